@@ -1,0 +1,1 @@
+"""Floor 7: measurement. Work is reported beside its ceiling, and beside its peers in the same run."""

@@ -1,0 +1,1 @@
+"""Floor 2: where keys and values wait for the next token."""

@@ -1,0 +1,25 @@
+"""Every error that a user can cause, one class per kind.
+
+The message says what was expected and what was found, with both numbers, in one line. The command line prints it as
+`minillm: ...` and exits with status 2; the server answers with status 4xx. Anything else that escapes is a bug of ours.
+"""
+
+
+class MiniLLMError(Exception):
+    """Base of all errors that a user can cause and put right."""
+
+
+class GGUFError(MiniLLMError):
+    """A GGUF file that is malformed, truncated, or of a kind not supported."""
+
+
+class TokenizerError(MiniLLMError):
+    """A tokenizer or chat template that a file describes wrongly, or of a kind not supported."""
+
+
+class ModelError(MiniLLMError):
+    """A model that cannot be found, fetched or built: unknown name, unsupported architecture, missing tensor."""
+
+
+class RequestError(MiniLLMError):
+    """A request that cannot be served as asked: prompt too long, sampling parameter out of range."""

@@ -1,0 +1,1 @@
+"""Floor 0: model files on disk. GGUF and its block types."""
