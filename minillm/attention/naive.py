@@ -1,0 +1,58 @@
+"""Attention as the formula says it: every score of every query against every key, held at once.
+
+    O = softmax(Q Kᵀ / √d + mask) V
+
+Each query asks "which of the earlier tokens matter to me?"; the softmax of its scores is the answer, and the output is
+the average of the values under it. The whole (queries × keys) matrix of scores is written to memory and read back, and
+that traffic, not the arithmetic, is what the later modules in this folder avoid.
+
+Vaswani et al. 2017, arXiv:1706.03762. Grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
+"""
+
+import numpy as np
+
+from minillm.errors import MiniLLMError
+from minillm.layers import softmax
+
+
+def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
+    """Which keys each query may look at, when the queries are the last n_q of n_k tokens.
+
+    Query i is token n_k - n_q + i of the sequence, and sees itself and all before it. With a KV cache there are more
+    keys than queries, so the triangle is shifted to the right.
+    """
+    return np.arange(n_k)[None, :] <= np.arange(n_q)[:, None] + (n_k - n_q)
+
+
+def attention_head(q, k, v):  # (..., n_q, d), (..., n_k, d), (..., n_k, d) -> (..., n_q, d)
+    """One head of causal attention; leading axes, if any, are heads that do not see each other."""
+    # BEGIN SOLUTION ex=01.3
+    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(np.float32(q.shape[-1]))
+    if q.shape[-2] > 1:  # a single query is the last token: it sees everything
+        scores = np.where(causal_mask(q.shape[-2], k.shape[-2]), scores, np.float32(-np.inf))
+    return softmax(scores) @ v
+    # END SOLUTION
+
+
+def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> (n_q, heads, d)
+    """Causal attention over all heads. The queries are the last n_q tokens of the n_k that k and v hold.
+
+    Grouped-query attention: heads // kv_heads query heads share one head of keys and values, in order: with 9 heads
+    and 3 KV heads, query heads 0, 1, 2 read KV head 0. A ratio of 1 is multi-head, kv_heads = 1 is multi-query.
+
+    Raises MiniLLMError where shapes disagree.
+    """
+    n_q, heads, d = q.shape
+    n_k, kv_heads, _ = k.shape
+    if k.shape != v.shape or k.shape[2] != d:
+        raise MiniLLMError(f"attention: k has shape {k.shape}, v {v.shape}, and q {q.shape} wants heads of {d} in both.")
+    if heads % kv_heads:
+        raise MiniLLMError(f"attention: {heads} query heads cannot share {kv_heads} KV heads evenly.")
+    # BEGIN SOLUTION ex=02.5
+    group = heads // kv_heads
+    q = q.reshape(n_q, kv_heads, group, d).transpose(1, 2, 0, 3)  # (kv_heads, group, n_q, d)
+    k = k.transpose(1, 0, 2)[:, None]  # (kv_heads, 1, n_k, d): broadcast over the group, never copied
+    v = v.transpose(1, 0, 2)[:, None]
+    out = attention_head(q, k, v)
+    return out.transpose(2, 0, 1, 3).reshape(n_q, heads, d)
+    # END SOLUTION

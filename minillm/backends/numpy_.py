@@ -1,0 +1,21 @@
+"""The NumPy backend: the reference functions of floor 0, handed on under the names that every backend has.
+
+A backend is a module. The transformer calls `ops.linear`, `ops.attention` and so on, and does not know which module
+`ops` is. Here a weight is a float32 matrix, dequantized once at load: simple, exact, and four to eight times the bytes
+of the file. A faster backend keeps the packed blocks and unpacks them inside its kernels.
+"""
+
+import numpy as np
+
+from minillm.attention.naive import attention
+from minillm.formats.blocks import dequantize
+from minillm.layers import embed, linear, rms_norm, rope, rope_angles, swiglu
+
+__all__ = ["attention", "embed", "linear", "load_matrix", "rms_norm", "rope", "rope_angles", "swiglu"]
+
+
+def load_matrix(tensor):  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32
+    """Make of a tensor in a file what `linear` and `embed` of this backend take as a weight."""
+    matrix = np.empty(tensor.shape, np.float32)
+    dequantize(tensor.raw, tensor.type, tensor.shape, out=matrix)
+    return matrix

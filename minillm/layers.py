@@ -1,0 +1,92 @@
+"""The layers of a Llama: small pure functions from arrays to arrays.
+
+A transformer of this family needs five operations beside attention. A token's number becomes a vector (`embed`); vectors
+are multiplied by weight matrices (`linear`), kept at a steady length (`rms_norm`), turned by an angle that grows with
+their position (`rope`), and passed through a gated curve (`swiglu`). Each takes and gives float32; the shapes stand on
+the `def` line. These are the reference: written to be read, and what every fast backend is tested against.
+
+Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm). Su et al. 2021, arXiv:2104.09864 (RoPE). Shazeer 2020,
+arXiv:2002.05202 (SwiGLU). Touvron et al. 2023, arXiv:2302.13971 (all of them together: Llama).
+"""
+
+import numpy as np
+
+
+def embed(tokens, table):  # (tokens,), (vocab, d) -> (tokens, d)
+    """Look up one row of the table for each token id."""
+    return table[tokens]
+
+
+def linear(x, weight, bias=None):  # (tokens, d_in), (d_out, d_in), (d_out,) -> (tokens, d_out)
+    """x times the transposed weight: each row of the weight is one output's recipe, as files and papers store it."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+def rms_norm(x, weight, eps):  # (..., d), (d,) -> (..., d)
+    """Divide each vector by its root mean square, then scale each component.
+
+        y = x / sqrt(mean(x²) + eps) * weight
+
+    LayerNorm without the mean and the bias. eps keeps a vector of zeros at zero.
+    """
+    # BEGIN SOLUTION ex=01.1
+    mean_square = np.mean(x * x, axis=-1, keepdims=True)
+    return x / np.sqrt(mean_square + eps) * weight
+    # END SOLUTION
+
+
+def rope_frequencies(d_head, base):  # -> (d_head/2,)
+    """How fast each pair of components turns, in radians per token: base^(-2i/d), from 1 down to almost 1/base."""
+    return (base ** (-np.arange(0, d_head, 2) / d_head)).astype(np.float32)
+
+
+def rope_angles(positions, frequencies):  # (tokens,), (d/2,) -> (tokens, d/2), (tokens, d/2)
+    """Cosine and sine of position × frequency, for each position and each pair of components."""
+    angles = np.asarray(positions, np.float32)[:, None] * frequencies
+    return np.cos(angles), np.sin(angles)
+
+
+def rope(x, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)
+    """Rotary position embedding: turn pair i of each head's vector at position p by the angle p × frequency[i].
+
+        [a', b'] = [a cos - b sin, a sin + b cos]
+
+    A rotation keeps lengths, and the dot product of two turned vectors depends on the *difference* of their positions
+    alone: that is how attention learns distance. Which components form pair i is a convention of the file:
+    interleaved (components 2i and 2i+1, as in the paper and in Llama's GGUF files) or by halves (components i and
+    i + d/2, as in Qwen and in the transformers library).
+    """
+    # BEGIN SOLUTION ex=01.2
+    half = x.shape[-1] // 2
+    first = np.s_[..., 0::2] if interleaved else np.s_[..., :half]
+    second = np.s_[..., 1::2] if interleaved else np.s_[..., half:]
+    a, b = x[first], x[second]
+    cos, sin = cos[:, None, :], sin[:, None, :]  # the same angle for every head
+    turned = np.empty_like(x)
+    turned[first] = a * cos - b * sin
+    turned[second] = a * sin + b * cos
+    return turned
+    # END SOLUTION
+
+
+def silu(x):  # (...) -> (...)
+    """x × sigmoid(x): near zero for negative x, near x for positive x, smooth between."""
+    with np.errstate(over="ignore"):  # exp(-x) of a very negative x is inf, and x / inf is the right answer: -0
+        return x / (1.0 + np.exp(-x))
+
+
+def swiglu(gate, up):  # (tokens, d_ff), (tokens, d_ff) -> (tokens, d_ff)
+    """The gated activation of the feed-forward layer: one half decides how much of the other passes."""
+    return silu(gate) * up
+
+
+def softmax(x):  # (..., n) -> (..., n)
+    """exp(x) over its sum along the last axis, after subtracting the row's maximum so that exp cannot overflow.
+
+    A row that is -inf throughout gives zeros: nothing is visible, so nothing is taken.
+    """
+    top = np.max(x, axis=-1, keepdims=True, initial=-np.inf)
+    weights = np.exp(x - np.where(np.isneginf(top), 0.0, top).astype(x.dtype))  # exp(-inf - -inf) would be NaN
+    total = np.sum(weights, axis=-1, keepdims=True)
+    return weights / np.where(total == 0.0, 1.0, total).astype(x.dtype)
