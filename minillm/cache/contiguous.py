@@ -1,0 +1,98 @@
+"""The KV cache in its plainest form: one growing array of keys and one of values per sequence.
+
+A token's keys and values depend on the tokens before it and on nothing after it, so they never change once computed.
+Keep them, and the next token costs one token's work instead of the whole sequence's. The price is memory that grows
+with every token, and that must be read in full for each new one: from here on, decoding is a matter of bandwidth.
+
+    bytes per token = 2 (K and V) × layers × kv_heads × d_head × bytes per value
+
+Every cache of this project answers the same five calls: `append`, `read`, `truncate`, `fork`, `length`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minillm.errors import RequestError
+
+FIRST_CAPACITY = 64  # tokens; doubled as needed, so that appending n tokens copies O(n) of them in all
+
+
+@dataclass
+class ContiguousCache:
+    """Keys and values of one sequence, in arrays of shape (layers, capacity, kv_heads, d_head).
+
+    max_length: tokens it may ever hold (the model's context). Errors: RequestError beyond that.
+    """
+
+    layers: int
+    kv_heads: int
+    d_head: int
+    max_length: int
+    k: np.ndarray = field(init=False, repr=False)
+    v: np.ndarray = field(init=False, repr=False)
+    lengths: list[int] = field(init=False, repr=False)  # per layer: within a step, early layers are ahead of late ones
+
+    def __post_init__(self):
+        self.k = np.empty((self.layers, 0, self.kv_heads, self.d_head), np.float32)
+        self.v = np.empty_like(self.k)
+        self.lengths = [0] * self.layers
+
+    @property
+    def length(self):
+        """Tokens held in every layer."""
+        return min(self.lengths)
+
+    @property
+    def nbytes(self):
+        """Bytes reserved, used or not."""
+        return self.k.nbytes + self.v.nbytes
+
+    def reserve(self, tokens):
+        """Make room for this many tokens in all, by doubling."""
+        capacity = self.k.shape[1]
+        if tokens > self.max_length:
+            raise RequestError(f"the KV cache holds {self.max_length:,} tokens, {tokens:,} were asked for.")
+        if tokens <= capacity:
+            return
+        capacity = min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY))
+        for name in ("k", "v"):
+            old = getattr(self, name)
+            new = np.empty((self.layers, capacity, self.kv_heads, self.d_head), np.float32)
+            new[:, : old.shape[1]] = old
+            setattr(self, name, new)
+
+    def append(self, layer, k, v):  # int, (n, kv_heads, d_head), (n, kv_heads, d_head)
+        """Add the keys and values of n new tokens to one layer, after those it holds."""
+        # BEGIN SOLUTION ex=02.1
+        start = self.lengths[layer]
+        end = start + len(k)
+        self.reserve(end)
+        self.k[layer, start:end] = k
+        self.v[layer, start:end] = v
+        self.lengths[layer] = end
+        # END SOLUTION
+
+    def read(self, layer):  # int -> (length, kv_heads, d_head), (length, kv_heads, d_head)
+        """Views of the keys and values that one layer holds, in order. No copy: do not write to them."""
+        # BEGIN SOLUTION ex=02.2
+        end = self.lengths[layer]
+        return self.k[layer, :end], self.v[layer, :end]
+        # END SOLUTION
+
+    def truncate(self, length):
+        """Forget all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""
+        if not 0 <= length <= self.length:
+            raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
+        # BEGIN SOLUTION ex=02.3
+        self.lengths = [length] * self.layers
+        # END SOLUTION
+
+    def fork(self):
+        """A second cache with the same content that goes its own way from here (a copy; paging shares instead)."""
+        # BEGIN SOLUTION ex=02.4
+        other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length)
+        other.k, other.v = self.k.copy(), self.v.copy()
+        other.lengths = list(self.lengths)
+        return other
+        # END SOLUTION
