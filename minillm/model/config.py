@@ -1,0 +1,120 @@
+"""What a model is, in numbers; and what it costs, as formulas over those numbers.
+
+A Llama is a stack of equal layers, so a dozen integers say everything: how much memory its weights take, how many bytes
+each cached token adds, how much arithmetic a token needs. Plots, the simulator, the cards and the claims all call the
+formulas here; nobody else writes them down.
+
+    parameters  ≈ layers × (attention 2·d·(H + H_kv)·d_head + feed-forward 3·d·d_ff) + vocab·d
+    FLOPs/token ≈ 2 × parameters used in products + 4 × layers × H × d_head × context
+
+A multiply and an add are two FLOPs. Kaplan et al. 2020, arXiv:2001.08361 (the counting); Pope et al. 2022,
+arXiv:2211.05102 (inference).
+"""
+
+from dataclasses import dataclass
+
+from minillm.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How the frequencies of RoPE are slowed down for contexts longer than those of training.
+
+    kind "linear": every frequency / factor. kind "llama3": low frequencies / factor, high ones untouched, a ramp between.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a model of the Llama family (Llama, SmolLM, Mistral without window, Qwen2, Qwen3)."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    vocab_size: int
+    context_length: int
+    norm_eps: float = 1e-5
+    rope_base: float = 10000.0
+    rope_interleaved: bool = True
+    rope_scaling: RopeScaling | None = None
+    tied: bool = False  # the output head is the embedding table
+    qkv_bias: bool = False  # Qwen2
+    qk_norm: bool = False  # Qwen3
+    name: str = "model"
+
+    def __post_init__(self):
+        for field in ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "vocab_size", "context_length"):
+            if (value := getattr(self, field)) < 1:
+                raise ModelError(f"{self.name}: {field} must be at least 1, found {value}.")
+        if self.n_heads % self.n_kv_heads:
+            raise ModelError(f"{self.name}: {self.n_heads} query heads cannot share {self.n_kv_heads} KV heads evenly.")
+        if self.d_head % 2:
+            raise ModelError(f"{self.name}: RoPE turns pairs of components, d_head {self.d_head} is odd.")
+        if self.rope_base <= 0 or self.norm_eps < 0:
+            raise ModelError(f"{self.name}: RoPE base {self.rope_base} must be above 0, norm eps {self.norm_eps} not below.")
+
+    # --- parameters and bytes -------------------------------------------------------------------------------------
+
+    def matrix_parameters(self):
+        """Parameters that take part in a matrix product for every token: all matrices, and the output head once."""
+        attention = 2 * self.d_model * (self.n_heads + self.n_kv_heads) * self.d_head
+        feed_forward = 3 * self.d_model * self.d_ff
+        return self.n_layers * (attention + feed_forward) + self.vocab_size * self.d_model
+
+    def parameters(self):
+        """All parameters, counted once; a tied head shares the embedding's."""
+        embedding = 0 if self.tied else self.vocab_size * self.d_model
+        norms = (2 * self.n_layers + 1) * self.d_model
+        biases = self.n_layers * (self.n_heads + 2 * self.n_kv_heads) * self.d_head if self.qkv_bias else 0
+        qk_norms = self.n_layers * 2 * self.d_head if self.qk_norm else 0
+        return self.matrix_parameters() + embedding + norms + biases + qk_norms
+
+    def weight_bytes(self, bits_per_weight=16):
+        """Bytes of all parameters at a width; block formats have fractional widths (Q4_0: 4.5)."""
+        return self.parameters() * bits_per_weight / 8
+
+    def kv_bytes_per_token(self, bytes_per_value=2):
+        """Bytes that one token adds to the KV cache, over all layers."""
+        # BEGIN SOLUTION ex=02.6
+        return 2 * self.n_layers * self.n_kv_heads * self.d_head * bytes_per_value
+        # END SOLUTION
+
+    # --- arithmetic -----------------------------------------------------------------------------------------------
+
+    def decode_flops(self, context):
+        """FLOPs of one decode step: one token that attends over `context` tokens, itself among them."""
+        # BEGIN SOLUTION ex=01.5
+        products = 2 * self.matrix_parameters()
+        scores_and_average = 2 * (2 * self.n_heads * self.d_head * context)  # q·k, then weights·v
+        return products + self.n_layers * scores_and_average
+        # END SOLUTION
+
+    def prefill_flops(self, tokens, cached=0, logits=1):
+        """FLOPs of a causal prefill of `tokens` after `cached` earlier ones, with the output head at `logits` positions."""
+        head = 2 * self.vocab_size * self.d_model
+        visible = tokens * cached + tokens * (tokens + 1) // 2  # token i sees the cache and i + 1 new ones
+        attention = self.n_layers * 4 * self.n_heads * self.d_head * visible
+        return tokens * (2 * self.matrix_parameters() - head) + logits * head + attention
+
+    def training_flops(self, tokens):
+        """FLOPs of a training step over `tokens`: forward, and twice that backward (for inputs and for weights)."""
+        return 3 * 2 * self.matrix_parameters() * tokens
+
+    # --- traffic --------------------------------------------------------------------------------------------------
+
+    def decode_bytes(self, context, batch=1, bits_per_weight=16, bytes_per_value=2):
+        """Bytes that one decode step must read: every weight once, and the cache of every sequence in the batch.
+
+        The embedding table is left out where it is not the head: a step reads a row of it.
+        """
+        weights = self.matrix_parameters() * bits_per_weight / 8
+        return weights + batch * context * self.kv_bytes_per_token(bytes_per_value)

@@ -1,0 +1,155 @@
+"""From a file to a model: read the shape, find each weight by its name, hand it to the backend.
+
+GGUF names tensors the same way for every model: `token_embd.weight`, then per layer `blk.3.attn_q.weight` and so on,
+`output_norm.weight`, and `output.weight` where the head is not tied. The metadata gives the shape under the name of the
+architecture (`llama.block_count`, `qwen2.block_count`). All of that comes from a stranger: each tensor's shape is
+checked against the configuration before anything is computed.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.errors import ModelError
+from minillm.model.config import ModelConfig, RopeScaling
+
+ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q and k
+    "llama": (True, False, False),
+    "qwen2": (False, True, False),
+    "qwen3": (False, False, True),
+}
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as it lies in a file: bytes, block type, shape (rows, columns). A backend makes of it what it wants."""
+
+    raw: np.ndarray
+    type: object
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class LayerWeights:
+    """One layer. Matrices are what the backend made of (d_out, d_in); vectors are float32; absent ones None."""
+
+    attn_norm: np.ndarray
+    q: object
+    k: object
+    v: object
+    o: object
+    ffn_norm: np.ndarray
+    gate: object
+    up: object
+    down: object
+    q_bias: np.ndarray | None = None
+    k_bias: np.ndarray | None = None
+    v_bias: np.ndarray | None = None
+    q_norm: np.ndarray | None = None
+    k_norm: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class Weights:
+    """All weights of a model; a tied head is the embedding itself."""
+
+    embedding: object
+    layers: list[LayerWeights]
+    norm: np.ndarray
+    head: object
+    rope_divisors: np.ndarray | None = None
+
+
+def config_from_gguf(gguf):  # GGUFFile -> ModelConfig
+    """Read the model's shape from the file's metadata; ModelError names the key that is missing or out of range."""
+    architecture = gguf.metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"{gguf.path}: architecture {architecture!r} is not supported; these are: {known}.")
+
+    def number(key, default=None, kind=int):
+        value = gguf.metadata.get(f"{architecture}.{key}", default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            found = "nothing" if value is None else f"{type(value).__name__}"
+            raise ModelError(f"{gguf.path}: metadata {architecture}.{key} must be one number, found {found}.")
+        return kind(value)
+
+    if "token_embd.weight" not in gguf.tensors:
+        raise ModelError(f"{gguf.path}: tensor 'token_embd.weight' is missing.")
+    interleaved, qkv_bias, qk_norm = ARCHITECTURES[architecture]
+    d_model, n_heads = number("embedding_length"), number("attention.head_count")
+    d_head = number("attention.key_length", d_model // max(n_heads, 1))
+    if (turned := number("rope.dimension_count", d_head)) != d_head:
+        raise ModelError(f"{gguf.path}: RoPE on {turned} of {d_head} components is not supported, all or none are turned.")
+    scaling = None
+    if (kind := gguf.metadata.get(f"{architecture}.rope.scaling.type", "none")) != "none":
+        if kind != "linear":
+            raise ModelError(f"{gguf.path}: RoPE scaling {kind!r} is not supported in GGUF metadata; linear is.")
+        scaling = RopeScaling("linear", number("rope.scaling.factor", kind=float))
+    return ModelConfig(
+        n_layers=number("block_count"),
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=number("attention.head_count_kv", n_heads),
+        d_head=d_head,
+        d_ff=number("feed_forward_length"),
+        vocab_size=gguf.tensors["token_embd.weight"].shape[0],
+        context_length=number("context_length"),
+        norm_eps=number("attention.layer_norm_rms_epsilon", kind=float),
+        rope_base=number("rope.freq_base", 10000.0, kind=float),
+        rope_interleaved=interleaved,
+        rope_scaling=scaling,
+        tied="output.weight" not in gguf.tensors,
+        qkv_bias=qkv_bias,
+        qk_norm=qk_norm,
+        name=str(gguf.metadata.get("general.name", "model")),
+    )
+
+
+def load_weights(config, tensor, ops):  # ModelConfig, (name, shape) -> stored tensor or None, backend -> Weights
+    """Collect the weights by GGUF's names. `tensor` returns None for a name that the file does not have."""
+
+    def matrix(name, *shape):
+        return ops.load_matrix(required(name, shape))
+
+    def vector(name, *shape):
+        return ops.load_matrix(required(name, shape)).astype(np.float32)
+
+    def required(name, shape):
+        if (found := tensor(name)) is None:
+            raise ModelError(f"{config.name}: tensor {name!r} of shape {shape} is missing.")
+        if tuple(found.shape) != shape:
+            raise ModelError(f"{config.name}: tensor {name!r} must have shape {shape}, found {tuple(found.shape)}.")
+        return found
+
+    c, wide, narrow = config, config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+    embedding = matrix("token_embd.weight", c.vocab_size, c.d_model)
+    layers = []
+    for i in range(c.n_layers):
+        b = f"blk.{i}."
+        layer = LayerWeights(
+            attn_norm=vector(b + "attn_norm.weight", c.d_model),
+            q=matrix(b + "attn_q.weight", wide, c.d_model),
+            k=matrix(b + "attn_k.weight", narrow, c.d_model),
+            v=matrix(b + "attn_v.weight", narrow, c.d_model),
+            o=matrix(b + "attn_output.weight", c.d_model, wide),
+            ffn_norm=vector(b + "ffn_norm.weight", c.d_model),
+            gate=matrix(b + "ffn_gate.weight", c.d_ff, c.d_model),
+            up=matrix(b + "ffn_up.weight", c.d_ff, c.d_model),
+            down=matrix(b + "ffn_down.weight", c.d_model, c.d_ff),
+        )
+        if c.qkv_bias:
+            layer.q_bias = vector(b + "attn_q.bias", wide)
+            layer.k_bias = vector(b + "attn_k.bias", narrow)
+            layer.v_bias = vector(b + "attn_v.bias", narrow)
+        if c.qk_norm:
+            layer.q_norm = vector(b + "attn_q_norm.weight", c.d_head)
+            layer.k_norm = vector(b + "attn_k_norm.weight", c.d_head)
+        layers.append(layer)
+    return Weights(
+        embedding=embedding,
+        layers=layers,
+        norm=vector("output_norm.weight", c.d_model),
+        head=embedding if c.tied else matrix("output.weight", c.vocab_size, c.d_model),
+        rope_divisors=vector("rope_freqs.weight", c.d_head // 2) if tensor("rope_freqs.weight") is not None else None,
+    )
