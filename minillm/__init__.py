@@ -6,4 +6,18 @@
         print(piece, end="")
 """
 
+from minillm.errors import MiniLLMError
+
 __version__ = "0.1.0"
+__all__ = ["LLM", "MiniLLMError", "SamplingParams", "__version__"]
+
+LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling"}
+
+
+def __getattr__(name):
+    """Load the engine at first use: `import minillm` alone stays quick."""
+    if name in LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(LAZY[name]), name)
+    raise AttributeError(f"module 'minillm' has no attribute {name!r}")

@@ -1,0 +1,120 @@
+"""The front door: `LLM` loads a model once, then answers prompts.
+
+    llm = LLM("smollm2-135m")
+    print(llm.generate("Once upon a time").text)
+    for piece in llm.stream("Once upon a time", SamplingParams(temperature=0.8, seed=1)): ...
+    for piece in llm.stream(llm.chat([{"role": "user", "content": "Hello"}])): ...
+"""
+
+from dataclasses import dataclass
+
+from minillm.events import EventLog, summary
+from minillm.model.generate import Sequence, TokenLogprob, check_prompt, run
+from minillm.model.load import load_model
+from minillm.model.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished request. metrics: ttft_s, tpot_s, tokens per second and the rest of `minillm.events.summary`."""
+
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: str  # "stop": end of text or a stop string; "length": max_tokens or the context
+    logprobs: list[TokenLogprob]
+    metrics: dict[str, float]
+
+
+class LLM:
+    """A loaded model.
+
+    model: a name from the zoo, a path to a .gguf file, "hf:ORG/REPO/FILE.gguf", or a folder with config.json and
+    safetensors. backend: see `minillm backends`. Errors: ModelError, GGUFError.
+    """
+
+    def __init__(self, model="smollm2-135m", backend=None):
+        self.transformer, self.tokenizer = load_model(model, backend)
+        self.config = self.transformer.config
+
+    def generate(self, prompts, params=None, truncate=None):  # str, ids, or a list of either -> Completion or a list
+        """Complete each prompt; several decode together as one batch. A single prompt gives a single Completion."""
+        single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+        log = EventLog()
+        sequences = [self.sequence(i, p, params, truncate) for i, p in enumerate([prompts] if single else prompts)]
+        for _ in run(self.transformer, self.tokenizer.eos_ids, sequences, log):
+            pass
+        completions = [completion(s, log) for s in sequences]
+        return completions[0] if single else completions
+
+    def stream(self, prompt, params=None, truncate=None, on_finish=None):  # -> iterator of str
+        """Yield text as it is made. on_finish, if given, is called with the Completion at the end, or when the caller
+        stops early (finish_reason "cancelled")."""
+        log = EventLog()
+        sequence = self.sequence(0, prompt, params, truncate)
+        try:
+            for _, piece in run(self.transformer, self.tokenizer.eos_ids, [sequence], log):
+                if piece:
+                    yield piece
+        finally:
+            if on_finish:
+                on_finish(completion(sequence, log))
+
+    def chat(self, messages):  # [{"role", "content"}] -> token ids
+        """Turn a conversation into a prompt with the file's chat template. Text of a message cannot forge a role."""
+        return self.tokenizer.apply_chat_template(messages)
+
+    def sequence(self, request, prompt, params=None, truncate=None):  # -> Sequence
+        """A request ready to run."""
+        params = params or SamplingParams()
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+        ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
+        return Sequence(request, ids, params, self.transformer.new_cache(), self.tokenizer.stream())
+
+
+def completion(sequence, log):  # Sequence, EventLog -> Completion
+    """What a caller gets to keep of a sequence."""
+    return Completion(
+        text=sequence.text,
+        token_ids=sequence.token_ids,
+        prompt_token_ids=sequence.prompt_token_ids,
+        finish_reason=sequence.finish_reason or "cancelled",
+        logprobs=sequence.logprobs,
+        metrics=summary(log, sequence.request),
+    )
+
+
+class Conversation:
+    """A chat that keeps its KV cache between turns.
+
+    The next prompt repeats the whole conversation, so most of it is in the cache already: keep the longest common
+    beginning, truncate the rest, and prefill only what is new.
+    """
+
+    def __init__(self, llm, system=None):
+        self.llm = llm
+        self.messages = [{"role": "system", "content": system}] if system else []
+        self.cache, self.cached_ids = llm.transformer.new_cache(), []
+        self.reused = 0  # tokens of the last prompt that were not computed again
+        self.last = None  # the last Completion
+
+    def say(self, text, params=None, truncate=None):  # -> iterator of str
+        """Add a user's message and stream the answer, which joins the conversation, even if the caller stops early."""
+        prompt = self.llm.chat([*self.messages, {"role": "user", "content": text}])
+        log = EventLog()
+        sequence = self.llm.sequence(0, prompt, params, truncate)
+        ids = sequence.prompt_token_ids
+        same = next((i for i, (a, b) in enumerate(zip(ids, self.cached_ids, strict=False)) if a != b), None)
+        common = min(len(ids), len(self.cached_ids)) if same is None else same
+        self.reused = min(common, len(ids) - 1)  # the last token must run: its logits choose the answer's first
+        self.cache.truncate(self.reused)
+        sequence.cache = self.cache
+        try:
+            for _, piece in run(self.llm.transformer, self.llm.tokenizer.eos_ids, [sequence], log):
+                if piece:
+                    yield piece
+        finally:
+            self.cache.truncate(self.cache.length)  # an interrupted step leaves early layers ahead of late ones
+            self.cached_ids = (ids + sequence.token_ids)[: self.cache.length]
+            self.last = completion(sequence, log)
+            self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": sequence.text}]

@@ -1,0 +1,131 @@
+"""Generation: prefill the prompt, then one token at a time until something says stop.
+
+What a sequence still has to feed is simply the tokens that its cache does not hold. At first that is the prompt
+(prefill), afterwards the one token just chosen (decode); without a cache it is everything, every time. Sequences given
+together decode as one batch.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minillm.errors import RequestError
+from minillm.events import ARRIVED, FINISHED, TOKEN, EventLog
+from minillm.model.sampling import SamplingParams, log_softmax, sample
+from minillm.model.stopping import StopStrings
+from minillm.model.transformer import Segment
+
+PREFILL_CHUNK = 512  # tokens a step: the naive scores of a chunk take heads × chunk × context × 4 bytes
+
+
+@dataclass(slots=True)
+class TokenLogprob:
+    """Log-probability of a chosen token under the model alone, and of its best alternatives, by token id."""
+
+    token_id: int
+    logprob: float
+    top: dict[int, float]
+
+
+@dataclass
+class Sequence:
+    """One request under way: what went in, what came out so far, and the state that belongs to it alone."""
+
+    request: int
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    cache: object
+    detokenizer: object
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.rng = np.random.default_rng(self.params.seed)
+        self.stops = StopStrings(self.params.stop)
+
+    def pending(self):  # -> token ids
+        """Tokens that the cache does not hold yet."""
+        held, prompt = self.cache.length, len(self.prompt_token_ids)
+        return self.prompt_token_ids[held:] + self.token_ids[max(0, held - prompt) :]
+
+    def accept(self, token, eos_ids, room):  # -> the text that it makes visible
+        """Take a chosen token: end of text, stop string, length, or go on."""
+        self.token_ids.append(token)
+        if token in eos_ids and not self.params.ignore_eos:
+            return self.finish("stop", self.stops.push(self.detokenizer.flush()) + self.stops.flush())
+        piece = self.stops.push(self.detokenizer.push(token))
+        if self.stops.hit is not None:
+            return self.finish("stop", piece)
+        if len(self.token_ids) >= min(self.params.max_tokens, room):
+            return self.finish("length", piece + self.stops.push(self.detokenizer.flush()) + self.stops.flush())
+        self.text += piece
+        return piece
+
+    def finish(self, reason, piece):
+        self.finish_reason = reason
+        self.text += piece
+        return piece
+
+
+def check_prompt(ids, context, max_tokens, truncate=None):  # -> token ids
+    """Refuse a prompt that leaves no room for a token; or, with truncate="left", keep its end and room for the answer."""
+    if not ids:
+        raise RequestError("the prompt is empty: a model needs at least one token to go on from.")
+    if truncate not in (None, "left"):
+        raise RequestError(f"truncate must be 'left' or nothing, found {truncate!r}.")
+    if truncate == "left" and len(ids) + max_tokens > context:
+        return ids[-max(1, context - max_tokens) :]
+    if len(ids) >= context:
+        raise RequestError(
+            f"prompt has {len(ids):,} tokens, the model's context holds {context:,} and one must be left for the answer. "
+            "Shorten it, or pass --truncate left."
+        )
+    return ids
+
+
+def prefill(transformer, sequence, chunk=PREFILL_CHUNK):  # -> (vocab,) logits of the last position
+    """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory."""
+    while len(pending := sequence.pending()) > chunk:
+        transformer.forward([Segment(pending[:chunk], sequence.cache.length, sequence.cache, logits="none")])
+    return transformer.forward([Segment(pending, sequence.cache.length, sequence.cache)])[0][-1]
+
+
+def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
+    """Generate for all sequences until each has finished. Yields after every token, also when it shows no text yet.
+
+    use_cache=False forgets everything after each token: what generation costs without a KV cache.
+    """
+    log = log or EventLog()
+    for sequence in sequences:
+        log.add(sequence.request, ARRIVED, len(sequence.prompt_token_ids))
+
+    def choose(sequence, logits):
+        seen = sequence.prompt_token_ids + sequence.token_ids
+        token = sample(logits, sequence.params, sequence.rng, seen)
+        log.add(sequence.request, TOKEN)
+        if sequence.params.logprobs is not None:
+            sequence.logprobs.append(token_logprob(logits, token, sequence.params.logprobs))
+        room = transformer.config.context_length - len(sequence.prompt_token_ids)
+        piece = sequence.accept(token, eos_ids, room)
+        if sequence.finish_reason:
+            log.add(sequence.request, FINISHED)
+        return sequence, piece
+
+    for sequence in sequences:
+        yield choose(sequence, prefill(transformer, sequence))
+    while active := [s for s in sequences if not s.finish_reason]:
+        if not use_cache:
+            for sequence in active:
+                sequence.cache = transformer.new_cache()
+        step = [Segment(s.pending(), s.cache.length, s.cache) for s in active]
+        for sequence, logits in zip(active, transformer.forward(step), strict=True):
+            yield choose(sequence, logits[-1])
+
+
+def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob
+    """What the model thought of the chosen token and of the `count` likeliest ones."""
+    logprobs = log_softmax(logits)
+    best = np.argsort(-logprobs, kind="stable")[:count]
+    return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})

@@ -1,0 +1,145 @@
+"""From logits to a token: greedy, or a draw from a distribution that the request has shaped.
+
+Each knob is a function from logits to logits; what it forbids becomes -inf. They run in the order that vLLM and
+transformers use: repetition penalty, temperature, top-k, top-p, min-p, draw. Every sequence has a random generator of
+its own, so what it says never depends on who else is in the batch.
+
+Holtzman et al. 2019, arXiv:1904.09751 (top-p). Keskar et al. 2019, arXiv:1909.05858 (repetition penalty).
+Nguyen et al. 2024, arXiv:2407.01082 (min-p).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.errors import RequestError
+from minillm.layers import softmax
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one request wants its tokens chosen, and when to stop.
+
+    temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off. min_p: 0 is off. repetition_penalty: 1 is off.
+    seed: same seed, same tokens, whatever else runs; None draws a fresh one.
+    stop: strings that end the output and are not part of it. logprobs: how many alternatives to report per token.
+    ignore_eos: go on to max_tokens, for benchmarks.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
+        ranges = (  # name, lowest, highest, whether the lowest itself is allowed
+            ("max_tokens", 1, math.inf, True),
+            ("temperature", 0, math.inf, True),
+            ("top_k", 0, math.inf, True),
+            ("top_p", 0, 1, False),
+            ("min_p", 0, 1, True),
+            ("repetition_penalty", 0, math.inf, False),
+            ("logprobs", 0, 100, True),
+            ("seed", 0, math.inf, True),
+        )
+        for name, low, high, closed in ranges:
+            value = getattr(self, name)
+            if value is None and name in ("logprobs", "seed"):
+                continue
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not (low <= value <= high) or (value == low and not closed):
+                limit = f"{'at least' if closed else 'above'} {low}" + (f" and at most {high}" if high < math.inf else "")
+                raise RequestError(f"{name} must be {limit}, found {value!r}.")
+            if name in ("max_tokens", "top_k", "logprobs", "seed") and value != int(value):
+                raise RequestError(f"{name} must be a whole number, found {value!r}.")
+        if not all(isinstance(s, str) and s for s in self.stop):
+            raise RequestError(f"stop strings must be non-empty text, found {list(self.stop)!r}.")
+
+
+def penalize_repetition(logits, seen, penalty):  # (vocab,), token ids, float -> (vocab,)
+    """Make tokens that were already used less likely: divide positive logits by the penalty, multiply negative ones."""
+    seen = np.unique(seen)
+    logits = logits.copy()
+    logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+    return logits
+
+
+def keep_top_k(logits, k):  # (vocab,), int -> (vocab,)
+    """Forbid all but the k largest. Ties with the k-th stay."""
+    if k >= len(logits):
+        return logits
+    threshold = np.partition(logits, -k)[-k]
+    return np.where(logits >= threshold, logits, -np.inf)
+
+
+def keep_top_p(logits, p):  # (vocab,), float -> (vocab,)
+    """Forbid the tail: keep the fewest tokens, from the likeliest down, whose probabilities reach p together.
+
+    The token that crosses p is kept, so at least one always is. Among equals the lower id comes first.
+    """
+    # BEGIN SOLUTION ex=01.4
+    order = np.argsort(-logits, kind="stable")
+    probabilities = softmax(logits[order])
+    before = np.cumsum(probabilities) - probabilities  # what the likelier ones hold already
+    kept = order[before < p]
+    # END SOLUTION
+    filtered = np.full_like(logits, -np.inf)
+    filtered[kept] = logits[kept]
+    return filtered
+
+
+def keep_min_p(logits, p):  # (vocab,), float -> (vocab,)
+    """Forbid tokens less likely than p times the likeliest one."""
+    if p == 0:
+        return logits
+    return np.where(logits >= logits.max() + np.log(p), logits, -np.inf)
+
+
+def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token ids -> (vocab,) float64
+    """The probabilities that a request draws from; speculative decoding needs them too. Greedy puts all on one token.
+
+    Raises RequestError where logits hold a NaN: a broken model must not look like a talkative one.
+    """
+    if np.isnan(logits).any():
+        raise RequestError("the model's logits hold NaN: its weights are damaged, or an activation overflowed.")
+    logits = logits.astype(np.float64)
+    if params.repetition_penalty != 1.0 and len(seen):
+        logits = penalize_repetition(logits, seen, params.repetition_penalty)
+    if params.temperature == 0:
+        certain = np.zeros_like(logits)
+        certain[np.argmax(logits)] = 1.0
+        return certain
+    logits = (logits - logits.max()) / params.temperature  # first the maximum: a tiny temperature must not overflow
+    if params.top_k:
+        logits = keep_top_k(logits, params.top_k)
+    if params.top_p < 1:
+        logits = keep_top_p(logits, params.top_p)
+    return softmax(keep_min_p(logits, params.min_p))
+
+
+def draw(probabilities, rng):  # (vocab,), np.random.Generator -> int
+    """One token by inverting the cumulative distribution at a uniform number: one draw, one random number."""
+    cumulative = np.cumsum(probabilities)
+    u = rng.random() * cumulative[-1]
+    return int(np.searchsorted(cumulative, u, side="right"))
+
+
+def sample(logits, params, rng, seen=()):  # (vocab,), SamplingParams, Generator, token ids -> int
+    """Choose the next token of one sequence."""
+    probabilities = distribution(logits, params, seen)
+    return int(np.argmax(probabilities)) if params.temperature == 0 else draw(probabilities, rng)
+
+
+def log_softmax(logits):  # (..., vocab) -> (..., vocab) float64
+    """Log-probabilities of the model itself, before any knob."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
