@@ -1,1 +1,54 @@
-"""Floor 7: the command line, one module a command."""
+"""Floor 7: the command line, one module a command.
+
+Each module says HELP, adds its arguments in `configure(parser)`, and works in `run(args)`, where it imports what it
+needs: so `minillm --help` imports no NumPy. Errors that a user can cause become one line and exit status 2.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+from minillm import __version__
+from minillm.errors import MiniLLMError
+
+COMMANDS = ("tour", "generate", "chat", "download", "inspect", "bench", "backends")
+
+
+def main(argv=None):  # -> exit status
+    """Run one command. 0: done. 2: an error the user can put right. 130: stopped with Control-C."""
+    args = parser().parse_args(argv)
+    if getattr(args, "threads", None):
+        set_threads(args.threads)
+    try:
+        return args.run(args) or 0
+    except MiniLLMError as error:
+        print(f"minillm: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nminillm: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `minillm generate ... | head`: the reader has gone, nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser():  # -> argparse.ArgumentParser
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="minillm", description="A small LLM inference engine that you can read.")
+    top.add_argument("--version", action="version", version=f"minillm {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"minillm.cli.{name}")
+        sub = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.configure(sub)
+        sub.set_defaults(run=module.run)
+    return top
+
+
+def set_threads(count):
+    """Tell every numeric library how many threads to use. They read it when first imported, so not later than here."""
+    if count < 1:
+        raise MiniLLMError(f"--threads must be at least 1, found {count}.")
+    for library in ("OPENBLAS", "MKL", "OMP", "VECLIB_MAXIMUM", "NUMBA"):
+        os.environ[f"{library}_NUM_THREADS"] = str(count)

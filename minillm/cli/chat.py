@@ -1,0 +1,36 @@
+"""`minillm chat`: a conversation. The cache of the turns so far is kept: each turn feeds only what is new."""
+
+import sys
+
+from minillm.cli.common import add_model_options, add_sampling_options, load, pace, sampling_params
+
+HELP = "talk with a model; an empty line or Control-D ends it"
+
+
+def configure(parser):
+    add_model_options(parser)
+    add_sampling_options(parser, max_tokens=512)
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+
+
+def run(args):
+    from minillm.llm import Conversation
+
+    params = sampling_params(args)
+    talk = Conversation(load(args), args.system)
+    asked = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if asked else "").strip()
+        except EOFError:
+            break
+        if not line:
+            break
+        try:
+            for piece in talk.say(line, params, args.truncate):
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:  # ends the answer, not the conversation
+            print(" [stopped]", end="")
+        print(f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics)}]" if asked else "", file=sys.stderr)
+        print(flush=True)
+    return 0

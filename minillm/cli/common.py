@@ -1,0 +1,71 @@
+"""What several commands share: the options that choose a model, the offer to download it, the JSON line."""
+
+import json
+import sys
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def add_model_options(parser):
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="M", help="name, .gguf file, folder, or hf:ORG/REPO/FILE (default: %(default)s)"
+    )
+    parser.add_argument("--backend", metavar="B", help="numpy (default: MINILLM_BACKEND, else numpy)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
+
+
+def add_sampling_options(parser, max_tokens=128):
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (the default)")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 is off (the default)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1 is off (the default)")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="0 is off (the default)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is off (the default)")
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: a fresh one)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+    parser.add_argument("--truncate", choices=["left"], help="drop the beginning of a prompt that is too long")
+
+
+def sampling_params(args, **more):
+    from minillm.model.sampling import SamplingParams
+
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+    return SamplingParams(**{name: getattr(args, name) for name in names}, **more)
+
+
+def model_path(args):
+    """Where the model is; if it is one we know but do not have, and somebody is there to answer, offer to fetch it."""
+    from minillm.model import zoo
+
+    try:
+        return zoo.resolve(args.model)
+    except zoo.ModelNotDownloaded:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        print(f"{args.model} is not on this machine yet. Download it now? [Y/n] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
+            raise
+        return zoo.download(args.model)
+
+
+def load(args):
+    """The model that the options name."""
+    path = model_path(args)
+    from minillm.llm import LLM
+
+    return LLM(path, args.backend)
+
+
+def print_json(values):
+    """One object on the last line of standard output."""
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def pace(metrics):  # -> one line
+    """Metrics of a request in words."""
+    parts = [f"{metrics['prompt_tokens']} tokens in, {metrics['new_tokens']} out"]
+    if metrics["ttft_s"] is not None:
+        parts.append(f"TTFT {metrics['ttft_s'] * 1e3:,.0f} ms")
+    if metrics["tpot_s"] is not None:
+        parts.append(f"TPOT {metrics['tpot_s'] * 1e3:,.1f} ms ({metrics['decode_tokens_per_s']:,.1f} tokens/s)")
+    return " · ".join(parts)

@@ -1,0 +1,45 @@
+"""`minillm generate`: one prompt, answered as it is made."""
+
+import sys
+from dataclasses import asdict
+
+from minillm.cli.common import add_model_options, add_sampling_options, load, pace, print_json, sampling_params
+
+HELP = "complete a prompt, or answer it with --chat"
+
+
+def configure(parser):
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads standard input")
+    add_model_options(parser)
+    add_sampling_options(parser)
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template, as a user's message")
+    parser.add_argument("--system", metavar="TEXT", help="a system message before it, with --chat")
+    parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities of N alternatives per token")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+
+
+def run(args):
+    from minillm.bench.machine import peak_rss_bytes
+
+    params = sampling_params(args, logprobs=args.logprobs)
+    llm = load(args)
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if args.chat:
+        system = [{"role": "system", "content": args.system}] if args.system else []
+        prompt = llm.chat([*system, {"role": "user", "content": prompt}])
+
+    finished = []
+    try:
+        for piece in llm.stream(prompt, params, args.truncate, on_finish=finished.append):
+            if not args.json:
+                print(piece, end="", flush=True)
+    finally:
+        if finished and not args.json:
+            print(f"\n[{pace(finished[0].metrics)}]", file=sys.stderr)
+    if args.json:
+        values = asdict(finished[0])
+        metrics = values.pop("metrics")
+        if args.logprobs is None:
+            del values["logprobs"]
+        print_json({**values, **metrics, "peak_rss_bytes": peak_rss_bytes(), "model": args.model})
+    return 0
