@@ -1,0 +1,99 @@
+"""Measure engines in turn, in one run, and report ratios: single absolute times on a shared machine mean little.
+
+Each round asks every engine once, in rotating order; a figure is the median over rounds, a ratio the median of the
+ratios within each round, so that a slow minute hits both sides of it. The ceilings are measured first.
+"""
+
+import importlib.util
+import statistics
+import sys
+
+import numpy as np
+
+from minillm.bench.engines import NEEDS
+from minillm.bench.worker import Worker
+from minillm.errors import MiniLLMError
+
+
+def installed(engine):  # -> bool
+    """Whether what an engine needs can be imported here."""
+    return all(importlib.util.find_spec(package) for package in NEEDS[engine])
+
+
+def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None):  # -> dict
+    """Run all engines over the same prompts. Returns figures, ratios to the first engine, and ceilings."""
+    if prompt_tokens < 1 or new_tokens < 1 or batch < 1 or rounds < 1:
+        raise MiniLLMError("prompt tokens, new tokens, batch and rounds must each be at least 1.")
+    if prompt_tokens + new_tokens > config.context_length:
+        total = prompt_tokens + new_tokens
+        raise MiniLLMError(f"{total:,} tokens a sequence do not fit the model's context of {config.context_length:,}.")
+    prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
+    work = {"prompts": prompts, "steps": new_tokens}
+    workers = {}
+    try:
+        for name in engines:
+            say(f"loading {name}")
+            workers[name] = Worker(name, str(path), threads, {"backend": backend} if name == "minillm" else {})
+            workers[name].ask(prompts=[p[:8] for p in prompts], steps=1)  # warm up: first-use costs are not speed
+        results = {name: [] for name in engines}
+        for round_ in range(rounds):
+            order = engines[round_ % len(engines) :] + engines[: round_ % len(engines)]
+            for name in order:
+                say(f"round {round_ + 1} of {rounds}: {name}")
+                results[name].append(speeds(workers[name].ask(**work), prompt_tokens, new_tokens, batch))
+        loaded = {name: worker.loaded for name, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {
+        "model": config.name,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+        "batch": batch,
+        "threads": threads,
+        "rounds": rounds,
+        "engines": {name: figures(results[name], loaded[name]) for name in engines},
+        "ratios": {f"to {peer}": ratios(results[engines[0]], results[peer]) for peer in engines[1:]},
+        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch),
+        "machine": machine.json(),
+    }
+
+
+SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
+
+
+def speeds(answer, prompt_tokens, new_tokens, batch):  # -> dict
+    return {
+        "prefill_tokens_per_s": batch * prompt_tokens / answer["prefill_s"],
+        "decode_tokens_per_s": batch * new_tokens / answer["decode_s"],
+        "ttft_s": answer["prefill_s"],
+        "tpot_s": answer["decode_s"] / new_tokens,
+        "peak_rss_bytes": answer["peak_rss_bytes"],
+    }
+
+
+def figures(rounds, loaded):  # -> medians, and the spread of the speeds
+    medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0] if key != "peak_rss_bytes"}
+    spread = {f"{key}_spread": [min(r[key] for r in rounds), max(r[key] for r in rounds)] for key in SPEEDS}
+    return {**medians, **spread, "load_s": loaded["load_s"], "peak_rss_bytes": max(r["peak_rss_bytes"] or 0 for r in rounds)}
+
+
+def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
+    return {key: statistics.median(a[key] / b[key] for a, b in zip(ours, theirs, strict=True)) for key in SPEEDS}
+
+
+def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32):  # -> dict
+    """What the measured machine allows at this width of weights: FLOPs for prefill, bytes for decode."""
+    context = prompt_tokens + new_tokens // 2
+    step = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=4) / machine.read_bytes_per_s
+    return {
+        "prefill_tokens_per_s": prompt_tokens * machine.flops_per_s / config.prefill_flops(prompt_tokens),
+        "decode_tokens_per_s": batch / step,
+        "bits_per_weight": bits_per_weight,
+    }
+
+
+def say(text):
+    """Progress, on a line of its own that the next one replaces; silent when nobody watches."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

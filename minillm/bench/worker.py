@@ -1,0 +1,87 @@
+"""One engine in a process of its own, asked over a pipe: so that engines alternate within one run and share nothing.
+
+The parent starts `python -m minillm.bench.worker` with the thread counts in the environment, sends the engine's name
+and options as a line of JSON, then one line per measurement; the worker answers each with a line. Everything that a
+library prints goes to standard error.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from minillm.bench.machine import peak_rss_bytes
+from minillm.errors import MiniLLMError
+
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass
+class Worker:
+    """The parent's side: start an engine, measure, stop. `loaded` says how long loading took."""
+
+    engine: str
+    path: str
+    threads: int
+    options: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "minillm.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if not os.environ.get("MINILLM_DEBUG") else None,
+            text=True,
+            env=environment,
+        )
+        self.loaded = self.ask(engine=self.engine, path=self.path, threads=self.threads, **self.options)
+
+    def ask(self, **request):  # -> dict
+        """Send a line, wait for the answer."""
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self.process.wait()
+            raise MiniLLMError(f"{self.engine}: the measuring process ended with status {code}; MINILLM_DEBUG=1 shows why.")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise MiniLLMError(f"{self.engine}: {answer['error']}")
+        return answer
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+def serve():
+    """The worker's side."""
+    answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
+    os.dup2(2, 1)  # C libraries print to 1
+    engine = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if engine is None:
+                from minillm.bench.engines import ENGINES
+
+                start = time.perf_counter()
+                engine = ENGINES[request.pop("engine")](**request)
+                answer = {"load_s": time.perf_counter() - start}
+            else:
+                answer = asdict(engine.run(**request))
+            answer["peak_rss_bytes"] = peak_rss_bytes()
+        except Exception as error:  # whatever happens in here, the parent must hear of it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()

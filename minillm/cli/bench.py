@@ -1,0 +1,49 @@
+"""`minillm bench`: how fast, beside how fast it could be, and beside others in the same run."""
+
+from minillm.cli.common import add_model_options, model_path, print_json
+
+HELP = "measure prefill and decode speed; --peers adds llama.cpp and transformers where they are installed"
+
+
+def configure(parser):
+    add_model_options(parser)
+    parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
+    parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at once (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="alternations (default: %(default)s)")
+    parser.add_argument("--peers", action="store_true", help="also measure llama.cpp (llama-cpp-python) and transformers")
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+
+
+def run(args):
+    import sys
+
+    path = model_path(args)
+    from minillm.bench.compare import compare, installed, say
+    from minillm.bench.machine import measure_machine
+    from minillm.bench.report import table
+    from minillm.model.load import read_config
+
+    config = read_config(path)
+    say("measuring the machine's ceilings")
+    machine = measure_machine()
+    peers = [name for name in ("llama.cpp", "transformers") if installed(name)] if args.peers else []
+    if args.peers and not peers:
+        print("no peer is installed: pip install llama-cpp-python, or torch transformers gguf accelerate", file=sys.stderr)
+    result = compare(
+        path,
+        config,
+        machine,
+        ["minillm", *peers],
+        args.prompt_tokens,
+        args.new_tokens,
+        args.batch,
+        args.rounds,
+        args.threads or machine.cores,
+        args.backend,
+    )
+    say("")
+    print(table(result))
+    if args.json:
+        print_json(result)
+    return 0
