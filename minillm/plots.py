@@ -1,0 +1,87 @@
+"""Plots in one style, and the two pictures that every concept shows: TTFT, and throughput under its ceiling.
+
+The title states the finding, the axes carry units, the ceiling is a dashed line with its formula, drawn before the
+measurement. Series differ in marker and line as well as in colour, so a plot survives grey printing and colour-blind
+eyes. Colours: Okabe and Ito 2008.
+"""
+
+import matplotlib
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "figure.dpi": 80,
+}
+
+
+def figure(panels=1, width=6.4, height=4.0):  # -> Figure, [Axes]
+    """A figure with panels side by side; no global state, no window."""
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(width * panels, height), layout="constrained", dpi=STYLE["figure.dpi"])
+        return fig, [fig.add_subplot(1, panels, i + 1) for i in range(panels)]
+
+
+def series(axes, index, x, y, label):
+    """A measured series, told apart by colour, marker and line."""
+    i = index % len(COLOURS)
+    axes.plot(x, y, color=COLOURS[i], marker=MARKERS[i], linestyle=LINES[i], label=label, markersize=5, linewidth=1.6)
+
+
+def bars(axes, names, values, unit):
+    """One bar a name, its value written on it."""
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        colour = COLOURS[i % len(COLOURS)]
+        bar = axes.bar(name, value, color=colour, hatch=HATCHES[i % len(HATCHES)], edgecolor="white", width=0.6)
+        axes.bar_label(bar, fmt=lambda v: f"{v:,.3g} {unit}", padding=2)
+
+
+def ceiling(axes, value, formula):
+    """What the machine allows: a dashed line, labelled with how it was computed."""
+    axes.axhline(value, color="black", linestyle="--", linewidth=1.2)
+    axes.annotate(formula, (0.02, value), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", fontsize=9)
+    axes.set_ylim(top=max(axes.get_ylim()[1], value * 1.15))
+
+
+def label(axes, title, x, y):
+    """Title and axes; the units belong into x and y."""
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
+    """Standard picture 1: TTFT in ms against x. curves: {label: (xs, seconds)}; bound: (xs, seconds, formula)."""
+    if bound:
+        xs, seconds, formula = bound
+        axes.plot(xs, [1e3 * s for s in seconds], color="black", linestyle="--", linewidth=1.2, label=formula)
+    for i, (name, (xs, seconds)) in enumerate(curves.items()):
+        series(axes, i, xs, [1e3 * s for s in seconds], name)
+    label(axes, title, x, "TTFT (ms)")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+
+
+def throughput_plot(axes, speeds, title, top=None):
+    """Standard picture 2: tokens/s as bars. speeds: {label: tokens/s}; top: (tokens/s, formula) of the ceiling."""
+    if top:
+        ceiling(axes, *top)
+    bars(axes, list(speeds), list(speeds.values()), "tokens/s")
+    label(axes, title, "", "throughput (tokens/s)")
+    axes.set_ylim(0, max([*speeds.values(), top[0] if top else 0]) * 1.18)
+
+
+def save(fig, path):
+    """Write a PNG without a date in it, so that equal pictures are equal bytes."""
+    fig.savefig(path, format="png", metadata={"Software": None})

@@ -1,0 +1,135 @@
+"""The tour: the same story, told by the same model, one optimization after another.
+
+Each rung of the ladder generates the same greedy tokens and must get the same answer; only the time differs. The table
+sets TTFT and tokens/s beside the ceiling of the machine, and the picture shows where the time of each token goes.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minillm.bench.compare import ceilings
+from minillm.bench.machine import measure_machine, peak_rss_bytes
+from minillm.events import TOKEN, EventLog, summary
+from minillm.model.generate import run
+from minillm.model.sampling import SamplingParams
+
+QUESTION = "Tell me a short story about a brave little fox who finds a lantern in the woods."
+NEW_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to generate. measure(llm, prompt) -> token ids and their EventLog."""
+
+    name: str
+    lesson: str
+    idea: str
+    measure: Callable
+
+
+def generation(**options):  # -> a rung's measure
+    """A plain greedy generation with options of `run`."""
+
+    def measure(llm, prompt):
+        log = EventLog()
+        sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=NEW_TOKENS))
+        for _ in run(llm.transformer, llm.tokenizer.eos_ids, [sequence], log, **options):
+            pass
+        return sequence.token_ids, log
+
+    return measure
+
+
+LADDER = (
+    Rung("no cache", "01_inference", "every token computes the whole sequence again", generation(use_cache=False)),
+    Rung("KV cache", "02_kv_cache", "keys and values are kept; a token costs one token", generation()),
+)
+
+
+def climb(llm, say=lambda text: None):  # LLM -> dict, ready for JSON
+    """Measure every rung. Raises nothing where a rung disagrees: the table says so, loudly."""
+    prompt = llm.chat([{"role": "user", "content": QUESTION}])
+    machine = measure_machine()
+    top = ceilings(llm.config, machine, len(prompt), NEW_TOKENS, batch=1)
+    rungs, expected = [], None
+    for rung in LADDER:
+        say(f"measuring: {rung.name}")
+        token_ids, log = rung.measure(llm, prompt)
+        expected = expected or token_ids
+        start, times = log.events[0].time, log.times(0, TOKEN)
+        rungs.append(
+            {
+                "name": rung.name,
+                "lesson": rung.lesson,
+                "idea": rung.idea,
+                "same_tokens": token_ids == expected,
+                "token_times_s": [round(t - start, 6) for t in times],
+                **summary(log, 0),
+            }
+        )
+    for rung in rungs:
+        rung["speedup"] = rung["throughput_tokens_per_s"] / rungs[0]["throughput_tokens_per_s"]
+        rung["share_of_ceiling"] = rung["decode_tokens_per_s"] / top["decode_tokens_per_s"]
+    return {
+        "model": llm.config.name,
+        "parameters": llm.config.parameters(),
+        "rungs": rungs,
+        "ceiling": top,
+        "machine": machine.json(),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def table(result):  # -> text
+    """The ladder, to read."""
+    lines = [f"{'':12}{'TTFT':>9}{'TPOT':>10}{'decode':>15}{'of ceiling':>12}{'speed-up':>10}  same tokens"]
+    for r in result["rungs"]:
+        same = "yes" if r["same_tokens"] else "NO: a bug"
+        lines.append(
+            f"{r['name']:12}{r['ttft_s'] * 1e3:6,.0f} ms{r['tpot_s'] * 1e3:7,.1f} ms{r['decode_tokens_per_s']:6,.1f} tokens/s"
+            f"{r['share_of_ceiling']:12.0%}{r['speedup']:9.1f}x  {same}"
+        )
+    speed, bits = result["machine"]["read_bytes_per_s"] / 1e9, result["ceiling"]["bits_per_weight"]
+    lines.append(
+        f"Ceiling: {result['ceiling']['decode_tokens_per_s']:,.1f} tokens/s, this machine's {speed:,.1f} GB/s "
+        f"over the bytes that a token must read at {bits} bits a weight."
+    )
+    return "\n".join(lines)
+
+
+def picture(result):  # -> Figure
+    """Left: throughput under its ceiling. Right: when each token came."""
+    from minillm import plots
+
+    rungs, top = result["rungs"], result["ceiling"]["decode_tokens_per_s"]
+    fig, (left, right) = plots.figure(2)
+    plain, last = rungs[0], rungs[-1]
+    gain = last["decode_tokens_per_s"] / plain["decode_tokens_per_s"]
+    plots.throughput_plot(
+        left,
+        {r["name"]: r["decode_tokens_per_s"] for r in rungs},
+        f"{last['name']}: {gain:.1f} times the tokens per second",
+        (top, "ceiling = bandwidth / bytes per token"),
+    )
+    for i, r in enumerate(rungs):
+        plots.series(right, i, range(1, len(r["token_times_s"]) + 1), r["token_times_s"], r["name"])
+    plots.label(right, "Time to first token is the same; the pace after it is not", "token of the answer", "time since request (s)")
+    right.legend()
+    return fig
+
+
+def write(result, folder):  # dict, path -> (png, json)
+    """Put tour.png and tour.json into a folder, each whole or not at all."""
+    from minillm import plots
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    png, data = folder / "tour.png", folder / "tour.json"
+    plots.save(picture(result), f"{png}.part")
+    Path(f"{data}.part").write_text(json.dumps(result, indent=1) + "\n")
+    for path in (png, data):
+        os.replace(f"{path}.part", path)
+    return png, data
