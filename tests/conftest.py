@@ -1,0 +1,40 @@
+"""What every test may ask for: the real model where it is present, small ones otherwise."""
+
+import pytest
+
+from minillm.model import zoo
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    """The SmolLM2-135M file, or a skip that says how to get it."""
+    try:
+        return zoo.resolve("smollm2-135m")
+    except zoo.ModelNotDownloaded:
+        pytest.skip("SmolLM2-135M is not on this machine: minillm download smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_path):
+    """SmolLM2-135M, loaded once."""
+    from minillm import LLM
+
+    return LLM(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory):
+    """A random model of a few thousand weights with a tokenizer and a chat template: the whole path, in no time."""
+    from golden.tiny_models import write_tiny
+
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_tiny("llama", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path):
+    """That model, loaded once."""
+    from minillm import LLM
+
+    return LLM(tiny_path)

@@ -1,0 +1,169 @@
+"""The spine: greedy output never depends on the optimization.
+
+With or without a cache, in one piece or in chunks, alone or in a batch, after a fork or a truncation: the same tokens.
+Later issues add their ways of computing the same thing to WAYS.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minillm.errors import MiniLLMError, RequestError
+from minillm.model.generate import prefill, run
+from minillm.model.sampling import SamplingParams
+from minillm.model.transformer import Segment
+
+NEW = 10
+
+
+def prompts(tiny, count=3):
+    """Token sequences of awkward lengths: 1, 7, 33, ..."""
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, tiny.config.vocab_size, n).tolist() for n in (1, 7, 33, 64, 65)[:count]]
+
+
+def greedy(tiny, prompt, **options):
+    """The reference: one sequence, alone."""
+    sequence = tiny.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
+    for _ in run(tiny.transformer, tiny.tokenizer.eos_ids, [sequence], **options):
+        pass
+    return sequence.token_ids
+
+
+def without_cache(tiny, prompts):
+    return [greedy(tiny, p, use_cache=False) for p in prompts]
+
+
+def batched(tiny, prompts):
+    return [c.token_ids for c in tiny.generate(prompts, SamplingParams(max_tokens=NEW, ignore_eos=True))]
+
+
+def chunked(tiny, prompts, chunk=5):
+    out = []
+    for prompt in prompts:
+        cache, ids = tiny.transformer.new_cache(), list(prompt)
+        for a in range(0, len(prompt), chunk):
+            logits = tiny.transformer.forward([Segment(prompt[a : a + chunk], a, cache)])[0]
+        for _ in range(NEW - 1):
+            ids.append(int(logits[-1].argmax()))
+            logits = tiny.transformer.forward([Segment(ids[-1:], cache.length, cache)])[0]
+        out.append([*ids[len(prompt) :], int(logits[-1].argmax())])
+    return out
+
+
+def mixed(tiny, prompts):
+    """Prefill of one sequence and decode of the others in the same step, as a server does."""
+    caches, ids, logits = [], [], []
+    for prompt in prompts:
+        caches.append(tiny.transformer.new_cache())
+        ids.append(list(prompt))
+        step = [Segment(i[c.length :], c.length, c) for i, c in zip(ids, caches, strict=True)]
+        for i, row in zip(ids, tiny.transformer.forward(step), strict=True):
+            i.append(int(row[-1].argmax()))
+    for _ in range(NEW):
+        step = [Segment(i[c.length :], c.length, c) for i, c in zip(ids, caches, strict=True)]
+        logits = tiny.transformer.forward(step)
+        for i, row in zip(ids, logits, strict=True):
+            i.append(int(row[-1].argmax()))
+    return [i[len(p) : len(p) + NEW] for i, p in zip(ids, prompts, strict=True)]
+
+
+def forked_and_truncated(tiny, prompts):
+    """Go astray, come back; and go on in a copy while the original goes elsewhere."""
+    out = []
+    for prompt in prompts:
+        cache = tiny.transformer.new_cache()
+        if len(prompt) > 1:
+            tiny.transformer.forward([Segment(prompt[:-1], 0, cache, "none")])
+        tiny.transformer.forward([Segment([1, 2, 3], cache.length, cache, "none")])
+        cache.truncate(len(prompt) - 1)
+        other = cache.fork()
+        tiny.transformer.forward([Segment([9, 8], cache.length, cache, "none")])
+        sequence = tiny.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
+        sequence.cache = other
+        for _ in run(tiny.transformer, (), [sequence]):
+            pass
+        out.append(sequence.token_ids)
+    return out
+
+
+WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_the_same_tokens(tiny, way):
+    given_prompts = prompts(tiny)
+    assert WAYS[way](tiny, given_prompts) == [greedy(tiny, p) for p in given_prompts]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_any_cut_of_a_prompt_gives_the_same_logits(tiny, pieces):
+    ids = np.random.default_rng(1).integers(0, tiny.config.vocab_size, sum(pieces))
+    whole = tiny.transformer.forward([Segment(ids, 0, tiny.transformer.new_cache(), "all")])[0]
+    cache, parts, at = tiny.transformer.new_cache(), [], 0
+    for n in pieces:
+        parts.append(tiny.transformer.forward([Segment(ids[at : at + n], at, cache, "all")])[0])
+        at += n
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-5 * np.abs(whole).max())
+
+
+def test_logits_are_given_where_they_are_asked_for(tiny):
+    ids = prompts(tiny)[1]
+    new = tiny.transformer.new_cache
+    alls, last, none = tiny.transformer.forward(
+        [Segment(ids, 0, new(), "all"), Segment(ids, 0, new(), "last"), Segment(ids, 0, new(), "none")]
+    )
+    assert alls.shape == (7, tiny.config.vocab_size) and last.shape == (1, tiny.config.vocab_size) and none.shape[0] == 0
+    np.testing.assert_allclose(alls[-1:], last, atol=1e-5 * np.abs(last).max())
+    assert tiny.transformer.forward([Segment(ids, 0, new(), "none")])[0].shape == (0, tiny.config.vocab_size)
+
+
+def test_a_long_prompt_is_prefilled_in_chunks(tiny):
+    steps = []
+
+    class Counting:
+        config = tiny.config
+
+        def forward(self, segments):
+            steps.append([len(s.tokens) for s in segments])
+            return tiny.transformer.forward(segments)
+
+    sequence = tiny.sequence(0, prompts(tiny)[2])
+    logits = prefill(Counting(), sequence, chunk=16)
+    assert steps == [[16], [16], [1]]
+    whole = tiny.transformer.forward([Segment(prompts(tiny)[2], 0, tiny.transformer.new_cache())])[0][-1]
+    np.testing.assert_allclose(logits, whole, atol=2e-5 * np.abs(whole).max())
+
+
+def test_a_seeded_draw_does_not_depend_on_the_rest_of_the_batch(tiny):
+    many = prompts(tiny)
+    params = SamplingParams(max_tokens=NEW, temperature=1.0, seed=3, ignore_eos=True)
+    alone = [tiny.generate(p, params).token_ids for p in many]
+    together = [c.token_ids for c in tiny.generate(many, params)]
+    assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("segment", "says"),
+    [
+        (lambda new: Segment([], 0, new()), "at least one token"),
+        (lambda new: Segment([10**6], 0, new()), "1,000,000"),
+        (lambda new: Segment([-1], 0, new()), "-1"),
+        (lambda new: Segment([1], 3, new()), "position 3"),
+        (lambda new: Segment([1], 0, new(), "some"), "'some'"),
+        (lambda new: Segment([1] * 10_000, 0, new()), "10,000 tokens"),
+    ],
+)
+def test_a_segment_that_makes_no_sense_is_refused_and_changes_nothing(tiny, segment, says):
+    bad = segment(tiny.transformer.new_cache)
+    with pytest.raises(MiniLLMError) as error:
+        tiny.transformer.forward([bad])
+    assert says in str(error.value) and bad.cache.length == 0
+
+
+def test_a_cache_refuses_more_than_it_may_hold(tiny):
+    cache = tiny.transformer.new_cache()
+    with pytest.raises(RequestError, match="holds"):
+        cache.reserve(cache.max_length + 1)

@@ -1,0 +1,105 @@
+"""The house: imports only go down, starting up is light, and nothing of this machine or of another project is in it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minillm"
+FLOORS = (  # from the ground up; a module may import from its own floor and from any below
+    {"errors", "events"},
+    {"layers", "attention", "quantization", "formats"},
+    {"backends"},
+    {"cache"},
+    {"model"},
+    {"speculative", "training"},
+    {"serving", "llm"},
+    {"simulator"},
+    {"cli", "tour", "course", "bench", "plots", "__main__", "__init__"},
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    """The top-level module or folder that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Rooms of this package that a file imports, with the line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "minillm":
+            parts = node.module.split(".")
+            names = [parts[1]] if len(parts) > 1 else [a.name for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name.split(".")[1] for a in node.names if a.name.startswith("minillm.")]
+        else:
+            continue
+        yield from ((name, node.lineno) for name in names if name in FLOOR)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_go_down(path):
+    here = room(path)
+    assert here in FLOOR, f"{path}: say in FLOORS on which floor {here!r} lives"
+    up = [f"{path}:{line} imports minillm.{name}" for name, line in imports(path) if FLOOR[name] > FLOOR[here]]
+    assert not up, f"floor {FLOOR[here]} may not import from above: {up}"
+
+
+def test_the_test_above_sees_an_import_that_goes_up(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text("def f():\n    from minillm.serving.engine import Engine\n")
+    assert list(imports(file)) == [("serving", 2)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_short_and_opens_with_its_idea(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300, f"{path} has {len(source.splitlines())} lines: is there a second idea in it?"
+    assert ast.get_docstring(ast.parse(source)), f"{path} has no module docstring"
+
+
+def in_fresh_python(code):
+    """Run code in a new interpreter, give back what it prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys; before = set(sys.modules); import minillm; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    loaded = set(in_fresh_python(code).split())
+    assert not loaded & {"numpy", "numba", "matplotlib", "cupy", "regex", "jinja2", "tqdm"}, loaded
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, minillm.cli\n"
+        "try: minillm.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    loaded = set(in_fresh_python(code).split("LOADED")[1].split())
+    assert not loaded & {"numpy", "numba", "matplotlib", "cupy", "regex", "jinja2"}, loaded
+
+
+def test_the_core_needs_numpy_alone():
+    code = "import sys, minillm; from minillm import SamplingParams; import minillm.model.transformer; print(*sys.modules)"
+    loaded = {m.split(".")[0] for m in in_fresh_python(code).split()}
+    assert not loaded & {"numba", "matplotlib", "cupy", "regex", "jinja2", "tqdm"}, loaded
+
+
+def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_project():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    banned = re.compile(rb"(?<![\w.])/(?:work|root|home/\w+|tmp)/\w|files\.pythonhosted|pypi\.org/simple")
+    found = []
+    for name in filter(None, listed.stdout.split(b"\0")):
+        path = ROOT / name.decode()
+        if path.suffix in (".py", ".toml", ".md", ".cfg", ".sh", "") and path.is_file() and path != Path(__file__):
+            found += [f"{path}: {m[0]}" for m in banned.finditer(path.read_bytes())]
+    assert not found, found
