@@ -1,0 +1,98 @@
+"""Byte-level BPE, the tokenizer of GPT-2, Llama 3, Qwen and SmolLM.
+
+Start from bytes, not characters: 256 symbols cover every text, so there is no unknown word, and decoding what was encoded
+gives the text back. Vocabulary files want printable text, so each byte is written as one printable character: itself where
+it is one, else the next from U+0100 on. That is where the Ġ comes from: the space, 0x20, the 33rd byte without a face.
+
+    " low" -> bytes 20 6c 6f 77 -> "Ġ l o w" -> merge -> "Ġlow" -> id
+
+Radford et al., 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+from minillm.errors import TokenizerError
+from minillm.model.tokenizer.merge import WordCache, merge
+from minillm.model.tokenizer.pretokenize import canonical, pretokenize
+from minillm.model.tokenizer.vocabulary import Vocabulary
+
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_FACELESS = [b for b in range(256) if b not in set(_PRINTABLE)]
+BYTE_TO_CHAR = {b: chr(b) for b in _PRINTABLE} | {b: chr(0x100 + i) for i, b in enumerate(_FACELESS)}
+CHAR_TO_BYTE = {ord(c): chr(b) for b, c in BYTE_TO_CHAR.items()}
+
+
+def byte_symbols(data: bytes) -> str:
+    """Bytes as a vocabulary writes them, one printable character each: b" hi" -> "Ġhi"."""
+    return data.decode("latin-1").translate(BYTE_TO_CHAR)
+
+
+class ByteLevelBPE:
+    """Encode and decode plain text. Control tokens are the business of Tokenizer and are out of reach from here.
+
+    merges: "left right" in the order of training, as GGUF and `merges.txt` have them.
+    missing_bytes: bytes for which the vocabulary has no token (SmolLM2 lacks 21, such as 0x04). They are dropped from
+        text, as `tokenizers` and llama.cpp do: everything else survives encode and decode exactly.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, merges: list[str], pre: str = "gpt-2"):
+        self.vocabulary = vocabulary
+        self.pre = canonical(pre)
+        # Llama 3 takes a word that is a token as that token, even where the merges would not build it.
+        self.whole_words = self.pre == "llama-bpe"
+        ids = {text: i for text, i in vocabulary.ids.items() if i not in vocabulary.control_ids}
+        self.byte_ids = [ids.get(char) for _, char in sorted(BYTE_TO_CHAR.items())]
+        self.missing_bytes = {byte for byte, i in enumerate(self.byte_ids) if i is None}
+        self.text_ids = ids
+        self.table = merge_table(merges, vocabulary)
+        self.words = WordCache(self._encode_word)
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text in which nothing is special."""
+        out = []
+        for piece, user_defined in self.vocabulary.split_user_defined(text):
+            if user_defined is not None:
+                out.append(user_defined)
+            else:
+                for word in pretokenize(piece, self.pre):
+                    out += self.words[word]
+        return out
+
+    def _encode_word(self, word: str) -> list[int]:
+        data = word.encode()
+        if self.whole_words and (i := self.text_ids.get(byte_symbols(data))) is not None:
+            return [i]
+        return merge([i for byte in data if (i := self.byte_ids[byte]) is not None], self.table.get)
+
+    def token_bytes(self, i: int) -> bytes:
+        """The bytes that token i stands for."""
+        text = self.vocabulary.tokens[i]
+        if i not in self.vocabulary.literal_ids:
+            try:
+                return text.translate(CHAR_TO_BYTE).encode("latin-1")
+            except UnicodeEncodeError:  # not in the byte alphabet: padding that a converter wrote as it is
+                pass
+        return text.encode("utf-8", "surrogatepass")
+
+
+def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, int], tuple[int, int]]:
+    """(left id, right id) -> (rank, merged id). TokenizerError for a merge that is no pair, or names no token.
+
+    A merge into a control token is left out: plain text must never become one.
+    """
+    pairs = [line.split(" ") for line in merges]
+    ids = vocabulary.ids.get
+    try:
+        table = {(ids(a), ids(b)): (rank, ids(a + b)) for rank, (a, b) in enumerate(pairs)}
+    except ValueError:
+        rank = next(rank for rank, pair in enumerate(pairs) if len(pair) != 2)
+        raise TokenizerError(
+            f"tokenizer.ggml.merges[{rank}]: expected two tokens with one space between, found {merges[rank][:60]!r}"
+        ) from None
+    if any(a is None or b is None or merged is None for (a, b), (_, merged) in table.items()):
+        rank, name = next((r, t) for r, (a, b) in enumerate(pairs) for t in (a, b, a + b) if ids(t) is None)
+        raise TokenizerError(
+            f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
+            f" is none of the {len(vocabulary.tokens):,} tokens"
+        )
+    if any(merged in vocabulary.control_ids for _, merged in table.values()):
+        table = {pair: entry for pair, entry in table.items() if entry[1] not in vocabulary.control_ids}
+    return table
