@@ -30,9 +30,10 @@ def check(course, progress, ids=(), seed=0):
 
 
 def _task(progress, exercise):
+    lines = f"{exercise.lines} line{'s' * (exercise.lines != 1)}"
     return [
         f"{exercise.id}  to do  {exercise.title}",
-        f"  write {exercise.function or 'the region'} in {progress.line(exercise)}, about {exercise.lines} line{'s' * (exercise.lines != 1)}",
+        f"  write {exercise.function or 'the region'} in {progress.line(exercise)}, about {lines}",
         f"  lesson: lessons/{exercise.lesson}.md",
         f"next: {progress.command('check')}    (stuck? {progress.command('hint')})",
     ]

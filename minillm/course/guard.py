@@ -2,7 +2,7 @@
 
     writing anywhere but in the child's own temporary folder      always refused
     reading the reference or the private tests                    always refused
-    a process, a socket, a shared library, a signal               refused to the submission, allowed to the tests (they may call g++)
+    a process, a socket, a shared library, a signal               refused to the submission, not to the tests (they call g++)
 
 Who asks is found on the stack: the first caller outside the standard library. Native code is out of its sight; that is why there
 are limits, a user without rights and, in the end, a container around it.
@@ -13,12 +13,16 @@ import sys
 import sysconfig
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate", "os.utime",
-           "os.setxattr", "os.removexattr", "os.mkfifo", "os.mknod"}  # fmt: skip
-ACTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.killpg",
-        "socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "ctypes.dlopen", "ctypes.dlsym",
-        "ctypes.call_function", "ctypes.cdata", "ctypes.string_at", "pty.spawn", "signal.pthread_kill", "sys.setprofile", "sys.settrace",
-        "code.__new__", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._current_frames"}  # fmt: skip
+CHANGES = {
+    "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate", "os.utime",
+    "os.setxattr", "os.removexattr", "os.mkfifo", "os.mknod",
+}  # fmt: skip
+ACTS = {
+    "subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.killpg",
+    "socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "signal.pthread_kill", "pty.spawn",
+    "ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function", "ctypes.cdata", "ctypes.string_at", "sys.setprofile", "sys.settrace",
+    "gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._current_frames", "code.__new__", "object.__setattr__",
+}  # fmt: skip
 
 
 def install(writable, secret, submission):
@@ -28,11 +32,13 @@ def install(writable, secret, submission):
     library = os.path.realpath(sysconfig.get_path("stdlib"))
     packages = [os.path.realpath(path) for path in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))]
 
+    realpath, fsdecode = os.path.realpath, os.fsdecode  # bound now: a name in a module can be replaced later
+
     def inside(path, folder):
         return path == folder or path.startswith(folder + os.sep)
 
     def real(path):
-        return os.path.realpath(os.fsdecode(path))
+        return realpath(fsdecode(path))
 
     def asks():
         """File of the first caller that is not the standard library; "" where there is none."""

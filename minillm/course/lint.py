@@ -19,8 +19,8 @@ BANNED_NAMES = {
     "input", "exit", "quit", "help", "memoryview", "__builtins__", "__loader__", "__spec__",
 }  # fmt: skip
 BANNED_ATTRIBUTES = {
-    "os", "sys", "_os", "_sys", "subprocess", "socket", "builtins", "inspect", "importlib", "ctypes", "ctypeslib", "modules", "gc",
-    "f_globals", "f_locals", "f_back", "f_builtins", "gi_frame", "cr_frame", "tb_frame", "tb_next", "objmode", "cffi_utils",
+    "os", "sys", "_os", "_sys", "subprocess", "socket", "builtins", "inspect", "importlib", "ctypes", "ctypeslib", "modules",
+    "gc", "f_globals", "f_locals", "f_back", "f_builtins", "gi_frame", "cr_frame", "tb_frame", "tb_next", "objmode", "cffi_utils",
     "fromfile", "tofile", "memmap", "genfromtxt", "loadtxt", "savetxt", "savez", "savez_compressed", "DataSource", "test",
 }  # fmt: skip
 OWN_DUNDERS = {"__init__", "__name__", "__doc__", "__post_init__", "__len__", "__iter__", "__next__", "__file__"}
@@ -71,17 +71,17 @@ def _findings(tree):
                 found.append((node.lineno, f"np.{node.attr} touches files; an exercise gets its arrays as arguments"))
         elif isinstance(node, ast.FunctionDef) and node.name in LYING:
             found.append((node.lineno, f"a class with {node.name} can mislead a comparison; return plain arrays and numbers"))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ("__global__" in node.value or "#include" in node.value):
+        elif isinstance(node, ast.Constant) and "__global__" in str(node.value):
             found += [(node.lineno + line - 1, what) for line, what in _in_c(node.value)]
     return {(line, what) for line, what in found if what}
 
 
 def _import(name):
+    top = name.split(".")[0]
+    refused = top not in ALLOWED or name.startswith(BANNED_IMPORTS)
     if name.startswith("."):
-        return None
-    if name.split(".")[0] not in ALLOWED or name.startswith(BANNED_IMPORTS):
-        return f"import of {name.split('.')[0] if name.split('.')[0] not in ALLOWED else name}; an exercise needs numpy, math, numba and minillm at most"
-    return None
+        refused = "course" in name.split(".")
+    return f"import of {name}: an exercise needs numpy, math, numba and the reference's own imports at most" if refused else None
 
 
 def _attribute(name):
