@@ -20,8 +20,9 @@ BANNED_NAMES = {
 }  # fmt: skip
 BANNED_ATTRIBUTES = {
     "os", "sys", "_os", "_sys", "subprocess", "socket", "builtins", "inspect", "importlib", "ctypes", "ctypeslib", "modules",
-    "gc", "f_globals", "f_locals", "f_back", "f_builtins", "gi_frame", "cr_frame", "tb_frame", "tb_next", "objmode", "cffi_utils",
-    "fromfile", "tofile", "memmap", "genfromtxt", "loadtxt", "savetxt", "savez", "savez_compressed", "DataSource", "test",
+    "gc", "f_globals", "f_locals", "f_back", "f_builtins", "gi_frame", "cr_frame", "tb_frame", "tb_next", "objmode",
+    "ExternalFunction", "fromfile", "tofile", "memmap", "genfromtxt", "loadtxt", "savetxt", "savez",
+    "savez_compressed", "DataSource", "test",
 }  # fmt: skip
 OWN_DUNDERS = {"__init__", "__name__", "__doc__", "__post_init__", "__len__", "__iter__", "__next__", "__file__"}
 LYING = {"__eq__", "__ne__", "__array__", "__array_ufunc__", "__array_function__", "__array_finalize__", "__instancecheck__",
