@@ -1,5 +1,6 @@
 """Ten submissions that attack the grader: each is refused by the lint, or scores what it earned, and leaves nothing behind."""
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -12,6 +13,18 @@ from minillm.course import family, grade, regions
 HOSTILE = sorted((Path(__file__).parent / "hostile").glob("*.py"))
 UNSEEN_BY_LINT = {"endless_loop", "endless_compiled_loop", "fills_memory", "edits_conftest"}  # nothing in them is forbidden
 LIMITS = grade.Limits(seconds=12, memory_gb=3, time_limit=1.5)
+SAYS = {
+    "endless_loop": "gave no answer in 1.5 s",
+    "endless_compiled_loop": "gave no answer in 1.5 s",
+    "exits": "the process ended",
+    "forks": "gave no answer|no answer within|the process ended|has shape",
+    "fills_memory": "Unable to allocate",
+    "patches_pytest": "replaced Function.runtest",
+    "edits_conftest": "scores is off by a constant factor",
+    "reads_the_reference": "may not read",
+    "opens_a_socket": "may not use socket",
+    "writes_outside": "may not write",
+}
 CHEATING_CONFTEST = """
 import pytest
 @pytest.hookimpl(tryfirst=True)
@@ -77,7 +90,7 @@ def test_without_the_lint_it_earns_nothing_and_harms_nothing(attack, path):
     else:
         assert earned(scores["91.1"]) == 0, "an attack earned points"
     assert earned(scores["92.3"]) == 1, "an honest exercise beside an attack keeps its points"
-    assert all(score.message for score in scores["91.1"] if not score.earned), "says why"
+    assert all(re.search(SAYS[path.stem], score.message) for score in scores["91.1"] if not score.earned), scores["91.1"]
     assert set(family.children()) == before, "a process was left behind"
 
 

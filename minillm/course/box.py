@@ -64,5 +64,8 @@ def pack(root, course, submitted, private=None):
         write(box.root / "minillm" / file, regions.blank(course.source(file), name=file))
     write(box.root / "pytest.ini", INI)
     box.tmp.mkdir()
+    for path in (box.root, *box.root.rglob("*")):  # the reference may be closed to others; its copy in the box must not be
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
     box.tmp.chmod(0o777)
     return box

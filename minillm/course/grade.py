@@ -70,7 +70,6 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
         scores.notes.append("ran as root: this Python is not readable for user 'nobody', so file permissions protect nothing")
     for exercise in course.chosen(ids):
         with tempfile.TemporaryDirectory(prefix="minillm-box-", ignore_cleanup_errors=True) as folder:
-            os.chmod(folder, 0o755)
             box = pack(folder, course, submitted, private)
             tests = [test for test in box.course.tests if test.exercise == exercise.id]
             hidden = {path.name for path in Path(private).glob("test_*.py")} if private else set()
@@ -116,7 +115,7 @@ def believe(scores, events, ending):
         elif score.test in plan and passed.get(score.test) == plan[score.test]:
             score.earned, score.message = score.points, ""
         else:
-            score.message = ending
+            score.message = f"not reached: {ending}" if "gave no answer" in ending and score.test not in ending else ending
 
 
 def _say(scores, message):

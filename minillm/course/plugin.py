@@ -167,7 +167,7 @@ def pytest_runtest_call(item):
     seconds = mark.kwargs.get("seconds") or item.config.option.time_limit
     message = (
         f"{unit(item)} (exercise {mark.args[0]}) gave no answer in {seconds:g} s and did not hear the alarm: "
-        "a compiled loop that never ends? The run stops here."
+        "a loop that never ends, in compiled code or under `except BaseException`? The run stops here."
     )
     with run.watchdog.limit(seconds, message):
         return (yield)

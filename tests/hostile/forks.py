@@ -16,4 +16,4 @@ def hide():
 
 
 hide()
-return q @ k.T
+return np.ones((len(q), len(k) + 1))
