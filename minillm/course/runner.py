@@ -70,7 +70,7 @@ def understand(events, output, course):
             result.ended = True
     if running:  # the run was cut short inside this test
         exercise, points = next((t.exercise, t.points) for t in course.tests if f"{t.file}::{t.name}" == running)
-        said = [line for line in output.splitlines() if line.startswith("minillm: ")]
+        said = [line for line in output.splitlines() if line.startswith("minillm: ") and "gave no answer" in line]
         message = said[-1].removeprefix("minillm: ") if said else "the process ended inside this test: does the code exit?"
         result.outcomes.append(Outcome(running, exercise, points, "failed", message, "TimeLimit" if said else "Exit"))
     elif not result.ended:
