@@ -61,7 +61,7 @@ def test_with_everything_blanked_the_package_imports(tmp_path):
     said = {}
     for folder in (COURSE.package.parent, tmp_path):
         env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        run = subprocess.run([sys.executable, "-c", walk], env=env, cwd=tmp_path, capture_output=True, text=True)
+        run = subprocess.run([sys.executable, "-c", walk], env=env, cwd=folder, capture_output=True, text=True)
         assert f"from {folder / 'minillm'}" in run.stdout, run.stderr
         said[folder] = {line for line in run.stdout.splitlines() if not line.startswith("from")}
     assert said[tmp_path] <= said[COURSE.package.parent]

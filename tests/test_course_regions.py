@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import minillm
 from minillm.course import regions
 
 SOURCE = '''def f(x):
@@ -132,6 +134,6 @@ def test_a_kernel_for_a_device_names_its_exercise_in_the_simulator(tmp_path):
     pytest.importorskip("numba.cuda")
     file = tmp_path / "kernel.py"
     file.write_text(regions.blank(DEVICE, name="kernel.py") + LAUNCH)
-    env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+    env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(minillm.__file__).parents[1])}
     run = subprocess.run([sys.executable, file], env=env, capture_output=True, text=True)
     assert "named 12.1" in run.stdout, run.stdout + run.stderr
