@@ -64,7 +64,7 @@ def test_a_first_half_hour(course):
     file = course.root / "work/layers.py"
     file.write_text(regions.fill(file.read_text(), "91.1", "return q @ k.T"))
     said = say("check")
-    assert "91.1  not yet  1 of 2 tests pass  work/layers.py:8" in said and "off by a constant factor" in said
+    assert "91.1  not yet  1 of 2 tests pass  work/layers.py:24" in said and "off by a constant factor" in said
     assert "next: minillm course check    (stuck? minillm course hint, 3 left)" in said
     assert "hint 1 of 3: What is the variance" in say("hint") and "hint 2 of 3: Divide by" in say("hint")
     file.write_text(regions.fill(file.read_text(), "91.1", "return q @ k.T / q.shape[1] ** 0.5"))

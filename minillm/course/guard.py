@@ -65,7 +65,7 @@ def install(writable, secret, submission):
             for path in args[:2]:
                 if isinstance(path, str | bytes) and not inside(real(path), writable):
                     raise PermissionError(f"a submission may not change {path}")
-        elif event in ACTS:
+        elif event in ACTS and (event != "object.__setattr__" or args[1] == "__code__"):
             name = asks()
             if not name or not os.path.isabs(name) or inside(name, submission):
                 raise PermissionError(f"a submission may not use {event}")

@@ -3,6 +3,7 @@
     pytest                               the reference
     pytest --impl work                   the exercises that have been started in work/
     pytest --impl work --ex 01.2 --hints
+    pytest --impl=/elsewhere/work        with = for a folder outside the clone: pytest looks for its settings near its arguments
 
 With --impl, work/attention/flash.py takes the place of minillm.attention.flash (overlay.py), what is not written yet is a TODO
 (outcomes.py), and every test has a time limit (watchdog.py). The run fails if the tests did not get the learner's file.

@@ -33,7 +33,7 @@ def run(course, impl, ids, seed=0, time_limit=20.0):
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "minillm.course.plugin"]
-        command += ["--impl", str(Path(impl).resolve()), "--seed", str(seed), "--time-limit", str(time_limit)]
+        command += [f"--impl={Path(impl).resolve()}", "--seed", str(seed), "--time-limit", str(time_limit)]
         command += [f"--ex={id}" for id in ids] + ["--report", str(report), *files]
         path = os.pathsep.join(filter(None, [str(course.package.parent), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
