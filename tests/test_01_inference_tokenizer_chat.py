@@ -107,6 +107,8 @@ def test_a_template_may_build_a_control_token_from_a_role():
     template = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
     t = Tokenizer(tokens, [], token_types=[1] * 256 + [3], chat_template=template)
     assert controls(t, t.apply_chat_template(user("<|user|>"))) == [256]
+    t = Tokenizer([*BYTE_TO_CHAR.values(), "<user"], [], token_types=[1] * 256 + [3], chat_template="<{{ messages[0].role }} x")
+    assert controls(t, t.apply_chat_template(user(""))) == [256]
 
 
 def test_overlapping_control_tokens_are_all_shielded():
@@ -166,6 +168,7 @@ def test_a_broken_template_is_refused_in_one_line(template, says):
 
 # ---- escapes and bombs
 
+STORED = "{% set r = range(90000) | list %}" + "{% for i in r %}"
 LOOP = "{% for i in range(90000) %}"
 ESCAPES = [
     "{{ ''.__class__.__mro__ }}",
@@ -191,12 +194,20 @@ BOMBS = [
     "{{ 'a' * 10**9 }}",
     "{{ 10**9 * 'a' }}",
     "{{ [0] * 10**9 }}",
-    "{{ 10 ** 10 ** 10 }}",
+    "{{ 10 ** (10 ** 10) }}",
     "{{ 2.5 ** (10 ** 10) }}",
     "{% for i in range(10**9) %}{% endfor %}",
     "{{ range(10**9) | list }}",
     LOOP * 3 + "{% endfor %}" * 3,
-    LOOP + LOOP + "{% for i in range(90000) if false %}{% endfor %}" + "{% endfor %}" * 2,
+    STORED + "{% for j in r %}{% for k in r %}" + "{% endfor %}" * 3,
+    STORED + "{% for j in r if false %}{% endfor %}{% endfor %}",
+    "{% set x = 'a' * 3000000 %}" + "".join(f"{{% set x{i} = x + 'a' %}}" for i in range(200)),
+    "{% macro m(n) %}{% set x = 'a' * 3000000 + 'b' %}"
+    "{% if n %}{{ m(n - 1) }}{% endif %}{{ x | length }}{% endmacro %}{{ m(150) }}",
+    "{% set x = 'a' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
+    "{% for i in range(10000) %}" + "x" * 300_000 + "{% endfor %}",
+    "{% set x = 'a' * 1000000 %}" + "".join(f"{{% set x{i} = x.split('a') %}}" for i in range(200)),
+    "{% set x %}{{ 'a' * 1000000 }}{% for i in range(1000) %}{{ 'a' * 1000000 }}{% endfor %}{% endset %}",
     LOOP * 2 + "xxxxxxxx" + "{% endfor %}" * 2,
     "{% set ns = namespace(x='ab') %}" + LOOP + "{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "{% set ns = namespace(x='ab') %}" + LOOP + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
@@ -206,13 +217,19 @@ BOMBS = [
     "{% set ns = namespace(x={}) %}" + LOOP + "{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x }}",
     "{% set ns = namespace(x=[1]) %}" + LOOP + "{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
     "{% set ns = namespace(x=[1]) %}" + LOOP + "{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ ns.x == 1 }}",
+    "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}"
+    "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+    "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}"
+    "{% set ns.x = (ns.x, ns.x) %}{% set ns.y = (ns.y, ns.y) %}{% endfor %}{{ ns.x == ns.y }}",
+    "{% set ns = namespace(x=1, y=1) %}{% for i in range(60) %}"
+    "{% set ns.x = dict(a=ns.x, b=ns.x) %}{% set ns.y = dict(a=ns.y, b=ns.y) %}{% endfor %}{{ ns.x == ns.y }}",
     "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
     "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-    "{% set x = 'a' * 1000000 %}{{ x.replace('a', x) }}",
-    "{% set x = 'a' * 1000000 %}{{ x | replace('a', x) }}",
-    "{% set x = 'a' * 1000000 %}{{ x.join(x) }}",
-    "{% set x = 'a' * 1000000 %}{{ x | join(x) }}",
-    "{% set x = '\n' * 1000000 %}{{ x | indent(1000000) }}",
+    "{% set x = 'a' * 20000 %}{{ x.replace('a', x) }}",
+    "{% set x = 'a' * 20000 %}{{ x | replace('a', x) }}",
+    "{% set x = 'a' * 20000 %}{{ x.join(x) }}",
+    "{% set x = 'a' * 20000 %}{{ x | join(x) }}",
+    "{% set x = 'a\n' * 20000 %}{{ x | indent(20000) }}",
     "{{ [1, [2]] | tojson(indent=10**9) }}",
     "{{ '%999999999d' % 1 }}",
     "{{ '%*d' % (999999999, 1) }}",
@@ -249,7 +266,8 @@ def test_a_template_cannot_take_unbounded_memory_or_time(template, monkeypatch):
     finally:
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
-    assert peak < 150e6, f"{peak:,} bytes at the peak, expected less than 150,000,000"
+    assert "MemoryError" not in str(caught.value), "it tried"
+    assert peak < 250e6, f"{peak:,} bytes at the peak, expected less than 250,000,000"
 
 
 def test_a_bounded_template_still_does_what_templates_do():

@@ -12,15 +12,18 @@ import sys
 from minillm import __version__
 from minillm.errors import MiniLLMError
 
-COMMANDS = ("tour", "generate", "chat", "download", "inspect", "bench", "backends")
+COMMANDS = ("tour", "generate", "chat", "download", "inspect", "bench", "backends", "course")
 
 
 def main(argv=None):  # -> exit status
     """Run one command. 0: done. 2: an error the user can put right. 130: stopped with Control-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a narrow terminal must not stop a story
     args = parser().parse_args(argv)
-    if getattr(args, "threads", None):
-        set_threads(args.threads)
     try:
+        if getattr(args, "threads", None) is not None:
+            set_threads(args.threads)
         return args.run(args) or 0
     except MiniLLMError as error:
         print(f"minillm: {' '.join(str(error).split())}", file=sys.stderr)

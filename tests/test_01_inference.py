@@ -1,0 +1,255 @@
+"""Exercises of lesson 01: the layers, one head of attention, top-p, the cost of a token, TPOT."""
+
+import math
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minillm import events
+from minillm.attention.naive import attention_head
+from minillm.course.checks import check_close, draws, exercise, seeds
+from minillm.events import ARRIVED, TOKEN, Event, EventLog
+from minillm.layers import rms_norm, rope, rope_angles, rope_frequencies
+from minillm.model.presets import PRESETS, preset
+from minillm.model.sampling import keep_top_p
+
+# --- 01.1 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise("01.1", points=1, hint=("Mean of the squares along the last axis, one per vector.", "keepdims=True lets it divide each vector."))
+@given(seed=seeds, rows=st.integers(1, 5), d=st.sampled_from([1, 2, 7, 64]), scale=st.sampled_from([1e-3, 1.0, 50.0]))
+def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
+    x, weight = draws(seed, (rows, d), (d,))
+    x = (x * scale).astype(np.float32)
+    check_close(rms_norm(x, weight, 1e-5), oracles.rms_norm(x, weight, 1e-5), what="rms_norm(x)")
+
+
+@exercise("01.1", points=0, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
+def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
+    check_close(rms_norm(np.zeros((2, 4), np.float32), np.ones(4, np.float32), 1e-5), np.zeros((2, 4)), what="rms_norm(zeros)")
+    tiny = np.full((1, 4), 1e-3, np.float32)
+    check_close(rms_norm(tiny, np.ones(4, np.float32), 1e-5), oracles.rms_norm(tiny, np.ones(4), 1e-5), what="rms_norm(1e-3)")
+
+
+@exercise("01.1", points=0, hint="The input belongs to the caller: build a new array.")
+def test_the_input_of_rms_norm_stays_as_it_was():
+    x = draws(3, (2, 8))
+    before = x.copy()
+    rms_norm(x, np.ones(8, np.float32), 1e-5)
+    check_close(x, before, rtol=0, atol=0, what="x after rms_norm(x)")
+
+
+@exercise("01.1", points=0, hint="Only the last axis is a vector: queries come as (tokens, heads, d).")
+def test_rms_norm_works_on_each_head_of_a_stack():
+    x, weight = draws(4, (3, 2, 8), (8,))
+    expected = oracles.rms_norm(x.reshape(6, 8), weight, 1e-6).reshape(3, 2, 8)
+    check_close(rms_norm(x, weight, 1e-6), expected, what="rms_norm(heads)")
+
+
+# --- 01.2 -----------------------------------------------------------------------------------------------------------
+
+
+def turned(x, positions, base, interleaved):
+    cos, sin = rope_angles(positions, rope_frequencies(x.shape[-1], base))
+    return rope(x, cos, sin, interleaved)
+
+
+@exercise("01.2", points=1, hint=("A pair (a, b) becomes (a cos - b sin, a sin + b cos).", "Interleaved: x[..., 0::2] and x[..., 1::2]."))
+@given(seed=seeds, tokens=st.integers(1, 4), heads=st.integers(1, 3), d=st.sampled_from([2, 4, 6, 16]), start=st.integers(0, 900))
+def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
+    x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
+    expected = oracles.rope(x, positions, 10000.0, interleaved=True)
+    check_close(turned(x, positions, 10000.0, True), expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs")
+
+
+@exercise("01.2", points=1, hint="By halves: x[..., :half] and x[..., half:] hold the two components of the pairs.")
+@given(seed=seeds, tokens=st.integers(1, 4), heads=st.integers(1, 3), d=st.sampled_from([2, 4, 6, 16]), start=st.integers(0, 900))
+def test_pairs_by_halves_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
+    x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
+    expected = oracles.rope(x, positions, 10000.0, interleaved=False)
+    check_close(turned(x, positions, 10000.0, False), expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves")
+
+
+@exercise("01.2", points=0, hint="Compute both new components from the old ones before you store either.")
+def test_rope_leaves_its_input_alone_and_keeps_lengths():
+    x = draws(5, (3, 2, 8))
+    before = x.copy()
+    out = turned(x, np.arange(3), 100.0, True)
+    check_close(x, before, rtol=0, atol=0, what="x after rope(x)")
+    check_close(np.linalg.norm(out, axis=-1), np.linalg.norm(before, axis=-1), what="length of each turned vector")
+
+
+# --- 01.3 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "01.3",
+    points=2,
+    hint=("Scores are q times k transposed, over √d.", "causal_mask says which scores stay; the others become -inf before the softmax."),
+)
+@given(seed=seeds, n=st.integers(1, 9), d=st.sampled_from([1, 3, 8, 64]))
+def test_one_head_attends_to_the_past_alone(seed, n, d):
+    q, k, v = draws(seed, (n, d), (n, d), (n, d))
+    expected = oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+    check_close(attention_head(q, k, v), expected, what="attention_head(q, k, v)")
+
+
+@exercise("01.3", points=1, hint="With more keys than queries, the queries are the last tokens: query 0 sees n_k - n_q + 1 keys.")
+@given(seed=seeds, n_q=st.integers(1, 5), cached=st.integers(1, 9), d=st.sampled_from([1, 8]))
+def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
+    q, k, v = draws(seed, (n_q, d), (n_q + cached, d), (n_q + cached, d))
+    expected = oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+    check_close(attention_head(q, k, v), expected, what=f"attention_head with {n_q} queries and {n_q + cached} keys")
+
+
+@exercise("01.3", points=0, hint="Use minillm.layers.softmax: it subtracts the maximum.")
+def test_large_scores_do_not_overflow():
+    q, k, v = np.full((2, 4), 60.0, np.float32), np.full((2, 4), 60.0, np.float32), draws(1, (2, 4))
+    expected = oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+    check_close(attention_head(q, k, v), expected, what="attention_head with scores of 7,200")
+
+
+@exercise("01.3", points=0, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")
+def test_leading_axes_are_heads_that_do_not_mix():
+    q, k, v = draws(2, (2, 3, 4, 8), (2, 3, 6, 8), (2, 3, 6, 8))
+    out = attention_head(q, k, v)
+    expected = np.stack([np.stack([oracle_head(q[a, b], k[a, b], v[a, b]) for b in range(3)]) for a in range(2)])
+    check_close(out, expected, what="attention_head over a (2, 3) stack of heads")
+
+
+def oracle_head(q, k, v):
+    return oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
+# --- 01.4 -----------------------------------------------------------------------------------------------------------
+
+
+def kept_by_top_p(logits, p):
+    return set(np.flatnonzero(np.isfinite(keep_top_p(np.asarray(logits, np.float64), p))).tolist())
+
+
+@exercise(
+    "01.4",
+    points=1,
+    hint=("Sort from the likeliest down; cumulate the probabilities.", "Keep a token when those before it hold less than p: so the one that crosses p stays."),
+)
+@pytest.mark.parametrize(
+    ("probabilities", "p", "kept"),
+    [
+        ([0.5, 0.3, 0.2], 0.5, {0}),
+        ([0.5, 0.3, 0.2], 0.51, {0, 1}),
+        ([0.2, 0.3, 0.5], 0.79, {2, 1}),
+        ([0.2, 0.3, 0.5], 0.81, {0, 1, 2}),
+        ([0.1, 0.9], 0.05, {1}),
+        ([1.0], 0.3, {0}),
+        ([0.25, 0.25, 0.25, 0.25], 0.6, {0, 1, 2}),
+    ],
+)
+def test_the_fewest_likeliest_tokens_that_reach_p_are_kept(probabilities, p, kept):
+    found = kept_by_top_p(np.log(probabilities), p)
+    assert found == kept, f"of probabilities {probabilities} with p = {p}, tokens {sorted(found)} were kept, expected {sorted(kept)}"
+
+
+@exercise("01.4", points=1, hint="What softmax gives for sorted logits must go back to the ids that they came from.")
+@given(seed=seeds, n=st.integers(1, 30), p=st.floats(0.02, 0.99))
+def test_top_p_agrees_with_counting_on_random_logits(seed, n, p):
+    logits = 3 * draws(seed, (n,)).astype(np.float64)
+    expected = oracles.top_p(oracles.softmax(logits.tolist()), p)
+    found = kept_by_top_p(logits, p)
+    assert found == expected, f"p = {p}: tokens {sorted(found)} were kept, expected {sorted(expected)}"
+
+
+# --- 01.5 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "01.5",
+    points=2,
+    hint=("Every parameter of a matrix is one multiply and one add.", "Scores and average: 2 FLOPs each, per layer, per query head, per component, per token of context."),
+)
+@pytest.mark.parametrize(
+    ("name", "context", "flops"),
+    [
+        # 2 × parameters in matrices, and 4 × layers × heads × d_head × context, from the published shapes by hand
+        ("smollm2-135m", 1, 2 * 134_479_872 + 4 * 30 * 9 * 64 * 1),
+        ("smollm2-135m", 8192, 2 * 134_479_872 + 4 * 30 * 9 * 64 * 8192),
+        ("llama-2-7b", 4096, 2 * 6_607_077_376 + 4 * 32 * 32 * 128 * 4096),
+        ("llama-3-8b", 1000, 2 * 7_504_658_432 + 4 * 32 * 32 * 128 * 1000),
+    ],
+)
+def test_a_decode_step_costs_two_flops_a_parameter_and_attention_over_the_context(name, context, flops):
+    check_close(float(preset(name).decode_flops(context)), float(flops), rtol=1e-12, what=f"decode_flops({context}) of {name}")
+
+
+@exercise("01.5", points=0, hint="All query heads work, not only as many as there are KV heads.")
+def test_a_context_twice_as_long_costs_attention_twice():
+    config = preset("llama-3-8b")
+    a, b, c = (config.decode_flops(n) for n in (1000, 2000, 3000))
+    assert b - a == c - b == 4 * 32 * 32 * 128 * 1000, f"1,000 more tokens of context add {b - a:,} FLOPs, expected 524,288,000"
+
+
+# --- 01.6 -----------------------------------------------------------------------------------------------------------
+
+
+def log_of(arrived, *tokens):
+    return EventLog(events=[Event(0, ARRIVED, arrived, 5), *(Event(0, TOKEN, t) for t in tokens)])
+
+
+@exercise("01.6", points=1, hint="n tokens have n - 1 gaps between them; the first token's wait is TTFT and not part of it.")
+@given(arrived=st.floats(0, 100), first=st.floats(0.001, 9), gaps=st.lists(st.floats(0.001, 3), min_size=1, max_size=9))
+def test_tpot_is_the_mean_gap_after_the_first_token(arrived, first, gaps):
+    times = [arrived + first + sum(gaps[:i]) for i in range(len(gaps) + 1)]
+    check_close(events.tpot(log_of(arrived, *times), 0), math.fsum(gaps) / len(gaps), rtol=1e-9, what="tpot(log, 0)")
+
+
+@exercise("01.6", points=1, hint='"guidellm" divides the whole E2E, from arrival, by the number of tokens.')
+@given(arrived=st.floats(0, 100), times=st.lists(st.floats(0.001, 50), min_size=1, max_size=9).map(sorted))
+def test_the_other_convention_spreads_e2e_over_all_tokens(arrived, times):
+    log = log_of(arrived, *(arrived + t for t in times))
+    expected = (arrived + times[-1] - arrived) / len(times)
+    check_close(events.tpot(log, 0, "guidellm"), expected, rtol=1e-9, what='tpot(log, 0, "guidellm")')
+
+
+@exercise("01.6", points=0, hint="One token has no gap: None, not zero and not a division by zero.")
+def test_tpot_of_a_single_token_is_undefined():
+    assert events.tpot(log_of(1.0, 2.0), 0) is None, "TPOT of one token must be None: there is no gap to speak of"
+    assert events.tpot(log_of(1.0), 0) is None, "TPOT of no token must be None"
+    assert events.tpot(log_of(1.0), 0, "guidellm") is None, "no token, no TPOT, in either convention"
+
+
+# --- the rest of the formulas, for which there is no exercise ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # counted by transformers from the published configurations
+        ("smollm2-135m", 134_515_008),
+        ("smollm2-360m", 361_821_120),
+        ("smollm2-1.7b", 1_711_376_384),
+        ("llama-2-7b", 6_738_415_616),
+        ("llama-2-13b", 13_015_864_320),
+        ("llama-2-70b", 68_976_648_192),
+        ("llama-3-8b", 8_030_261_248),
+        ("llama-3-70b", 70_553_706_496),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-405b", 405_853_388_800),
+        ("qwen2-7b", 7_615_616_512),
+        ("qwen3-8b", 8_190_735_360),
+    ],
+)
+def test_parameters_of_published_models(name, parameters):
+    assert preset(name).parameters() == parameters
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_prefill_is_the_sum_of_its_decode_steps(name):
+    """The head aside, computing n tokens at once or one after the other is the same arithmetic."""
+    config, n, cached = preset(name), 17, 5
+    head = 2 * config.vocab_size * config.d_model
+    steps = sum(config.decode_flops(cached + i + 1) - head for i in range(n))
+    assert config.prefill_flops(n, cached) == steps + head
+    assert config.prefill_flops(n, cached, logits=n) == steps + n * head

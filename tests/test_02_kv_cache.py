@@ -1,0 +1,228 @@
+"""Exercises of lesson 02: a cache against a plain list, grouped heads, bytes per token."""
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minillm.attention.naive import attention
+from minillm.cache.contiguous import ContiguousCache
+from minillm.course.checks import check_close, draws, exercise, seeds
+from minillm.errors import MiniLLMError, RequestError
+from minillm.model.presets import preset
+
+LAYERS, KV_HEADS, D = 3, 2, 4
+
+
+def new_cache(max_length=500):
+    return ContiguousCache(LAYERS, KV_HEADS, D, max_length)
+
+
+def fill(cache, seed, count):
+    """Append `count` random tokens to every layer; return what went in, per layer."""
+    k, v = draws(seed, (LAYERS, count, KV_HEADS, D), (LAYERS, count, KV_HEADS, D))
+    for layer in range(LAYERS):
+        cache.append(layer, k[layer], v[layer])
+    return k, v
+
+
+def check_holds(cache, k, v, what="the cache"):
+    """Every layer reads back exactly these keys and values."""
+    for layer in range(LAYERS):
+        found_k, found_v = cache.read(layer)
+        check_close(found_k, k[layer], rtol=0, atol=0, what=f"keys of layer {layer} in {what}")
+        check_close(found_v, v[layer], rtol=0, atol=0, what=f"values of layer {layer} in {what}")
+
+
+# --- 02.1 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "02.1",
+    points=2,
+    hint=("The new rows go to lengths[layer] … lengths[layer] + n; then that layer's length grows.", "Call reserve first: it may replace the arrays."),
+)
+@given(seed=seeds, pieces=st.lists(st.integers(1, 70), min_size=1, max_size=5))
+def test_what_is_appended_in_pieces_is_read_as_a_whole(seed, pieces):
+    cache = new_cache()
+    parts = [fill(cache, seed + i, n) for i, n in enumerate(pieces)]
+    k, v = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+    check_holds(cache, k, v, what=f"a cache fed {pieces} tokens")
+    assert cache.length == sum(pieces), f"length must be {sum(pieces)}, found {cache.length}"
+
+
+@exercise("02.1", points=0, hint="Within a step early layers are ahead: each layer counts for itself.")
+def test_layers_count_for_themselves():
+    cache, k = new_cache(), draws(1, (2, KV_HEADS, D))
+    cache.append(0, k, k)
+    assert cache.lengths == [2, 0, 0], f"after layer 0 took 2 tokens lengths must be [2, 0, 0], found {cache.lengths}"
+    assert cache.length == 0, "a token counts when every layer holds it"
+    check_close(cache.read(0)[0], k, rtol=0, atol=0, what="keys of the layer that is ahead")
+
+
+@exercise("02.1", points=0, hint="Ask reserve before anything is written.")
+def test_more_than_the_limit_is_refused_and_changes_nothing():
+    cache = new_cache(max_length=5)
+    k, v = fill(cache, 1, 4)
+    with pytest.raises(RequestError, match="holds 5 tokens, 6 were asked for"):
+        cache.append(0, k[0, :2], v[0, :2])
+    check_holds(cache, k, v, what="a cache that refused")
+
+
+# --- 02.2 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise("02.2", points=1, hint="The arrays are longer than what is in them: slice up to lengths[layer].")
+@given(seed=seeds, n=st.integers(1, 130))
+def test_read_gives_what_is_there_and_not_what_is_reserved(seed, n):
+    cache = new_cache()
+    k, v = fill(cache, seed, n)
+    check_holds(cache, k, v)
+
+
+@exercise("02.2", points=0, hint="A slice of a NumPy array is a view; .copy() or a list of indices is not.")
+def test_reading_does_not_copy():
+    cache = new_cache()
+    fill(cache, 1, 3)
+    for side, stored in zip(cache.read(1), (cache.k, cache.v), strict=True):
+        assert np.shares_memory(side, stored), "read must return a view: copying the cache is the traffic that decode waits for"
+
+
+@exercise("02.2", points=0)
+def test_an_empty_cache_reads_as_no_tokens():
+    k, v = new_cache().read(0)
+    assert k.shape == v.shape == (0, KV_HEADS, D), f"expected shape (0, {KV_HEADS}, {D}), found {k.shape} and {v.shape}"
+
+
+# --- 02.3 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise("02.3", points=1, hint="Nothing is erased: every layer's length is set back.")
+@given(seed=seeds, n=st.integers(1, 90), data=st.data())
+def test_truncate_forgets_the_end_in_every_layer(seed, n, data):
+    cache = new_cache()
+    k, v = fill(cache, seed, n)
+    kept = data.draw(st.integers(0, n))
+    cache.truncate(kept)
+    assert cache.length == kept, f"length after truncate({kept}) must be {kept}, found {cache.length}"
+    check_holds(cache, k[:, :kept], v[:, :kept], what=f"a cache truncated from {n} to {kept}")
+    more_k, more_v = fill(cache, seed + 1, 2)
+    check_holds(cache, np.concatenate([k[:, :kept], more_k], 1), np.concatenate([v[:, :kept], more_v], 1), what="and refilled")
+
+
+@exercise("02.3", points=0, hint="An interrupted step leaves early layers ahead; truncating to `length` evens them out.")
+def test_truncate_evens_out_layers_that_ran_ahead():
+    cache = new_cache()
+    k, v = fill(cache, 2, 3)
+    cache.append(0, k[0, :1], v[0, :1])
+    cache.truncate(cache.length)
+    check_holds(cache, k, v, what="a cache after an interrupted step")
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_truncating_to_what_is_not_there_is_refused(length):
+    cache = new_cache()
+    k, v = fill(cache, 1, 3)
+    with pytest.raises(RequestError, match="3 tokens"):
+        cache.truncate(length)
+    check_holds(cache, k, v)
+
+
+# --- 02.4 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise("02.4", points=2, hint=("Both must be able to append without the other seeing it.", "Lists too: lengths belongs to one cache."))
+@given(seed=seeds, n=st.integers(1, 60))
+def test_after_a_fork_neither_sees_the_other(seed, n):
+    cache = new_cache()
+    k, v = fill(cache, seed, n)
+    other = cache.fork()
+    check_holds(other, k, v, what="a fresh fork")
+    a_k, a_v = fill(cache, seed + 1, 3)
+    b_k, b_v = fill(other, seed + 2, 2)
+    check_holds(cache, np.concatenate([k, a_k], 1), np.concatenate([v, a_v], 1), what="the original after both went on")
+    check_holds(other, np.concatenate([k, b_k], 1), np.concatenate([v, b_v], 1), what="the fork after both went on")
+
+
+@exercise("02.4", points=0, hint="A fork is as limited as its original.")
+def test_a_fork_of_an_empty_cache_is_an_empty_cache_of_the_same_kind():
+    other = new_cache(max_length=7).fork()
+    assert (other.length, other.max_length) == (0, 7), f"expected an empty cache for 7 tokens, found {other}"
+    k, v = fill(other, 1, 2)
+    check_holds(other, k, v)
+
+
+# --- 02.5 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "02.5",
+    points=3,
+    hint=("Query heads 0 … group-1 share KV head 0: reshape heads to (kv_heads, group).", "Let broadcasting repeat the keys: (kv_heads, 1, n_k, d)."),
+)
+@given(seed=seeds, kv_heads=st.integers(1, 3), group=st.sampled_from([1, 2, 3]), n_q=st.integers(1, 4), cached=st.integers(0, 4))
+def test_each_group_of_query_heads_reads_its_own_kv_head(seed, kv_heads, group, n_q, cached):
+    q, k, v = draws(seed, (n_q, kv_heads * group, D), (n_q + cached, kv_heads, D), (n_q + cached, kv_heads, D))
+    what = f"attention of {kv_heads * group} query heads over {kv_heads} KV heads"
+    check_close(attention(q, k, v), oracles.attention(q, k, v), what=what)
+
+
+@exercise("02.5", points=0, hint="All query heads share the one KV head.")
+def test_multi_query_attention_is_the_case_of_one_kv_head():
+    q, k, v = draws(1, (3, 9, 8), (5, 1, 8), (5, 1, 8))
+    check_close(attention(q, k, v), oracles.attention(q, k, v), what="attention of 9 query heads over 1 KV head")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        (((2, 4, 8), (2, 3, 8), (2, 3, 8)), "4 query heads cannot share 3"),
+        (((2, 4, 8), (2, 2, 8), (3, 2, 8)), "(2, 2, 8)"),
+        (((2, 4, 8), (2, 2, 6), (2, 2, 6)), "heads of 8"),
+    ],
+)
+def test_shapes_that_disagree_are_refused_with_both(shapes, says):
+    with pytest.raises(MiniLLMError) as error:
+        attention(*(np.zeros(s, np.float32) for s in shapes))
+    assert says in str(error.value)
+
+
+# --- 02.6 -----------------------------------------------------------------------------------------------------------
+
+
+@exercise("02.6", points=1, hint="K and V, in every layer, for every KV head (not query head), d_head values each.")
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("llama-2-7b", 2, 512 * 1024),
+        ("llama-3-8b", 2, 128 * 1024),
+        ("llama-2-70b", 2, 320 * 1024),
+        ("smollm2-135m", 2, 23_040),
+        ("smollm2-135m", 4, 46_080),
+        ("qwen2-7b", 2, 56 * 1024),
+        ("llama-3-8b", 0.5, 32 * 1024),
+    ],
+)
+def test_bytes_per_token_of_published_models(name, width, expected):
+    found = preset(name).kv_bytes_per_token(width)
+    check_close(float(found), float(expected), rtol=1e-12, what=f"kv_bytes_per_token({width}) of {name}")
+
+
+def test_the_formula_is_what_a_cache_really_takes():
+    config = preset("smollm2-135m")
+    cache = ContiguousCache(config.n_layers, config.n_kv_heads, config.d_head, 100)
+    cache.reserve(100)
+    assert cache.nbytes == 100 * config.kv_bytes_per_token(bytes_per_value=4)
+
+
+def test_appending_one_by_one_copies_each_row_at_most_twice():
+    """Growth by doubling: counted in rows, not in seconds."""
+    cache, copied, capacity, n = new_cache(max_length=5000), 0, 0, 3000
+    row = np.zeros((1, KV_HEADS, D), np.float32)
+    for _ in range(n):
+        for layer in range(LAYERS):
+            cache.append(layer, row, row)
+        if cache.k.shape[1] != capacity:
+            copied, capacity = copied + capacity, cache.k.shape[1]
+    assert copied < 2 * n and capacity < 2 * n + 64

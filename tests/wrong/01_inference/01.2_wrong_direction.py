@@ -1,0 +1,10 @@
+"""Turns the other way: the signs of the sines are swapped."""
+half = x.shape[-1] // 2
+first = np.s_[..., 0::2] if interleaved else np.s_[..., :half]
+second = np.s_[..., 1::2] if interleaved else np.s_[..., half:]
+a, b = x[first], x[second]
+cos, sin = cos[:, None, :], sin[:, None, :]
+turned = np.empty_like(x)
+turned[first] = a * cos + b * sin
+turned[second] = b * cos - a * sin
+return turned

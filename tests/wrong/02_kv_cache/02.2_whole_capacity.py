@@ -1,0 +1,2 @@
+"""Returns everything reserved, filled or not."""
+return self.k[layer], self.v[layer]

@@ -1,0 +1,2 @@
+"""Sets back the first layer alone."""
+self.lengths[0] = length

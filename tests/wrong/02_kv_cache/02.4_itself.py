@@ -1,0 +1,2 @@
+"""Returns the cache itself."""
+return self
