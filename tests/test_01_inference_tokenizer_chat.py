@@ -205,7 +205,7 @@ BOMBS = [
     "{% macro m(n) %}{% set x = 'a' * 3000000 + 'b' %}"
     "{% if n %}{{ m(n - 1) }}{% endif %}{{ x | length }}{% endmacro %}{{ m(150) }}",
     "{% set x = 'a' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
-    "{% for i in range(10000) %}" + "x" * 300_000 + "{% endfor %}",
+    "{% for i in range(1500) %}" + "x" * 300_000 + "{% endfor %}",
     "{% set x = 'a' * 1000000 %}" + "".join(f"{{% set x{i} = x.split('a') %}}" for i in range(200)),
     "{% set x %}{{ 'a' * 1000000 }}{% for i in range(1000) %}{{ 'a' * 1000000 }}{% endfor %}{% endset %}",
     LOOP * 2 + "xxxxxxxx" + "{% endfor %}" * 2,

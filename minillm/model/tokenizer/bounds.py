@@ -16,8 +16,8 @@ class TooLarge(Exception):
     """A template asked for more memory or time than it may have."""
 
 
-def bounded(value):
-    """The value itself; TooLarge if it holds more than LIMIT characters and items. Shared parts count as often as they occur."""
+def size_of(value) -> int:
+    """Characters and items; shared parts count as often as they occur. TooLarge above LIMIT, without looking further."""
     size, stack = 0, [value]
     while stack:
         item = stack.pop()
@@ -32,6 +32,12 @@ def bounded(value):
         elif isinstance(item, int) and item.bit_length() > 256:
             raise TooLarge(f"a number of {item.bit_length():,} bits, more than 256")
         check_size(size)
+    return size
+
+
+def bounded(value):
+    """The value itself, if it is not too large."""
+    size_of(value)
     return value
 
 

@@ -1,14 +1,15 @@
 """Running a stranger's template: Jinja's sandbox, with bounds on memory and time.
 
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from Python (no dunder attributes, no
-imports, nothing mutable), but it may still ask for 'a' * 10**10 or loop for a year. One rule bounds memory: no value may
-hold more than LIMIT characters and items (bounds.py), checked before whatever makes a value larger than its parts. One
-bounds time: every turn of a loop and every call looks at a deadline.
+imports, nothing mutable), but it may still ask for 'a' * 10**10 or loop for a year. Two rules bound memory: no value may
+hold more than LIMIT characters and items (bounds.py), checked before whatever makes a value larger than its parts; and all
+values made in one rendering hold no more than BUDGET. One bounds time: every turn of a loop and every call looks at a deadline.
 
 Only what grows in known ways is offered: lists of allowed filters and string methods, as templates in the wild use them.
 """
 
 import re
+import threading
 import time
 from datetime import datetime
 
@@ -17,9 +18,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from minillm.errors import TokenizerError
-from minillm.model.tokenizer.bounds import LIMIT, TooLarge, bounded, check_size, indent, join, replace, tojson
+from minillm.model.tokenizer.bounds import LIMIT, TooLarge, bounded, check_size, indent, join, replace, size_of, tojson
 
 SECONDS = 5.0
+BUDGET = 25 * LIMIT
 
 FILTERS = """abs capitalize count d default dictsort first float groupby int items last length list lower map max min reject
     rejectattr reverse select selectattr sort string title trim unique upper wordcount""".split()  # noqa: SIM905
@@ -48,34 +50,41 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def __init__(self):
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], finalize=bounded)
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], finalize=self.made)
         own = {"join": join, "replace": replace, "indent": indent, "tojson": tojson, "safe": lambda value: value}
-        self.filters = {name: self._guard(self.filters[name]) for name in FILTERS} | own
+        offered = {name: self.filters[name] for name in FILTERS} | own
+        self.filters = {name: self._guard(function) for name, function in offered.items()}
         allowed = {name: self.globals[name] for name in ("range", "dict", "namespace")}
         clock = {"strftime_now": lambda form: datetime.now().strftime(form)}
         self.globals = allowed | clock | {"raise_exception": raise_exception}
-        self.deadline = 0.0
+        self.state = threading.local()  # a server renders in several threads
+
+    def start(self):
+        self.state.deadline, self.state.made = time.monotonic() + SECONDS, 0
 
     def _guard(self, function):
         def guarded(*args, **kwargs):
             self.tick()
             for value in (*args, *kwargs.values()):
                 bounded(value)
-            return bounded(function(*args, **kwargs))
+            return self.made(function(*args, **kwargs))
 
         guarded.__dict__.update(getattr(function, "__dict__", {}))  # Jinja's own marks: what the function wants passed first
         return guarded
 
     def tick(self) -> bool:
-        if time.monotonic() > self.deadline:
+        if time.monotonic() > self.state.deadline:
             raise TooLarge(f"more than {SECONDS:g} seconds")
         return True
 
-    def grown(self, *parts) -> str:  # a ~ b ~ c
-        return "".join(str(part) for part in bounded(parts))
+    def made(self, value):  # what an operator, a call, a filter, an output or [a, b] gives: nesting a list in itself doubles it
+        self.state.made += size_of(value)
+        if self.state.made > BUDGET:
+            raise TooLarge(f"values of {self.state.made:,} characters and items in all, more than {BUDGET:,}")
+        return value
 
-    def collected(self, value):  # [a, b], (a, b), {a: b}: nesting a list in itself doubles it
-        return bounded(value)
+    def grown(self, *parts) -> str:  # a ~ b ~ c
+        return self.made("".join(str(part) for part in bounded(parts)))
 
     def concat(self, parts) -> str:  # the output, and what {% set %} blocks and macros return
         size, pieces = 0, []
@@ -99,7 +108,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             check_size(left.bit_length() * abs(right))
         if operator == "%" and isinstance(left, str) and re.search(r"%[^%a-zA-Z]*[\d*]", left):
             raise TooLarge("a format with a field width")
-        return bounded(super().call_binop(context, operator, left, right))
+        return self.made(super().call_binop(context, operator, left, right))
 
     def call(self, context, function, *args, **kwargs):
         self.tick()
@@ -107,8 +116,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             bounded(value)
         owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         if isinstance(owner, str) and name in ("join", "replace"):
-            return join(*args, owner) if name == "join" else replace(owner, *args, **kwargs)
-        return bounded(super().call(context, function, *args, **kwargs))
+            return self.made(join(*args, owner) if name == "join" else replace(owner, *args, **kwargs))
+        return self.made(super().call(context, function, *args, **kwargs))
 
     def wrap_str_format(self, value):
         return None  # then is_safe_attribute is asked, and says no to str.format: '{:999999999}'
@@ -120,7 +129,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _instrument(tree: nodes.Template) -> nodes.Template:
-    """Put calls of the environment's tick, grown and collected into a parsed template."""
+    """Put calls of the environment's tick, grown and made into a parsed template."""
 
     def call(name, *args):
         return nodes.Call(nodes.EnvironmentAttribute(name), list(args), [], None, None)
@@ -132,14 +141,12 @@ def _instrument(tree: nodes.Template) -> nodes.Template:
             return value
         for field, child in value.iter_fields():
             setattr(value, field, rebuilt(child))
-        if isinstance(value, (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)):
+        if isinstance(value, nodes.For):
             value.body.insert(0, nodes.ExprStmt(call("tick")))
-            if isinstance(value, nodes.For) and value.test is not None:
-                value.test = nodes.And(call("tick"), value.test)
         elif isinstance(value, nodes.Concat):
             return call("grown", *value.nodes)
         elif isinstance(value, (nodes.List, nodes.Dict)) or (isinstance(value, nodes.Tuple) and value.ctx == "load"):
-            return call("collected", value)
+            return call("made", value)
         return value
 
     tree = rebuilt(tree)
@@ -154,7 +161,7 @@ def compile_template(source: str):
     environment = BoundedEnvironment()
 
     def guarded(action, *args, **kwargs):
-        environment.deadline = time.monotonic() + SECONDS
+        environment.start()
         try:
             return action(*args, **kwargs)
         except Exception as error:  # a template can raise whatever its expressions can: type errors, division by zero, recursion
