@@ -202,7 +202,8 @@ def read_tensor(cursor, name, alignment):  # -> TensorInfo whose offset still co
     kind_at = cursor.position
     kind = cursor.number(U32, f"{field}: type")
     if kind not in BLOCK_TYPES_BY_ID:
-        cursor.fail(f"{field}: type", f"the number of a tensor type, at most {max(BLOCK_TYPES_BY_ID)}", f"{kind:,}", kind_at)
+        known = ", ".join(f"{t.id} {t.name}" for t in BLOCK_TYPES_BY_ID.values())
+        cursor.fail(f"{field}: type", f"one of {known}", f"{kind:,}", kind_at)
     type = BLOCK_TYPES_BY_ID[kind]
     if shape[-1] % type.weights:
         cursor.fail(f"{field}: dimension 0", f"a multiple of {type.weights}, the block of {type.name}", f"{shape[-1]:,}", at)

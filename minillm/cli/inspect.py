@@ -1,0 +1,96 @@
+"""`minillm inspect FILE.gguf`: what is in a model file, without loading the model.
+
+The bits per weight that a file's name promises ("Q4_1": 5) are those of its matrices' blocks; norms and the embedding are
+often stored wider. The table by type shows where the bytes went, and the average is over every weight.
+"""
+
+from minillm.cli.common import print_json
+
+HELP = "show what a GGUF file holds: architecture, metadata, tensors, bits per weight"
+FIRST = 8  # elements shown of an array that is longer than twice that
+
+
+def configure(parser):
+    parser.add_argument("file", metavar="FILE", help="a .gguf file")
+    parser.add_argument("--json", action="store_true", help="one JSON object; long arrays as count and first elements")
+
+
+def run(args):
+    from minillm.formats.gguf import open_gguf
+
+    with open_gguf(args.file) as gguf:
+        facts = summary(gguf)
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(report(facts)))
+    return 0
+
+
+def summary(gguf):  # GGUFFile -> dict fit for JSON
+    """Everything that is shown, as plain values."""
+    tensors = gguf.tensors.values()
+    weights, tensor_bytes = sum(t.size for t in tensors), sum(t.nbytes for t in tensors)
+    types = {}
+    for tensor in tensors:
+        row = types.setdefault(tensor.type.name, {"tensors": 0, "weights": 0, "bytes": 0})
+        row["tensors"] += 1
+        row["weights"] += tensor.size
+        row["bytes"] += tensor.nbytes
+        row["bits_per_weight"] = tensor.type.bits_per_weight
+    return {
+        "path": str(gguf.path),
+        "version": gguf.version,
+        "architecture": plain(gguf.metadata.get("general.architecture")),
+        "file_bytes": gguf.nbytes,
+        "alignment_bytes": gguf.alignment,
+        "weights": weights,
+        "tensor_bytes": tensor_bytes,
+        "bits_per_weight": 8 * tensor_bytes / weights if weights else None,
+        "types": types,
+        "metadata": {key: plain(value) for key, value in gguf.metadata.items()},
+        "tensors": [
+            {"name": t.name, "shape": t.shape, "type": t.type.name, "offset_bytes": t.offset, "bytes": t.nbytes} for t in tensors
+        ],
+    }
+
+
+def plain(value):
+    """A metadata value for JSON: which has no NaN and no infinity, and no use for 49,152 tokens."""
+    if isinstance(value, float) and not float("-inf") < value < float("inf"):
+        return str(value)
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    if len(value) > 2 * FIRST:
+        return {"count": len(value), "first": plain(value[:FIRST])}
+    return [plain(item) for item in (value if isinstance(value, list) else value.tolist())]
+
+
+def report(facts):  # -> lines
+    """The summary for people. Names and strings come from a stranger: they are quoted, so no control code gets through."""
+    bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.2f} bits per weight"
+    yield f"{facts['path']}: GGUF version {facts['version']}, architecture {shown(facts['architecture'])}"
+    yield f"{facts['file_bytes']:,} bytes, {facts['weights']:,} weights in {len(facts['tensors']):,} tensors{bits}"
+    yield f"\n{'type':8}{'tensors':>9}{'weights':>16}{'bytes':>16}{'bits per weight':>17}"
+    for name, row in sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"]):
+        yield f"{name:8}{row['tensors']:>9,}{row['weights']:>16,}{row['bytes']:>16,}{row['bits_per_weight']:>17.4g}"
+    yield "\nmetadata"
+    for key, value in facts["metadata"].items():
+        yield f"  {unquoted(key)} = {shown(value)}"
+    yield f"\n{'tensors: offset':>16}{'bytes':>14}  {'type':6}{'shape':>16}  name"
+    for t in facts["tensors"]:
+        shape = " x ".join(map(str, t["shape"]))
+        yield f"{t['offset_bytes']:>16,}{t['bytes']:>14,}  {t['type']:6}{shape:>16}  {unquoted(t['name'])}"
+
+
+def shown(value, limit=100):
+    """A value on one line, abbreviated."""
+    if isinstance(value, dict):
+        text = f"{repr(value['first'])[:-1]}, ...]"
+        return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({value['count']:,} elements)"
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}... ({len(text):,} characters)"
+
+
+def unquoted(name):
+    return name if name.isprintable() else repr(name)
