@@ -30,7 +30,7 @@ def run(args):
     if args.anki:
         from minillm.course.anki import export
 
-        print(f"{len(cards)} cards of {len(decks)} decks: {export(cards, args.anki)}")
+        print(f"{export(cards, args.anki)}: {len(cards)} card{'s' * (len(cards) != 1)}")
         return 0
     memory, today = Memory(notice=lambda text: print(f"minillm: {text}", file=sys.stderr)), date.today()
     if args.list:

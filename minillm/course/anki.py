@@ -49,14 +49,11 @@ def tsv(cards):  # [Card] -> text
     """Anki's text format with its header lines (since 2.1.54): which column is what."""
     lines = ["#separator:tab", "#html:true", "#guid column:1", "#deck column:2", "#tags column:5"]
     for card in cards:
-        fields = (guid(card), f"minillm::{card.deck}", front(card), back(card), " ".join(tags(card)))
-        lines.append("\t".join(quoted(field.replace("\t", " ")) for field in fields))
+        fields = (  # as_html has escaped quotation marks, the other character that would need care
+            guid(card), f"minillm::{card.deck}", front(card), back(card), " ".join(tags(card)),
+        )  # fmt: skip
+        lines.append("\t".join(field.replace("\t", " ") for field in fields))
     return "\n".join(lines) + "\n"
-
-
-def quoted(field):
-    """A field with a quotation mark in it, or a leading #, would be misread."""
-    return '"' + field.replace('"', '""') + '"' if '"' in field or field.startswith("#") else field
 
 
 def write_apkg(cards, path):

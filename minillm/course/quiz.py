@@ -112,7 +112,8 @@ class Session:
         except Stop:
             self.say("")
         counted = ", ".join(f"{count} {grade}" for grade, count in grades.items() if count)
-        self.say(f"{asked} answer{'s' * (asked != 1)}{f': {counted}' if counted else ''}. Progress is kept in {self.memory.path}")
+        kept = f": {counted}. Progress is kept in {self.memory.path}" if asked else "."
+        self.say(f"{asked} answer{'s' * (asked != 1)}{kept}")
         return asked
 
     def one(self, card, place):  # -> grade
