@@ -63,6 +63,7 @@ def execute(notebook, source):
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    begun = []  # indices of cells
     with tempfile.TemporaryDirectory() as configuration:
         env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"} | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
@@ -74,25 +75,21 @@ def execute(notebook, source):
         options = {"timeout": CELL_LIMIT_S, "record_timing": False, "shutdown_kernel": "immediate", "skip_cells_with_tag": SKIP}
         options["resources"] = {"metadata": {"path": str(source.parent)}}
         options["extra_arguments"] = ["--log-level=ERROR"]  # what a kernel says about its sockets is not for authors
+        options["on_cell_execute"] = lambda cell, cell_index: begun.append(cell_index)
         try:
             NotebookClient(notebook, km=manager, **options).execute(env=env, cleanup_kc=True)
         except CellExecutionError as error:
-            raise NotebookError(f"{source.name}: {failed_cell(notebook)}: {error.ename}: {error.evalue}") from None
+            raise NotebookError(f"{source.name}: {name_of(notebook, begun[-1])}: {error.ename}: {error.evalue}") from None
         except CellTimeoutError:
-            raise NotebookError(f"{source.name}: {failed_cell(notebook)} took more than {CELL_LIMIT_S} s.") from None
+            raise NotebookError(f"{source.name}: {name_of(notebook, begun[-1])} took more than {CELL_LIMIT_S} s.") from None
         except DeadKernelError:
-            raise NotebookError(f"{source.name}: {failed_cell(notebook)} ended the kernel.") from None
+            raise NotebookError(f"{source.name}: {name_of(notebook, begun[-1])} ended the kernel.") from None
         except RuntimeError as error:
             raise NotebookError(f"{source.name}: the kernel did not start: {error}") from None
 
 
-def failed_cell(notebook):  # -> text that names the last cell that was begun
-    done = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and (c.execution_count or c.outputs)]
-    code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and SKIP not in c.metadata.get("tags", [])]
-    has_error = [i for i in done if any(o.output_type == "error" for o in notebook.cells[i].outputs)]
-    index = has_error[0] if has_error else next((i for i in code if i not in done), code[-1])
-    first_line = notebook.cells[index].source.strip().partition("\n")[0]
-    return f"cell {index} ({first_line[:60]})"  # the set-up cell counts as 0, so cells count from 1
+def name_of(notebook, index):  # -> text; the set-up cell is number 0, so cells count from 1
+    return f"cell {index} ({notebook.cells[index].source.strip().partition(chr(10))[0][:60]})"
 
 
 def number_cells(notebook):
