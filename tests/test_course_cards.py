@@ -157,9 +157,9 @@ def test_without_a_cache_each_token_costs_the_whole_sequence():
     [
         "__import__('os').system('true')", "().__class__.__bases__", "model.__globals__", "model('llama-3-8b').__class__",
         "open('x')", "model('llama-3-8b').parameters.__func__", "[1 for x in (1,)][0]", "(lambda: 1)()", "eval('1')", "'a' * 10",
-        "'a' + 'b'", "model('llama-3-8b')", "model", "9**9**9**9", "1 / 0", "10**309", "(-1) ** 0.5", "True", "1j", "1 if 1 else 2",
-        "1 < 2", "", "1 +", "x", "kv_tokens()", "kv_tokens('nope', 1)", "kv_tokens(*[1, 2])", "min(**{})", "f'{1}'", "2 @ 2",
-        "~1", "(" * 5000 + "1" + ")" * 5000, "1; 2", "a := 1", "1e999",
+        "'a' + 'b'", "model('llama-3-8b')", "model", "9**9**9**9", "1 / 0", "10**309", "(-1) ** 0.5", "True", "1j",
+        "1 if 1 else 2", "1 < 2", "", "1 +", "x", "kv_tokens()", "kv_tokens('nope', 1)", "kv_tokens(*[1, 2])", "min(**{})", "f'{1}'",
+        "2 @ 2", "~1", "(" * 5000 + "1" + ")" * 5000, "1; 2", "a := 1", "1e999",
     ],
 )  # fmt: skip
 def test_an_expression_can_calculate_and_nothing_else(expression):
