@@ -130,6 +130,7 @@ def test_a_deck_is_found_by_number_name_or_both():
         ("decode_ceiling('llama-2-7b', bandwidth=1e12)", 1e12 / (2 * (6_738_415_616 - 32000 * 4096 - 65 * 4096))),
         ("decode_ceiling('llama-3-8b', 1e12, batch=8) / decode_ceiling('llama-3-8b', 1e12)", 8),
         ("1 / decode_time('llama-3-8b', 1e12, bits=4.5) / decode_ceiling('llama-3-8b', 1e12)", 16 / 4.5),
+        ("1e12 * (decode_time('llama-3-8b', 1e12, context=1000) - decode_time('llama-3-8b', 1e12))", 1000 * 131_072),
         ("prefill_time('llama-3-8b', 100, flops=1e12) * 1e12", PRESETS["llama-3-8b"].prefill_flops(100)),
         ("generation_flops('llama-3-8b', 10, 1)", PRESETS["llama-3-8b"].prefill_flops(10)),
         ("expected_tokens(0.2, 3)", 1.248),
@@ -158,14 +159,19 @@ def test_without_a_cache_each_token_costs_the_whole_sequence():
         "__import__('os').system('true')", "().__class__.__bases__", "model.__globals__", "model('llama-3-8b').__class__",
         "open('x')", "model('llama-3-8b').parameters.__func__", "[1 for x in (1,)][0]", "(lambda: 1)()", "eval('1')", "'a' * 10",
         "'a' + 'b'", "model('llama-3-8b')", "model", "9**9**9**9", "1 / 0", "10**309", "(-1) ** 0.5", "True", "1j",
-        "1 if 1 else 2", "1 < 2", "", "1 +", "x", "kv_tokens()", "kv_tokens('nope', 1)", "kv_tokens(*[1, 2])", "min(**{})", "f'{1}'",
-        "2 @ 2", "~1", "(" * 5000 + "1" + ")" * 5000, "1; 2", "a := 1", "1e999",
+        "1 if 1 else 2", "1 < 2", "", "1 +", "x", "kv_tokens()", "kv_tokens('nope', 1)", "kv_tokens(*[1, 2])", "min(**{})",
+        "f'{1}'", "model('llama-3-8b').__sizeof__()", "2 @ 2", "~1", "(" * 5000 + "1" + ")" * 5000, "1; 2", "a := 1", "1e999",
     ],
 )  # fmt: skip
 def test_an_expression_can_calculate_and_nothing_else(expression):
     with pytest.raises(FormulaError) as error:
         evaluate(expression)
     assert str(error.value).startswith(repr(expression))
+
+
+def test_a_text_is_not_multiplied():
+    with pytest.raises(FormulaError, match="'a' is no number"):
+        evaluate("'a' * 1000000000")
 
 
 def test_the_guide_for_authors_names_every_formula():

@@ -68,6 +68,7 @@ def test_intervals_are_those_of_sm2():
     assert days("good", "good", "good", "good") == [1, 6, 15, 38]  # EF stays 2.5: 6·2.5 = 15, 15·2.5 = 37.5
     assert days("easy", "easy", "easy") == [1, 6, 17]  # EF 2.8: 16.8
     assert days("hard", "hard", "hard") == [1, 6, 12]  # EF 2.5 - 3·0.14 = 2.08: 12.48
+    assert days(*["easy"] * 40)[-1] == 36_500, "a hundred years, not the end of the calendar"
     assert days("good", "good", "again", "good", "good") == [1, 6, 0, 1, 6]
 
 

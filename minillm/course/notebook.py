@@ -97,7 +97,6 @@ def number_cells(notebook):
     count = 0
     for cell in (c for c in notebook.cells if c.cell_type == "code"):
         if SKIP in cell.metadata.get("tags", []):
-            cell.execution_count, cell.outputs = None, []
             continue
         count += 1
         cell.execution_count = count
