@@ -1,0 +1,145 @@
+"""minillm course: the exercises, from a learner's first `start` to an instructor's `grade`."""
+
+import shutil
+import sys
+from pathlib import Path
+
+HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills"
+
+
+def configure(parser):
+    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def command(name, help, ids=None, work="--work"):
+        sub = commands.add_parser(name, help=help, description=help)
+        if ids:
+            sub.add_argument("ids", nargs=ids, metavar="ID", help="a lesson (01), a range (01-04) or an exercise (01.2)")
+        if work:
+            sub.add_argument(work, dest="work", type=Path, default=Path("work"), metavar="DIR", help="your folder (work)")
+        return sub
+
+    start = command("start", "write the files of a lesson's exercises, emptied, into your folder", "+", work="--out")
+    start.add_argument("--force", action="store_true", help="overwrite files that are there")
+    check = command("check", "test the first exercise that is not done, then the next", "*")
+    check.add_argument("--watch", action="store_true", help="again whenever a file is saved")
+    check.add_argument("--seed", type=int, default=0, metavar="S", help="what the random inputs are drawn from (0)")
+    command("hint", "one more hint for the exercise you are at", "?")
+    command("status", "what is done, with points")
+    command("solution", "your lines beside the reference's", 1)
+    kills = command("kills", "which wrong solution is caught by which test", "*", work=None)
+    kills.add_argument("--json", action="store_true", help="the table as JSON")
+    release = command("release", "bundles for students and for the autograder", "+", work=None)
+    release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
+    release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
+    release.add_argument("--tests", type=Path, metavar="DIR", help="private tests to add to the autograder")
+    grade = commands.add_parser("grade", help="score a submission that nobody trusts", description="Score a submission.")
+    grade.add_argument("work", type=Path, metavar="DIR", help="the submission")
+    grade.add_argument("--only", dest="ids", nargs="+", default=[], metavar="ID", help="lessons or exercises to score (all)")
+    grade.add_argument("--seed", type=int, default=0, metavar="S", help="a new seed is a new hidden test (0)")
+    grade.add_argument("--tests", type=Path, metavar="DIR", help="private tests, laid over the reference's")
+    grade.add_argument("--out", type=Path, metavar="FILE", help="scores as JSON")
+    grade.add_argument("--gradescope", type=Path, metavar="FILE", help="scores as Gradescope's results.json")
+    grade.add_argument("--classroom50", type=Path, metavar="FILE", help="scores as Classroom 50's result.json")
+    grade.add_argument("--seconds", type=float, default=60, metavar="S", help="wall clock for one exercise (60)")
+    grade.add_argument("--memory", type=float, default=4, metavar="GB", help="address space of a child (4)")
+    grade.add_argument("--no-lint", dest="lint", action="store_false", help="skip the first barrier")
+
+
+def run(args):
+    """Carry out one action; the exit status is 0 when all that was asked for is done."""
+    from minillm.course.index import Course
+
+    return globals()[f"_{args.action}"](args, Course())
+
+
+def show(lines):
+    print("\n".join(lines))
+
+
+def _start(args, course):
+    from minillm.course.start import start
+
+    for file, what in start(course, args.ids, args.work, args.force):
+        print(f"{args.work / file}: {what}")
+    print(f"next: minillm course check{_work(args)}")
+    return 0
+
+
+def _check(args, course):
+    from minillm.course import check
+    from minillm.course.progress import Progress
+
+    def once():
+        lines, done = check.check(course, Progress.load(args.work), args.ids, args.seed)
+        show(lines)
+        sys.stdout.flush()
+        return done
+
+    if not args.watch:
+        return 0 if once() else 1
+    try:
+        check.watch(args.work, once)
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+def _hint(args, course):
+    from minillm.course import check
+    from minillm.course.progress import Progress
+
+    show(check.hint(course, Progress.load(args.work), args.ids))
+    return 0
+
+
+def _status(args, course):
+    from minillm.course import check
+    from minillm.course.progress import Progress
+
+    show(check.status(course, Progress.load(args.work)))
+    return 0
+
+
+def _solution(args, course):
+    from minillm.course import check
+    from minillm.course.progress import Progress
+
+    show(check.solution(course, Progress.load(args.work), args.ids[0], shutil.get_terminal_size().columns))
+    return 0
+
+
+def _kills(args, course):
+    import json
+
+    from minillm.course.kills import kills, show_kill
+
+    alive = 0
+    for kill in kills(course, args.ids):
+        print(json.dumps(kill.as_dict()) if args.json else show_kill(kill), flush=True)
+        alive += not kill.caught
+    return 1 if alive else 0
+
+
+def _release(args, course):
+    from minillm.course.release import release
+
+    for path in release(course, args.ids, args.out, args.seed, args.tests):
+        print(path)
+    return 0
+
+
+def _grade(args, course):
+    from minillm.course import report
+    from minillm.course.grade import Limits, grade
+
+    scores = grade(course, args.work, args.ids, args.seed, args.tests, args.lint, Limits(args.seconds, args.memory))
+    for line in report.lines(scores):
+        print(line)
+    for path, form in ((args.out, report.ours), (args.gradescope, report.gradescope), (args.classroom50, report.classroom50)):
+        if path:
+            report.save(path, form(scores))
+    return 0
+
+
+def _work(args):
+    return "" if args.work == Path("work") else f" --work {args.work}"

@@ -1,0 +1,65 @@
+"""What the test of an exercise imports.
+
+    @exercise("03.2", points=2, hint="What happens to l when a later tile has a larger maximum?")
+    @given(seed=seeds)
+    def test_...(seed):
+        scores, values = draws(seed, (3, 8), (8, 4))
+        check_close(mine(scores, values), oracle(scores, values), what="acc / l")
+
+check_close says what is wrong and what usually causes it, not only that numbers differ. draws and seeds take every random input
+from one number, `pytest --seed`: a new seed is a new, hidden test.
+"""
+
+import os
+
+import numpy as np
+
+from minillm.course.diagnose import diagnose
+
+
+class Mismatch(AssertionError):
+    """Raised by check_close: the message is the diagnosis."""
+
+    __module__ = "builtins"  # pytest prints "Mismatch", not a path
+
+
+def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result"):
+    """Pass if actual is an array (or number) like expected, within atol + rtol * |expected|; otherwise say what is wrong.
+
+    The type must be NumPy's own, the shape equal, the kind of dtype (float, int, bool) equal, and NaN and inf must be in the
+    same places. Widths of float may differ: oracles compute in float64, learners in float32.
+    """
+    __tracebackhide__ = True
+    problem = diagnose(actual, expected, rtol, atol)
+    if problem:
+        raise Mismatch(f"{what} {problem}")
+
+
+def exercise(id, *, points=1, hint=(), seconds=None):
+    """Mark a test as belonging to an exercise. hint: one string, or several that `minillm course hint` reveals in turn.
+
+    seconds: a time limit of the test's own, where the plugin's --time-limit is too short (numba compiling in parallel).
+    """
+    import pytest
+
+    return pytest.mark.exercise(id, points=points, hint=hint, seconds=seconds)
+
+
+def draws(seed, *shapes):
+    """One float32 array of standard normals for each shape, from the run's seed and this one. A single shape gives an array."""
+    rng = np.random.default_rng([run_seed(), seed])
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def run_seed():
+    """The number given to pytest --seed (0 unless told). It travels in the environment, so that child processes agree."""
+    return int(os.environ.get("MINILLM_SEED", "0"))
+
+
+def __getattr__(name):
+    if name == "seeds":  # built on first use: importing hypothesis takes longer than most exercises
+        from hypothesis import strategies
+
+        return strategies.integers(0, 2**32 - 1)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

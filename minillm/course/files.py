@@ -1,0 +1,18 @@
+"""Files appear whole or not at all: written beside their place under another name, then renamed into it."""
+
+import os
+from pathlib import Path
+
+
+def write(path, text, mode=None):
+    """Write text to path by rename, so that a reader never sees half of it. mode: permission bits, e.g. 0o755."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        if mode is not None:
+            draft.chmod(mode)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

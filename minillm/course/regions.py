@@ -1,0 +1,162 @@
+"""An exercise is the text between two comments in the solved source.
+
+    # BEGIN SOLUTION ex=03.2          in CUDA C:  // BEGIN SOLUTION ex=12.3
+    ...the idea, 3 to 12 lines...
+    # END SOLUTION
+
+The package is always solved; a learner's file is the same file with its regions blanked, so the two cannot drift apart. A
+blanked region is marked BEGIN YOUR CODE and holds one statement that says which exercise is missing:
+
+    Python, @njit      raise NotImplementedError("exercise 03.2")       numba compiles it when the function is first called
+    @cuda.jit kernel   todo_exercise_12_1() first: a kernel on a device cannot raise, and a name that does not exist stops
+                       numba's compiler (or the simulator) with that name in its message
+    CUDA C             #error exercise 12.3                             nvcc, nvrtc and g++ all stop with that line
+
+nbgrader and otter-grader read the same marks (one `#`, one blank).
+"""
+
+import ast
+import re
+import textwrap
+from dataclasses import dataclass
+
+from minillm.errors import MiniLLMError
+
+MARK = re.compile(
+    r"(?P<indent>[ \t]*)(?P<comment>#|//) (?P<edge>BEGIN|END) (?P<kind>SOLUTION|YOUR CODE)"
+    r"(?: ex=(?P<id>\d\d\.\d+))?(?: lines=(?P<lines>\d+))?[ \t]*"
+)
+NEARLY = re.compile(r"[ \t]*(#+|/{2,})[ \t]*(BEGIN|END)[ \t]+(SOLUTION|YOUR CODE)\b", re.IGNORECASE)
+UNWRITTEN = re.compile(
+    r'raise NotImplementedError\("exercise (?P<python>\d\d\.\d+)"\)|#error exercise (?P<c>\d\d\.\d+)'
+)
+NAMED = re.compile(r"\bexercise (\d\d\.\d+)|\btodo_exercise_(\d\d)_(\d+)\b")
+
+
+class RegionError(MiniLLMError):
+    """Marks of an exercise that are unbalanced, nested, repeated or misspelt."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One exercise's lines: first and last are the 0-based lines of its two marks."""
+
+    id: str
+    first: int
+    last: int
+    indent: str
+    comment: str  # "#" or "//"
+    lines: int  # of code in the solution: neither blank nor comment
+    solved: bool
+
+
+def find(source, name="source"):
+    """All regions of a source in order. Errors name the file and line."""
+    lines, found, seen, opened = source.splitlines(), [], {}, None
+
+    def complain(number, what):
+        raise RegionError(f"{name}:{number + 1}: {what}")
+
+    for number, line in enumerate(lines):
+        mark = MARK.fullmatch(line)
+        if mark is None:
+            if NEARLY.match(line):
+                complain(number, f"misspelt mark {line.strip()!r}; write '# BEGIN SOLUTION ex=01.2' or '# END SOLUTION'.")
+        elif mark["edge"] == "BEGIN":
+            if mark["id"] is None:
+                complain(number, "a BEGIN mark without its exercise; write ex=NN.k after it.")
+            if opened:
+                complain(number, f"BEGIN inside exercise {opened[1]['id']} (line {opened[0] + 1}); end that one first.")
+            if mark["id"] in seen:
+                complain(number, f"exercise {mark['id']} has a region already, at line {seen[mark['id']]}; one region each.")
+            seen[mark["id"]] = number + 1
+            opened = number, mark
+        else:
+            if not opened:
+                complain(number, "END without BEGIN.")
+            first, begin = opened
+            if (begin["kind"], begin["comment"]) != (mark["kind"], mark["comment"]):
+                complain(number, f"this END does not match the BEGIN at line {first + 1}.")
+            body = [text for text in lines[first + 1 : number] if text.strip()]
+            size = sum(not text.lstrip().startswith(begin["comment"]) for text in body)
+            solved = begin["kind"] == "SOLUTION"
+            found.append(Region(begin["id"], first, number, begin["indent"], begin["comment"],
+                                size if solved else int(begin["lines"] or 0), solved))
+            opened = None
+    if opened:
+        complain(opened[0], f"exercise {opened[1]['id']} is begun and never ended.")
+    return found
+
+
+def body(source, id):
+    """The lines inside a region, without its indentation; None where the source has no such region."""
+    for region in find(source):
+        if region.id == id:
+            return textwrap.dedent("\n".join(source.splitlines()[region.first + 1 : region.last]))
+    return None
+
+
+def fill(source, id, text):
+    """The source with the inside of one region replaced by text, brought to the region's indentation."""
+    lines = source.splitlines()
+    region = next((region for region in find(source) if region.id == id), None)
+    if region is None:
+        raise RegionError(f"no region for exercise {id}: nothing to fill.")
+    inside = textwrap.indent(textwrap.dedent(text).strip("\n"), region.indent).splitlines()
+    return "\n".join(lines[: region.first + 1] + inside + lines[region.last :]) + "\n"
+
+
+def blank(source, only=None, name="source"):
+    """The source with its regions (those in `only`, or all) emptied. Python must still parse afterwards."""
+    lines = source.splitlines()
+    for region in reversed(find(source, name)):
+        if region.solved and (only is None or region.id in only):
+            mark, stub = f"{region.comment} BEGIN YOUR CODE ex={region.id} lines={region.lines}", _stub(source, region, name)
+            inside = [region.indent + text for text in (mark, *stub, f"{region.comment} END YOUR CODE")]
+            lines[region.first : region.last + 1] = inside
+    text = "\n".join(lines) + "\n"
+    if name.endswith(".py"):
+        try:
+            ast.parse(text, name)
+        except SyntaxError as error:
+            raise RegionError(f"{name}:{error.lineno}: does not parse once blanked ({error.msg}); move the marks.") from None
+    return text
+
+
+def unwritten(source):
+    """Exercises that a learner's file has not filled yet: {id: line}, lines counted from 1."""
+    found = {}
+    for number, line in enumerate(source.splitlines(), 1):
+        if (stub := UNWRITTEN.match(line.strip())) is not None:
+            found[stub["python"] or stub["c"]] = number
+    return found
+
+
+def named(message):
+    """The exercise that a message complains about, or None."""
+    hit = NAMED.search(message)
+    return hit and (hit[1] or f"{hit[2]}.{hit[3]}")
+
+
+def _stub(source, region, name):
+    if region.comment == "//":
+        return [f"#error exercise {region.id} is not written yet"]
+    stub = [f'raise NotImplementedError("exercise {region.id}")']
+    if _on_device(source, region, name):
+        call = f"todo_exercise_{region.id.replace('.', '_')}()"
+        stub.insert(0, f"{call}  # noqa: F821  (a GPU cannot raise: this unknown name stops the compiler)")
+    return stub
+
+
+def _on_device(source, region, name):
+    """Is the region inside a function that a decorator sends to a GPU?"""
+    try:
+        tree = ast.parse(source, name)
+    except SyntaxError as error:
+        raise RegionError(f"{name}:{error.lineno}: {error.msg}; the source does not parse.") from None
+    return any(
+        "cuda" in ast.unparse(decorator)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.lineno <= region.first + 1 <= node.end_lineno
+        for decorator in node.decorator_list
+    )

@@ -1,0 +1,125 @@
+"""Two zip files of some lessons: one for students, one for the autograder.
+
+    students     the package with the released regions emptied, work/ with the stubs, lessons, notebooks and visible tests; its
+                 pyproject.toml adds `--impl work`, so that plain pytest tests the student
+    autograder   the package as it is, all tests, private ones, a secret seed, and Gradescope's setup.sh and run_autograder
+
+Both are whole projects: they need the packages that pip installs, and nothing else of ours. That the reference is public on PyPI
+and in the repository is a fact no bundle can change; lessons/instructors.md says what follows from it.
+"""
+
+import json
+import re
+import secrets
+import zipfile
+from pathlib import Path
+
+from minillm.course import regions
+from minillm.course.index import SOURCES, CourseError, expand, wanted
+
+TEXTS = Path(__file__).parent / "bundle"
+SKIP = {"__pycache__", "wrong", "hostile", "course_project", ".ipynb_checkpoints"}
+DATE = (2026, 1, 1, 0, 0, 0)  # the same input gives the same bytes
+
+
+def release(course, ids, out, seed=None, private=None):
+    """Write both bundles into folder out; returns their paths."""
+    course.need_tests()
+    if not (course.root / "pyproject.toml").is_file():
+        raise CourseError(f"{course.root} holds no pyproject.toml: release from a clone of the repository.")
+    if private and not Path(private).is_dir():
+        raise CourseError(f"no folder {private} with private tests.")
+    chosen = course.chosen(ids)
+    if not chosen:
+        raise CourseError("no exercises to release yet.")
+    name = "_".join(ids)
+    student, autograder = Path(out) / f"minillm-{name}-student.zip", Path(out) / f"minillm-{name}-autograder.zip"
+    pack(student, dict(student_files(course, chosen)))
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    pack(autograder, dict(autograder_files(course, list(expand(ids)), seed, private)))
+    return student, autograder
+
+
+def student_files(course, chosen):
+    """(name in the zip, content) of the student bundle."""
+    ids = {exercise.id for exercise in chosen}
+    files, lessons = {exercise.file for exercise in chosen}, {exercise.lesson for exercise in chosen}
+    for name, content in package(course):
+        file = name.removeprefix("minillm/")
+        if Path(file).suffix in SOURCES and not file.startswith("course/"):
+            content = unmark(regions.blank(content.decode(), ids, file), ids).encode()
+        yield name, content
+        if file in files:
+            yield f"work/{file}", content
+    for path in tree(course.root / "tests"):
+        marks = [test.exercise for test in course.tests if test.file == path.name]
+        if not path.name.startswith("test_") or any(id in ids for id in marks):
+            yield str(path.relative_to(course.root)), path.read_bytes()
+    for folder in ("lessons", "notebooks", "data"):
+        for path in tree(course.root / folder):
+            if folder == "data" or path.stem in lessons or path.stem == "README":
+                yield str(path.relative_to(course.root)), path.read_bytes()
+    yield from settings(course, "--impl work")
+    for text in ("AGENTS.md", "README.md"):
+        yield text, (TEXTS / text).read_text().replace("LESSONS", ", ".join(sorted(lessons))).encode()
+
+
+def autograder_files(course, ids, seed, private):
+    """(name in the zip, content) of the autograder bundle: what Gradescope unpacks to /autograder/source."""
+    yield from package(course)
+    for folder in ("tests", "data"):
+        for path in tree(course.root / folder):
+            yield str(path.relative_to(course.root)), path.read_bytes()
+    for path in tree(Path(private)) if private else ():
+        yield f"private/{path.relative_to(private)}", path.read_bytes()
+    yield from settings(course, "")
+    yield "release.json", json.dumps({"ids": ids, "seed": seed}).encode()
+    for script in ("setup.sh", "run_autograder"):
+        text = (TEXTS / script).read_text().replace("@IDS@", " ".join(ids)).replace("@SEED@", str(seed))
+        yield script, text.replace("@PRIVATE@", "--tests private" if private else "").encode()
+
+
+def package(course):
+    for path in tree(course.package):
+        yield f"minillm/{path.relative_to(course.package).as_posix()}", path.read_bytes()
+
+
+def settings(course, options):
+    """pyproject.toml with more pytest options, and the licence."""
+    text = (course.root / "pyproject.toml").read_text()
+    text, changed = re.subn(r'^(addopts = ".*)"$', rf'\1 {options}"' if options else r'\1"', text, flags=re.MULTILINE)
+    if not changed:
+        raise CourseError(f"{course.root / 'pyproject.toml'}: no line addopts = \"...\" to add --impl to.")
+    yield "pyproject.toml", re.sub(r"^(readme|license-files) = .*\n", "", text, flags=re.MULTILINE).encode()
+    if (course.root / "LICENSE").is_file():
+        yield "LICENSE", (course.root / "LICENSE").read_bytes()
+
+
+def unmark(source, ids):
+    """The source without the marks of exercises that are not released: they are ordinary code there."""
+    lines = source.splitlines()
+    for region in reversed(regions.find(source)):
+        if not wanted(region.id, ids):
+            del lines[region.last], lines[region.first]
+    return "\n".join(lines) + "\n"
+
+
+def tree(folder):
+    """The files below a folder in order, without caches and what is the instructor's."""
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder).parts
+        if path.is_file() and not SKIP & set(inner) and not any(part.startswith(".") for part in inner):
+            yield path
+
+
+def pack(target, files):
+    """Write a zip by rename, its entries in order and of one date; scripts are executable."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".tmp")
+    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, DATE)
+            entry.external_attr = (0o755 if content.startswith(b"#!") else 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            bundle.writestr(entry, content)
+    draft.replace(target)

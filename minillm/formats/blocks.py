@@ -1,0 +1,138 @@
+"""Block types: how GGUF packs weights into a few bits, and how to get them back.
+
+A row of weights is cut into blocks. A block holds small integers q and what they have in common, kept in 16 bits: a scale
+d, and in some types a minimum m. Eight bits a weight for the integer alone would be 8; with the scale of 32 weights it is
+8.5. Every type below is a variation of one line, and its picture shows where the bytes lie:
+
+    w = d · q        or        w = d · q + m
+
+The larger blocks of the K types are in `k_quants.py`. Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.errors import GGUFError
+from minillm.formats import k_quants
+from minillm.formats.k_quants import half, spread
+
+CHUNK = 1 << 17  # weights decoded at a time: the temporaries stay in the processor's cache
+
+
+def f32(blocks, out):
+    """| w: 4 |"""
+    out[:] = blocks.view("<f4")
+
+
+def f16(blocks, out):
+    """| w: 2 |   sign, 5 bits of exponent, 10 of mantissa"""
+    out[:] = blocks.view("<f2")
+
+
+def bf16(blocks, out):
+    """| w: 2 |   the upper half of a float32: the same range, 7 bits of mantissa"""
+    out.view(np.uint32)[:] = blocks.view("<u2").astype(np.uint32) << 16
+
+
+def q8_0(blocks, out):
+    """| d: 2 | q: 32 × 8 bits |   signed; w = d · q"""
+    out[:] = blocks[:, 2:].view(np.int8)
+    out *= half(blocks[:, 0:2])
+
+
+def q4_0(blocks, out):
+    """| d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)"""
+    low_then_high(blocks[:, 2:], out)
+    out -= 8
+    out *= half(blocks[:, 0:2])
+
+
+def q4_1(blocks, out):
+    """| d: 2 | m: 2 | q: 16 bytes, as in Q4_0 |   w = d · q + m"""
+    low_then_high(blocks[:, 4:], out)
+    out *= half(blocks[:, 0:2])
+    out += half(blocks[:, 2:4])
+
+
+def q5_0(blocks, out):
+    """| d: 2 | fifth bits: 4 | q: 16 bytes, as in Q4_0 |   bit j of the four bytes tops weight j; w = d · (q - 16)"""
+    low_then_high(blocks[:, 6:], out)
+    out += 16 * spread(blocks[:, 2:6])
+    out -= 16
+    out *= half(blocks[:, 0:2])
+
+
+def q5_1(blocks, out):
+    """| d: 2 | m: 2 | fifth bits: 4 | q: 16 bytes |   w = d · q + m"""
+    low_then_high(blocks[:, 8:], out)
+    out += 16 * spread(blocks[:, 4:8])
+    out *= half(blocks[:, 0:2])
+    out += half(blocks[:, 2:4])
+
+
+def low_then_high(packed, out):  # (n, 16) uint8, (n, 32) float32
+    """Sixteen bytes to thirty-two integers: all the low halves, then all the high ones."""
+    out[:, :16] = packed & 15
+    out[:, 16:] = packed >> 4
+
+
+@dataclass(frozen=True, slots=True)
+class BlockType:
+    """One way to store weights: its number in a file, weights and bytes per block, and how to decode."""
+
+    name: str
+    id: int
+    weights: int
+    bytes: int
+    decode: Callable  # (n, bytes) uint8, (n, weights) float32 out -> None
+
+    @property
+    def bits_per_weight(self):
+        return 8 * self.bytes / self.weights
+
+    def nbytes(self, shape):
+        """Bytes that a tensor of this shape takes; blocks run along the last axis."""
+        return math.prod(shape) // self.weights * self.bytes
+
+
+TYPES = (
+    BlockType("F32", 0, 1, 4, f32),
+    BlockType("F16", 1, 1, 2, f16),
+    BlockType("Q4_0", 2, 32, 18, q4_0),
+    BlockType("Q4_1", 3, 32, 20, q4_1),
+    BlockType("Q5_0", 6, 32, 22, q5_0),
+    BlockType("Q5_1", 7, 32, 24, q5_1),
+    BlockType("Q8_0", 8, 32, 34, q8_0),
+    BlockType("Q2_K", 10, 256, 84, k_quants.q2_k),
+    BlockType("Q3_K", 11, 256, 110, k_quants.q3_k),
+    BlockType("Q4_K", 12, 256, 144, k_quants.q4_k),
+    BlockType("Q5_K", 13, 256, 176, k_quants.q5_k),
+    BlockType("Q6_K", 14, 256, 210, k_quants.q6_k),
+    BlockType("BF16", 30, 1, 2, bf16),
+)
+BLOCK_TYPES = {t.name: t for t in TYPES}
+BLOCK_TYPES_BY_ID = {t.id: t for t in TYPES}
+
+
+def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (..., columns) -> (..., columns) float32
+    """Decode a tensor's bytes to float32, into `out` if given (a contiguous float32 array of that shape).
+
+    Bit for bit what ggml computes. Works through the tensor in chunks, so the extra memory is small and constant.
+    Errors: GGUFError where the bytes are not as many as the shape needs.
+    """
+    if shape and shape[-1] % type.weights:
+        raise GGUFError(f"{type.name} packs {type.weights} weights a block, a row of {shape[-1]:,} is no multiple of that.")
+    if len(raw) != type.nbytes(shape):
+        raise GGUFError(f"a {type.name} tensor of shape {tuple(shape)} takes {type.nbytes(shape):,} bytes, found {len(raw):,}.")
+    out = np.empty(shape, np.float32) if out is None else out
+    blocks, flat = raw.reshape(-1, type.bytes), out.reshape(-1, type.weights)
+    if not np.shares_memory(flat, out) and out.size:
+        raise ValueError("out must be contiguous")
+    step = max(1, CHUNK // type.weights)
+    with np.errstate(invalid="ignore", over="ignore"):  # a stranger's scales may be inf or NaN; so are the weights then
+        for start in range(0, len(blocks), step):
+            type.decode(np.ascontiguousarray(blocks[start : start + step]), flat[start : start + step])
+    return out

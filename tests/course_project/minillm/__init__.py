@@ -1,0 +1,1 @@
+"""A package of five exercises, one of each kind, to prove the course's machinery on. The tests lay minillm/course/ over it."""

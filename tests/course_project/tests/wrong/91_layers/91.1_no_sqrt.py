@@ -1,0 +1,2 @@
+"""Forgets the square root of d: softmax saturates as heads get wider."""
+return q @ k.T

@@ -1,0 +1,2 @@
+// Every thread writes, those beyond the end too.
+x[i] *= a;

@@ -1,0 +1,7 @@
+"""Never ends, in Python, and will not hear the alarm."""
+while True:
+    try:
+        while True:
+            pass
+    except BaseException:
+        continue

@@ -1,0 +1,98 @@
+"""What every exercise promises. These tests know no exercise by name: they bite as soon as one is written."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from minillm.course import kills, regions, runner
+from minillm.course.files import write
+from minillm.course.index import Course
+
+COURSE = Course()
+EXERCISES = COURSE.exercises
+WRONGS = kills.wrongs(COURSE)
+NONE = "no exercises are marked in the package yet"
+
+
+def each(things, name):
+    return things or [pytest.param(None, marks=pytest.mark.skip(reason=NONE), id=f"no {name}")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exercises():
+    if not EXERCISES:
+        pytest.skip(NONE)
+
+
+def test_every_test_of_an_exercise_belongs_to_one_that_exists():
+    assert {test.exercise for test in COURSE.tests} <= set(EXERCISES)
+
+
+@pytest.mark.parametrize("id", each(list(EXERCISES), "exercise"))
+def test_an_exercise_has_a_lesson_a_title_hints_points_tests_and_wrong_solutions(id):
+    exercise = EXERCISES[id]
+    assert exercise.lesson in COURSE.lessons.values(), f"no lessons/{id[:2]}_*.md"
+    assert exercise.title, f"the function around {id} needs a docstring: its first line is the title"
+    assert exercise.tests and exercise.points > 0, f"no test carries @exercise({id!r})"
+    assert exercise.hints, f"no test of {id} has a hint"
+    assert all(test.file.startswith(f"test_{exercise.lesson}") for test in exercise.tests), "tests are in test_NN_name*.py"
+    assert sum(wrong.exercise == id for wrong in WRONGS) >= 3, f"tests/wrong/ needs three wrong solutions of {id}"
+    assert 1 <= exercise.lines <= 20, "a region holds the idea, not the function"
+
+
+def test_with_everything_blanked_the_package_imports(tmp_path):
+    """Every module that imports in the reference imports with all regions empty."""
+    package = tmp_path / "minillm"
+    shutil.copytree(COURSE.package, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in {exercise.file for exercise in EXERCISES.values()}:
+        write(package / file, regions.blank(COURSE.source(file), name=file))
+    walk = (
+        "import importlib, pkgutil, sys, minillm\n"
+        "for module in pkgutil.walk_packages(minillm.__path__, 'minillm.'):\n"
+        "    if module.name.endswith('__main__'): continue\n"
+        "    try: importlib.import_module(module.name)\n"
+        "    except ImportError as error: print('absent', module.name, error.name)\n"
+        "    except Exception as error: print('broken', module.name, repr(error))\n"
+        "print('from', minillm.__file__)\n"
+    )
+    said = {}
+    for folder in (COURSE.package.parent, tmp_path):
+        env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        run = subprocess.run([sys.executable, "-c", walk], env=env, cwd=folder, capture_output=True, text=True)
+        assert f"from {folder / 'minillm'}" in run.stdout, run.stderr
+        said[folder] = {line for line in run.stdout.splitlines() if not line.startswith("from")}
+    assert said[tmp_path] <= said[COURSE.package.parent]
+
+
+@pytest.mark.parametrize("id", each(list(EXERCISES), "exercise"))
+def test_blanked_alone_an_exercise_is_a_todo_and_breaks_no_other(id, tmp_path):
+    """Its own tests are TODO, all of them; tests of its lesson that build on it are TODO and name it; the rest pass."""
+    lesson = id[:2]
+    for file in {exercise.file for exercise in EXERCISES.values() if exercise.id[:2] == lesson}:
+        write(tmp_path / file, regions.blank(COURSE.source(file), {id}, file))
+    result = runner.run(COURSE, tmp_path, [lesson])
+    assert result.ended and not result.errors, result.output
+    for outcome in result.outcomes:
+        if outcome.exercise == id:
+            assert outcome.status == "todo", f"{outcome.test} does not need what it marks: {outcome.status}"
+        elif outcome.status != "skipped":
+            assert outcome.status == "passed" or f"exercise {id} is not" in outcome.message, f"{outcome.test}: {outcome.message}"
+
+
+@pytest.mark.parametrize("wrong", each(WRONGS, "wrong solution"), ids=lambda wrong: wrong.path.stem if wrong else None)
+def test_a_wrong_solution_is_caught_with_words_that_help(wrong):
+    kill = kills.attempt(COURSE, wrong)
+    assert kill.caught, f"{wrong.path.name} passes all tests: {wrong.misconception}"
+    assert kill.helpful, f"{kill.test} says only: {kill.message}"
+
+
+@pytest.mark.parametrize("lesson", each(sorted({id[:2] for id in EXERCISES}), "lesson"))
+def test_the_reference_passes_as_a_learners_work_would(lesson, tmp_path):
+    for file in {exercise.file for exercise in EXERCISES.values() if exercise.id[:2] == lesson}:
+        write(tmp_path / file, COURSE.source(file))
+    result = runner.run(COURSE, tmp_path, [lesson], seed=1)
+    assert result.ended and not result.errors, result.output
+    assert {outcome.status for outcome in result.outcomes} <= {"passed", "skipped"}, result.output
