@@ -30,11 +30,12 @@ class LLM:
     """A loaded model.
 
     model: a name from the zoo, a path to a .gguf file, "hf:ORG/REPO/FILE.gguf", or a folder with config.json and
-    safetensors. backend: see `minillm backends`. Errors: ModelError, GGUFError.
+    safetensors; or a pair of transformer and tokenizer that are made already, such as `random_model()`.
+    backend: see `minillm backends`. Errors: ModelError, GGUFError.
     """
 
     def __init__(self, model="smollm2-135m", backend=None):
-        self.transformer, self.tokenizer = load_model(model, backend)
+        self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend)
         self.config = self.transformer.config
 
     def generate(self, prompts, params=None, truncate=None):  # str, ids, or a list of either -> Completion or a list

@@ -5,6 +5,9 @@ measurement. Series differ in marker and line as well as in colour, so a plot su
 eyes. Colours: Okabe and Ito 2008.
 """
 
+import io
+import sys
+
 import matplotlib
 from matplotlib.figure import Figure
 
@@ -82,6 +85,15 @@ def throughput_plot(axes, speeds, title, top=None):
     axes.set_ylim(0, max([*speeds.values(), top[0] if top else 0]) * 1.18)
 
 
+def show(fig):
+    """Show a figure below a notebook's cell, as the same PNG for every reader; in a plain script, nothing happens."""
+    if "ipykernel" in sys.modules:
+        from IPython.display import Image, display
+
+        save(fig, png := io.BytesIO())
+        display(Image(png.getvalue(), format="png"))
+
+
 def save(fig, path):
-    """Write a PNG without a date in it, so that equal pictures are equal bytes."""
+    """Write a PNG, to a path or a file, without a date in it, so that equal pictures are equal bytes."""
     fig.savefig(path, format="png", metadata={"Software": None})

@@ -9,4 +9,6 @@
     grade     scores for a submission nobody trusts (lint, box, child, guard, seal)
     kills     which wrong solution is caught by which test
     release   what an instructor hands out, and what the autograder runs
+    cards     interview questions with recomputed numbers (formulas); quiz asks them (recall), anki exports them
+    notebook  .ipynb from its source, the same bytes every time (notebook_contract, model_at_hand)
 """

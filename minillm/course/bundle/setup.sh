@@ -3,9 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 python3 -m venv "${AUTOGRADER_VENV:-/opt/minillm-venv}"
-"${AUTOGRADER_VENV:-/opt/minillm-venv}/bin/python" - > /tmp/minillm-requirements.txt <<'PYTHON'
+requirements=$(mktemp)
+"${AUTOGRADER_VENV:-/opt/minillm-venv}/bin/python" - > "$requirements" <<'PYTHON'
 import tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 print("\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
 PYTHON
-"${AUTOGRADER_VENV:-/opt/minillm-venv}/bin/pip" install -r /tmp/minillm-requirements.txt
+"${AUTOGRADER_VENV:-/opt/minillm-venv}/bin/pip" install -r "$requirements"

@@ -1,0 +1,98 @@
+"""Cards for Anki: a text file by the standard library, or an .apkg through genanki.
+
+Anki recognizes a note by its GUID. Ours is a hash of the card's id, the same in both formats, so importing a later version
+updates the notes, and what the person has learnt stays. Anki reads fields as HTML: texts are escaped, lines become <br>.
+"""
+
+import hashlib
+import html
+import os
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from minillm.errors import MiniLLMError
+
+
+class AnkiError(MiniLLMError):
+    """An export that cannot be written."""
+
+
+def guid(card):  # -> 12 characters that depend on the id alone
+    return urlsafe_b64encode(hashlib.sha256(f"minillm card {card.id}".encode()).digest()[:9]).decode()
+
+
+def stable_id(text):  # -> int, as Anki wants for decks and note types
+    return 1 << 30 | int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & (1 << 30) - 1
+
+
+def as_html(text):
+    """Line breaks and the indentation of code survive; nothing else is markup."""
+    return "<br>".join(html.escape(line).replace("  ", "&nbsp; ") for line in text.strip().splitlines())
+
+
+def front(card):
+    return as_html(card.question)
+
+
+def back(card):
+    """The answer, and below a line what may come next."""
+    more = [f"Follow-up: {text}" for text in card.follow_ups]
+    more += [f"Try it: {card.experiment}"] if card.experiment else []
+    return as_html(card.answer) + (f"<hr>{as_html(chr(10).join(more))}" if more else "")
+
+
+def tags(card):
+    return ["minillm", card.level, *card.tags]
+
+
+def tsv(cards):  # [Card] -> text
+    """Anki's text format with its header lines (since 2.1.54): which column is what."""
+    lines = ["#separator:tab", "#html:true", "#guid column:1", "#deck column:2", "#tags column:5"]
+    for card in cards:
+        fields = (  # as_html has escaped quotation marks, the other character that would need care
+            guid(card), f"minillm::{card.deck}", front(card), back(card), " ".join(tags(card)),
+        )  # fmt: skip
+        lines.append("\t".join(field.replace("\t", " ") for field in fields))
+    return "\n".join(lines) + "\n"
+
+
+def write_apkg(cards, path):
+    """A package of one deck a lesson. AnkiError where genanki is not installed."""
+    try:
+        import genanki
+    except ImportError:
+        hint = "pip install 'minillm-course[anki]', or write a .tsv"
+        raise AnkiError(f"an .apkg needs genanki, which is not installed: {hint}") from None
+    note_type = genanki.Model(
+        stable_id("minillm note type"),
+        "minillm card",
+        fields=[{"name": "Front"}, {"name": "Back"}],
+        templates=[{"name": "Card", "qfmt": "{{Front}}", "afmt": "{{FrontSide}}<hr id=answer>{{Back}}"}],
+        css=".card { font-family: sans-serif; font-size: 18px; text-align: left; max-width: 40em; margin: auto; }",
+    )
+    decks = {}
+    for card in cards:
+        name = f"minillm::{card.deck}"
+        deck = decks.setdefault(name, genanki.Deck(stable_id(name), name))
+        deck.add_note(genanki.Note(note_type, [front(card), back(card)], guid=guid(card), tags=tags(card)))
+    genanki.Package(list(decks.values())).write_to_file(str(path))
+
+
+def export(cards, path):  # [Card], path -> path
+    """Write cards for Anki: .apkg, or text with any of .tsv and .txt. The file appears whole or not at all."""
+    path = Path(path)
+    if path.suffix not in (".tsv", ".txt", ".apkg"):
+        raise AnkiError(f"{path}: an export ends in .tsv, .txt or .apkg, found {path.suffix or 'no ending'!r}.")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        try:
+            if path.suffix == ".apkg":
+                write_apkg(cards, part)
+            else:
+                part.write_text(tsv(cards), encoding="utf-8", newline="\n")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise AnkiError(f"{path}: {error.strerror}") from None
+    return path

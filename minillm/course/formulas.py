@@ -1,0 +1,160 @@
+"""What a card may compute with: the cost formulas of ModelConfig, the published shapes, and a few lines over them.
+
+    kv_tokens('llama-3-8b', memory=24e9)        decode_ceiling('llama-3-8b', bandwidth=3.35e12)
+    model('llama-2-7b').kv_bytes_per_token() / model('llama-3-8b').kv_bytes_per_token()
+
+`evaluate` walks the syntax tree and knows numbers, texts, arithmetic, the functions of NAMES, and the fields and formulas
+of a ModelConfig. It never calls Python's own `eval`: an expression comes from a file, and a file is not to be trusted.
+"""
+
+import ast
+import math
+import operator
+from dataclasses import fields
+
+from minillm.errors import MiniLLMError
+from minillm.model.config import ModelConfig
+from minillm.model.presets import preset
+
+
+class FormulaError(MiniLLMError):
+    """An expression that cannot be evaluated."""
+
+
+def model(name):  # preset's name or ModelConfig -> ModelConfig
+    """The shape of a published model; what it costs are its methods."""
+    return name if isinstance(name, ModelConfig) else preset(name)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def kv_tokens(name, memory, utilization=0.9, weight_bits=16, kv_bits=16):  # -> tokens
+    """Tokens of KV cache that fit beside the weights in `memory` bytes, of which a share may be used."""
+    c = model(name)
+    return max(0, (memory * utilization - c.weight_bytes(weight_bits)) // c.kv_bytes_per_token(kv_bits / 8))
+
+
+def training_bytes(name, bytes_per_parameter=16):  # -> bytes
+    """Weights, gradients and optimizer state, without activations.
+
+    Mixed precision with Adam: 2 (weights) + 2 (gradients) + 4 + 4 + 4 (float32 weights and two moments) bytes a parameter.
+    Rajbhandari et al. 2020, arXiv:1910.02054.
+    """
+    return model(name).parameters() * bytes_per_parameter
+
+
+# --- time, where the machine runs at its ceiling ----------------------------------------------------------------------
+
+
+def prefill_time(name, tokens, flops):  # -> seconds
+    """Prefill of a prompt at `flops` FLOP/s: the least that TTFT can be."""
+    return model(name).prefill_flops(tokens) / flops
+
+
+def decode_time(name, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> seconds
+    """One decode step at `bandwidth` bytes/s: every weight once, and the cache of every sequence. The least TPOT."""
+    return model(name).decode_bytes(context, batch, bits, kv_bits / 8) / bandwidth
+
+
+def decode_ceiling(name, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> tokens/s
+    """Tokens a second over the whole batch, where bandwidth is the limit."""
+    return batch / decode_time(name, bandwidth, bits, context, batch, kv_bits)
+
+
+def ridge_intensity(flops, bandwidth):  # -> FLOP per byte
+    """Where the roofline bends: with less arithmetic per byte, bandwidth is the limit."""
+    return flops / bandwidth
+
+
+def ridge_batch(flops, bandwidth, bytes_per_weight=2):  # -> tokens in one step
+    """Tokens per step for which a product with the weights takes as long to compute as to read: 2·B/flops = bytes/bandwidth."""
+    return ridge_intensity(flops, bandwidth) * bytes_per_weight / 2
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def generation_flops(name, prompt, new, cache=True):  # -> FLOPs
+    """A prompt and `new` tokens after it: each step feeds one token with a KV cache, and the whole sequence without.
+
+    The first new token comes from the prefill, so `new` tokens are a prefill and new - 1 steps.
+    """
+    c, lengths = model(name), range(prompt + 1, prompt + new)
+    steps = (c.decode_flops(n) if cache else c.prefill_flops(n) for n in lengths)
+    return c.prefill_flops(prompt) + sum(steps)
+
+
+# --- speculative decoding, Leviathan et al. 2023, arXiv:2211.17192 ------------------------------------------------------
+
+
+def expected_tokens(alpha, gamma):  # -> tokens
+    """Tokens that one check of `gamma` drafts yields, each accepted with probability alpha: (1 - α^(γ+1)) / (1 - α)."""
+    return sum(alpha**i for i in range(int(gamma) + 1))  # the same, and right for α = 1
+
+
+def speculative_speedup(alpha, gamma, cost):  # -> times
+    """Against plain decoding, where one draft costs `cost` of a step of the target: E / (γ·c + 1)."""
+    return expected_tokens(alpha, gamma) / (gamma * cost + 1)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+FORMULAS = (
+    model, kv_tokens, training_bytes, prefill_time, decode_time, decode_ceiling, ridge_intensity, ridge_batch,
+    generation_flops, expected_tokens, speculative_speedup, min, max,
+)  # fmt: skip
+NAMES = {f.__name__: f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")
+COSTS += ("training_flops", "decode_bytes")
+ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
+OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: lambda a, b: float(a) ** b,  # 9**9**9 overflows at once
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+
+
+def evaluate(expression):  # text -> number
+    """The value of an expression; FormulaError, which quotes it, for whatever is wrong with it."""
+    try:
+        value = value_of(ast.parse(expression.strip(), mode="eval").body)
+    except MiniLLMError as error:
+        raise FormulaError(f"{expression!r}: {error}") from None
+    except SyntaxError as error:
+        raise FormulaError(f"{expression!r}: not an expression: {error.msg}.") from None
+    except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"{expression!r}: {error}.") from None
+    if isinstance(value, (bool, complex)) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise FormulaError(f"{expression!r}: must give a finite number, gave {str(value)[:60]}.")
+    return value
+
+
+def value_of(node):
+    """One node of the tree. What is not named here does not exist."""
+    match node:
+        case ast.Constant(value=int() | float() | str() as value):
+            return value
+        case ast.Name(id=name) if name in NAMES:
+            return NAMES[name]
+        case ast.Name(id=name):
+            raise FormulaError(f"no formula is called {name!r}; there are: {', '.join(NAMES)}.")
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](*map(number, (left, right)))
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](number(operand))
+        case ast.Attribute(value=owner, attr=name):
+            if not isinstance(owner := value_of(owner), ModelConfig) or name not in ATTRIBUTES:
+                raise FormulaError(f"{name!r} is no formula of a model; there are: {', '.join(COSTS)}.")
+            return getattr(owner, name)
+        case ast.Call(func=function, args=args, keywords=keywords) if all(k.arg for k in keywords):
+            return value_of(function)(*map(value_of, args), **{k.arg: value_of(k.value) for k in keywords})
+    raise FormulaError(f"{ast.unparse(node)[:60]} is not allowed: only numbers, arithmetic and the formulas are.")
+
+
+def number(node):
+    """A value to calculate with: 'a' * 10**9 would be a long text."""
+    value = value_of(node)
+    if not isinstance(value, (int, float)):
+        raise FormulaError(f"{ast.unparse(node)[:60]} is no number.")
+    return value

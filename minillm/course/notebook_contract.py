@@ -1,0 +1,98 @@
+"""What must hold of a built notebook, and how two builds of one compare. Plain dictionaries; no Jupyter is needed.
+
+A notebook in the repository is a promise: it was built from the source beside it, every cell ran, nothing failed or warned,
+and nothing in it tells about the machine it ran on. Two builds are equal, except for the outputs of cells that measure.
+"""
+
+import hashlib
+import re
+
+from minillm.errors import MiniLLMError
+
+TIMING, SKIP = "timing", "skip-execution"
+MOST_FIGURES = 4
+MACHINE = re.compile(r"(?<![\w./])/(?:home|root|tmp|work|Users|usr)/\w[^\s'\"]*|[A-Z]:\\\w[^\s'\"]*")
+ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+
+
+class NotebookError(MiniLLMError):
+    """A notebook that cannot be built."""
+
+
+def source_hash(text):  # source -> hexadecimal
+    """SHA-256 of a source, whatever its line ends."""
+    return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()
+
+
+def tags(cell):
+    return cell["metadata"].get("tags", [])
+
+
+def joined(text):  # a file has lists of lines, a notebook in memory texts
+    return text if isinstance(text, str) else "".join(text)
+
+
+def output_texts(output):  # -> texts of one output, pictures left out
+    """What a reader reads."""
+    yield joined(output.get("text", ""))
+    yield from (joined(data) for kind, data in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+def problems(notebook, source):  # notebook, text of its source -> [text], empty if all is well
+    """What is wrong with a built notebook."""
+    found = []
+    if notebook["metadata"].get("minillm", {}).get("source_sha256") != source_hash(source):
+        found.append("the source has changed since it was built: python -m minillm.course.notebook")
+    figures = 0
+    for index, cell in enumerate(notebook["cells"], 1):
+        if cell["cell_type"] != "code":
+            continue
+        where = f"cell {index}"
+        if SKIP in tags(cell):
+            if cell["outputs"] or cell["execution_count"] is not None:
+                found.append(f"{where} is tagged {SKIP} and has outputs")
+        elif cell["execution_count"] is None:
+            found.append(f"{where} was not executed")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                found.append(f"{where} failed: {output['ename']}: {output['evalue']}")
+            if output.get("name") == "stderr":
+                found.append(f"{where} wrote to standard error: {joined(output['text']).strip()[:80]}")
+            figures += any(kind.startswith("image/") for kind in output.get("data", {}))
+            traces = [MACHINE.search(text) or ADDRESS.search(text) for text in output_texts(output)]
+            found += [f"{where} shows something of this machine: {match[0][:60]}" for match in traces if match]
+    if figures > MOST_FIGURES:
+        found.append(f"{figures} figures, at most {MOST_FIGURES}")
+    return found
+
+
+def differences(ours, theirs):  # two notebooks -> [text], empty if they are equal but for measurements
+    """How two builds differ: anything but the outputs of cells tagged `timing`."""
+    found = []
+    if len(ours["cells"]) != len(theirs["cells"]):
+        found.append(f"{len(ours['cells'])} cells against {len(theirs['cells'])}")
+    for index, (a, b) in enumerate(zip(ours["cells"], theirs["cells"], strict=False), 1):
+        a, b = comparable(a), comparable(b)
+        for part in sorted(a.keys() | b.keys()):
+            if a.get(part) != b.get(part):
+                hint = f"; if it measures, tag it {TIMING}" if part == "outputs" else ""
+                found.append(f"cell {index} differs in its {part}{hint}")
+    rest = ("metadata", "nbformat", "nbformat_minor")
+    return found + [f"{part} differs" for part in rest if ours[part] != theirs[part]]
+
+
+def comparable(cell):  # -> dict, texts joined; without outputs where they may differ
+    """A cell as far as two builds must agree on it."""
+    cell = {**cell, "source": joined(cell["source"])}
+    if cell["cell_type"] == "code":
+        cell["outputs"] = [] if TIMING in tags(cell) else [plain(output) for output in cell["outputs"]]
+    return cell
+
+
+def plain(output):
+    output = dict(output)
+    if "text" in output:
+        output["text"] = joined(output["text"])
+    if "data" in output:
+        output["data"] = {kind: joined(d).strip() if not isinstance(d, dict) else d for kind, d in output["data"].items()}
+    return output

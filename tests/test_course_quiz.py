@@ -1,0 +1,321 @@
+"""The quiz: what is asked when, what is remembered, and that no answer is lost whatever happens to it."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict, replace
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minillm.cli import main
+from minillm.course import anki, cards, quiz
+from minillm.course.recall import GRADES, Memory, Recall, RecallError, after
+
+TODAY = date(2026, 3, 1)
+DECK = "\n".join(
+    f'[[card]]\nid = "02.{k}"\nlevel = "mid"\nquestion = "Question {k}?"\nanswer = "Answer {k} & <more>."\n' for k in (1, 2, 3)
+)
+NUMERIC = 'numeric = { expression = "6 * 7", expect = 42, within = 0.1, unit = "GB" }\nfollow_ups = ["Why?"]\n'
+
+
+@pytest.fixture
+def decks(tmp_path, monkeypatch):
+    """Three cards, the last with a number, and a state folder of their own."""
+    (tmp_path / "02_kv_cache.toml").write_text(DECK + NUMERIC)
+    monkeypatch.setattr(cards, "cards_folder", lambda: tmp_path)
+    monkeypatch.setenv("MINILLM_STATE", str(tmp_path / "state"))
+    return cards.read_decks()
+
+
+@pytest.fixture
+def run(decks, monkeypatch, capsys):
+    """Run `minillm quiz` with lines on standard input: (status, standard output, standard error)."""
+
+    def run(lines, *argv):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        status = main(["quiz", *argv])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def state(tmp_path):
+    return json.loads((tmp_path / "state" / "quiz.json").read_text())["cards"]
+
+
+# --- SM-2 -------------------------------------------------------------------------------------------------------------
+
+
+def days(*grades):
+    """Intervals after a sequence of grades, each given on the day the card was due."""
+    recall, out, today = None, [], TODAY
+    for grade in grades:
+        recall = after(recall, grade, today)
+        today = date.fromisoformat(recall.due)
+        out.append(recall.interval_days)
+    return out
+
+
+def test_intervals_are_those_of_sm2():
+    assert days("good", "good", "good", "good") == [1, 6, 15, 38]  # EF stays 2.5: 6·2.5 = 15, 15·2.5 = 37.5
+    assert days("easy", "easy", "easy") == [1, 6, 17]  # EF 2.8: 16.8
+    assert days("hard", "hard", "hard") == [1, 6, 12]  # EF 2.5 - 3·0.14 = 2.08: 12.48
+    assert days(*["easy"] * 40)[-1] == 36_500, "a hundred years, not the end of the calendar"
+    assert days("good", "good", "again", "good", "good") == [1, 6, 0, 1, 6]
+
+
+@given(st.lists(st.sampled_from(list(GRADES)), max_size=60))
+def test_a_card_never_leaves_the_calendar_nor_the_bounds(grades):
+    recall = None
+    for grade in grades:
+        recall = after(recall, grade, TODAY)
+        assert recall.ease >= 1.3 and date.fromisoformat(recall.due) == TODAY + timedelta(recall.interval_days)
+        assert (recall.interval_days == 0) == (grade == "again")
+        assert Recall(**json.loads(json.dumps(asdict(recall)))) == recall, "the file gives back what was put in"
+
+
+def test_due_cards_come_first_the_longest_overdue_before_the_rest(decks):
+    deck = decks["02_kv_cache"]
+    memory = {"02.2": Recall("2026-02-20"), "02.3": Recall("2026-02-10")}
+    assert [c.id for c in quiz.choose(deck, memory, TODAY, 10)] == ["02.3", "02.2", "02.1"]
+    assert [c.id for c in quiz.choose(deck, memory, TODAY, 10, only_due=True)] == ["02.3", "02.2"]
+    assert [c.id for c in quiz.choose(deck, memory, TODAY, 1)] == ["02.3"]
+    later = {"02.2": Recall("2026-03-01"), "02.3": Recall("2026-03-02")}
+    assert [c.id for c in quiz.choose(deck, later, TODAY, 10, only_due=True)] == ["02.2"], "due on the day itself"
+
+
+# --- a session --------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_asks_notes_and_counts(run, tmp_path):
+    status, out, _ = run("\n3\n\neasy\n\n\n")
+    assert status == 0 and "3 answers: 2 good, 1 easy." in out
+    assert out.index("Question 1?") < out.index("Answer 1 & <more>.") < out.index("Question 2?")
+    assert {i: r["ease"] for i, r in state(tmp_path).items()} == {"02.1": 2.5, "02.2": 2.6, "02.3": 2.5}
+
+
+def test_the_answer_is_not_shown_before_enter(run):
+    _, out, _ = run("")
+    assert "Question 1?" in out and "Answer 1" not in out and "0 answers." in out
+
+
+def test_what_was_forgotten_comes_back_in_the_session(run, tmp_path):
+    _, out, _ = run("\n1\n\n4\n\n", "--count", "1")
+    assert out.count("Question 1?") == 2 and "once more" in out
+    assert state(tmp_path)["02.1"]["lapses"] == 1 and state(tmp_path)["02.1"]["interval_days"] == 1
+
+
+def test_a_session_goes_on_where_input_ended(run, tmp_path):
+    run("\n3\n\n")  # ends before the second grade
+    assert list(state(tmp_path)) == ["02.1"]
+    _, out, _ = run("\n3\n\n3\n")
+    assert "Question 1?" not in out and "Question 2?" in out and list(state(tmp_path)) == ["02.1", "02.2", "02.3"]
+
+
+def test_nothing_due_says_when(run):
+    _, out, _ = run("", "--due")
+    assert "No card is due. 3 have never been asked" in out
+    run("\n\n" * 3)
+    for options in ([], ["--due"]):
+        _, out, _ = run("", *options)
+        tomorrow = (date.today() + timedelta(1)).isoformat()
+        assert out.strip() == f"No card is due. Next: 3 cards tomorrow ({tomorrow})."
+
+
+@pytest.mark.parametrize(("typed", "verdict", "ease"), [
+    ("40", "Right: 42 GB", 2.5), ("44 GB", "Right", 2.5), ("~41.5gb", "Right", 2.5), ("84", "2 times too large", 2.36),
+    ("4.2", "10 times too small", None), ("0", "Far off", None), ("-42", "sign", None), ("many", "no number", 2.5),
+])  # fmt: skip
+def test_a_typed_number_is_judged_and_enter_takes_the_judgement(run, tmp_path, typed, verdict, ease):
+    run("\n\n\n\n")
+    _, out, _ = run(f"{typed}\n\n")
+    assert verdict in out
+    recall = state(tmp_path)["02.3"]
+    assert recall["lapses"] == (ease is None) and recall["ease"] == (ease or 2.5)
+
+
+@pytest.mark.parametrize(("text", "unit", "value"), [
+    ("42,000", "", 42000), ("42k", "", 42000), ("42k tokens", "tokens", 42000), ("4.2e4", "", 42000), ("1_000", "", 1000),
+    ("8B", "", 8e9), ("16 GB", "GB", 16), ("35 %", "%", 35), (".5", "", 0.5), ("-3", "", -3), ("1 234", "", 1234),
+    ("", "", None), ("about forty", "", None), ("16 MB", "GB", None), ("1.2.3", "", None), (",", "", None), ("e5", "", None),
+])  # fmt: skip
+def test_numbers_as_people_write_them(text, unit, value):
+    assert quiz.parse_number(text, unit) == value
+
+
+@given(st.text(max_size=12), st.sampled_from(["", "GB", "%"]))
+def test_any_text_is_a_number_or_none(text, unit):
+    assert quiz.parse_number(text, unit) is None or isinstance(quiz.parse_number(text, unit), float)
+
+
+@pytest.mark.parametrize(("typed", "grade"), [
+    ("1", "again"), ("a", "again"), ("Hard", "hard"), ("g", "good"), ("4", "easy"), ("", "good"),
+])  # fmt: skip
+def test_grades_as_people_type_them(run, tmp_path, typed, grade):
+    run(f"\nnonsense\n5\n12\n{typed}\n", "--count", "1")
+    assert Recall(**state(tmp_path)["02.1"]) == after(None, grade, date.today())
+
+
+def test_q_stops_and_keeps(run, tmp_path):
+    status, out, _ = run("\n3\nq\n\n3\n")
+    assert status == 0 and "1 answer: 1 good" in out and list(state(tmp_path)) == ["02.1"]
+
+
+def test_lines_are_wrapped_each_by_itself_and_code_is_left(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    text = quiz.wrapped("one two three four five six seven eight\nshort\n    code stays as long as it is, all of it", "  ")
+    assert text.splitlines()[0] == "  one two three four five six" and "  short" in text.splitlines()
+    assert "      code stays as long as it is, all of it" in text.splitlines()
+
+
+def test_list_shows_decks_and_cards(run):
+    run("\n3\n")
+    _, out, _ = run("", "--list")
+    assert re.search(r"02_kv_cache +3 +2 +0", out)
+    _, out, _ = run("", "--list", "--deck", "kv_cache")
+    assert "02.2   mid     new         Question 2?" in out
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--deck", "kv_cahce"], "did you mean 'kv_cache'"), (["--count", "0"], "--count must be at least 1, found 0"),
+    (["--anki", "cards.csv"], ".tsv, .txt or .apkg"), (["--anki", "nowhere/cards.tsv"], "No such file"),
+])  # fmt: skip
+def test_a_mistake_is_one_line_and_status_2(run, tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("", *options)
+    assert status == 2 and says in err and err.count("\n") == 1 and err.startswith("minillm: ")
+
+
+# --- the state file ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [
+    "", "{", "[]", "null", '{"version": 1}', '{"version": 1, "cards": []}', '{"version": "x", "cards": {}}',
+    '{"version": 1, "cards": {"02.1": {"due": "yesterday"}}}', '{"version": 1, "cards": {"02.1": {}}}',
+    '{"version": 1, "cards": {"02.1": {"due": "2026-01-01", "ease": 0.1}}}',
+    '{"version": 1, "cards": {"02.1": {"due": "2026-01-01", "repetitions": -1}}}',
+    '{"version": 1, "cards": {"02.1": {"due": "2026-01-01", "colour": 1}}}', "[" * 100_000,
+])  # fmt: skip
+def test_a_damaged_state_file_is_set_aside_with_a_notice(run, tmp_path, damage):
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "quiz.damaged-1.json").write_text("an earlier one")
+    (folder / "quiz.json").write_text(damage)
+    status, _, err = run("\n3\n")
+    assert status == 0 and err.count("\n") == 1 and "quiz.damaged-2.json" in err
+    assert (folder / "quiz.damaged-2.json").read_text() == damage
+    assert (folder / "quiz.damaged-1.json").read_text() == "an earlier one" and list(state(tmp_path)) == ["02.1"]
+
+
+def test_bytes_that_are_no_text_are_damage_too(tmp_path):
+    (tmp_path / "quiz.json").write_bytes(b"\xff\xfe\x00")
+    notices = []
+    assert Memory(tmp_path / "quiz.json", notices.append).cards == {} and len(notices) == 1
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path):
+    text = '{"version": 2, "cards": {}}'
+    (tmp_path / "quiz.json").write_text(text)
+    with pytest.raises(RecallError, match="version 2, this program knows 1"):
+        Memory(tmp_path / "quiz.json")
+    assert (tmp_path / "quiz.json").read_text() == text
+
+
+def test_two_quizzes_at_once_lose_nothing(tmp_path):
+    one, two = Memory(tmp_path / "quiz.json"), Memory(tmp_path / "quiz.json")
+    one.record("02.1", "good", TODAY)
+    two.record("02.2", "good", TODAY)
+    one.record("02.3", "good", TODAY)
+    assert set(Memory(tmp_path / "quiz.json").cards) == {"02.1", "02.2", "02.3"}
+
+
+def test_cards_of_decks_that_are_gone_are_remembered(run, tmp_path):
+    Memory(tmp_path / "state" / "quiz.json").record("99.1", "good", TODAY)
+    run("\n3\n")
+    assert set(state(tmp_path)) == {"02.1", "99.1"}
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    memory = Memory(tmp_path / "quiz.json")
+    memory.record("02.1", "good", TODAY)
+    before = (tmp_path / "quiz.json").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(RecallError, match="No space left"):
+        memory.record("02.2", "good", TODAY)
+    assert (tmp_path / "quiz.json").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["quiz.json"]
+
+
+def test_control_c_keeps_what_was_answered(decks, tmp_path):
+    """A real process, interrupted while it waits for the second answer."""
+    code = (
+        "import sys; from pathlib import Path; from minillm.course import cards\n"
+        "cards.cards_folder = lambda: Path(sys.argv[1])\n"
+        "from minillm.cli import main; sys.exit(main(['quiz']))"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **pipes)
+    process.stdin.write("\n3\n")
+    process.stdin.flush()
+    while "Question 2?" not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err and list(state(tmp_path)) == ["02.1"]
+
+
+# --- Anki -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_text_for_anki_is_html_with_one_line_a_card(run, tmp_path):
+    status, out, _ = run("", "--anki", str(tmp_path / "cards.tsv"))
+    assert status == 0 and "3 cards" in out
+    lines = (tmp_path / "cards.tsv").read_text(encoding="utf-8").splitlines()
+    head, rows = [x for x in lines if x[0] == "#"], [x.split("\t") for x in lines if x[0] != "#"]
+    assert "#guid column:1" in head and "#html:true" in head and len(rows) == 3
+    assert rows[0][1:] == ["minillm::02_kv_cache", "Question 1?", "Answer 1 &amp; &lt;more&gt;.", "minillm mid"]
+    assert rows[2][3].endswith("<hr>Follow-up: Why?") and not list(tmp_path.glob("*.part"))
+
+
+def test_a_guid_depends_on_the_id_alone(decks):
+    card = decks["02_kv_cache"][0]
+    assert anki.guid(card) == anki.guid(replace(card, question="Other?", deck="other")) == "rGdAOZye2KYD"
+    assert anki.guid(card) != anki.guid(decks["02_kv_cache"][1])
+
+
+def test_lines_tabs_quotes_and_code_survive_as_html():
+    text = anki.as_html('a "b"\n    code  x\n\ttab')
+    assert text == "a &quot;b&quot;<br>&nbsp; &nbsp; code&nbsp; x<br>\ttab"
+
+
+def test_an_apkg_has_the_same_notes(run, tmp_path, decks):
+    pytest.importorskip("genanki", reason="genanki is not installed: pip install 'minillm-course[anki]'")
+    import sqlite3
+
+    status, _, _ = run("", "--anki", str(tmp_path / "cards.apkg"))
+    with zipfile.ZipFile(tmp_path / "cards.apkg") as archive:
+        archive.extract("collection.anki2", tmp_path)
+    database = sqlite3.connect(tmp_path / "collection.anki2")
+    notes = database.execute("select guid, flds from notes order by id").fetchall()
+    database.close()
+    expected = [(anki.guid(c), f"{anki.front(c)}\x1f{anki.back(c)}") for c in decks["02_kv_cache"]]
+    assert status == 0 and sorted(notes) == sorted(expected)
+
+
+def test_without_genanki_the_error_says_how_to_get_it(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "genanki", None)
+    status, _, err = run("", "--anki", str(tmp_path / "cards.apkg"))
+    assert status == 2 and "minillm-course[anki]" in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("cards*"))
