@@ -70,7 +70,7 @@ class LLM:
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
-        return Sequence(request, ids, params, self.transformer.new_cache(), self.tokenizer.stream())
+        return Sequence(request, ids, params, self.transformer.new_cache(), self.tokenizer.stream(after=ids))
 
 
 def completion(sequence, log):  # Sequence, EventLog -> Completion
