@@ -89,7 +89,7 @@ def seed_hypothesis(option):
     """One seed for hypothesis too, no clock in its verdicts, and no memory between runs."""
     from hypothesis import settings
 
-    settings.register_profile("minillm", deadline=None, database=None)
+    settings.register_profile("minillm", deadline=None, database=None, report_multiple_bugs=False)
     settings.load_profile("minillm")
     if option.hypothesis_seed is None:
         option.hypothesis_seed = str(option.seed)
