@@ -116,8 +116,9 @@ def picture(result):  # -> Figure
     )
     for i, r in enumerate(rungs):
         plots.series(right, i, range(1, len(r["token_times_s"]) + 1), r["token_times_s"], r["name"])
-    plots.label(right, "Time to first token is the same; the pace after it is not", "token of the answer", "time since request (s)")
-    right.legend()
+    title = "Time to first token is the same; the pace after it is not"
+    plots.label(right, title, "token of the answer", "time since request (s)")
+    plots.legend(right)
     return fig
 
 
