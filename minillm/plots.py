@@ -53,15 +53,22 @@ def bars(axes, names, values, unit):
 def ceiling(axes, value, formula):
     """What the machine allows: a dashed line, labelled with how it was computed."""
     axes.axhline(value, color="black", linestyle="--", linewidth=1.2)
-    axes.annotate(formula, (0.02, value), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", fontsize=9)
+    where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+    axes.annotate(formula, (0.02, value), fontsize=9, **where)
     axes.set_ylim(top=max(axes.get_ylim()[1], value * 1.15))
 
 
 def label(axes, title, x, y):
     """Title and axes; the units belong into x and y."""
-    axes.set_title(title)
+    axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+
+
+def legend(axes):
+    """From zero up, with room above the highest point so that the legend covers nothing."""
+    axes.set_ylim(0, axes.dataLim.y1 * 1.35)
+    axes.legend(loc="upper left", frameon=False)
 
 
 def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
@@ -72,8 +79,7 @@ def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
     for i, (name, (xs, seconds)) in enumerate(curves.items()):
         series(axes, i, xs, [1e3 * s for s in seconds], name)
     label(axes, title, x, "TTFT (ms)")
-    axes.set_ylim(bottom=0)
-    axes.legend()
+    legend(axes)
 
 
 def throughput_plot(axes, speeds, title, top=None):

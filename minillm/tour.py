@@ -85,11 +85,11 @@ def climb(llm, say=lambda text: None):  # LLM -> dict, ready for JSON
 
 def table(result):  # -> text
     """The ladder, to read."""
-    lines = [f"{'':12}{'TTFT':>9}{'TPOT':>10}{'decode':>15}{'of ceiling':>12}{'speed-up':>10}  same tokens"]
+    lines = [f"{'':12}{'TTFT':>10}{'TPOT':>12}{'decode':>18}{'of ceiling':>12}{'speed-up':>10}  same tokens"]
     for r in result["rungs"]:
         same = "yes" if r["same_tokens"] else "NO: a bug"
         lines.append(
-            f"{r['name']:12}{r['ttft_s'] * 1e3:6,.0f} ms{r['tpot_s'] * 1e3:7,.1f} ms{r['decode_tokens_per_s']:6,.1f} tokens/s"
+            f"{r['name']:12}{r['ttft_s'] * 1e3:7,.0f} ms{r['tpot_s'] * 1e3:9,.1f} ms{r['decode_tokens_per_s']:9,.1f} tokens/s"
             f"{r['share_of_ceiling']:12.0%}{r['speedup']:9.1f}x  {same}"
         )
     speed, bits = result["machine"]["read_bytes_per_s"] / 1e9, result["ceiling"]["bits_per_weight"]
@@ -116,8 +116,9 @@ def picture(result):  # -> Figure
     )
     for i, r in enumerate(rungs):
         plots.series(right, i, range(1, len(r["token_times_s"]) + 1), r["token_times_s"], r["name"])
-    plots.label(right, "Time to first token is the same; the pace after it is not", "token of the answer", "time since request (s)")
-    right.legend()
+    title = "Time to first token is the same; the pace after it is not"
+    plots.label(right, title, "token of the answer", "time since request (s)")
+    plots.legend(right)
     return fig
 
 

@@ -77,7 +77,8 @@ def read_json(path):
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path.parent}: a folder must hold {path.name}; it does not. A .gguf file is loaded by its own path.") from None
+        hint = "A .gguf file is loaded by its own path."
+        raise ModelError(f"{path.parent}: a model's folder must hold {path.name}, this one does not. {hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}.") from None
     if not isinstance(values, dict):
@@ -142,7 +143,8 @@ def tokenizer_metadata(folder):  # path -> what GGUF's metadata would say
     pre = next((name for mark, name in PRETOKENIZERS.items() if mark in described), None)
     if model.get("type") != "BPE" or model.get("byte_fallback") or pre is None:
         kind = model.get("type")
-        raise TokenizerError(f"{folder}: only byte-level BPE is read from tokenizer.json, found {kind!r}. Convert the model to GGUF.")
+        what = f"only byte-level BPE is read from tokenizer.json, found {kind!r}"
+        raise TokenizerError(f"{folder}: {what}. Convert the model to GGUF.")
     ids = dict(model["vocab"])
     added = tokenizer.get("added_tokens") or []
     ids.update((token["content"], token["id"]) for token in added)

@@ -5,9 +5,9 @@ that holds what came before, and whose logits are wanted. Prefill is a segment o
 a chunk of a long prompt one of some, the check of a draft one of γ + 1; a batch is a list of them. The matrix products
 run over all tokens of all segments at once, which is why batching pays; only attention looks at each sequence alone.
 
-         tokens ─ embed ─┬─ norm ─ q,k,v ─ rope ─ append to cache ─ attention ─ o ─ + ─┬─ norm ─ gate,up ─ swiglu ─ down ─ + ─ … ─ norm ─ head ─ logits
-                         └───────────────────────────────────────────────────────── ┘ └──────────────────────────────── ┘
-                                                      (both halves, n_layers times)
+    tokens ─ embed ─┬─ norm ─ q,k,v ─ rope ─ cache ─ attention ─ o ─ + ─┬─ norm ─ gate,up ─ swiglu ─ down ─ + ─ … ─ norm ─ head
+                    └────────────────────────────────────────────────┘  └───────────────────────────────────┘
+                                       look around                                   think alone   (n_layers times)
 """
 
 from dataclasses import dataclass
