@@ -76,12 +76,8 @@ def failure(*found):
     with pytest.raises(ModelError) as caught:
         zoo.download("fake")
     message = str(caught.value)
-    assert "\n" not in message
-    assert all(part in message for part in found), message
+    assert "\n" not in message and all(part in message for part in found), message
     assert left_in(zoo.cache_folder()) == []
-
-
-# --- downloads ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_download_brings_the_file_once_and_keeps_nothing_else(fake, cache, capfd):
@@ -235,8 +231,7 @@ sys.exit(main(["download", "fake"]))
 
 
 def start(fake):
-    code = CHILD.format(member=MEMBER, size=len(DATA), sha=fake.model.sha256)
-    command = [sys.executable, "-c", code, str(fake.script)]
+    command = [sys.executable, "-c", CHILD.format(member=MEMBER, size=len(DATA), sha=fake.model.sha256), str(fake.script)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
 
 

@@ -10,7 +10,7 @@ import tomllib
 import zipfile
 
 import pytest
-from course_fixture import cli, project, pytest_in, solve
+from course_fixture import cli, project, pytest_in, python, solve
 
 from minillm.course import grade, regions, report
 from minillm.course.lint import lint
@@ -66,6 +66,17 @@ def test_private_tests_count_and_stay_hidden(course, tmp_path):
     assert scores.earned == 7
     shown = {test["name"]: test["visibility"] for test in report.gradescope(scores)["tests"]}
     assert shown["one by one"] == "after_published" and shown["a query of zeros scores zero"] == "visible"
+
+
+def test_a_test_that_is_worth_nothing_is_not_reported_as_passed_when_it_fails():
+    scores = grade.Scores([grade.Score("91.1", "test_a.py::test_one", 0), grade.Score("91.1", "test_a.py::test_two", 0)])
+    grade.believe(scores.tests, [
+        {"event": "plan", "tests": {"test_a.py::test_one": 1, "test_a.py::test_two": 1}, "broken": None},
+        {"event": "outcome", "test": "test_a.py::test_one", "status": "passed", "message": "", "broken": None},
+        {"event": "outcome", "test": "test_a.py::test_two", "status": "failed", "message": "no", "broken": None},
+    ], "ended")  # fmt: skip
+    assert [test["status"] for test in report.gradescope(scores)["tests"]] == ["passed", "failed"]
+    assert [test["passed"] for test in report.classroom50(scores)["tests"]] == [True, False]
 
 
 def test_a_new_seed_is_a_new_hidden_test(course):
@@ -151,6 +162,8 @@ def test_the_student_bundle_is_a_project_without_the_answers(course, tmp_path):
     assert "91.1  to do" in cli(bundle, "check").stdout
     assert "is not in this bundle" in cli(bundle, "solution", "91.1").stdout
     assert [exercise.lines for exercise in bundle.exercises.values()] == [1, 2]
+    where = python(bundle, "-c", "import minillm.layers, minillm.errors; print(minillm.layers.__file__, minillm.errors.__file__)")
+    assert where.stdout.split() == [str(folder / "work/layers.py"), str(folder / "minillm/errors.py")], "commands run the student's"
 
 
 def test_the_autograder_bundle_grades_reference_stubs_and_half(course, tmp_path):

@@ -1,6 +1,7 @@
 """The kill table: a wrong solution is applied, caught and shown with the words that caught it; one that is not is shown too."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,19 +42,20 @@ def test_the_contract_bites(tmp_path):
     course = project(tmp_path / "bad")
     for folder in ("good", "bad"):
         shutil.copy(Path(__file__).with_name("test_course_contract.py"), tmp_path / folder / "tests")
-    good = type(course)(tmp_path / "good/minillm", tmp_path / "good")
-    run = pytest_in(good, "tests/test_course_contract.py", "-rf")
-    failed = [line for line in run.stdout.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 5, run.stdout  # each of the five has fewer than three wrong solutions
-    assert all("test_an_exercise_has_a_lesson" in line for line in failed), run.stdout
-
     layers = course.package / "layers.py"
     layers.write_text(layers.read_text() + "\n# BEGIN SOLUTION ex=91.3\nONE = 1\n# END SOLUTION\n")  # fails on import
     tests = course.root / "tests/test_91_layers.py"
     tests.write_text(tests.read_text() + '\n\n@exercise("91.2", hint="x")\ndef test_of_nothing():\n    pass\n')
     (course.root / "tests/wrong/91_layers/91.1_fine.py").write_text('"""Right."""\nreturn q @ k.T * q.shape[1] ** -0.5\n')
     (course.root / "lessons/92_kernels.md").unlink()
-    said = pytest_in(course, "tests/test_course_contract.py").stdout
+    good = type(course)(tmp_path / "good/minillm", tmp_path / "good")
+    with ThreadPoolExecutor(2) as pool:
+        run, bad = pool.map(lambda one: pytest_in(one, "tests/test_course_contract.py", "-rf"), (good, course))
+    failed = [line for line in run.stdout.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 5, run.stdout  # each of the five has fewer than three wrong solutions
+    assert all("test_an_exercise_has_a_lesson" in line for line in failed), run.stdout
+
+    said = bad.stdout
     assert "test_of_nothing does not need what it marks: passed" in said
     assert "91.1_fine.py passes all tests: Right." in said
     assert "no lessons/92_*.md" in said and "no test carries @exercise('91.3')" in said

@@ -6,6 +6,7 @@ import re
 import pytest
 from course_fixture import cli, project, solve
 
+from minillm.cli import backends, main
 from minillm.course import check, regions
 from minillm.course.index import CourseError
 from minillm.course.progress import Progress
@@ -111,3 +112,12 @@ def test_a_state_that_cannot_be_read_is_named(tmp_path):
         Progress.load(tmp_path)
     Progress(tmp_path, {"91.1": "x"}, {"91.1": 2}).save()
     assert json.loads((tmp_path / ".minillm.json").read_text())["hints"] == {"91.1": 2}
+
+
+def test_a_command_that_meets_a_stub_names_the_exercise_in_one_line(monkeypatch, capsys):
+    def stub(args):
+        raise NotImplementedError("exercise 01.2")
+
+    monkeypatch.setattr(backends, "run", stub)
+    assert main(["backends"]) == 2
+    assert capsys.readouterr().err == "minillm: exercise 01.2 is not written yet: minillm course check 01.2\n"

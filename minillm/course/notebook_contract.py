@@ -42,7 +42,7 @@ def problems(notebook, source):  # notebook, text of its source -> [text], empty
     """What is wrong with a built notebook."""
     found = []
     if notebook["metadata"].get("minillm", {}).get("source_sha256") != source_hash(source):
-        found.append("the source has changed since it was built: python -m minillm.course.notebook")
+        found.append("the source has changed since it was built: minillm course notebooks")
     figures = 0
     for index, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
