@@ -75,8 +75,7 @@ def failure(*found):
     """`zoo.download("fake")` must fail, in one line that has all of `found`, and leave nothing."""
     with pytest.raises(ModelError) as caught:
         zoo.download("fake")
-    message = str(caught.value)
-    assert "\n" not in message and all(part in message for part in found), message
+    assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in found), str(caught.value)
     assert left_in(zoo.cache_folder()) == []
 
 

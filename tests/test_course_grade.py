@@ -162,8 +162,8 @@ def test_the_student_bundle_is_a_project_without_the_answers(course, tmp_path):
     assert "91.1  to do" in cli(bundle, "check").stdout
     assert "is not in this bundle" in cli(bundle, "solution", "91.1").stdout
     assert [exercise.lines for exercise in bundle.exercises.values()] == [1, 2]
-    where = python(bundle, "-c", "import minillm.layers, minillm.errors; print(minillm.layers.__file__, minillm.errors.__file__)")
-    assert where.stdout.split() == [str(folder / "work/layers.py"), str(folder / "minillm/errors.py")], "commands run the student's"
+    where = python(bundle, "-c", "from minillm import errors, layers; print(layers.__file__, errors.__file__)")
+    assert where.stdout.split() == [str(folder / "work/layers.py"), str(folder / "minillm/errors.py")], "not the student's"
 
 
 def test_the_autograder_bundle_grades_reference_stubs_and_half(course, tmp_path):
