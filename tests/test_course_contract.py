@@ -4,10 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from minillm.course import kills, regions, runner
+from minillm.course import kills, regions, runner, warm
 from minillm.course.files import write
 from minillm.course.index import Course
 
@@ -67,32 +71,71 @@ def test_with_everything_blanked_the_package_imports(tmp_path):
     assert said[tmp_path] <= said[COURSE.package.parent]
 
 
+# --- what needs a run of pytest each: two run at a time, ahead of the tests that ask for them ---------------------------------
+
+
+def with_blank(id):
+    """A run of the lesson with one exercise of it emptied."""
+    return run_lesson(id[:2], lambda file: regions.blank(COURSE.source(file), {id}, file))
+
+
+def solved(lesson):
+    """A run of the lesson with the reference's files as a learner's."""
+    return run_lesson(lesson, COURSE.source, seed=1)
+
+
+def run_lesson(lesson, content, seed=0):
+    with tempfile.TemporaryDirectory() as folder:
+        for file in {exercise.file for exercise in EXERCISES.values() if exercise.id[:2] == lesson}:
+            write(Path(folder) / file, content(file))
+        return runner.run(COURSE, folder, [lesson], seed, start=warm.run if warm.possible() else runner.cold)
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    """{name of a test's case: the future of its run}, for the cases that this session has chosen."""
+    items = [item for item in request.session.items if item.module is request.module and "run" in item.fixturenames]
+    with ThreadPoolExecutor(2) as pool:
+        yield {item.name: pool.submit(item.function.work, *item.callspec.params.values()) for item in items}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def run(runs, request):
+    return runs[request.node.name].result()
+
+
+def of(work):
+    """Mark a test with the function whose result its fixture `run` is."""
+
+    def mark(test):
+        test.work = work
+        return test
+
+    return mark
+
+
+@of(with_blank)
 @pytest.mark.parametrize("id", each(list(EXERCISES), "exercise"))
-def test_blanked_alone_an_exercise_is_a_todo_and_breaks_no_other(id, tmp_path):
+def test_blanked_alone_an_exercise_is_a_todo_and_breaks_no_other(id, run):
     """Its own tests are TODO, all of them; tests of its lesson that build on it are TODO and name it; the rest pass."""
-    lesson = id[:2]
-    for file in {exercise.file for exercise in EXERCISES.values() if exercise.id[:2] == lesson}:
-        write(tmp_path / file, regions.blank(COURSE.source(file), {id}, file))
-    result = runner.run(COURSE, tmp_path, [lesson])
-    assert result.ended and not result.errors, result.output
-    for outcome in result.outcomes:
+    assert run.ended and not run.errors, run.output
+    for outcome in run.outcomes:
         if outcome.exercise == id:
             assert outcome.status == "todo", f"{outcome.test} does not need what it marks: {outcome.status}"
         elif outcome.status != "skipped":
             assert outcome.status == "passed" or f"exercise {id} is not" in outcome.message, f"{outcome.test}: {outcome.message}"
 
 
+@of(partial(kills.attempt, COURSE))
 @pytest.mark.parametrize("wrong", each(WRONGS, "wrong solution"), ids=lambda wrong: wrong.path.stem if wrong else None)
-def test_a_wrong_solution_is_caught_with_words_that_help(wrong):
-    kill = kills.attempt(COURSE, wrong)
-    assert kill.caught, f"{wrong.path.name} passes all tests: {wrong.misconception}"
-    assert kill.helpful, f"{kill.test} says only: {kill.message}"
+def test_a_wrong_solution_is_caught_with_words_that_help(wrong, run):
+    assert run.caught, f"{wrong.path.name} passes all tests: {wrong.misconception}"
+    assert run.helpful, f"{run.test} says only: {run.message}"
 
 
+@of(solved)
 @pytest.mark.parametrize("lesson", each(sorted({id[:2] for id in EXERCISES}), "lesson"))
-def test_the_reference_passes_as_a_learners_work_would(lesson, tmp_path):
-    for file in {exercise.file for exercise in EXERCISES.values() if exercise.id[:2] == lesson}:
-        write(tmp_path / file, COURSE.source(file))
-    result = runner.run(COURSE, tmp_path, [lesson], seed=1)
-    assert result.ended and not result.errors, result.output
-    assert {outcome.status for outcome in result.outcomes} <= {"passed", "skipped"}, result.output
+def test_the_reference_passes_as_a_learners_work_would(lesson, run):
+    assert run.ended and not run.errors, run.output
+    assert {outcome.status for outcome in run.outcomes} <= {"passed", "skipped"}, run.output

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from minillm import cli
 from minillm.course import notebook as builder
 from minillm.course.notebook_contract import NotebookError, differences, problems, source_hash
 
@@ -40,7 +41,7 @@ def test_every_notebook_has_a_source():
 def broken_promises(source):  # path -> [text]
     target = source.with_suffix(".ipynb")
     if not target.is_file():
-        return [f"{target.name} does not exist: python -m minillm.course.notebook {source.stem[:2]}"]
+        return [f"{target.name} does not exist: minillm course notebooks {source.stem[:2]}"]
     return problems(json.loads(target.read_text(encoding="utf-8")), source.read_text(encoding="utf-8"))
 
 
@@ -159,7 +160,7 @@ def test_a_change_between_builds_is_seen(built, example):
 @needs_jupyter
 def test_check_builds_again_and_compares(built, capsys):
     source, target = built[0], built[0].with_suffix(".ipynb")
-    assert builder.main(["--check", "--folder", str(source.parent)]) == 0
+    assert cli.main(["course", "notebooks", "--check", "--folder", str(source.parent)]) == 0
     before = target.read_bytes()
     target.write_bytes(before.replace(b"two\\n", b"three\\n"))
     try:

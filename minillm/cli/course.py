@@ -4,10 +4,12 @@ import shutil
 import sys
 from pathlib import Path
 
-HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills"
+HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills, notebooks"
 
 
 def configure(parser):
+    from minillm.course import notebook
+
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def command(name, help, ids=None, work="--work"):
@@ -28,6 +30,7 @@ def configure(parser):
     command("solution", "your lines beside the reference's", 1)
     kills = command("kills", "which wrong solution is caught by which test", "*", work=None)
     kills.add_argument("--json", action="store_true", help="the table as JSON")
+    notebook.configure(command("notebooks", "build notebooks from their sources, or compare with --check", work=None))
     release = command("release", "bundles for students and for the autograder", "+", work=None)
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
@@ -118,6 +121,12 @@ def _kills(args, course):
         print(json.dumps(kill.as_dict()) if args.json else show_kill(kill), flush=True)
         alive += not kill.caught
     return 1 if alive else 0
+
+
+def _notebooks(args, course):
+    from minillm.course.notebook import run
+
+    return run(args)
 
 
 def _release(args, course):

@@ -38,6 +38,7 @@ class Score:
     earned: float = 0
     message: str = "the process ended before this test was reported"
     hidden: bool = False  # a private test
+    passed: bool = False  # not the same as full points: a test may be worth none
 
 
 @dataclass
@@ -113,7 +114,7 @@ def believe(scores, events, ending):
         elif score.test in words or "*" in words:
             score.message = words.get(score.test) or words["*"]
         elif score.test in plan and passed.get(score.test) == plan[score.test]:
-            score.earned, score.message = score.points, ""
+            score.earned, score.message, score.passed = score.points, "", True
         else:
             score.message = f"not reached: {ending}" if "gave no answer" in ending and score.test not in ending else ending
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minillm.course import regions, runner
+from minillm.course import regions, runner, warm
 from minillm.course.files import write
 from minillm.course.index import CourseError, wanted
 
@@ -71,10 +71,11 @@ def kills(course, ids=(), workers=None):
 
 def attempt(course, wrong):
     """Run the exercise's tests against the reference with one region replaced."""
+    start = warm.run if warm.possible() else runner.cold
     file = course.exercises[wrong.exercise].file
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / file, regions.fill(course.source(file), wrong.exercise, wrong.body))
-        result = runner.run(course, folder, [wrong.exercise])
+        result = runner.run(course, folder, [wrong.exercise], start=start)
     kill = Kill(wrong.exercise, wrong.path.stem.partition("_")[2], wrong.misconception)
     failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
     best = next((outcome for outcome in failed if helps(outcome)), failed[0] if failed else None)

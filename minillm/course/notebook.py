@@ -9,7 +9,7 @@ Everything that varies between builds is left out: times of execution, random id
     # %% tags=["timing"]         code that measures: its outputs may differ
     # %% tags=["skip-execution"] code for a reader to run (sliders): built without outputs
 
-    python -m minillm.course.notebook [NN ...] [--check]
+    minillm course notebooks [NN ...] [--check]
 """
 
 import argparse
@@ -130,12 +130,19 @@ def sources(names, folder):  # ["02", ...] -> [path]
 
 
 def main(argv=None):  # -> exit status
-    """Build notebooks, or with --check build them in memory and say what differs from the ones that are there."""
+    """Build notebooks from their sources; with --check build them in memory and say what differs from the ones that are there."""
     parser = argparse.ArgumentParser(prog="python -m minillm.course.notebook", description="Build notebooks from their sources.")
+    configure(parser)
+    return run(parser.parse_args(argv))
+
+
+def configure(parser):
     parser.add_argument("names", nargs="*", metavar="NN", help="lessons, such as 01 02 (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a build differs from the file")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+
+
+def run(args):  # -> exit status
     bad = 0
     for source in sources(args.names, args.folder):
         start, target = time.perf_counter(), source.with_suffix(".ipynb")

@@ -86,10 +86,11 @@ def pytest_configure(config):
 
 
 def seed_hypothesis(option):
-    """One seed for hypothesis too, no clock in its verdicts, and no memory between runs."""
-    from hypothesis import settings
+    """One seed for hypothesis too, no clock in its verdicts, no memory between runs; it shrinks, and check_close explains."""
+    from hypothesis import Phase, settings
 
-    settings.register_profile("minillm", deadline=None, database=None, report_multiple_bugs=False)
+    phases = [phase for phase in Phase if phase != Phase.explain]
+    settings.register_profile("minillm", deadline=None, database=None, report_multiple_bugs=False, phases=phases)
     settings.load_profile("minillm")
     if option.hypothesis_seed is None:
         option.hypothesis_seed = str(option.seed)
@@ -227,7 +228,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(line, **colours.get(status, {}))
     for complaint in run.complaints:
         terminalreporter.write_line(complaint, red=True)
-
 
 
 @pytest.fixture

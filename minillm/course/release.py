@@ -1,7 +1,8 @@
 """Two zip files of some lessons: one for students, one for the autograder.
 
-    students     the package with the released regions emptied, work/ with the stubs, lessons, notebooks and visible tests; its
-                 pyproject.toml adds `--impl work`, so that plain pytest tests the student
+    students     the package with the released regions emptied, work/ with the stubs, lessons, cards, notebooks and visible tests;
+                 pyproject.toml adds `--impl work`, so that plain pytest tests the student, and minillm/__init__.py looks into
+                 work/ first, so that commands and notebooks run the student's code
     autograder   the package as it is, all tests, private ones, a secret seed, and Gradescope's setup.sh and run_autograder
 
 Both are whole projects: they need the packages that pip installs, and nothing else of ours. That the reference is public on PyPI
@@ -19,6 +20,7 @@ from minillm.course.index import SOURCES, CourseError, expand, wanted
 
 TEXTS = Path(__file__).parent / "bundle"
 SKIP = {"__pycache__", "wrong", "hostile", "course_project", ".ipynb_checkpoints"}
+ADOPT = "\nfrom minillm.course import overlay\n\noverlay.adopt(__file__)  # this bundle runs the code in work/\n"
 DATE = (2026, 1, 1, 0, 0, 0)  # the same input gives the same bytes
 
 
@@ -48,6 +50,8 @@ def student_files(course, chosen):
         file = name.removeprefix("minillm/")
         if Path(file).suffix in SOURCES and not file.startswith("course/"):
             content = unmark(regions.blank(content.decode(), ids, file), ids).encode()
+        if file == "__init__.py":
+            content = content.rstrip() + b"\n" + ADOPT.encode()
         yield name, content
         if file in files:
             yield f"work/{file}", content

@@ -32,7 +32,7 @@ def gradescope(scores):
                 "name": score.test.split("::")[1].removeprefix("test_").replace("_", " "),
                 "score": score.earned,
                 "max_score": score.points,
-                "status": "passed" if score.earned == score.points else "failed",
+                "status": "passed" if score.passed else "failed",
                 "output": score.message,
                 "visibility": "after_published" if score.hidden else "visible",
             }
@@ -46,7 +46,7 @@ def classroom50(scores):
         "score": scores.earned,
         "max-score": scores.points,
         "tests": [
-            {"test-name": s.test, "passed": s.earned == s.points, "score": s.earned, "max-score": s.points} for s in scores.tests
+            {"test-name": s.test, "passed": s.passed, "score": s.earned, "max-score": s.points} for s in scores.tests
         ],
     }
 

@@ -27,21 +27,25 @@ class Result:
         return self.ended and not self.errors and bool(self.outcomes) and all(o.status == "passed" for o in self.outcomes)
 
 
-def run(course, impl, ids, seed=0, time_limit=20.0):
-    """Test exercises or lessons (ids) against folder impl."""
+def run(course, impl, ids, seed=0, time_limit=20.0, start=None):
+    """Test exercises or lessons (ids) against folder impl. start: `cold`, or `warm.run` for one of many runs."""
     files = [str(Path("tests") / file) for file in sorted({t.file for e in course.chosen(ids) for t in e.tests})]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "minillm.course.plugin"]
-        command += [f"--impl={Path(impl).resolve()}", "--seed", str(seed), "--time-limit", str(time_limit)]
-        command += [f"--ex={id}" for id in ids] + ["--report", str(report), *files]
+        arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "minillm.course.plugin"]
+        arguments += [f"--impl={Path(impl).resolve()}", "--seed", str(seed), "--time-limit", str(time_limit)]
+        arguments += [f"--ex={id}" for id in ids] + ["--report", str(report), *files]
         path = os.pathsep.join(filter(None, [str(course.package.parent), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(
-            command, cwd=course.root, env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
+        output = (start or cold)(arguments, course.root, os.environ | {"PYTHONPATH": path})
         events = read(report.read_text(encoding="utf-8")) if report.exists() else []
-    return understand(events, done.stdout, course)
+    return understand(events, output, course)
+
+
+def cold(arguments, cwd, env):  # -> what it printed
+    """pytest in an interpreter of its own."""
+    both = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, "-m", "pytest", *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, text=True, errors="replace", **both).stdout
 
 
 def read(text):
