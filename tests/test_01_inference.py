@@ -2,6 +2,7 @@
 
 import math
 
+import mistakes
 import numpy as np
 import oracles
 import pytest
@@ -19,19 +20,21 @@ from minillm.model.sampling import keep_top_p
 # --- 01.1 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("01.1", points=1, hint=("Mean of the squares along the last axis, one per vector.", "keepdims=True lets it divide each vector."))
+@exercise("01.1", points=1, hint=("Mean of the squares along the last axis.", "keepdims=True lets it divide each vector."))
 @given(seed=seeds, rows=st.integers(1, 5), d=st.sampled_from([1, 2, 7, 64]), scale=st.sampled_from([1e-3, 1.0, 50.0]))
 def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     x, weight = draws(seed, (rows, d), (d,))
     x = (x * scale).astype(np.float32)
-    check_close(rms_norm(x, weight, 1e-5), oracles.rms_norm(x, weight, 1e-5), what="rms_norm(x)")
+    found, expected = rms_norm(x.copy(), weight, 1e-5), oracles.rms_norm(x, weight, 1e-5)
+    check_close(found, expected, what=f"rms_norm of {(rows, d)}", mistakes=lambda: mistakes.rms_norm(x, weight, 1e-5))
 
 
 @exercise("01.1", points=0, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
 def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(rms_norm(np.zeros((2, 4), np.float32), np.ones(4, np.float32), 1e-5), np.zeros((2, 4)), what="rms_norm(zeros)")
     tiny = np.full((1, 4), 1e-3, np.float32)
-    check_close(rms_norm(tiny, np.ones(4, np.float32), 1e-5), oracles.rms_norm(tiny, np.ones(4), 1e-5), what="rms_norm(1e-3)")
+    found, expected = rms_norm(tiny.copy(), np.ones(4, np.float32), 1e-5), oracles.rms_norm(tiny, np.ones(4), 1e-5)
+    check_close(found, expected, what="rms_norm(1e-3)", mistakes=lambda: mistakes.rms_norm(tiny, np.ones(4), 1e-5))
 
 
 @exercise("01.1", points=0, hint="The input belongs to the caller: build a new array.")
@@ -57,20 +60,26 @@ def turned(x, positions, base, interleaved):
     return rope(x, cos, sin, interleaved)
 
 
-@exercise("01.2", points=1, hint=("A pair (a, b) becomes (a cos - b sin, a sin + b cos).", "Interleaved: x[..., 0::2] and x[..., 1::2]."))
+@exercise(
+    "01.2",
+    points=1,
+    hint=("A pair (a, b) becomes (a cos - b sin, a sin + b cos).", "Interleaved: x[..., 0::2] and x[..., 1::2]."),
+)
 @given(seed=seeds, tokens=st.integers(1, 4), heads=st.integers(1, 3), d=st.sampled_from([2, 4, 6, 16]), start=st.integers(0, 900))
 def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
-    expected = oracles.rope(x, positions, 10000.0, interleaved=True)
-    check_close(turned(x, positions, 10000.0, True), expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs")
+    expected, out = oracles.rope(x, positions, 10000.0, interleaved=True), turned(x.copy(), positions, 10000.0, True)
+    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=True)  # noqa: E731
+    check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs,", mistakes=ways)
 
 
 @exercise("01.2", points=1, hint="By halves: x[..., :half] and x[..., half:] hold the two components of the pairs.")
 @given(seed=seeds, tokens=st.integers(1, 4), heads=st.integers(1, 3), d=st.sampled_from([2, 4, 6, 16]), start=st.integers(0, 900))
 def test_pairs_by_halves_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
-    expected = oracles.rope(x, positions, 10000.0, interleaved=False)
-    check_close(turned(x, positions, 10000.0, False), expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves")
+    expected, out = oracles.rope(x, positions, 10000.0, interleaved=False), turned(x.copy(), positions, 10000.0, False)
+    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=False)  # noqa: E731
+    check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves,", mistakes=ways)
 
 
 @exercise("01.2", points=0, hint="Compute both new components from the old ones before you store either.")
@@ -85,56 +94,67 @@ def test_rope_leaves_its_input_alone_and_keeps_lengths():
 # --- 01.3 -----------------------------------------------------------------------------------------------------------
 
 
+def oracle_head(q, k, v):
+    return oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
 @exercise(
     "01.3",
     points=2,
-    hint=("Scores are q times k transposed, over √d.", "causal_mask says which scores stay; the others become -inf before the softmax."),
+    hint=(
+        "Scores are q times k transposed, over √d.",
+        "causal_mask says which scores stay; the others become -inf before the softmax.",
+    ),
 )
 @given(seed=seeds, n=st.integers(1, 9), d=st.sampled_from([1, 3, 8, 64]))
 def test_one_head_attends_to_the_past_alone(seed, n, d):
     q, k, v = draws(seed, (n, d), (n, d), (n, d))
-    expected = oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    check_close(attention_head(q, k, v), expected, what="attention_head(q, k, v)")
+    what = f"attention_head of {n} tokens, d = {d},"
+    check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
 @exercise("01.3", points=1, hint="With more keys than queries, the queries are the last tokens: query 0 sees n_k - n_q + 1 keys.")
 @given(seed=seeds, n_q=st.integers(1, 5), cached=st.integers(1, 9), d=st.sampled_from([1, 8]))
 def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
     q, k, v = draws(seed, (n_q, d), (n_q + cached, d), (n_q + cached, d))
-    expected = oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    check_close(attention_head(q, k, v), expected, what=f"attention_head with {n_q} queries and {n_q + cached} keys")
+    what = f"attention_head of {n_q} queries on {n_q + cached} keys, d = {d},"
+    check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
 @exercise("01.3", points=0, hint="Use minillm.layers.softmax: it subtracts the maximum.")
 def test_large_scores_do_not_overflow():
     q, k, v = np.full((2, 4), 60.0, np.float32), np.full((2, 4), 60.0, np.float32), draws(1, (2, 4))
-    expected = oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    check_close(attention_head(q, k, v), expected, what="attention_head with scores of 7,200")
+    what = "attention_head with scores of 7,200 (exp of which is inf: was the maximum subtracted?)"
+    check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what)
 
 
 @exercise("01.3", points=0, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")
-def test_leading_axes_are_heads_that_do_not_mix():
-    q, k, v = draws(2, (2, 3, 4, 8), (2, 3, 6, 8), (2, 3, 6, 8))
-    out = attention_head(q, k, v)
-    expected = np.stack([np.stack([oracle_head(q[a, b], k[a, b], v[a, b]) for b in range(3)]) for a in range(2)])
-    check_close(out, expected, what="attention_head over a (2, 3) stack of heads")
-
-
-def oracle_head(q, k, v):
-    return oracles.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+@pytest.mark.parametrize("stack", [(2, 3), (1, 2)])
+def test_leading_axes_are_heads_that_do_not_mix(stack):
+    q, k, v = draws(2, (*stack, 4, 8), (*stack, 6, 8), (*stack, 6, 8))
+    expected = np.stack([np.stack([oracle_head(q[a, b], k[a, b], v[a, b]) for b in range(stack[1])]) for a in range(stack[0])])
+    check_close(attention_head(q, k, v), expected, what=f"attention_head over a {stack} stack of heads")
 
 
 # --- 01.4 -----------------------------------------------------------------------------------------------------------
 
 
-def kept_by_top_p(logits, p):
-    return set(np.flatnonzero(np.isfinite(keep_top_p(np.asarray(logits, np.float64), p))).tolist())
+def check_kept(logits, p, expected):
+    """keep_top_p keeps exactly the expected ids; some other sets have a name."""
+    logits = np.asarray(logits, np.float64)
+    found = set(np.flatnonzero(np.isfinite(keep_top_p(logits.copy(), p))).tolist())
+    cause = next((words for words, ids in mistakes.top_p(logits.tolist(), p, len(expected)).items() if ids == found), "")
+    shown = " ".join(f"{x:.3g}" for x in oracles.softmax(logits.tolist())[:8]) + " …" * (len(logits) > 8)
+    assert found == expected, f"of probabilities {shown}, p = {p:.3g} keeps {sorted(expected)}, found {sorted(found)}. {cause}"
 
 
 @exercise(
     "01.4",
     points=1,
-    hint=("Sort from the likeliest down; cumulate the probabilities.", "Keep a token when those before it hold less than p: so the one that crosses p stays."),
+    hint=(
+        "Sort from the likeliest down; cumulate the probabilities.",
+        "Keep a token when those before it hold less than p: so the one that crosses p stays.",
+    ),
 )
 @pytest.mark.parametrize(
     ("probabilities", "p", "kept"),
@@ -146,20 +166,18 @@ def kept_by_top_p(logits, p):
         ([0.1, 0.9], 0.05, {1}),
         ([1.0], 0.3, {0}),
         ([0.25, 0.25, 0.25, 0.25], 0.6, {0, 1, 2}),
+        ([0.01, 0.03] * 25, 0.765, {*range(1, 50, 2), 0, 2}),  # among equals the lower ids
     ],
 )
 def test_the_fewest_likeliest_tokens_that_reach_p_are_kept(probabilities, p, kept):
-    found = kept_by_top_p(np.log(probabilities), p)
-    assert found == kept, f"of probabilities {probabilities} with p = {p}, tokens {sorted(found)} were kept, expected {sorted(kept)}"
+    check_kept(np.log(probabilities), p, kept)
 
 
 @exercise("01.4", points=1, hint="What softmax gives for sorted logits must go back to the ids that they came from.")
 @given(seed=seeds, n=st.integers(1, 30), p=st.floats(0.02, 0.99))
 def test_top_p_agrees_with_counting_on_random_logits(seed, n, p):
     logits = 3 * draws(seed, (n,)).astype(np.float64)
-    expected = oracles.top_p(oracles.softmax(logits.tolist()), p)
-    found = kept_by_top_p(logits, p)
-    assert found == expected, f"p = {p}: tokens {sorted(found)} were kept, expected {sorted(expected)}"
+    check_kept(logits, p, oracles.top_p(oracles.softmax(logits.tolist()), p))
 
 
 # --- 01.5 -----------------------------------------------------------------------------------------------------------
@@ -168,7 +186,10 @@ def test_top_p_agrees_with_counting_on_random_logits(seed, n, p):
 @exercise(
     "01.5",
     points=2,
-    hint=("Every parameter of a matrix is one multiply and one add.", "Scores and average: 2 FLOPs each, per layer, per query head, per component, per token of context."),
+    hint=(
+        "Every parameter of a matrix is one multiply and one add.",
+        "Scores and average: 2 FLOPs each, per layer, per query head, per component, per token of context.",
+    ),
 )
 @pytest.mark.parametrize(
     ("name", "context", "flops"),
@@ -181,7 +202,19 @@ def test_top_p_agrees_with_counting_on_random_logits(seed, n, p):
     ],
 )
 def test_a_decode_step_costs_two_flops_a_parameter_and_attention_over_the_context(name, context, flops):
-    check_close(float(preset(name).decode_flops(context)), float(flops), rtol=1e-12, what=f"decode_flops({context}) of {name}")
+    config = preset(name)
+    attention, group = 4 * config.n_layers * config.n_heads * config.d_head * context, config.n_heads // config.n_kv_heads
+    ways = {
+        "a multiply and an add count as one FLOP, not two": flops / 2,
+        "attention over the context is left out": flops - attention,
+        "attention has the scores (q·k) but not the average (weights·v)": flops - attention / 2,
+        "attention is counted for the KV heads alone: every query head works": flops - attention + attention / group,
+        "attention is counted for one layer": flops - attention + attention / config.n_layers,
+        "attention is counted for one head": flops - attention + attention / config.n_heads,
+        "all parameters are counted, also norms and an embedding that is only looked up": 2 * config.parameters() + attention,
+    }
+    found, what = float(config.decode_flops(context)), f"decode_flops({context}) of {name}"
+    check_close(found, float(flops), rtol=1e-12, what=what, mistakes=lambda: ways)
 
 
 @exercise("01.5", points=0, hint="All query heads work, not only as many as there are KV heads.")
@@ -194,30 +227,54 @@ def test_a_context_twice_as_long_costs_attention_twice():
 # --- 01.6 -----------------------------------------------------------------------------------------------------------
 
 
+GUIDELLM = "".join(("guide", "llm"))  # as a command line gives it: equal to the name in the code, and not the same object
+
+
 def log_of(arrived, *tokens):
-    return EventLog(events=[Event(0, ARRIVED, arrived, 5), *(Event(0, TOKEN, t) for t in tokens)])
+    """The events of request 0, between those of another."""
+    other = [Event(1, ARRIVED, arrived - 2.0, 7), Event(1, TOKEN, arrived - 1.0), Event(1, TOKEN, arrived + 77.0)]
+    return EventLog(events=[*other[:2], Event(0, ARRIVED, arrived, 5), *(Event(0, TOKEN, t) for t in tokens), other[2]])
 
 
 @exercise("01.6", points=1, hint="n tokens have n - 1 gaps between them; the first token's wait is TTFT and not part of it.")
 @given(arrived=st.floats(0, 100), first=st.floats(0.001, 9), gaps=st.lists(st.floats(0.001, 3), min_size=1, max_size=9))
 def test_tpot_is_the_mean_gap_after_the_first_token(arrived, first, gaps):
     times = [arrived + first + sum(gaps[:i]) for i in range(len(gaps) + 1)]
-    check_close(events.tpot(log_of(arrived, *times), 0), math.fsum(gaps) / len(gaps), rtol=1e-9, what="tpot(log, 0)")
+    all_gaps, n = math.fsum(gaps), len(gaps)
+    ways = {
+        "the gaps are divided by the number of tokens: there is one gap less": all_gaps / (n + 1),
+        "the median gap is taken: one long stall disappears": sorted(gaps)[n // 2],
+        "the wait for the first token (TTFT) is counted as well": (first + all_gaps) / n,
+        "all of E2E is spread over all tokens: that is the other convention": (first + all_gaps) / (n + 1),
+        "the sum of the gaps is not divided": all_gaps,
+    }
+    found = events.tpot(log_of(arrived, *times), 0)
+    check_close(found, all_gaps / n, rtol=1e-9, what=f"tpot of {n + 1} tokens", mistakes=lambda: ways)
 
 
 @exercise("01.6", points=1, hint='"guidellm" divides the whole E2E, from arrival, by the number of tokens.')
-@given(arrived=st.floats(0, 100), times=st.lists(st.floats(0.001, 50), min_size=1, max_size=9).map(sorted))
+@given(arrived=st.floats(0, 100), times=st.lists(st.floats(0.001, 50), min_size=2, max_size=9).map(sorted))
 def test_the_other_convention_spreads_e2e_over_all_tokens(arrived, times):
     log = log_of(arrived, *(arrived + t for t in times))
     expected = (arrived + times[-1] - arrived) / len(times)
-    check_close(events.tpot(log, 0, "guidellm"), expected, rtol=1e-9, what='tpot(log, 0, "guidellm")')
+    ways = {
+        "the convention is not looked at": (times[-1] - times[0]) / (len(times) - 1),
+        "the wait for the first token is left out": (times[-1] - times[0]) / len(times),
+        "E2E is divided by the number of gaps: divide it by that of tokens": times[-1] / (len(times) - 1),
+    }
+    what = f'tpot(log, 0, "guidellm") of {len(times)} tokens'
+    check_close(events.tpot(log, 0, GUIDELLM), expected, rtol=1e-9, what=what, mistakes=lambda: ways)
 
 
 @exercise("01.6", points=0, hint="One token has no gap: None, not zero and not a division by zero.")
 def test_tpot_of_a_single_token_is_undefined():
-    assert events.tpot(log_of(1.0, 2.0), 0) is None, "TPOT of one token must be None: there is no gap to speak of"
-    assert events.tpot(log_of(1.0), 0) is None, "TPOT of no token must be None"
-    assert events.tpot(log_of(1.0), 0, "guidellm") is None, "no token, no TPOT, in either convention"
+    one, none = log_of(1.0, 3.5), log_of(1.0)
+    found = events.tpot(one, 0)
+    assert found is None, f"TPOT of one token must be None, found {found}: there is no gap to speak of"
+    check_close(events.tpot(one, 0, GUIDELLM), 2.5, what='tpot(log, 0, "guidellm") of one token that came after 2.5 s')
+    for convention in ("vllm", GUIDELLM):
+        found = events.tpot(none, 0, convention)
+        assert found is None, f"TPOT of no token must be None in either convention, found {found}"
 
 
 # --- the rest of the formulas, for which there is no exercise ---------------------------------------------------------

@@ -1,5 +1,6 @@
 """Exercises of lesson 02: a cache against a plain list, grouped heads, bytes per token."""
 
+import mistakes
 import numpy as np
 import oracles
 import pytest
@@ -27,39 +28,52 @@ def fill(cache, seed, count):
     return k, v
 
 
-def check_holds(cache, k, v, what="the cache"):
-    """Every layer reads back exactly these keys and values."""
+def check_holds(cache, k, v, what="the cache", mistakes=dict):
+    """Every layer reads back exactly these keys and values. mistakes() may name others: {words: (k, v) of all layers}."""
     for layer in range(LAYERS):
-        found_k, found_v = cache.read(layer)
-        check_close(found_k, k[layer], rtol=0, atol=0, what=f"keys of layer {layer} in {what}")
-        check_close(found_v, v[layer], rtol=0, atol=0, what=f"values of layer {layer} in {what}")
+        for side, found, right in zip("KV", cache.read(layer), (k, v), strict=True):
+            n = right.shape[1]
+            m, room = len(found), cache.k.shape[1]
+            assert m == n, f"layer {layer} of {what} must read {n} tokens, found {m}{', all that is reserved' * (m == room)}"
+
+            def here(i=int(side == "V"), layer=layer):
+                return {words: pair[i][layer] for words, pair in mistakes().items()}
+
+            check_close(found, right[layer], rtol=0, atol=0, what=f"{side} of layer {layer} in {what}", mistakes=here)
 
 
 # --- 02.1 -----------------------------------------------------------------------------------------------------------
-
-
-@exercise(
-    "02.1",
-    points=2,
-    hint=("The new rows go to lengths[layer] … lengths[layer] + n; then that layer's length grows.", "Call reserve first: it may replace the arrays."),
-)
-@given(seed=seeds, pieces=st.lists(st.integers(1, 9), min_size=1, max_size=4))
-def test_what_is_appended_in_pieces_is_read_as_a_whole(seed, pieces):
-    cache = new_cache()
-    parts = [fill(cache, seed + i, n) for i, n in enumerate(pieces)]
-    k, v = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
-    check_holds(cache, k, v, what=f"a cache fed {pieces} tokens")
-    assert cache.length == sum(pieces), f"length must be {sum(pieces)}, found {cache.length}"
 
 
 @exercise("02.1", points=0, hint="Within a step early layers are ahead: each layer counts for itself.")
 def test_layers_count_for_themselves():
     cache, k = new_cache(), draws(1, (3, KV_HEADS, D))
     cache.append(0, k[:2], k[:2])
+    assert cache.lengths == [2, 0, 0], f"after layer 0 took 2 tokens, lengths must be [2, 0, 0], found {cache.lengths}"
     cache.append(0, k[2:], k[2:])
     assert cache.lengths == [3, 0, 0], f"after layer 0 took 2 tokens and 1 more, lengths must be [3, 0, 0], found {cache.lengths}"
     assert cache.length == 0, "a token counts when every layer holds it"
-    check_close(cache.read(0)[0], k, rtol=0, atol=0, what="keys of the layer that is ahead")
+    check_close(cache.read(0)[0], k, rtol=0, atol=0, what="K of the layer that is ahead")
+
+
+@exercise(
+    "02.1",
+    points=2,
+    hint=(
+        "The new rows go to lengths[layer] … lengths[layer] + n; then that layer's length grows.",
+        "Call reserve first: it may replace the arrays.",
+    ),
+)
+@given(seed=seeds, pieces=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_what_is_appended_in_pieces_is_read_as_a_whole(seed, pieces):
+    cache, n = new_cache(), sum(pieces)
+    parts = [fill(cache, seed + i, n) for i, n in enumerate(pieces)]
+    k, v = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+    each, room = [n] * LAYERS, cache.k.shape[1]
+    assert cache.lengths == each, f"every layer was fed {pieces} tokens: lengths must be {each}, found {cache.lengths}"
+    assert room >= n, f"tokens appended: {n}, room in the arrays: {room}. NumPy drops the rest without a word: reserve first"
+    ways = {"keys are stored as values too": (k, k), "values are stored as keys too": (v, v), "K and V change places": (v, k)}
+    check_holds(cache, k, v, what=f"a cache fed {pieces} tokens", mistakes=lambda: ways)
 
 
 @exercise("02.1", points=0, hint="Past the capacity, reserve makes new and larger arrays and copies what was there.")
@@ -77,6 +91,8 @@ def test_more_than_the_limit_is_refused_and_changes_nothing():
     k, v = fill(cache, 1, 4)
     with pytest.raises(RequestError, match="holds 5 tokens, 6 were asked for"):
         cache.append(0, k[0, :2], v[0, :2])
+    lengths = cache.lengths
+    assert lengths == [4, 4, 4], f"after an append that was refused lengths must be [4, 4, 4] as before, found {lengths}"
     check_holds(cache, k, v, what="a cache that refused")
 
 
@@ -88,7 +104,8 @@ def test_more_than_the_limit_is_refused_and_changes_nothing():
 def test_read_gives_what_is_there_and_not_what_is_reserved(seed, n):
     cache = new_cache()
     k, v = fill(cache, seed, n)
-    check_holds(cache, k, v)
+    ways = {"layer 0 is read whichever is asked for": (k[[0] * LAYERS], v[[0] * LAYERS]), "K and V change places": (v, k)}
+    check_holds(cache, k, v, mistakes=lambda: ways)
 
 
 @exercise("02.2", points=0, hint="A slice of a NumPy array is a view; .copy() or a list of indices is not.")
@@ -96,14 +113,17 @@ def test_reading_does_not_copy():
     cache = new_cache()
     fill(cache, 1, 3)
     for side, stored in zip(cache.read(1), (cache.k, cache.v), strict=True):
-        assert np.shares_memory(side, stored), "read must return a view: copying the cache is the traffic that decode waits for"
+        view = np.shares_memory(side, stored)
+        assert view, "read must return a view: copying the cache is the traffic that decode waits for"
 
 
 @exercise("02.2", points=0, hint="Within a step a layer reads the token it has just appended, before later layers hold it.")
 def test_a_layer_reads_its_newest_token_at_once():
     cache, k = new_cache(), draws(1, (2, KV_HEADS, D))
     cache.append(0, k, k)
-    check_close(cache.read(0)[0], k, rtol=0, atol=0, what="keys of a layer that is ahead of the others")
+    found = cache.read(0)[0]
+    assert len(found) == 2, f"layer 0 holds 2 tokens, the others none yet: read(0) must give 2 tokens, found {len(found)}"
+    check_close(found, k, rtol=0, atol=0, what="K of a layer that is ahead of the others")
 
 
 @exercise("02.2", points=0)
@@ -115,6 +135,16 @@ def test_an_empty_cache_reads_as_no_tokens():
 # --- 02.3 -----------------------------------------------------------------------------------------------------------
 
 
+@exercise("02.3", points=0, hint="truncate(3) keeps 3: the argument is what stays.")
+def test_truncate_to_3_keeps_the_first_3():
+    cache = new_cache()
+    k, v = fill(cache, 5, 8)
+    cache.truncate(3)
+    cause = {5: ": were 3 tokens dropped?", 4: ": one too many", 8: ": nothing was forgotten"}.get(cache.length, "")
+    assert cache.length == 3, f"truncate(3) of a cache of 8 must leave 3 tokens, found {cache.length}{cause}"
+    check_holds(cache, k[:, :3], v[:, :3], what="a cache of 8 truncated to 3")
+
+
 @exercise("02.3", points=1, hint="Nothing is erased: every layer's length is set back.")
 @given(seed=seeds, n=st.integers(1, 12), data=st.data())
 def test_truncate_forgets_the_end_in_every_layer(seed, n, data):
@@ -122,7 +152,7 @@ def test_truncate_forgets_the_end_in_every_layer(seed, n, data):
     k, v = fill(cache, seed, n)
     kept = data.draw(st.integers(0, n))
     cache.truncate(kept)
-    assert cache.length == kept, f"length after truncate({kept}) must be {kept}, found {cache.length}"
+    assert cache.length == kept, f"length after truncate({kept}) of a cache of {n} must be {kept}, found {cache.length}"
     check_holds(cache, k[:, :kept], v[:, :kept], what=f"a cache truncated from {n} to {kept}")
     more_k, more_v = fill(cache, seed + 1, 2)
     check_holds(cache, np.concatenate([k[:, :kept], more_k], 1), np.concatenate([v[:, :kept], more_v], 1), what="and refilled")
@@ -149,16 +179,31 @@ def test_truncating_to_what_is_not_there_is_refused(length):
 # --- 02.4 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("02.4", points=2, hint=("Both must be able to append without the other seeing it.", "Lists too: lengths belongs to one cache."))
+@exercise(
+    "02.4",
+    points=2,
+    hint=("Both must be able to append without the other seeing it.", "Lists too: lengths belongs to one cache."),
+)
 @given(seed=seeds, n=st.integers(1, 9))
 def test_after_a_fork_neither_sees_the_other(seed, n):
     cache = new_cache()
     k, v = fill(cache, seed, n)
     other = cache.fork()
+    assert other is not cache, "fork must make a second cache, found the same one"
+    assert other.lengths is not cache.lengths, "both have the same list as `lengths`: what one appends, the other counts too"
     check_holds(other, k, v, what="a fresh fork")
     a_k, a_v = fill(cache, seed + 1, 3)
     b_k, b_v = fill(other, seed + 2, 2)
-    check_holds(cache, np.concatenate([k, a_k], 1), np.concatenate([v, a_v], 1), what="the original after both went on")
+    def both(x, a, b):  # b appended over a, by a cache whose array is the same one
+        return np.concatenate([x, b, a[:, 2:]], 1)
+
+    shared = {
+        "what the fork appends lands in the original: both have the same array": (both(k, a_k, b_k), both(v, a_v, b_v)),
+        "what the fork appends lands in the original: both have the same array of keys": (both(k, a_k, b_k), v),
+        "what the fork appends lands in the original: both have the same array of values": (k, both(v, a_v, b_v)),
+    }
+    went_on = np.concatenate([k, a_k], 1), np.concatenate([v, a_v], 1)
+    check_holds(cache, *went_on, what="the original after both went on", mistakes=lambda: shared)
     check_holds(other, np.concatenate([k, b_k], 1), np.concatenate([v, b_v], 1), what="the fork after both went on")
 
 
@@ -176,13 +221,16 @@ def test_a_fork_of_an_empty_cache_is_an_empty_cache_of_the_same_kind():
 @exercise(
     "02.5",
     points=3,
-    hint=("Query heads 0 … group-1 share KV head 0: reshape heads to (kv_heads, group).", "Let broadcasting repeat the keys: (kv_heads, 1, n_k, d)."),
+    hint=(
+        "Query heads 0 … group-1 share KV head 0: reshape heads to (kv_heads, group).",
+        "Let broadcasting repeat the keys: (kv_heads, 1, n_k, d).",
+    ),
 )
 @given(seed=seeds, kv_heads=st.integers(1, 3), group=st.sampled_from([1, 2, 3]), n_q=st.integers(1, 4), cached=st.integers(0, 4))
 def test_each_group_of_query_heads_reads_its_own_kv_head(seed, kv_heads, group, n_q, cached):
     q, k, v = draws(seed, (n_q, kv_heads * group, D), (n_q + cached, kv_heads, D), (n_q + cached, kv_heads, D))
-    what = f"attention of {kv_heads * group} query heads over {kv_heads} KV heads"
-    check_close(attention(q, k, v), oracles.attention(q, k, v), what=what)
+    what = f"attention of {n_q} tokens with {kv_heads * group} query heads over {kv_heads} KV heads"
+    check_close(attention(q, k, v), oracles.attention(q, k, v), what=what, mistakes=lambda: mistakes.attention(q, k, v))
 
 
 @exercise("02.5", points=0, hint="All query heads share the one KV head.")
@@ -222,8 +270,15 @@ def test_shapes_that_disagree_are_refused_with_both(shapes, says):
     ],
 )
 def test_bytes_per_token_of_published_models(name, width, expected):
-    found = preset(name).kv_bytes_per_token(width)
-    check_close(float(found), float(expected), rtol=1e-12, what=f"kv_bytes_per_token({width}) of {name}")
+    config, what = preset(name), f"kv_bytes_per_token({width}) of {name}"
+    ways = {
+        "the width of a value is not looked at (2 bytes)": expected / width * 2,
+        "query heads are counted: the cache holds KV heads": expected * config.n_heads / config.n_kv_heads,
+        "one layer is counted": expected / config.n_layers,
+        "K is counted and V is not": expected / 2,
+        "values are counted, not bytes": expected / width,
+    }
+    check_close(float(config.kv_bytes_per_token(width)), float(expected), rtol=1e-12, what=what, mistakes=lambda: ways)
 
 
 def test_the_formula_is_what_a_cache_really_takes():

@@ -68,12 +68,18 @@ def with_value(value):
         (E[[0, 2, 1, 3]], E, "wrong order along axis 0: entry 1 holds what belongs at 2"),
         (rows_off(), E, "2 rows, each by a factor of its own; row 1 is off by a factor 3"),
         (one_wrong(), E, r"First difference at \[2, 3\]: got 9, expected .*; 1 of 24 entries differ, by up to"),
-        (3, 4, r"First difference at \[\]: got 3, expected 4"),
+        (3, 4, r"is wrong\.\nGot 3, expected 4\."),
+        (269_099_000.0, 269_029_000.0, r"is wrong\.\nGot 269,099,000, expected 269,029,000\."),
+        (1.0000001, 1.0000004, r"is wrong\.\nGot 1.0000001, expected 1.0000004\."),
+        (16.0, 2.0, r"is off by a factor 8\.\nGot 16, expected 2\."),
+        (1.0, 64.0, r"is off by a factor 0.01562 = 1/64\."),
+        (-4, 4, "is off by a factor -1: the sign is wrong"),
+        (0, 4, r"is wrong\.\nGot 0, expected 4\."),
     ],
 )
 def test_a_wrong_answer_is_recognised(actual, expected, says):
     with pytest.raises(Mismatch, match=f"^it {says}" if says.startswith(("is", "has dtype")) else says) as caught:
-        check_close(actual, expected, what="it")
+        check_close(actual, expected, what="it", rtol=1e-9, atol=1e-9)
     assert str(caught.value).startswith("it ")
 
 
@@ -85,6 +91,20 @@ def test_a_right_answer_passes_in_float32_and_with_its_infinities(seed, shape):
         x = np.asarray(x)
         x.flat[0] = -np.inf
         check_close(x, x.astype(np.float64))
+
+
+def test_a_mistake_that_the_test_knows_is_named_before_any_guess():
+    said = {"rows were summed": E.sum(0), "the result was doubled": E * 2, "it was doubled again": E * 2, "it is NaN": E * np.nan}
+    with pytest.raises(Mismatch, match=r"^it is what comes out when the result was doubled\.\nFirst difference at \[0, 0\]"):
+        check_close(E * 2, E, what="it", mistakes=lambda: said)
+    with pytest.raises(Mismatch, match="constant factor 3"):
+        check_close(E * 3, E, mistakes=lambda: said)
+    with pytest.raises(Mismatch, match=r"a gap was counted twice\.\nGot 4, expected 3"):
+        check_close(4.0, 3.0, mistakes=lambda: {"a gap was counted twice": 4})
+
+
+def test_mistakes_are_not_computed_for_an_answer_that_is_right():
+    check_close(E, E, mistakes=lambda: pytest.fail("computed"))
 
 
 def test_numbers_may_be_pythons_or_numpys():

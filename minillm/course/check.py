@@ -25,7 +25,7 @@ def check(course, progress, ids=(), seed=0):
             progress.reopen(exercise)
             return lines + _wrong(progress, exercise, result), False
         progress.finish(exercise)
-        lines.append(f"{exercise.id}  done  {exercise.points:g} points  {exercise.title}")
+        lines.append(f"{exercise.id}  done  {exercise.points:g} point{'s' * (exercise.points != 1)}  {exercise.title}")
     return lines + [_beyond(course, progress)], True
 
 

@@ -6,8 +6,9 @@
         scores, values = draws(seed, (3, 8), (8, 4))
         check_close(mine(scores, values), oracle(scores, values), what="acc / l")
 
-check_close says what is wrong and what usually causes it, not only that numbers differ. draws and seeds take every random input
-from one number, `pytest --seed`: a new seed is a new, hidden test.
+check_close says what is wrong and what usually causes it, not only that numbers differ. A test that knows what people get wrong
+tells it (mistakes), and a learner who did just that reads so. draws and seeds take every random input from one number,
+`pytest --seed`: a new seed is a new, hidden test.
 """
 
 import os
@@ -23,14 +24,17 @@ class Mismatch(AssertionError):
     __module__ = "builtins"  # pytest prints "Mismatch", not a path
 
 
-def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result"):
+def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=dict):
     """Pass if actual is an array (or number) like expected, within atol + rtol * |expected|; otherwise say what is wrong.
 
     The type must be NumPy's own, the shape equal, the kind of dtype (float, int, bool) equal, and NaN and inf must be in the
     same places. Widths of float may differ: oracles compute in float64, learners in float32.
+
+    mistakes: a function, called on failure alone, that returns {what someone did: what comes out then}; the first that agrees
+    with actual is named. `mistakes=lambda: {"the scores were not divided by √d": softmax(q @ k.T) @ v}`.
     """
     __tracebackhide__ = True
-    problem = diagnose(actual, expected, rtol, atol)
+    problem = diagnose(actual, expected, rtol, atol, mistakes)
     if problem:
         raise Mismatch(f"{what} {problem}")
 

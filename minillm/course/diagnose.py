@@ -8,8 +8,11 @@ the answer names it, and the first wrong index with both values always follows.
 import numpy as np
 
 
-def diagnose(actual, expected, rtol, atol):
-    """The problem as a phrase that follows the name of the value ("has shape (2, 3), ..."), or None where there is none."""
+def diagnose(actual, expected, rtol, atol, mistakes=dict):
+    """The problem as a phrase that follows the name of the value ("has shape (2, 3), ..."), or None where there is none.
+
+    mistakes() gives {what someone did: what comes out then}: an answer that is one of these is recognised first.
+    """
     expected = np.asarray(expected)
     problem = _type(actual, expected)
     if problem:
@@ -33,8 +36,12 @@ def diagnose(actual, expected, rtol, atol):
         def like(x, y):
             return x.shape == y.shape and bool(np.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True).all())
 
+        mistake = next((did for did, value in mistakes().items() if like(a, np.asarray(value))), None)
+        if mistake:
+            return f"is what comes out when {mistake}.\n{_first(a, e, wrong)}"
         story = (
-            _swapped(a, e, like)
+            _number(a, e)
+            or _swapped(a, e, like)
             or _factor(a[finite], e[finite], like, actual.shape)
             or _constant(a[finite], e[finite], like)
             or _moved(a, e, like)
@@ -87,6 +94,15 @@ def _not_finite(kind, got, want, actual, expected):
         where = f"{(got & ~want).sum()} of {got.size} entries, first at {index} (expected {expected[_at(index)]:.6g})"
         return f"is {kind} at {where}: {why}"
     return f"should be {kind} at {index}, got {actual[_at(index)]:.6g}."
+
+
+def _number(a, e):
+    """For a number that is no array: a factor, where it has a name (2, 1/64, √8)."""
+    if a.ndim:
+        return None
+    ratio = float((a / e).real) if e else 1.0
+    name = name_factor(ratio) if ratio and np.isfinite(ratio) and abs(ratio - 1) > 1e-3 else ""
+    return f"is off by a factor {name}" if "=" in name or ":" in name or name.lstrip("-").isdigit() else "is wrong"
 
 
 def _swapped(a, e, like):
@@ -164,6 +180,9 @@ def _rows(a, e, wrong, like):
 
 
 def _first(a, e, wrong):
+    if not a.ndim:
+        digits = 12 if abs(e) > 1e5 or f"{a:.6g}" == f"{e:.6g}" else 6
+        return f"Got {a:,.{digits}g}, expected {e:,.{digits}g}."
     index = _index(wrong)
     worst = np.nanmax(np.where(wrong & np.isfinite(a - e), np.abs(a - e), 0))
     some = f"{wrong.sum()} of {wrong.size} entries differ, by up to {worst:.3g}"
