@@ -42,7 +42,7 @@ def test_the_input_of_rms_norm_stays_as_it_was():
     x = draws(3, (2, 8))
     before = x.copy()
     rms_norm(x, np.ones(8, np.float32), 1e-5)
-    check_close(x, before, rtol=0, atol=0, what="x after rms_norm(x)")
+    check_close(x, before, rtol=0, atol=0, what="the caller's x, written to by rms_norm(x),")
 
 
 @exercise("01.1", points=0, hint="Only the last axis is a vector: queries come as (tokens, heads, d).")
@@ -87,7 +87,7 @@ def test_rope_leaves_its_input_alone_and_keeps_lengths():
     x = draws(5, (3, 2, 8))
     before = x.copy()
     out = turned(x, np.arange(3), 100.0, True)
-    check_close(x, before, rtol=0, atol=0, what="x after rope(x)")
+    check_close(x, before, rtol=0, atol=0, what="the caller's x, written to by rope(x),")
     check_close(np.linalg.norm(out, axis=-1), np.linalg.norm(before, axis=-1), what="length of each turned vector")
 
 
@@ -247,6 +247,7 @@ def test_tpot_is_the_mean_gap_after_the_first_token(arrived, first, gaps):
         "the wait for the first token (TTFT) is counted as well": (first + all_gaps) / n,
         "all of E2E is spread over all tokens: that is the other convention": (first + all_gaps) / (n + 1),
         "the sum of the gaps is not divided": all_gaps,
+        "the tokens of all requests are taken for those of one": 78.0 / (n + 2),
     }
     found = events.tpot(log_of(arrived, *times), 0)
     check_close(found, all_gaps / n, rtol=1e-9, what=f"tpot of {n + 1} tokens", mistakes=lambda: ways)
