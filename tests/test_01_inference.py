@@ -37,7 +37,7 @@ def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(found, expected, what="rms_norm(1e-3)", mistakes=lambda: mistakes.rms_norm(tiny, np.ones(4), 1e-5))
 
 
-@exercise("01.1", points=0, hint="The input belongs to the caller: build a new array.")
+@exercise("01.1", points=1, hint="The input belongs to the caller: build a new array.")
 def test_the_input_of_rms_norm_stays_as_it_was():
     x = draws(3, (2, 8))
     before = x.copy()
@@ -121,7 +121,7 @@ def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
     check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
-@exercise("01.3", points=0, hint="Use minillm.layers.softmax: it subtracts the maximum.")
+@exercise("01.3", points=1, hint="Use minillm.layers.softmax: it subtracts the maximum.")
 def test_large_scores_do_not_overflow():
     q, k, v = np.full((2, 4), 60.0, np.float32), np.full((2, 4), 60.0, np.float32), draws(1, (2, 4))
     what = "attention_head with scores of 7,200 (exp of which is inf: was the maximum subtracted?)"
@@ -267,7 +267,7 @@ def test_the_other_convention_spreads_e2e_over_all_tokens(arrived, times):
     check_close(events.tpot(log, 0, GUIDELLM), expected, rtol=1e-9, what=what, mistakes=lambda: ways)
 
 
-@exercise("01.6", points=0, hint="One token has no gap: None, not zero and not a division by zero.")
+@exercise("01.6", points=1, hint="One token has no gap: None, not zero and not a division by zero.")
 def test_tpot_of_a_single_token_is_undefined():
     one, none = log_of(1.0, 3.5), log_of(1.0)
     found = events.tpot(one, 0)

@@ -45,7 +45,7 @@ def check_holds(cache, k, v, what="the cache", mistakes=dict):
 # --- 02.1 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("02.1", points=0, hint="Within a step early layers are ahead: each layer counts for itself.")
+@exercise("02.1", points=1, hint="Within a step early layers are ahead: each layer counts for itself.")
 def test_layers_count_for_themselves():
     cache, k = new_cache(), draws(1, (3, KV_HEADS, D))
     cache.append(0, k[:2], k[:2])
@@ -85,7 +85,7 @@ def test_growing_past_the_capacity_keeps_what_was_there(pieces):
     check_holds(cache, k, v, what=f"a cache fed {pieces} tokens")
 
 
-@exercise("02.1", points=0, hint="Ask reserve before anything is written.")
+@exercise("02.1", points=1, hint="Ask reserve before anything is written.")
 def test_more_than_the_limit_is_refused_and_changes_nothing():
     cache = new_cache(max_length=5)
     k, v = fill(cache, 1, 4)
@@ -108,7 +108,7 @@ def test_read_gives_what_is_there_and_not_what_is_reserved(seed, n):
     check_holds(cache, k, v, mistakes=lambda: ways)
 
 
-@exercise("02.2", points=0, hint="A slice of a NumPy array is a view; .copy() or a list of indices is not.")
+@exercise("02.2", points=1, hint="A slice of a NumPy array is a view; .copy() or a list of indices is not.")
 def test_reading_does_not_copy():
     cache = new_cache()
     fill(cache, 1, 3)
@@ -117,7 +117,7 @@ def test_reading_does_not_copy():
         assert view, "read must return a view: copying the cache is the traffic that decode waits for"
 
 
-@exercise("02.2", points=0, hint="Within a step a layer reads the token it has just appended, before later layers hold it.")
+@exercise("02.2", points=1, hint="Within a step a layer reads the token it has just appended, before later layers hold it.")
 def test_a_layer_reads_its_newest_token_at_once():
     cache, k = new_cache(), draws(1, (2, KV_HEADS, D))
     cache.append(0, k, k)

@@ -132,6 +132,7 @@ def test_blanked_alone_an_exercise_is_a_todo_and_breaks_no_other(id, run):
 def test_a_wrong_solution_is_caught_with_words_that_help(wrong, run):
     assert run.caught, f"{wrong.path.name} passes all tests: {wrong.misconception}"
     assert run.helpful, f"{run.test} says only: {run.message}"
+    assert run.lost > 0, f"{wrong.path.name} earns full marks: only tests worth 0 points catch it ({run.test})"
 
 
 @of(solved)

@@ -37,6 +37,7 @@ class Kill:
     test: str = ""  # the first that failed with words that help, or else the first that failed
     message: str = ""
     helpful: bool = False
+    lost: float = 0.0  # points
 
     as_dict = asdict
 
@@ -78,6 +79,7 @@ def attempt(course, wrong):
         result = runner.run(course, folder, [wrong.exercise], start=start)
     kill = Kill(wrong.exercise, wrong.path.stem.partition("_")[2], wrong.misconception)
     failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
+    kill.lost = sum(outcome.points for outcome in failed)
     best = next((outcome for outcome in failed if helps(outcome)), failed[0] if failed else None)
     if best:
         kill.test, kill.message, kill.helpful = best.test, best.message, helps(best)
