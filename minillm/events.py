@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from minillm.errors import MiniLLMError
+
 ARRIVED, TOKEN, FINISHED = "arrived", "token", "finished"
 
 
@@ -55,6 +57,8 @@ def itl(log, request):  # -> [seconds]
 
 def tpot(log, request, convention="vllm"):  # -> seconds
     """Time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens."""
+    if convention not in ("vllm", "guidellm"):
+        raise MiniLLMError(f"TPOT is defined by 'vllm' or 'guidellm', found {convention!r}.")
     # BEGIN SOLUTION ex=01.6
     tokens = log.times(request, TOKEN)
     if convention == "guidellm":

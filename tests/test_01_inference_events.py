@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm import events
+from minillm.errors import MiniLLMError
 from minillm.events import ARRIVED, FINISHED, TOKEN, Event, EventLog
 from minillm.model.stopping import StopStrings
 
@@ -43,6 +44,11 @@ def test_a_request_without_tokens_has_no_metrics_and_no_crash():
     log = EventLog(events=[Event(0, ARRIVED, 1.0, 5)])
     assert events.ttft(log, 0) is None and events.tpot(log, 0) is None and events.e2e(log, 0) is None
     assert events.throughput(log) is None and events.summary(log, 0)["new_tokens"] == 0
+
+
+def test_a_convention_that_nobody_uses_is_refused():
+    with pytest.raises(MiniLLMError, match="'mean'"):
+        events.tpot(MIXED, 0, "mean")
 
 
 def test_the_log_reads_the_clock_it_was_given():
