@@ -103,3 +103,22 @@ def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_project():
         if path.suffix in (".py", ".toml", ".md", ".cfg", ".sh", "") and path.is_file() and path != Path(__file__):
             found += [f"{path}: {m[0]}" for m in banned.finditer(path.read_bytes())]
     assert not found, found
+
+
+def test_the_readme_names_every_command_and_no_file_that_is_not_there():
+    from minillm.cli import COMMANDS
+
+    readme = (ROOT / "README.md").read_text()
+    assert [c for c in COMMANDS if f"`minillm {c}" not in readme] == []
+    named = set(re.findall(r"`((?:minillm|lessons|notebooks|tests)/[\w./]+)`", readme))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_picture_in_the_readme_is_true():
+    """Every room that the house shows is there or said to come, and every room that is there is shown."""
+    house = re.search(r"```\n 7 .*?```", (ROOT / "README.md").read_text(), re.S)[0].split(" prompt ")[0]
+    shown = {name for line in house.splitlines() for name in re.findall(r"\w+", line)}
+    rooms = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("_")}
+    assert rooms - shown == set(), "the README's house does not show these"
+    promised = {name for line in house.splitlines() if "(to come)" in line for name in re.findall(r"(\w+)/", line)}
+    assert {name for names in FLOORS for name in names} & shown - rooms <= promised, "shown, but neither there nor said to come"

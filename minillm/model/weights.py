@@ -102,8 +102,14 @@ def config_from_gguf(gguf):  # GGUFFile -> ModelConfig
         tied="output.weight" not in gguf.tensors,
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
-        name=str(gguf.metadata.get("general.name", "model")),
+        name=model_name(gguf.metadata),
     )
+
+
+def model_name(metadata):  # -> what to call the model in a table or a title
+    """Base name and size where the file gives both ("smollm2 135M"): its full name is often that of a checkpoint."""
+    parts = [metadata.get(f"general.{key}") for key in ("basename", "size_label")]
+    return " ".join(parts) if all(isinstance(p, str) for p in parts) else str(metadata.get("general.name", "model"))
 
 
 def load_weights(config, tensor, ops):  # ModelConfig, (name, shape) -> stored tensor or None, backend -> Weights
