@@ -105,8 +105,8 @@ class Conversation:
         log = EventLog()
         sequence = self.llm.sequence(0, prompt, params, truncate)
         ids = sequence.prompt_token_ids
-        same = next((i for i, (a, b) in enumerate(zip(ids, self.cached_ids, strict=False)) if a != b), None)
-        common = min(len(ids), len(self.cached_ids)) if same is None else same
+        pairs = enumerate(zip(ids, self.cached_ids, strict=False))
+        common = next((i for i, (a, b) in pairs if a != b), min(len(ids), len(self.cached_ids)))
         self.reused = min(common, len(ids) - 1)  # the last token must run: its logits choose the answer's first
         self.cache.truncate(self.reused)
         sequence.cache = self.cache

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from minillm.bench.machine import peak_rss_bytes
 from minillm.errors import MiniLLMError
 
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = tuple(f"{library}_NUM_THREADS" for library in ("OPENBLAS", "MKL", "OMP", "NUMBA"))
+THREAD_VARIABLES += ("VECLIB_MAXIMUM_THREADS",)  # Apple's BLAS
 
 
 @dataclass

