@@ -37,61 +37,72 @@ def bf16(blocks, out):
     out.view(np.uint32)[:] = blocks.view("<u2").astype(np.uint32) << 16
 
 
-def q8_0(blocks, out):
+def q8_0(blocks):
     """| d: 2 | q: 32 × 8 bits |   signed; w = d · q"""
-    out[:] = blocks[:, 2:].view(np.int8)
-    out *= half(blocks[:, 0:2])
+    return blocks[:, 2:].view(np.int8), half(blocks[:, 0:2]), None
 
 
-def q4_0(blocks, out):
+def q4_0(blocks):
     """| d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)"""
-    low_then_high(blocks[:, 2:], out)
-    out -= 8
-    out *= half(blocks[:, 0:2])
+    return low_then_high(blocks[:, 2:]).view(np.int8) - np.int8(8), half(blocks[:, 0:2]), None
 
 
-def q4_1(blocks, out):
+def q4_1(blocks):
     """| d: 2 | m: 2 | q: 16 bytes, as in Q4_0 |   w = d · q + m"""
-    low_then_high(blocks[:, 4:], out)
-    out *= half(blocks[:, 0:2])
-    out += half(blocks[:, 2:4])
+    return low_then_high(blocks[:, 4:]), half(blocks[:, 0:2]), -half(blocks[:, 2:4])
 
 
-def q5_0(blocks, out):
+def q5_0(blocks):
     """| d: 2 | fifth bits: 4 | q: 16 bytes, as in Q4_0 |   bit j of the four bytes tops weight j; w = d · (q - 16)"""
-    low_then_high(blocks[:, 6:], out)
-    out += 16 * spread(blocks[:, 2:6])
-    out -= 16
-    out *= half(blocks[:, 0:2])
+    q = low_then_high(blocks[:, 6:]) | spread(blocks[:, 2:6]) << 4
+    return q.view(np.int8) - np.int8(16), half(blocks[:, 0:2]), None
 
 
-def q5_1(blocks, out):
+def q5_1(blocks):
     """| d: 2 | m: 2 | fifth bits: 4 | q: 16 bytes |   w = d · q + m"""
-    low_then_high(blocks[:, 8:], out)
-    out += 16 * spread(blocks[:, 4:8])
-    out *= half(blocks[:, 0:2])
-    out += half(blocks[:, 2:4])
+    q = low_then_high(blocks[:, 8:]) | spread(blocks[:, 4:8]) << 4
+    return q, half(blocks[:, 0:2]), -half(blocks[:, 2:4])
 
 
-def low_then_high(packed, out):  # (n, 16) uint8, (n, 32) float32
+def low_then_high(packed):  # (n, 16) uint8 -> (n, 32) uint8
     """Sixteen bytes to thirty-two integers: all the low halves, then all the high ones."""
-    out[:, :16] = packed & 15
-    out[:, 16:] = packed >> 4
+    return np.concatenate([packed & 15, packed >> 4], axis=1)
+
+
+def combine(q, scale, minimum, out):  # (n, weights), (n, groups) float32, (n, groups) float32 or None, (n, weights) float32
+    """w = scale · q - minimum, group by group: what all packed types have in common."""
+    n, groups = scale.shape
+    out[:] = q
+    w = out.reshape(n, groups, -1)
+    w *= scale[:, :, None]
+    if minimum is not None:
+        w -= minimum[:, :, None]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
-    """One way to store weights: its number in a file, weights and bytes per block, and how to decode."""
+    """One way to store weights: its number in a file, weights and bytes per block, and how to decode.
+
+    A plain type is decoded by `plain`. A packed one has `parts`: the integers of a block, and each group's scale and minimum.
+    """
 
     name: str
     id: int
     weights: int
     bytes: int
-    decode: Callable  # (n, bytes) uint8, (n, weights) float32 out -> None
+    plain: Callable | None = None  # (n, bytes) uint8, (n, weights) float32 out -> None
+    parts: Callable | None = None  # (n, bytes) uint8 -> (n, weights) ints, (n, groups) float32, (n, groups) float32 or None
 
     @property
     def bits_per_weight(self):
         return 8 * self.bytes / self.weights
+
+    def decode(self, blocks, out):  # (n, bytes) uint8, (n, weights) float32 -> None
+        """Blocks to float32."""
+        if self.plain:
+            self.plain(blocks, out)
+        else:
+            combine(*self.parts(blocks), out)
 
     def nbytes(self, shape):
         """Bytes that a tensor of this shape takes; blocks run along the last axis."""
@@ -99,19 +110,19 @@ class BlockType:
 
 
 TYPES = (
-    BlockType("F32", 0, 1, 4, f32),
-    BlockType("F16", 1, 1, 2, f16),
-    BlockType("Q4_0", 2, 32, 18, q4_0),
-    BlockType("Q4_1", 3, 32, 20, q4_1),
-    BlockType("Q5_0", 6, 32, 22, q5_0),
-    BlockType("Q5_1", 7, 32, 24, q5_1),
-    BlockType("Q8_0", 8, 32, 34, q8_0),
-    BlockType("Q2_K", 10, 256, 84, k_quants.q2_k),
-    BlockType("Q3_K", 11, 256, 110, k_quants.q3_k),
-    BlockType("Q4_K", 12, 256, 144, k_quants.q4_k),
-    BlockType("Q5_K", 13, 256, 176, k_quants.q5_k),
-    BlockType("Q6_K", 14, 256, 210, k_quants.q6_k),
-    BlockType("BF16", 30, 1, 2, bf16),
+    BlockType("F32", 0, 1, 4, plain=f32),
+    BlockType("F16", 1, 1, 2, plain=f16),
+    BlockType("Q4_0", 2, 32, 18, parts=q4_0),
+    BlockType("Q4_1", 3, 32, 20, parts=q4_1),
+    BlockType("Q5_0", 6, 32, 22, parts=q5_0),
+    BlockType("Q5_1", 7, 32, 24, parts=q5_1),
+    BlockType("Q8_0", 8, 32, 34, parts=q8_0),
+    BlockType("Q2_K", 10, 256, 84, parts=k_quants.q2_k),
+    BlockType("Q3_K", 11, 256, 110, parts=k_quants.q3_k),
+    BlockType("Q4_K", 12, 256, 144, parts=k_quants.q4_k),
+    BlockType("Q5_K", 13, 256, 176, parts=k_quants.q5_k),
+    BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k),
+    BlockType("BF16", 30, 1, 2, plain=bf16),
 )
 BLOCK_TYPES = {t.name: t for t in TYPES}
 BLOCK_TYPES_BY_ID = {t.id: t for t in TYPES}

@@ -5,8 +5,9 @@ number d tells what a unit of them is worth (and dmin for the minima). So a grou
 
     w = (d · scale[group]) · q - (dmin · min[group])
 
-Everything below is the same sum; what differs is how many bits q has and where they lie. In the pictures `x..y` counts
-weights. Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
+Everything below is the same sum; what differs is how many bits q has and where they lie. Each function takes blocks apart
+into q, the scales and the minima of its groups; `blocks.combine` adds them up. In the pictures `x..y` counts weights.
+Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
 import numpy as np
@@ -32,27 +33,17 @@ def planes(packed, run, shifts, mask):  # (n, bytes) uint8 -> (n, weights) uint8
     return (runs & np.uint8(mask)).reshape(n, -1)
 
 
-def combine(q, scale, minimum, out):  # (n, 256), (n, groups) float32, (n, groups) float32 or None, (n, 256) float32
-    """w = scale · q - minimum, group by group."""
-    n, groups = scale.shape
-    out[:] = q
-    w = out.reshape(n, groups, -1)
-    w *= scale[:, :, None]
-    if minimum is not None:
-        w -= minimum[:, :, None]
-
-
-def q2_k(blocks, out):
+def q2_k(blocks):
     """| scale, min: 16 × (4 low, 4 high bits) | q: 64 bytes, 2 bits each | d: 2 | dmin: 2 |
 
     32 bytes of q hold weights 0..31 in bits 0-1, 32..63 in bits 2-3, 64..95, 96..127; the next 32 bytes the rest.
     """
     scales, q, d, dmin = blocks[:, :16], blocks[:, 16:80], half(blocks[:, 80:82]), half(blocks[:, 82:84])
     scale, minimum = d * (scales & 15).astype(np.float32), dmin * (scales >> 4).astype(np.float32)
-    combine(planes(q, 32, (0, 2, 4, 6), 3), scale, minimum, out)
+    return planes(q, 32, (0, 2, 4, 6), 3), scale, minimum
 
 
-def q3_k(blocks, out):
+def q3_k(blocks):
     """| third bits: 32 | q: 64 bytes, 2 bits each, as in Q2_K | scales: 12, sixteen of 6 bits | d: 2 |
 
     A third bit of 0 means minus 4, so q runs from -4 to 3. Scales: low 4 bits in bytes 0..7 (low nibbles, then high),
@@ -63,7 +54,7 @@ def q3_k(blocks, out):
     high = planes(scales[:, 8:], 4, (0, 2, 4, 6), 3)
     scale = d * ((low | (high << 4)).astype(np.int8) - 32).astype(np.float32)
     third = planes(top, 32, range(8), 1)
-    combine(planes(q, 32, (0, 2, 4, 6), 3).astype(np.int8) - ((third ^ 1) << 2).astype(np.int8), scale, None, out)
+    return planes(q, 32, (0, 2, 4, 6), 3).astype(np.int8) - ((third ^ 1) << 2).astype(np.int8), scale, None
 
 
 def six_bit_scales(packed):  # (n, 12) uint8 -> (n, 8), (n, 8) float32
@@ -79,27 +70,27 @@ def six_bit_scales(packed):  # (n, 12) uint8 -> (n, 8), (n, 8) float32
     return scale.astype(np.float32), minimum.astype(np.float32)
 
 
-def q4_k(blocks, out):
+def q4_k(blocks):
     """| d: 2 | dmin: 2 | scales, minima: 12 | q: 128 bytes, 4 bits each |   32 bytes: weights 0..31 low, 32..63 high"""
     scale, minimum = six_bit_scales(blocks[:, 4:16])
-    combine(planes(blocks[:, 16:], 32, (0, 4), 15), half(blocks[:, 0:2]) * scale, half(blocks[:, 2:4]) * minimum, out)
+    return planes(blocks[:, 16:], 32, (0, 4), 15), half(blocks[:, 0:2]) * scale, half(blocks[:, 2:4]) * minimum
 
 
-def q5_k(blocks, out):
+def q5_k(blocks):
     """| d: 2 | dmin: 2 | scales, minima: 12 | fifth bits: 32 | q: 128 bytes, as in Q4_K |
 
     Bit g of the 32 bytes tops the weights of group g, one byte a weight.
     """
     scale, minimum = six_bit_scales(blocks[:, 4:16])
     q = planes(blocks[:, 48:], 32, (0, 4), 15) | (planes(blocks[:, 16:48], 32, range(8), 1) << 4)
-    combine(q, half(blocks[:, 0:2]) * scale, half(blocks[:, 2:4]) * minimum, out)
+    return q, half(blocks[:, 0:2]) * scale, half(blocks[:, 2:4]) * minimum
 
 
-def q6_k(blocks, out):
+def q6_k(blocks):
     """| q low: 128 bytes, 4 bits | q high: 64 bytes, 2 bits | scales: 16 signed bytes | d: 2 |   w = d · scale · (q - 32)
 
     64 low bytes: weights 0..63 in the low nibbles, 64..127 in the high ones; 32 high bytes: 2 bits of 0..31, 32..63, ...
     """
     scale = half(blocks[:, 208:210]) * blocks[:, 192:208].view(np.int8).astype(np.float32)
     low, high = planes(blocks[:, :128], 64, (0, 4), 15), planes(blocks[:, 128:192], 32, (0, 2, 4, 6), 3)
-    combine((low | (high << 4)).astype(np.int8) - 32, scale, None, out)
+    return (low | (high << 4)).astype(np.int8) - 32, scale, None
