@@ -9,8 +9,9 @@ number down to the smallest normal one. Below, the spacing stays (subnormals), a
     0 ── 2^-9 ······ 2^-6 ┬┬┬┬┬┬┬┬ 2^-5 ┬─┬─┬─┬─┬─┬─┬─┬ 2^-4      ...      256 ┬ 288 ┬ ... ┬ 416 ┬ 448
        8 subnormal steps      8 steps      8 steps, twice as wide               the top: no infinity, one NaN
 
-With a scale per tensor or per block, the largest number is put at 448: then 17 powers of two fit below it. Signs aside,
-codes are in the order of their numbers, so that code + 1 is the next one up: the mantissa runs over into the exponent.
+A scale, per tensor or per block, puts the largest number at 448. Then numbers down to 1/28,672 of it keep four digits (of
+two), and those under 1/458,752 of it become 0. Signs aside, codes are in the order of their numbers: code + 1 is the next
+one up, since the mantissa runs over into the exponent.
 
 Micikevicius et al. 2022, arXiv:2209.05433. (PyTorch and ml_dtypes call this one float8_e4m3fn: "finite, NaN".)
 """
@@ -26,9 +27,9 @@ LOWEST_EXPONENT = -6  # of a normal number; subnormals keep its spacing
 def steps(x):  # (...) -> (...), (...) int
     """|x| on the grid, as a · 2^(e - 3): a whole number of steps, and the exponent e that sets the step.
 
-    Round to nearest, ties to the even a. (8 ≤ a ≤ 16 where x is normal: 16 is the next power of two.)
+    Round to nearest, ties to the even a; at most 448. (8 ≤ a ≤ 16 where x is normal: 16 is the next power of two.)
     """
-    size = np.abs(x)
+    size = np.minimum(np.abs(x), np.float32(LARGEST))
     _, exponent = np.frexp(np.maximum(size, np.float32(2.0**LOWEST_EXPONENT)))  # f · 2^exponent with 1/2 ≤ f < 1
     e = exponent - 1
     return np.rint(np.ldexp(size, 3 - e)), e  # dividing by a power of two loses nothing
@@ -38,17 +39,17 @@ def round_e4m3(x):  # (...) float32 -> (...) float32
     """The nearest number on the e4m3 grid. Beyond ±448, and for infinity, ±448; NaN stays NaN.
 
     To saturate is what the GPU's conversion does (PTX: cvt.rn.satfinite), and so FlashAttention-3. ml_dtypes and PyTorch on
-    the CPU give NaN from 464 on, where the next number would begin. Scaled inputs never get there.
+    the CPU give NaN beyond 464, half a step above. Scaled inputs never get there.
     """
     x = np.asarray(x, np.float32)
     a, e = steps(x)
-    return np.copysign(np.minimum(np.ldexp(a, e - 3), np.float32(LARGEST)), x)
+    return np.copysign(np.ldexp(a, e - 3), x)
 
 
 def encode_e4m3(x):  # (...) float32 -> (...) uint8
     """The codes of round_e4m3(x). NaN is 0x7f or 0xff, by its sign."""
     x = np.asarray(x, np.float32)
-    a, e = steps(np.clip(x, -LARGEST, LARGEST))
+    a, e = steps(x)
     # Normal: E = e + 7 and M = a - 8, so 8E + M = 8(e + 6) + a. Subnormal: e = -6, and 8E + M = M = a. One formula, and
     # where a was rounded up to 16 it carries into the exponent by itself.
     code = np.where(np.isnan(x), 0x7F, 8 * (e - LOWEST_EXPONENT) + np.nan_to_num(a))
@@ -71,5 +72,6 @@ def scale_of(x, axis=None):  # (...) -> float32, or one for each index that is n
     """
     top = np.max(np.abs(x), axis=axis, initial=0)
     if not np.isfinite(top).all():
-        raise MiniLLMError(f"fp8: no scale puts NaN or infinity into e4m3; found {(~np.isfinite(x)).sum():,} of {x.size:,} values.")
+        bad = (~np.isfinite(x)).sum()
+        raise MiniLLMError(f"fp8: no scale puts NaN or infinity into e4m3's range; found {bad:,} of {x.size:,} values.")
     return np.maximum(top / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
