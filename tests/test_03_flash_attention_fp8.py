@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from minillm.attention.flash3 import flash3_attention, quantize_tiles
+from minillm.attention.flash3 import flash3_attention, quantize_tiles, update_fp8
 from minillm.attention.fp8_error import fp8_error_table, outliers, report
 from minillm.attention.hadamard import random_signs, rotate, rotate_back, walsh_hadamard
 from minillm.course.checks import check_close, draws, seeds
@@ -201,6 +201,17 @@ def test_it_is_the_attention_of_the_rounded_inputs_but_for_the_rounding_of_p(pro
     # P is off by at most 1/16 of itself, or by half the smallest step of 2^-9 / 256 where it is subnormal.
     slack = oracles.attention(q8, k8, np.abs(v8), **options) / 16 + len(k) * 2.0**-18 * np.abs(v8).max(initial=0)
     assert (np.abs(out - exact) <= slack * 1.001 + 1e-6 * np.abs(v8).max(initial=0)).all()
+
+
+@given(rows=st.integers(1, 4), keys=st.integers(1, 9), seed=seeds)
+def test_p_is_rounded_times_256_and_only_for_the_product(rows, keys, seed):
+    scores, v8, acc = draws(seed, (rows, keys), (keys, 3), (rows, 3))
+    m, l = scores.max(axis=1) + np.float32(1), np.ones(rows, np.float32)  # an earlier tile had the maximum
+    p = np.exp(scores - m[:, None])
+    m_new, l_new, acc_new = update_fp8(m, l, acc, scores, v8, np.float32(0.5))
+    assert np.array_equal(m_new, m)
+    check_close(l_new, l + p.astype(np.float64).sum(axis=1), what="l")
+    check_close(acc_new, acc + theirs(256 * p).astype(np.float64) @ v8 / 512, what="acc, with P rounded by ml_dtypes")
 
 
 @given(problem=problems(), rotation=seeds)

@@ -41,8 +41,8 @@ class Step(NamedTuple):
     tile: int
 
 
-def h100_costs(d, fp8=False):  # -> {"S": 1.0, "softmax": ..., "PV": 1.0}
-    """How long each piece of work takes on an H100, with one 16-bit product of a tile as the unit of time."""
+def h100_costs(d, fp8=False):  # int -> {"S": time, "softmax": time, "PV": time}
+    """How long each piece of work on a tile takes on an H100; the unit is one product in 16 bits."""
     product, softmax = 2 * d / H100_MATMUL, 1 / H100_EXP
     return {"S": 0.5 if fp8 else 1.0, "softmax": softmax / product, "PV": 0.5 if fp8 else 1.0}
 
@@ -70,19 +70,17 @@ def turn(w, j, tiles, labels):  # -> [(label, warpgroup, tile)]
     return [(label, w, tile) for label, w, tile in work if 0 <= tile < tiles]
 
 
-def waits_for(kind, label, w, j):  # -> [(label, warpgroup, tile)]
-    """What must be over before a piece of work can start: its inputs, and the registers that it overwrites."""
-    if label == "softmax":
-        return [("S", w, j)]
-    if label == "PV":  # and it adds to the accumulator that PV of the tile before has written
-        return [("softmax", w, j), ("PV", w, j - 1)]
-    # S of the next tile goes where the scores are that softmax has just read. With two stages there is a second place for
-    # it, and it may run before PV of the tile before has read P; but not before that of the tile before that.
-    return [("softmax", w, j - 1), ("PV", w, j - 2 if kind in ("two-stage", "both") else j - 1)]
+def waits_for(label, w, j):  # -> (label, warpgroup, tile)
+    """The piece of work that must be over before this one can start; for S of tile 0 there is none.
+
+    The rest follows from the tensor cores working in order: PV of tile j - 1 has been added before PV of tile j is, and S
+    of tile j overwrites no P that is still to be read: PV of tile j - 1, or with two stages j - 2, was asked for earlier.
+    """
+    return {"S": ("softmax", w, j - 1), "softmax": ("S", w, j), "PV": ("softmax", w, j)}[label]
 
 
 def schedule(kind, tiles, costs, warpgroups=2):  # -> [Step]
-    """Start every piece of work as early as its unit is free and what it waits for is over; "sequential": one at a time.
+    """Start every piece of work, in order, as soon as its unit is free and what it waits for is over.
 
     tiles: of K and V; costs: {"S": time, "softmax": time, "PV": time}; warpgroups: each with rows of its own. Raises
     MiniLLMError for an unknown kind, no tiles, or a cost that is not positive.
@@ -92,9 +90,7 @@ def schedule(kind, tiles, costs, warpgroups=2):  # -> [Step]
     free, over, steps = dict.fromkeys((TENSOR, EXP), 0), {}, []
     for label, w, j in order(kind, tiles, warpgroups):
         unit = UNIT[label]
-        start = max([free[unit], *(over[work] for work in waits_for(kind, label, w, j) if work in over)])
-        if kind == "sequential" and steps:
-            start = steps[-1].end
+        start = max(free[unit], over.get(waits_for(label, w, j), 0))
         end = over[label, w, j] = free[unit] = start + costs[label]
         steps.append(Step(unit, start, end, label, w, j))
     return steps
