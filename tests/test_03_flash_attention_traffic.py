@@ -48,7 +48,11 @@ def test_fast_memory_holds_what_is_alive_and_views_are_free():
     chosen = np.where(product > 1, product, np.float32(0))  # no ufunc; the comparison lives for a moment
     assert (traffic.held, traffic.peak) == (32, 48)
     assert [type(x).__name__ for x in (chosen, np.zeros_like(chosen[:, 0]), chosen.astype(float))] == ["Fast"] * 3
-    del product, chosen
+    peak = traffic.peak
+    del product
+    chosen = chosen[:1] + 1
+    assert (traffic.held, traffic.peak) == (4, peak), "the peak stays when memory is given back"
+    del chosen
     assert traffic.held == 0
 
 
@@ -71,7 +75,9 @@ def test_products_and_elementwise_operations_are_counted_apart():
     traffic = Traffic()
     x = traffic.slow("x", np.ones((4, 3), np.float32))[0:4]
     (x @ x.T).max(axis=1)
+    same = x
     x *= 2
+    assert x is same, "what is done in place takes no room"
     assert (traffic.flops, dict(traffic.operations)) == (2 * 4 * 4 * 3, {"maximum": 16, "multiply": 12})
 
 
@@ -166,6 +172,7 @@ def test_fast_memory_does_not_grow_with_the_sequence_and_that_of_standard_attent
     assert peaks[0] == peaks[1] == peaks[2]
     grown = [measure(standard_head, n, n, 8, 8, 16).peak for n in (64, 128, 256)]
     assert grown[0] < grown[1] < grown[2]
+    assert measure(standard_head, 64, 64, 64, 1, 1).peak < 1.5 * 64 * 64, "K and V are not held at once"
 
 
 def test_block_sizes_are_the_papers():

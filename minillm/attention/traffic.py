@@ -129,7 +129,7 @@ class Fast(np.ndarray):
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         """All arithmetic comes through here: compute as plain NumPy does, count it, keep the result in fast memory."""
         plain = [x.view(np.ndarray) if isinstance(x, Fast) else x for x in inputs]
-        if out is not None:
+        if out is not None:  # in place
             kwargs["out"] = tuple(x.view(np.ndarray) if isinstance(x, Fast) else x for x in out)
         result = getattr(ufunc, method)(*plain, **kwargs)
         if ufunc is np.matmul:
@@ -138,9 +138,8 @@ class Fast(np.ndarray):
             self.traffic.steps[-1].flops += flops
         else:
             self.traffic.operations[ufunc.__name__] += max(np.size(x) for x in (*plain, result))
-        if out is not None:
-            return out[0]
-        return self.traffic.fast(result) if isinstance(result, np.ndarray) else result
+        result = result if out is None else out[0]
+        return self.traffic.fast(result) if type(result) is np.ndarray else result
 
     def __array_function__(self, function, types, args, kwargs):
         """np.where and others that are no ufuncs: what they return is in fast memory too."""
@@ -151,8 +150,8 @@ class Fast(np.ndarray):
 def standard_head(q, k, v, scores, probabilities, out, mask, block_q=64):
     """(n_q, d), (n_k, d), (n_k, d), (n_q, n_k), (n_q, n_k), (n_q, d): one head in three passes, each through slow memory.
 
-    As a framework without FlashAttention runs it: one kernel for S = QKᵀ, one for the softmax, one for PV. In its favour,
-    fast memory is taken to hold all of K, then all of V. With less it would read them again and again as well.
+    One kernel for S = QKᵀ, one for the softmax, one for PV (the paper's Algorithm 0). In its favour, fast memory is taken
+    to hold all of K, then all of V. With less it would read them again and again as well.
     """
     scale = 1 / np.sqrt(np.float32(q.shape[1]))
     everything, keys = tiles(0, mask.n_q, block_q), slice(0, mask.n_k)
@@ -190,7 +189,7 @@ def measure(head, n_q, n_k, d, block_q, block_k, causal=False):
 def tile_walk(head, n_q, n_k, d, block_q, block_k, causal=False):  # -> [Step]
     """The tiles in the order in which they are visited, and what is moved for each: a run of `measure`, step by step.
 
-    A step without matrix product (the softmax of `standard`, the last pass of FlashAttention-1) has no columns.
+    A step without matrix product (the softmax of `standard_head`, the last pass of FlashAttention-1) has no columns.
     """
     rows = columns = None
     steps = measure(head, n_q, n_k, d, block_q, block_k, causal).steps
