@@ -25,26 +25,11 @@ import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_.loops import ADD, FRESH, outer_products, transpose16
-from minillm.backends.numba_.simd import (
-    add,
-    exp2,
-    fma,
-    load,
-    max_of,
-    maximum,
-    mul,
-    number,
-    splat,
-    store,
-    sum_of,
-    take_ticket,
-)
+from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
+from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
 
 BLOCK = 6  # rows at a time: 6 × 4 vectors of sums fill 24 of 32 registers
-KEYS = 64  # keys in a tile: four vectors
 TILE_ROWS = 192  # rows in a tile of queries: enough to make turning the keys cheap, and Q and acc still fit the second cache
-LN2, LOG2E = np.float32(math.log(2)), np.float32(math.log2(math.e))
-ZERO, MINUS_INF = np.float32(0), np.float32(-np.inf)
 
 
 def padded(d):
@@ -56,9 +41,9 @@ def queries_per_tile(group):
     return max(1, TILE_ROWS // group)
 
 
-def scratch_size(group, d):  # -> float32 numbers that one thread needs
-    rows = -(-queries_per_tile(group) * group // BLOCK) * BLOCK
-    return rows * (2 * padded(d) + 16 + 1) + 16 + 2 * KEYS * padded(d) + BLOCK * KEYS
+def scratch_size(group, d, queries):  # -> float32 numbers that one thread needs
+    rows = -(-queries * group // BLOCK) * BLOCK
+    return padded(rows * (2 * padded(d) + 16 + 1) + 16 + 2 * KEYS * padded(d) + BLOCK * KEYS)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -114,8 +99,7 @@ def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratc
         turn_keys(k_turned, k, key, min(KEYS, stop - key), g)
         copy_values(v_copy, v, key, min(KEYS, stop - key), g)
         for b in range(blocks):
-            top, bottom = position + b * BLOCK // group, position + min(b * BLOCK + BLOCK, rows) // group
-            bottom = position + (min(b * BLOCK + BLOCK, rows) - 1) // group
+            top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
             if (causal and key > bottom) or key + KEYS <= top - window + 1:
                 continue  # no row of this block sees any of these keys
             r = b * BLOCK
@@ -171,36 +155,6 @@ def copy_values(to, v, key, count, g):
             store(to, j * wide + c, load(v, base + j * row + c))
         for c in range(d // 16 * 16, d):
             to[j * wide + c] = number(v, base + j * row + c)
-
-
-@njit(cache=True, error_model="numpy")
-def hide(s, at, start, stop):
-    """Scores of keys outside start … stop - 1 become -inf."""
-    for j in range(0, min(start, KEYS)):
-        s[at + j] = MINUS_INF
-    for j in range(max(0, stop), KEYS):
-        s[at + j] = MINUS_INF
-
-
-@njit(cache=True, error_model="numpy")
-def online_softmax(s, at, m, l, acc, r, wide):
-    """Fold 64 scores of row r into m and l (sixteen partial sums), shrink acc where m rose, and leave P in place of S."""
-    s0, s1, s2, s3 = load(s, at), load(s, at + 16), load(s, at + 32), load(s, at + 48)
-    top = max_of(maximum(maximum(s0, s1), maximum(s2, s3)))
-    if top > m[r]:
-        shrink = exp2(splat(m[r] - top))
-        m[r] = top
-        store(l, 16 * r, mul(load(l, 16 * r), shrink))
-        for c in range(0, wide, 16):
-            store(acc, r * wide + c, mul(load(acc, r * wide + c), shrink))
-    minus_m = splat(-m[r] if m[r] > MINUS_INF else ZERO)  # -inf - -inf would not be a number
-    p0, p1 = exp2(add(s0, minus_m)), exp2(add(s1, minus_m))
-    p2, p3 = exp2(add(s2, minus_m)), exp2(add(s3, minus_m))
-    store(s, at, p0)
-    store(s, at + 16, p1)
-    store(s, at + 32, p2)
-    store(s, at + 48, p3)
-    store(l, 16 * r, add(load(l, 16 * r), add(add(p0, p1), add(p2, p3))))
 
 
 @njit(cache=True, error_model="numpy")
