@@ -5,6 +5,8 @@ limit (`prefill`); one query shares it with nobody, and memory is (`decode`). Bo
 float32 or float16, through any strides, and copy at most a tile of it.
 """
 
+from itertools import accumulate
+
 import numba
 import numpy as np
 
@@ -59,7 +61,7 @@ def by_tiles(q, k, v, mask):
     threads = numba.get_num_threads()
     group = heads // kv_heads
     out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
-    scratch = aligned(threads, scratch_size(group, d, min(n_q, queries_per_tile(group))))
+    [scratch] = aligned((threads, scratch_size(group, d, min(n_q, queries_per_tile(group)))))
     where = mask.offset, mask.window or EVERYTHING, mask.causal
     prefill(threads, np.zeros(1, np.int64), as_float32(q), bits(k), bits(v), *where, out, lse, scratch, bad)
     if bad.any():
@@ -74,10 +76,9 @@ def by_splits(q, k, v, size, mask):
     seen = mask.span(slice(0, n_q))
     splits = -(-(seen.stop - seen.start) // size)
     out, lse = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32)
-    acc, m, l = aligned(splits, rows * d), aligned(splits, rows), aligned(splits, rows * 16)
+    state = aligned((splits, rows * d), (splits, rows), (splits, rows * 16), (threads, rows * KEYS))  # acc, m, l, s
     scaled = as_float32(q) * np.float32(LOG2E / np.sqrt(d))
     where = mask.offset, mask.window or EVERYTHING, mask.causal, seen.start, seen.stop, size
-    state = acc, m, l, aligned(threads, rows * KEYS)
     decode(threads, np.zeros(1, np.int64), scaled, bits(k), bits(v), *where, *state, out, lse)
     return check_finite(out, q=q, k=k, v=v), lse
 
@@ -95,9 +96,9 @@ def bits(cache):  # (n_k, kv_heads, d) -> the same memory, float16 as uint16: Nu
     return cache.view(np.uint16) if cache.dtype == np.float16 else cache
 
 
-def aligned(*shape):  # -> float32 array that begins at a cache line
-    """A vector that straddles two lines costs two loads."""
-    n = int(np.prod(shape))
-    raw = np.empty(n + 16, np.float32)
-    start = -raw.ctypes.data // 4 % 16
-    return raw[start : start + n].reshape(shape)
+def aligned(*shapes):  # (rows, columns) ... -> as many float32 arrays
+    """Scratch from one allocation, each array at the beginning of a cache line: a vector across two lines is two loads."""
+    starts = list(accumulate((rows * columns + 15 & -16 for rows, columns in shapes), initial=16))
+    raw = np.empty(starts[-1], np.float32)
+    shift = raw.__array_interface__["data"][0] // 4 % 16
+    return [raw[at - shift :][: a * b].reshape(a, b) for (a, b), at in zip(shapes, starts, strict=False)]
