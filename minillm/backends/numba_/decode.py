@@ -66,9 +66,8 @@ def partial(first, last, q, k, v, offset, window, causal, acc, m, l, s):
             hide(s, r * KEYS, position - window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
         for g in range(kv_heads):
-            for h in range(g * group, (g + 1) * group):
-                for r in range(h, n_q * heads, heads):
-                    add_values(acc, r * d, s, r * KEYS, v, key * v_row + g * v_head, v_row, d, count)
+            for r in range(g * group, n_q * heads, heads):
+                add_values(acc, r, s, group, v, key * v_row + g * v_head, v_row, d, count)
 
 
 @njit(cache=True, error_model="numpy")
@@ -85,13 +84,23 @@ def scores(s, si, q, qi, k, ki, k_row, d, count):
 
 
 @njit(cache=True, error_model="numpy")
-def add_values(acc, at, p, pi, v, vi, v_row, d, count):
-    """acc[at …] += Σ_j p[j] · value j, four vectors of columns at a time, and then one."""
+def add_values(acc, first, p, rows, v, vi, v_row, d, count):
+    """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
     full = d // 64 * 64
-    for c in range(0, full, 64):
-        outer_products(acc, at + c, d, p, pi, KEYS, v, vi + c, v_row, count, 1, 4, ADD)
-    for c in range(full, d, 16):
-        outer_products(acc, at + c, d, p, pi, KEYS, v, vi + c, v_row, count, 1, 1, ADD)
+    r = first
+    while r < first + rows:
+        three = r + 3 <= first + rows
+        for c in range(0, full, 64):
+            if three:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 4, ADD)
+            else:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, 4, ADD)
+        for c in range(full, d, 16):
+            if three:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 1, ADD)
+            else:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, 1, ADD)
+        r += 3 if three else 1
 
 
 @njit(cache=True, error_model="numpy")
