@@ -20,7 +20,7 @@ def check_shapes(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_head
     n_q, heads, d = q.shape
     n_k, kv_heads, _ = k.shape
     if kv_heads == 0 or heads % kv_heads or d == 0:
-        raise MiniLLMError(f"attention: {heads} query heads of {d} components cannot share {kv_heads} KV heads evenly.")
+        raise MiniLLMError(f"attention: {heads} query heads cannot share {kv_heads} KV heads evenly (heads of {d} components).")
     return n_q, heads, d, n_k, kv_heads
 
 
