@@ -15,6 +15,7 @@ from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.decode import decode
 from minillm.backends.numba_.online import KEYS, LOG2E
 from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_size
+from minillm.memory import refuse_beyond_memory
 
 EVERYTHING = 1 << 40  # a window that no sequence outgrows
 FEW_QUERIES = 4  # up to so many, reading keys where they lie beats turning them first
@@ -58,8 +59,8 @@ def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None
 def by_tiles(q, k, v, mask):
     """Prefill: the threads share tiles of queries and heads."""
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
-    threads = numba.get_num_threads()
-    group = heads // kv_heads
+    refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
+    threads, group = numba.get_num_threads(), heads // kv_heads
     out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
     [scratch] = aligned((threads, scratch_size(group, d, min(n_q, queries_per_tile(group)))))
     where = mask.offset, mask.window or EVERYTHING, mask.causal
