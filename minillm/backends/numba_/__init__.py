@@ -1,0 +1,21 @@
+"""The Numba backend: kernels compiled on first use, for the cores and vector registers of this machine.
+
+Attention so far, in three files to be read after attention/flash.py: `simd.py` and `loops.py` (the vocabulary),
+`prefill.py`, `decode.py`. Everything else is handed on from the NumPy backend.
+"""
+
+from minillm.backends.numba_.attention import attention, flash_attention, split_kv_attention
+from minillm.backends.numpy_ import embed, linear, load_matrix, rms_norm, rope, rope_angles, swiglu
+
+__all__ = [
+    "attention",
+    "embed",
+    "flash_attention",
+    "linear",
+    "load_matrix",
+    "rms_norm",
+    "rope",
+    "rope_angles",
+    "split_kv_attention",
+    "swiglu",
+]

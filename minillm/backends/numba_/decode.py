@@ -1,0 +1,128 @@
+"""Decode: one query, or a few, against a long cache. The work is reading it, so every byte is read once, by some core.
+
+One row of scores has no matrix product in it: each key takes part in one dot product, each value in one multiply-add,
+and then both are done with. The time is the time of the bytes. So the cache is cut along the tokens into splits; a split
+is a contiguous stretch of memory that one core reads from end to end, all heads in turn, for all query heads and queries:
+
+    for each split of the keys, drawn by the threads from one list:
+        for each tile of 64 keys in it:
+            S = Q·Kᵀ      dots16, sixteen keys at a time, read where they lie
+            P, m, l, acc  online softmax
+            acc += P·V    values read where they lie
+
+and at the end the splits' partial results are merged by their log-sum-exp, as in attention/split_kv.py. Where the cuts
+lie depends on the number of keys alone: results do not depend on the number of threads.
+
+Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference".
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from minillm.backends.numba_.loops import ADD, dots16, outer_products
+from minillm.backends.numba_.online import KEYS, LN2, MINUS_INF, ZERO, hide, online_softmax
+from minillm.backends.numba_.simd import add, exp2, fma, load, mul, splat, store, sum_of, take_ticket
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def decode(threads, tickets, q, k, v, offset, window, causal, start, stop, size, acc, m, l, s, out, lse):
+    """Fill out and lse from keys start … stop - 1, in len(acc) splits of `size`.
+
+    q: (n_q, heads, d) scaled by log2(e)/√d. d is a multiple of 16. acc: (splits, n_q·heads·d), m: (splits, n_q·heads),
+    l: (splits, n_q·heads·16), s: (threads, n_q·heads·64): the only memory used beside the result. tickets: int64 [0].
+    """
+    for t in prange(threads):
+        while True:
+            split = take_ticket(tickets)
+            if split >= len(acc):
+                break
+            first = start + split * size
+            partial(first, min(first + size, stop), q, k, v, offset, window, causal, acc[split], m[split], l[split], s[t])
+    merge(acc, m, l, out, lse)
+
+
+@njit(cache=True, error_model="numpy")
+def partial(first, last, q, k, v, offset, window, causal, acc, m, l, s):
+    """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
+    n_q, heads, d = q.shape
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    k_row, k_head = k.strides[0] // k.itemsize, k.strides[1] // k.itemsize
+    v_row, v_head = v.strides[0] // v.itemsize, v.strides[1] // v.itemsize
+    q = q.reshape(-1)
+    acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
+    for key in range(first, last, KEYS):
+        count = min(KEYS, last - key)
+        for j in range(0, count, 16):
+            for g in range(kv_heads):
+                for h in range(g * group, (g + 1) * group):
+                    for r in range(h, n_q * heads, heads):
+                        scores(s, r * KEYS + j, q, r * d, k, (key + j) * k_row + g * k_head, k_row, d, min(16, count - j))
+        for r in range(n_q * heads):
+            position = offset + r // heads
+            stop = min(last, position + 1) if causal else last
+            hide(s, r * KEYS, position - window + 1 - key, stop - key)
+            online_softmax(s, r * KEYS, m, l, acc, r, d)
+        for g in range(kv_heads):
+            for r in range(g * group, n_q * heads, heads):
+                add_values(acc, r, s, group, v, key * v_row + g * v_head, v_row, d, count)
+
+
+@njit(cache=True, error_model="numpy")
+def scores(s, si, q, qi, k, ki, k_row, d, count):
+    """s[si + j] = q · key j, for up to 16 keys."""
+    if count == 16:
+        dots16(s, si, q, qi, k, ki, k_row, d // 16)
+        return
+    for j in range(count):
+        total = splat(ZERO)
+        for c in range(0, d, 16):
+            total = fma(load(q, qi + c), load(k, ki + j * k_row + c), total)
+        s[si + j] = sum_of(total)
+
+
+@njit(cache=True, error_model="numpy")
+def add_values(acc, first, p, rows, v, vi, v_row, d, count):
+    """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
+    full = d // 64 * 64
+    r = first
+    while r < first + rows:
+        three = r + 3 <= first + rows
+        for c in range(0, full, 64):
+            if three:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 4, ADD)
+            else:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, 4, ADD)
+        for c in range(full, d, 16):
+            if three:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 1, ADD)
+            else:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, 1, ADD)
+        r += 3 if three else 1
+
+
+@njit(cache=True, error_model="numpy")
+def merge(acc, m, l, out, lse):
+    """The splits' results into one: each counts by 2^(m_split - m), with m the largest of all."""
+    n_q, heads, d = out.shape
+    for r in range(n_q * heads):
+        top = MINUS_INF
+        for split in range(len(m)):
+            top = max(top, m[split, r])
+        total, i, h = splat(ZERO), r // heads, r % heads
+        flat = out[i, h]
+        flat[:] = ZERO
+        lse[i, h] = MINUS_INF
+        if top == MINUS_INF:
+            continue  # nobody saw a key
+        for split in range(len(m)):
+            weight = exp2(splat(m[split, r] - top))
+            total = add(total, mul(weight, load(l[split], 16 * r)))
+            for c in range(0, d, 16):
+                store(flat, c, fma(weight, load(acc[split], r * d + c), load(flat, c)))
+        l_all = sum_of(total)
+        for c in range(d):
+            flat[c] /= l_all
+        lse[i, h] = (top + np.float32(math.log2(l_all))) * LN2

@@ -1,0 +1,172 @@
+"""Prefill: FlashAttention-2 on the cores of a CPU.
+
+The loops are those of attention/flash.py: a tile of queries stays, tiles of keys and values pass by, and the online
+softmax (m, l, acc) carries what must survive. What is new is where things lie. A tile of keys is turned and a tile of
+values copied into scratch that fits the nearest cache, once, and all query rows of the tile use them there; scores exist
+for six rows at a time, half a cache line from the multiply that makes them to the one that uses them.
+
+    for each (tile of queries, KV head), drawn by the threads from one list, longest first:
+        for each tile of 64 keys that is seen:    Kᵀ, V → scratch
+            for each block of 6 rows:             S = Q·Kᵀ      outer_products, 24 vectors of sums in registers
+                                                  P = 2^(S - m) m, l, acc updated as they go
+                                                  acc += P·V    outer_products
+
+A row is a query of one head, and the heads that share a KV head lie in one tile, so its keys are turned once for all of
+them. Scores are in units of log 2 (Q is scaled by log2(e)/√d beforehand), because 2^x is cheaper than e^x. Every row
+meets the same keys in the same order whatever thread has it: results do not depend on the number of threads.
+
+Dao 2023, arXiv:2307.08691. (Numba's cache of compiled code does not notice edits in simd.py and loops.py: remove
+__pycache__ after one.)
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from minillm.backends.numba_.loops import ADD, FRESH, outer_products, transpose16
+from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
+from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
+
+BLOCK = 6  # rows at a time: 6 × 4 vectors of sums fill 24 of 32 registers
+TILE_ROWS = 192  # rows in a tile of queries: enough to make turning the keys cheap, and Q and acc still fit the second cache
+
+
+def padded(d):
+    """d rounded up to whole vectors."""
+    return -(-d // 16) * 16
+
+
+def queries_per_tile(group):
+    return max(1, TILE_ROWS // group)
+
+
+def scratch_size(group, d, queries):  # -> float32 numbers that one thread needs
+    rows = -(-queries * group // BLOCK) * BLOCK
+    return padded(rows * (2 * padded(d) + 16 + 1) + 16 + 2 * KEYS * padded(d) + BLOCK * KEYS)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def prefill(threads, tickets, q, k, v, offset, window, causal, out, lse, scratch, bad):
+    """Fill out and lse; bad[t] is set where thread t met a number that is not finite.
+
+    tickets: int64 [0], the next piece of work. scratch: (threads, scratch_size), the only memory used beside the result.
+    """
+    for t in prange(threads):
+        bad[t] = work(tickets, q, k, v, offset, window, causal, out, lse, scratch[t])
+
+
+@njit(cache=True, error_model="numpy")
+def work(tickets, q, k, v, offset, window, causal, out, lse, scratch):
+    """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
+    n_q, kv_heads = len(q), k.shape[1]
+    queries = max(1, TILE_ROWS // (q.shape[1] // kv_heads))
+    tiles = -(-n_q // queries)
+    bad = False
+    while True:
+        ticket = take_ticket(tickets)
+        if ticket >= tiles * kv_heads:
+            return bad
+        first = (tiles - 1 - ticket // kv_heads) * queries
+        bad |= query_tile(first, min(first + queries, n_q), ticket % kv_heads, q, k, v, offset, window, causal, out, lse, scratch)
+
+
+@njit(cache=True, error_model="numpy")
+def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratch):
+    """Queries first … last - 1 of the heads that read KV head g, against all keys they see."""
+    n_k, kv_heads, d = k.shape
+    group = q.shape[1] // kv_heads
+    wide = -(-d // 16) * 16
+    rows = (last - first) * group
+    blocks = -(-rows // BLOCK)
+    n = blocks * BLOCK
+    acc, q_rows = scratch[: n * wide], scratch[n * wide : 2 * n * wide]
+    l, m = scratch[2 * n * wide : n * (2 * wide + 16)], scratch[n * (2 * wide + 16) : n * (2 * wide + 17)]
+    rest = scratch[-(-n * (2 * wide + 17) // 16) * 16 :]
+    k_turned, v_copy = rest[: KEYS * wide], rest[KEYS * wide : 2 * KEYS * wide]
+    s = rest[2 * KEYS * wide : 2 * KEYS * wide + BLOCK * KEYS]
+
+    scale = LOG2E / np.float32(math.sqrt(d))
+    acc[:], l[:], m[:], q_rows[:] = ZERO, ZERO, MINUS_INF, ZERO
+    for r in range(rows):
+        for c in range(d):
+            q_rows[r * d + c] = q[first + r // group, g * group + r % group, c] * scale
+
+    position = offset + first
+    stop = min(n_k, offset + last) if causal else n_k
+    start = max(0, position - window + 1) // KEYS * KEYS
+    for key in range(start, stop, KEYS):
+        turn_keys(k_turned, k, key, min(KEYS, stop - key), g)
+        copy_values(v_copy, v, key, min(KEYS, stop - key), g)
+        for b in range(blocks):
+            top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
+            if (causal and key > bottom) or key + KEYS <= top - window + 1:
+                continue  # no row of this block sees any of these keys
+            r = b * BLOCK
+            outer_products(s, 0, KEYS, q_rows, r * d, d, k_turned, 0, KEYS, d, BLOCK, 4, FRESH)
+            if (causal and key + KEYS - 1 > top) or key < bottom - window + 1 or key + KEYS > n_k:
+                for j in range(BLOCK):
+                    at = position + (r + j) // group
+                    hide(s, j * KEYS, max(0, at - window + 1 - key), min(n_k, at + 1 if causal else n_k) - key)
+            for j in range(BLOCK):
+                online_softmax(s, j * KEYS, m, l, acc, r + j, wide)
+            add_values(acc, r * wide, s, v_copy, wide)
+
+    finite = splat(ZERO)
+    for r in range(rows):
+        i, h = first + r // group, g * group + r % group
+        total = sum_of(load(l, 16 * r))
+        share = np.float32(1) / total if total != ZERO else ZERO  # a row that saw no key: zeros
+        for c in range(0, wide, 16):
+            finite = fma(load(acc, r * wide + c), splat(share * ZERO), finite)  # 0 × anything finite stays 0
+        for c in range(d):
+            out[i, h, c] = acc[r * wide + c] * share
+        lse[i, h] = (m[r] + np.float32(math.log2(total))) * LN2 if total != ZERO else MINUS_INF
+    return not sum_of(finite) == ZERO
+
+
+@njit(cache=True, error_model="numpy")
+def turn_keys(to, k, key, count, g):
+    """to[c, j] = k[key + j, g, c] as float32: lanes become keys. Zeros where there is no key."""
+    d, row = k.shape[2], k.strides[0] // k.itemsize
+    base = key * row + g * (k.strides[1] // k.itemsize)
+    if count < KEYS:
+        to[:] = ZERO
+    for j in range(0, count, 16):
+        for c in range(0, d, 16):
+            if j + 16 <= count and c + 16 <= d:
+                transpose16(to, c * KEYS + j, KEYS, k, base + j * row + c, row)
+            else:
+                for jj in range(j, min(j + 16, count)):
+                    for cc in range(c, min(c + 16, d)):
+                        to[cc * KEYS + jj] = number(k, base + jj * row + cc)
+
+
+@njit(cache=True, error_model="numpy")
+def copy_values(to, v, key, count, g):
+    """to[j, c] = v[key + j, g, c] as float32, rows padded to whole vectors. Zeros where there is no value."""
+    d, row = v.shape[2], v.strides[0] // v.itemsize
+    wide = -(-d // 16) * 16
+    base = key * row + g * (v.strides[1] // v.itemsize)
+    if count < KEYS or d < wide:
+        to[:] = ZERO
+    for j in range(count):
+        for c in range(0, d // 16 * 16, 16):
+            store(to, j * wide + c, load(v, base + j * row + c))
+        for c in range(d // 16 * 16, d):
+            to[j * wide + c] = number(v, base + j * row + c)
+
+
+@njit(cache=True, error_model="numpy")
+def add_values(acc, at, p, v, wide):
+    """acc[6 rows] += P · V, four vectors of columns at a time, and what is left."""
+    full = wide // 64 * 64
+    for c in range(0, full, 64):
+        outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, 4, ADD)
+    left = (wide - full) // 16
+    if left == 1:
+        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 1, ADD)
+    elif left == 2:
+        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 2, ADD)
+    elif left == 3:
+        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 3, ADD)
