@@ -38,20 +38,32 @@ def softmax(row):  # [float] -> [float]
     return [w / sum(weights) for w in weights]
 
 
-def attention(q, k, v, causal=True):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> (n_q, heads, d)
-    """Each query against each key it may see, one number at a time."""
+def attention(q, k, v, causal=True, window=None, offset=None):
+    """(n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d): each query against each key it may see, one by one."""
+    return attention_and_lse(q, k, v, causal, window, offset)[0]
+
+
+def attention_and_lse(q, k, v, causal=True, window=None, offset=None):
+    """... and log Σ exp of each query's scaled scores: (n_q, heads, d), (n_q, heads)."""
     n_q, heads, d = q.shape
     n_k, kv_heads, _ = k.shape
-    out = np.zeros((n_q, heads, d))
+    offset = n_k - n_q if offset is None else offset
+    out, lse = np.zeros((n_q, heads, d)), np.full((n_q, heads), -np.inf)
+    q, k, v = (np.asarray(x, np.float64).tolist() for x in (q, k, v))
     for h in range(heads):
         g = h * kv_heads // heads
         for i in range(n_q):
-            visible = range(n_k - n_q + i + 1) if causal else range(n_k)
-            scores = [sum(float(q[i, h, c]) * float(k[j, g, c]) for c in range(d)) / math.sqrt(d) for j in visible]
-            for j, weight in zip(visible, softmax(scores) if scores else [], strict=True):
+            visible = [
+                j for j in range(n_k) if (not causal or j <= offset + i) and (window is None or j > offset + i - window)
+            ]
+            scores = [sum(a * b for a, b in zip(q[i][h], k[j][g], strict=True)) / math.sqrt(d) for j in visible]
+            if not scores:
+                continue
+            lse[i, h] = max(scores) + math.log(sum(math.exp(s - max(scores)) for s in scores))
+            for j, weight in zip(visible, softmax(scores), strict=True):
                 for c in range(d):
-                    out[i, h, c] += weight * float(v[j, g, c])
-    return out
+                    out[i, h, c] += weight * v[j][g][c]
+    return out, lse
 
 
 def top_p(probabilities, p):  # [float] -> set of indices

@@ -244,7 +244,7 @@ def test_multi_query_attention_is_the_case_of_one_kv_head():
     [
         (((2, 4, 8), (2, 3, 8), (2, 3, 8)), "4 query heads cannot share 3"),
         (((2, 4, 8), (2, 2, 8), (3, 2, 8)), "(2, 2, 8)"),
-        (((2, 4, 8), (2, 2, 6), (2, 2, 6)), "heads of 8"),
+        (((2, 4, 8), (2, 2, 6), (2, 2, 6)), "(2, 4, 8), k (2, 2, 6)"),
     ],
 )
 def test_shapes_that_disagree_are_refused_with_both(shapes, says):

@@ -11,8 +11,9 @@ Vaswani et al. 2017, arXiv:1706.03762. Grouped queries: Ainslie et al. 2023, arX
 
 import numpy as np
 
-from minillm.errors import MiniLLMError
+from minillm.attention.shapes import check_finite, check_shapes
 from minillm.layers import softmax
+from minillm.memory import refuse_beyond_memory
 
 
 def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
@@ -40,19 +41,18 @@ def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, 
     Grouped-query attention: heads // kv_heads query heads share one head of keys and values, in order: with 9 heads
     and 3 KV heads, query heads 0, 1, 2 read KV head 0. A ratio of 1 is multi-head, kv_heads = 1 is multi-query.
 
-    Raises MiniLLMError where shapes disagree.
+    A query before all keys, or an empty key set, gives 0. Raises MiniLLMError where shapes disagree, where NaN or
+    infinity comes in, and where the scores would not fit in memory.
     """
-    n_q, heads, d = q.shape
-    n_k, kv_heads, _ = k.shape
-    if k.shape != v.shape or k.shape[2] != d:
-        raise MiniLLMError(f"attention: k has shape {k.shape}, v {v.shape}, and q {q.shape} wants heads of {d} in both.")
-    if heads % kv_heads:
-        raise MiniLLMError(f"attention: {heads} query heads cannot share {kv_heads} KV heads evenly.")
+    n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
+    refuse_beyond_memory(3 * 4 * heads * n_q * n_k, f"attention: scores of {heads} heads × {n_q:,} × {n_k:,}", "See flash.py.")
+    inputs = {"q": q, "k": k, "v": v}
     # BEGIN SOLUTION ex=02.5
     group = heads // kv_heads
     q = q.reshape(n_q, kv_heads, group, d).transpose(1, 2, 0, 3)  # (kv_heads, group, n_q, d)
     k = k.transpose(1, 0, 2)[:, None]  # (kv_heads, 1, n_k, d): broadcast over the group, never copied
     v = v.transpose(1, 0, 2)[:, None]
     out = attention_head(q, k, v)
-    return out.transpose(2, 0, 1, 3).reshape(n_q, heads, d)
+    out = out.transpose(2, 0, 1, 3).reshape(n_q, heads, d)
     # END SOLUTION
+    return check_finite(out, **inputs)

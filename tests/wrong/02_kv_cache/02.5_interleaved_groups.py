@@ -2,4 +2,4 @@
 group = heads // kv_heads
 q = q.reshape(n_q, group, kv_heads, d).transpose(2, 1, 0, 3)
 out = attention_head(q, k.transpose(1, 0, 2)[:, None], v.transpose(1, 0, 2)[:, None])
-return out.transpose(2, 1, 0, 3).reshape(n_q, heads, d)
+out = out.transpose(2, 1, 0, 3).reshape(n_q, heads, d)

@@ -1,0 +1,90 @@
+"""Who may look at whom: the mask of attention, asked tile by tile.
+
+The mask of n_q queries and n_k keys is a rule, not a matrix. A query stands at a position among the keys; causal, it sees
+itself and what came before; with a sliding window of w, only the last w of those. Written as a rule it costs no memory,
+and it says of a whole tile that nobody sees it before anything is loaded: with a causal mask that is half of all tiles.
+
+    keys     0 1 2 3 4 5 6 7
+    query 5  ■ ■ ■ ■ ■ ■ · ·      n_q = 3 queries are the last of n_k = 8 tokens: offset 5
+    query 6  ■ ■ ■ ■ ■ ■ ■ ·
+    query 7  ■ ■ ■ ■ ■ ■ ■ ■      with window 4, the first four ■ of this row are gone
+
+Sliding window: Beltagy et al. 2020, arXiv:2004.05150; Jiang et al. 2023 (Mistral), arXiv:2310.06825.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.errors import MiniLLMError
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which of n_k keys each of n_q queries may see.
+
+    causal: a query sees no key after its own position. window: it sees its own and the window - 1 keys before it.
+    offset: the position of query 0 among the keys; by default the queries are the last n_q tokens, n_k - n_q. Negative
+    where there are more queries than keys: the first ones stand before all keys, and see nothing.
+    """
+
+    n_q: int
+    n_k: int
+    causal: bool = True
+    window: int | None = None
+    offset: int | None = None
+
+    def __post_init__(self):
+        if self.offset is None:
+            object.__setattr__(self, "offset", self.n_k - self.n_q)
+        if self.window is not None and (self.window < 1 or not self.causal):
+            raise MiniLLMError(f"a window needs a causal mask and at least 1 key, found {self.window} and causal={self.causal}.")
+
+    def visible(self, rows, columns):  # slice, slice -> (rows, columns) bool, True where the key is seen
+        """The mask of one tile: queries rows.start … rows.stop against keys columns.start … columns.stop."""
+        position = self.offset + np.arange(rows.start, rows.stop)[:, None]
+        key = np.arange(columns.start, columns.stop)[None, :]
+        # BEGIN SOLUTION ex=03.3
+        seen = np.ones((len(position), key.shape[1]), bool)
+        if self.causal:
+            seen &= key <= position
+        if self.window is not None:
+            seen &= key > position - self.window
+        # END SOLUTION
+        return seen
+
+    def span(self, rows):  # slice -> slice
+        """The keys that at least one of these queries sees, from the first to the last. All other tiles are skipped."""
+        first, last = self.offset + rows.start, self.offset + rows.stop - 1  # positions of the first and last query
+        start = 0 if self.window is None else max(0, first - self.window + 1)
+        stop = self.n_k if not self.causal else min(self.n_k, last + 1)
+        return slice(min(start, max(stop, 0)), max(stop, 0))
+
+    def hides_all(self, rows, columns):  # slice, slice -> bool
+        """True where none of these queries sees any of these keys: the tile need not be loaded."""
+        span = self.span(rows)
+        return columns.start >= span.stop or columns.stop <= span.start
+
+    def hides_nothing(self, rows, columns):  # slice, slice -> bool
+        """True where all of these queries see all of these keys: most tiles need no mask at all."""
+        below = not self.causal or columns.stop - 1 <= self.offset + rows.start
+        inside = self.window is None or columns.start > self.offset + rows.stop - 1 - self.window
+        return below and inside
+
+    def scores(self, scores, rows, columns):  # (rows, columns) -> (rows, columns)
+        """Scores of one tile, with -inf where the key may not be seen."""
+        if self.hides_nothing(rows, columns):
+            return scores
+        return np.where(self.visible(rows, columns), scores, np.float32(-np.inf))
+
+    def pairs(self):
+        """How many (query, key) pairs are visible: what the arithmetic of attention is counted by."""
+        position = self.offset + np.arange(self.n_q)
+        last = np.minimum(position, self.n_k - 1) if self.causal else np.full(self.n_q, self.n_k - 1)
+        first = np.maximum(position - self.window + 1, 0) if self.window is not None else np.zeros_like(last)
+        return int(np.maximum(last - first + 1, 0).sum())
+
+
+def tiles(start, stop, size):  # -> slices of `size`, the last one shorter
+    """Cut start … stop into pieces: the tail is a tile too."""
+    return [slice(a, min(a + size, stop)) for a in range(start, stop, size)]

@@ -1,0 +1,72 @@
+"""Online softmax: a softmax that sees its inputs once, in pieces.
+
+Keep a running maximum m and a running sum l of exp(x - m). When a piece raises the maximum from m to m', all that was
+summed so far shrinks by alpha = exp(m - m'). The same correction applied to a weighted sum of values is what lets
+FlashAttention never hold a row of scores.
+
+    m' = max(m, max(x))      alpha = exp(m - m')      l' = alpha · l + Σ exp(x - m')      acc' = alpha · acc + exp(x - m') V
+
+Why it is exact. Claim: after any pieces, l = Σ exp(x - m) over all x seen, with m their maximum. It holds for none
+(m = -inf, l = 0). If it held before, alpha · l = Σ exp(x - m) · exp(m - m') = Σ exp(x - m') over the old x, and the new
+ones are added under the same m'. So it holds after each piece; likewise acc = Σ exp(x - m) v, and acc / l is
+softmax(x) V. Nothing was approximated, and no exponent was ever positive: nothing overflows.
+
+Milakov and Gimelshein 2018, arXiv:1805.02867. Rabe and Staats 2021, arXiv:2112.05682 (in attention).
+"""
+
+import numpy as np
+
+
+def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
+    """Fold the scores x of one piece into the running maximum and sum of each row.
+
+    A row that has seen nothing has m = -inf and l = 0. A row of x that is -inf throughout leaves its state as it was.
+    """
+    # BEGIN SOLUTION ex=03.1
+    m_new = np.maximum(m, x.max(axis=1))
+    safe = finite(m_new)
+    l_new = l * np.exp(m - safe) + np.exp(x - safe[:, None]).sum(axis=1)
+    # END SOLUTION
+    return m_new, l_new
+
+
+def fresh_state(q):  # (rows, d) -> (rows,), (rows,), (rows, d)
+    """m, l and acc of rows that have seen no key. Made from q, so that it lives where q lives."""
+    acc = np.zeros_like(q)
+    return np.full_like(q[:, 0], -np.inf), np.zeros_like(q[:, 0]), acc
+
+
+def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n), (n, d) -> (rows,), (rows,), (rows, d)
+    """Fold one tile of scores and values into the running state of its rows.
+
+    acc is the weighted sum of the values so far, not yet divided by l. A row whose scores are all -inf leaves the state
+    unchanged: no NaN, whatever came before.
+    """
+    # BEGIN SOLUTION ex=03.2
+    m_new = np.maximum(m, scores.max(axis=1))
+    safe = finite(m_new)
+    alpha = np.exp(m - safe)
+    weights = np.exp(scores - safe[:, None])
+    l_new = alpha * l + weights.sum(axis=1)
+    acc_new = alpha[:, None] * acc + weights @ values
+    # END SOLUTION
+    return m_new, l_new, acc_new
+
+
+def divide(acc, l):  # (rows, d), (rows,) -> (rows, d)
+    """The output: the weighted sum over the sum of weights. A row that saw nothing gives 0."""
+    return acc / np.where(l == 0, 1, l).astype(l.dtype)[:, None]
+
+
+def log_sum_exp(m, l):  # (rows,), (rows,) -> (rows,)
+    """log Σ exp(x) of each row: all that is needed to merge two halves of a row, or to recompute its softmax later.
+
+    A row that saw nothing gives -inf.
+    """
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the right answer
+        return m + np.log(l)
+
+
+def finite(m):  # (...) -> (...)
+    """m with 0 in place of -inf: exp(-inf - -inf) would be NaN, exp(-inf - 0) is the 0 that is meant."""
+    return np.where(np.isneginf(m), m.dtype.type(0), m)

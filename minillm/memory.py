@@ -1,0 +1,33 @@
+"""How much memory is left, and an early no to what cannot fit.
+
+An allocation that is too large either fails late or, worse, succeeds and swaps until the machine dies. Who knows in
+advance how many bytes a request takes asks here first.
+"""
+
+import os
+
+from minillm.errors import MiniLLMError
+
+ALWAYS_FITS = 2**28  # bytes; below this it is not worth asking the system
+
+
+def available_bytes():
+    """Bytes that could be allocated now; None where the platform does not tell."""
+    try:
+        with open("/proc/meminfo") as info:  # Linux: what is free, and what caches would give back
+            return next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
+
+
+def refuse_beyond_memory(nbytes, what, instead=""):
+    """Raise MiniLLMError, with both numbers, where nbytes is more than there is. instead: what the user can do."""
+    if nbytes < ALWAYS_FITS:
+        return
+    available = available_bytes()
+    if available is not None and nbytes > available:
+        raise MiniLLMError(f"{what} would take {nbytes:,} bytes, {available:,} are available.{' ' * bool(instead)}{instead}")
