@@ -23,3 +23,11 @@ class ModelError(MiniLLMError):
 
 class RequestError(MiniLLMError):
     """A request that cannot be served as asked: prompt too long, sampling parameter out of range."""
+
+
+class BlockError(MiniLLMError):
+    """A block of the KV cache, or a table of them, used against the rules: freed twice, unknown, of an impossible size."""
+
+
+class OutOfBlocks(MiniLLMError):
+    """More blocks are needed now than are free now. Later there may be: wait, or preempt a request."""

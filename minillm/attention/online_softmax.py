@@ -23,9 +23,9 @@ def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
     A row that has seen nothing has m = -inf and l = 0. A row of x that is -inf throughout leaves its state as it was.
     """
     # BEGIN SOLUTION ex=03.1
-    m_new = np.maximum(m, x.max(axis=1))
+    m_new = np.maximum(m, x.max(axis=-1))
     safe = finite(m_new)
-    l_new = l * np.exp(m - safe) + np.exp(x - safe[:, None]).sum(axis=1)
+    l_new = l * np.exp(m - safe) + np.exp(x - safe[..., None]).sum(axis=-1)
     # END SOLUTION
     return m_new, l_new
 
@@ -33,7 +33,7 @@ def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
 def fresh_state(q):  # (rows, d) -> (rows,), (rows,), (rows, d)
     """m, l and acc of rows that have seen no key. Made from q, so that it lives where q lives."""
     acc = np.zeros_like(q)
-    return np.full_like(q[:, 0], -np.inf), np.zeros_like(q[:, 0]), acc
+    return np.full_like(q[..., 0], -np.inf), np.zeros_like(q[..., 0]), acc
 
 
 def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n), (n, d) -> (rows,), (rows,), (rows, d)
@@ -43,19 +43,19 @@ def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n)
     unchanged: no NaN, whatever came before.
     """
     # BEGIN SOLUTION ex=03.2
-    m_new = np.maximum(m, scores.max(axis=1))
+    m_new = np.maximum(m, scores.max(axis=-1))
     safe = finite(m_new)
     alpha = np.exp(m - safe)
-    weights = np.exp(scores - safe[:, None])
-    l_new = alpha * l + weights.sum(axis=1)
-    acc_new = alpha[:, None] * acc + weights @ values
+    weights = np.exp(scores - safe[..., None])
+    l_new = alpha * l + weights.sum(axis=-1)
+    acc_new = alpha[..., None] * acc + weights @ values
     # END SOLUTION
     return m_new, l_new, acc_new
 
 
 def divide(acc, l):  # (rows, d), (rows,) -> (rows, d)
     """The output: the weighted sum over the sum of weights. A row that saw nothing gives 0."""
-    return acc / np.where(l == 0, 1, l).astype(l.dtype)[:, None]
+    return acc / np.where(l == 0, 1, l).astype(l.dtype)[..., None]
 
 
 def log_sum_exp(m, l):  # (rows,), (rows,) -> (rows,)

@@ -8,10 +8,11 @@ of the file. A faster backend keeps the packed blocks and unpacks them inside it
 import numpy as np
 
 from minillm.attention.naive import attention
+from minillm.attention.paged import paged_attention
 from minillm.formats.blocks import dequantize
 from minillm.layers import embed, linear, rms_norm, rope, rope_angles, swiglu
 
-__all__ = ["attention", "embed", "linear", "load_matrix", "rms_norm", "rope", "rope_angles", "swiglu"]
+__all__ = ["attention", "embed", "linear", "load_matrix", "paged_attention", "rms_norm", "rope", "rope_angles", "swiglu"]
 
 
 def load_matrix(tensor):  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32

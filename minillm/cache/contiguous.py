@@ -6,7 +6,7 @@ with every token, and that must be read in full for each new one: from here on, 
 
     bytes per token = 2 (K and V) × layers × kv_heads × d_head × bytes per value
 
-Every cache of this project answers the same five calls: `append`, `read`, `truncate`, `fork`, `length`.
+Every cache of this project answers the same calls: `append`, `attend`, `read`, `truncate`, `fork`, `length`.
 """
 
 from dataclasses import dataclass, field
@@ -79,6 +79,10 @@ class ContiguousCache:
         end = self.lengths[layer]
         return self.k[layer, :end], self.v[layer, :end]
         # END SOLUTION
+
+    def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
+        """Attention of the newest tokens to all that one layer holds."""
+        return ops.attention(q, *self.read(layer))
 
     def truncate(self, length):
         """Forget all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""

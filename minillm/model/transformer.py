@@ -77,7 +77,7 @@ class Transformer:
         looked_up = np.empty_like(q)
         for segment, span in zip(segments, spans, strict=True):
             segment.cache.append(index, k[span], v[span])
-            looked_up[span] = ops.attention(q[span], *segment.cache.read(index))
+            looked_up[span] = segment.cache.attend(ops, index, q[span])
         return ops.linear(looked_up.reshape(n, -1), w.o)
 
     def feed_forward(self, w, x):  # (tokens, d_model) -> (tokens, d_model)

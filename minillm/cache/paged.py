@@ -1,0 +1,122 @@
+"""The paged KV cache: one store of pages for all sequences, and a block table for each.
+
+The store is two arrays, (layers, blocks, block_size, kv_heads, d_head) for keys and for values, taken once. Which block
+belongs to whom is bookkeeping without arrays (block_pool, block_table); this module does what that decides: copies
+blocks, and writes new tokens to their slots. A block number is the same in every layer, so one table serves them all.
+
+    sequence A   table 7 2        ┌──┬──┬──┬──┬──┬──┬──┬──┐
+    sequence B   table 7 5        │  │  │ A│  │  │ B│  │AB│     the first block, a common prompt, is stored once
+                                  └──┴──┴──┴──┴──┴──┴──┴──┘
+                                    0  1  2  3  4  5  6  7
+
+Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
+"""
+
+import numpy as np
+
+from minillm.cache.block_pool import BlockPool
+from minillm.cache.block_table import BlockTable, swap
+from minillm.errors import RequestError
+from minillm.memory import refuse_beyond_memory
+
+
+class PageStore:
+    """Keys and values of all sequences of one model, and the pool that says which blocks are free.
+
+    dtype: float32, or float16 for half the bytes. Errors: MiniLLMError where it would not fit in memory.
+    """
+
+    def __init__(self, layers, kv_heads, d_head, num_blocks, block_size, dtype=np.float32, watermark=0):
+        self.pool = BlockPool(num_blocks, block_size, watermark)
+        shape = (layers, num_blocks, block_size, kv_heads, d_head)
+        size = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        refuse_beyond_memory(size, f"a pool of {num_blocks:,} blocks of {block_size} tokens")
+        self.k, self.v = np.zeros(shape, dtype), np.zeros(shape, dtype)
+
+    @classmethod
+    def of(cls, config, num_blocks, block_size=16, **options):
+        """A store for a model's shape."""
+        return cls(config.n_layers, config.n_kv_heads, config.d_head, num_blocks, block_size, **options)
+
+    @property
+    def nbytes(self):
+        """Bytes of all pages, used or not."""
+        return self.k.nbytes + self.v.nbytes
+
+    def new_cache(self, blocks=(), max_length=None):  # -> PagedCache
+        """The cache of a new sequence; blocks: what a prefix cache has matched, now this sequence's."""
+        return PagedCache(self, BlockTable(self.pool, blocks), max_length)
+
+    def copy(self, pairs, source=None):  # [(from, to)]
+        """Copy whole blocks, in every layer, in the order given; from another store where one is named."""
+        source = source or self
+        for a, b in pairs:
+            self.k[:, b], self.v[:, b] = source.k[:, a], source.v[:, a]
+
+
+class PagedCache:
+    """Keys and values of one sequence, in pages. The protocol is that of ContiguousCache, with `free` at the end."""
+
+    def __init__(self, store, table, max_length=None):
+        self.store, self.table, self.max_length = store, table, max_length
+        self.lengths = [table.length] * len(store.k)  # per layer: within a step, early layers are ahead of late ones
+
+    @property
+    def length(self):
+        """Tokens held in every layer."""
+        return min(self.lengths)
+
+    @property
+    def nbytes(self):
+        """Bytes of the blocks in its table, shared ones included."""
+        return len(self.table.blocks) * self.store.nbytes // self.store.pool.num_blocks
+
+    def append(self, layer, k, v):  # int, (n, kv_heads, d_head), (n, kv_heads, d_head)
+        """Add the keys and values of n new tokens to one layer. The first layer of a step takes the blocks for all."""
+        start, end = self.lengths[layer], self.lengths[layer] + len(k)
+        if self.max_length is not None and end > self.max_length:
+            raise RequestError(f"the KV cache holds {self.max_length:,} tokens, {end:,} were asked for.")
+        if end > self.table.length:
+            _, copies = self.table.append(end - self.table.length)
+            self.store.copy(copies)
+        slots = self.table.slots(start, end)
+        # BEGIN SOLUTION ex=04.5
+        for pages, new in ((self.store.k, k), (self.store.v, v)):
+            by_slot = pages[layer].reshape(-1, *new.shape[1:])  # (blocks · block_size, kv_heads, d_head), the same memory
+            by_slot[slots] = new
+        self.lengths[layer] = end
+        # END SOLUTION
+
+    def read(self, layer):  # int -> (length, kv_heads, d_head), (length, kv_heads, d_head)
+        """Keys and values of one layer, in order: gathered into new arrays, for tests and for moving them elsewhere."""
+        slots = self.table.slots(0, self.lengths[layer])
+        return tuple(pages[layer].reshape(-1, *pages.shape[3:])[slots] for pages in (self.store.k, self.store.v))
+
+    def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
+        """Attention of the newest tokens to all that one layer holds, page by page."""
+        pages = self.store.k[layer], self.store.v[layer]
+        return ops.paged_attention(q, *pages, np.array(self.table.blocks, np.int64), self.lengths[layer])
+
+    def truncate(self, length):
+        """Forget all tokens from `length` on, in every layer, and give back the blocks that held nothing else."""
+        if not 0 <= length <= self.length:
+            raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
+        self.table.truncate(length)
+        self.lengths = [length] * len(self.lengths)
+
+    def fork(self):  # -> PagedCache
+        """A second cache with the same content: both own the same blocks, and the first to write copies one."""
+        return PagedCache(self.store, self.table.fork(), self.max_length)
+
+    def free(self):
+        """The sequence is done, or preempted: its blocks are others'."""
+        self.table.free()
+        self.lengths = [0] * len(self.lengths)
+
+
+def swap_to(caches, store):  # [PagedCache], PageStore
+    """Move caches to another store (host memory, and back), sharing among them kept."""
+    old = caches[0].store
+    store.copy(swap([c.table for c in caches], store.pool), source=old)
+    for cache in caches:
+        cache.store = store

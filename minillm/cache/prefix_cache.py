@@ -1,0 +1,50 @@
+"""What every prefix cache answers, so that a scheduler takes either: hash chain (prefix) or radix tree (radix).
+
+Keys and values of a token depend on the tokens before it alone. Two prompts that begin alike therefore have the same
+blocks up to where they part: whoever comes second takes the first one's and computes the rest. A sequence's life:
+
+    table = BlockTable(pool, cache.match(tokens, salt))     hit: table.length tokens need no prefill, at least one does
+    table.append(n) … compute …                              slots to write
+    cache.commit(tokens[:table.length], table.blocks, salt)  what is full may now be found by others
+    table.free()                                             finished or preempted: the blocks stay findable while idle
+
+There is no second count of who reads what: a block is locked while it has an owner in the pool, and since whoever owns a
+cached block owns those before it too, what is idle can always be evicted from the end. `pool.num_free` is exact.
+Only computed tokens may be committed; drafts only once accepted. A block that is cached is never written (pool.writable).
+"""
+
+from typing import Protocol
+
+
+class PrefixCache(Protocol):
+    """Remembers full blocks of one BlockPool by the tokens that lead to them."""
+
+    def cached_length(self, tokens, salt=None):  # -> tokens
+        """How many tokens `match` would find. Locks nothing, changes nothing: for sorting a queue."""
+
+    def match(self, tokens, salt=None):  # -> [block]
+        """Blocks of the longest cached prefix, each with one owner more: the caller, who must release them.
+
+        Full blocks only, and never all tokens: the last one is computed, or there would be no logits to sample from.
+        salt: anything hashable; prompts with different salts share nothing (tenants, adapters, images).
+        """
+
+    def commit(self, tokens, blocks, salt=None):  # -> blocks newly registered
+        """Register the full blocks of tokens whose keys and values are computed. blocks: the table's own list.
+
+        Where the cache holds the same tokens in another block, the list is changed to that one and the duplicate freed.
+        """
+
+    def release(self, blocks):
+        """Give back a match that is not used after all. (A table that has taken it over frees itself.)"""
+
+    def evict(self, n):  # -> blocks
+        """Forget up to n idle blocks, the least missed first: they become blank. The pool calls it when it must."""
+
+    def on_idle(self, block):
+        """The pool says: the last owner of a block that you keep has let go."""
+
+
+def matchable(tokens, block_size):  # -> [token]
+    """The part of a prompt that a match may cover: full blocks, and never the last token."""
+    return list(tokens[: max(0, len(tokens) - 1) // block_size * block_size])
