@@ -2,8 +2,8 @@
 
 A transformer of this family needs five operations beside attention. A token's number becomes a vector (`embed`); vectors
 are multiplied by weight matrices (`linear`), kept at a steady length (`rms_norm`), turned by an angle that grows with
-their position (`rope`), and passed through a gated curve (`swiglu`). Each takes and gives float32; the shapes stand on
-the `def` line. These are the reference: written to be read, and what every fast backend is tested against.
+their position (`rope`), and passed through a gated curve (`swiglu`). A layer is made of them in two halves, before and
+after attention (`attention_inputs`, `add_feed_forward`). Each takes and gives float32; the shapes stand on the `def` line. These are the reference: written to be read, and what every fast backend is tested against.
 
 Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm). Su et al. 2021, arXiv:2104.09864 (RoPE). Shazeer 2020,
 arXiv:2002.05202 (SwiGLU). Touvron et al. 2023, arXiv:2302.13971 (all of them together: Llama).
@@ -79,6 +79,31 @@ def silu(x):  # (...) -> (...)
 def swiglu(gate, up):  # (tokens, d_ff), (tokens, d_ff) -> (tokens, d_ff)
     """The gated activation of the feed-forward layer: one half decides how much of the other passes."""
     return silu(gate) * up
+
+
+def attention_inputs(x, w, c, cos, sin):  # (tokens, d_model) -> (tokens, heads, d), (tokens, kv_heads, d) twice
+    """The first half of a layer's attention: norm, then each token's queries, keys and values, turned to its position.
+
+    w: a layer's weights by name (model.weights.LayerWeights), c: the model's shape (model.config.ModelConfig).
+    """
+    n, h = len(x), rms_norm(x, w.attn_norm, c.norm_eps)
+    q = linear(h, w.q, w.q_bias).reshape(n, c.n_heads, c.d_head)
+    k = linear(h, w.k, w.k_bias).reshape(n, c.n_kv_heads, c.d_head)
+    v = linear(h, w.v, w.v_bias).reshape(n, c.n_kv_heads, c.d_head)
+    if c.qk_norm:
+        q, k = rms_norm(q, w.q_norm, c.norm_eps), rms_norm(k, w.k_norm, c.norm_eps)
+    return rope(q, cos, sin, c.rope_interleaved), rope(k, cos, sin, c.rope_interleaved), v
+
+
+def add_linear(x, h, weight):  # (tokens, d_out), (tokens, d_in), (d_out, d_in) -> (tokens, d_out)
+    """x + h Wᵀ: how a part of a layer adds what it found to the stream of the token."""
+    return x + linear(h, weight)
+
+
+def add_feed_forward(x, w, c):  # (tokens, d_model) -> (tokens, d_model)
+    """x + the feed-forward half of a layer: what it does to each token by itself. w, c: as in attention_inputs."""
+    h = rms_norm(x, w.ffn_norm, c.norm_eps)
+    return add_linear(x, swiglu(linear(h, w.gate), linear(h, w.up)), w.down)
 
 
 def softmax(x):  # (..., n) -> (..., n)

@@ -10,9 +10,28 @@ import numpy as np
 from minillm.attention.naive import attention
 from minillm.attention.paged import paged_attention
 from minillm.formats.blocks import dequantize
-from minillm.layers import embed, linear, rms_norm, rope, rope_angles, swiglu
+from minillm.layers import (
+    add_feed_forward,
+    add_linear,
+    attention_inputs,
+    embed,
+    linear,
+    rms_norm,
+    rope_angles,
+)
 
-__all__ = ["attention", "embed", "linear", "load_matrix", "paged_attention", "rms_norm", "rope", "rope_angles", "swiglu"]
+__all__ = [
+    "add_feed_forward",
+    "add_linear",
+    "attention",
+    "attention_inputs",
+    "embed",
+    "linear",
+    "load_matrix",
+    "paged_attention",
+    "rms_norm",
+    "rope_angles",
+]
 
 
 def load_matrix(tensor):  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32

@@ -59,32 +59,14 @@ class Transformer:
         x = self.ops.embed(tokens, self.weights.embedding)
         angles = self.ops.rope_angles(positions, self.frequencies)
         for index, layer in enumerate(self.weights.layers):
-            x = x + self.attention(index, layer, x, angles, segments, spans)
-            x = x + self.feed_forward(layer, x)
+            q, k, v = self.ops.attention_inputs(x, layer, self.config, *angles)
+            looked_up = np.empty_like(q)
+            for segment, span in zip(segments, spans, strict=True):
+                segment.cache.append(index, k[span], v[span])
+                looked_up[span] = segment.cache.attend(self.ops, index, q[span])
+            x = self.ops.add_linear(x, looked_up.reshape(len(x), -1), layer.o)
+            x = self.ops.add_feed_forward(x, layer, self.config)
         return self.head(x, segments, spans)
-
-    def attention(self, index, w, x, angles, segments, spans):  # -> (tokens, d_model)
-        """Project to queries, keys and values; turn; remember; look back; project."""
-        ops, c, n = self.ops, self.config, len(x)
-        h = ops.rms_norm(x, w.attn_norm, c.norm_eps)
-        q = ops.linear(h, w.q, w.q_bias).reshape(n, c.n_heads, c.d_head)
-        k = ops.linear(h, w.k, w.k_bias).reshape(n, c.n_kv_heads, c.d_head)
-        v = ops.linear(h, w.v, w.v_bias).reshape(n, c.n_kv_heads, c.d_head)
-        if c.qk_norm:
-            q, k = ops.rms_norm(q, w.q_norm, c.norm_eps), ops.rms_norm(k, w.k_norm, c.norm_eps)
-        q, k = ops.rope(q, *angles, c.rope_interleaved), ops.rope(k, *angles, c.rope_interleaved)
-
-        looked_up = np.empty_like(q)
-        for segment, span in zip(segments, spans, strict=True):
-            segment.cache.append(index, k[span], v[span])
-            looked_up[span] = segment.cache.attend(ops, index, q[span])
-        return ops.linear(looked_up.reshape(n, -1), w.o)
-
-    def feed_forward(self, w, x):  # (tokens, d_model) -> (tokens, d_model)
-        """What the layer does to each token by itself."""
-        ops = self.ops
-        h = ops.rms_norm(x, w.ffn_norm, self.config.norm_eps)
-        return ops.linear(ops.swiglu(ops.linear(h, w.gate), ops.linear(h, w.up)), w.down)
 
     def head(self, x, segments, spans):  # -> [(positions, vocab)]
         """Logits where they are wanted: the head is a fifth of SmolLM2's arithmetic, and prefill needs it once."""

@@ -2,28 +2,46 @@
 
     x[t, c] ≈ x_scale[t, c / 32] · q[t, c]        q: int16, so the error is at most 2^-16 of the block's largest x
 
-Every weight is read once for up to eight tokens; with more, once for every eight, from cache. Bands are dealt to the
-cores in two contiguous halves, so that each reads one long tape.
+A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. Bands are
+dealt to the cores in contiguous stretches, so that each reads one long tape and no two write to one cache line.
+
+The work is split into functions that are inlined into a kernel (`multiply`, `quantize`), because a layer's kernels
+(feed_forward.py) are made of the same parts; a layout reaches `band_times_tokens` as constants of the kernel.
 """
 
 from functools import lru_cache
 
+import numba
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 
+from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.packed import BAND, BLOCK, aligned
 from minillm.backends.numba_.tile import band_times_tokens
 
+MANY = 16  # tokens from which on even small steps are shared among cores
 
-@njit(cache=True, nogil=True)
+
+class Rounded:
+    """Room for x in 16 bits: q (n, columns) int16, scale (n, columns / 32), sums of q (n, columns / group)."""
+
+    def __init__(self, n, columns, group):
+        self.arrays = (
+            aligned((n, columns), np.int16),
+            np.empty((n, columns // BLOCK), np.float32),
+            np.empty((n, columns // group), np.int32),
+        )
+
+
+@njit(nogil=True, error_model="numpy")
 def quantize_row(x, q, scale, sums, group):
+    """One token: (columns,) float32 -> q, scale, sums. A block of zeros has scale 0."""
     for block in range(len(scale)):
         top = np.float32(0)
         for c in range(32 * block, 32 * block + 32):
             top = max(top, abs(x[c]))
-        step = top / np.float32(32767)
-        inverse = np.float32(32767) / top if top > 0 else np.float32(0)
-        scale[block] = step
+        scale[block] = top / np.float32(32767)
+        inverse = np.float32(32767) / top if top > np.float32(0) else np.float32(0)
         for start in range(32 * block, 32 * block + 32, group):
             total = np.int32(0)
             for c in range(start, start + group):
@@ -32,45 +50,51 @@ def quantize_row(x, q, scale, sums, group):
             sums[start // group] = total
 
 
-@lru_cache
-def kernel(bits, group, offset, wide, minima):
-    """The matrix product for one layout, compiled on first use."""
+@njit(inline="always")
+def multiply(bits, group, offset, wide, minima, tape, blocks, record_bytes, bands, q, scale, sums, y, threads):
+    """y[t, :] = W x[t] for all tokens. y: (n, 16 · bands)."""
+    n = len(q)
+    columns, y_stride = q.shape[1], y.shape[1]
+    for part in prange(threads):
+        for band in range(part * bands // threads, (part + 1) * bands // threads):
+            at = tape + band * blocks * record_bytes
+            t = 0
+            while t < n:
+                qa, sa, ua = q[t:].ctypes.data, scale[t:].ctypes.data, sums[t:].ctypes.data
+                ya = y.ctypes.data + 4 * (t * y_stride + 16 * band)
+                if t + 8 <= n:
+                    band_times_tokens(8, bits, group, offset, wide, minima, at, blocks, qa, sa, ua, columns, ya, y_stride)
+                    t += 8
+                elif t + 4 <= n:
+                    band_times_tokens(4, bits, group, offset, wide, minima, at, blocks, qa, sa, ua, columns, ya, y_stride)
+                    t += 4
+                elif t + 2 <= n:
+                    band_times_tokens(2, bits, group, offset, wide, minima, at, blocks, qa, sa, ua, columns, ya, y_stride)
+                    t += 2
+                else:
+                    band_times_tokens(1, bits, group, offset, wide, minima, at, blocks, qa, sa, ua, columns, ya, y_stride)
+                    t += 1
 
-    @njit(parallel=True, nogil=True, cache=True)
-    def run(records, blocks, record_bytes, bands, x, q, scale, sums, y, parts):
-        n = len(x)
-        for t in prange(n) if n > 16 else range(n):
+
+@lru_cache
+def linear_kernel(bits, group, offset, wide, minima):
+    """The product for one layout, compiled on first use."""
+
+    @kernel(parallel=True)
+    def run(x, tape, blocks, record_bytes, bands, q, scale, sums, y, threads):
+        for t in prange(len(x)):
             quantize_row(x[t], q[t], scale[t], sums[t], group)
-        columns = q.shape[1]
-        y_stride = y.shape[1]
-        for part in prange(parts):
-            for band in range(part * bands // parts, (part + 1) * bands // parts):
-                tape = records + band * blocks * record_bytes
-                t = 0
-                while t < n:
-                    qa, sa, ua = q[t:].ctypes.data, scale[t:].ctypes.data, sums[t:].ctypes.data
-                    ya = y.ctypes.data + 4 * (t * y_stride + 16 * band)
-                    if t + 8 <= n:
-                        band_times_tokens(8, bits, group, offset, wide, minima, tape, blocks, qa, sa, ua, columns, ya, y_stride)
-                        t += 8
-                    elif t + 4 <= n:
-                        band_times_tokens(4, bits, group, offset, wide, minima, tape, blocks, qa, sa, ua, columns, ya, y_stride)
-                        t += 4
-                    elif t + 2 <= n:
-                        band_times_tokens(2, bits, group, offset, wide, minima, tape, blocks, qa, sa, ua, columns, ya, y_stride)
-                        t += 2
-                    else:
-                        band_times_tokens(1, bits, group, offset, wide, minima, tape, blocks, qa, sa, ua, columns, ya, y_stride)
-                        t += 1
+        multiply(bits, group, offset, wide, minima, tape, blocks, record_bytes, bands, q, scale, sums, y, threads)
 
     return run
 
 
-def linear(x, weight, bias=None):
-    l = weight.layout
+def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix, (rows,) -> (n, rows)
+    """As layers.linear. The result is a view of an array whose rows are padded to whole bands."""
     n, columns = x.shape
     bands, blocks, record_bytes = weight.records.shape
-    q, scale, sums = aligned((n, columns), np.int16), np.empty((n, blocks), np.float32), np.empty((n, columns // l.group), np.int32)
-    y = aligned((n, bands * BAND), np.float32)
-    kernel(l.bits, l.group, l.offset, l.wide, l.minima)(weight.address, blocks, record_bytes, bands, x, q, scale, sums, y, get_num_threads())
-    return y[:, : weight.shape[0]]
+    rounded, y = Rounded(n, columns, weight.layout.group), aligned((n, bands * BAND), np.float32)
+    run = linear_kernel(*weight.layout.constants)
+    run(x, weight.address, blocks, record_bytes, bands, *rounded.arrays, y, numba.get_num_threads())
+    y = y[:, : weight.shape[0]]
+    return y if bias is None else y + bias

@@ -43,6 +43,11 @@ class Layout:
     minima: bool
 
     @property
+    def constants(self):
+        """What a kernel is compiled for."""
+        return self.bits, self.group, self.offset, int(self.wide), int(self.minima)
+
+    @property
     def code_bytes(self):
         """Bytes of the codes of a record, upper bits included: 16 rows × 32 columns × bits / 8."""
         return BAND * BLOCK * self.bits // 8

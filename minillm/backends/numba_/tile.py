@@ -6,7 +6,7 @@ For each record of the band, codes are unpacked once and used for all T tokens:
     x         lane r:     x(0)    │    x(1)         the same pair of columns for all rows: one number, broadcast
     dot       lane r:  += code(r, 0) · x(0) + code(r, 1) · x(1)                        exact, in 32-bit integers
 
-x is rounded to 16 bits (`quantize` in linear.py), finer than the float32 result can tell. After each group of columns
+x is rounded to 16 bits (`quantize_row` in linear.py), finer than the float32 result can tell. After each group of columns
 the integer sums become floats: y += scale · x_scale · (sum - offset · Σx) - minimum · x_scale · Σx.
 
 Numba has no type for a SIMD register, so this module writes the step in LLVM's own language, through an `@intrinsic`: a
@@ -16,14 +16,14 @@ a short sequence on Arm. The loops over T and over pairs run here, in Python: th
 """
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba import types
 from numba.extending import intrinsic
 
-LANES = 16
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F32, F16 = ir.FloatType(), ir.HalfType()
-LANES_I32, LANES_F32, LANES_F16 = (ir.VectorType(t, LANES) for t in (I32, F32, F16))
-HALVES_I16, HALVES_I32 = ir.VectorType(I16, 2 * LANES), ir.VectorType(I32, 2 * LANES)
+from minillm.backends.numba_.loops import loop_with_sums
+from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, call, constant, splat_scalar
+
+I8, I64 = ir.IntType(8), ir.IntType(64)
+HALVES_I16, HALVES_I32 = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(I32, 2 * LANES)
 PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it is asked that much earlier
 
 
@@ -59,39 +59,39 @@ class Step:
 
     def emit(self, b, records, blocks, x, scales, sums, n_columns, y, y_stride):
         """The loop over the records of a band, with one float accumulator per token in a register."""
-        totals = [cgutils.alloca_once(b, LANES_F32) for _ in range(self.tokens)]
-        for total in totals:
-            b.store(ir.Constant(LANES_F32, [0.0] * LANES), total)
-        with cgutils.for_range(b, blocks) as loop:
-            record = b.add(records, b.mul(loop.index, I64(self.record_bytes)))
-            self.prefetch(b, record)
-            columns = b.mul(loop.index, I64(2 * 32))  # bytes of int16
-            rows_x = [self.at(b, x, b.mul(n_columns, I64(2 * t)), columns) for t in range(self.tokens)]
-            step_scale = [self.number(b, F32, scales, b.mul(b.add(b.mul(blocks, I64(t)), loop.index), I64(4))) for t in range(self.tokens)]
-            for g in range(self.groups):
-                index = [b.add(b.mul(b.add(b.mul(blocks, I64(t)), loop.index), I64(4 * self.groups)), I64(4 * g)) for t in range(self.tokens)]
-                sum_x = [self.number(b, I32, sums, i) for i in index]
-                self.fold_group(b, record, g, rows_x, step_scale, sum_x, totals)
-        for t, total in enumerate(totals):
-            place = b.inttoptr(b.add(y, b.mul(y_stride, I64(4 * t))), LANES_F32.as_pointer())
-            b.store(b.load(total), place, align=4)
+        tokens = range(self.tokens)
 
-    def fold_group(self, b, record, g, rows_x, step_scale, sum_x, totals):
+        def fold(i, totals):
+            record = b.add(records, b.mul(i, I64(self.record_bytes)))
+            self.prefetch(b, record)
+            x_rows = [b.add(x, b.mul(I64(2), b.add(b.mul(n_columns, I64(t)), b.mul(i, I64(32))))) for t in tokens]
+            index = [b.add(b.mul(blocks, I64(t)), i) for t in tokens]
+            x_scale = [number(b, F32, scales, b.mul(at, I64(4))) for at in index]
+            for g in range(self.groups):
+                x_sum = [number(b, I32, sums, b.add(b.mul(at, I64(4 * self.groups)), I64(4 * g))) for at in index]
+                totals = self.fold_group(b, record, g, x_rows, x_scale, x_sum, totals)
+            return totals
+
+        for t, total in enumerate(loop_with_sums(b, blocks, [constant(0.0)] * self.tokens, fold)):
+            place = b.inttoptr(b.add(y, b.mul(y_stride, I64(4 * t))), F32X16.as_pointer())
+            b.store(total, place, align=4)
+
+    def fold_group(self, b, record, g, x_rows, x_scale, x_sum, totals):
         """Integer dot products over the columns of one group, then their share of y."""
-        dots = [splat(b, b.mul(s, I32(-self.offset))) if self.offset else ir.Constant(LANES_I32, [0] * LANES) for s in sum_x]
+        dots = [splat_int(b, b.mul(s, I32(-self.offset))) if self.offset else constant(0, I32) for s in x_sum]
         pairs = self.group // 2
         for pair in range(g * pairs, (g + 1) * pairs):
             codes = self.codes(b, record, pair)
-            for t in range(self.tokens):
-                two = self.number(b, I32, rows_x[t], I64(4 * pair))
-                dots[t] = dot_pairs(b, dots[t], codes, splat(b, two))
+            two = [splat_int(b, number(b, I32, row, I64(4 * pair))) for row in x_rows]
+            dots = [dot_pairs(b, dot, codes, x) for dot, x in zip(dots, two, strict=True)]
         scale = self.floats(b, record, self.code_bytes + g * self.scale_bytes)
-        minimum = self.floats(b, record, self.code_bytes + (self.groups + g) * self.scale_bytes) if self.minima else None
-        for t in range(self.tokens):
-            value = b.fmul(b.sitofp(dots[t], LANES_F32), scale)
-            if self.minima:
-                value = b.fsub(value, b.fmul(minimum, splat(b, b.sitofp(sum_x[t], F32))))
-            b.store(fma(b, value, splat(b, step_scale[t]), b.load(totals[t])), totals[t])
+        values = [b.fmul(b.sitofp(dot, F32X16), scale) for dot in dots]
+        if self.minima:
+            minimum = self.floats(b, record, self.code_bytes + (self.groups + g) * self.scale_bytes)
+            sums = [splat_scalar(b, b.sitofp(s, F32)) for s in x_sum]
+            values = [b.fsub(value, b.fmul(minimum, s)) for value, s in zip(values, sums, strict=True)]
+        steps = [splat_scalar(b, s) for s in x_scale]
+        return [call(b, "llvm.fma.v16f32", F32X16, *three) for three in zip(values, steps, totals, strict=True)]
 
     def codes(self, b, record, pair):
         """Two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
@@ -104,64 +104,44 @@ class Step:
         upper, each = self.bits - 4, 16 // (self.bits - 4)
         word = self.word(b, record, 256 + 64 * (pair // each))
         high = field(b, word, upper * (pair % each), (1 << upper) - 1)
-        return b.or_(low, b.shl(high, constant(4)))
+        return b.or_(low, b.shl(high, constant(4, I32)))
 
     def word(self, b, record, offset):
         """64 bytes of codes."""
-        return b.load(b.inttoptr(b.add(record, I64(offset)), LANES_I32.as_pointer()), align=32)
+        return b.load(b.inttoptr(b.add(record, I64(offset)), I32X16.as_pointer()), align=32)
 
     def floats(self, b, record, offset):
         """Sixteen scales as float32."""
-        stored = LANES_F32 if self.wide else LANES_F16
+        stored = F32X16 if self.wide else ir.VectorType(ir.HalfType(), LANES)
         loaded = b.load(b.inttoptr(b.add(record, I64(offset)), stored.as_pointer()), align=32)
-        return loaded if self.wide else b.fpext(loaded, LANES_F32)
+        return loaded if self.wide else b.fpext(loaded, F32X16)
 
     def prefetch(self, b, record):
         """Ask for the cache lines of a later record."""
-        pointer = I8.as_pointer()
-        ask = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32]), "llvm.prefetch.p0")
         for line in range(0, self.record_bytes, 64):
-            b.call(ask, [b.inttoptr(b.add(record, I64(PREFETCH_AHEAD + line)), pointer), I32(0), I32(3), I32(1)])
-
-    @staticmethod
-    def at(b, base, *offsets):
-        for offset in offsets:
-            base = b.add(base, offset)
-        return base
-
-    @staticmethod
-    def number(b, kind, base, offset):
-        """One number from memory."""
-        return b.load(b.inttoptr(b.add(base, offset), kind.as_pointer()), align=4)
+            place = b.inttoptr(b.add(record, I64(PREFETCH_AHEAD + line)), I8.as_pointer())
+            call(b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
 
 
-def constant(value):
-    return ir.Constant(LANES_I32, [value] * LANES)
+def number(b, kind, base, offset):
+    """One number from memory."""
+    return b.load(b.inttoptr(b.add(base, offset), kind.as_pointer()), align=4)
 
 
 def field(b, word, shift, mask):
     """The bits under the mask, of both halves of each lane, moved down."""
-    moved = b.lshr(word, constant(shift)) if shift else word
-    return b.and_(moved, constant(mask | mask << 16))
+    moved = b.lshr(word, constant(shift, I32)) if shift else word
+    return b.and_(moved, constant(mask | mask << 16, I32))
 
 
-def splat(b, number):
-    """A number in all lanes."""
-    lanes = ir.VectorType(number.type, LANES)
-    first = b.insert_element(ir.Constant(lanes, ir.Undefined), number, I32(0))
-    return b.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), ir.Constant(LANES_I32, [0] * LANES))
+def splat_int(b, number):
+    """An integer in all lanes."""
+    nothing = ir.Constant(I32X16, ir.Undefined)
+    return b.shuffle_vector(b.insert_element(nothing, number, I32(0)), nothing, constant(0, I32))
 
 
 def dot_pairs(b, total, codes, x):
     """total + the dot product of the two 16-bit halves of each lane."""
     product = b.mul(*[b.sext(b.bitcast(a, HALVES_I16), HALVES_I32) for a in (codes, x)])
-    even, odd = (
-        b.shuffle_vector(product, product, ir.Constant(LANES_I32, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
-    )
+    even, odd = (b.shuffle_vector(product, product, constant(range(first, 2 * LANES, 2), I32)) for first in (0, 1))
     return b.add(total, b.add(even, odd))
-
-
-def fma(b, x, y, z):
-    """x · y + z, rounded once."""
-    f = cgutils.get_or_insert_function(b.module, ir.FunctionType(LANES_F32, [LANES_F32] * 3), "llvm.fma.v16f32")
-    return b.call(f, [x, y, z])
