@@ -5,7 +5,7 @@
 A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. Bands are
 dealt to the cores in contiguous stretches, so that each reads one long tape and no two write to one cache line.
 
-The work is split into functions that are inlined into a kernel (`multiply`, `quantize`), because a layer's kernels
+The work is split into functions that are inlined into a kernel (`multiply`, `round_row`), because a layer's kernels
 (feed_forward.py) are made of the same parts; a layout reaches `band_times_tokens` as constants of the kernel.
 """
 
@@ -17,37 +17,25 @@ from numba import njit, prange
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.packed import BAND, BLOCK, aligned
-from minillm.backends.numba_.tile import band_times_tokens
-
-MANY = 16  # tokens from which on even small steps are shared among cores
+from minillm.backends.numba_.tile import band_times_tokens, round_block
 
 
 class Rounded:
-    """Room for x in 16 bits: q (n, columns) int16, scale (n, columns / 32), sums of q (n, columns / group)."""
+    """Room for x in 16 bits: q (n, columns) int16, scale (n, columns / 32), and the sums of q over 16 columns each."""
 
-    def __init__(self, n, columns, group):
+    def __init__(self, n, columns):
         self.arrays = (
             aligned((n, columns), np.int16),
             np.empty((n, columns // BLOCK), np.float32),
-            np.empty((n, columns // group), np.int32),
+            np.empty((n, columns // 16), np.int32),
         )
 
 
-@njit(nogil=True, error_model="numpy")
-def quantize_row(x, q, scale, sums, group):
-    """One token: (columns,) float32 -> q, scale, sums. A block of zeros has scale 0."""
+@njit(inline="always")
+def round_row(x, q, scale, sums):
+    """One token: (columns,) float32 -> q, scale, sums."""
     for block in range(len(scale)):
-        top = np.float32(0)
-        for c in range(32 * block, 32 * block + 32):
-            top = max(top, abs(x[c]))
-        scale[block] = top / np.float32(32767)
-        inverse = np.float32(32767) / top if top > np.float32(0) else np.float32(0)
-        for start in range(32 * block, 32 * block + 32, group):
-            total = np.int32(0)
-            for c in range(start, start + group):
-                q[c] = np.int16(np.rint(x[c] * inverse))
-                total += np.int32(q[c])
-            sums[start // group] = total
+        round_block(x, 32 * block, q, scale, sums, block)
 
 
 @njit(inline="always")
@@ -83,7 +71,7 @@ def linear_kernel(bits, group, offset, wide, minima):
     @kernel(parallel=True)
     def run(x, tape, blocks, record_bytes, bands, q, scale, sums, y, threads):
         for t in prange(len(x)):
-            quantize_row(x[t], q[t], scale[t], sums[t], group)
+            round_row(x[t], q[t], scale[t], sums[t])
         multiply(bits, group, offset, wide, minima, tape, blocks, record_bytes, bands, q, scale, sums, y, threads)
 
     return run
@@ -93,7 +81,7 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix, (rows,)
     """As layers.linear. The result is a view of an array whose rows are padded to whole bands."""
     n, columns = x.shape
     bands, blocks, record_bytes = weight.records.shape
-    rounded, y = Rounded(n, columns, weight.layout.group), aligned((n, bands * BAND), np.float32)
+    rounded, y = Rounded(n, columns), aligned((n, bands * BAND), np.float32)
     run = linear_kernel(*weight.layout.constants)
     run(x, weight.address, blocks, record_bytes, bands, *rounded.arrays, y, numba.get_num_threads())
     y = y[:, : weight.shape[0]]

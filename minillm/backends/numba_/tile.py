@@ -6,7 +6,7 @@ For each record of the band, codes are unpacked once and used for all T tokens:
     x         lane r:     x(0)    │    x(1)         the same pair of columns for all rows: one number, broadcast
     dot       lane r:  += code(r, 0) · x(0) + code(r, 1) · x(1)                        exact, in 32-bit integers
 
-x is rounded to 16 bits (`quantize_row` in linear.py), finer than the float32 result can tell. After each group of columns
+x is rounded to 16 bits (`round_block`), finer than the float32 result can tell. After each group of columns
 the integer sums become floats: y += scale · x_scale · (sum - offset · Σx) - minimum · x_scale · Σx.
 
 Numba has no type for a SIMD register, so this module writes the step in LLVM's own language, through an `@intrinsic`: a
@@ -20,9 +20,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from minillm.backends.numba_.loops import loop_with_sums
-from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, call, constant, splat_scalar
+from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, address, call, constant, load_vector, splat_scalar
 
 I8, I64 = ir.IntType(8), ir.IntType(64)
+SHORTS = ir.VectorType(ir.IntType(16), LANES)
 HALVES_I16, HALVES_I32 = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(I32, 2 * LANES)
 PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it is asked that much earlier
 
@@ -31,8 +32,8 @@ PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it i
 def band_times_tokens(typing, tokens, bits, group, offset, wide, minima, records, blocks, x, scales, sums, n_columns, y, y_stride):
     """y[t, :16] = band · x[t] for t < tokens. Layout numbers are literals; arrays are addresses.
 
-    x: (tokens, n_columns) int16; scales: (tokens, blocks) float32; sums: (tokens, columns / group) int32, the sums of x;
-    y: float32, rows y_stride apart.
+    x: (tokens, n_columns) int16, scales: (tokens, blocks) float32 and sums: (tokens, 2 · blocks) int32, as round_block
+    makes them; y: float32, rows y_stride apart.
     """
     literals = [tokens, bits, group, offset, wide, minima]
     if not all(isinstance(a, types.Literal) for a in literals):
@@ -45,6 +46,35 @@ def band_times_tokens(typing, tokens, bits, group, offset, wide, minima, records
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def round_block(typing, x, i, q, scale, sums, block):
+    """Round 32 numbers to 16 bits: x[i …] ≈ scale[block] · q[32 · block …], and the sums of q over each half of them.
+
+    A block of zeros has scale 0. NaN or infinity in x makes the scale NaN, and so the products: nothing is hidden.
+    """
+
+    def emit(context, b, signature, args):
+        x, i, q, scale, sums, block = args
+        start = address(context, b, signature.args[0], x, i)
+        halves = [load_vector(b, b.gep(start, [I64(16 * half)]), types.float32) for half in (0, 1)]
+        sizes = [call(b, "llvm.fabs.v16f32", F32X16, half) for half in halves]
+        top = call(b, "llvm.vector.reduce.fmax.v16f32", F32, b.select(b.fcmp_ordered(">", *sizes), *sizes))
+        inverse = b.select(b.fcmp_ordered(">", top, F32(0.0)), b.fdiv(F32(32767.0), top), F32(0.0))
+        poison = b.fmul(b.fadd(*halves), constant(0.0))  # 0, or NaN
+        poison = call(b, "llvm.vector.reduce.fadd.v16f32", F32, F32(-0.0), poison, flags=("reassoc",))
+        b.store(b.fadd(b.fmul(top, F32(1 / 32767)), poison), address(context, b, signature.args[3], scale, block))
+        for half, values in enumerate(halves):
+            rounded = call(b, "llvm.rint.v16f32", F32X16, b.fmul(values, splat_scalar(b, inverse)))
+            numbers = b.fptosi(rounded, I32X16)
+            place = address(context, b, signature.args[2], q, b.add(b.mul(block, I64(32)), I64(16 * half)))
+            b.store(b.trunc(numbers, SHORTS), b.bitcast(place, SHORTS.as_pointer()), align=2)
+            total = call(b, "llvm.vector.reduce.add.v16i32", I32, numbers)
+            b.store(total, address(context, b, signature.args[4], sums, b.add(b.mul(block, I64(2)), I64(half))))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, q, scale, sums, types.intp), emit
 
 
 class Step:
@@ -67,8 +97,9 @@ class Step:
             x_rows = [b.add(x, b.mul(I64(2), b.add(b.mul(n_columns, I64(t)), b.mul(i, I64(32))))) for t in tokens]
             index = [b.add(b.mul(blocks, I64(t)), i) for t in tokens]
             x_scale = [number(b, F32, scales, b.mul(at, I64(4))) for at in index]
+            halves = [[number(b, I32, sums, b.add(b.mul(at, I64(8)), I64(4 * half))) for half in (0, 1)] for at in index]
             for g in range(self.groups):
-                x_sum = [number(b, I32, sums, b.add(b.mul(at, I64(4 * self.groups)), I64(4 * g))) for at in index]
+                x_sum = [half[g] if self.groups == 2 else b.add(*half) for half in halves]
                 totals = self.fold_group(b, record, g, x_rows, x_scale, x_sum, totals)
             return totals
 
