@@ -47,35 +47,37 @@ def scratch_size(group, d, queries):  # -> float32 numbers that one thread needs
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def prefill(threads, tickets, q, k, v, offset, window, causal, out, lse, scratch, bad):
+def prefill(threads, tickets, q, k, k_strides, v, v_strides, kv_shape, mask, out, lse, scratch, bad):
     """Fill out and lse; bad[t] is set where thread t met a number that is not finite.
 
-    tickets: int64 [0], the next piece of work. scratch: (threads, scratch_size), the only memory used beside the result.
+    k, v: flat memory, with (from token to token, from head to head) in elements; kv_shape: (n_k, kv_heads). mask: (offset,
+    window, causal). tickets: int64 [0], the next piece of work. scratch: (threads, scratch_size), all the memory to work in.
     """
     for t in prange(threads):
-        bad[t] = work(tickets, q, k, v, offset, window, causal, out, lse, scratch[t])
+        bad[t] = work(tickets, q, k, k_strides, v, v_strides, kv_shape, mask, out, lse, scratch[t])
 
 
-@njit(cache=True, error_model="numpy")
-def work(tickets, q, k, v, offset, window, causal, out, lse, scratch):
+@njit(error_model="numpy")
+def work(tickets, q, k, k_strides, v, v_strides, kv_shape, mask, out, lse, scratch):
     """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
-    n_q, kv_heads = len(q), k.shape[1]
-    queries = max(1, TILE_ROWS // (q.shape[1] // kv_heads))
+    n_q, kv_heads = len(q), kv_shape[1]
+    queries = max(1, TILE_ROWS // (q.shape[1] // kv_heads))  # as queries_per_tile
     tiles = -(-n_q // queries)
     bad = False
     while True:
         ticket = take_ticket(tickets)
         if ticket >= tiles * kv_heads:
             return bad
-        first = (tiles - 1 - ticket // kv_heads) * queries
-        bad |= query_tile(first, min(first + queries, n_q), ticket % kv_heads, q, k, v, offset, window, causal, out, lse, scratch)
+        first, g = (tiles - 1 - ticket // kv_heads) * queries, ticket % kv_heads
+        last = min(first + queries, n_q)
+        bad |= query_tile(first, last, g, q, k, k_strides, v, v_strides, kv_shape, mask, out, lse, scratch)
 
 
-@njit(cache=True, error_model="numpy")
-def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratch):
+@njit(error_model="numpy")
+def query_tile(first, last, g, q, k, k_strides, v, v_strides, kv_shape, mask, out, lse, scratch):
     """Queries first … last - 1 of the heads that read KV head g, against all keys they see."""
-    n_k, kv_heads, d = k.shape
-    group = q.shape[1] // kv_heads
+    (n_k, kv_heads), (offset, window, causal) = kv_shape, mask
+    group, d = q.shape[1] // kv_heads, q.shape[2]
     wide = -(-d // 16) * 16
     rows = (last - first) * group
     blocks = -(-rows // BLOCK)
@@ -96,8 +98,9 @@ def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratc
     stop = min(n_k, offset + last) if causal else n_k
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
-        turn_keys(k_turned, k, key, min(KEYS, stop - key), g)
-        copy_values(v_copy, v, key, min(KEYS, stop - key), g)
+        count = min(KEYS, stop - key)
+        turn_keys(k_turned, k, key * k_strides[0] + g * k_strides[1], k_strides[0], count, d)
+        copy_values(v_copy, v, key * v_strides[0] + g * v_strides[1], v_strides[0], count, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
             if (causal and key > bottom) or key + KEYS <= top - window + 1:
@@ -122,14 +125,12 @@ def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratc
         for c in range(d):
             out[i, h, c] = acc[r * wide + c] * share
         lse[i, h] = (m[r] + np.float32(math.log2(total))) * LN2 if total != ZERO else MINUS_INF
-    return not sum_of(finite) == ZERO
+    return sum_of(finite) != ZERO
 
 
-@njit(cache=True, error_model="numpy")
-def turn_keys(to, k, key, count, g):
-    """to[c, j] = k[key + j, g, c] as float32: lanes become keys. Zeros where there is no key."""
-    d, row = k.shape[2], k.strides[0] // k.itemsize
-    base = key * row + g * (k.strides[1] // k.itemsize)
+@njit(error_model="numpy")
+def turn_keys(to, k, base, row, count, d):
+    """to[c, j] = component c of key j, as float32: lanes become keys. Zeros where there is no key."""
     if count < KEYS:
         to[:] = ZERO
     for j in range(0, count, 16):
@@ -142,12 +143,10 @@ def turn_keys(to, k, key, count, g):
                         to[cc * KEYS + jj] = number(k, base + jj * row + cc)
 
 
-@njit(cache=True, error_model="numpy")
-def copy_values(to, v, key, count, g):
-    """to[j, c] = v[key + j, g, c] as float32, rows padded to whole vectors. Zeros where there is no value."""
-    d, row = v.shape[2], v.strides[0] // v.itemsize
+@njit(error_model="numpy")
+def copy_values(to, v, base, row, count, d):
+    """to[j, c] = component c of value j, as float32, rows padded to whole vectors. Zeros where there is no value."""
     wide = -(-d // 16) * 16
-    base = key * row + g * (v.strides[1] // v.itemsize)
     if count < KEYS or d < wide:
         to[:] = ZERO
     for j in range(count):
@@ -157,7 +156,7 @@ def copy_values(to, v, key, count, g):
             to[j * wide + c] = number(v, base + j * row + c)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def add_values(acc, at, p, v, wide):
     """acc[6 rows] += P · V, four vectors of columns at a time, and what is left."""
     full = wide // 64 * 64

@@ -184,8 +184,8 @@ def exp2(typing, x):
     """2^x for x ≤ 0; exactly 0 below -127 (so for -inf), not a number for what is none.
 
     2^x = 2^n · 2^f with n the nearest whole number and f in [-½, ½]. 2^n is n in the exponent bits of a float; 2^f is a
-    polynomial of degree 5, off by at most 1e-7 of itself (a least-maximum fit). Rounding is by a well-known trick: adding 1.5·2²³ to a
-    float leaves no bits for a fraction, and n in the lowest bits of the sum.
+    polynomial of degree 5, off by at most 1e-7 of itself (a least-maximum fit). Rounding is by a well-known trick: adding
+    1.5·2²³ to a float leaves no bits for a fraction, and n in the lowest bits of the sum.
     """
 
     def emit(context, builder, signature, args):
@@ -200,18 +200,6 @@ def exp2(typing, x):
         return builder.fmul(poly, power)
 
     return f32x16(f32x16), emit
-
-
-@intrinsic
-def prefetch(typing, array, i):
-    """Ask for the cache line of element i, and do not wait: a hint, so any address will do."""
-
-    def emit(context, builder, signature, args):
-        pointer = builder.bitcast(address(context, builder, signature.args[0], *args), ir.IntType(8).as_pointer())
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), emit
 
 
 @intrinsic
