@@ -76,9 +76,10 @@ def test_every_variant_gives_the_oracles_output_and_log_sum_exp(problem, splits)
         check(ops.attention(q, k, v, mask["window"], mask["offset"]), expected, "attention")
 
 
-@pytest.mark.parametrize(
+LONG = [(1, 700, 3, 1, 16), (420, 420, 1, 1, 5), (70, 131, 9, 3, 16), (4, 300, 2, 2, 64)]
 
-)
+
+@pytest.mark.parametrize("n_q, n_k, heads, kv_heads, d", LONG)
 @pytest.mark.parametrize("window", [None, 90])
 def test_longer_than_a_tile_of_queries_and_than_a_split(n_q, n_k, heads, kv_heads, d, window):
     q, k, v = draws(7, n_q, n_k, heads, kv_heads, d)
