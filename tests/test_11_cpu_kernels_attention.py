@@ -45,8 +45,8 @@ def draws(seed, n_q, n_k, heads, kv_heads, d, dtype=np.float32, strided=False):
 def problems(draw):
     heads, kv_heads = draw(st.sampled_from(HEADS))
     d = draw(st.sampled_from(WIDTHS))
-    n_q = draw(st.sampled_from([n for n in SIZES if n * heads * d <= BUDGET]))
-    n_k = draw(st.sampled_from([0, *(n for n in SIZES if n * n_q * heads * d <= BUDGET or n == 1)]))
+    n_k = draw(st.sampled_from([0, *(n for n in SIZES if n * heads * d <= BUDGET)]))
+    n_q = draw(st.sampled_from([n for n in SIZES if n * max(n_k, 1) * heads * d <= BUDGET]))
     causal = draw(st.sampled_from([True, True, True, False]))
     window = draw(st.none() | st.sampled_from((1, 2, 20, 64, 70))) if causal else None
     offset = draw(st.none() | st.integers(-n_q - 1, n_k + 2))

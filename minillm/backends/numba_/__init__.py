@@ -1,7 +1,10 @@
 """The Numba backend: kernels compiled on first use, for the cores and vector registers of this machine.
 
-Attention so far, in three files to be read after attention/flash.py: `simd.py` and `loops.py` (the vocabulary),
-`prefill.py`, `decode.py`. Everything else is handed on from the NumPy backend.
+Attention so far, in files to be read after attention/flash.py: `simd.py` and `loops.py` (the vocabulary),
+`online.py`, `prefill.py` and `decode.py`. Everything else is handed on from the NumPy backend.
+
+Compiled code is kept in __pycache__, and Numba looks at the file of the outermost kernel alone to see whether it is stale:
+after editing simd.py, loops.py or online.py, touch prefill.py and decode.py.
 """
 
 from minillm.backends.numba_.attention import attention, flash_attention, split_kv_attention

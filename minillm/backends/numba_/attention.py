@@ -15,7 +15,7 @@ from minillm.attention.mask import Mask
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.decode import decode
 from minillm.backends.numba_.online import KEYS, LOG2E
-from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_size
+from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
 
 EVERYTHING = 1 << 40  # a window that no sequence outgrows
@@ -62,10 +62,12 @@ def by_tiles(q, k, v, mask):
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     threads, group = numba.get_num_threads(), heads // kv_heads
+    queries = min(n_q, queries_per_tile(group))
     out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
-    [scratch] = aligned((threads, scratch_size(group, d, min(n_q, queries_per_tile(group)))))
+    scratch = aligned(*((threads, size) for size in scratch_shapes(queries, group, d)))
+    work = threads, np.zeros(1, np.int64), max(1, queries), as_float32(q)
     rule = mask.offset, mask.window or EVERYTHING, mask.causal
-    prefill(threads, np.zeros(1, np.int64), as_float32(q), *flat(k), *flat(v), (n_k, kv_heads), rule, out, lse, scratch, bad)
+    prefill(*work, *flat(k), *flat(v), (n_k, kv_heads), rule, out, lse, bad, *scratch)
     if bad.any():
         check_finite(out, q=q, k=k, v=v)
     return out, lse

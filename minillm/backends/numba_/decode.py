@@ -41,15 +41,15 @@ def decode(threads, tickets, q, k, k_strides, v, v_strides, kv_heads, mask, span
                 break
             first = start + split * size
             last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t])
-            partial(first, last, q, k, k_strides, v, v_strides, kv_heads, mask, state)
+            partial(first, last, q, (k, k_strides), (v, v_strides), kv_heads, mask, state)
     merge(acc, m, l, out, lse)
 
 
 @njit(error_model="numpy")
-def partial(first, last, q, k, k_strides, v, v_strides, kv_heads, mask, state):
+def partial(first, last, q, keys, values, kv_heads, mask, state):
     """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
-    (n_q, heads, d), (k_row, k_head), (v_row, v_head) = q.shape, k_strides, v_strides
-    (offset, window, causal), (acc, m, l, s) = mask, state
+    (k, (k_row, k_head)), (v, (v_row, v_head)), (offset, window, causal) = keys, values, mask
+    (n_q, heads, d), (acc, m, l, s) = q.shape, state
     group, q = heads // kv_heads, q.reshape(-1)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):

@@ -22,6 +22,12 @@ ZERO, MINUS_INF = np.float32(0), np.float32(-np.inf)
 
 
 @njit(error_model="numpy")
+def padded(d):
+    """d rounded up to whole vectors."""
+    return -(-d // 16) * 16
+
+
+@njit(error_model="numpy")
 def hide(s, at, start, stop):
     """Scores of keys outside start … stop - 1 become -inf."""
     for j in range(0, min(start, KEYS)):
