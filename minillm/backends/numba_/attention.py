@@ -19,7 +19,7 @@ from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_s
 from minillm.memory import refuse_beyond_memory
 
 EVERYTHING = 1 << 40  # a window that no sequence outgrows
-FEW_QUERIES = 4  # up to so many, reading keys where they lie beats turning them first
+FEW_ROWS = 6  # of one KV head: up to so many, reading keys where they lie beats turning them first
 
 
 def attention(q, k, v, window=None, offset=None):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
@@ -36,8 +36,8 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None):
 
     Raises MiniLLMError where shapes disagree, and where NaN or infinity comes in.
     """
-    n_q, _, d, n_k, _ = check_shapes(q, k, v)
-    if n_q <= FEW_QUERIES and d % 16 == 0:
+    n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
+    if (n_q == 1 or n_q * heads <= FEW_ROWS * kv_heads) and d % 16 == 0:
         size = max(KEYS, -(-n_k // 32) // KEYS * KEYS)  # 32 pieces or so: enough to share out, few enough to merge
         return by_splits(q, k, v, size, Mask(n_q, n_k, causal, window, offset))
     return by_tiles(q, k, v, Mask(n_q, n_k, causal, window, offset))
@@ -62,10 +62,10 @@ def by_tiles(q, k, v, mask):
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     threads, group = numba.get_num_threads(), heads // kv_heads
-    queries = min(n_q, queries_per_tile(group))
+    queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * threads))))  # two tiles a thread, or more
     out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
     scratch = aligned(*((threads, size) for size in scratch_shapes(queries, group, d)))
-    work = threads, np.zeros(1, np.int64), max(1, queries), as_float32(q)
+    work = threads, np.zeros(1, np.int64), queries, as_float32(q)
     rule = mask.offset, mask.window or EVERYTHING, mask.causal
     prefill(*work, *flat(k), *flat(v), (n_k, kv_heads), rule, out, lse, bad, *scratch)
     if bad.any():
