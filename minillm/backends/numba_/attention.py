@@ -9,16 +9,17 @@ from itertools import accumulate
 
 import numba
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from minillm.attention.mask import Mask
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.decode import decode
 from minillm.backends.numba_.online import KEYS, LOG2E
-from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_size
+from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
 
 EVERYTHING = 1 << 40  # a window that no sequence outgrows
-FEW_QUERIES = 4  # up to so many, reading keys where they lie beats turning them first
+FEW_ROWS = 6  # of one KV head: up to so many, reading keys where they lie beats turning them first
 
 
 def attention(q, k, v, window=None, offset=None):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
@@ -35,8 +36,8 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None):
 
     Raises MiniLLMError where shapes disagree, and where NaN or infinity comes in.
     """
-    n_q, _, d, n_k, _ = check_shapes(q, k, v)
-    if n_q <= FEW_QUERIES and d % 16 == 0:
+    n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
+    if (n_q == 1 or n_q * heads <= FEW_ROWS * kv_heads) and d % 16 == 0:
         size = max(KEYS, -(-n_k // 32) // KEYS * KEYS)  # 32 pieces or so: enough to share out, few enough to merge
         return by_splits(q, k, v, size, Mask(n_q, n_k, causal, window, offset))
     return by_tiles(q, k, v, Mask(n_q, n_k, causal, window, offset))
@@ -61,10 +62,12 @@ def by_tiles(q, k, v, mask):
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     threads, group = numba.get_num_threads(), heads // kv_heads
+    queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * threads))))  # two tiles a thread, or more
     out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
-    [scratch] = aligned((threads, scratch_size(group, d, min(n_q, queries_per_tile(group)))))
-    where = mask.offset, mask.window or EVERYTHING, mask.causal
-    prefill(threads, np.zeros(1, np.int64), as_float32(q), bits(k), bits(v), *where, out, lse, scratch, bad)
+    scratch = aligned(*((threads, size) for size in scratch_shapes(queries, group, d)))
+    work = threads, np.zeros(1, np.int64), queries, as_float32(q)
+    rule = mask.offset, mask.window or EVERYTHING, mask.causal
+    prefill(*work, *flat(k), *flat(v), (n_k, kv_heads), rule, out, lse, bad, *scratch)
     if bad.any():
         check_finite(out, q=q, k=k, v=v)
     return out, lse
@@ -79,8 +82,8 @@ def by_splits(q, k, v, size, mask):
     out, lse = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32)
     state = aligned((splits, rows * d), (splits, rows), (splits, rows * 16), (threads, rows * KEYS))  # acc, m, l, s
     scaled = as_float32(q) * np.float32(LOG2E / np.sqrt(d))
-    where = mask.offset, mask.window or EVERYTHING, mask.causal, seen.start, seen.stop, size
-    decode(threads, np.zeros(1, np.int64), scaled, bits(k), bits(v), *where, *state, out, lse)
+    rule, span = (mask.offset, mask.window or EVERYTHING, mask.causal), (seen.start, seen.stop, size)
+    decode(threads, np.zeros(1, np.int64), scaled, *flat(k), *flat(v), k.shape[1], rule, span, *state, out, lse)
     return check_finite(out, q=q, k=k, v=v), lse
 
 
@@ -88,13 +91,23 @@ def as_float32(q):
     return np.ascontiguousarray(q, np.float32)
 
 
-def bits(cache):  # (n_k, kv_heads, d) -> the same memory, float16 as uint16: Numba knows no float16 on the CPU
-    """k or v as the kernels read them. They are copied only if their rows are not contiguous or of another type."""
+def flat(cache):  # (n_k, kv_heads, d) -> 1-D array over the same memory, (elements to the next token, to the next head)
+    """k or v as the kernels read them: where they lie, and float16 as uint16, since Numba has none on the CPU.
+
+    Copied only if rows are not contiguous, strides are negative or odd, or the type is another one.
+    """
+    size = cache.itemsize
     if cache.dtype not in (np.float32, np.float16):
         cache = cache.astype(np.float32)
-    if cache.strides[2] != cache.itemsize or any(stride % cache.itemsize for stride in cache.strides):
+    elif cache.strides[2] != size or min(cache.strides) < 0 or any(stride % size for stride in cache.strides):
         cache = np.ascontiguousarray(cache)
-    return cache.view(np.uint16) if cache.dtype == np.float16 else cache
+    (n_k, kv_heads, d), size = cache.shape, cache.itemsize
+    row, head = cache.strides[0] // size, cache.strides[1] // size
+    if cache.flags.c_contiguous:
+        line = cache.reshape(-1)
+    else:
+        line = as_strided(cache, ((n_k - 1) * row + (kv_heads - 1) * head + d,), (size,))
+    return line.view(np.uint16) if cache.dtype == np.float16 else line, (row, head)
 
 
 def aligned(*shapes):  # (rows, columns) ... -> as many float32 arrays

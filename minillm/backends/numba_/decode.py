@@ -23,35 +23,34 @@ from numba import njit, prange
 
 from minillm.backends.numba_.loops import ADD, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, MINUS_INF, ZERO, hide, online_softmax
-from minillm.backends.numba_.simd import add, exp2, fma, load, mul, splat, store, sum_of, take_ticket
+from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def decode(threads, tickets, q, k, v, offset, window, causal, start, stop, size, acc, m, l, s, out, lse):
-    """Fill out and lse from keys start … stop - 1, in len(acc) splits of `size`.
+def decode(threads, tickets, q, k, k_strides, v, v_strides, kv_heads, mask, span, acc, m, l, s, out, lse):
+    """Fill out and lse from the keys that span = (start, stop, size) says: start … stop - 1, in splits of `size`.
 
-    q: (n_q, heads, d) scaled by log2(e)/√d. d is a multiple of 16. acc: (splits, n_q·heads·d), m: (splits, n_q·heads),
-    l: (splits, n_q·heads·16), s: (threads, n_q·heads·64): the only memory used beside the result. tickets: int64 [0].
+    q: (n_q, heads, d) scaled by log2(e)/√d, d a multiple of 16. k, v, mask, tickets: as in prefill. acc: (splits,
+    n_q·heads·d), m: (splits, n_q·heads), l: (splits, n_q·heads·16), s: (threads, n_q·heads·64): the memory to work in.
     """
+    start, stop, size = span
     for t in prange(threads):
         while True:
             split = take_ticket(tickets)
             if split >= len(acc):
                 break
             first = start + split * size
-            partial(first, min(first + size, stop), q, k, v, offset, window, causal, acc[split], m[split], l[split], s[t])
+            last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t])
+            partial(first, last, q, (k, k_strides), (v, v_strides), kv_heads, mask, state)
     merge(acc, m, l, out, lse)
 
 
-@njit(cache=True, error_model="numpy")
-def partial(first, last, q, k, v, offset, window, causal, acc, m, l, s):
+@njit(error_model="numpy")
+def partial(first, last, q, keys, values, kv_heads, mask, state):
     """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
-    n_q, heads, d = q.shape
-    kv_heads = k.shape[1]
-    group = heads // kv_heads
-    k_row, k_head = k.strides[0] // k.itemsize, k.strides[1] // k.itemsize
-    v_row, v_head = v.strides[0] // v.itemsize, v.strides[1] // v.itemsize
-    q = q.reshape(-1)
+    (k, (k_row, k_head)), (v, (v_row, v_head)), (offset, window, causal) = keys, values, mask
+    (n_q, heads, d), (acc, m, l, s) = q.shape, state
+    group, q = heads // kv_heads, q.reshape(-1)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)
@@ -70,7 +69,7 @@ def partial(first, last, q, k, v, offset, window, causal, acc, m, l, s):
                 add_values(acc, r, s, group, v, key * v_row + g * v_head, v_row, d, count)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def scores(s, si, q, qi, k, ki, k_row, d, count):
     """s[si + j] = q · key j, for up to 16 keys."""
     if count == 16:
@@ -83,7 +82,7 @@ def scores(s, si, q, qi, k, ki, k_row, d, count):
         s[si + j] = sum_of(total)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def add_values(acc, first, p, rows, v, vi, v_row, d, count):
     """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
     full = d // 64 * 64
@@ -103,7 +102,7 @@ def add_values(acc, first, p, rows, v, vi, v_row, d, count):
         r += 3 if three else 1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def merge(acc, m, l, out, lse):
     """The splits' results into one: each counts by 2^(m_split - m), with m the largest of all."""
     n_q, heads, d = out.shape
@@ -111,18 +110,17 @@ def merge(acc, m, l, out, lse):
         top = MINUS_INF
         for split in range(len(m)):
             top = max(top, m[split, r])
-        total, i, h = splat(ZERO), r // heads, r % heads
-        flat = out[i, h]
-        flat[:] = ZERO
-        lse[i, h] = MINUS_INF
-        if top == MINUS_INF:
-            continue  # nobody saw a key
+        top = top if top > MINUS_INF else ZERO  # -inf - -inf would not be a number
+        row, total = out[r // heads, r % heads], splat(ZERO)
+        row[:] = ZERO
         for split in range(len(m)):
             weight = exp2(splat(m[split, r] - top))
-            total = add(total, mul(weight, load(l[split], 16 * r)))
+            total = fma(weight, load(l[split], 16 * r), total)
             for c in range(0, d, 16):
-                store(flat, c, fma(weight, load(acc[split], r * d + c), load(flat, c)))
+                store(row, c, fma(weight, load(acc[split], r * d + c), load(row, c)))
         l_all = sum_of(total)
-        for c in range(d):
-            flat[c] /= l_all
-        lse[i, h] = (top + np.float32(math.log2(l_all))) * LN2
+        if l_all == ZERO:  # nobody saw a key
+            lse[r // heads, r % heads] = MINUS_INF
+        else:
+            row /= l_all
+            lse[r // heads, r % heads] = (top + np.float32(math.log2(l_all))) * LN2

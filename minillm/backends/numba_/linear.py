@@ -16,8 +16,9 @@ import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.packed import BAND, BLOCK, aligned
+from minillm.backends.numba_.packed import BAND, BLOCK, LAYOUTS, aligned, pack, unpack_rows
 from minillm.backends.numba_.tile import band_times_tokens, round_block
+from minillm.backends.numpy_ import load_matrix as as_float32
 
 
 class Rounded:
@@ -38,14 +39,21 @@ def round_row(x, q, scale, sums):
         round_block(x, 32 * block, q, scale, sums, block)
 
 
+def tape_of(weight):  # PackedMatrix -> address, blocks in a band, bytes in a record, bands
+    """Where a kernel finds a matrix."""
+    bands, blocks, record_bytes = weight.records.shape
+    return weight.address, blocks, record_bytes, bands
+
+
 @njit(inline="always")
-def multiply(bits, group, offset, wide, minima, tape, blocks, record_bytes, bands, q, scale, sums, y, threads):
-    """y[t, :] = W x[t] for all tokens. y: (n, 16 · bands)."""
+def multiply(bits, group, offset, wide, minima, tape, q, scale, sums, y, threads):
+    """y[t, :] = W x[t] for all tokens. tape: as tape_of gives it. y: (n, 16 · bands)."""
+    records, blocks, record_bytes, bands = tape
     n = len(q)
     columns, y_stride = q.shape[1], y.shape[1]
     for part in prange(threads):
         for band in range(part * bands // threads, (part + 1) * bands // threads):
-            at = tape + band * blocks * record_bytes
+            at = records + band * blocks * record_bytes
             t = 0
             while t < n:
                 qa, sa, ua = q[t:].ctypes.data, scale[t:].ctypes.data, sums[t:].ctypes.data
@@ -69,10 +77,10 @@ def linear_kernel(bits, group, offset, wide, minima):
     """The product for one layout, compiled on first use."""
 
     @kernel(parallel=True)
-    def run(x, tape, blocks, record_bytes, bands, q, scale, sums, y, threads):
+    def run(x, tape, q, scale, sums, y, threads):
         for t in prange(len(x)):
             round_row(x[t], q[t], scale[t], sums[t])
-        multiply(bits, group, offset, wide, minima, tape, blocks, record_bytes, bands, q, scale, sums, y, threads)
+        multiply(bits, group, offset, wide, minima, tape, q, scale, sums, y, threads)
 
     return run
 
@@ -80,9 +88,18 @@ def linear_kernel(bits, group, offset, wide, minima):
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix, (rows,) -> (n, rows)
     """As layers.linear. The result is a view of an array whose rows are padded to whole bands."""
     n, columns = x.shape
-    bands, blocks, record_bytes = weight.records.shape
-    rounded, y = Rounded(n, columns), aligned((n, bands * BAND), np.float32)
+    x, y = np.ascontiguousarray(x, np.float32), aligned((n, weight.records.shape[0] * BAND), np.float32)
     run = linear_kernel(*weight.layout.constants)
-    run(x, weight.address, blocks, record_bytes, bands, *rounded.arrays, y, numba.get_num_threads())
+    run(x, tape_of(weight), *Rounded(n, columns).arrays, y, numba.get_num_threads())
     y = y[:, : weight.shape[0]]
     return y if bias is None else y + bias
+
+
+def embed(tokens, table):  # (n,), PackedMatrix -> (n, columns) float32
+    """As layers.embed: the rows of these tokens, unpacked."""
+    return unpack_rows(table, tokens)
+
+
+def load_matrix(tensor):  # a stored tensor -> PackedMatrix, or float32 array
+    """What `linear` and `embed` take as a weight. Packed types stay packed; vectors and 16-bit types become float32."""
+    return pack(tensor) if tensor.type.name in LAYOUTS and len(tensor.shape) == 2 else as_float32(tensor)

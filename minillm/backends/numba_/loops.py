@@ -18,7 +18,6 @@ Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from minillm.backends.numba_.simd import (
@@ -70,9 +69,7 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
     def emit(context, builder, signature, args):
         c, ci, c_row, a, ai, a_row, b, bi, b_row, n = args[:10]
         c_type, a_type, b_type = signature.args[0], signature.args[3], signature.args[6]
-        c0, a0, b0 = (
-            address(context, builder, t, x, i) for t, x, i in ((c_type, c, ci), (a_type, a, ai), (b_type, b, bi))
-        )
+        c0, a0, b0 = (address(context, builder, t, x, i) for t, x, i in ((c_type, c, ci), (a_type, a, ai), (b_type, b, bi)))
         c_at = [
             [builder.gep(c0, [builder.add(builder.mul(c_row, I64(r)), I64(LANES * v))]) for v in range(n_vectors)]
             for r in range(n_rows)
@@ -86,8 +83,10 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
             new = []
             for r in range(n_rows):
                 spread = splat_scalar(builder, builder.load(builder.gep(a_at[r], [k])))
-                for v in range(n_vectors):
-                    new.append(call(builder, "llvm.fma.v16f32", F32X16, spread, b_vectors[v], sums[r * n_vectors + v]))
+                row = sums[r * n_vectors : (r + 1) * n_vectors]
+                new += [
+                    call(builder, "llvm.fma.v16f32", F32X16, spread, b, total) for b, total in zip(b_vectors, row, strict=True)
+                ]
             return new
 
         sums = loop_with_sums(builder, n, sums, step)

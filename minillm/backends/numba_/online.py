@@ -21,7 +21,13 @@ LN2, LOG2E = np.float32(math.log(2)), np.float32(math.log2(math.e))
 ZERO, MINUS_INF = np.float32(0), np.float32(-np.inf)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
+def padded(d):
+    """d rounded up to whole vectors."""
+    return -(-d // 16) * 16
+
+
+@njit(error_model="numpy")
 def hide(s, at, start, stop):
     """Scores of keys outside start … stop - 1 become -inf."""
     for j in range(0, min(start, KEYS)):
@@ -30,7 +36,7 @@ def hide(s, at, start, stop):
         s[at + j] = MINUS_INF
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def online_softmax(s, at, m, l, acc, r, wide):
     """Fold 64 scores of row r into m and l (sixteen partial sums), shrink acc where m rose, and leave P in place of S."""
     s0, s1, s2, s3 = load(s, at), load(s, at + 16), load(s, at + 32), load(s, at + 48)

@@ -147,6 +147,39 @@ def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blo
     return words.view(np.uint8).reshape(bands, blocks, -1)
 
 
+def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
+    """These rows, as the numbers they stand for."""
+    l, rows = matrix.layout, np.asarray(rows)
+    records, lane = matrix.records[rows // BAND], rows % BAND  # (n, blocks, bytes)
+    n, blocks, _ = records.shape
+    codes = codes_of_lane(records[..., : l.code_bytes], l.bits, lane).astype(np.float32) - np.float32(l.offset)
+    numbers = np.ascontiguousarray(records[..., l.code_bytes :]).view(np.float32 if l.wide else np.float16)
+    numbers = numbers.reshape(n, blocks, 1 + l.minima, BLOCK // l.group, BAND)[np.arange(n), ..., lane].astype(np.float32)
+    values = codes.reshape(n, blocks, BLOCK // l.group, l.group) * numbers[:, :, 0, :, None]
+    if l.minima:
+        values -= numbers[:, :, 1, :, None]
+    return values.reshape(n, -1)
+
+
+def codes_of_lane(records, bits, lane):  # (n, blocks, bytes), int, (n,) -> (n, blocks, 32) uint8
+    """`interleave` undone, for one lane of each record."""
+    n, blocks, _ = records.shape
+    words = np.ascontiguousarray(records).view(np.uint16).reshape(n, blocks, -1, BAND, 2)[np.arange(n), :, :, lane]
+    if bits == 8:
+        return np.stack([words & 0xFF, words >> 8], axis=3).reshape(n, blocks, 32).astype(np.uint8)
+    codes = fields(words[:, :, :4], 4)
+    if bits > 4:
+        codes |= fields(words[:, :, 4:], bits - 4) << 4
+    return codes
+
+
+def fields(words, bits):  # (n, blocks, words, 2) uint16 -> (n, blocks, 32) uint8
+    """`halfwords` undone: the fields of a word, lowest first, each of both halves."""
+    shifts = np.arange(0, 16, bits, dtype=np.uint16)[:, None]
+    parts = words[:, :, :, None] >> shifts & np.uint16((1 << bits) - 1)
+    return parts.reshape(*words.shape[:2], 32).astype(np.uint8)
+
+
 def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below
     return a if len(a) == bands * BAND else np.pad(a, ((0, bands * BAND - len(a)), (0, 0)))
 

@@ -2,8 +2,8 @@
 
 The loops are those of attention/flash.py: a tile of queries stays, tiles of keys and values pass by, and the online
 softmax (m, l, acc) carries what must survive. What is new is where things lie. A tile of keys is turned and a tile of
-values copied into scratch that fits the nearest cache, once, and all query rows of the tile use them there; scores exist
-for six rows at a time, half a cache line from the multiply that makes them to the one that uses them.
+values copied into scratch that fits the nearest cache, once, and all query rows of the tile use them there. Scores exist
+for six rows at a time: made, turned into weights, used, and overwritten before they could leave that cache.
 
     for each (tile of queries, KV head), drawn by the threads from one list, longest first:
         for each tile of 64 keys that is seen:    Kᵀ, V → scratch
@@ -15,8 +15,7 @@ A row is a query of one head, and the heads that share a KV head lie in one tile
 them. Scores are in units of log 2 (Q is scaled by log2(e)/√d beforehand), because 2^x is cheaper than e^x. Every row
 meets the same keys in the same order whatever thread has it: results do not depend on the number of threads.
 
-Dao 2023, arXiv:2307.08691. (Numba's cache of compiled code does not notice edits in simd.py and loops.py: remove
-__pycache__ after one.)
+Dao 2023, arXiv:2307.08691.
 """
 
 import math
@@ -25,66 +24,78 @@ import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_.loops import ADD, FRESH, outer_products, transpose16
-from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
+from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
 from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
 
 BLOCK = 6  # rows at a time: 6 × 4 vectors of sums fill 24 of 32 registers
 TILE_ROWS = 192  # rows in a tile of queries: enough to make turning the keys cheap, and Q and acc still fit the second cache
 
 
-def padded(d):
-    """d rounded up to whole vectors."""
-    return -(-d // 16) * 16
-
-
-def queries_per_tile(group):
+def queries_per_tile(group):  # query heads that share a KV head -> queries
     return max(1, TILE_ROWS // group)
 
 
-def scratch_size(group, d, queries):  # -> float32 numbers that one thread needs
+def scratch_shapes(queries, group, d):  # -> what one thread works in: Q, acc, l, m, Kᵀ, V, S, as flat arrays
     rows = -(-queries * group // BLOCK) * BLOCK
-    return padded(rows * (2 * padded(d) + 16 + 1) + 16 + 2 * KEYS * padded(d) + BLOCK * KEYS)
+    return rows * d, rows * padded(d), rows * 16, rows, d * KEYS, KEYS * padded(d), BLOCK * KEYS
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def prefill(threads, tickets, q, k, v, offset, window, causal, out, lse, scratch, bad):
-    """Fill out and lse; bad[t] is set where thread t met a number that is not finite.
+def prefill(
+    threads,
+    tickets,
+    queries,
+    q,
+    k,
+    k_strides,
+    v,
+    v_strides,
+    kv_shape,
+    mask,
+    out,
+    lse,
+    bad,
+    q_rows,
+    acc,
+    l,
+    m,
+    k_turned,
+    v_copy,
+    s,
+):
+    """Fill out and lse, in tiles of so many queries; bad[t] is set where thread t met a number that is not finite.
 
-    tickets: int64 [0], the next piece of work. scratch: (threads, scratch_size), the only memory used beside the result.
+    q: (n_q, heads, d). k, v: flat memory, with (from token to token, from head to head) in elements; kv_shape: (n_k,
+    kv_heads). mask: (offset, window, causal). tickets: int64 [0], the next piece of work. The last seven: a row of
+    scratch for each thread, as scratch_shapes says.
     """
     for t in prange(threads):
-        bad[t] = work(tickets, q, k, v, offset, window, causal, out, lse, scratch[t])
+        scratch = q_rows[t], acc[t], l[t], m[t], k_turned[t], v_copy[t], s[t]
+        bad[t] = work(tickets, queries, q, (k, k_strides), (v, v_strides), kv_shape, mask, out, lse, scratch)
 
 
-@njit(cache=True, error_model="numpy")
-def work(tickets, q, k, v, offset, window, causal, out, lse, scratch):
+@njit(error_model="numpy")
+def work(tickets, queries, q, keys, values, kv_shape, mask, out, lse, scratch):
     """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
-    n_q, kv_heads = len(q), k.shape[1]
-    queries = max(1, TILE_ROWS // (q.shape[1] // kv_heads))
+    n_q, kv_heads = len(q), kv_shape[1]
     tiles = -(-n_q // queries)
     bad = False
     while True:
         ticket = take_ticket(tickets)
         if ticket >= tiles * kv_heads:
             return bad
-        first = (tiles - 1 - ticket // kv_heads) * queries
-        bad |= query_tile(first, min(first + queries, n_q), ticket % kv_heads, q, k, v, offset, window, causal, out, lse, scratch)
+        first, g = (tiles - 1 - ticket // kv_heads) * queries, ticket % kv_heads
+        bad |= query_tile(first, min(first + queries, n_q), g, q, keys, values, kv_shape, mask, out, lse, scratch)
 
 
-@njit(cache=True, error_model="numpy")
-def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratch):
-    """Queries first … last - 1 of the heads that read KV head g, against all keys they see."""
-    n_k, kv_heads, d = k.shape
-    group = q.shape[1] // kv_heads
-    wide = -(-d // 16) * 16
-    rows = (last - first) * group
+@njit(error_model="numpy")
+def query_tile(first, last, g, q, keys, values, kv_shape, mask, out, lse, scratch):
+    """Queries first … last - 1 of the heads that read KV head g, against all keys they see. True if not all is finite."""
+    (k, k_strides), (v, v_strides), (n_k, kv_heads), (offset, window, causal) = keys, values, kv_shape, mask
+    q_rows, acc, l, m, k_turned, v_copy, s = scratch
+    group, d = q.shape[1] // kv_heads, q.shape[2]
+    wide, rows = padded(d), (last - first) * group
     blocks = -(-rows // BLOCK)
-    n = blocks * BLOCK
-    acc, q_rows = scratch[: n * wide], scratch[n * wide : 2 * n * wide]
-    l, m = scratch[2 * n * wide : n * (2 * wide + 16)], scratch[n * (2 * wide + 16) : n * (2 * wide + 17)]
-    rest = scratch[-(-n * (2 * wide + 17) // 16) * 16 :]
-    k_turned, v_copy = rest[: KEYS * wide], rest[KEYS * wide : 2 * KEYS * wide]
-    s = rest[2 * KEYS * wide : 2 * KEYS * wide + BLOCK * KEYS]
 
     scale = LOG2E / np.float32(math.sqrt(d))
     acc[:], l[:], m[:], q_rows[:] = ZERO, ZERO, MINUS_INF, ZERO
@@ -96,8 +107,9 @@ def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratc
     stop = min(n_k, offset + last) if causal else n_k
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
-        turn_keys(k_turned, k, key, min(KEYS, stop - key), g)
-        copy_values(v_copy, v, key, min(KEYS, stop - key), g)
+        count = min(KEYS, stop - key)
+        turn_keys(k_turned, k, key * k_strides[0] + g * k_strides[1], k_strides[0], count, d)
+        copy_values(v_copy, v, key * v_strides[0] + g * v_strides[1], v_strides[0], count, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
             if (causal and key > bottom) or key + KEYS <= top - window + 1:
@@ -122,14 +134,12 @@ def query_tile(first, last, g, q, k, v, offset, window, causal, out, lse, scratc
         for c in range(d):
             out[i, h, c] = acc[r * wide + c] * share
         lse[i, h] = (m[r] + np.float32(math.log2(total))) * LN2 if total != ZERO else MINUS_INF
-    return not sum_of(finite) == ZERO
+    return sum_of(finite) != ZERO
 
 
-@njit(cache=True, error_model="numpy")
-def turn_keys(to, k, key, count, g):
-    """to[c, j] = k[key + j, g, c] as float32: lanes become keys. Zeros where there is no key."""
-    d, row = k.shape[2], k.strides[0] // k.itemsize
-    base = key * row + g * (k.strides[1] // k.itemsize)
+@njit(error_model="numpy")
+def turn_keys(to, k, base, row, count, d):
+    """to[c, j] = component c of key j, as float32: lanes become keys. Zeros where there is no key."""
     if count < KEYS:
         to[:] = ZERO
     for j in range(0, count, 16):
@@ -142,12 +152,10 @@ def turn_keys(to, k, key, count, g):
                         to[cc * KEYS + jj] = number(k, base + jj * row + cc)
 
 
-@njit(cache=True, error_model="numpy")
-def copy_values(to, v, key, count, g):
-    """to[j, c] = v[key + j, g, c] as float32, rows padded to whole vectors. Zeros where there is no value."""
-    d, row = v.shape[2], v.strides[0] // v.itemsize
-    wide = -(-d // 16) * 16
-    base = key * row + g * (v.strides[1] // v.itemsize)
+@njit(error_model="numpy")
+def copy_values(to, v, base, row, count, d):
+    """to[j, c] = component c of value j, as float32, rows padded to whole vectors. Zeros where there is no value."""
+    wide = padded(d)
     if count < KEYS or d < wide:
         to[:] = ZERO
     for j in range(count):
@@ -157,7 +165,7 @@ def copy_values(to, v, key, count, g):
             to[j * wide + c] = number(v, base + j * row + c)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def add_values(acc, at, p, v, wide):
     """acc[6 rows] += P · V, four vectors of columns at a time, and what is left."""
     full = wide // 64 * 64

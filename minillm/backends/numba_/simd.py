@@ -184,34 +184,39 @@ def exp2(typing, x):
     """2^x for x ≤ 0; exactly 0 below -127 (so for -inf), not a number for what is none.
 
     2^x = 2^n · 2^f with n the nearest whole number and f in [-½, ½]. 2^n is n in the exponent bits of a float; 2^f is a
-    polynomial of degree 5, off by at most 1e-7 of itself (a least-maximum fit). Rounding is by a well-known trick: adding 1.5·2²³ to a
-    float leaves no bits for a fraction, and n in the lowest bits of the sum.
+    polynomial of degree 5, off by at most 1e-7 of itself (a least-maximum fit). Rounding is by a well-known trick: adding
+    1.5·2²³ to a float leaves no bits for a fraction, and n in the lowest bits of the sum.
     """
 
-    def emit(context, builder, signature, args):
-        x = builder.select(builder.fcmp_ordered("<", args[0], constant(-127.0)), constant(-127.0), args[0])
-        shifted = builder.fadd(x, constant(1.5 * 2**23))
-        f = builder.fsub(x, builder.fsub(shifted, constant(1.5 * 2**23)))
-        bits = builder.add(builder.bitcast(shifted, I32X16), constant(127, I32))
-        power = builder.bitcast(builder.shl(bits, constant(23, I32)), F32X16)  # 2^n
-        poly = constant(EXP2[-1])
-        for coefficient in EXP2[-2::-1]:
-            poly = call(builder, "llvm.fma.v16f32", F32X16, poly, f, constant(coefficient))
-        return builder.fmul(poly, power)
+    return f32x16(f32x16), lambda context, builder, signature, args: exp2_vector(builder, args[0])
 
-    return f32x16(f32x16), emit
+
+def exp2_vector(builder, x):
+    x = builder.select(builder.fcmp_ordered("<", x, constant(-127.0)), constant(-127.0), x)
+    shifted = builder.fadd(x, constant(1.5 * 2**23))
+    f = builder.fsub(x, builder.fsub(shifted, constant(1.5 * 2**23)))
+    bits = builder.add(builder.bitcast(shifted, I32X16), constant(127, I32))
+    power = builder.bitcast(builder.shl(bits, constant(23, I32)), F32X16)  # 2^n
+    poly = constant(EXP2[-1])
+    for coefficient in EXP2[-2::-1]:
+        poly = call(builder, "llvm.fma.v16f32", F32X16, poly, f, constant(coefficient))
+    return builder.fmul(poly, power)
 
 
 @intrinsic
-def prefetch(typing, array, i):
-    """Ask for the cache line of element i, and do not wait: a hint, so any address will do."""
+def swiglu16(typing, gate, up, i):
+    """gate[i …] = silu(gate[i …]) · up[i …], sixteen numbers: silu(x) = x / (1 + e^-x), by e^-|x| so that nothing overflows."""
 
     def emit(context, builder, signature, args):
-        pointer = builder.bitcast(address(context, builder, signature.args[0], *args), ir.IntType(8).as_pointer())
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+        place, other = (address(context, builder, t, a, args[2]) for t, a in zip(signature.args[:2], args[:2], strict=True))
+        x, u = load_vector(builder, place, types.float32), load_vector(builder, other, types.float32)
+        e = exp2_vector(builder, builder.fmul(call(builder, "llvm.fabs.v16f32", F32X16, x), constant(-1.4426950408889634)))
+        numerator = builder.select(builder.fcmp_ordered("<", x, constant(0.0)), e, constant(1.0))
+        sigmoid = builder.fdiv(numerator, builder.fadd(constant(1.0), e))
+        store_vector(builder, builder.fmul(builder.fmul(x, sigmoid), u), place)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp), emit
+    return types.void(gate, up, types.intp), emit
 
 
 @intrinsic
