@@ -9,8 +9,8 @@
 
 from minillm.attention.paged import paged_attention
 from minillm.backends.numba_.attention import attention, flash_attention, split_kv_attention
-from minillm.backends.numba_.layer import add_feed_forward, add_linear, attention_inputs
-from minillm.backends.numba_.linear import embed, linear, load_matrix
+from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
+from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.layers import rms_norm, rope_angles
 
 __all__ = [

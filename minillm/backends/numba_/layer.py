@@ -15,132 +15,143 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from minillm import layers
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import Rounded, linear, multiply, round_row, tape_of
-from minillm.backends.numba_.packed import BAND, aligned
+from minillm.backends.numba_.linear import ADD, FRESH, SERIAL, padded, room, round_row, share
+from minillm.backends.numba_.packed import PackedMatrix
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
-from minillm.layers import rms_norm
-
-ZERO = np.float32(0)
 
 
 @njit(inline="always")
 def norm_row(x, weight, eps, out):
-    """layers.rms_norm of one token."""
-    d = len(x)
-    squares, full = splat(ZERO), d // 16 * 16
-    for c in range(0, full, 16):
+    """layers.rms_norm of one token; d is a multiple of 16."""
+    squares = splat(np.float32(0))
+    for c in range(0, len(x), 16):
         squares = fma(load(x, c), load(x, c), squares)
-    total = sum_of(squares)
-    for c in range(full, d):
-        total += x[c] * x[c]
-    scale = np.float32(1) / np.sqrt(total / np.float32(d) + eps)
-    for c in range(0, full, 16):
-        store(out, c, mul(mul(load(x, c), splat(scale)), load(weight, c)))
-    for c in range(full, d):
-        out[c] = x[c] * scale * weight[c]
+    scale = splat(np.float32(1) / np.sqrt(sum_of(squares) / np.float32(len(x)) + eps))
+    for c in range(0, len(x), 16):
+        store(out, c, mul(mul(load(x, c), scale), load(weight, c)))
+
+
+@njit(inline="always")
+def turn_row(x, heads, d, cos, sin, interleaved):
+    """layers.rope of one token, in place, on the first heads · d numbers of x."""
+    step, apart = (2, 1) if interleaved else (1, d // 2)
+    for h in range(heads):
+        for i in range(d // 2):
+            first = h * d + i * step
+            a, b = x[first], x[first + apart]
+            x[first] = a * cos[i] - b * sin[i]
+            x[first + apart] = a * sin[i] + b * cos[i]
 
 
 @lru_cache
 def inputs_kernel(q_layout, k_layout, v_layout):
-    """norm → q, k, v, for three layouts."""
-    qb, qg, qo, qw, qm = q_layout
-    kb, kg, ko, kw, km = k_layout
-    vb, vg, vo, vw, vm = v_layout
+    """x → norm → q, k, v, compiled for three layouts."""
 
     @kernel(parallel=True)
-    def run(x, norm, eps, h, q_tape, k_tape, v_tape, codes, scale, sums, q, k, v, threads):
-        for t in prange(len(x)):
-            norm_row(x[t], norm, eps, h[t])
-            round_row(h[t], codes[t], scale[t], sums[t])
-        multiply(qb, qg, qo, qw, qm, q_tape, codes, scale, sums, q, threads)
-        multiply(kb, kg, ko, kw, km, k_tape, codes, scale, sums, k, threads)
-        multiply(vb, vg, vo, vw, vm, v_tape, codes, scale, sums, v, threads)
+    def run(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, threads):
+        n, d = x.shape
+        h = np.empty((n, d), np.float32)
+        codes, scale, sums = room(n, d)
+        if n <= SERIAL:
+            for t in range(n):
+                norm_row(x[t], norm, eps, h[t])
+                round_row(h[t], codes[t], scale[t], sums[t])
+        else:
+            for t in prange(n):
+                norm_row(x[t], norm, eps, h[t])
+                round_row(h[t], codes[t], scale[t], sums[t])
+        for part in prange(threads):
+            share(part, threads, q_layout, FRESH, q_tape, codes, scale, sums, q)
+            share(part, threads, k_layout, FRESH, k_tape, codes, scale, sums, k)
+            share(part, threads, v_layout, FRESH, v_tape, codes, scale, sums, v)
 
     return run
 
 
 @kernel(parallel=True)
-def turn(x, cos, sin, interleaved):
-    """layers.rope in place: (n, heads, d)."""
-    n, heads, d = x.shape
-    step, apart = (2, 1) if interleaved else (1, d // 2)
-    for t in prange(n):
-        for h in range(heads):
-            for i in range(d // 2):
-                a, b = x[t, h, i * step], x[t, h, i * step + apart]
-                x[t, h, i * step] = a * cos[t, i] - b * sin[t, i]
-                x[t, h, i * step + apart] = a * sin[t, i] + b * cos[t, i]
+def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
+    """layers.rope of queries and keys, in place."""
+    if len(q) <= SERIAL:
+        for t in range(len(q)):
+            turn_row(q[t], heads, d, cos[t], sin[t], interleaved)
+            turn_row(k[t], kv_heads, d, cos[t], sin[t], interleaved)
+    else:
+        for t in prange(len(q)):
+            turn_row(q[t], heads, d, cos[t], sin[t], interleaved)
+            turn_row(k[t], kv_heads, d, cos[t], sin[t], interleaved)
 
 
 @lru_cache
 def feed_forward_kernel(gate_layout, up_layout, down_layout):
-    """norm → gate, up → swiglu → down → + x, for three layouts."""
-    gb, gg, go, gw, gm = gate_layout
-    ub, ug, uo, uw, um = up_layout
-    db, dg, do, dw, dm = down_layout
+    """y = x → norm → gate, up → swiglu → down → added to y, compiled for three layouts."""
 
     @kernel(parallel=True)
-    def run(x, norm, eps, h, gate_tape, up_tape, down_tape, codes, scale, sums, gate, up, codes2, scale2, sums2, y, threads):
-        for t in prange(len(x)):
-            norm_row(x[t], norm, eps, h[t])
-            round_row(h[t], codes[t], scale[t], sums[t])
-        multiply(gb, gg, go, gw, gm, gate_tape, codes, scale, sums, gate, threads)
-        multiply(ub, ug, uo, uw, um, up_tape, codes, scale, sums, up, threads)
-        for t in prange(len(x)):
-            for c in range(0, gate.shape[1], 16):
-                swiglu16(gate[t], up[t], c)
-            round_row(gate[t], codes2[t], scale2[t], sums2[t])
-        multiply(db, dg, do, dw, dm, down_tape, codes2, scale2, sums2, y, threads)
-        for t in prange(len(x)):
-            for c in range(x.shape[1]):
-                y[t, c] += x[t, c]
+    def run(x, norm, eps, gate_tape, up_tape, down_tape, d_ff, y, threads):
+        n, d = x.shape
+        h, gate, up = np.empty((n, d), np.float32), np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
+        codes, scale, sums = room(n, d)
+        codes_ff, scale_ff, sums_ff = room(n, d_ff)
+        if n <= SERIAL:
+            for t in range(n):
+                norm_row(x[t], norm, eps, h[t])
+                round_row(h[t], codes[t], scale[t], sums[t])
+        else:
+            for t in prange(n):
+                norm_row(x[t], norm, eps, h[t])
+                round_row(h[t], codes[t], scale[t], sums[t])
+        for part in prange(threads):
+            share(part, threads, gate_layout, FRESH, gate_tape, codes, scale, sums, gate)
+            share(part, threads, up_layout, FRESH, up_tape, codes, scale, sums, up)
+        if n <= SERIAL:
+            for t in range(n):
+                gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
+        else:
+            for t in prange(n):
+                gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
+        for part in prange(threads):
+            share(part, threads, down_layout, ADD, down_tape, codes_ff, scale_ff, sums_ff, y)
 
     return run
 
 
-def rows(n, weight):
-    """Room for the product with a matrix: its rows, padded to whole bands."""
-    return aligned((n, weight.records.shape[0] * BAND), np.float32)
+@njit(inline="always")
+def gate_row(gate, up, codes, scale, sums):
+    """layers.swiglu of one token, rounded for the next matrix."""
+    for c in range(0, len(gate), 16):
+        swiglu16(gate, up, c)
+    round_row(gate, codes, scale, sums)
 
 
 def attention_inputs(x, w, c, cos, sin):
     """As layers.attention_inputs."""
-    n = len(x)
-    q, k, v = (rows(n, matrix) for matrix in (w.q, w.k, w.v))
-    run = inputs_kernel(w.q.layout.constants, w.k.layout.constants, w.v.layout.constants)
-    tapes = tape_of(w.q), tape_of(w.k), tape_of(w.v)
-    run(x, w.attn_norm, np.float32(c.norm_eps), np.empty_like(x), *tapes, *Rounded(n, x.shape[1]).arrays, q, k, v, threads())
-    for y, bias in ((q, w.q_bias), (k, w.k_bias), (v, w.v_bias)):
-        if bias is not None:
+    if not all(isinstance(matrix, PackedMatrix) for matrix in (w.q, w.k, w.v)):
+        return layers.attention_inputs(x, w, c, cos, sin)
+    n, parts = len(x), (w.q, w.k, w.v)
+    q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in parts)
+    run = inputs_kernel(w.q.number, w.k.number, w.v.number)
+    run(x, w.attn_norm, np.float32(c.norm_eps), w.q.tape, w.k.tape, w.v.tape, q, k, v, numba.get_num_threads())
+    if w.q_bias is not None:
+        for y, bias in ((q, w.q_bias), (k, w.k_bias), (v, w.v_bias)):
             y[:, : len(bias)] += bias
-    q, k, v = heads_of(q, c.n_heads, c.d_head), heads_of(k, c.n_kv_heads, c.d_head), heads_of(v, c.n_kv_heads, c.d_head)
     if c.qk_norm:
-        q, k = rms_norm(q, w.q_norm, c.norm_eps), rms_norm(k, w.k_norm, c.norm_eps)
-    for y in (q, k):
-        turn(y, cos, sin, c.rope_interleaved)
-    return q, k, v
+        for y, heads, norm in ((q, c.n_heads, w.q_norm), (k, c.n_kv_heads, w.k_norm)):
+            y[:, : heads * c.d_head] = layers.rms_norm(heads_of(y, heads, c.d_head), norm, c.norm_eps).reshape(n, -1)
+    turn(q, k, c.n_heads, c.n_kv_heads, c.d_head, cos, sin, c.rope_interleaved)
+    return heads_of(q, c.n_heads, c.d_head), heads_of(k, c.n_kv_heads, c.d_head), heads_of(v, c.n_kv_heads, c.d_head)
 
 
-def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d), the same memory
-    return y[:, : heads * d].reshape(len(y), heads, d)  # a copy only where rows are padded
-
-
-def add_linear(x, h, weight):
-    """As layers.add_linear."""
-    return x + linear(h, weight)
+def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d)
+    return y[:, : heads * d].reshape(len(y), heads, d)  # a copy only where the last band was not full
 
 
 def add_feed_forward(x, w, c):
     """As layers.add_feed_forward."""
-    n, d = x.shape
-    gate, up, y = (rows(n, matrix) for matrix in (w.gate, w.up, w.down))
-    run = feed_forward_kernel(w.gate.layout.constants, w.up.layout.constants, w.down.layout.constants)
-    tapes = tape_of(w.gate), tape_of(w.up), tape_of(w.down)
-    first, second = Rounded(n, d).arrays, Rounded(n, w.down.shape[1]).arrays
-    run(x, w.ffn_norm, np.float32(c.norm_eps), np.empty_like(x), *tapes, *first, gate, up, *second, y, threads())
-    return y[:, :d]
-
-
-def threads():
-    return numba.get_num_threads()
+    if not all(isinstance(matrix, PackedMatrix) for matrix in (w.gate, w.up, w.down)):
+        return layers.add_feed_forward(x, w, c)
+    y = padded(x, w.down.padded_rows)
+    run = feed_forward_kernel(w.gate.number, w.up.number, w.down.number)
+    tapes = w.gate.tape, w.up.tape, w.down.tape
+    run(x, w.ffn_norm, np.float32(c.norm_eps), *tapes, w.gate.padded_rows, y, numba.get_num_threads())
+    return y[:, : x.shape[1]]

@@ -43,11 +43,6 @@ class Layout:
     minima: bool
 
     @property
-    def constants(self):
-        """What a kernel is compiled for."""
-        return self.bits, self.group, self.offset, int(self.wide), int(self.minima)
-
-    @property
     def code_bytes(self):
         """Bytes of the codes of a record, upper bits included: 16 rows × 32 columns × bits / 8."""
         return BAND * BLOCK * self.bits // 8
@@ -76,6 +71,9 @@ LAYOUTS = {
 }
 
 
+LAYOUT_LIST = list(dict.fromkeys(LAYOUTS.values()))  # a kernel is compiled for a number in this list
+
+
 @dataclass(frozen=True)
 class PackedMatrix:
     """A (rows, columns) matrix as records: (bands, columns / 32, record_bytes) uint8, 64-byte aligned."""
@@ -88,9 +86,21 @@ class PackedMatrix:
     def nbytes(self):
         return self.records.nbytes
 
+    @property
+    def padded_rows(self):
+        """Rows of all bands."""
+        return len(self.records) * BAND
+
     @cached_property
-    def address(self):
-        return self.records.ctypes.data
+    def tape(self):
+        """What a kernel needs to find it: address, blocks in a band, bytes of a record, bands."""
+        bands, blocks, record_bytes = self.records.shape
+        return self.records.ctypes.data, blocks, record_bytes, bands
+
+    @cached_property
+    def number(self):
+        """Its layout as a number, for kernels."""
+        return LAYOUT_LIST.index(self.layout)
 
 
 def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedMatrix

@@ -20,6 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from minillm.backends.numba_.loops import loop_with_sums
+from minillm.backends.numba_.packed import LAYOUT_LIST
 from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, address, call, constant, load_vector, splat_scalar
 
 I8, I64 = ir.IntType(8), ir.IntType(64)
@@ -29,23 +30,21 @@ PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it i
 
 
 @intrinsic(prefer_literal=True)
-def band_times_tokens(typing, tokens, bits, group, offset, wide, minima, records, blocks, x, scales, sums, n_columns, y, y_stride):
-    """y[t, :16] = band · x[t] for t < tokens. Layout numbers are literals; arrays are addresses.
+def band_times_tokens(typing, tokens, layout, add, records, blocks, x, scales, sums, n_columns, y, y_stride):
+    """y[t, :16] = (add · y[t, :16]) + band · x[t] for t < tokens. tokens, layout and add are constants, arrays addresses.
 
     x: (tokens, n_columns) int16, scales: (tokens, blocks) float32 and sums: (tokens, 2 · blocks) int32, as round_block
     makes them; y: float32, rows y_stride apart.
     """
-    literals = [tokens, bits, group, offset, wide, minima]
-    if not all(isinstance(a, types.Literal) for a in literals):
+    if not all(isinstance(a, types.Literal) for a in (tokens, layout, add)):
         return None
-    signature = types.void(*literals, *[types.int64] * 8)
-    shape = Step(*[int(a.literal_value) for a in literals])
+    step = Step(LAYOUT_LIST[layout.literal_value], tokens.literal_value, add.literal_value)
 
     def codegen(context, builder, signature, args):
-        shape.emit(builder, *args[6:])
+        step.emit(builder, *args[3:])
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(tokens, layout, add, *[types.int64] * 8), codegen
 
 
 @intrinsic
@@ -78,21 +77,20 @@ def round_block(typing, x, i, q, scale, sums, block):
 
 
 class Step:
-    """Emits the code for one combination of token count and layout."""
+    """Emits the code for one layout and number of tokens."""
 
-    def __init__(self, tokens, bits, group, offset, wide, minima):
-        self.tokens, self.bits, self.group, self.offset, self.wide, self.minima = tokens, bits, group, offset, wide, minima
-        self.code_bytes = 64 * bits
-        self.scale_bytes = LANES * (4 if wide else 2)
-        self.groups = 32 // group
-        self.record_bytes = self.code_bytes + self.groups * (1 + minima) * self.scale_bytes
+    def __init__(self, layout, tokens, add):
+        self.layout, self.tokens, self.add = layout, tokens, add
+        self.groups = 32 // layout.group
 
     def emit(self, b, records, blocks, x, scales, sums, n_columns, y, y_stride):
         """The loop over the records of a band, with one float accumulator per token in a register."""
         tokens = range(self.tokens)
+        places = [b.inttoptr(b.add(y, b.mul(y_stride, I64(4 * t))), F32X16.as_pointer()) for t in tokens]
+        totals = [b.load(place, align=4) if self.add else constant(0.0) for place in places]
 
         def fold(i, totals):
-            record = b.add(records, b.mul(i, I64(self.record_bytes)))
+            record = b.add(records, b.mul(i, I64(self.layout.record_bytes)))
             self.prefetch(b, record)
             x_rows = [b.add(x, b.mul(I64(2), b.add(b.mul(n_columns, I64(t)), b.mul(i, I64(32))))) for t in tokens]
             index = [b.add(b.mul(blocks, I64(t)), i) for t in tokens]
@@ -103,22 +101,21 @@ class Step:
                 totals = self.fold_group(b, record, g, x_rows, x_scale, x_sum, totals)
             return totals
 
-        for t, total in enumerate(loop_with_sums(b, blocks, [constant(0.0)] * self.tokens, fold)):
-            place = b.inttoptr(b.add(y, b.mul(y_stride, I64(4 * t))), F32X16.as_pointer())
+        for place, total in zip(places, loop_with_sums(b, blocks, totals, fold), strict=True):
             b.store(total, place, align=4)
 
     def fold_group(self, b, record, g, x_rows, x_scale, x_sum, totals):
         """Integer dot products over the columns of one group, then their share of y."""
-        dots = [splat_int(b, b.mul(s, I32(-self.offset))) if self.offset else constant(0, I32) for s in x_sum]
-        pairs = self.group // 2
+        dots = [splat_int(b, b.mul(s, I32(-self.layout.offset))) if self.layout.offset else constant(0, I32) for s in x_sum]
+        pairs = self.layout.group // 2
         for pair in range(g * pairs, (g + 1) * pairs):
             codes = self.codes(b, record, pair)
             two = [splat_int(b, number(b, I32, row, I64(4 * pair))) for row in x_rows]
             dots = [dot_pairs(b, dot, codes, x) for dot, x in zip(dots, two, strict=True)]
-        scale = self.floats(b, record, self.code_bytes + g * self.scale_bytes)
+        scale = self.floats(b, record, self.layout.code_bytes + g * self.layout.scale_bytes)
         values = [b.fmul(b.sitofp(dot, F32X16), scale) for dot in dots]
-        if self.minima:
-            minimum = self.floats(b, record, self.code_bytes + (self.groups + g) * self.scale_bytes)
+        if self.layout.minima:
+            minimum = self.floats(b, record, self.layout.code_bytes + (self.groups + g) * self.layout.scale_bytes)
             sums = [splat_scalar(b, b.sitofp(s, F32)) for s in x_sum]
             values = [b.fsub(value, b.fmul(minimum, s)) for value, s in zip(values, sums, strict=True)]
         steps = [splat_scalar(b, s) for s in x_scale]
@@ -126,13 +123,13 @@ class Step:
 
     def codes(self, b, record, pair):
         """Two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
-        if self.bits == 8:
+        if self.layout.bits == 8:
             word = self.word(b, record, 64 * (pair // 2))
             return field(b, word, 8 * (pair % 2), 0xFF)
         low = field(b, self.word(b, record, 64 * (pair // 4)), 4 * (pair % 4), 0xF)
-        if self.bits == 4:
+        if self.layout.bits == 4:
             return low
-        upper, each = self.bits - 4, 16 // (self.bits - 4)
+        upper, each = self.layout.bits - 4, 16 // (self.layout.bits - 4)
         word = self.word(b, record, 256 + 64 * (pair // each))
         high = field(b, word, upper * (pair % each), (1 << upper) - 1)
         return b.or_(low, b.shl(high, constant(4, I32)))
@@ -143,13 +140,13 @@ class Step:
 
     def floats(self, b, record, offset):
         """Sixteen scales as float32."""
-        stored = F32X16 if self.wide else ir.VectorType(ir.HalfType(), LANES)
+        stored = F32X16 if self.layout.wide else ir.VectorType(ir.HalfType(), LANES)
         loaded = b.load(b.inttoptr(b.add(record, I64(offset)), stored.as_pointer()), align=32)
-        return loaded if self.wide else b.fpext(loaded, F32X16)
+        return loaded if self.layout.wide else b.fpext(loaded, F32X16)
 
     def prefetch(self, b, record):
         """Ask for the cache lines of a later record."""
-        for line in range(0, self.record_bytes, 64):
+        for line in range(0, self.layout.record_bytes, 64):
             place = b.inttoptr(b.add(record, I64(PREFETCH_AHEAD + line)), I8.as_pointer())
             call(b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
 
