@@ -81,10 +81,11 @@ def swiglu(gate, up):  # (tokens, d_ff), (tokens, d_ff) -> (tokens, d_ff)
     return silu(gate) * up
 
 
-def attention_inputs(x, w, c, cos, sin):  # (tokens, d_model) -> (tokens, heads, d), (tokens, kv_heads, d) twice
-    """The first half of a layer's attention: norm, then each token's queries, keys and values, turned to its position.
+def attention_inputs(x, w, c, cos, sin, linear=linear):
+    """(tokens, d_model) -> (tokens, heads, d), (tokens, kv_heads, d), (tokens, kv_heads, d)
 
-    w: a layer's weights by name (model.weights.LayerWeights), c: the model's shape (model.config.ModelConfig).
+    The first half of a layer: norm, then each token's queries, keys and values, turned to its position. w: a layer's
+    weights by name (model.weights.LayerWeights), c: the model's shape (model.config.ModelConfig). linear: a backend's own.
     """
     n, h = len(x), rms_norm(x, w.attn_norm, c.norm_eps)
     q = linear(h, w.q, w.q_bias).reshape(n, c.n_heads, c.d_head)
@@ -100,10 +101,10 @@ def add_linear(x, h, weight):  # (tokens, d_out), (tokens, d_in), (d_out, d_in) 
     return x + linear(h, weight)
 
 
-def add_feed_forward(x, w, c):  # (tokens, d_model) -> (tokens, d_model)
-    """x + the feed-forward half of a layer: what it does to each token by itself. w, c: as in attention_inputs."""
+def add_feed_forward(x, w, c, linear=linear):  # (tokens, d_model) -> (tokens, d_model)
+    """x + the second half of a layer: what it does to each token by itself. w, c, linear: as in attention_inputs."""
     h = rms_norm(x, w.ffn_norm, c.norm_eps)
-    return add_linear(x, swiglu(linear(h, w.gate), linear(h, w.up)), w.down)
+    return x + linear(swiglu(linear(h, w.gate), linear(h, w.up)), w.down)
 
 
 def softmax(x):  # (..., n) -> (..., n)

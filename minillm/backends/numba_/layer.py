@@ -17,7 +17,7 @@ from numba import njit, prange
 
 from minillm import layers
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import ADD, FRESH, SERIAL, padded, room, round_row, share
+from minillm.backends.numba_.linear import ADD, FRESH, SERIAL, linear, padded, room, round_row, share
 from minillm.backends.numba_.packed import PackedMatrix
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
 
@@ -127,7 +127,7 @@ def gate_row(gate, up, codes, scale, sums):
 def attention_inputs(x, w, c, cos, sin):
     """As layers.attention_inputs."""
     if not all(isinstance(matrix, PackedMatrix) for matrix in (w.q, w.k, w.v)):
-        return layers.attention_inputs(x, w, c, cos, sin)
+        return layers.attention_inputs(x, w, c, cos, sin, linear=linear)
     n, parts = len(x), (w.q, w.k, w.v)
     q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in parts)
     run = inputs_kernel(w.q.number, w.k.number, w.v.number)
@@ -149,7 +149,7 @@ def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d)
 def add_feed_forward(x, w, c):
     """As layers.add_feed_forward."""
     if not all(isinstance(matrix, PackedMatrix) for matrix in (w.gate, w.up, w.down)):
-        return layers.add_feed_forward(x, w, c)
+        return layers.add_feed_forward(x, w, c, linear=linear)
     y = padded(x, w.down.padded_rows)
     run = feed_forward_kernel(w.gate.number, w.up.number, w.down.number)
     tapes = w.gate.tape, w.up.tape, w.down.tape

@@ -15,8 +15,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from minillm.backends.numba_ import floats
 from minillm.backends.numba_.compiled import kernel
-from minillm import layers
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.tile import band_times_tokens, round_block
 from minillm.backends.numpy_ import load_matrix as as_float32
@@ -82,20 +82,21 @@ def linear_kernel(layout, add):
     return run
 
 
-def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix, (rows,) -> (n, rows)
+def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
     """As layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
-    if not isinstance(weight, PackedMatrix):
-        return layers.linear(x, weight, bias)
-    y = np.empty((len(x), weight.padded_rows), np.float32)
-    linear_kernel(weight.number, FRESH)(np.ascontiguousarray(x, np.float32), weight.tape, y, numba.get_num_threads())
-    y = y[:, : weight.shape[0]]
+    if isinstance(weight, PackedMatrix):
+        y = np.empty((len(x), weight.padded_rows), np.float32)
+        linear_kernel(weight.number, FRESH)(np.ascontiguousarray(x, np.float32), weight.tape, y, numba.get_num_threads())
+        y = y[:, : weight.shape[0]]
+    else:
+        y = floats.linear(x, weight)
     return y if bias is None else y + bias
 
 
-def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix -> (n, rows)
-    """As layers.add_linear: the sum begins at x instead of 0."""
+def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatMatrix -> (n, rows)
+    """As layers.add_linear. Over packed weights the sum begins at x instead of 0."""
     if not isinstance(weight, PackedMatrix):
-        return layers.add_linear(x, h, weight)
+        return x + floats.linear(h, weight)
     y = padded(x, weight.padded_rows)
     linear_kernel(weight.number, ADD)(np.ascontiguousarray(h, np.float32), weight.tape, y, numba.get_num_threads())
     return y[:, : weight.shape[0]]
@@ -107,11 +108,13 @@ def padded(x, columns):  # (n, d) -> (n, columns), a copy with room at the end o
     return y
 
 
-def embed(tokens, table):  # (n,), PackedMatrix -> (n, columns) float32
-    """As layers.embed: the rows of these tokens, unpacked."""
-    return unpack_rows(table, tokens) if isinstance(table, PackedMatrix) else table[tokens]
+def embed(tokens, table):  # (n,), PackedMatrix or FloatMatrix -> (n, columns) float32
+    """As layers.embed."""
+    return (unpack_rows if isinstance(table, PackedMatrix) else floats.rows_of)(table, np.asarray(tokens))
 
 
-def load_matrix(tensor):  # a stored tensor -> PackedMatrix, or float32 array
-    """What `linear` and `embed` take as a weight. Packed types stay packed; vectors and 16-bit types become float32."""
-    return pack(tensor) if tensor.type.name in LAYOUTS and len(tensor.shape) == 2 else as_float32(tensor)
+def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or float32 for a vector
+    """What `linear` and `embed` take as a weight: packed types stay packed, float16 stays float16."""
+    if len(tensor.shape) != 2:
+        return as_float32(tensor)
+    return pack(tensor) if tensor.type.name in LAYOUTS else floats.turn(tensor)

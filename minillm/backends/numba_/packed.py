@@ -23,6 +23,9 @@ from functools import cached_property
 
 import numpy as np
 
+from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.simd import number
+
 BAND = 16  # rows side by side: float32 lanes of a 512-bit register; narrower machines use several registers
 BLOCK = 32  # columns of a record
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
@@ -159,35 +162,37 @@ def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blo
 
 def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
     """These rows, as the numbers they stand for."""
-    l, rows = matrix.layout, np.asarray(rows)
-    records, lane = matrix.records[rows // BAND], rows % BAND  # (n, blocks, bytes)
-    n, blocks, _ = records.shape
-    codes = codes_of_lane(records[..., : l.code_bytes], l.bits, lane).astype(np.float32) - np.float32(l.offset)
-    numbers = np.ascontiguousarray(records[..., l.code_bytes :]).view(np.float32 if l.wide else np.float16)
-    numbers = numbers.reshape(n, blocks, 1 + l.minima, BLOCK // l.group, BAND)[np.arange(n), ..., lane].astype(np.float32)
-    values = codes.reshape(n, blocks, BLOCK // l.group, l.group) * numbers[:, :, 0, :, None]
-    if l.minima:
-        values -= numbers[:, :, 1, :, None]
-    return values.reshape(n, -1)
+    l, out = matrix.layout, np.empty((len(rows), matrix.shape[1]), np.float32)
+    unpack(matrix.records.view(np.uint16), matrix.records.view(np.float32), rows, l.bits, l.group, l.offset, l.wide, l.minima, out)
+    return out
 
 
-def codes_of_lane(records, bits, lane):  # (n, blocks, bytes), int, (n,) -> (n, blocks, 32) uint8
-    """`interleave` undone, for one lane of each record."""
-    n, blocks, _ = records.shape
-    words = np.ascontiguousarray(records).view(np.uint16).reshape(n, blocks, -1, BAND, 2)[np.arange(n), :, :, lane]
-    if bits == 8:
-        return np.stack([words & 0xFF, words >> 8], axis=3).reshape(n, blocks, 32).astype(np.uint8)
-    codes = fields(words[:, :, :4], 4)
-    if bits > 4:
-        codes |= fields(words[:, :, 4:], bits - 4) << 4
-    return codes
-
-
-def fields(words, bits):  # (n, blocks, words, 2) uint16 -> (n, blocks, 32) uint8
-    """`halfwords` undone: the fields of a word, lowest first, each of both halves."""
-    shifts = np.arange(0, 16, bits, dtype=np.uint16)[:, None]
-    parts = words[:, :, :, None] >> shifts & np.uint16((1 << bits) - 1)
-    return parts.reshape(*words.shape[:2], 32).astype(np.uint8)
+@kernel()
+def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
+    """The picture above, read column by column. halves, floats: the same records as 16-bit words and as float32."""
+    for i in range(len(rows)):
+        band, lane = rows[i] // 16, rows[i] % 16
+        for block in range(halves.shape[1]):
+            words = halves[band, block]
+            for column in range(32):
+                pair, at = column // 2, 2 * lane + column % 2
+                if bits == 8:
+                    code = words[32 * (pair // 2) + at] >> 8 * (pair % 2) & 255
+                else:
+                    code = words[32 * (pair // 4) + at] >> 4 * (pair % 4) & 15
+                if bits == 5:
+                    code |= (words[128 + at] >> pair & 1) << 4
+                elif bits == 6:
+                    code |= (words[128 + 32 * (pair // 8) + at] >> 2 * (pair % 8) & 3) << 4
+                g = column // group
+                scale_at, minimum_at = 16 * g + lane, 16 * (32 // group + g) + lane
+                if wide:
+                    numbers = floats[band, block, 16 * bits :]
+                    scale, minimum = numbers[scale_at], numbers[minimum_at] if minima else np.float32(0)
+                else:
+                    numbers = words[32 * bits :]
+                    scale, minimum = number(numbers, scale_at), number(numbers, minimum_at) if minima else np.float32(0)
+                out[i, 32 * block + column] = scale * np.float32(np.int32(code) - offset) - minimum
 
 
 def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below
