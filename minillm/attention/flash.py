@@ -47,7 +47,9 @@ def flash1_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d
 def flash2_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
     """One head by FlashAttention-2: Q outside. Fills out, and lse with the log-sum-exp of each row.
 
-    Each row's state stays in fast memory from its first key to its last. Tiles that nobody sees are never loaded.
+    Each row's state m, l, acc stays in fast memory from its first key to its last. K and V come in tiles of block_k rows,
+    the last one shorter; tiles that none of the rows sees (mask.span, mask.hides_all) are never loaded. A row that sees
+    no key keeps its fresh state.
     """
     scale = 1 / np.sqrt(np.float32(q.shape[1]))
     for rows in tiles(0, mask.n_q, block_q):

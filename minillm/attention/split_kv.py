@@ -23,7 +23,9 @@ from minillm.attention.shapes import check_block
 def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> (..., d), (...)
     """Merge partial results over disjoint sets of keys into the result over all of them.
 
-    A part that saw no key has lse = -inf and counts nothing; a row that no part saw gives 0 and -inf.
+    Part s weighs exp(lse_s - top), where top is the largest lse of its row, so that nothing overflows; total is the sum of
+    these weights, and out the average of outs under them. A part that saw no key has lse = -inf and counts nothing; a row
+    for which no part saw any has total = 0, and gives 0 and -inf: take 0 for its top (`finite`).
     """
     # BEGIN SOLUTION ex=03.5
     top = finite(np.max(lses, axis=0))
@@ -31,7 +33,7 @@ def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> (..., d), (...)
     total = weights.sum(axis=0)
     out = (weights[..., None] * outs).sum(axis=0) / np.where(total == 0, 1, total).astype(total.dtype)[..., None]
     # END SOLUTION
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the right answer
         return out, top + np.log(total)
 
 
