@@ -26,7 +26,7 @@ def check_tile(seed, r, n, d, tile, seen=True):
     given = q, k[tile], v[tile], *(x.astype(np.float32) for x in (scores[:, tile], lse, delta)), d_out
     found = tile_backward(*(x.copy() for x in given))
     for i, name in enumerate(NAMES):
-        ways = lambda i=i: {words: x[i] for words, x in mistakes.tile_backward(*given).items()}  # noqa: E731
+        ways = lambda i=i: mistakes.of(mistakes.tile_backward(*given), found, i)  # noqa: E731
         what = f"{name} of {r} queries and keys {tile.start}:{tile.stop} of {n}, d = {d},"
         check_close(found[i], right[i], rtol=1e-3, what=what, mistakes=ways)
 
