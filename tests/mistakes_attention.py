@@ -8,8 +8,11 @@ import numpy as np
 
 def of(ways, found, i):  # {words: (a, b, ...)}, (a, b, ...), which one -> {words: a}
     """One output's mistakes; first those that explain all outputs: on small inputs two mistakes agree in one of them."""
-    same = [all(np.allclose(x, y, 1e-4, 1e-5, equal_nan=True) for x, y in zip(outs, found, strict=False)) for outs in ways.values()]
-    return {words: ways[words][i] for _, words in sorted(zip(same, ways, strict=True), key=lambda pair: not pair[0])}
+
+    def explains(words):
+        return all(np.allclose(x, y, 1e-4, 1e-5, equal_nan=True) for x, y in zip(ways[words], found, strict=False))
+
+    return {words: ways[words][i] for words in sorted(ways, key=explains, reverse=True)}
 
 
 def online(state, pieces):  # (m, l, acc), [(scores, values), ...] -> {words: (m, l, acc)}
@@ -43,13 +46,17 @@ def online(state, pieces):  # (m, l, acc), [(scores, values), ...] -> {words: (m
 def visible(n_q, n_k, causal, window, offset, rows, columns):  # ..., slice, slice -> {words: (rows, columns) bool}
     i, j = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)[None, :]
 
-    def rule(position=i + offset, key=j, strict=0, near=0, causal=causal, window=window):
+    def rule(position=i + offset, key=j, strict=0, near=0, causal=causal, window=window, both=False):
+        if both and window:
+            return abs(key - position) < window
         past = key + strict <= position if causal else np.full((len(position), key.shape[1]), True)
         return past & (key > position - window - near) if window else past
 
     return {
         "the offset is computed from the sizes: it may be given, take self.offset": rule(position=i + n_k - n_q),
         "the offset is left out: query i stands at offset + i": rule(position=i),
+        "each tile is masked as if it held the first queries and keys: it begins at rows.start and columns.start": rule(
+            i - rows.start + offset, j - columns.start),
         "positions are counted from the tile's first row: rows.start is left out": rule(position=i + offset - rows.start),
         "keys are counted from the tile's first column: columns.start is left out": rule(key=j - columns.start),
         "a query does not see its own key": rule(strict=1),
@@ -57,6 +64,7 @@ def visible(n_q, n_k, causal, window, offset, rows, columns):  # ..., slice, sli
         "a window of w shows w - 1 keys: the query's own is one of the w": rule(near=-1),
         "the window is not looked at": rule(window=None),
         "causal=False is not looked at": rule(causal=True),
+        "the window reaches to both sides: what comes after the query stays hidden": rule(both=True),
         "the mask is turned around: True is where a key is hidden": ~rule(),
         "causal is not looked at": rule(causal=False),
         "the window alone is looked at: later keys are seen": rule(causal=False),
@@ -107,7 +115,7 @@ def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> {words: (out, lse)}
     with np.errstate(all="ignore"):
         top, total = lses.max(axis=0), np.logaddexp.reduce(lses, axis=0)
         weights = np.exp(lses - top)[..., None]
-        right, lost = (weights * outs).sum(0) / weights.sum(0), np.exp((top - lses.max()).astype(np.float32)) == 0
+        low = np.exp((lses - lses.max()).astype(np.float32))  # in float32 they vanish
         heaviest = np.take_along_axis(outs, lses.argmax(axis=0)[None, ..., None], 0)[0]
         return {
             "all parts count alike: part s weighs exp(lse_s)": (outs.mean(axis=0), total),
@@ -117,7 +125,7 @@ def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> {words: (out, lse)}
             "the weights are divided by their sum over the wrong axis: the parts are axis 0": (
                 (weights / weights.sum(axis=-2, keepdims=True) * outs).sum(0), total),
             "one maximum is subtracted from all rows: those far below it vanish": (
-                np.where(lost[..., None], 0, right), np.where(lost, -np.inf, total)),
+                (low[..., None] * outs).sum(0) / np.where(low.sum(0), low.sum(0), 1)[..., None], lses.max() + np.log(low.sum(0))),
             "the part with the largest lse is taken for the whole": (heaviest, top),
             "the maximum that was subtracted is not added back to the log-sum-exp": (heaviest, total - top),
         }  # fmt: skip
