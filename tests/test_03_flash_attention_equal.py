@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.attention import naive
+from minillm.attention import naive, split_kv
 from minillm.attention.flash import flash1_head, flash2_head, flash_attention, flash_attention_varlen
 from minillm.attention.online_softmax import divide, fresh_state, log_sum_exp, statistics, update
 from minillm.attention.split_kv import merge, split_kv_attention
@@ -140,6 +140,15 @@ def test_statistics_and_update_agree_and_end_in_softmax_and_log_sum_exp(seed, ro
     with np.errstate(divide="ignore"):
         check_close(log_sum_exp(m, l), right[0] + np.log(right[1]), what="log_sum_exp")
     check_close(divide(acc, l), right[2] / np.where(right[1], right[1], 1)[:, None], what="divide")
+
+
+@pytest.mark.parametrize(("n_k", "splits", "longest"), [(10, 3, 4), (9, 3, 3), (2, 5, 1), (0, 4, 0), (7, 1, 7), (11, 8, 2)])
+def test_there_are_no_more_pieces_than_workers_and_none_is_longer_than_it_must_be(monkeypatch, n_k, splits, longest):
+    lengths, one = [], split_kv.all_heads
+    monkeypatch.setattr(split_kv, "all_heads", lambda q, k, v, **how: (lengths.append(len(k)), one(q, k, v, **how))[1])
+    q, k = np.ones((1, 2, 4), np.float32), np.ones((n_k, 1, 4), np.float32)
+    split_kv_attention(q, k, k, splits)
+    assert len(lengths) <= splits and max(lengths) == longest == -(-n_k // splits) and sum(lengths) == n_k
 
 
 @given(seed=seeds, parts=st.integers(1, 5))

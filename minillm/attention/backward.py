@@ -67,9 +67,9 @@ def flash_backward(q, k, v, out, lse, d_out, *, causal=True, window=None, offset
 
 
 def tile_backward(q, k, v, s, lse, delta, d_out):
-    """(r, d), (c, d), (c, d), (r, c), (r,), (r,), (r, d) -> (r, d), (c, d), (c, d)
+    """What one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d (the caller does that).
 
-    What one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d (the caller does that).
+    (r, d), (c, d), (c, d), (r, c), (r,), (r,), (r, d) -> (r, d), (c, d), (c, d)
 
     s: its scaled scores, -inf where hidden. lse: the log-sum-exp of each row over all its keys, not only this tile's. delta:
     rowsum(dO ∘ O), the D of the formula above. Rows that saw nothing anywhere have lse = -inf and all of s = -inf: they add
