@@ -121,7 +121,7 @@ class Bench:
 
 
 def bench_attention(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
-    """Prefill and decode over each number of tokens. machine: measures the ceilings, or None for a run without."""
+    """Prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
         raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")
     if heads % kv_heads:
