@@ -168,14 +168,9 @@ def copy_values(to, v, base, row, count, d):
 
 @njit(error_model="numpy")
 def add_values(acc, at, p, v, wide):
-    """acc[6 rows] += P · V, as many vectors of columns at a time as the registers hold, and what is left."""
+    """acc[6 rows] += P · V, as many vectors of columns at a time as the registers hold, and then one by one."""
     full = wide // (16 * VECTORS) * (16 * VECTORS)
     for c in range(0, full, 16 * VECTORS):
         outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, VECTORS, ADD)
-    left = (wide - full) // 16
-    if left == 1:
-        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 1, ADD)
-    elif left == 2:
-        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 2, ADD)
-    elif left == 3:
-        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 3, ADD)
+    for c in range(full, wide, 16):
+        outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, 1, ADD)
