@@ -104,12 +104,13 @@ def test_one_thread_and_two_give_the_same_bits(n_q):
     assert all(np.array_equal(a, b) for a, b in zip(results[0], results[-1], strict=True))
 
 
-def test_a_row_does_not_depend_on_the_rows_computed_with_it():
+@pytest.mark.parametrize("window", [None, 90])
+def test_a_row_does_not_depend_on_the_rows_computed_with_it(window):
     """Chunks of a prompt give what the whole prompt gives, bit for bit, as long as the same kernel has them."""
     q, k, v = draws(4, 300, 300, 3, 1, 64)
-    whole = ops.attention(q, k, v)
+    whole = ops.attention(q, k, v, window)
     for a, b in ((0, 7), (7, 100), (100, 300)):
-        assert np.array_equal(ops.attention(q[a:b], k[:b], v[:b]), whole[a:b])
+        assert np.array_equal(ops.attention(q[a:b], k[:b], v[:b], window), whole[a:b])
 
 
 def test_scores_far_apart_neither_overflow_nor_vanish():

@@ -5,10 +5,10 @@ memory: K and V are read once. So each time is also told as FLOP/s and bytes/s, 
 do at best, measured in the same run. Bytes are those that must move: Q, K, V and O once each; naive attention also
 writes scores and reads them back, then the probabilities: 4·N² numbers a head (Dao et al. 2022, Theorem 2).
 
-Each implementation runs in its own process, and rounds alternate; a ratio is the median of the ratios within a round.
+Each implementation runs in its own process, and rounds alternate. A time is the fastest of all calls, as the ceilings are:
+calls of a millisecond on a machine that others use are disturbed more often than not.
 """
 
-import statistics
 from dataclasses import dataclass, field
 
 from minillm.attention.mask import Mask
@@ -61,16 +61,16 @@ class Bench:
         engines |= {name: {"left_out": why} for name, why in left_out.items()}
         result = {"tokens": tokens, "queries": queries, "flops": flops, "engines": engines}
         if "torch" in names:
-            pairs = {name: zip(times["torch"], times[name], strict=False) for name in names if name != "torch"}
-            result["ratios_to_torch"] = {name: statistics.median(t / ours for t, ours in p) for name, p in pairs.items()}
+            torch_s = engines["torch"]["time_s"]
+            result["ratios_to_torch"] = {name: torch_s / engines[name]["time_s"] for name in names if name != "torch"}
         return result
 
     def figures(self, name, queries, tokens, flops, times):
-        time_s = statistics.median(times)
+        time_s = min(times)
         moved = self.bytes_moved(name, queries, tokens)
         return {
             "time_s": time_s,
-            "time_s_spread": [min(times), max(times)],
+            "time_s_of_rounds": times,
             "flops_per_s": flops / time_s,
             "bytes": moved,
             "bytes_per_s": moved / time_s,
@@ -121,7 +121,7 @@ class Bench:
 
 
 def bench_attention(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
-    """Prefill and decode over each number of tokens. machine: measures the ceilings, or None for a run without."""
+    """Prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
         raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")
     if heads % kv_heads:

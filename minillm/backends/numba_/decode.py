@@ -21,7 +21,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from minillm.backends.numba_.loops import ADD, dots16, outer_products
+from minillm.backends.numba_.loops import ADD, VECTORS, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
 
@@ -85,15 +85,15 @@ def scores(s, si, q, qi, k, ki, k_row, d, count):
 @njit(error_model="numpy")
 def add_values(acc, first, p, rows, v, vi, v_row, d, count):
     """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
-    full = d // 64 * 64
+    full = d // (16 * VECTORS) * (16 * VECTORS)
     r = first
     while r < first + rows:
         three = r + 3 <= first + rows
-        for c in range(0, full, 64):
+        for c in range(0, full, 16 * VECTORS):
             if three:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 4, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, VECTORS, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, 4, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, VECTORS, ADD)
         for c in range(full, d, 16):
             if three:
                 outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 1, ADD)

@@ -18,6 +18,7 @@ Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 
 from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from minillm.backends.numba_.simd import (
@@ -33,6 +34,8 @@ from minillm.backends.numba_.simd import (
 )
 
 I64 = ir.IntType(64)
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]  # of the CPU that Numba compiles for
+VECTORS = 4 if "+avx512f" in FEATURES else 1  # columns of a block of six rows: what 32 registers of 64 bytes hold, or 16 of 32
 FRESH, ADD = 0, 1  # what C holds before: nothing, or a sum to go on with
 
 

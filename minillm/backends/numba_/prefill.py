@@ -23,7 +23,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from minillm.backends.numba_.loops import ADD, FRESH, outer_products, transpose16
+from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
 from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
 
@@ -115,7 +115,8 @@ def query_tile(first, last, g, q, keys, values, kv_shape, mask, out, lse, scratc
             if (causal and key > bottom) or key + KEYS <= top - window + 1:
                 continue  # no row of this block sees any of these keys
             r = b * BLOCK
-            outer_products(s, 0, KEYS, q_rows, r * d, d, k_turned, 0, KEYS, d, BLOCK, 4, FRESH)
+            for j in range(0, KEYS, 16 * VECTORS):
+                outer_products(s, j, KEYS, q_rows, r * d, d, k_turned, j, KEYS, d, BLOCK, VECTORS, FRESH)
             if (causal and key + KEYS - 1 > top) or key < bottom - window + 1 or key + KEYS > n_k:
                 for j in range(BLOCK):
                     at = position + (r + j) // group
@@ -167,14 +168,9 @@ def copy_values(to, v, base, row, count, d):
 
 @njit(error_model="numpy")
 def add_values(acc, at, p, v, wide):
-    """acc[6 rows] += P · V, four vectors of columns at a time, and what is left."""
-    full = wide // 64 * 64
-    for c in range(0, full, 64):
-        outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, 4, ADD)
-    left = (wide - full) // 16
-    if left == 1:
-        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 1, ADD)
-    elif left == 2:
-        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 2, ADD)
-    elif left == 3:
-        outer_products(acc, at + full, wide, p, 0, KEYS, v, full, wide, KEYS, BLOCK, 3, ADD)
+    """acc[6 rows] += P · V, as many vectors of columns at a time as the registers hold, and then one by one."""
+    full = wide // (16 * VECTORS) * (16 * VECTORS)
+    for c in range(0, full, 16 * VECTORS):
+        outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, VECTORS, ADD)
+    for c in range(full, wide, 16):
+        outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, 1, ADD)
