@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from minillm.attention.mask import Mask
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.decode import decode
-from minillm.backends.numba_.online import KEYS, LOG2E
+from minillm.backends.numba_.online import KEYS
 from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
 
@@ -75,16 +75,12 @@ def by_tiles(q, k, v, mask):
 
 def by_splits(q, k, v, size, mask):
     """Decode: the threads share stretches of `size` keys."""
-    n_q, heads, d = q.shape
-    rows, threads = n_q * heads, numba.get_num_threads()
-    seen = mask.span(slice(0, n_q))
-    splits = -(-(seen.stop - seen.start) // size)
-    out, lse = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32)
-    state = aligned((splits, rows * d), (splits, rows), (splits, rows * 16), (threads, rows * KEYS))  # acc, m, l, s
-    scaled = as_float32(q) * np.float32(LOG2E / np.sqrt(d))
+    seen = mask.span(slice(0, len(q)))
     rule, span = (mask.offset, mask.window or EVERYTHING, mask.causal), (seen.start, seen.stop, size)
-    decode(threads, np.zeros(1, np.int64), scaled, *flat(k), *flat(v), k.shape[1], rule, span, *state, out, lse)
-    return check_finite(out, q=q, k=k, v=v), lse
+    out, lse, good = decode(numba.get_num_threads(), as_float32(q), *flat(k), *flat(v), k.shape[1], rule, span)
+    if not good:
+        check_finite(out, q=q, k=k, v=v)
+    return out, lse
 
 
 def as_float32(q):

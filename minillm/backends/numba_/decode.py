@@ -21,28 +21,41 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, VECTORS, dots16, outer_products
-from minillm.backends.numba_.online import KEYS, LN2, MINUS_INF, ZERO, hide, online_softmax
+from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def decode(threads, tickets, q, k, k_strides, v, v_strides, kv_heads, mask, span, acc, m, l, s, out, lse):
-    """Fill out and lse from the keys that span = (start, stop, size) says: start … stop - 1, in splits of `size`.
+@kernel(parallel=True)
+def decode(threads, q, k, k_strides, v, v_strides, kv_heads, mask, span):
+    """Output and log-sum-exp from the keys that span = (start, stop, size) says: start … stop - 1, in splits of `size`.
 
-    q: (n_q, heads, d) scaled by log2(e)/√d, d a multiple of 16. k, v, mask, tickets: as in prefill. acc: (splits,
-    n_q·heads·d), m: (splits, n_q·heads), l: (splits, n_q·heads·16), s: (threads, n_q·heads·64): the memory to work in.
+    q: (n_q, heads, d), d a multiple of 16. k, v, mask: as in prefill. Returns out, lse, and whether all of out is finite.
+    All memory is taken here, so that a decode step enters compiled code once: acc, m, l for each split, s for each thread.
     """
-    start, stop, size = span
+    (n_q, heads, d), (start, stop, size) = q.shape, span
+    rows, splits, scale = n_q * heads, -(-(stop - start) // size), LOG2E / np.float32(math.sqrt(d))
+    out, lse, scaled = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.empty(rows * d, np.float32)
+    acc, m = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32)
+    l, s = np.empty((splits, rows * 16), np.float32), np.empty((threads, rows * KEYS), np.float32)
+    tickets, flat_q = np.empty(1, np.int64), q.reshape(-1)
+    tickets[0] = 0
+    for i in range(rows * d):
+        scaled[i] = flat_q[i] * scale
     for t in prange(threads):
         while True:
             split = take_ticket(tickets)
-            if split >= len(acc):
+            if split >= splits:
                 break
             first = start + split * size
             last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t])
-            partial(first, last, q, (k, k_strides), (v, v_strides), kv_heads, mask, state)
+            partial(first, last, scaled.reshape(n_q, heads, d), (k, k_strides), (v, v_strides), kv_heads, mask, state)
     merge(acc, m, l, out, lse)
+    poison = np.float32(0)
+    for x in out.reshape(-1):
+        poison += x * ZERO  # 0 × anything finite stays 0
+    return out, lse, poison == ZERO
 
 
 @njit(error_model="numpy")

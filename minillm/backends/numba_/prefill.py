@@ -23,6 +23,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
 from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
@@ -40,7 +41,7 @@ def scratch_shapes(queries, group, d):  # -> what one thread works in: Q, acc, l
     return rows * d, rows * padded(d), rows * 16, rows, d * KEYS, KEYS * padded(d), BLOCK * KEYS
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True)
 def prefill(
     threads,
     tickets,
