@@ -4,11 +4,17 @@ With or without a cache, in one piece or in chunks, alone or in a batch, after a
 Later issues add their ways of computing the same thing to WAYS.
 """
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minillm.attention.flash import flash1_head, flash_attention
+from minillm.attention.split_kv import split_kv_attention
+from minillm.backends import get_backend
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.generate import prefill, run
 from minillm.model.sampling import SamplingParams
@@ -88,7 +94,26 @@ def forked_and_truncated(tiny, prompts):
     return out
 
 
-WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)}
+def with_attention(function):
+    """The same model, with attention computed by another function."""
+
+    def way(tiny, prompts):
+        other = copy.copy(tiny)
+        other.transformer = copy.copy(tiny.transformer)
+        other.transformer.ops = SimpleNamespace(**vars(tiny.transformer.ops) | {"attention": function})
+        return [greedy(other, p) for p in prompts]
+
+    return way
+
+
+ATTENTION = {
+    "flash1": with_attention(lambda q, k, v: flash_attention(q, k, v, head=flash1_head, block_q=5, block_k=7)[0]),
+    "flash2": with_attention(lambda q, k, v: flash_attention(q, k, v, block_q=16, block_k=16)[0]),
+    "split_kv": with_attention(lambda q, k, v: split_kv_attention(q, k, v, 3)[0]),
+    "numba_flash": with_attention(lambda q, k, v: get_backend("numba").attention(q, k, v)),
+    "numba_split_kv": with_attention(lambda q, k, v: get_backend("numba").split_kv_attention(q, k, v, 3)[0]),
+}
+WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)} | ATTENTION
 
 
 @pytest.mark.parametrize("way", WAYS)

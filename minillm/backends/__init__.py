@@ -9,7 +9,7 @@ import os
 
 from minillm.errors import MiniLLMError
 
-BACKENDS = {"numpy": "minillm.backends.numpy_"}
+BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
 
 
 def get_backend(name=None):

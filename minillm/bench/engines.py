@@ -7,6 +7,7 @@ each other while spinning. Each loads the same file. Tokens are random, equal fo
 import time
 from dataclasses import dataclass, field
 
+from minillm.bench.attention_engines import AttentionEngine
 from minillm.errors import MiniLLMError
 
 
@@ -148,5 +149,5 @@ class LlamaCpp:
         return Timing(middle - start, end - middle)
 
 
-ENGINES = {"minillm": MiniLLM, "llama.cpp": LlamaCpp, "transformers": Transformers}
+ENGINES = {"minillm": MiniLLM, "llama.cpp": LlamaCpp, "transformers": Transformers, "attention": AttentionEngine}
 NEEDS = {"minillm": ("numpy",), "llama.cpp": ("llama_cpp",), "transformers": ("torch", "transformers", "gguf")}

@@ -35,9 +35,14 @@ def measure_machine(megabytes=512, n=2048):  # -> Machine
     return Machine(
         read_bytes_per_s=big.nbytes / best_of(lambda: big @ x),
         flops_per_s=2 * n**3 / best_of(lambda: square @ square),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=available_cores(),
         cpu=cpu_name(),
     )
+
+
+def available_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def best_of(work, runs=5):  # -> seconds

@@ -10,7 +10,7 @@ def add_model_options(parser):
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="M", help="name, .gguf file, folder, or hf:ORG/REPO/FILE (default: %(default)s)"
     )
-    parser.add_argument("--backend", metavar="B", help="numpy (default: MINILLM_BACKEND, else numpy)")
+    parser.add_argument("--backend", metavar="B", help="numpy or numba (default: MINILLM_BACKEND, else numpy)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
 
 

@@ -1,0 +1,161 @@
+"""The inner loops of attention, one level above single instructions: what stays in registers is decided here.
+
+A multiply-add takes its operands from registers, and a core starts two of them a cycle; memory cannot deliver three
+operands for each. So a loop that keeps a block of sums in registers reads little and multiplies much:
+
+    outer_products      C[6, 64] += A[6, n] · B[n, 64]
+                        for each n: load four vectors of B, then for each of six rows spread one number of A over a
+                        vector and multiply-add it to four sums: 24 multiply-adds for 10 loads.
+
+    dots16              sixteen rows of K against one q: sixteen vectors of sums, which a transposition folds into
+                        one vector of sixteen dot products.
+
+    transpose16         sixteen rows of sixteen numbers, turned: what was a column lies in one register.
+
+Each is written as a Python function that writes LLVM code: its `for` loops run while compiling, and unroll the block.
+Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from minillm.backends.numba_.simd import (
+    F32X16,
+    LANES,
+    address,
+    call,
+    constant,
+    interleave,
+    load_vector,
+    splat_scalar,
+    store_vector,
+)
+
+I64 = ir.IntType(64)
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]  # of the CPU that Numba compiles for
+VECTORS = 4 if "+avx512f" in FEATURES else 1  # columns of a block of six rows: what 32 registers of 64 bytes hold, or 16 of 32
+FRESH, ADD = 0, 1  # what C holds before: nothing, or a sum to go on with
+
+
+def loop_with_sums(builder, count, sums, body):  # int64, [vector], (i, [vector]) -> [vector]; -> [vector]
+    """`for i in range(count): sums = body(i, sums)`, with the sums in registers."""
+    before, head, inside, after = builder.block, *(builder.append_basic_block(n) for n in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    i = builder.phi(I64)
+    carried = [builder.phi(F32X16) for _ in sums]
+    builder.cbranch(builder.icmp_signed("<", i, count), inside, after)
+    builder.position_at_end(inside)
+    new = body(i, carried)
+    i.add_incoming(I64(0), before)
+    i.add_incoming(builder.add(i, I64(1)), builder.block)
+    for phi, old, value in zip(carried, sums, new, strict=True):
+        phi.add_incoming(old, before)
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried
+
+
+@intrinsic(prefer_literal=True)
+def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, vectors, mode):
+    """C[rows, 16·vectors] = (mode · C) + A[rows, n] · B[n, 16·vectors]; rows, vectors, mode are constants.
+
+    ci, ai, bi: elements where the blocks begin in the arrays c, a, b. c_row, a_row, b_row: elements from row to row.
+    """
+    if not all(isinstance(x, types.IntegerLiteral) for x in (rows, vectors, mode)):
+        return None
+    n_rows, n_vectors, adds = rows.literal_value, vectors.literal_value, mode.literal_value == ADD
+
+    def emit(context, builder, signature, args):
+        c, ci, c_row, a, ai, a_row, b, bi, b_row, n = args[:10]
+        c_type, a_type, b_type = signature.args[0], signature.args[3], signature.args[6]
+        c0, a0, b0 = (address(context, builder, t, x, i) for t, x, i in ((c_type, c, ci), (a_type, a, ai), (b_type, b, bi)))
+        c_at = [
+            [builder.gep(c0, [builder.add(builder.mul(c_row, I64(r)), I64(LANES * v))]) for v in range(n_vectors)]
+            for r in range(n_rows)
+        ]
+        a_at = [builder.gep(a0, [builder.mul(a_row, I64(r))]) for r in range(n_rows)]
+        sums = [load_vector(builder, p, types.float32) if adds else constant(0.0) for row in c_at for p in row]
+
+        def step(k, sums):
+            b_k = builder.gep(b0, [builder.mul(b_row, k)])
+            b_vectors = [load_vector(builder, builder.gep(b_k, [I64(LANES * v)]), b_type.dtype) for v in range(n_vectors)]
+            new = []
+            for r in range(n_rows):
+                spread = splat_scalar(builder, builder.load(builder.gep(a_at[r], [k])))
+                row = sums[r * n_vectors : (r + 1) * n_vectors]
+                new += [
+                    call(builder, "llvm.fma.v16f32", F32X16, spread, b, total) for b, total in zip(b_vectors, row, strict=True)
+                ]
+            return new
+
+        sums = loop_with_sums(builder, n, sums, step)
+        for value, pointer in zip(sums, (p for row in c_at for p in row), strict=True):
+            store_vector(builder, value, pointer)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(c, i, i, a, i, i, b, i, i, i, rows, vectors, mode), emit
+
+
+@intrinsic
+def dots16(typing, s, si, q, qi, k, ki, k_row, n):
+    """s[si + j] = Σ_c q[qi + c] · k[ki + j·k_row + c] for j in 0 … 15, over c in 0 … 16·n - 1."""
+
+    def emit(context, builder, signature, args):
+        s, si, q, qi, k, ki, k_row, n = args
+        s_type, q_type, k_type = signature.args[0], signature.args[2], signature.args[4]
+        q0, k0 = address(context, builder, q_type, q, qi), address(context, builder, k_type, k, ki)
+        k_at = [builder.gep(k0, [builder.mul(k_row, I64(j))]) for j in range(LANES)]
+
+        def step(i, sums):
+            c = builder.mul(i, I64(LANES))
+            q_c = load_vector(builder, builder.gep(q0, [c]), types.float32)
+            return [
+                call(
+                    builder,
+                    "llvm.fma.v16f32",
+                    F32X16,
+                    q_c,
+                    load_vector(builder, builder.gep(p, [c]), k_type.dtype),
+                    total,
+                )
+                for p, total in zip(k_at, sums, strict=True)
+            ]
+
+        sums = loop_with_sums(builder, n, [constant(0.0)] * LANES, step)
+        step = LANES // 2
+        while step:  # add halves crosswise: 16 vectors become 8, 4, 2, 1, and lane j holds what was in sums[j]
+            sums = [builder.fadd(*interleave(builder, sums[j], sums[j + step], step)) for j in range(step)]
+            step //= 2
+        store_vector(builder, sums[0], address(context, builder, s_type, s, si))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(s, i, q, i, k, i, i, i), emit
+
+
+@intrinsic
+def transpose16(typing, to, ti, to_row, a, ai, a_row):
+    """to[ti + c·to_row + j] = a[ai + j·a_row + c] for c and j in 0 … 15."""
+
+    def emit(context, builder, signature, args):
+        to, ti, to_row, a, ai, a_row = args
+        a0 = address(context, builder, signature.args[3], a, ai)
+        rows = [
+            load_vector(builder, builder.gep(a0, [builder.mul(a_row, I64(j))]), signature.args[3].dtype) for j in range(LANES)
+        ]
+        for step in (1, 2, 4, 8):  # the lanes' bit `step` changes places with the rows'
+            for j in range(LANES):
+                if not j & step:
+                    rows[j], rows[j + step] = interleave(builder, rows[j], rows[j + step], step)
+        to0 = address(context, builder, signature.args[0], to, ti)
+        for c, row in enumerate(rows):
+            store_vector(builder, row, builder.gep(to0, [builder.mul(to_row, I64(c))]))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(to, i, i, a, i, i), emit

@@ -1,0 +1,181 @@
+"""`minillm bench attention`: naive, FlashAttention and torch over the number of tokens, in one run.
+
+Prefill is limited by arithmetic: 4·d FLOPs for each (query, key) pair that is seen, and head. Decode is limited by
+memory: K and V are read once. So each time is also told as FLOP/s and bytes/s, to be held against what the machine can
+do at best, measured in the same run. Bytes are those that must move: Q, K, V and O once each; naive attention also
+writes scores and reads them back, then the probabilities: 4·N² numbers a head (Dao et al. 2022, Theorem 2).
+
+Each implementation runs in its own process, and rounds alternate. A time is the fastest of all calls, as the ceilings are:
+calls of a millisecond on a machine that others use are disturbed more often than not.
+"""
+
+from dataclasses import dataclass, field
+
+from minillm.attention.mask import Mask
+from minillm.bench.compare import say
+from minillm.bench.worker import Worker
+from minillm.errors import MiniLLMError
+from minillm.memory import available_bytes, refuse_beyond_memory
+
+PREFILL = ("naive_numpy", "flash_numpy", "flash_numba", "torch")
+DECODE = ("naive_numpy", "flash_numba", "flash_numba_float16", "torch")
+PROBE = 512  # tokens of a first call, from which the time of a long one is foretold
+PATIENCE_S = 8.0  # a call that would take longer is left out
+SLOW_S = 1.0  # one that takes longer is called once, in the first round
+
+
+@dataclass
+class Bench:
+    """One comparison: its shape, and the processes that take part."""
+
+    heads: int
+    kv_heads: int
+    d_head: int
+    rounds: int
+    threads: int
+    peers: bool
+    workers: dict = field(default_factory=dict)
+
+    def ask(self, name, queries, tokens, **options):  # -> dict
+        """One answer of one implementation, whose process starts when it is first asked."""
+        if name not in self.workers:
+            say(f"starting {name}")
+            self.workers[name] = Worker("attention", name, self.threads)
+        shape = {"heads": self.heads, "kv_heads": self.kv_heads, "d_head": self.d_head}
+        return self.workers[name].ask(queries=queries, tokens=tokens, **shape, **options)
+
+    def compare(self, names, queries, tokens):  # -> {"tokens", "queries", "flops", "engines", "ratios_to_torch"}
+        """All implementations on one size, in alternating rounds."""
+        names = [name for name in names if self.peers or name != "torch"]
+        left_out = {name: why for name in names if (why := self.reason_to_leave_out(name, queries, tokens))}
+        names = [name for name in names if name not in left_out]
+        slow = {name for name in names if self.foretold_s(name, queries, tokens) > SLOW_S}
+        times = {name: [] for name in names}
+        for round_ in range(self.rounds):
+            order = names[round_ % len(names) :] + names[: round_ % len(names)]
+            for name in (n for n in order if n not in slow or round_ == 0):
+                say(f"{queries:,} queries, {tokens:,} keys: round {round_ + 1} of {self.rounds}: {name}")
+                times[name].append(self.ask(name, queries, tokens, warm=name not in slow)["time_s"])
+        flops = 4 * self.d_head * self.heads * Mask(queries, tokens).pairs()
+        engines = {name: self.figures(name, queries, tokens, flops, times[name]) for name in names}
+        engines |= {name: {"left_out": why} for name, why in left_out.items()}
+        result = {"tokens": tokens, "queries": queries, "flops": flops, "engines": engines}
+        if "torch" in names:
+            torch_s = engines["torch"]["time_s"]
+            result["ratios_to_torch"] = {name: torch_s / engines[name]["time_s"] for name in names if name != "torch"}
+        return result
+
+    def figures(self, name, queries, tokens, flops, times):
+        time_s = min(times)
+        moved = self.bytes_moved(name, queries, tokens)
+        return {
+            "time_s": time_s,
+            "time_s_of_rounds": times,
+            "flops_per_s": flops / time_s,
+            "bytes": moved,
+            "bytes_per_s": moved / time_s,
+        }
+
+    def bytes_moved(self, name, queries, tokens):
+        """Q and O, K and V, and naive: scores and probabilities, each written and read."""
+        kv = 2 * tokens * self.kv_heads * self.d_head * (2 if name.endswith("float16") else 4)
+        scores = 4 * self.heads * queries * tokens * 4 if name.startswith("naive") else 0
+        return 2 * queries * self.heads * self.d_head * 4 + kv + scores
+
+    def input_bytes(self, queries, tokens):
+        return 4 * self.d_head * (2 * queries * self.heads + 2 * tokens * self.kv_heads)
+
+    def naive_bytes(self, queries, tokens):
+        """Three matrices at once: scores, masked scores, and what their softmax makes of them."""
+        return 3 * 4 * self.heads * queries * tokens
+
+    def reason_to_leave_out(self, name, queries, tokens):  # -> text, or None
+        available = available_bytes()
+        if name.startswith("naive") and available and (need := self.naive_bytes(queries, tokens)) > available // 2:
+            return f"its scores would take {need:,} bytes, more than half of the {available:,} available"
+        if (time_s := self.foretold_s(name, queries, tokens)) > PATIENCE_S:
+            return f"a call would take about {time_s:.0f} s"
+        return None
+
+    def foretold_s(self, name, queries, tokens):
+        """The time of a call, from a short one; only for what may be slow. Work grows with queries × keys."""
+        if not name.endswith("numpy") or queries == 1 or tokens <= PROBE:
+            return 0.0
+        return self.ask(name, PROBE, PROBE)["time_s"] * (queries * tokens) / PROBE**2
+
+    def memory(self, tokens):  # -> dict
+        """The most that a prefill holds beside its inputs: measured, or for naive computed where it does not fit."""
+        flash = self.ask("flash_numba", tokens, tokens, memory=True)["peak_bytes"]
+        measured = self.reason_to_leave_out("naive_numpy", tokens, tokens) is None
+        naive = (
+            self.ask("naive_numpy", tokens, tokens, memory=True)["peak_bytes"] if measured else self.naive_bytes(tokens, tokens)
+        )
+        return {
+            "tokens": tokens,
+            "flash_numba_bytes": flash,
+            "naive_bytes": naive,
+            "naive_is_measured": measured,
+            "flash_over_naive": flash / naive,
+            "input_bytes": self.input_bytes(tokens, tokens),
+        }
+
+
+def bench_attention(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
+    """Prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
+    if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
+        raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")
+    if heads % kv_heads:
+        raise MiniLLMError(f"{heads} query heads cannot share {kv_heads} KV heads evenly.")
+    bench = Bench(heads, kv_heads, d_head, rounds, threads, peers)
+    tokens = sorted(set(tokens))
+    processes = len(PREFILL)
+    refuse_beyond_memory(
+        processes * bench.input_bytes(tokens[-1], tokens[-1]),
+        f"q, k, v and the output for {tokens[-1]:,} tokens, in each of {processes} processes,",
+    )
+    try:
+        say("measuring the machine's ceilings")
+        ceiling = machine().json()
+        result = {
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "d_head": d_head,
+            "threads": threads,
+            "rounds": rounds,
+            "prefill": [bench.compare(PREFILL, n, n) for n in tokens],
+            "decode": [bench.compare(DECODE, 1, n) for n in tokens],
+            "memory": bench.memory(tokens[-1]),
+            "machine": ceiling,
+        }
+    finally:
+        for worker in bench.workers.values():
+            worker.close()
+    say("")
+    return result
+
+
+def table(result):  # -> text
+    """Sizes and implementations as rows; ratios are torch's time over theirs: above 1 is faster than torch."""
+    r = result
+    lines = [f"causal attention, {r['heads']} heads over {r['kv_heads']} KV heads of {r['d_head']}, {r['threads']} threads"]
+    for kind, unit, per_s in (("prefill", "GFLOP/s", "flops_per_s"), ("decode", "GB/s", "bytes_per_s")):
+        other, other_per_s = ("GB/s", "bytes_per_s") if kind == "prefill" else ("GFLOP/s", "flops_per_s")
+        lines.append(f"\n{kind:8}{'tokens':>8}  {'':22}{'ms':>10}{unit:>10}{other:>10}{'× torch':>10}")
+        for row in r[kind]:
+            for name, f in row["engines"].items():
+                head = f"{'':8}{row['tokens']:8,}  {name:22}"
+                if "left_out" in f:
+                    lines.append(f"{head}  left out: {f['left_out']}")
+                    continue
+                ratio = row.get("ratios_to_torch", {}).get(name)
+                speeds = f"{f[per_s] / 1e9:10,.1f}{f[other_per_s] / 1e9:10,.1f}"
+                lines.append(f"{head}{f['time_s'] * 1e3:10,.2f}{speeds}{f'{ratio:10.2f}' if ratio else ''}")
+    c, m = r["machine"], r["memory"]
+    lines.append(f"\nceilings, measured in this run: {c['flops_per_s'] / 1e9:,.0f} GFLOP/s (matrix product), ")
+    lines[-1] += f"{c['read_bytes_per_s'] / 1e9:,.1f} GB/s (from memory; a small cache is read faster)"
+    naive = "measured" if m["naive_is_measured"] else "by its formula"
+    lines.append(
+        f"peak memory of a prefill of {m['tokens']:,} beside its inputs: flash_numba {m['flash_numba_bytes'] / 1e6:,.1f} MB, "
+        f"naive {m['naive_bytes'] / 1e6:,.1f} MB ({naive}): {m['flash_over_naive']:.2%}"
+    )
+    return "\n".join(lines)

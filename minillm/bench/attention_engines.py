@@ -1,0 +1,112 @@
+"""The attentions to measure, each in a process of its own (`worker.py`): ours in three steps, and torch's.
+
+Each draws the same random queries, keys and values, in the layout it likes best, aligned to cache lines: ours
+(tokens, heads, d) as the KV cache holds it, torch (1, heads, tokens, d). A decode step is `queries` = 1.
+"""
+
+import time
+import tracemalloc
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The fastest of some calls, in seconds; or the most memory that one held beside its inputs, in bytes."""
+
+    time_s: float | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass
+class AttentionEngine:
+    """One implementation. path: its name, a key of IMPLEMENTATIONS."""
+
+    path: str
+    threads: int
+    work: object = None
+    shape: tuple = field(default=())
+
+    def __post_init__(self):
+        self.prepare = IMPLEMENTATIONS[self.path](self.threads)
+
+    def run(self, queries, tokens, heads, kv_heads, d_head, at_least_s=0.1, memory=False, warm=True):  # -> Call
+        """Call it until at_least_s have gone by. memory: one call under tracemalloc, which sees NumPy's arrays only."""
+        if self.shape != (queries, tokens, heads, kv_heads, d_head):
+            self.shape, self.work = (queries, tokens, heads, kv_heads, d_head), None  # free the old before drawing the new
+            rng = np.random.default_rng(0)
+            shapes = (queries, heads, d_head), (tokens, kv_heads, d_head), (tokens, kv_heads, d_head)
+            self.work = self.prepare(*(draw(rng, shape) for shape in shapes))
+        if memory:
+            tracemalloc.start()
+            self.work()
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return Call(peak_bytes=peak)
+        if warm:
+            self.work()
+        times = []
+        while not times or sum(times) < at_least_s:
+            start = time.perf_counter()
+            self.work()
+            times.append(time.perf_counter() - start)
+        return Call(time_s=min(times))
+
+
+def draw(rng, shape):  # -> float32, beginning at a cache line
+    raw = np.empty(int(np.prod(shape)) + 16, np.float32)
+    raw = raw[-raw.ctypes.data // 4 % 16 :][: raw.size - 16]
+    rng.standard_normal(out=raw, dtype=np.float32)
+    return raw.reshape(shape)
+
+
+def naive_numpy(threads):
+    from minillm.attention.naive import attention
+
+    return lambda q, k, v: lambda: attention(q, k, v)
+
+
+def flash_numpy(threads):
+    from minillm.attention.flash import flash_attention
+
+    return lambda q, k, v: lambda: flash_attention(q, k, v)
+
+
+def flash_numba(threads):
+    from minillm.backends.numba_ import attention
+
+    return lambda q, k, v: lambda: attention(q, k, v)
+
+
+def flash_numba_float16(threads):
+    """Keys and values in half precision, half the bytes."""
+    from minillm.backends.numba_ import attention
+
+    def prepare(q, k, v):
+        k, v = k.astype(np.float16), v.astype(np.float16)
+        return lambda: attention(q, k, v)
+
+    return prepare
+
+
+def torch(threads):
+    import torch
+
+    torch.set_num_threads(threads)
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def prepare(q, k, v):
+        options = {"is_causal": len(q) > 1, "enable_gqa": q.shape[1] != k.shape[1]}
+        q, k, v = (torch.from_numpy(x).transpose(0, 1)[None].contiguous() for x in (q, k, v))
+
+        def work():
+            with torch.inference_mode():
+                attention(q, k, v, **options)
+
+        return work
+
+    return prepare
+
+
+IMPLEMENTATIONS = {f.__name__: f for f in (naive_numpy, flash_numpy, flash_numba, flash_numba_float16, torch)}

@@ -1,0 +1,71 @@
+"""`minillm bench attention`: its figures follow from its formulas, and a mistake is one line."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from minillm.bench import machine
+from minillm.bench.attention import Bench, bench_attention
+from minillm.cli import main
+
+
+@pytest.fixture
+def ceilings(monkeypatch):
+    """The real ones take a second to measure."""
+    figures = {"flops_per_s": 1e11, "read_bytes_per_s": 1e10, "cores": 2, "cpu": "?"}
+    monkeypatch.setattr(machine, "measure_machine", lambda: SimpleNamespace(json=lambda: figures))
+    return figures
+
+
+def test_the_json_has_time_flops_bytes_and_memory_for_each_size(ceilings, capsys):
+    options = ["--tokens", "40,24", "--heads", "6", "--kv-heads", "2", "--d-head", "16", "--rounds", "1", "--threads", "1"]
+    assert main(["bench", "attention", *options, "--json"]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1])
+    assert [row["tokens"] for row in result["prefill"]] == [row["tokens"] for row in result["decode"]] == [24, 40]
+    for row in result["prefill"]:
+        n = row["tokens"]
+        assert row["flops"] == 4 * 16 * 6 * n * (n + 1) // 2
+        assert set(row["engines"]) == {"naive_numpy", "flash_numpy", "flash_numba"}
+        for name, figures in row["engines"].items():
+            moved = 4 * (2 * n * 6 * 16 + 2 * n * 2 * 16 + (4 * 6 * n * n if name == "naive_numpy" else 0))
+            assert figures["bytes"] == moved
+            assert figures["flops_per_s"] == pytest.approx(row["flops"] / figures["time_s"])
+    for row in result["decode"]:
+        n = row["tokens"]
+        assert row["flops"] == 4 * 16 * 6 * n
+        assert row["engines"]["flash_numba"]["bytes"] == 4 * (2 * 6 * 16 + 2 * n * 2 * 16)
+        assert row["engines"]["flash_numba_float16"]["bytes"] == 4 * 2 * 6 * 16 + 2 * 2 * n * 2 * 16
+    assert result["memory"]["naive_is_measured"] and result["memory"]["naive_bytes"] >= 3 * 4 * 6 * 40 * 40
+    assert result["machine"] == ceilings
+    assert "flash_numba" in out and "GFLOP/s" in out
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--tokens", "1000000000"], "bytes"),
+        (["--tokens", "10,many"], "--tokens takes whole numbers with commas between, found '10,many'"),
+        (["--tokens", "0"], "at least 1"),
+        (["--heads", "9", "--kv-heads", "2"], "9 query heads cannot share 2 KV heads"),
+        (["--rounds", "0"], "at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(ceilings, capsys, monkeypatch, options, message):
+    monkeypatch.setattr(Bench, "ask", lambda *_, **__: pytest.fail("a process was started"))
+    assert main(["bench", "attention", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_what_does_not_fit_or_takes_too_long_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setattr(Bench, "ask", lambda self, name, queries, tokens, **_: {"time_s": 0.1, "peak_bytes": 1})
+    monkeypatch.setattr("minillm.bench.attention.available_bytes", lambda: 10**9)
+    result = bench_attention([512, 8192], 9, 9, 64, 1, 2, True, lambda: SimpleNamespace(json=dict))
+    small, large = result["prefill"]
+    assert not any("left_out" in figures for figures in small["engines"].values())
+    assert "7,247,757,312 bytes" in large["engines"]["naive_numpy"]["left_out"]
+    assert "about 26 s" in large["engines"]["flash_numpy"]["left_out"]
+    assert large["ratios_to_torch"] == {"flash_numba": 1.0}
+    assert not result["memory"]["naive_is_measured"]
