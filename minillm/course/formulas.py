@@ -85,6 +85,39 @@ def generation_flops(name, prompt, new, cache=True):  # -> FLOPs
     return c.prefill_flops(prompt) + sum(steps)
 
 
+# --- attention by tiles, Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691: one head, no mask --------------
+
+
+def attention_scores_bytes(heads, n, bytes_per_value=2):  # -> bytes
+    """The scores of `heads` heads over n tokens, written out: what standard attention holds and FlashAttention does not."""
+    return heads * n * n * bytes_per_value
+
+
+def attention_flops(n, d):  # -> FLOPs
+    """Q Kᵀ and P V, 2 FLOPs for each of n · n · d products."""
+    return 4 * n * n * d
+
+
+def standard_traffic(n, d):  # -> elements moved
+    """Q, K, V and O once; the scores and the weights written and read."""
+    return 4 * n * d + 4 * n * n
+
+
+def flash1_traffic(n, d, block_k):  # -> elements moved, without the statistics
+    """K and V once; for each column tile Q and O come and O goes."""
+    return 2 * n * d + 3 * n * d * math.ceil(n / block_k)
+
+
+def flash2_traffic(n, d, block_q):  # -> elements moved, without the log-sum-exp
+    """Q and O once; for each row tile K and V come."""
+    return 2 * n * d + 2 * n * d * math.ceil(n / block_q)
+
+
+def rescale(m, m_new):  # -> alpha
+    """What online softmax shrinks its sums by when the maximum rises from m to m_new: exp(m - m_new)."""
+    return math.exp(m - m_new)
+
+
 # --- speculative decoding, Leviathan et al. 2023, arXiv:2211.17192 ------------------------------------------------------
 
 
@@ -102,7 +135,8 @@ def speculative_speedup(alpha, gamma, cost):  # -> times
 
 FORMULAS = (
     model, kv_tokens, training_bytes, prefill_time, decode_time, decode_ceiling, ridge_intensity, ridge_batch,
-    generation_flops, expected_tokens, speculative_speedup, min, max,
+    generation_flops, attention_scores_bytes, attention_flops, standard_traffic, flash1_traffic, flash2_traffic, rescale,
+    expected_tokens, speculative_speedup, min, max,
 )  # fmt: skip
 NAMES = {f.__name__: f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")
