@@ -76,7 +76,7 @@ def test_of_the_last_block_only_what_is_filled_is_read(n_k, size):
     check_paged(q, k, v, size, seed=n_k, what=f"attention over {n_k} keys in blocks of {size}")
 
 
-@exercise("04.3", points=1, hint="columns are places in the sequence, whatever block they lie in: the mask knows nothing of blocks.")
+@exercise("04.3", points=1, hint="columns are places in the sequence: the mask knows nothing of blocks.")
 def test_a_chunk_of_queries_does_not_see_its_own_future():
     """Seven new tokens after 2, in blocks of 4: the edges of blocks lie among them."""
     q, k, v = draws(4, (7, 6, D), (9, 2, D), (9, 2, D))
