@@ -80,7 +80,7 @@ class Session:
     """
 
     def __init__(self, llm, ttl_s=300.0, min_tokens=64, capacity=8192, block_size=16, clock=time.monotonic):
-        if not ttl_s > 0 or min_tokens < 1 or capacity < block_size:
+        if not (ttl_s > 0 and min_tokens >= 1 and capacity >= block_size >= 1):
             raise RequestError(
                 "a session needs ttl_s above 0, min_tokens of at least 1 and a capacity of at least one block, "
                 f"found {ttl_s}, {min_tokens:,}, and {capacity:,} tokens in blocks of {block_size:,}."
