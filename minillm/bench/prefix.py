@@ -29,7 +29,8 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
     if min(prompt_tokens, question_tokens, rounds, block_size) < 1 or total >= context or not all(0 <= s < 1 for s in shares):
         raise RequestError(
             "a prefix benchmark needs at least 1 round, 1 token of prompt and of question that fit the context together, and "
-            f"shares from 0 to below 1: found {rounds} rounds, {prompt_tokens:,} + {question_tokens:,} tokens of {context:,}, {shares}."
+            f"shares from 0 to below 1: found {rounds} rounds, {prompt_tokens:,} + {question_tokens:,} tokens of {context:,}, "
+            f"shares {shares}."
         )
     draw = np.random.default_rng(0).integers
     prefix = draw(0, llm.config.vocab_size, prompt_tokens).tolist()
@@ -44,7 +45,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
         return draw(0, llm.config.vocab_size, n).tolist()
 
     def cold(n):
-        return llm.generate(prefix[: n - 1] + fresh(1), ONE_TOKEN).metrics["ttft_s"]
+        return llm.generate(prefix[:n] + fresh(n - len(prefix[:n])), ONE_TOKEN).metrics["ttft_s"]
 
     def cached(kept, n):
         answer = session.generate([Part(prefix[:kept], cache=True), fresh(n)], ONE_TOKEN)
@@ -99,7 +100,8 @@ def table(result):  # -> text
         lines.append(f"{row['share']:10.0%}{ttft:9,.0f} ms{floor:9,.0f} ms{row['ratio']:8.1f}x")
     s = result["system_prompt"]
     lines.append(
-        f"A system prompt of {s['cached_tokens']:,} tokens and a question of {s['question_tokens']:,}: {s['ttft_cold_s'] * 1e3:,.0f} ms cold, "
-        f"{s['ttft_cached_s'] * 1e3:,.0f} ms cached, {s['ratio']:.1f} times faster ({s['ratio_of_flops']:.0f} times fewer FLOPs)."
+        f"A system prompt of {s['cached_tokens']:,} tokens and a question of {s['question_tokens']:,}: "
+        f"{s['ttft_cold_s'] * 1e3:,.0f} ms cold, {s['ttft_cached_s'] * 1e3:,.0f} ms cached, {s['ratio']:.1f} times faster "
+        f"({s['ratio_of_flops']:.0f} times fewer FLOPs)."
     )
     return "\n".join(lines)
