@@ -120,13 +120,11 @@ class Session:
                 if piece:
                     yield piece
         finally:
-            cache = sequence.cache
-            cache.truncate(cache.length)  # an interrupted step leaves early layers ahead of late ones
-            for end in breakpoints:
-                if end <= cache.length:
-                    self.keep(salt, ids[:end], cache)
-            cache.free()
-            written = max(0, max(breakpoints, default=0) - read)
+            reached = [end for end in breakpoints if end <= sequence.cache.length]  # all, unless it was interrupted
+            for end in reached:
+                self.keep(salt, ids[:end], sequence.cache)
+            sequence.cache.free()
+            written = max(0, max(reached, default=0) - read)
             usage = Usage(len(ids) - read - written, written, read, len(sequence.token_ids))
             self.last, self.total = Answer(completion(sequence, log), usage), self.total + usage
 

@@ -12,7 +12,7 @@ from minillm.model.random_model import TINY, random_model
 from minillm.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
 from minillm.session import Part, Session, Usage
 
-SMALL = replace(TINY, n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_head=16, d_ff=32, vocab_size=300, context_length=128)
+SMALL = replace(TINY, n_layers=2, d_model=32, n_heads=2, n_kv_heads=1, d_head=16, d_ff=32, vocab_size=300, context_length=128)
 ANSWER = 3
 PARAMS = SamplingParams(max_tokens=ANSWER, ignore_eos=True)
 MANUAL, OTHER = list(range(20)), list(range(50, 70))  # 20 tokens each: in blocks of 8 the last one is half filled
@@ -152,6 +152,7 @@ def test_expiry_of_one_entry_leaves_the_other_whole(session, clock):
     ask(session, *kept([*MANUAL, 1, 2, 3]), [1])  # reads the first, which lives on
     clock.now += 200
     ask(session, *kept([*MANUAL, 1, 2, 3]), [1])  # its own entry is read; the first was last used at 200
+    assert len(session.entries) == 2
     clock.now += 150
     assert ask(session, *kept([*MANUAL, 1, 2, 3]), [4]) == (1, 0, 23)
     assert len(session.entries) == 1 and session.kept_blocks == 3
@@ -227,6 +228,25 @@ def test_who_stops_early_pays_for_what_was_done_and_leaves_nothing_behind(sessio
     assert 1 <= usage.output_tokens < 50
     assert ask(session, *kept(MANUAL), [1]) == (1, 0, 20)
     assert session.kept_blocks == session.store.pool.num_blocks - session.store.pool.num_free
+
+
+@pytest.mark.parametrize(("step", "written"), [(1, 0), (2, 20), (3, 20)])
+def test_an_interrupted_step_leaves_what_is_whole(llm, session, monkeypatch, step, written):
+    """Between the layers of the prefill, and of a decode step."""
+    calls, feed_forward = [], llm.transformer.feed_forward
+
+    def interrupted(layer, x):
+        calls.append(layer)
+        if len(calls) == 2 * (step - 1) + 1:
+            raise KeyboardInterrupt
+        return feed_forward(layer, x)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(llm.transformer, "feed_forward", interrupted)
+        session.generate([*kept(MANUAL), [1]], PARAMS)
+    assert session.last.usage == Usage(21 - written, written, 0, step - 1)
+    assert session.store.pool.num_blocks - session.store.pool.num_free == session.kept_blocks == (3 if written else 0)
+    assert ask(session, *kept(MANUAL), [1]) == (1, 20 - written, written)
 
 
 @pytest.mark.parametrize(
