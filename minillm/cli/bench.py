@@ -1,4 +1,7 @@
-"""`minillm bench`: how fast, beside how fast it could be, and beside others in the same run."""
+"""`minillm bench`: how fast, beside how fast it could be, and beside others in the same run.
+
+`minillm bench paging` and `minillm bench prefix` replay a trace instead: memory wasted, and prefix hits.
+"""
 
 from minillm.cli.common import add_model_options, model_path, print_json
 
@@ -6,16 +9,32 @@ HELP = "measure prefill and decode speed; --peers adds llama.cpp and transformer
 
 
 def configure(parser):
+    parser.add_argument("what", nargs="?", choices=["model", "paging", "prefix"], default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at once (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="alternations (default: %(default)s)")
     parser.add_argument("--peers", action="store_true", help="also measure llama.cpp (llama-cpp-python) and transformers")
+    parser.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
 
 
 def run(args):
+    return run_model(args) if args.what == "model" else run_replay(args)
+
+
+def run_replay(args):
+    from minillm.bench.replay import run, table
+
+    result = run(args.what, args.trace)
+    print(table(result))
+    if args.json:
+        print_json(result)
+    return 0
+
+
+def run_model(args):
     import sys
 
     path = model_path(args)
