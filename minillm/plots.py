@@ -10,6 +10,7 @@ import sys
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,6 +49,11 @@ def bars(axes, names, values, unit):
         colour = COLOURS[i % len(COLOURS)]
         bar = axes.bar(name, value, color=colour, hatch=HATCHES[i % len(HATCHES)], edgecolor="white", width=0.6)
         axes.bar_label(bar, fmt=lambda v: f"{v:,.3g} {unit}", padding=2)
+
+
+def square(x, y, grey):
+    """A unit square of a grid, from black (0) to white (1)."""
+    return Rectangle((x, y), 1, 1, facecolor=str(grey), edgecolor="white")
 
 
 def ceiling(axes, value, formula):

@@ -14,6 +14,7 @@ Dao et al. 2022, arXiv:2205.14135, Appendix B; Dao 2023, arXiv:2307.08691, Algor
 import numpy as np
 
 from minillm.attention.mask import Mask, tiles
+from minillm.attention.online_softmax import finite
 from minillm.attention.shapes import check_block, check_shapes
 from minillm.errors import MiniLLMError
 from minillm.layers import softmax
@@ -66,14 +67,17 @@ def flash_backward(q, k, v, out, lse, d_out, *, causal=True, window=None, offset
 
 
 def tile_backward(q, k, v, s, lse, delta, d_out):
-    """(r, d), (c, d), (c, d), (r, c), (r,), (r,), (r, d) -> (r, d), (c, d), (c, d)
+    """What one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d (the caller does that).
 
-    What one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d. s: its scaled scores, -inf where hidden.
-    Rows that saw nothing anywhere have lse = -inf and all of s = -inf: they add nothing, and no NaN.
+    (r, d), (c, d), (c, d), (r, c), (r,), (r,), (r, d) -> (r, d), (c, d), (c, d)
+
+    s: its scaled scores, -inf where hidden. lse: the log-sum-exp of each row over all its keys, not only this tile's. delta:
+    rowsum(dO ∘ O), the D of the formula above. Rows that saw nothing anywhere have lse = -inf and all of s = -inf: they add
+    nothing, and no NaN; norm is lse as a column, with 0 in place of their -inf.
     """
-    seen = np.where(np.isneginf(lse), lse.dtype.type(0), lse)[:, None]
+    norm = finite(lse)[:, None]
     # BEGIN SOLUTION ex=03.6
-    p = np.exp(s - seen)
+    p = np.exp(s - norm)
     dp = d_out @ v.T
     ds = p * (dp - delta[:, None])
     return ds @ k, ds.T @ q, p.T @ d_out

@@ -47,7 +47,9 @@ def flash1_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d
 def flash2_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
     """One head by FlashAttention-2: Q outside. Fills out, and lse with the log-sum-exp of each row.
 
-    Each row's state stays in fast memory from its first key to its last. Tiles that nobody sees are never loaded.
+    Each row's state m, l, acc stays in fast memory from its first key to its last. K and V come in tiles of block_k rows,
+    the last one shorter; tiles that none of the rows sees (mask.span, mask.hides_all) are never loaded. A row that sees
+    no key keeps its fresh state.
     """
     scale = 1 / np.sqrt(np.float32(q.shape[1]))
     for rows in tiles(0, mask.n_q, block_q):
@@ -71,6 +73,12 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None, block_q=6
     A query that sees no key, or an empty key set: output 0 and log-sum-exp -inf.
     Raises MiniLLMError where shapes disagree, a block is empty, NaN or infinity comes in, or the output does not fit.
     """
+    out, lse = all_heads(q, k, v, causal, window, offset, block_q, block_k, head)
+    return check_finite(out, q=q, k=k, v=v), lse
+
+
+def all_heads(q, k, v, causal=True, window=None, offset=None, block_q=64, block_k=64, head=flash2_head):
+    """flash_attention without the last look at the output, for callers that put several together and look once."""
     n_q, heads, _, n_k, kv_heads = check_shapes(q, k, v)
     check_block(block_q=block_q, block_k=block_k)
     refuse_beyond_memory(q.nbytes + 2 * heads * n_q * q.itemsize, f"attention: the output for q of shape {q.shape}")
@@ -80,7 +88,7 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None, block_q=6
     for h in range(heads):
         g = h * kv_heads // heads
         head(q[:, h], k[:, g], v[:, g], out[:, h], lse[:, h], mask, block_q, block_k)
-    return check_finite(out, q=q, k=k, v=v), lse
+    return out, lse
 
 
 def flash_attention_varlen(q, k, v, q_lengths, k_lengths, **options):
@@ -88,15 +96,18 @@ def flash_attention_varlen(q, k, v, q_lengths, k_lengths, **options):
 
     Sequences of different lengths, packed one after another without padding; each sees only its own keys.
     """
+    check_shapes(q, k, v)
     if len(q_lengths) != len(k_lengths) or sum(q_lengths) != len(q) or sum(k_lengths) != len(k):
         raise MiniLLMError(
             f"attention: lengths add up to {sum(q_lengths)} queries in {len(q_lengths)} sequences and {sum(k_lengths)} keys in "
             f"{len(k_lengths)}; q holds {len(q)}, k {len(k)}."
         )
+    if min([*q_lengths, *k_lengths], default=0) < 0:
+        raise MiniLLMError(f"attention: a length cannot be negative, found {list(q_lengths)} queries and {list(k_lengths)} keys.")
     out, lse = np.empty_like(q), np.empty(q.shape[:2], q.dtype)
     a = b = 0
     for n_q, n_k in zip(q_lengths, k_lengths, strict=True):
         rows, keys = slice(a, a + n_q), slice(b, b + n_k)
-        out[rows], lse[rows] = flash_attention(q[rows], k[keys], v[keys], **options)
+        out[rows], lse[rows] = all_heads(q[rows], k[keys], v[keys], **options)
         a, b = rows.stop, keys.stop
-    return out, lse
+    return check_finite(out, q=q, k=k, v=v), lse

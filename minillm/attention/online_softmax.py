@@ -20,7 +20,8 @@ import numpy as np
 def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
     """Fold the scores x of one piece into the running maximum and sum of each row.
 
-    A row that has seen nothing has m = -inf and l = 0. A row of x that is -inf throughout leaves its state as it was.
+    m' = max(m, max(x)) and l' = exp(m - m') l + Σ exp(x - m'), each row for itself. A row that has seen nothing has m = -inf
+    and l = 0. A row of x that is -inf throughout leaves its state as it was, also that one: no NaN (`finite` below helps).
     """
     # BEGIN SOLUTION ex=03.1
     m_new = np.maximum(m, x.max(axis=-1))
@@ -39,8 +40,8 @@ def fresh_state(q):  # (rows, d) -> (rows,), (rows,), (rows, d)
 def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n), (n, d) -> (rows,), (rows,), (rows, d)
     """Fold one tile of scores and values into the running state of its rows.
 
-    acc is the weighted sum of the values so far, not yet divided by l. A row whose scores are all -inf leaves the state
-    unchanged: no NaN, whatever came before.
+    As statistics, and acc' = exp(m - m') acc + Σ exp(x - m') v: the weighted sum of the values so far, not yet divided by l.
+    A row whose scores are all -inf leaves its state unchanged: no NaN, whatever came before.
     """
     # BEGIN SOLUTION ex=03.2
     m_new = np.maximum(m, scores.max(axis=-1))

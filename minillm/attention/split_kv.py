@@ -14,16 +14,18 @@ Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference".
 
 import numpy as np
 
-from minillm.attention.flash import flash_attention
+from minillm.attention.flash import all_heads
 from minillm.attention.mask import tiles
 from minillm.attention.online_softmax import finite
-from minillm.attention.shapes import check_block
+from minillm.attention.shapes import check_block, check_finite, check_shapes
 
 
 def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> (..., d), (...)
     """Merge partial results over disjoint sets of keys into the result over all of them.
 
-    A part that saw no key has lse = -inf and counts nothing; a row that no part saw gives 0 and -inf.
+    Part s weighs exp(lse_s - top), where top is the largest lse of its row, so that nothing overflows; total is the sum of
+    these weights, and out the average of outs under them. A part that saw no key has lse = -inf and counts nothing; a row
+    for which no part saw any has total = 0, and gives 0 and -inf: take 0 for its top (`finite`).
     """
     # BEGIN SOLUTION ex=03.5
     top = finite(np.max(lses, axis=0))
@@ -31,7 +33,7 @@ def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> (..., d), (...)
     total = weights.sum(axis=0)
     out = (weights[..., None] * outs).sum(axis=0) / np.where(total == 0, 1, total).astype(total.dtype)[..., None]
     # END SOLUTION
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the right answer
         return out, top + np.log(total)
 
 
@@ -41,12 +43,13 @@ def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None
     flash_attention over `splits` pieces of the keys, each as if alone, then merged. Here one after another: the point is
     that nothing connects them. backends/numba_ runs them on as many cores.
     """
+    n_q, _, _, n_k, _ = check_shapes(q, k, v)
     check_block(splits=splits)
-    n_q, n_k = len(q), len(k)
     offset = n_k - n_q if offset is None else offset
     size = max(1, -(-n_k // splits))
     parts = [
-        flash_attention(q, k[keys], v[keys], causal=causal, window=window, offset=offset - keys.start, **options)
+        all_heads(q, k[keys], v[keys], causal=causal, window=window, offset=offset - keys.start, **options)
         for keys in tiles(0, n_k, size) or [slice(0, 0)]
     ]
-    return merge(*(np.stack(side) for side in zip(*parts, strict=True)))
+    out, lse = merge(*(np.stack(side) for side in zip(*parts, strict=True)))
+    return check_finite(out, q=q, k=k, v=v), lse

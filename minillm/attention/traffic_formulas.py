@@ -1,0 +1,118 @@
+"""What attention must move, worked out on paper: the formulas that traffic.py's counts equal, and what follows from them.
+
+Count how often each array passes by. K and V outside (FlashAttention-1): K and V come once, and for each of the Tc column
+tiles Q comes in, O comes in and goes out. Q outside (FlashAttention-2): Q and O pass once, K and V once per row tile.
+
+    K, V outside   Tc = Nk / Bc   2·Nk·d + 3·Nq·d·Tc         Q outside   Tr = Nq / Br   2·Nq·d + 2·Nk·d·Tr
+
+Whatever is outside passes once, so give it the large tile: a quarter of the fast memory, M / 4d rows. Then the number of
+passes, and with it the traffic, goes as 1/M: double the fast memory and half as much is moved, a slope of -1 on log-log
+paper. Every count here is in elements of one head; a byte is a matter of the number format.
+
+Dao et al. 2022, arXiv:2205.14135, Algorithm 1 (block sizes), Theorem 2, Figure 2 left (the GPT-2 medium table).
+"""
+
+import numpy as np
+
+from minillm.attention.flash import flash1_head, flash2_head
+from minillm.attention.traffic import measure, standard_head
+
+
+def standard_moved(n_q, n_k, d):  # -> elements
+    """Three kernels: Q, K in, S out; S in, P out; P, V in, O out. Masked scores are moved like all others."""
+    return 2 * (n_q + n_k) * d + 4 * n_q * n_k
+
+
+def flash1_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
+    """Each K, V tile comes once, whether seen or not; each visited tile moves Q, O twice, m twice, l twice.
+
+    At the end each row's m and l come in once more, and their log-sum-exp goes out.
+    """
+    visited = sum(rows for rows, stop in row_tiles(n_q, block_q) for start in range(0, sees(n_q, n_k, stop, causal), block_k))
+    return 2 * n_k * d + visited * (3 * d + 4) + 3 * n_q
+
+
+def flash2_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
+    """Each row tile loads the K and V that its last row sees; block_k changes nothing. Q, O and the log-sum-exp: once."""
+    return 2 * n_q * d + n_q + sum(2 * d * sees(n_q, n_k, stop, causal) for _, stop in row_tiles(n_q, block_q))
+
+
+def row_tiles(n_q, block_q):  # -> [(rows, stop)]
+    """How many rows each tile of Q has, and where it ends."""
+    stops = [min(start + block_q, n_q) for start in range(0, n_q, block_q)]
+    return [(stop - start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def sees(n_q, n_k, stop, causal):  # -> keys
+    """How many keys the rows before `stop` see: causal, the last of n_q rows sees all n_k, and each one before it one less."""
+    return min(n_k, max(0, n_k - n_q + stop)) if causal else n_k
+
+
+def matmul_flops(n_q, n_k, d, products=2):  # -> FLOPs
+    """Forward: 2 products, S and PV. Backward: 4 more, and a 5th with FlashAttention, which must make S again."""
+    return products * 2 * n_q * n_k * d
+
+
+def flash1_scalings(n_q, n_k, d, block_k):  # -> multiplications and divisions, without a mask
+    """Every score by 1/√d; for each column tile l by alpha, and O three times: undo the division, shrink, divide again."""
+    passes = -(-n_k // block_k)
+    return n_q * n_k + passes * n_q * (1 + 3 * d)
+
+
+def flash2_scalings(n_q, n_k, d, block_k):  # -> multiplications and divisions, without a mask
+    """Q once by 1/√d; for each column tile l by alpha, and O once: shrink. One division at the end."""
+    passes = -(-n_k // block_k)
+    return 2 * n_q * d + passes * n_q * (1 + d)
+
+
+def block_sizes(head, memory, d):  # loop, elements, components -> block_q, block_k
+    """Tiles for a fast memory of so many elements: M / 4d rows for what is outside, at most d for what is inside.
+
+    As in FlashAttention-1's Algorithm 1, where K and V are outside; for FlashAttention-2 the roles are swapped. K, V (or Q
+    and acc) then fill half of M and the scores a quarter at most; NumPy's intermediate results come on top.
+    """
+    outside = -(-memory // (4 * d))
+    inside = min(outside, d)
+    return (inside, outside) if head is flash1_head else (outside, inside)
+
+
+def memory_sweep(head, n, d, memories, causal=False):  # [elements] -> [Traffic], slope
+    """Count one head of n × n for each size of fast memory; and the log-log slope of what was moved, near -1."""
+    counts = [measure(head, n, n, d, *block_sizes(head, memory, d), causal) for memory in memories]
+    return counts, float(np.polyfit(np.log(memories), np.log([c.moved for c in counts]), 1)[0])
+
+
+def gpt2_medium_table(memory=192 * 1024 // 2, n=1024, d=64, heads=16, batch=64):  # -> [dict]
+    """The paper's Figure 2 (left) in miniature: one head counted, times heads × batch, two bytes an element.
+
+    memory: one A100 multiprocessor has 192 KiB of fast memory. Columns: what, gb (1e9 bytes of traffic), gflop (of matrix
+    products), times_fewer_bytes, times_flop (both against the row of standard attention of the same source).
+
+    What can be compared: the ratios. Ours count the forward pass without mask or dropout; the paper measured forward and
+    backward on an A100, with a framework that moves the matrix more often than the four times of the algorithm (40.3 GB
+    are 18.8 passes over all its scores). Forward, FlashAttention has not one FLOP more: the paper's 13% are the
+    scores made again in the backward, a 7th product after 6 (+17% of matrix products; the paper counts other work too).
+    Its absolute FLOPs are not ours to match: the 8.6 GFLOP it adds are 2·N²·d for 64 heads, where batch 64 has 1,024.
+    """
+    times = heads * batch
+    runs = {
+        "standard": measure(standard_head, n, n, d, 64, n),
+        "FlashAttention-1": measure(flash1_head, n, n, d, *block_sizes(flash1_head, memory, d)),
+        "FlashAttention-2": measure(flash2_head, n, n, d, *block_sizes(flash2_head, memory, d)),
+    }
+    counted = [(f"{name}: forward, counted", 2 * c.moved * times / 1e9, c.flops * times / 1e9) for name, c in runs.items()]
+    backward = [
+        ("standard: forward + backward, formula", None, matmul_flops(n, n, d, 2 + 4) * times / 1e9),
+        ("FlashAttention: forward + backward, formula", None, matmul_flops(n, n, d, 2 + 5) * times / 1e9),
+    ]
+    paper = [
+        ("standard: forward + backward, paper", 40.3, 66.6),
+        ("FlashAttention: forward + backward, paper", 4.4, 75.2),
+    ]
+    table = []
+    for source in (counted, backward, paper):
+        _, gb_0, gflop_0 = source[0]
+        for what, gb, gflop in source:
+            ratios = {"times_fewer_bytes": gb and gb_0 / gb, "times_flop": gflop / gflop_0}
+            table.append({"what": what, "gb": gb, "gflop": gflop, **ratios})
+    return table

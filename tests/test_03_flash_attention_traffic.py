@@ -1,0 +1,243 @@
+"""What attention moves: the counter counts, and its counts equal the formulas to the element."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from minillm.attention import traffic_formulas as formulas
+from minillm.attention.flash import flash1_head, flash2_head
+from minillm.attention.mask import Mask
+from minillm.attention.naive import attention_head
+from minillm.attention.traffic import Traffic, counted, measure, standard_head, tile_walk
+from minillm.course.checks import check_close, draws, seeds
+
+HEADS = (flash1_head, flash2_head, standard_head)
+FLASH = (flash1_head, flash2_head)
+sizes = {"n_q": st.integers(1, 13), "n_k": st.integers(0, 13), "d": st.integers(1, 5)}
+blocks = {"block_q": st.integers(1, 15), "block_k": st.integers(1, 15)}  # tails, and tiles larger than all there is
+
+
+# --- the counter ----------------------------------------------------------------------------------------------------
+
+
+def test_a_slice_read_is_a_load_and_a_slice_written_a_store():
+    traffic = Traffic()
+    x = traffic.slow("x", np.arange(12, dtype=np.float16).reshape(4, 3))
+    tile = x[1:3]
+    assert (traffic.loads, traffic.stores, traffic.bytes) == (6, 0, 12)
+    x[0:1] = tile[:1] * 2
+    assert (traffic.loads, traffic.stores, traffic.bytes) == (6, 3, 18)
+    assert x.data[0].tolist() == [6, 8, 10]
+    tile[:] = 0
+    assert x.data[1].tolist() == [3, 4, 5], "what was loaded is a copy: only a store changes slow memory"
+
+
+def test_fast_memory_holds_what_is_alive_and_views_are_free():
+    traffic = Traffic()
+    tile = traffic.slow("x", np.ones((4, 3), np.float32))[0:4]
+    assert traffic.held == 12
+    view = tile.T[1:]
+    assert traffic.held == 12
+    product = tile @ tile.T
+    assert (traffic.held, traffic.peak) == (12 + 16, 28)
+    del tile
+    assert traffic.held == 28, "the view keeps its tile alive"
+    del view
+    assert traffic.held == 16
+    chosen = np.where(product > 1, product, np.float32(0))  # no ufunc; the comparison lives for a moment
+    assert (traffic.held, traffic.peak) == (32, 48)
+    assert [type(x).__name__ for x in (chosen, np.zeros_like(chosen[:, 0]), chosen.astype(float))] == ["Fast"] * 3
+    peak = traffic.peak
+    del product
+    chosen = chosen[:1] + 1
+    assert (traffic.held, traffic.peak) == (4, peak), "the peak stays when memory is given back"
+    del chosen
+    assert traffic.held == 0
+
+
+def test_slow_memory_does_not_compute():
+    x = Traffic().slow("x", np.ones((2, 2), np.float32))
+    for compute in (lambda: x * 2, lambda: np.exp(x), lambda: np.ones((2, 2)) @ x, lambda: np.where(x, 1, 0), lambda: np.sum(x)):
+        with pytest.raises(TypeError):
+            compute()
+
+
+def test_room_made_in_slow_memory_is_no_traffic():
+    traffic = Traffic()
+    zeros = np.zeros_like(traffic.slow("x", np.ones((2, 2), np.float32)))
+    assert (traffic.moved, traffic.held, zeros.data.tolist()) == (0, 0, [[0, 0], [0, 0]])
+    zeros[0:1] = 1
+    assert traffic.stores == 2
+
+
+def test_products_and_elementwise_operations_are_counted_apart():
+    traffic = Traffic()
+    x = traffic.slow("x", np.ones((4, 3), np.float32))[0:4]
+    (x @ x.T).max(axis=1)
+    same = x
+    x *= 2
+    assert x is same, "what is done in place takes no room"
+    assert (traffic.flops, dict(traffic.operations)) == (2 * 4 * 4 * 3, {"maximum": 16, "multiply": 12})
+
+
+@pytest.mark.parametrize(
+    ("head", "loads", "stores"),
+    [
+        # K, V: 12. In each of 2 × 2 tiles q 2, out 2, m 1, l 1 come in and out 2, m 1, l 1 go out. Then m, l in and lse out.
+        (flash1_head, 12 + 4 * 6 + 2 * 2, 4 * 4 + 2),
+        (flash2_head, 4 + 2 * 12, 4 + 2),  # q once, K and V for each of 2 row tiles; out and lse once
+        (standard_head, 6 + 4 + 6 + 6 + 6, 6 + 6 + 4),  # k, q, S, P, v; S, P, out
+    ],
+)
+def test_two_queries_and_three_keys_by_hand(head, loads, stores):
+    found = measure(head, n_q=2, n_k=3, d=2, block_q=1, block_k=2)
+    assert (found.loads, found.stores, found.bytes) == (loads, stores, 4 * (loads + stores))
+
+
+# --- counts equal formulas ------------------------------------------------------------------------------------------
+
+
+@given(**sizes, **blocks, causal=st.booleans())
+@example(n_q=8, n_k=8, d=4, block_q=3, block_k=5, causal=True)  # both tails
+@example(n_q=7, n_k=3, d=2, block_q=2, block_k=2, causal=True)  # queries that stand before all keys
+def test_what_is_moved_equals_the_formula(n_q, n_k, d, block_q, block_k, causal):
+    size = (n_q, n_k, d, block_q, block_k, causal)
+    assert measure(flash1_head, *size).moved == formulas.flash1_moved(*size)
+    assert measure(flash2_head, *size).moved == formulas.flash2_moved(*size)
+    assert measure(standard_head, *size).moved == formulas.standard_moved(n_q, n_k, d)
+
+
+@given(**sizes, **blocks)
+def test_without_a_mask_the_formulas_are_those_of_the_papers(n_q, n_k, d, block_q, block_k):
+    t_r, t_c = -(-n_q // block_q), -(-n_k // block_k)
+    assert formulas.flash1_moved(n_q, n_k, d, block_q, block_k) == 2 * n_k * d + 3 * n_q * d * t_c + (4 * n_q * t_c + 3 * n_q)
+    assert formulas.flash2_moved(n_q, n_k, d, block_q, block_k) == 2 * n_q * d + 2 * n_k * d * t_r + n_q
+    assert formulas.standard_moved(n_q, n_q, d) == 4 * n_q * d + 4 * n_q**2
+
+
+@given(**sizes, **blocks)
+def test_flash_attention_2_scales_the_output_once_per_tile_and_once_at_the_end(n_q, n_k, d, block_q, block_k):
+    first, second = (measure(head, n_q, n_k, d, block_q, block_k).operations for head in FLASH)
+    passes = -(-n_k // block_k)
+    assert first["divide"] == passes * n_q * d
+    assert second["divide"] == n_q * d
+    assert first["multiply"] + first["divide"] == formulas.flash1_scalings(n_q, n_k, d, block_k)
+    assert second["multiply"] + second["divide"] == formulas.flash2_scalings(n_q, n_k, d, block_k)
+
+
+def test_flash_attention_2_does_less_that_is_no_matrix_product():
+    first, second = (measure(head, 256, 256, 16, 32, 32) for head in FLASH)
+    assert first.flops == second.flops == formulas.matmul_flops(256, 256, 16)
+    assert sum(second.operations.values()) < 0.75 * sum(first.operations.values())
+
+
+# --- what comes out -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", FLASH)
+@given(**sizes, **blocks, causal=st.booleans(), window=st.none() | st.integers(1, 9), seed=seeds)
+def test_counted_arrays_give_the_bits_of_plain_arrays(head, n_q, n_k, d, block_q, block_k, causal, window, seed):
+    q, k, v = draws(seed, (n_q, d), (n_k, d), (n_k, d))
+    mask = Mask(n_q, n_k, causal, window if causal else None)
+    out, lse = np.zeros_like(q), np.full(n_q, -np.inf, np.float32)
+    head(q, k, v, out, lse, mask, block_q, block_k)
+    traffic, *found = counted(head, q, k, v, mask, block_q, block_k)
+    assert [x.tobytes() for x in found] == [out.tobytes(), lse.tobytes()]
+    assert traffic.held == 0, "nothing is left in fast memory when all is done"
+
+
+@given(**sizes, block_q=blocks["block_q"], seed=seeds)
+def test_standard_attention_in_three_passes_is_attention(n_q, n_k, d, block_q, seed):
+    q, k, v = draws(seed, (n_q, d), (n_k, d), (n_k, d))
+    _, out, _ = counted(standard_head, q, k, v, Mask(n_q, n_k), block_q, 1)
+    check_close(out, attention_head(q, k, v), rtol=1e-5, atol=1e-6, what="attention in three passes")
+
+
+# --- fast memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("head", FLASH)
+@given(d=st.integers(8, 24), rows=st.integers(1, 40))
+def test_fast_memory_stays_within_three_times_what_the_blocks_were_made_for(head, causal, d, rows):
+    memory = 4 * d * rows
+    size = formulas.block_sizes(head, memory, d)
+    assert measure(head, 2 * size[0] + 1, 2 * size[1] + 1, d, *size, causal).peak <= 3 * memory
+
+
+@pytest.mark.parametrize("head", FLASH)
+def test_fast_memory_does_not_grow_with_the_sequence_and_that_of_standard_attention_does(head):
+    peaks = [measure(head, n, n, 8, 8, 16).peak for n in (64, 128, 256)]
+    assert peaks[0] == peaks[1] == peaks[2]
+    grown = [measure(standard_head, n, n, 8, 8, 16).peak for n in (64, 128, 256)]
+    assert grown[0] < grown[1] < grown[2]
+    assert measure(standard_head, 64, 64, 64, 1, 1).peak < 1.5 * 64 * 64, "K and V are not held at once"
+
+
+def test_block_sizes_are_the_papers():
+    assert formulas.block_sizes(flash1_head, 65536, 64) == (64, 256)
+    assert formulas.block_sizes(flash1_head, 1000, 64) == (4, 4)  # ceil(1000 / 256), and no larger inside than outside
+    assert formulas.block_sizes(flash2_head, 65536, 64) == (256, 64)
+
+
+@pytest.mark.parametrize(("head", "statistics"), [(flash1_head, 3), (flash2_head, 1)])
+def test_twice_the_memory_is_half_the_traffic(head, statistics):
+    n, d, memories = 512, 16, [512, 1024, 2048, 4096]
+    counts, slope = formulas.memory_sweep(head, n, d, memories)
+    passes = [c.moved - 2 * n * d - statistics * n for c in counts]  # all but what moves once whatever the tiles
+    assert [a / b for a, b in zip(passes, passes[1:], strict=False)] == [2, 2, 2]
+    assert -1 < slope < -0.94
+
+
+# --- the walk, and the paper's table --------------------------------------------------------------------------------
+
+
+def places(steps):
+    return [(s.rows.start, s.columns.start) for s in steps if s.columns]
+
+
+def test_each_algorithm_walks_its_way():
+    assert places(tile_walk(flash1_head, 6, 6, 2, 2, 3)) == [(0, 0), (2, 0), (4, 0), (0, 3), (2, 3), (4, 3)]
+    assert places(tile_walk(flash2_head, 6, 6, 2, 2, 3)) == [(0, 0), (0, 3), (2, 0), (2, 3), (4, 0), (4, 3)]
+    assert places(tile_walk(flash1_head, 6, 6, 2, 2, 3, True)) == [(0, 0), (2, 0), (4, 0), (2, 3), (4, 3)]
+    assert places(tile_walk(flash2_head, 6, 6, 2, 2, 3, True)) == [(0, 0), (2, 0), (2, 3), (4, 0), (4, 3)]
+    assert [s.columns and s.columns.stop for s in tile_walk(standard_head, 4, 6, 2, 2, 3)] == [6, 6, None, None, 6, 6]
+
+
+def test_the_first_steps_of_a_walk_by_hand():
+    first, second, *_ = tile_walk(flash1_head, 4, 6, 2, 2, 3)
+    assert first.loads == {"k": 6, "v": 6, "q": 4, "out": 4, "lse": 2, "zeros_like(lse)": 2}
+    assert second.loads == {"q": 4, "out": 4, "lse": 2, "zeros_like(lse)": 2}
+    assert first.stores == second.stores == {"out": 4, "lse": 2, "zeros_like(lse)": 2}
+    assert (second.rows, second.columns) == (slice(2, 4), slice(0, 3))
+    first, second, *_ = tile_walk(flash2_head, 4, 6, 2, 2, 3)
+    assert (first.loads, first.stores) == ({"q": 4, "k": 6, "v": 6}, {})
+    assert (second.loads, second.stores) == ({"k": 6, "v": 6}, {"out": 4, "lse": 2})
+    assert (second.rows, second.columns) == (slice(0, 2), slice(3, 6))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@given(**sizes, **blocks, causal=st.booleans())
+def test_the_steps_add_up_to_the_whole(head, **size):
+    whole, steps = measure(head, **size), tile_walk(head, **size)
+    assert sum(s.loads.total() for s in steps) == whole.loads
+    assert sum(s.stores.total() for s in steps) == whole.stores
+    assert sum(s.flops for s in steps) == whole.flops
+    if head is not standard_head:
+        assert len(set(places(steps))) == len(places(steps)), "no tile is visited twice"
+
+
+def test_gpt2_medium_in_miniature():
+    table = {row["what"]: row for row in formulas.gpt2_medium_table()}
+    forward = {name: table[f"{name}: forward, counted"] for name in ("standard", "FlashAttention-1", "FlashAttention-2")}
+    n, d = 1024, 64
+    assert forward["standard"]["gb"] == pytest.approx((4 * n * d + 4 * n * n) * 2 * 16 * 64 / 1e9)
+    assert forward["FlashAttention-1"]["gb"] == pytest.approx((2 * n * d + 3 * n * d * 3 + 4 * n * 3 + 3 * n) * 2 * 1024 / 1e9)
+    assert forward["FlashAttention-2"]["gb"] == pytest.approx((2 * n * d + 2 * n * d * 3 + n) * 2 * 1024 / 1e9)
+    assert [row["times_flop"] for row in forward.values()] == [1, 1, 1], "forward, nothing is computed twice"
+    both = table["FlashAttention: forward + backward, formula"]
+    assert both["times_flop"] == pytest.approx(7 / 6)
+    paper = table["FlashAttention: forward + backward, paper"]
+    assert 6 < forward["FlashAttention-1"]["times_fewer_bytes"] < forward["FlashAttention-2"]["times_fewer_bytes"] < 9.2
+    assert (round(paper["times_fewer_bytes"], 1), round(paper["times_flop"], 2)) == (9.2, 1.13)

@@ -1,0 +1,8 @@
+"""Computes the offset from the sizes and ignores the one that was given."""
+position = self.n_k - self.n_q + np.arange(rows.start, rows.stop)[:, None]
+key = np.arange(columns.start, columns.stop)[None, :]
+seen = np.full((len(position), key.shape[1]), True)
+if self.causal:
+    seen &= key <= position
+if self.window is not None:
+    seen &= key > position - self.window

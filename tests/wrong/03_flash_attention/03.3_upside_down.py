@@ -1,0 +1,9 @@
+"""Marks what is hidden, not what is seen."""
+position = self.offset + np.arange(rows.start, rows.stop)[:, None]
+key = np.arange(columns.start, columns.stop)[None, :]
+seen = np.full((len(position), key.shape[1]), True)
+if self.causal:
+    seen &= key <= position
+if self.window is not None:
+    seen &= key > position - self.window
+seen = ~seen

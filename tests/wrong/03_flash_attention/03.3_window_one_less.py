@@ -1,0 +1,8 @@
+"""Leaves the own key out of the count of the window."""
+position = self.offset + np.arange(rows.start, rows.stop)[:, None]
+key = np.arange(columns.start, columns.stop)[None, :]
+seen = np.full((len(position), key.shape[1]), True)
+if self.causal:
+    seen &= key <= position
+if self.window is not None:
+    seen &= key > position + 1 - self.window
