@@ -76,10 +76,11 @@ class Session:
 
     ttl_s: seconds that an entry lives after each use. min_tokens: shorter prefixes are not kept (APIs: 1,024 and more).
     capacity: tokens kept at most, in whole blocks; beyond, the least recently used entry goes. The request under way has
-    room of its own. clock: seconds, rising. Errors: RequestError; a refused call changes nothing.
+    room of its own, for max_length tokens of prompt and answer (the model's context, unless memory is short); one at a time.
+    clock: seconds, rising. Errors: RequestError; a refused call changes nothing.
     """
 
-    def __init__(self, llm, ttl_s=300.0, min_tokens=64, capacity=8192, block_size=16, clock=time.monotonic):
+    def __init__(self, llm, ttl_s=300.0, min_tokens=64, capacity=8192, block_size=16, max_length=None, clock=time.monotonic):
         if not (ttl_s > 0 and min_tokens >= 1 and capacity >= block_size >= 1):
             raise RequestError(
                 "a session needs ttl_s above 0, min_tokens of at least 1 and a capacity of at least one block, "
@@ -87,7 +88,8 @@ class Session:
             )
         self.llm, self.ttl_s, self.min_tokens, self.clock = llm, ttl_s, min_tokens, clock
         self.max_blocks = capacity // block_size
-        request_blocks = -(-llm.config.context_length // block_size)
+        self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
+        request_blocks = -(-self.max_length // block_size)
         self.store = PageStore.of(llm.config, self.max_blocks + request_blocks, block_size)
         self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
         self.last = None  # the last Answer
@@ -110,6 +112,9 @@ class Session:
             raise RequestError(f"the salt must be hashable, found {salt!r}.") from None
         ids, breakpoints = self.tokenize(parts)
         sequence = self.llm.sequence(0, ids, params)
+        whole = min(len(ids) + sequence.params.max_tokens, self.llm.config.context_length)
+        if whole > self.max_length:
+            raise RequestError(f"a request of this session takes {self.max_length:,} tokens with its answer, found {whole:,}.")
         self.expire()
         found = self.longest(ids[: max(breakpoints, default=0)], salt)
         sequence.cache = self.resume(found, len(ids))
@@ -149,7 +154,7 @@ class Session:
     def resume(self, entry, prompt_tokens):  # Entry or None, int -> PagedCache
         """A cache to go on from. The last token of a prompt always runs: its logits choose the answer's first."""
         if entry is None:
-            return self.store.new_cache(max_length=self.llm.config.context_length)
+            return self.store.new_cache(max_length=self.max_length)
         self.touch(entry)
         cache = entry.cache.fork()
         cache.truncate(min(cache.length, prompt_tokens - 1))

@@ -192,6 +192,14 @@ def test_a_request_has_room_of_its_own_however_full_the_session_is(session):
     assert ask(session, *kept([7] * 64), [2] * 60) == (60, 0, 64)
 
 
+def test_room_for_a_request_can_be_less_than_the_context(llm):
+    session = Session(llm, min_tokens=4, capacity=64, block_size=8, max_length=30)
+    assert session.store.pool.num_blocks == 8 + 4
+    with pytest.raises(RequestError, match="takes 30 tokens with its answer, found 31"):
+        ask(session, *kept(MANUAL), [1] * 8)
+    assert ask(session, *kept(MANUAL), [1] * 7) == (7, 20, 0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
