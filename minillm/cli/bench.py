@@ -1,51 +1,33 @@
 """`minillm bench`: how fast, beside how fast it could be, and beside others in the same run.
 
-`minillm bench` measures a model; `minillm bench attention` measures attention alone.
+`minillm bench paging` and `minillm bench prefix` replay a trace instead: memory wasted, and prefix hits.
 """
 
 from minillm.cli.common import add_model_options, model_path, print_json
-from minillm.errors import MiniLLMError
 
-HELP = "measure prefill and decode speed, or attention alone; --peers adds llama.cpp, transformers, torch where installed"
+HELP = "measure prefill and decode speed; --peers adds llama.cpp and transformers where they are installed"
 
 
 def configure(parser):
-    parser.add_argument("what", nargs="?", choices=["model", "attention"], default="model", help="default: %(default)s")
+    parser.add_argument("what", nargs="?", choices=["model", "paging", "prefix"], default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at once (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="alternations (default: %(default)s)")
-    parser.add_argument("--peers", action="store_true", help="also measure llama.cpp and transformers; for attention: torch")
+    parser.add_argument("--peers", action="store_true", help="also measure llama.cpp (llama-cpp-python) and transformers")
+    parser.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    alone = parser.add_argument_group("attention alone")
-    alone.add_argument("--tokens", default="512,2048,8192", metavar="N,N", help="sizes (default: %(default)s)")
-    alone.add_argument("--heads", type=int, default=9, metavar="N", help="query heads (default: %(default)s)")
-    alone.add_argument("--kv-heads", type=int, metavar="N", help="key and value heads (default: as many)")
-    alone.add_argument("--d-head", type=int, default=64, metavar="N", help="components of a head (default: %(default)s)")
 
 
 def run(args):
-    return run_attention(args) if args.what == "attention" else run_model(args)
+    return run_model(args) if args.what == "model" else run_replay(args)
 
 
-def run_attention(args):
-    import importlib.util
-    import sys
+def run_replay(args):
+    from minillm.bench.replay import run, table
 
-    from minillm.bench.attention import bench_attention, table
-    from minillm.bench.machine import available_cores, measure_machine
-
-    try:
-        tokens = [int(n) for n in args.tokens.split(",")]
-    except ValueError:
-        raise MiniLLMError(f"--tokens takes whole numbers with commas between, found {args.tokens!r}.") from None
-    peers = args.peers and importlib.util.find_spec("torch") is not None
-    if args.peers and not peers:
-        print("torch is not installed: pip install torch", file=sys.stderr)
-    threads = args.threads or available_cores()
-    kv_heads = args.heads if args.kv_heads is None else args.kv_heads
-    result = bench_attention(tokens, args.heads, kv_heads, args.d_head, args.rounds, threads, peers, measure_machine)
+    result = run(args.what, args.trace)
     print(table(result))
     if args.json:
         print_json(result)
