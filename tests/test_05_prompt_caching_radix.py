@@ -251,8 +251,11 @@ def test_cost_keeps_the_deep_and_age_lets_fame_fade():
 
 
 @pytest.mark.parametrize("policy", [LRU, LFU])
-def test_places_in_the_queue_do_not_pile_up(policy):
+def test_places_in_the_queue_do_not_pile_up_and_none_is_lost(policy):
     cache = new_cache(policy=policy())
+    for other in range(10, 40):
+        cached(cache, [other])
     for _ in range(1000):
         cached(cache, [1, 2, 3])
-    assert len(cache.queue) < 100
+    assert len(cache.queue) < 2 * 33 + 64 + 1
+    assert cache.evict(33) == 33

@@ -1,6 +1,7 @@
 """`minillm bench`: how fast, beside how fast it could be, and beside others in the same run.
 
-`minillm bench paging` and `minillm bench prefix` replay a trace instead: memory wasted, and prefix hits.
+`minillm bench paging` and `minillm bench prefix` replay a trace instead: memory wasted, and prefix hits;
+`minillm bench blocks` measures the bookkeeping of blocks.
 """
 
 from minillm.cli.common import add_model_options, model_path, print_json
@@ -9,7 +10,8 @@ HELP = "measure prefill and decode speed; --peers adds llama.cpp and transformer
 
 
 def configure(parser):
-    parser.add_argument("what", nargs="?", choices=["model", "paging", "prefix"], default="model", help="default: %(default)s")
+    kinds = ["model", "paging", "prefix", "blocks"]
+    parser.add_argument("what", nargs="?", choices=kinds, default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
@@ -25,10 +27,10 @@ def run(args):
 
 
 def run_replay(args):
-    from minillm.bench.replay import run, table
+    from minillm.bench import blocks, replay
 
-    result = run(args.what, args.trace)
-    print(table(result))
+    result = blocks.run() if args.what == "blocks" else replay.run(args.what, args.trace)
+    print((blocks if args.what == "blocks" else replay).table(result))
     if args.json:
         print_json(result)
     return 0
