@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.cache.block_pool import BlockPool
-from minillm.cache.block_table import BlockTable
+from minillm.cache.block_table import BlockTable, swap
 from minillm.course.checks import check_close, exercise
 from minillm.errors import BlockError, OutOfBlocks, RequestError
 
@@ -249,6 +249,7 @@ def test_misuse_is_named_and_changes_nothing():
     pool.keep(idle)
     pool.free(idle)
     gone.free()
+    pool.keep(table.blocks[1])
     before = state(pool, table, gone)
     calls = [
         (BlockError, "0 owners", lambda: pool.free(idle)),
@@ -257,6 +258,7 @@ def test_misuse_is_named_and_changes_nothing():
         (BlockError, "0 to 3, found -1", lambda: pool.share(-1)),
         (BlockError, "blank", lambda: pool.share(pool.blank[0])),
         (BlockError, "0 owners", lambda: pool.keep(idle)),
+        (BlockError, "kept already", lambda: pool.keep(table.blocks[1])),
         (BlockError, "not kept", lambda: pool.forget(table.blocks[0])),
         (BlockError, "already", lambda: pool.attach(None)),
         (BlockError, "was freed", gone.free),
@@ -273,6 +275,27 @@ def test_misuse_is_named_and_changes_nothing():
             call()
         assert state(pool, table, gone) == before, f"{words}: something changed"
     assert host.num_free == 2
+
+
+def test_tables_that_cannot_move_stay_where_they_are():
+    pool, host, narrow = BlockPool(8, 4), BlockPool(2, 4), BlockPool(8, 2)
+    table, other, elsewhere, gone = (BlockTable(p) for p in (pool, pool, narrow, pool))
+    table.append(9)
+    other.append(4)
+    gone.free()
+    before = state(pool, table, other, gone), state(host), state(narrow)
+    for error, words, tables, target in [
+        (BlockError, "blocks of 4 and 4, the same pool", [table], pool),
+        (BlockError, "blocks of 4 and 2", [table], narrow),
+        (BlockError, "same block size", [table, elsewhere], host),
+        (BlockError, "named twice among the 2", [other, other], host),
+        (BlockError, "was freed", [other, gone], host),
+        (RequestError, "3 blocks, the whole pool has 2", [table], host),
+    ]:
+        with pytest.raises(error, match=words):
+            swap(tables, target)
+        assert (state(pool, table, other, gone), state(host), state(narrow)) == before
+    assert swap([], host) == []
 
 
 def test_too_few_now_is_not_too_few_ever():

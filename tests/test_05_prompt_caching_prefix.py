@@ -97,8 +97,12 @@ def test_other_salts_find_nothing(make):
 def test_a_hash_that_collides_costs_hits_and_never_gives_wrong_ones(hasher):
     cache = HashPrefixCache(BlockPool(16, 2), hasher)
     a, b = [1, 2, 3, 4], [5, 6, 3, 4]
-    cached(cache, a)
-    cached(cache, b)
+    for tokens in (a, b):
+        table = BlockTable(cache.pool)
+        table.append(4)
+        before = list(table.blocks)
+        cache.commit(tokens, table.blocks)
+        assert table.blocks == before, "a table was given a block with somebody else's past"
     for tokens in (a, b):
         hit = cache.match([*tokens, 9])
         entries = [cache.by_block[block] for block in hit]

@@ -228,13 +228,23 @@ def first_victim(policy, uses):
 
 def test_policies_choose_their_victims():
     assert first_victim(LRU(), [1, 2, 3, 1, 1, 2]) == 3
-    assert first_victim(LFU(), [1, 2, 3, 1, 3]) == 2
+    assert first_victim(LFU(), [2, 2, 1, 1, 3]) == 3, "used once, if most recently"
     assert first_victim(LFU(), []) == 1, "of equals the least recent"
     future = Belady([[1], [2], [3], [2], [1], [3]])
     future.now = 2
     assert first_victim(future, []) == 3
     future.now = 3
     assert first_victim(future, []) == 2, "2 is never wanted again"
+
+
+def test_use_lasts_until_the_owner_lets_go():
+    cache = new_cache()
+    cached(cache, [1])
+    long = cache.match([1, 99])
+    cached(cache, [2])
+    cache.release(long)
+    cache.evict(1)
+    assert lengths(cache, [[1], [2]]) == [1, 0]
 
 
 def test_cost_keeps_the_deep_and_age_lets_fame_fade():
@@ -251,8 +261,11 @@ def test_cost_keeps_the_deep_and_age_lets_fame_fade():
 
 
 @pytest.mark.parametrize("policy", [LRU, LFU])
-def test_places_in_the_queue_do_not_pile_up(policy):
+def test_places_in_the_queue_do_not_pile_up_and_none_is_lost(policy):
     cache = new_cache(policy=policy())
+    for other in range(10, 40):
+        cached(cache, [other])
     for _ in range(1000):
         cached(cache, [1, 2, 3])
-    assert len(cache.queue) < 100
+    assert len(cache.queue) < 2 * 33 + 64 + 1
+    assert cache.evict(33) == 33

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minillm.bench.blocks import pool_operations, run, sequence_operations, table
 from minillm.bench.profile import draw, load
 from minillm.bench.replay import POLICIES, by_policy, hits, prefix
 from minillm.bench.traces import Request, read_mooncake
 from minillm.cache.prefix import HashPrefixCache
+from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
 
 talks = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=25)
@@ -49,6 +51,11 @@ def test_two_definitions_of_a_hit_rate():
     requests = [Request(512, 1, (0,)), Request(512, 1, (0,)), Request(1024, 1, (5, 6))]
     found = by_policy(requests, 10, "lru")
     assert found["hit_rate_tokens"] == pytest.approx(511 / 2048) and found["hit_rate_mean"] == pytest.approx(511 / 512 / 3)
+
+
+def test_the_bench_of_the_bookkeeping_counts_what_it_does():
+    found = [sequence_operations(make, requests=5) for make in (HashPrefixCache, RadixCache)] + [pool_operations(pairs=5)]
+    assert min(found) > 0 and "radix tree" in table(dict.fromkeys(run(), 1.0))
 
 
 def test_requests_without_pages_are_refused():

@@ -244,7 +244,7 @@ HITS = {
     for name, share in {"none": 0.0, "part": 0.5, "full": 1.0}.items()
 }
 ON_PAGES = PAGED | HITS | {f.__name__: f for f in (forked_on_pages, swapped, preempted, session)}
-WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)} | ON_PAGES
+WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)} | ATTENTION | ON_PAGES
 
 
 @pytest.mark.parametrize("way", WAYS)
