@@ -138,7 +138,7 @@ def reserved_waste(tokens, reserved):  # -> share of the slots held
 
 
 def forked_blocks(prompt, new, samples, block_size=16):  # -> blocks
-    """Several answers to one prompt, copy-on-write: the prompt's full blocks are held once, the rest by each."""
+    """Several answers to one prompt, copy-on-write: full blocks of the prompt once, the rest for each (new ≥ 1)."""
     shared = prompt // block_size
     return shared + samples * (blocks_for(prompt + new, block_size) - shared)
 
