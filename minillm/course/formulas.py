@@ -15,6 +15,7 @@ from dataclasses import fields
 from minillm.errors import MiniLLMError
 from minillm.model.config import ModelConfig
 from minillm.model.presets import preset
+from minillm.prices import break_even_reuses  # noqa: F401 (cards call it by this name)
 
 
 class FormulaError(MiniLLMError):
@@ -159,11 +160,6 @@ def reusable(tokens, shared, block_size=16):  # -> tokens
 def collision_probability(names, bits):  # -> probability, at most
     """That two of so many random names of `bits` bits are equal: n (n - 1) / 2 pairs, each with 2^-bits."""
     return min(1.0, names * (names - 1) / 2 / 2.0**bits)
-
-
-def break_even_reuses(write, read):  # -> reuses
-    """After how many reuses a cached prefix is paid for. Prices in units of a plain input token: write + r·read = 1 + r."""
-    return (write - 1) / (1 - read)
 
 
 def cached_price(uses, write, read):  # -> units of a plain input token
