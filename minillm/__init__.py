@@ -9,9 +9,9 @@
 from minillm.errors import MiniLLMError
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "MiniLLMError", "SamplingParams", "__version__"]
+__all__ = ["LLM", "MiniLLMError", "SamplingParams", "Session", "__version__"]
 
-LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling"}
+LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling", "Session": "minillm.session"}
 
 
 def __getattr__(name):

@@ -31,3 +31,7 @@ class BlockError(MiniLLMError):
 
 class OutOfBlocks(MiniLLMError):
     """More blocks are needed now than are free now. Later there may be: wait, or preempt a request."""
+
+
+class TraceError(MiniLLMError):
+    """A trace of a server, or a profile of one, that cannot be read; says in which line."""

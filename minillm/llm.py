@@ -65,12 +65,13 @@ class LLM:
         """Turn a conversation into a prompt with the file's chat template. Text of a message cannot forge a role."""
         return self.tokenizer.apply_chat_template(messages)
 
-    def sequence(self, request, prompt, params=None, truncate=None):  # -> Sequence
-        """A request ready to run."""
+    def sequence(self, request, prompt, params=None, truncate=None, cache=None):  # -> Sequence
+        """A request ready to run. cache: where its keys and values go, or lie already (PageStore.new_cache); else a new one."""
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
-        return Sequence(request, ids, params, self.transformer.new_cache(), self.tokenizer.stream(after=ids))
+        cache = self.transformer.new_cache() if cache is None else cache
+        return Sequence(request, ids, params, cache, self.tokenizer.stream(after=ids))
 
 
 def completion(sequence, log):  # Sequence, EventLog -> Completion

@@ -90,3 +90,42 @@ def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, 
             q, k[:, dealt], v[:, dealt]),
         "heads and tokens are flattened in the wrong order at the end": right.transpose(1, 0, 2).reshape(right.shape),
     }  # fmt: skip
+
+
+def paged(q, k, v, k_pages, v_pages, table):  # n_k keys in blocks of (blocks, size, kv_heads, d) -> {words: (n_q, heads, d)}
+    """Over the keys in order, and what is read instead where the table is not looked at or not cut."""
+    n_k, size, shape = len(k), k_pages.shape[1], (-1, *k.shape[1:])
+    last = (len(table) - 1) * size
+
+    def over(k, v, shift=0, causal=True):
+        return oracles.attention(q, k, v, offset=n_k - len(q) - shift, causal=causal)
+
+    in_order = [pages[: len(table)].reshape(shape)[:n_k] for pages in (k_pages, v_pages)]
+    one_block = [np.concatenate([pages[table[0]]] * len(table))[:n_k] for pages in (k_pages, v_pages)]
+    shifted = [pages[np.roll(table, -1)].reshape(shape)[:n_k] for pages in (k_pages, v_pages)]
+    each = [i for i in range(n_k) if i % size < n_k % size]
+    root = q.shape[-1] ** 0.5
+
+    def seen(visible):
+        """Attention with a mask of any shape, head by head."""
+        group = q.shape[1] // k.shape[1]
+        heads = [(q[:, h], k[:, h // group], v[:, h // group]) for h in range(q.shape[1])]
+        weights = [np.where(visible, np.exp(a.astype(np.float64) @ b.T / root), 0) for a, b, _ in heads]
+        averages = [w / w.sum(1, keepdims=True) @ c for w, (_, _, c) in zip(weights, heads, strict=True)]
+        return np.stack(averages, 1)
+
+    place, at = np.arange(n_k), np.arange(n_k - len(q), n_k)[:, None]
+    with np.errstate(invalid="ignore"):
+        return {
+            "the table is not looked at: tile i is read from block i": over(*in_order),
+            "every tile is read from the first block": over(*one_block),
+            "each tile is read from the block after its own": over(*shifted),
+            "nothing is masked: queries see keys that come after them": over(k, v, causal=False),
+            "the mask counts keys from each block's beginning: columns are places in the sequence": seen(place % size <= at),
+            "of every block only n_k % size slots are read: all but the last are full": over(k[each], v[each]),
+            "the scores are divided by √d twice: the queries are scaled already": oracles.attention(q / root, k, v),
+            "each tile begins anew: m, l and acc must all go on to the next": over(k[last:], v[last:], shift=last),
+            "the last tile is left out": over(k[:last], v[:last]) if last else np.zeros(q.shape),
+            "keys are averaged, not values": over(k, k),
+            **attention(q, k, v),
+        }

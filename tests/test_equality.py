@@ -1,18 +1,30 @@
 """The spine: greedy output never depends on the optimization.
 
-With or without a cache, in one piece or in chunks, alone or in a batch, after a fork or a truncation: the same tokens.
+With or without a cache, in one piece or in chunks, alone or in a batch, after a fork or a truncation, in pages of any size,
+with a prefix that somebody else computed, swapped out and in, preempted and computed again: the same tokens.
 Later issues add their ways of computing the same thing to WAYS.
 """
+
+import copy
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minillm.attention.flash import flash1_head, flash_attention
+from minillm.attention.split_kv import split_kv_attention
+from minillm.backends import get_backend
+from minillm.cache.paged import PageStore, swap_to
+from minillm.cache.prefix import HashPrefixCache
+from minillm.cache.radix import RadixCache
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.generate import prefill, run
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
+from minillm.session import Part, Session
 
 NEW = 10
 
@@ -88,13 +100,183 @@ def forked_and_truncated(tiny, prompts):
     return out
 
 
-WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)}
+def with_attention(function):
+    """The same model, with attention computed by another function."""
+
+    def way(tiny, prompts):
+        other = copy.copy(tiny)
+        other.transformer = copy.copy(tiny.transformer)
+        other.transformer.ops = SimpleNamespace(**vars(tiny.transformer.ops) | {"attention": function})
+        return [greedy(other, p) for p in prompts]
+
+    return way
+
+
+ATTENTION = {
+    "flash1": with_attention(lambda q, k, v: flash_attention(q, k, v, head=flash1_head, block_q=5, block_k=7)[0]),
+    "flash2": with_attention(lambda q, k, v: flash_attention(q, k, v, block_q=16, block_k=16)[0]),
+    "split_kv": with_attention(lambda q, k, v: split_kv_attention(q, k, v, 3)[0]),
+    "numba_flash": with_attention(lambda q, k, v: get_backend("numba").attention(q, k, v)),
+    "numba_split_kv": with_attention(lambda q, k, v: get_backend("numba").split_kv_attention(q, k, v, 3)[0]),
+}
+
+
+# --- pages --------------------------------------------------------------------------------------------------------------------
+
+
+def new_store(llm, prompts, size=8, copies=1):
+    """Pages for all of these at once, and some to spare."""
+    blocks = sum(-(-(len(p) + NEW) // size) for p in prompts)
+    return PageStore.of(llm.config, copies * blocks + 4, size)
+
+
+def go_on(llm, sequences, until=None):
+    """Decode together until each has so many tokens."""
+    until = until or NEW
+    sequences = [s for s in sequences if len(s.token_ids) < until]
+    steps = run(llm.transformer, (), sequences)
+    for _ in steps:
+        if all(len(s.token_ids) >= until for s in sequences):
+            break
+    steps.close()
+    return [s.token_ids for s in sequences]
+
+
+def begin(llm, prompt, cache):
+    return llm.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True), cache=cache)
+
+
+def paged(llm, prompts, size):
+    """A batch on one store, whose blocks are dealt out in turn."""
+    store = new_store(llm, prompts, size)
+    sequences = [begin(llm, p, store.new_cache()) for p in prompts]
+    out = go_on(llm, sequences)
+    for sequence in sequences:
+        sequence.cache.free()
+    assert store.pool.num_free == store.pool.num_blocks
+    return out
+
+
+def prefix_hit(llm, prompts, kind, share, size=8):
+    """Somebody was here before: with something else, with the first half and then something else, or with the very prompt."""
+    store, out = new_store(llm, prompts, size, copies=3), []
+    prefixes = kind(store.pool)
+    for prompt in prompts:
+        kept = int(share * len(prompt))
+        before = prompt[:kept] + [(t + 1) % llm.config.vocab_size for t in prompt[kept:]]
+        for ids in (before, prompt):
+            blocks = prefixes.match(ids)
+            if ids is prompt:
+                reach = min(kept, len(prompt) - 1) // size
+                assert len(blocks) == reach, "full blocks of what is shared are found, and never the last token's"
+            cache = store.new_cache(blocks)
+            sequence = begin(llm, ids, cache)
+            tokens = go_on(llm, [sequence])[0]
+            prefixes.commit((ids + tokens)[: cache.length], cache.table.blocks)
+            cache.free()
+        out.append(tokens)
+    return out
+
+
+def forked_on_pages(llm, prompts, size=8):
+    """Samples of one prompt share its pages; here all three choose greedily, and a fourth goes astray."""
+    out = []
+    for prompt in prompts:
+        store = new_store(llm, [prompt], size, copies=5)
+        first = store.new_cache()
+        if len(prompt) > 1:
+            llm.transformer.forward([Segment(prompt[:-1], 0, first, "none")])
+        caches = [first, *(first.fork() for _ in range(3))]
+        llm.transformer.forward([Segment([1, 2, 3], len(prompt) - 1, caches.pop(), "none")])
+        samples = go_on(llm, [begin(llm, prompt, c) for c in caches])
+        assert samples[0] == samples[1] == samples[2]
+        out.append(samples[2])
+    return out
+
+
+def swapped(llm, prompts, size=8):
+    """Out to the host after 3 tokens, while others write all over the pages; in again, elsewhere."""
+    store, host = new_store(llm, prompts, size), new_store(llm, prompts, size)
+    sequences = [begin(llm, p, store.new_cache()) for p in prompts]
+    go_on(llm, sequences, until=3)
+    caches = [s.cache for s in sequences]
+    swap_to(caches, host)
+    assert store.pool.num_free == store.pool.num_blocks
+    store.k[:], store.v[:] = 7, 7
+    in_the_way = store.new_cache()
+    in_the_way.table.append(1)
+    swap_to(caches, store)
+    host.k[:], host.v[:] = 9, 9
+    return go_on(llm, sequences)
+
+
+def preempted(llm, prompts, size=8):
+    """After 3 tokens all pages are taken away. What was said is then as good as a prompt: it is computed again."""
+    store = new_store(llm, prompts, size)
+    sequences = [begin(llm, p, store.new_cache()) for p in prompts]
+    go_on(llm, sequences, until=3)
+    for sequence in sequences:
+        sequence.cache.free()
+    store.k[:], store.v[:] = 7, 7
+    for sequence in reversed(sequences):
+        sequence.cache = store.new_cache()
+    return go_on(llm, sequences)
+
+
+def session(llm, prompts):
+    """A prefix that ends within a block is kept, then read, then read by a prompt that ends with it."""
+    out = []
+    for prompt in prompts:
+        kept = prompt[: max(1, 2 * len(prompt) // 3)]
+        one = Session(llm, min_tokens=1, capacity=256, block_size=8)
+        params = SamplingParams(max_tokens=NEW, ignore_eos=True)
+        for rest in ([5, 6, 7], prompt[len(kept) :]):
+            answer = one.generate([Part(kept, cache=True), Part(rest)], params)
+        assert answer.usage.cache_read_tokens == min(len(kept), len(prompt) - 1)
+        out.append(answer.completion.token_ids)
+    return out
+
+
+PAGED = {f"paged_{size}": partial(paged, size=size) for size in (1, 8, 16, 256)}
+HITS = {
+    f"{kind.__name__}_{name}": partial(prefix_hit, kind=kind, share=share)
+    for kind in (HashPrefixCache, RadixCache)
+    for name, share in {"none": 0.0, "part": 0.5, "full": 1.0}.items()
+}
+ON_PAGES = PAGED | HITS | {f.__name__: f for f in (forked_on_pages, swapped, preempted, session)}
+WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)} | ATTENTION | ON_PAGES
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_gives_the_same_tokens(tiny, way):
-    given_prompts = prompts(tiny)
+    given_prompts = prompts(tiny, count=5 if way in ON_PAGES else 3)
     assert WAYS[way](tiny, given_prompts) == [greedy(tiny, p) for p in given_prompts]
+
+
+TEXTS = ("Once upon a time, in a small house by the sea, there lived a fox who could not", "The capital of France is")
+
+
+@pytest.fixture(scope="module")
+def few_tokens():
+    """The real model is slow in NumPy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "NEW", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def said(few_tokens, smollm2):
+    """Prompts, and what SmolLM2 says to each, alone, on the contiguous cache."""
+    given_prompts = [smollm2.tokenizer.encode(text) for text in TEXTS]
+    return given_prompts, [greedy(smollm2, p) for p in given_prompts]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("way", ON_PAGES)
+def test_every_way_on_pages_gives_the_same_tokens_on_smollm2(smollm2, said, way):
+    given_prompts, expected = said
+    batch = 1 if way in HITS else len(TEXTS)
+    assert ON_PAGES[way](smollm2, given_prompts[:batch]) == expected[:batch]
 
 
 @settings(max_examples=25, deadline=None)

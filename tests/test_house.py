@@ -17,7 +17,7 @@ FLOORS = (  # from the ground up; a module may import from its own floor and fro
     {"cache"},
     {"model"},
     {"speculative", "training"},
-    {"serving", "llm"},
+    {"serving", "llm", "session", "prices"},
     {"simulator"},
     {"cli", "tour", "course", "bench", "plots", "__main__", "__init__"},
 )

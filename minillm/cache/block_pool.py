@@ -61,12 +61,10 @@ class BlockPool:
     def allocate(self):  # -> block
         """A block with one owner. Blank ones go first; then the cache gives up what it misses least."""
         self.need(1)
-        # BEGIN SOLUTION ex=04.6
         if not self.blank:
             self.cache.evict(1)
         block = self.blank.pop()
         self.refs[block] = 1
-        # END SOLUTION
         return block
 
     def share(self, block):
@@ -77,7 +75,7 @@ class BlockPool:
         self.refs[block] += 1
 
     def free(self, block):
-        """One owner fewer. The last one's block becomes idle if the cache keeps it (newest last), else blank."""
+        """Drop one owner of a block. The last one's becomes idle if it is kept (then tell the cache; newest last), else blank."""
         self.owned(block)
         # BEGIN SOLUTION ex=04.1
         self.refs[block] -= 1

@@ -42,13 +42,14 @@ class BlockTable:
         if n < 0:
             raise RequestError(f"a table grows by 0 tokens or more, found {n:,}.")
         pool, start, copies = self.pool, self.length, []
-        pool.need(self.blocks_for(n), total=-(-(start + n) // pool.block_size))
-        if n and start % pool.block_size:
+        blocks = -(-(start + n) // pool.block_size)
+        pool.need(self.blocks_for(n), total=blocks)
+        more = [pool.allocate() for _ in range(len(self.blocks), blocks)]
+        if n and start % pool.block_size:  # after the rest is allocated: what is copied from cannot be among it
             self.blocks[-1], source = pool.writable(self.blocks[-1])
             copies += [(source, self.blocks[-1])] if source is not None else []
+        self.blocks += more
         self.length += n
-        while len(self.blocks) * pool.block_size < self.length:
-            self.blocks.append(pool.allocate())
         return self.slots(start, self.length), copies
 
     def slots(self, start, stop):  # -> [slot]

@@ -27,10 +27,10 @@ class PageStore:
     """
 
     def __init__(self, layers, kv_heads, d_head, num_blocks, block_size, dtype=np.float32, watermark=0):
-        self.pool = BlockPool(num_blocks, block_size, watermark)
         shape = (layers, num_blocks, block_size, kv_heads, d_head)
         size = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         refuse_beyond_memory(size, f"a pool of {num_blocks:,} blocks of {block_size} tokens")
+        self.pool = BlockPool(num_blocks, block_size, watermark)  # after the check: its lists take memory too
         self.k, self.v = np.zeros(shape, dtype), np.zeros(shape, dtype)
 
     @classmethod
@@ -106,7 +106,9 @@ class PagedCache:
 
     def fork(self):  # -> PagedCache
         """A second cache with the same content: both own the same blocks, and the first to write copies one."""
-        return PagedCache(self.store, self.table.fork(), self.max_length)
+        other = PagedCache(self.store, self.table.fork(), self.max_length)
+        other.lengths = list(self.lengths)
+        return other
 
     def free(self):
         """The sequence is done, or preempted: its blocks are others'."""

@@ -7,7 +7,7 @@ block gets another name there. Only full blocks are named: a partial one will st
 walk along its own chain until a name is unknown. A hash can collide, by accident or malice, so a hit counts only if
 the tokens are equal and the parent is the very block that was found before it.
 
-vLLM's scheme, after Kwon et al., 2023, arXiv:2309.06180. (Trusting Python's hash alone was CVE-2025-25183.)
+vLLM's scheme, after Kwon et al., 2023, arXiv:2309.06180. (Trusting a hash alone was a hole in it: GHSA-rm76-4mrf-v9r8.)
 """
 
 from dataclasses import dataclass

@@ -162,7 +162,8 @@ class RadixCache:
             self.queue = [item for item in self.queue if item[1] == item[2].ticket]
             heapify(self.queue)
 
-    def evict(self, n):
+    def evict(self, n):  # -> pages
+        """Prune up to n idle pages from the ends of leaves, the smallest score first; what is in use stays."""
         freed = 0
         # BEGIN SOLUTION ex=05.4
         while freed < n and self.queue:

@@ -1,6 +1,11 @@
 """`minillm bench`: how fast, beside how fast it could be, and beside others in the same run.
 
-`minillm bench` measures a model; `minillm bench attention` measures attention alone.
+    minillm bench              a model: prefill and decode, beside their ceilings
+    minillm bench attention    attention alone, over the number of tokens
+    minillm bench ttft         time to first token, by the share of the prompt whose keys and values are kept already
+    minillm bench paging       a trace of requests replayed: memory wasted by ways of allocating it
+    minillm bench prefix       a trace of requests replayed: prefix hits by policy and capacity
+    minillm bench blocks       the bookkeeping of blocks, operations a second
 """
 
 from minillm.cli.common import add_model_options, model_path, print_json
@@ -10,7 +15,8 @@ HELP = "measure prefill and decode speed, or attention alone; --peers adds llama
 
 
 def configure(parser):
-    parser.add_argument("what", nargs="?", choices=["model", "attention"], default="model", help="default: %(default)s")
+    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks"]
+    parser.add_argument("what", nargs="?", choices=kinds, default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
@@ -18,6 +24,7 @@ def configure(parser):
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="alternations (default: %(default)s)")
     parser.add_argument("--peers", action="store_true", help="also measure llama.cpp and transformers; for attention: torch")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
     alone = parser.add_argument_group("attention alone")
     alone.add_argument("--tokens", default="512,2048,8192", metavar="N,N", help="sizes (default: %(default)s)")
     alone.add_argument("--heads", type=int, default=9, metavar="N", help="query heads (default: %(default)s)")
@@ -26,7 +33,31 @@ def configure(parser):
 
 
 def run(args):
-    return run_attention(args) if args.what == "attention" else run_model(args)
+    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft}
+    return ways.get(args.what, run_replay)(args)
+
+
+def run_ttft(args):
+    from minillm.bench.prefix import run, table
+    from minillm.llm import LLM
+
+    return show(args, run(LLM(model_path(args), args.backend)), table)
+
+
+def run_replay(args):
+    from minillm.bench import blocks, replay
+
+    if args.what == "blocks":
+        return show(args, blocks.run(), blocks.table)
+    return show(args, replay.run(args.what, args.trace), replay.table)
+
+
+def show(args, result, table):
+    """The table to read, and with --json the result on the last line."""
+    print(table(result))
+    if args.json:
+        print_json(result)
+    return 0
 
 
 def run_attention(args):

@@ -15,6 +15,7 @@ from dataclasses import fields
 from minillm.errors import MiniLLMError
 from minillm.model.config import ModelConfig
 from minillm.model.presets import preset
+from minillm.prices import break_even_reuses  # noqa: F401 (cards call it by this name)
 
 
 class FormulaError(MiniLLMError):
@@ -118,6 +119,54 @@ def rescale(m, m_new):  # -> alpha
     return math.exp(m - m_new)
 
 
+# --- blocks, Kwon et al. 2023, arXiv:2309.06180 -------------------------------------------------------------------------
+
+
+def blocks_for(tokens, block_size=16):  # -> blocks
+    """Blocks that a sequence holds: the last one may be partly filled."""
+    return math.ceil(tokens / block_size)
+
+
+def paged_waste(tokens, block_size=16):  # -> share of the slots held
+    """Of sequences of `tokens` tokens on average: the last block lacks (B - 1) / 2 of its B tokens."""
+    empty = (block_size - 1) / 2
+    return empty / (tokens + empty)
+
+
+def reserved_waste(tokens, reserved):  # -> share of the slots held
+    """Of sequences of `tokens` tokens on average, each given room for `reserved`."""
+    return 1 - tokens / reserved
+
+
+def forked_blocks(prompt, new, samples, block_size=16):  # -> blocks
+    """Several answers to one prompt, copy-on-write: full blocks of the prompt once, the rest for each (new ≥ 1)."""
+    shared = prompt // block_size
+    return shared + samples * (blocks_for(prompt + new, block_size) - shared)
+
+
+def swap_time(name, tokens, bandwidth, kv_bits=16):  # -> seconds
+    """Moving the cache of `tokens` tokens over a link of `bandwidth` bytes/s, one way. Recomputing it is prefill_time."""
+    return tokens * model(name).kv_bytes_per_token(kv_bits / 8) / bandwidth
+
+
+# --- prompt caching -----------------------------------------------------------------------------------------------------
+
+
+def reusable(tokens, shared, block_size=16):  # -> tokens
+    """Of a prompt whose first `shared` tokens were seen: those in full blocks, and never the last token."""
+    return min(shared, tokens - 1) // block_size * block_size
+
+
+def collision_probability(names, bits):  # -> probability, at most
+    """That two of so many random names of `bits` bits are equal: n (n - 1) / 2 pairs, each with 2^-bits."""
+    return min(1.0, names * (names - 1) / 2 / 2.0**bits)
+
+
+def cached_price(uses, write, read):  # -> units of a plain input token
+    """Mean price of a prefix token that is written once and then read uses - 1 times."""
+    return (write + (uses - 1) * read) / uses
+
+
 # --- speculative decoding, Leviathan et al. 2023, arXiv:2211.17192 ------------------------------------------------------
 
 
@@ -136,7 +185,8 @@ def speculative_speedup(alpha, gamma, cost):  # -> times
 FORMULAS = (
     model, kv_tokens, training_bytes, prefill_time, decode_time, decode_ceiling, ridge_intensity, ridge_batch,
     generation_flops, attention_scores_bytes, attention_flops, standard_traffic, flash1_traffic, flash2_traffic, rescale,
-    expected_tokens, speculative_speedup, min, max,
+    blocks_for, paged_waste, reserved_waste, forked_blocks, swap_time, reusable, collision_probability, break_even_reuses,
+    cached_price, expected_tokens, speculative_speedup, min, max,
 )  # fmt: skip
 NAMES = {f.__name__: f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")

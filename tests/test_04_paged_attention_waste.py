@@ -1,0 +1,165 @@
+"""Memory waste on a trace: closed forms against tables that really grow, the published figures, and files from strangers."""
+
+import os
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minillm.bench.profile import at, draw, fit, load, quantiles
+from minillm.bench.replay import paged_steps, power_of_two, run, waste
+from minillm.bench.traces import Request, read_azure, read_mooncake
+from minillm.cache.block_pool import BlockPool
+from minillm.cache.block_table import BlockTable
+from minillm.errors import MiniLLMError, RequestError, TraceError
+
+HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+GOOD = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n'
+
+
+@given(prompt=st.integers(1, 70), output=st.integers(1, 40), size=st.sampled_from([1, 2, 8, 16]))
+def test_the_closed_form_is_what_a_table_that_grows_holds(prompt, output, size):
+    table, reserved = BlockTable(BlockPool(256, size)), 0
+    table.append(prompt)
+    for _ in range(output):
+        reserved += len(table.blocks) * size
+        table.append(1)
+    assert paged_steps(prompt, output, size) == reserved
+
+
+def test_waste_of_one_request_by_hand():
+    """Prompt 3, output 2: it holds 3, then 4 tokens."""
+    found = waste([Request(3, 2)], reserve=10, block_sizes=(1, 2, 4))
+    for way, reserved in [("reserve 10", 20), ("power of two", 16), ("power of two of the output", 10), ("paged 1", 7),
+                          ("exact length, known before", 10), ("paged 2", 8), ("paged 4", 8)]:  # fmt: skip
+        assert found[way]["waste"] == pytest.approx(1 - 7 / reserved), way
+    assert found["paged 4"]["fits"] == pytest.approx(20 / 8)
+
+
+def test_powers_of_two():
+    assert [power_of_two(n) for n in (1, 2, 3, 4, 5, 1023, 1024, 1025)] == [1, 2, 4, 4, 8, 1024, 1024, 2048]
+
+
+def test_requests_longer_than_the_reservation_are_left_out():
+    assert waste([Request(3, 2), Request(9, 9)], reserve=10) == waste([Request(3, 2)], reserve=10)
+    with pytest.raises(RequestError, match="none of 1 requests fits into 10 tokens"):
+        waste([Request(9, 9)], reserve=10)
+
+
+def check_azure(requests):
+    found = waste(requests)
+    assert found["paged 16"]["waste"] == pytest.approx(0.0061, abs=0.0005)
+    assert found["reserve 8192"]["waste"] == pytest.approx(0.850, abs=0.005)
+
+
+@pytest.mark.skipif("MINILLM_AZURE_TRACE" not in os.environ, reason="MINILLM_AZURE_TRACE: path of Azure's conv.csv")
+def test_on_the_azure_trace_paging_wastes_what_was_published():
+    check_azure(read_azure(os.environ["MINILLM_AZURE_TRACE"]))
+
+
+def test_what_is_drawn_from_the_profile_wastes_as_the_trace_does():
+    requests = draw(load("azure_conv"))
+    assert requests == draw(load("azure_conv")), "a seed gives the same requests every time"
+    check_azure(requests)
+
+
+def test_a_profile_finds_itself_again(tmp_path):
+    rng, path = random.Random(1), tmp_path / "trace.csv"
+    path.write_text(HEADER + "".join(f"t,{rng.randint(1, 999)},{rng.randint(1, 99)}\n" for _ in range(500)))
+    profile = fit("azure", path)
+    drawn = draw(profile, 4000)
+    for mine, theirs in zip(quantiles([r.prompt for r in drawn], 9), quantiles(profile["prompt"], 9), strict=True):
+        assert abs(mine - theirs) < 60
+    assert [at([0, 10, 40], u) for u in (0, 0.25, 0.5, 0.75, 1)] == [0, 5, 10, 25, 40]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no requests"),
+        (HEADER, "no requests"),
+        ("a,b\n1,2\n", ":1: the header needs a column ContextTokens"),
+        (HEADER + "t,5,6\nt,5\n", ":3: expected 3 columns as in the header, found 2"),
+        (HEADER + "\n\nt,5,x\n", ":4: output must be a whole number of tokens, 1 to 10,000,000, found 'x'"),
+        (HEADER + "t,0,6\n", ":2: prompt must be .* found 0"),
+        (HEADER + "t,-5,6\n", ":2: prompt must be .* found '-5'"),
+        (HEADER + "t,99999999999,6\n", ":2: prompt must be .* found 99999999999"),
+        (HEADER + "t," + "9" * 9000 + ",6\n", ":2: prompt must be"),
+        (HEADER + "t,٣,6\n", ":2: prompt must be"),
+        (HEADER + "t,1.5,6\n", ":2: prompt must be"),
+    ],
+)
+def test_a_broken_csv_is_named_by_its_line(tmp_path, text, words):
+    path = tmp_path / "trace.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TraceError, match=words) as error:
+        read_azure(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no requests"),
+        ("{", ":1: not a line of JSON"),
+        (GOOD + "[1, 2]", ":2: expected an object with input_length"),
+        (GOOD.replace("hash_ids", "hashes"), ":1: expected an object with hash_ids"),
+        (GOOD.replace("600", "true"), ":1: input_length must be"),
+        (GOOD.replace("600", "6e2"), ":1: input_length must be"),
+        (GOOD.replace("600", "1" * 5000), ":1: not a line of JSON"),
+        (GOOD.replace("600", "NaN"), ":1: input_length must be"),
+        (GOOD.replace("[0, 1]", '"01"'), ":1: hash_ids must be a list"),
+        (GOOD.replace("[0, 1]", "[0, null]"), ":1: hash_ids must be a list"),
+        (GOOD.replace("[0, 1]", "[0]"), ":1: 600 tokens are 2 pages of 512, found 1"),
+        ("[" * 100_000, ":1: not a line of JSON"),
+    ],
+)
+def test_broken_json_lines_are_named_by_their_line(tmp_path, text, words):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(text)
+    with pytest.raises(TraceError, match=words) as error:
+        read_mooncake(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400 + len(str(path))
+
+
+def test_files_that_are_no_text_or_not_there(tmp_path):
+    path = tmp_path / "trace"
+    with pytest.raises(TraceError, match="cannot be read"):
+        read_azure(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TraceError, match="not text in UTF-8"):
+        read_mooncake(path)
+    path.write_bytes(b"x" * 4_000_001)
+    with pytest.raises(TraceError, match="at most 4,000,000 characters"):
+        read_azure(path)
+    path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"t, 7 ,8\r\n\r\n")
+    assert read_azure(path) == [Request(7, 8)]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "lengths"}', '{"kind": [], "requests": 1}', "[" * 100_000])
+def test_a_file_that_is_no_profile_is_refused(tmp_path, text):
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(TraceError):
+        load(path)
+    for inside in ('"prompt": [], "output": []', '"prompt": [1, 2], "output": ["x"]', '"prompt": 5, "output": 7'):
+        path.write_text(f'{{"kind": "lengths", "requests": 3, {inside}}}')
+        with pytest.raises(TraceError, match="does not hold what it should"):
+            draw(load(path))
+
+
+def test_the_command_prints_both_ways(tmp_path, capsys):
+    import json
+
+    from minillm.cli import main
+
+    path = tmp_path / "trace.csv"
+    path.write_text(HEADER + "t,100,20\n")
+    assert main(["bench", "paging", "--trace", str(path), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[-1])["paging"] == waste([Request(100, 20)]) and "paged 16" in out
+    assert main(["bench", "paging", "--trace", str(tmp_path / "none.csv")]) == 2
+    assert "drawn from the profile azure_conv" in run("paging")["source"]
+    with pytest.raises(MiniLLMError, match="azure or mooncake, found 'vidur'"):
+        fit("vidur", path)

@@ -1,0 +1,2 @@
+"""Counts the owners and never gives the block back."""
+self.refs[block] -= 1

@@ -1,0 +1,8 @@
+"""Frees at one owner left, not at none."""
+self.refs[block] -= 1
+if self.refs[block] <= 1:
+    if block in self.kept:
+        self.idle[block] = None
+        self.cache.on_idle(block)
+    else:
+        self.blank.append(block)

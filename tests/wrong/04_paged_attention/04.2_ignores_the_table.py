@@ -1,0 +1,2 @@
+"""Takes the position itself for the slot."""
+return list(range(start, stop))

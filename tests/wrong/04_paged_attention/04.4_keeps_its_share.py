@@ -1,0 +1,4 @@
+"""Never gives up the share of the old block."""
+if self.refs[block] == 1 and block not in self.kept:
+    return block, None
+return self.allocate(), block

@@ -1,0 +1,4 @@
+"""Hashes the block alone, whatever came before."""
+for start in range(0, len(tokens) - block_size + 1, block_size):
+    block = tuple(tokens[start : start + block_size])
+    yield hasher((None, block, salt)), block

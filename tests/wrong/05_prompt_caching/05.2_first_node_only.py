@@ -1,0 +1,5 @@
+"""Stops after one node."""
+while child := node.children.get((salt, *tokens[done : done + size])):
+    same = common_pages(child.tokens, tokens[done : done + len(child.tokens)], size)
+    found.append((child, same))
+    break

@@ -1,0 +1,5 @@
+"""Lets the lower node think its old parent is still above it."""
+node.key = (node.key[0], *node.tokens[cut : cut + self.page_size])
+node.tokens, node.pages, node.start = node.tokens[cut:], node.pages[pages:], node.start + pages
+upper.parent.children[upper.key] = upper
+upper.children[node.key] = node

@@ -1,0 +1,7 @@
+"""Does not look whether somebody uses the page."""
+while freed < n and self.queue:
+    score, ticket, node = heappop(self.queue)
+    if ticket == node.ticket and not node.children:
+        self.policy.evicted(score)
+        self.prune(node)
+        freed += 1
