@@ -165,9 +165,8 @@ plots.show(fig)
 # %% [markdown]
 # ## Does the model notice? TTFT and throughput
 #
-# The same weights and the same layers; only `attention` is exchanged. TTFT parts as prompts grow, since the scores grow
-# with the square of the prompt and all else in proportion to it. Decode has one query: no matrix to save, and only the
-# speed of reading the cache counts.
+# The same weights and the same layers, all in NumPy; only `attention` is exchanged. TTFT parts as prompts grow, since the
+# scores grow with the square of the prompt and all else in proportion to it. Decode has one query: no matrix to save.
 
 # %% tags=["timing"]
 llm = model_at_hand()
@@ -186,7 +185,7 @@ def ttft_s(model, n):
     return best_of(lambda: model.forward([Segment(ids, 0, model.new_cache())]), runs=2)
 
 
-def decode_tokens_per_s(model, prompt, new=16):
+def decode_tokens_per_s(model, prompt, new=12):
     log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
     sequence = llm.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
     sequence.cache = model.new_cache()
@@ -195,7 +194,7 @@ def decode_tokens_per_s(model, prompt, new=16):
     return 1 / tpot(log, 0), sequence.token_ids
 
 
-models = {"naive": with_attention(attention), "flash": with_attention(fast.attention)}
+models = {"naive": with_attention(attention), "flash": with_attention(ways["flash, NumPy"])}
 longest = min(1024, config.context_length - 32)
 lengths = [longest // 8, longest // 4, longest // 2, longest]
 waits = {name: (lengths, [ttft_s(model, n) for n in lengths]) for name, model in models.items()}
@@ -214,7 +213,8 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** to the ceiling of TTFT: norms, rotations and activations between the matrix products, which NumPy computes
-# in passes of their own. To that of decode: some hundred small calls a token.
+# in passes of their own. To that of decode: some hundred small calls a token, and for flash a Python loop over heads
+# and tiles on top: readable, not fast. Lesson 11 compiles it.
 #
 # ## FlashAttention-3: fewer bits, and no waiting
 #
