@@ -64,6 +64,13 @@ def ceiling(axes, value, formula):
     axes.set_ylim(top=max(axes.get_ylim()[1], value * 1.15))
 
 
+def log_scales(axes, xs):
+    """Both axes logarithmic, with a tick at each x that was measured."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(xs, [f"{x:,}" for x in xs])
+    axes.minorticks_off()
+
+
 def label(axes, title, x, y):
     """Title and axes; the units belong into x and y."""
     axes.set_title(title, loc="left", fontweight="bold")

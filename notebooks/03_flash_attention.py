@@ -107,7 +107,8 @@ ways = {
     "flash, NumPy": lambda q, k, v: flash_attention(q, k, v, block_q=128, block_k=256)[0],
     "flash, Numba": fast.attention,
 }
-times = {name: [best_of(lambda f=f, n=n: f(*draw_qkv(n)), runs=3) for n in sizes] for name, f in ways.items()}
+inputs = {n: tuple(draw_qkv(n)) for n in sizes}
+times = {name: [best_of(lambda f=f, n=n: f(*inputs[n]), runs=3) for n in sizes] for name, f in ways.items()}
 floor = [4 * 64 * Mask(n, n).pairs() / machine.flops_per_s for n in sizes]
 
 fig, (left, right) = plots.figure(2)
@@ -117,13 +118,15 @@ moved = {
     "FlashAttention-2": [4 * flash2_moved(n, n, 64, 128, 128, causal=True) for n in sizes],
 }
 least = [4 * 4 * n * 64 for n in sizes]
-left.loglog(sizes, [b / 1e6 for b in least], color="black", linestyle="--", label="floor: Q, K, V, O once")
+plots.log_scales(left, sizes)
+left.plot(sizes, [b / 1e6 for b in least], color="black", linestyle="--", label="floor: Q, K, V, O once")
 for i, (name, values) in enumerate(moved.items()):
     plots.series(left, i, sizes, [b / 1e6 for b in values], name)
 ratio = moved["standard"][-1] / moved["FlashAttention-2"][-1]
 plots.label(left, f"FlashAttention-2 moves {ratio:.0f} times fewer bytes", "tokens N", "moved per head (MB)")
 left.legend(frameon=False)
-right.loglog(sizes, [1e3 * t for t in floor], color="black", linestyle="--", label="floor: FLOPs / FLOP/s")
+plots.log_scales(right, sizes)
+right.plot(sizes, [1e3 * t for t in floor], color="black", linestyle="--", label="floor: FLOPs / FLOP/s")
 for i, (name, values) in enumerate(times.items()):
     plots.series(right, i, sizes, [1e3 * t for t in values], name)
 gain = times["naive, NumPy"][-1] / times["flash, Numba"][-1]
@@ -150,10 +153,10 @@ def peak_bytes(work):
     return peak
 
 
-inputs = {n: tuple(draw_qkv(n)) for n in sizes}
 peaks = {name: [peak_bytes(lambda f=f, n=n: f(*inputs[n])) for n in sizes] for name, f in ways.items()}
 fig, (axes,) = plots.figure()
-axes.loglog(sizes, [4 * n * 64 / 1e6 for n in sizes], color="black", linestyle="--", label="floor: the output, 4·N·d bytes")
+plots.log_scales(axes, sizes)
+axes.plot(sizes, [4 * n * 64 / 1e6 for n in sizes], color="black", linestyle="--", label="floor: the output, 4·N·d bytes")
 for i, (name, values) in enumerate(peaks.items()):
     plots.series(axes, i, sizes, [b / 1e6 for b in values], name)
 share = peaks["flash, Numba"][-1] / peaks["naive, NumPy"][-1]
@@ -165,9 +168,8 @@ plots.show(fig)
 # %% [markdown]
 # ## Does the model notice? TTFT and throughput
 #
-# The same weights and the same layers; only `attention` is exchanged. TTFT parts as prompts grow, since the scores grow
-# with the square of the prompt and all else in proportion to it. Decode has one query: no matrix to save, and only the
-# speed of reading the cache counts.
+# The same weights and the same layers, all in NumPy; only `attention` is exchanged. TTFT parts as prompts grow, since the
+# scores grow with the square of the prompt and all else in proportion to it. Decode has one query: no matrix to save.
 
 # %% tags=["timing"]
 llm = model_at_hand()
@@ -186,7 +188,7 @@ def ttft_s(model, n):
     return best_of(lambda: model.forward([Segment(ids, 0, model.new_cache())]), runs=2)
 
 
-def decode_tokens_per_s(model, prompt, new=16):
+def decode_tokens_per_s(model, prompt, new=12):
     log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
     sequence = llm.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
     sequence.cache = model.new_cache()
@@ -195,7 +197,7 @@ def decode_tokens_per_s(model, prompt, new=16):
     return 1 / tpot(log, 0), sequence.token_ids
 
 
-models = {"naive": with_attention(attention), "flash": with_attention(fast.attention)}
+models = {"naive": with_attention(attention), "flash": with_attention(ways["flash, NumPy"])}
 longest = min(1024, config.context_length - 32)
 lengths = [longest // 8, longest // 4, longest // 2, longest]
 waits = {name: (lengths, [ttft_s(model, n) for n in lengths]) for name, model in models.items()}
@@ -214,7 +216,8 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** to the ceiling of TTFT: norms, rotations and activations between the matrix products, which NumPy computes
-# in passes of their own. To that of decode: some hundred small calls a token.
+# in passes of their own. To that of decode: some hundred small calls a token, and for flash a Python loop over heads
+# and tiles on top: readable, not fast. Lesson 11 compiles it.
 #
 # ## FlashAttention-3: fewer bits, and no waiting
 #
