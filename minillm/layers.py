@@ -3,7 +3,8 @@
 A transformer of this family needs five operations beside attention. A token's number becomes a vector (`embed`); vectors
 are multiplied by weight matrices (`linear`), kept at a steady length (`rms_norm`), turned by an angle that grows with
 their position (`rope`), and passed through a gated curve (`swiglu`). A layer is made of them in two halves, before and
-after attention (`attention_inputs`, `add_feed_forward`). Each takes and gives float32; the shapes stand on the `def` line. These are the reference: written to be read, and what every fast backend is tested against.
+after attention (`attention_inputs`, `add_feed_forward`). Each takes and gives float32; the shapes stand on the `def` line.
+These are the reference: written to be read, and what every fast backend is tested against.
 
 Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm). Su et al. 2021, arXiv:2104.09864 (RoPE). Shazeer 2020,
 arXiv:2002.05202 (SwiGLU). Touvron et al. 2023, arXiv:2302.13971 (all of them together: Llama).

@@ -35,10 +35,8 @@ class FloatMatrix:
 
 def turn(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
     rows, columns = tensor.shape
-    if tensor.type.name == "F16":
-        weights = tensor.raw.view(np.uint16).reshape(rows, columns)
-    else:
-        weights = as_float32(tensor)
+    halves = tensor.type.name == "F16"
+    weights = tensor.raw.view(np.uint16).reshape(rows, columns) if halves else as_float32(tensor)
     bands = np.zeros((-(-rows // BAND), columns, BAND), weights.dtype)
     for i, band in enumerate(bands):
         part = weights[i * BAND : (i + 1) * BAND]

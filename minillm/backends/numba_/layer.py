@@ -45,33 +45,23 @@ def turn_row(x, heads, d, cos, sin, interleaved):
             x[first + apart] = a * sin[i] + b * cos[i]
 
 
-@lru_cache
-def inputs_kernel(q_layout, k_layout, v_layout):
-    """x → norm → q, k, v, compiled for three layouts."""
-
-    @kernel(parallel=True)
-    def run(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, threads):
-        n, d = x.shape
-        h = np.empty((n, d), np.float32)
-        codes, scale, sums = room(n, d)
-        if n <= SERIAL:
-            for t in range(n):
-                norm_row(x[t], norm, eps, h[t])
-                round_row(h[t], codes[t], scale[t], sums[t])
-        else:
-            for t in prange(n):
-                norm_row(x[t], norm, eps, h[t])
-                round_row(h[t], codes[t], scale[t], sums[t])
-        for part in prange(threads):
-            share(part, threads, q_layout, FRESH, q_tape, codes, scale, sums, q)
-            share(part, threads, k_layout, FRESH, k_tape, codes, scale, sums, k)
-            share(part, threads, v_layout, FRESH, v_tape, codes, scale, sums, v)
-
-    return run
+@njit(inline="always")
+def norm_rows(x, norm, eps, codes, scale, sums):
+    """Norm and rounding of all tokens."""
+    n, d = x.shape
+    h = np.empty((n, d), np.float32)
+    if n <= SERIAL:
+        for t in range(n):
+            norm_row(x[t], norm, eps, h[t])
+            round_row(h[t], codes[t], scale[t], sums[t])
+    else:
+        for t in prange(n):
+            norm_row(x[t], norm, eps, h[t])
+            round_row(h[t], codes[t], scale[t], sums[t])
 
 
-@kernel(parallel=True)
-def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
+@njit(inline="always")
+def turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved):
     """layers.rope of queries and keys, in place."""
     if len(q) <= SERIAL:
         for t in range(len(q)):
@@ -84,23 +74,39 @@ def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
 
 
 @lru_cache
+def inputs_kernel(q_layout, k_layout, v_layout):
+    """x → norm → q, k, v → turned (unless heads is 0), compiled for three layouts."""
+
+    @kernel(parallel=True)
+    def run(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, heads, kv_heads, d_head, cos, sin, interleaved, threads):
+        codes, scale, sums = room(*x.shape)
+        norm_rows(x, norm, eps, codes, scale, sums)
+        for part in prange(threads):
+            share(part, threads, q_layout, FRESH, q_tape, codes, scale, sums, q)
+            share(part, threads, k_layout, FRESH, k_tape, codes, scale, sums, k)
+            share(part, threads, v_layout, FRESH, v_tape, codes, scale, sums, v)
+        turn_rows(q, k, heads, kv_heads, d_head, cos, sin, interleaved)
+
+    return run
+
+
+@kernel(parallel=True)
+def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
+    """The turning alone, for models that do something before it."""
+    turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved)
+
+
+@lru_cache
 def feed_forward_kernel(gate_layout, up_layout, down_layout):
     """y = x → norm → gate, up → swiglu → down → added to y, compiled for three layouts."""
 
     @kernel(parallel=True)
     def run(x, norm, eps, gate_tape, up_tape, down_tape, d_ff, y, threads):
         n, d = x.shape
-        h, gate, up = np.empty((n, d), np.float32), np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
+        gate, up = np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
         codes, scale, sums = room(n, d)
         codes_ff, scale_ff, sums_ff = room(n, d_ff)
-        if n <= SERIAL:
-            for t in range(n):
-                norm_row(x[t], norm, eps, h[t])
-                round_row(h[t], codes[t], scale[t], sums[t])
-        else:
-            for t in prange(n):
-                norm_row(x[t], norm, eps, h[t])
-                round_row(h[t], codes[t], scale[t], sums[t])
+        norm_rows(x, norm, eps, codes, scale, sums)
         for part in prange(threads):
             share(part, threads, gate_layout, FRESH, gate_tape, codes, scale, sums, gate)
             share(part, threads, up_layout, FRESH, up_tape, codes, scale, sums, up)
@@ -128,18 +134,25 @@ def attention_inputs(x, w, c, cos, sin):
     """As layers.attention_inputs."""
     if not all(isinstance(matrix, PackedMatrix) for matrix in (w.q, w.k, w.v)):
         return layers.attention_inputs(x, w, c, cos, sin, linear=linear)
-    n, parts = len(x), (w.q, w.k, w.v)
-    q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in parts)
+    n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
+    q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in (w.q, w.k, w.v))
+    shape, angles = (c.n_heads, c.n_kv_heads, c.d_head), (cos, sin, c.rope_interleaved)
     run = inputs_kernel(w.q.number, w.k.number, w.v.number)
-    run(x, w.attn_norm, np.float32(c.norm_eps), w.q.tape, w.k.tape, w.v.tape, q, k, v, numba.get_num_threads())
-    if w.q_bias is not None:
-        for y, bias in ((q, w.q_bias), (k, w.k_bias), (v, w.v_bias)):
-            y[:, : len(bias)] += bias
-    if c.qk_norm:
-        for y, heads, norm in ((q, c.n_heads, w.q_norm), (k, c.n_kv_heads, w.k_norm)):
-            y[:, : heads * c.d_head] = layers.rms_norm(heads_of(y, heads, c.d_head), norm, c.norm_eps).reshape(n, -1)
-    turn(q, k, c.n_heads, c.n_kv_heads, c.d_head, cos, sin, c.rope_interleaved)
-    return heads_of(q, c.n_heads, c.d_head), heads_of(k, c.n_kv_heads, c.d_head), heads_of(v, c.n_kv_heads, c.d_head)
+    now = shape if plain else (0, 0, 0)
+    run(x, w.attn_norm, eps, w.q.tape, w.k.tape, w.v.tape, q, k, v, *now, *angles, numba.get_num_threads())
+    if not plain:
+        for y, heads, bias, norm in ((q, shape[0], w.q_bias, w.q_norm), (k, shape[1], w.k_bias, w.k_norm)):
+            y[:, : heads * c.d_head] = adjusted(y[:, : heads * c.d_head], bias, norm, heads, c)
+        if w.v_bias is not None:
+            v[:, : len(w.v_bias)] += w.v_bias
+        turn(q, k, *shape, *angles)
+    return tuple(heads_of(y, heads, c.d_head) for y, heads in ((q, shape[0]), (k, shape[1]), (v, shape[1])))
+
+
+def adjusted(y, bias, norm, heads, c):  # (n, heads · d) -> (n, heads · d)
+    """Bias, then the norm of each head, where the model has them."""
+    y = y if bias is None else y + bias
+    return y if norm is None else layers.rms_norm(y.reshape(len(y), heads, -1), norm, c.norm_eps).reshape(len(y), -1)
 
 
 def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d)
