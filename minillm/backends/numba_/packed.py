@@ -163,7 +163,8 @@ def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blo
 def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
     """These rows, as the numbers they stand for."""
     l, out = matrix.layout, np.empty((len(rows), matrix.shape[1]), np.float32)
-    unpack(matrix.records.view(np.uint16), matrix.records.view(np.float32), rows, l.bits, l.group, l.offset, l.wide, l.minima, out)
+    halves, floats = matrix.records.view(np.uint16), matrix.records.view(np.float32)
+    unpack(halves, floats, rows, l.bits, l.group, l.offset, l.wide, l.minima, out)
     return out
 
 
