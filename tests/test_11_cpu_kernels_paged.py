@@ -79,13 +79,6 @@ def test_any_pages_give_the_oracles_output_and_the_contiguous_kernels_bits(probl
 
 LONG = [(1, 2500, 9, 3, 64), (1, 1023, 9, 9, 64), (2, 1500, 6, 2, 80)]  # decode, and then prefill
 LONG += [(130, 700, 3, 1, 16), (300, 300, 6, 2, 64), (40, 333, 3, 3, 5)]
-    (1, 2500, 9, 3, 64),
-    (1, 1023, 9, 9, 64),
-    (2, 1500, 6, 2, 80),
-    (130, 700, 3, 1, 16),
-    (300, 300, 6, 2, 64),
-    (40, 333, 3, 3, 5),
-]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
