@@ -37,9 +37,25 @@ def test_the_json_has_time_flops_bytes_and_memory_for_each_size(ceilings, capsys
         assert row["flops"] == 4 * 16 * 6 * n
         assert row["engines"]["flash_numba"]["bytes"] == 4 * (2 * 6 * 16 + 2 * n * 2 * 16)
         assert row["engines"]["flash_numba_float16"]["bytes"] == 4 * 2 * 6 * 16 + 2 * 2 * n * 2 * 16
+        for suffix in ("", "_float16"):
+            paged, flash = (row["engines"][kind + suffix] for kind in ("paged_numba", "flash_numba"))
+            assert paged["bytes"] == flash["bytes"]
+            assert row["ratios_to_contiguous"]["paged_numba" + suffix] == pytest.approx(flash["time_s"] / paged["time_s"])
     assert result["memory"]["naive_is_measured"] and result["memory"]["naive_bytes"] >= 3 * 4 * 6 * 40 * 40
     assert result["machine"] == ceilings
-    assert "flash_numba" in out and "GFLOP/s" in out
+    assert all(words in out for words in ("flash_numba", "paged_numba_float16", "GFLOP/s", "× contiguous"))
+
+
+def test_the_paged_engine_computes_what_the_contiguous_one_does():
+    import numpy as np
+
+    from minillm.bench.attention_engines import IMPLEMENTATIONS, draw
+
+    rng = np.random.default_rng(0)
+    q, k, v = draw(rng, (1, 6, 16)), draw(rng, (40, 2, 16)), draw(rng, (40, 2, 16))
+    for suffix in ("", "_float16"):
+        paged, flash = (IMPLEMENTATIONS[kind + suffix](1)(q, k, v)() for kind in ("paged_numba", "flash_numba"))
+        np.testing.assert_array_equal(paged, flash)
 
 
 @pytest.mark.parametrize(

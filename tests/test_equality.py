@@ -6,6 +6,7 @@ Later issues add their ways of computing the same thing to WAYS.
 """
 
 import copy
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minillm import LLM
 from minillm.attention.flash import flash1_head, flash_attention
 from minillm.attention.split_kv import split_kv_attention
 from minillm.backends import get_backend
@@ -22,6 +24,7 @@ from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.generate import prefill, run
+from minillm.model.random_model import TINY, random_model
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
 from minillm.session import Part, Session
@@ -251,6 +254,21 @@ WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_a
 def test_every_way_gives_the_same_tokens(tiny, way):
     given_prompts = prompts(tiny, count=5 if way in ON_PAGES else 3)
     assert WAYS[way](tiny, given_prompts) == [greedy(tiny, p) for p in given_prompts]
+
+
+@pytest.fixture(scope="module")
+def on_numba():
+    """A model whose heads are as wide as the compiled kernels like them, and what NumPy says with the same weights."""
+    config = replace(TINY, n_layers=2, d_model=96, n_heads=6, n_kv_heads=2, d_head=16, d_ff=64)
+    ours, reference = (LLM(random_model(config, backend=name)) for name in ("numba", "numpy"))
+    given_prompts = prompts(reference, count=5)
+    return ours, given_prompts, [greedy(reference, p) for p in given_prompts]
+
+
+@pytest.mark.parametrize("way", [None, *ON_PAGES])
+def test_every_way_on_pages_gives_the_same_tokens_with_compiled_kernels(on_numba, way):
+    llm, given_prompts, expected = on_numba
+    assert (ON_PAGES[way](llm, given_prompts) if way else [greedy(llm, p) for p in given_prompts]) == expected
 
 
 TEXTS = ("Once upon a time, in a small house by the sea, there lived a fox who could not", "The capital of France is")

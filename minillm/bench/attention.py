@@ -1,4 +1,4 @@
-"""`minillm bench attention`: naive, FlashAttention and torch over the number of tokens, in one run.
+"""`minillm bench attention`: naive, FlashAttention, paged and torch over the number of tokens, in one run.
 
 Prefill is limited by arithmetic: 4·d FLOPs for each (query, key) pair that is seen, and head. Decode is limited by
 memory: K and V are read once. So each time is also told as FLOP/s and bytes/s, to be held against what the machine can
@@ -18,7 +18,7 @@ from minillm.errors import MiniLLMError
 from minillm.memory import available_bytes, refuse_beyond_memory
 
 PREFILL = ("naive_numpy", "flash_numpy", "flash_numba", "torch")
-DECODE = ("naive_numpy", "flash_numba", "flash_numba_float16", "torch")
+DECODE = ("naive_numpy", "flash_numba", "paged_numba", "flash_numba_float16", "paged_numba_float16", "torch")
 PROBE = 512  # tokens of a first call, from which the time of a long one is foretold
 PATIENCE_S = 8.0  # a call that would take longer is left out
 SLOW_S = 1.0  # one that takes longer is called once, in the first round
@@ -45,7 +45,7 @@ class Bench:
         return self.workers[name].ask(queries=queries, tokens=tokens, **shape, **options)
 
     def compare(self, names, queries, tokens):  # -> {"tokens", "queries", "flops", "engines", "ratios_to_torch"}
-        """All implementations on one size, in alternating rounds."""
+        """All implementations on one size, in alternating rounds. Decode also has "ratios_to_contiguous" of the paged."""
         names = [name for name in names if self.peers or name != "torch"]
         left_out = {name: why for name in names if (why := self.reason_to_leave_out(name, queries, tokens))}
         names = [name for name in names if name not in left_out]
@@ -63,6 +63,10 @@ class Bench:
         if "torch" in names:
             torch_s = engines["torch"]["time_s"]
             result["ratios_to_torch"] = {name: torch_s / engines[name]["time_s"] for name in names if name != "torch"}
+        paged = {name: name.replace("paged", "flash") for name in names if name.startswith("paged")}
+        if paged:
+            ratios = {a: engines[b]["time_s"] / engines[a]["time_s"] for a, b in paged.items()}
+            result["ratios_to_contiguous"] = ratios
         return result
 
     def figures(self, name, queries, tokens, flops, times):
@@ -128,7 +132,7 @@ def bench_attention(tokens, heads, kv_heads, d_head, rounds, threads, peers, mac
         raise MiniLLMError(f"{heads} query heads cannot share {kv_heads} KV heads evenly.")
     bench = Bench(heads, kv_heads, d_head, rounds, threads, peers)
     tokens = sorted(set(tokens))
-    processes = len(PREFILL)
+    processes = len({*PREFILL, *DECODE})
     refuse_beyond_memory(
         processes * bench.input_bytes(tokens[-1], tokens[-1]),
         f"q, k, v and the output for {tokens[-1]:,} tokens, in each of {processes} processes,",
@@ -155,21 +159,25 @@ def bench_attention(tokens, heads, kv_heads, d_head, rounds, threads, peers, mac
 
 
 def table(result):  # -> text
-    """Sizes and implementations as rows; ratios are torch's time over theirs: above 1 is faster than torch."""
+    """Sizes and implementations as rows; ratios are torch's time over theirs: above 1 is faster than torch, and for paged
+    the contiguous kernel's over theirs."""
     r = result
     lines = [f"causal attention, {r['heads']} heads over {r['kv_heads']} KV heads of {r['d_head']}, {r['threads']} threads"]
     for kind, unit, per_s in (("prefill", "GFLOP/s", "flops_per_s"), ("decode", "GB/s", "bytes_per_s")):
         other, other_per_s = ("GB/s", "bytes_per_s") if kind == "prefill" else ("GFLOP/s", "flops_per_s")
-        lines.append(f"\n{kind:8}{'tokens':>8}  {'':22}{'ms':>10}{unit:>10}{other:>10}{'× torch':>10}")
+        last = "" if kind == "prefill" else f"{'× contiguous':>15}"
+        lines.append(f"\n{kind:8}{'tokens':>8}  {'':22}{'ms':>10}{unit:>10}{other:>10}{'× torch':>10}{last}")
         for row in r[kind]:
             for name, f in row["engines"].items():
                 head = f"{'':8}{row['tokens']:8,}  {name:22}"
                 if "left_out" in f:
                     lines.append(f"{head}  left out: {f['left_out']}")
                     continue
-                ratio = row.get("ratios_to_torch", {}).get(name)
+                to_torch, to_contiguous = (row.get(f"ratios_to_{x}", {}).get(name) for x in ("torch", "contiguous"))
+                ratios = f"{to_torch:10.2f}" if to_torch else " " * 10 * bool(to_contiguous)
+                ratios += f"{to_contiguous:15.2f}" if to_contiguous else ""
                 speeds = f"{f[per_s] / 1e9:10,.1f}{f[other_per_s] / 1e9:10,.1f}"
-                lines.append(f"{head}{f['time_s'] * 1e3:10,.2f}{speeds}{f'{ratio:10.2f}' if ratio else ''}")
+                lines.append(f"{head}{f['time_s'] * 1e3:10,.2f}{speeds}{ratios}")
     c, m = r["machine"], r["memory"]
     lines.append(f"\nceilings, measured in this run: {c['flops_per_s'] / 1e9:,.0f} GFLOP/s (matrix product), ")
     lines[-1] += f"{c['read_bytes_per_s'] / 1e9:,.1f} GB/s (from memory; a small cache is read faster)"

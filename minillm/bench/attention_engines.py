@@ -1,7 +1,8 @@
-"""The attentions to measure, each in a process of its own (`worker.py`): ours in three steps, and torch's.
+"""The attentions to measure, each in a process of its own (`worker.py`): ours in three steps, paged, and torch's.
 
 Each draws the same random queries, keys and values, in the layout it likes best, aligned to cache lines: ours
-(tokens, heads, d) as the KV cache holds it, torch (1, heads, tokens, d). A decode step is `queries` = 1.
+(tokens, heads, d) as the KV cache holds it, or that in blocks of 16 in random order, torch (1, heads, tokens, d). A decode
+step is `queries` = 1.
 """
 
 import time
@@ -9,6 +10,8 @@ import tracemalloc
 from dataclasses import dataclass, field
 
 import numpy as np
+
+BLOCK = 16  # tokens in a block of the paged cache, as PageStore's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,23 @@ class AttentionEngine:
         return Call(time_s=min(times))
 
 
-def draw(rng, shape):  # -> float32, beginning at a cache line
-    raw = np.empty(int(np.prod(shape)) + 16, np.float32)
-    raw = raw[-raw.ctypes.data // 4 % 16 :][: raw.size - 16]
-    rng.standard_normal(out=raw, dtype=np.float32)
-    return raw.reshape(shape)
+def aligned(shape):  # -> float32, beginning at a cache line
+    raw = np.zeros(int(np.prod(shape)) + 16, np.float32)
+    return raw[-raw.ctypes.data // 4 % 16 :][: raw.size - 16].reshape(shape)
+
+
+def draw(rng, shape):
+    array = aligned(shape)
+    rng.standard_normal(out=array, dtype=np.float32)
+    return array
+
+
+def in_blocks(x, table):  # (tokens, kv_heads, d), block numbers -> (blocks, BLOCK, kv_heads, d)
+    pages = aligned((len(table), BLOCK, *x.shape[1:]))
+    for i, block in enumerate(table):
+        part = x[i * BLOCK : (i + 1) * BLOCK]
+        pages[block, : len(part)] = part
+    return pages
 
 
 def naive_numpy(threads):
@@ -90,6 +105,22 @@ def flash_numba_float16(threads):
     return prepare
 
 
+def paged_numba(threads, dtype=np.float32):
+    """The same keys and values in blocks, read through a block table."""
+    from minillm.backends.numba_ import paged_attention
+
+    def prepare(q, k, v):
+        table = np.random.default_rng(1).permutation(-(-len(k) // BLOCK))
+        pages = [in_blocks(x, table).astype(dtype, copy=False) for x in (k, v)]
+        return lambda: paged_attention(q, *pages, table, len(k))
+
+    return prepare
+
+
+def paged_numba_float16(threads):
+    return paged_numba(threads, np.float16)
+
+
 def torch(threads):
     import torch
 
@@ -109,4 +140,5 @@ def torch(threads):
     return prepare
 
 
-IMPLEMENTATIONS = {f.__name__: f for f in (naive_numpy, flash_numpy, flash_numba, flash_numba_float16, torch)}
+OURS = naive_numpy, flash_numpy, flash_numba, flash_numba_float16, paged_numba, paged_numba_float16
+IMPLEMENTATIONS = {f.__name__: f for f in (*OURS, torch)}

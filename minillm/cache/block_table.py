@@ -27,6 +27,7 @@ class BlockTable:
         self.blocks = list(blocks)
         self.length = len(self.blocks) * pool.block_size
         self.freed = False
+        self.changes = 0  # how often `blocks` has changed: whoever keeps a copy of it sees whether it is stale
 
     def blocks_for(self, n):  # -> blocks
         """Free blocks that `append(n)` would take, a copy of the last one included."""
@@ -50,6 +51,7 @@ class BlockTable:
             copies += [(source, self.blocks[-1])] if source is not None else []
         self.blocks += more
         self.length += n
+        self.changes += bool(more or copies)
         return self.slots(start, self.length), copies
 
     def slots(self, start, stop):  # -> [slot]
@@ -79,12 +81,14 @@ class BlockTable:
         self.pool.release(self.blocks[kept:])
         del self.blocks[kept:]
         self.length = length
+        self.changes += 1
 
     def free(self):
         """The sequence is done, or preempted. The table cannot be used again."""
         self._alive()
         self.pool.release(self.blocks)
         self.blocks, self.length, self.freed = [], 0, True
+        self.changes += 1
 
     def _must_copy(self):
         """Is the last block partly filled, and not this table's alone to write to?"""
@@ -123,4 +127,5 @@ def swap(tables, pool):  # -> [(block there, block here)]
     for table in tables:
         table.pool.release(table.blocks)
         table.pool, table.blocks = pool, [places[block] for block in table.blocks]
+        table.changes += 1
     return list(places.items())

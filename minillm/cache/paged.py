@@ -60,6 +60,7 @@ class PagedCache:
     def __init__(self, store, table, max_length=None):
         self.store, self.table, self.max_length = store, table, max_length
         self.lengths = [table.length] * len(store.k)  # per layer: within a step, early layers are ahead of late ones
+        self.made = {}  # arrays of numbers of the table, each with what it was made of: once a step, not once a layer
 
     @property
     def length(self):
@@ -79,7 +80,7 @@ class PagedCache:
         if end > self.table.length:
             _, copies = self.table.append(end - self.table.length)
             self.store.copy(copies)
-        slots = self.table.slots(start, end)
+        slots = self.as_array("slots", (start, end), lambda: self.table.slots(start, end))
         # BEGIN SOLUTION ex=04.5
         for pages, new in ((self.store.k, k), (self.store.v, v)):
             by_slot = pages[layer].reshape(-1, *new.shape[1:])  # (blocks · block_size, kv_heads, d_head), the same memory
@@ -94,8 +95,15 @@ class PagedCache:
 
     def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
         """Attention of the newest tokens to all that one layer holds, page by page."""
-        pages = self.store.k[layer], self.store.v[layer]
-        return ops.paged_attention(q, *pages, np.array(self.table.blocks, np.int64), self.lengths[layer])
+        table = self.as_array("blocks", None, lambda: self.table.blocks)
+        return ops.paged_attention(q, self.store.k[layer], self.store.v[layer], table, self.lengths[layer])
+
+    def as_array(self, name, of, make):  # -> int64
+        """What `make` gives, made again only where `of` or the blocks of the table are others than last time."""
+        of = of, self.table.changes
+        if name not in self.made or self.made[name][0] != of:
+            self.made[name] = of, np.array(make(), np.int64)
+        return self.made[name][1]
 
     def truncate(self, length):
         """Forget all tokens from `length` on, in every layer, and give back the blocks that held nothing else."""

@@ -2,13 +2,13 @@
 
     simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
     online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
+    pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
     tile, linear, layer       weights times tokens: the innermost step, a matrix, half a layer
     compiled                  where machine code is kept between runs
 """
 
-from minillm.attention.paged import paged_attention
-from minillm.backends.numba_.attention import attention, flash_attention, split_kv_attention
+from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.layers import rms_norm, rope_angles

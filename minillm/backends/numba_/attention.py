@@ -2,7 +2,9 @@
 
 Two kernels, because prefill and decode are two problems: many queries share each key they read, and arithmetic is the
 limit (`prefill`); one query shares it with nobody, and memory is (`decode`). Both read the KV cache where it lies, in
-float32 or float16, through any strides, and copy at most a tile of it.
+pages or in one piece, in float32 or float16, through any strides, and copy at most a tile of it.
+
+Paged and contiguous attention over the same keys give the same bits, whatever the size of a block: `pages` says why.
 """
 
 from itertools import accumulate
@@ -12,14 +14,16 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from minillm.attention.mask import Mask
+from minillm.attention.paged import check_blocks, check_pages
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.decode import decode
 from minillm.backends.numba_.online import KEYS
+from minillm.backends.numba_.pages import EVERYTHING, ONE_BLOCK
 from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
 
-EVERYTHING = 1 << 40  # a window that no sequence outgrows
 FEW_ROWS = 6  # of one KV head: up to so many, reading keys where they lie beats turning them first
+FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
 
 
 def attention(q, k, v, window=None, offset=None):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
@@ -37,10 +41,7 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None):
     Raises MiniLLMError where shapes disagree, and where NaN or infinity comes in.
     """
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
-    if (n_q == 1 or n_q * heads <= FEW_ROWS * kv_heads) and d % 16 == 0:
-        size = max(KEYS, -(-n_k // 32) // KEYS * KEYS)  # 32 pieces or so: enough to share out, few enough to merge
-        return by_splits(q, k, v, size, Mask(n_q, n_k, causal, window, offset))
-    return by_tiles(q, k, v, Mask(n_q, n_k, causal, window, offset))
+    return over_one_block(q, k, v, Mask(n_q, n_k, causal, window, offset), split_size(n_q, heads, d, n_k, kv_heads))
 
 
 def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None):
@@ -51,59 +52,89 @@ def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None
     """
     check_block(splits=splits)
     n_q, _, d, n_k, _ = check_shapes(q, k, v)
-    mask = Mask(n_q, n_k, causal, window, offset)
-    if d % 16:
-        return by_tiles(q, k, v, mask)
-    return by_splits(q, k, v, max(1, -(-n_k // splits)), mask)
+    return over_one_block(q, k, v, Mask(n_q, n_k, causal, window, offset), None if d % 16 else max(1, -(-n_k // splits)))
 
 
-def by_tiles(q, k, v, mask):
+def over_one_block(q, k, v, mask, size):
+    """The contiguous cache: one block. size: keys of a split, or None for the kernel of prefill."""
+    rule = mask.offset, mask.window or EVERYTHING, mask.causal
+    if size:
+        seen = mask.span(slice(0, len(q)))
+        out, lse, good = by_splits(q, k[None], v[None], ONE_BLOCK, rule, (seen.start, seen.stop, size))
+    else:
+        out, lse, good = by_tiles(q, k[None], v[None], ONE_BLOCK, rule, len(k))
+    if not good:
+        check_finite(out, q=q, k=k, v=v)
+    return out, lse
+
+
+def paged_attention(q, k_pages, v_pages, table, n_k):
+    """(n_q, heads, d), (blocks, size, kv_heads, d) twice, (≥ n_k / size,) block numbers, int -> (n_q, heads, d)
+
+    Causal attention of the last n_q of n_k tokens, over all heads, as attention/paged.py: same shapes and errors. Pages:
+    float32 or float16. What is in a page beyond n_k is never looked at.
+    """
+    check_pages(q, k_pages, v_pages, table, n_k)
+    (n_q, heads, d), (blocks, block_size, kv_heads, _) = q.shape, k_pages.shape
+    pages, rule = (np.ascontiguousarray(table, np.int64), block_size, blocks), (n_k - n_q, EVERYTHING, True)
+    if size := split_size(n_q, heads, d, n_k, kv_heads):
+        out, _, good = by_splits(q, k_pages, v_pages, pages, rule, (0, n_k, size))
+    else:
+        out, _, good = by_tiles(q, k_pages, v_pages, pages, rule, n_k)
+    if not good:
+        check_blocks(table, blocks)
+        check_finite(out, q=q)
+    return out
+
+
+def split_size(n_q, heads, d, n_k, kv_heads):  # -> keys, or None
+    """How to cut the keys for the kernel of decode: 32 pieces or so, enough to share out, few enough to merge.
+
+    None where the kernel of prefill is better.
+    """
+    if (n_q == 1 or n_q * heads <= FEW_ROWS * kv_heads) and d % 16 == 0:
+        return max(KEYS, -(-n_k // 32) // KEYS * KEYS)
+    return None
+
+
+def by_tiles(q, k, v, pages, rule, n_k):  # -> out, log-sum-exp, whether all is well
     """Prefill: the threads share tiles of queries and heads."""
-    n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
+    (n_q, heads, d), kv_heads = q.shape, k.shape[2]
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     threads, group = numba.get_num_threads(), heads // kv_heads
     queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * threads))))  # two tiles a thread, or more
     out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
     scratch = aligned(*((threads, size) for size in scratch_shapes(queries, group, d)))
     work = threads, np.zeros(1, np.int64), queries, as_float32(q)
-    rule = mask.offset, mask.window or EVERYTHING, mask.causal
-    prefill(*work, *flat(k), *flat(v), (n_k, kv_heads), rule, out, lse, bad, *scratch)
-    if bad.any():
-        check_finite(out, q=q, k=k, v=v)
-    return out, lse
+    prefill(*work, *flat(k), *flat(v), (n_k, kv_heads), pages, rule, out, lse, bad, *scratch)
+    return out, lse, not bad.any()
 
 
-def by_splits(q, k, v, size, mask):
-    """Decode: the threads share stretches of `size` keys."""
-    seen = mask.span(slice(0, len(q)))
-    rule, span = (mask.offset, mask.window or EVERYTHING, mask.causal), (seen.start, seen.stop, size)
-    out, lse, good = decode(numba.get_num_threads(), as_float32(q), *flat(k), *flat(v), k.shape[1], rule, span)
-    if not good:
-        check_finite(out, q=q, k=k, v=v)
-    return out, lse
+def by_splits(q, k, v, pages, rule, span):  # -> out, log-sum-exp, whether all is well
+    """Decode: the threads share stretches of keys."""
+    return decode(numba.get_num_threads(), as_float32(q), *flat(k), *flat(v), k.shape[2], pages, rule, span)
 
 
 def as_float32(q):
     return np.ascontiguousarray(q, np.float32)
 
 
-def flat(cache):  # (n_k, kv_heads, d) -> 1-D array over the same memory, (elements to the next token, to the next head)
+def flat(cache):  # (blocks, size, kv_heads, d) -> 1-D array over the same memory, elements to the next block, token, head
     """k or v as the kernels read them: where they lie, and float16 as uint16, since Numba has none on the CPU.
 
     Copied only if rows are not contiguous, strides are negative or odd, or the type is another one.
     """
-    size = cache.itemsize
-    if cache.dtype not in (np.float32, np.float16):
-        cache = cache.astype(np.float32)
-    elif cache.strides[2] != size or min(cache.strides) < 0 or any(stride % size for stride in cache.strides):
+    if cache.dtype != FLOAT32 and cache.dtype != FLOAT16:
+        cache = cache.astype(FLOAT32)
+    (blocks, size, kv_heads, d), width, strides = cache.shape, cache.itemsize, cache.strides
+    if not cache.flags.c_contiguous and (strides[3] != width or min(strides) < 0 or any(s % width for s in strides)):
         cache = np.ascontiguousarray(cache)
-    (n_k, kv_heads, d), size = cache.shape, cache.itemsize
-    row, head = cache.strides[0] // size, cache.strides[1] // size
     if cache.flags.c_contiguous:
-        line = cache.reshape(-1)
+        line, steps = cache.reshape(-1), (size * kv_heads * d, kv_heads * d, d)
     else:
-        line = as_strided(cache, ((n_k - 1) * row + (kv_heads - 1) * head + d,), (size,))
-    return line.view(np.uint16) if cache.dtype == np.float16 else line, (row, head)
+        steps = block, row, head = tuple(stride // width for stride in strides[:3])
+        line = as_strided(cache, ((blocks - 1) * block + (size - 1) * row + (kv_heads - 1) * head + d,), (width,))
+    return line.view(np.uint16) if cache.dtype == FLOAT16 else line, steps
 
 
 def aligned(*shapes):  # (rows, columns) ... -> as many float32 arrays

@@ -24,22 +24,26 @@ from numba import njit, prange
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, VECTORS, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
+from minillm.backends.numba_.pages import all_there, find
 from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
 
 
 @kernel(parallel=True)
-def decode(threads, q, k, k_strides, v, v_strides, kv_heads, mask, span):
+def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
     """Output and log-sum-exp from the keys that span = (start, stop, size) says: start … stop - 1, in splits of `size`.
 
-    q: (n_q, heads, d), d a multiple of 16. k, v, mask: as in prefill. Returns out, lse, and whether all of out is finite.
-    All memory is taken here, so that a decode step enters compiled code once: acc, m, l for each split, s for each thread.
+    q: (n_q, heads, d), d a multiple of 16. k, v, pages, mask: as in prefill. Returns out, lse, and whether all is well:
+    the table names blocks that there are, and out is finite. All memory is taken here, so that a decode step enters
+    compiled code once: acc, m, l for each split, s and side for each thread.
     """
     (n_q, heads, d), (start, stop, size) = q.shape, span
     rows, splits, scale = n_q * heads, -(-(stop - start) // size), LOG2E / np.float32(math.sqrt(d))
     out, lse, scaled = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.empty(rows * d, np.float32)
+    if not all_there(pages):
+        return out, lse, False
     acc, m = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32)
     l, s = np.empty((splits, rows * 16), np.float32), np.empty((threads, rows * KEYS), np.float32)
-    tickets, flat_q = np.empty(1, np.int64), q.reshape(-1)
+    tickets, flat_q, side = np.empty(1, np.int64), q.reshape(-1), np.empty((threads, 16 * d), np.float32)
     tickets[0] = 0
     for i in range(rows * d):
         scaled[i] = flat_q[i] * scale
@@ -49,8 +53,8 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, mask, span):
             if split >= splits:
                 break
             first = start + split * size
-            last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t])
-            partial(first, last, scaled.reshape(n_q, heads, d), (k, k_strides), (v, v_strides), kv_heads, mask, state)
+            last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t], side[t])
+            partial(first, last, scaled.reshape(n_q, heads, d), (k, k_strides), (v, v_strides), kv_heads, pages, mask, state)
     merge(acc, m, l, out, lse)
     poison = np.float32(0)
     for x in out.reshape(-1):
@@ -59,59 +63,81 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, mask, span):
 
 
 @njit(error_model="numpy")
-def partial(first, last, q, keys, values, kv_heads, mask, state):
+def partial(first, last, q, keys, values, kv_heads, pages, mask, state):
     """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
-    (k, (k_row, k_head)), (v, (v_row, v_head)), (offset, window, causal) = keys, values, mask
-    (n_q, heads, d), (acc, m, l, s) = q.shape, state
+    (k, k_strides), (v, v_strides), (offset, window, causal) = keys, values, mask
+    (n_q, heads, d), (acc, m, l, s, side) = q.shape, state
     group, q = heads // kv_heads, q.reshape(-1)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)
         for j in range(0, count, 16):
+            n = min(16, count - j)
+            at, together = find(key + j, pages, k_strides)
             for g in range(kv_heads):
-                for h in range(g * group, (g + 1) * group):
-                    for r in range(h, n_q * heads, heads):
-                        scores(s, r * KEYS + j, q, r * d, k, (key + j) * k_row + g * k_head, k_row, d, min(16, count - j))
+                heads_of_g = g * group, (g + 1) * group, heads
+                if together >= n:
+                    scores(s, j, q, n_q, heads_of_g, k, at + g * k_strides[2], k_strides[1], d, n)
+                else:
+                    bring_together(side, k, key + j, n, g, pages, k_strides, d)
+                    scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n)
         for r in range(n_q * heads):
             position = offset + r // heads
             stop = min(last, position + 1) if causal else last
             hide(s, r * KEYS, position - window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
-        for g in range(kv_heads):
-            for r in range(g * group, n_q * heads, heads):
-                add_values(acc, r, s, group, v, key * v_row + g * v_head, v_row, d, count)
+        j = 0
+        while j < count:
+            at, together = find(key + j, pages, v_strides)
+            n = min(together, count - j)
+            for g in range(kv_heads):
+                for r in range(g * group, n_q * heads, heads):
+                    add_values(acc, r, s, j, group, v, at + g * v_strides[2], v_strides[1], d, n)
+            j += n
 
 
 @njit(error_model="numpy")
-def scores(s, si, q, qi, k, ki, k_row, d, count):
-    """s[si + j] = q · key j, for up to 16 keys."""
-    if count == 16:
-        dots16(s, si, q, qi, k, ki, k_row, d // 16)
-        return
+def bring_together(side, k, key, count, g, pages, strides, d):
+    """Up to 16 keys of one head, which lie in several blocks, side by side."""
     for j in range(count):
-        total = splat(ZERO)
+        at = find(key + j, pages, strides)[0] + g * strides[2]
         for c in range(0, d, 16):
-            total = fma(load(q, qi + c), load(k, ki + j * k_row + c), total)
-        s[si + j] = sum_of(total)
+            store(side, j * d + c, load(k, at + c))
 
 
 @njit(error_model="numpy")
-def add_values(acc, first, p, rows, v, vi, v_row, d, count):
-    """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
+def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count):
+    """s[r, j …] = q[r] · key, for up to 16 keys side by side and the rows of the heads that read them."""
+    first, last, heads = heads_of_g
+    for h in range(first, last):
+        for r in range(h, n_q * heads, heads):
+            if count == 16:
+                dots16(s, r * KEYS + j, q, r * d, k, at, row, d // 16)
+                continue
+            for i in range(count):
+                total = splat(ZERO)
+                for c in range(0, d, 16):
+                    total = fma(load(q, r * d + c), load(k, at + i * row + c), total)
+                s[r * KEYS + j + i] = sum_of(total)
+
+
+@njit(error_model="numpy")
+def add_values(acc, first, p, j, rows, v, vi, v_row, d, count):
+    """acc[r] += Σ_i p[r, j + i] · value i for the rows of a group, three at a time: a value, once loaded, serves them all."""
     full = d // (16 * VECTORS) * (16 * VECTORS)
     r = first
     while r < first + rows:
         three = r + 3 <= first + rows
         for c in range(0, full, 16 * VECTORS):
             if three:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, VECTORS, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 3, VECTORS, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, VECTORS, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 1, VECTORS, ADD)
         for c in range(full, d, 16):
             if three:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 3, 1, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 3, 1, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, v_row, count, 1, 1, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 1, 1, ADD)
         r += 3 if three else 1
 
 

@@ -26,6 +26,7 @@ from numba import njit, prange
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
+from minillm.backends.numba_.pages import all_there, find
 from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
 
 BLOCK = 6  # rows at a time: 6 × 4 vectors of sums fill 24 of 32 registers
@@ -52,6 +53,7 @@ def prefill(
     v,
     v_strides,
     kv_shape,
+    pages,
     mask,
     out,
     lse,
@@ -66,17 +68,20 @@ def prefill(
 ):
     """Fill out and lse, in tiles of so many queries; bad[t] is set where thread t met a number that is not finite.
 
-    q: (n_q, heads, d). k, v: flat memory, with (from token to token, from head to head) in elements; kv_shape: (n_k,
-    kv_heads). mask: (offset, window, causal). tickets: int64 [0], the next piece of work. The last seven: a row of
-    scratch for each thread, as scratch_shapes says.
+    q: (n_q, heads, d). k, v: flat memory, with strides and pages as `pages.find` takes them; kv_shape: (n_k, kv_heads).
+    mask: (offset, window, causal). tickets: int64 [0], the next piece of work. The last seven: a row of scratch for each
+    thread, as scratch_shapes says. Where the table names a block that is not there, nothing is done and bad[0] set.
     """
+    if not all_there(pages):
+        bad[0] = True
+        return
     for t in prange(threads):
         scratch = q_rows[t], acc[t], l[t], m[t], k_turned[t], v_copy[t], s[t]
-        bad[t] = work(tickets, queries, q, (k, k_strides), (v, v_strides), kv_shape, mask, out, lse, scratch)
+        bad[t] = work(tickets, queries, q, (k, k_strides), (v, v_strides), kv_shape, pages, mask, out, lse, scratch)
 
 
 @njit(error_model="numpy")
-def work(tickets, queries, q, keys, values, kv_shape, mask, out, lse, scratch):
+def work(tickets, queries, q, keys, values, kv_shape, pages, mask, out, lse, scratch):
     """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
     n_q, kv_heads = len(q), kv_shape[1]
     tiles = -(-n_q // queries)
@@ -86,11 +91,12 @@ def work(tickets, queries, q, keys, values, kv_shape, mask, out, lse, scratch):
         if ticket >= tiles * kv_heads:
             return bad
         first, g = (tiles - 1 - ticket // kv_heads) * queries, ticket % kv_heads
-        bad |= query_tile(first, min(first + queries, n_q), g, q, keys, values, kv_shape, mask, out, lse, scratch)
+        last = min(first + queries, n_q)
+        bad |= query_tile(first, last, g, q, keys, values, kv_shape, pages, mask, out, lse, scratch)
 
 
 @njit(error_model="numpy")
-def query_tile(first, last, g, q, keys, values, kv_shape, mask, out, lse, scratch):
+def query_tile(first, last, g, q, keys, values, kv_shape, pages, mask, out, lse, scratch):
     """Queries first … last - 1 of the heads that read KV head g, against all keys they see. True if not all is finite."""
     (k, k_strides), (v, v_strides), (n_k, kv_heads), (offset, window, causal) = keys, values, kv_shape, mask
     q_rows, acc, l, m, k_turned, v_copy, s = scratch
@@ -109,8 +115,8 @@ def query_tile(first, last, g, q, keys, values, kv_shape, mask, out, lse, scratc
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
         count = min(KEYS, stop - key)
-        turn_keys(k_turned, k, key * k_strides[0] + g * k_strides[1], k_strides[0], count, d)
-        copy_values(v_copy, v, key * v_strides[0] + g * v_strides[1], v_strides[0], count, d)
+        turn_keys(k_turned, k, key, count, g, pages, k_strides, d)
+        copy_values(v_copy, v, key, count, g, pages, v_strides, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
             if (causal and key > bottom) or key + KEYS <= top - window + 1:
@@ -140,31 +146,40 @@ def query_tile(first, last, g, q, keys, values, kv_shape, mask, out, lse, scratc
 
 
 @njit(error_model="numpy")
-def turn_keys(to, k, base, row, count, d):
-    """to[c, j] = component c of key j, as float32: lanes become keys. Zeros where there is no key."""
+def turn_keys(to, k, key, count, g, pages, strides, d):
+    """to[c, j] = component c of key `key + j`, as float32: lanes become keys. Zeros where there is no key."""
     if count < KEYS:
         to[:] = ZERO
-    for j in range(0, count, 16):
+    j = 0
+    while j < count:
+        at, together = find(key + j, pages, strides)
+        base, row, n = at + g * strides[2], strides[1], min(together, count - j, 16)
         for c in range(0, d, 16):
-            if j + 16 <= count and c + 16 <= d:
-                transpose16(to, c * KEYS + j, KEYS, k, base + j * row + c, row)
+            if n == 16 and c + 16 <= d:
+                transpose16(to, c * KEYS + j, KEYS, k, base + c, row)
             else:
-                for jj in range(j, min(j + 16, count)):
+                for i in range(n):
                     for cc in range(c, min(c + 16, d)):
-                        to[cc * KEYS + jj] = number(k, base + jj * row + cc)
+                        to[cc * KEYS + j + i] = number(k, base + i * row + cc)
+        j += n
 
 
 @njit(error_model="numpy")
-def copy_values(to, v, base, row, count, d):
-    """to[j, c] = component c of value j, as float32, rows padded to whole vectors. Zeros where there is no value."""
+def copy_values(to, v, key, count, g, pages, strides, d):
+    """to[j, c] = component c of value `key + j`, as float32, rows padded to whole vectors. Zeros where there is no value."""
     wide = padded(d)
     if count < KEYS or d < wide:
         to[:] = ZERO
-    for j in range(count):
-        for c in range(0, d // 16 * 16, 16):
-            store(to, j * wide + c, load(v, base + j * row + c))
-        for c in range(d // 16 * 16, d):
-            to[j * wide + c] = number(v, base + j * row + c)
+    j = 0
+    while j < count:
+        at, together = find(key + j, pages, strides)
+        base, end = at + g * strides[2], j + min(together, count - j)
+        while j < end:
+            for c in range(0, d // 16 * 16, 16):
+                store(to, j * wide + c, load(v, base + c))
+            for c in range(d // 16 * 16, d):
+                to[j * wide + c] = number(v, base + c)
+            j, base = j + 1, base + strides[1]
 
 
 @njit(error_model="numpy")
