@@ -9,6 +9,7 @@ import numpy as np
 
 from minillm.attention.naive import attention
 from minillm.attention.paged import paged_attention
+from minillm.backends.step import AttentionStep
 from minillm.formats.blocks import dequantize
 from minillm.layers import (
     add_feed_forward,
@@ -21,6 +22,7 @@ from minillm.layers import (
 )
 
 __all__ = [
+    "AttentionStep",
     "add_feed_forward",
     "add_linear",
     "attention",

@@ -80,6 +80,14 @@ class ContiguousCache:
         return self.k[layer, :end], self.v[layer, :end]
         # END SOLUTION
 
+    def make_room(self, n):
+        """Take the memory for n more tokens now, for all layers."""
+        self.reserve(self.length + n)
+
+    def pages(self):  # -> (layers, 1, capacity, kv_heads, d_head), (…), (0,)
+        """The memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
+        return self.k[:, None], self.v[:, None], (0,)
+
     def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
         """Attention of the newest tokens to all that one layer holds."""
         return ops.attention(q, *self.read(layer))

@@ -75,11 +75,7 @@ class PagedCache:
     def append(self, layer, k, v):  # int, (n, kv_heads, d_head), (n, kv_heads, d_head)
         """Add the keys and values of n new tokens to one layer. The first layer of a step takes the blocks for all."""
         start, end = self.lengths[layer], self.lengths[layer] + len(k)
-        if self.max_length is not None and end > self.max_length:
-            raise RequestError(f"the KV cache holds {self.max_length:,} tokens, {end:,} were asked for.")
-        if end > self.table.length:
-            _, copies = self.table.append(end - self.table.length)
-            self.store.copy(copies)
+        self.make_room(end - self.length)
         slots = self.as_array("slots", (start, end), lambda: self.table.slots(start, end))
         # BEGIN SOLUTION ex=04.5
         for pages, new in ((self.store.k, k), (self.store.v, v)):
@@ -87,6 +83,19 @@ class PagedCache:
             by_slot[slots] = new
         self.lengths[layer] = end
         # END SOLUTION
+
+    def make_room(self, n):
+        """Take the blocks for n more tokens now, for all layers."""
+        end = self.length + n
+        if self.max_length is not None and end > self.max_length:
+            raise RequestError(f"the KV cache holds {self.max_length:,} tokens, {end:,} were asked for.")
+        if end > self.table.length:
+            _, copies = self.table.append(end - self.table.length)
+            self.store.copy(copies)
+
+    def pages(self):  # -> (layers, blocks, block_size, kv_heads, d_head), (…), (blocks of this sequence,)
+        """The store's memory and this sequence's block table."""
+        return self.store.k, self.store.v, self.table.blocks
 
     def read(self, layer):  # int -> (length, kv_heads, d_head), (length, kv_heads, d_head)
         """Keys and values of one layer, in order: gathered into new arrays, for tests and for moving them elsewhere."""

@@ -57,13 +57,11 @@ class Transformer:
         positions = np.concatenate([np.arange(s.position, s.position + len(s.tokens)) for s in segments])
 
         x = self.ops.embed(tokens, self.weights.embedding)
+        step = self.ops.AttentionStep(self.ops, segments, spans)
         angles = self.ops.rope_angles(positions, self.frequencies)
         for index, layer in enumerate(self.weights.layers):
             q, k, v = self.ops.attention_inputs(x, layer, self.config, *angles)
-            looked_up = np.empty_like(q)
-            for segment, span in zip(segments, spans, strict=True):
-                segment.cache.append(index, k[span], v[span])
-                looked_up[span] = segment.cache.attend(self.ops, index, q[span])
+            looked_up = step.attend(index, q, k, v)
             x = self.ops.add_linear(x, looked_up.reshape(len(x), -1), layer.o)
             x = self.ops.add_feed_forward(x, layer, self.config)
         return self.head(x, segments, spans)

@@ -2,6 +2,7 @@
 
     simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
     online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
+    batch                     decode of many sequences in one call
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
     tile, linear, layer       weights times tokens: the innermost step, a matrix, half a layer
@@ -9,11 +10,13 @@
 """
 
 from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
+from minillm.backends.numba_.batch import AttentionStep
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.layers import rms_norm, rope_angles
 
 __all__ = [
+    "AttentionStep",
     "add_feed_forward",
     "add_linear",
     "attention",
