@@ -70,7 +70,7 @@ class LLM:
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
-        cache = self.transformer.new_cache() if cache is None else cache
+        cache = self.transformer.new_cache(len(ids) + params.max_tokens) if cache is None else cache
         return Sequence(request, ids, params, cache, self.tokenizer.stream(after=ids))
 
 

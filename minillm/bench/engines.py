@@ -38,7 +38,7 @@ class MiniLLM:
 
         from minillm.model.transformer import Segment
 
-        caches = [self.model.new_cache() for _ in prompts]
+        caches = [self.model.new_cache(len(prompt) + steps) for prompt in prompts]
         start = time.perf_counter()
         logits = [self.model.forward([Segment(p, 0, c)])[0] for p, c in zip(prompts, caches, strict=True)]
         middle = time.perf_counter()

@@ -42,10 +42,12 @@ class Transformer:
         self.ops = ops
         self.frequencies = scaled_frequencies(config, weights.rope_divisors)
 
-    def new_cache(self):
-        """An empty KV cache of this model's shape."""
+    def new_cache(self, tokens=0):
+        """An empty KV cache of this model's shape, with room for so many tokens, where that is known, before it must grow."""
         c = self.config
-        return ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, max_length=c.context_length)
+        cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, max_length=c.context_length)
+        cache.make_room(min(tokens, c.context_length))
+        return cache
 
     def forward(self, segments):  # [Segment] -> [(positions, vocab) float32]
         """Run all segments through the model once; extend their caches; return one array of logits per segment."""
