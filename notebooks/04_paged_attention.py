@@ -105,10 +105,10 @@ WAYS = {"reserve 8,192": "reserve 8192", "power of two": "power of two", "blocks
 mean = found["paged 16"]["mean_tokens_reserved"] * (1 - found["paged 16"]["waste"])  # tokens held
 formulas = {"1 − n̄ / N": 1 - mean / 8192, "1/4": 0.25, "7.5 / (n̄ + 7.5)": 7.5 / (mean + 7.5)}
 fig, (left, right) = plots.figure(2)
-for i, (formula, value) in enumerate(formulas.items()):
+for i, value in enumerate(formulas.values()):
     left.plot([i - 0.45, i + 0.45], [100 * value] * 2, **DASHED, zorder=3, label=None if i else "formula of the lesson")
-    left.annotate(formula, (i, 100 * value), fontsize=9, ha="center", xytext=(0, 18), textcoords="offset points")
-plots.bars(left, list(WAYS), [100 * found[way]["waste"] for way in WAYS.values()], "%")
+names = [f"{way}\n{formula}" for way, formula in zip(WAYS, formulas, strict=True)]
+plots.bars(left, names, [100 * found[way]["waste"] for way in WAYS.values()], "%")
 title = f"Paging wastes {found['paged 16']['waste']:.1%} of the memory instead of {found['reserve 8192']['waste']:.0%}"
 plots.label(left, title, "way of allocating", "share of reserved memory (%)")
 plots.legend(left)
@@ -117,9 +117,12 @@ memory = kv_tokens("llama-3-8b", 24e9)
 fits = {name: int(memory // found[way]["mean_tokens_reserved"]) for name, way in WAYS.items()}
 plots.ceiling(right, memory / mean, f"ceiling: memory / mean length = {memory:,.0f} / {mean:,.0f} tokens")
 plots.bars(right, list(fits), list(fits.values()), "requests")
-title = f"{fits['blocks of 16']} chats fit where {fits['reserve 8,192']} were promised all"
+title = f"{fits['blocks of 16']} chats fit where {fits['reserve 8,192']} could be promised the maximum"
 plots.label(right, title, "way of allocating", "requests at once")
+right.set_yticks(range(0, 50, 10))
 right.set_ylim(0, memory / mean * 1.2)
+for text in right.texts:
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 plots.show(fig)
 
 # %% [markdown]

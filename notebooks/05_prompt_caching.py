@@ -201,7 +201,7 @@ k = np.linspace(0, 3, 31)
 schemes = {"kept 5 minutes": FIVE_MINUTES, "kept 1 hour": ONE_HOUR}
 points = {name: break_even_reuses(s.write, s.read) for name, s in schemes.items()}
 fig, (left, right) = plots.figure(2)
-left.plot(k, 1 + k, **DASHED, label="ceiling of what is worth it: no caching, 1 + k")
+left.plot(k, 1 + k, **DASHED, label="ceiling: no caching, 1 + k")
 uses = np.arange(1, 51)
 right.axhline(FIVE_MINUTES.read, **DASHED, label=f"floor: price of a read, {FIVE_MINUTES.read}")
 for i, (name, s) in enumerate(schemes.items()):
@@ -215,6 +215,8 @@ title = f"Caching pays after {soon:.2f} reuses, or {late:.2f} for an hour"
 plots.label(left, title, "reuses k", "cost of the prefix (× its plain price)")
 plots.legend(left)
 ten = (FIVE_MINUTES.write + 9 * FIVE_MINUTES.read) / 10
+right.plot(10, ten, "k*", markersize=13)
+right.annotate(f"{ten:.3f}", (10, ten), xytext=(4, 16), textcoords="offset points")
 plots.label(right, f"Used ten times, a prefix costs {ten:.3f} of its price", "uses", "cost of a use (× plain price)")
 right.set_xscale("log")
 right.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
