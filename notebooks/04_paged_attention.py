@@ -227,10 +227,10 @@ for i, (kind, values) in enumerate(speeds.items()):
 pace = {name: speeds["paged" if "blocks" in name else "contiguous"][batches.index(n)] for name, n in room.items()}
 gain = pace["blocks of 16"] / pace["reserve"]
 title = f"In equal memory, paging gives {gain:.1f} times the tokens"
-plots.label(right, title, f"requests in the batch, {context} tokens of context each", "throughput (tokens/s)")
+plots.label(right, title, f"requests in the batch ({context} tokens each), and how many fit", "throughput (tokens/s)")
 plots.legend(right)
-for name, n in room.items():
-    right.annotate(f"{name}: {n} fit", (n, pace[name]), xytext=(6, -14), textcoords="offset points", fontsize=9)
+fitting = {n: name.replace(" ", "\n", 1) for name, n in room.items()}
+right.set_xticks(batches, [f"{n}\n{fitting.get(n, '')}" for n in batches])
 plots.show(fig)
 
 # %% [markdown]
@@ -259,7 +259,6 @@ left.plot(SIZES, formula, **DASHED, label="formula: (B − 1)/2 / (n̄ + (B − 
 plots.series(left, 0, SIZES, [100 * found[f"paged {size}"]["waste"] for size in SIZES], "requests like Azure's")
 title = f"Waste is half a block: {formula[4]:.1f}% at 16, {formula[-1]:.0f}% at 256"
 plots.label(left, title, "block size B (tokens)", "waste (%)")
-left.set_xscale("log", base=2)
 plots.legend(left)
 
 least = 1e3 * config.decode_bytes(512, 1, 32, 4) / machine.read_bytes_per_s
@@ -268,8 +267,13 @@ plots.series(right, 0, sizes, times, "paged")
 plots.series(right, 1, sizes, [whole] * len(sizes), "contiguous")
 title = f"From block size 1 to 16 a step gets {times[0] / times[2]:.1f} times faster"
 plots.label(right, title, "block size B (tokens)", "one decode step (ms)")
-right.set_xscale("log", base=2)
-plots.legend(right)
+right.set_yscale("log")
+right.set_ylim(least / 1.5, 1.5 * max(times))
+right.legend(loc="upper right", frameon=False)
+for axes, ticks in ((left, SIZES), (right, sizes)):
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(size) for size in ticks])
+    axes.minorticks_off()
 plots.show(fig)
 
 # %% [markdown]

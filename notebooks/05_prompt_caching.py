@@ -106,7 +106,7 @@ print("same tokens:", llm.generate(ids, eight).token_ids == session.last.complet
 
 # %% tags=["timing"]
 machine = measure_machine(megabytes=256)
-measured = prefix.run(llm, prompt_tokens=512, shares=(0.0, 0.25, 0.5, 0.75, 0.9, 0.95), rounds=2, block_size=64)
+measured = prefix.run(llm, prompt_tokens=512, shares=(0.0, 0.25, 0.5, 0.75, 0.9, 0.95), rounds=3, block_size=64)
 print(prefix.table(measured))
 
 ANSWER = SamplingParams(max_tokens=32, ignore_eos=True)
@@ -161,7 +161,7 @@ source = "of the trace itself" if trace else f"drawn from this project's profile
 print(f"{len(requests):,} requests {source}")
 
 # %% tags=["timing"]
-CAPACITIES = (1_000_000, 3_000_000, 10_000_000, 30_000_000)
+CAPACITIES = (1_000_000, 3_000_000, 10_000_000)
 replayed = replay(requests, CAPACITIES)
 print(prefix_table(replayed))
 
