@@ -24,7 +24,7 @@ from numba import njit, prange
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, VECTORS, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
-from minillm.backends.numba_.pages import all_there, find
+from minillm.backends.numba_.pages import all_there, find, find_all
 from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
 
 
@@ -34,7 +34,7 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
 
     q: (n_q, heads, d), d a multiple of 16. k, v, pages, mask: as in prefill. Returns out, lse, and whether all is well:
     the table names blocks that there are, and out is finite. All memory is taken here, so that a decode step enters
-    compiled code once: acc, m, l for each split, s and side for each thread.
+    compiled code once: acc, m, l for each split, s, side and begins for each thread.
     """
     (n_q, heads, d), (start, stop, size) = q.shape, span
     rows, splits, scale = n_q * heads, -(-(stop - start) // size), LOG2E / np.float32(math.sqrt(d))
@@ -44,7 +44,7 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
     acc, m = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32)
     l, s = np.empty((splits, rows * 16), np.float32), np.empty((threads, rows * KEYS), np.float32)
     tickets, flat_q, side = np.empty(1, np.int64), q.reshape(-1), np.empty((threads, 16 * d), np.float32)
-    tickets[0] = 0
+    tickets[0], begins = 0, np.empty((threads, KEYS), np.int64)
     for i in range(rows * d):
         scaled[i] = flat_q[i] * scale
     for t in prange(threads):
@@ -53,7 +53,7 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
             if split >= splits:
                 break
             first = start + split * size
-            last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t], side[t])
+            last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t], side[t], begins[t])
             partial(first, last, scaled.reshape(n_q, heads, d), (k, k_strides), (v, v_strides), kv_heads, pages, mask, state)
     merge(acc, m, l, out, lse)
     poison = np.float32(0)
@@ -66,7 +66,7 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
 def partial(first, last, q, keys, values, kv_heads, pages, mask, state):
     """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
     (k, k_strides), (v, v_strides), (offset, window, causal) = keys, values, mask
-    (n_q, heads, d), (acc, m, l, s, side) = q.shape, state
+    (n_q, heads, d), (acc, m, l, s, side, begins) = q.shape, state
     group, q = heads // kv_heads, q.reshape(-1)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
@@ -86,14 +86,10 @@ def partial(first, last, q, keys, values, kv_heads, pages, mask, state):
             stop = min(last, position + 1) if causal else last
             hide(s, r * KEYS, position - window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
-        j = 0
-        while j < count:
-            at, together = find(key + j, pages, v_strides)
-            n = min(together, count - j)
-            for g in range(kv_heads):
-                for r in range(g * group, n_q * heads, heads):
-                    add_values(acc, r, s, j, group, v, at + g * v_strides[2], v_strides[1], d, n)
-            j += n
+        find_all(begins, key, count, pages, v_strides)
+        for g in range(kv_heads):
+            for r in range(g * group, n_q * heads, heads):
+                add_values(acc, r, s, group, v, g * v_strides[2], begins, d, count)
 
 
 @njit(error_model="numpy")
@@ -122,22 +118,22 @@ def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count):
 
 
 @njit(error_model="numpy")
-def add_values(acc, first, p, j, rows, v, vi, v_row, d, count):
-    """acc[r] += Σ_i p[r, j + i] · value i for the rows of a group, three at a time: a value, once loaded, serves them all."""
+def add_values(acc, first, p, rows, v, vi, begins, d, count):
+    """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
     full = d // (16 * VECTORS) * (16 * VECTORS)
     r = first
     while r < first + rows:
         three = r + 3 <= first + rows
         for c in range(0, full, 16 * VECTORS):
             if three:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 3, VECTORS, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 1, VECTORS, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 1, VECTORS, ADD)
         for c in range(full, d, 16):
             if three:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 3, 1, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, 1, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, v_row, count, 1, 1, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 1, 1, ADD)
         r += 3 if three else 1
 
 

@@ -63,7 +63,8 @@ def loop_with_sums(builder, count, sums, body):  # int64, [vector], (i, [vector]
 def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, vectors, mode):
     """C[rows, 16·vectors] = (mode · C) + A[rows, n] · B[n, 16·vectors]; rows, vectors, mode are constants.
 
-    ci, ai, bi: elements where the blocks begin in the arrays c, a, b. c_row, a_row, b_row: elements from row to row.
+    ci, ai, bi: elements where the blocks begin in the arrays c, a, b. c_row, a_row, b_row: elements from row to row; b_row
+    may also be an array of int64 that says where each row begins, after bi.
     """
     if not all(isinstance(x, types.IntegerLiteral) for x in (rows, vectors, mode)):
         return None
@@ -72,6 +73,7 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
     def emit(context, builder, signature, args):
         c, ci, c_row, a, ai, a_row, b, bi, b_row, n = args[:10]
         c_type, a_type, b_type = signature.args[0], signature.args[3], signature.args[6]
+        b_begins = row_begins(context, builder, signature.args[8], b_row)
         c0, a0, b0 = (address(context, builder, t, x, i) for t, x, i in ((c_type, c, ci), (a_type, a, ai), (b_type, b, bi)))
         c_at = [
             [builder.gep(c0, [builder.add(builder.mul(c_row, I64(r)), I64(LANES * v))]) for v in range(n_vectors)]
@@ -81,7 +83,7 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
         sums = [load_vector(builder, p, types.float32) if adds else constant(0.0) for row in c_at for p in row]
 
         def step(k, sums):
-            b_k = builder.gep(b0, [builder.mul(b_row, k)])
+            b_k = builder.gep(b0, [b_begins(k)])
             b_vectors = [load_vector(builder, builder.gep(b_k, [I64(LANES * v)]), b_type.dtype) for v in range(n_vectors)]
             new = []
             for r in range(n_rows):
@@ -98,7 +100,14 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
         return context.get_dummy_value()
 
     i = types.intp
-    return types.void(c, i, i, a, i, i, b, i, i, i, rows, vectors, mode), emit
+    return types.void(c, i, i, a, i, i, b, i, b_row, i, rows, vectors, mode), emit
+
+
+def row_begins(context, builder, kind, rows):  # -> (int64 -> int64)
+    """Where row k begins: at a multiple of a stride, or where an array says."""
+    if isinstance(kind, types.Array):
+        return lambda k: builder.load(address(context, builder, kind, rows, k))
+    return lambda k: builder.mul(rows, k)
 
 
 @intrinsic

@@ -6,8 +6,9 @@ as long as need be:
     paged         table   7 │ 2 │ 5       key j at   table[j // size] · block + (j % size) · row
     contiguous    table   0               key j at                                     j   · row
 
-The division is not made for each key: `find` also says how many keys lie side by side from there on, and the inner loops
-run over those. In blocks of 16 or more the loops over sixteen keys never meet an edge; smaller blocks take smaller steps.
+The division is not made for each key: `find` also says how many keys lie side by side from there on, and the loops over keys
+run over those. In blocks of 16 or more the loops over sixteen keys never meet an edge; smaller blocks take smaller steps. Values
+are read one by one, so for them `find_all` lists where each begins, once for all heads and queries of a tile.
 
 Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 """
@@ -26,6 +27,17 @@ def find(key, pages, strides):  # -> element where it begins (of the first head)
     block, row, _ = strides
     slot = key % size
     return table[key // size] * block + slot * row, size - slot
+
+
+@njit(error_model="numpy")
+def find_all(begins, key, count, pages, strides):
+    """begins[j] = the element where key `key + j` begins."""
+    j = 0
+    while j < count:
+        at, together = find(key + j, pages, strides)
+        for i in range(j, min(j + together, count)):
+            begins[i] = at + (i - j) * strides[1]
+        j += together
 
 
 @njit(error_model="numpy")
