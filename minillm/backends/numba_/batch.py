@@ -62,8 +62,8 @@ def attend_batch(threads, q, new_k, new_v, k_at, v_at, strides, tables, size, le
     acc, m = np.empty((splits, heads * d), np.float32), np.empty((splits, heads), np.float32)
     l, s = np.empty((splits, heads * 16), np.float32), np.empty((threads, heads * KEYS), np.float32)
     side, scaled = np.empty((threads, 16 * d), np.float32), np.empty((batch, 1, heads, d), np.float32)
-    lse, tickets = np.empty((1, heads), np.float32), np.empty(2, np.int64)
-    tickets[0] = tickets[1] = 0
+    begins, lse, tickets = np.empty((threads, KEYS), np.int64), np.empty((1, heads), np.float32), np.empty(1, np.int64)
+    tickets[0] = 0
 
     for b in range(batch):
         pages = tables[b], size, EVERYTHING
@@ -86,7 +86,7 @@ def attend_batch(threads, q, new_k, new_v, k_at, v_at, strides, tables, size, le
                 b += 1
             n_k, keys = lengths[b], split_keys(lengths[b])
             first = (ticket - first_split[b]) * keys
-            state = acc[ticket], m[ticket], l[ticket], s[t], side[t]
+            state = acc[ticket], m[ticket], l[ticket], s[t], side[t], begins[t]
             k, v = (memory(k_at[b], q), strides), (memory(v_at[b], q), strides)
             mask = n_k - 1, EVERYTHING, True
             partial(first, min(first + keys, n_k), scaled[b], k, v, kv_heads, (tables[b], size, EVERYTHING), mask, state)
