@@ -9,6 +9,7 @@
 
 from minillm.attention.paged import paged_attention
 from minillm.backends.numba_.attention import attention, flash_attention, split_kv_attention
+from minillm.backends.numba_.compiled import compiling, state
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.layers import rms_norm, rope_angles
@@ -18,6 +19,7 @@ __all__ = [
     "add_linear",
     "attention",
     "attention_inputs",
+    "compiling",
     "embed",
     "flash_attention",
     "linear",
@@ -26,4 +28,5 @@ __all__ = [
     "rms_norm",
     "rope_angles",
     "split_kv_attention",
+    "state",
 ]
