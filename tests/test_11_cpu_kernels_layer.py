@@ -35,7 +35,7 @@ SWITCHES = {
     "qk norm": {"qk_norm": True},
     "both": {"bias": True, "qk_norm": True},
 }
-HEADS = ((4, 4, 8), (6, 2, 16), (5, 1, 10), (1, 1, 2))  # heads, KV heads, width: the last bands full and not
+HEADS = ((4, 4, 8), (6, 2, 16), (5, 1, 10), (1, 1, 6))  # heads, KV heads, width: the last bands full and not
 
 
 def shape(heads=6, kv_heads=2, d_head=16, qk_norm=False, interleaved=True):
@@ -50,7 +50,8 @@ def layer(mix, c, d_model=256, d_ff=512, bias=False):  # -> weights for the back
     rows |= {"gate": (d_ff, d_model), "up": (d_ff, d_model), "down": (d_model, d_ff)}
     types = dict(zip(("q", "k", "v", "gate", "up", "down"), 2 * mix, strict=True)) | {"o": "F32"}
     stored = {name: stored_matrix(types[name], *size, seed=len(name) + ord(name[0])) for name, size in rows.items()}
-    around = {"attn_norm": (d_model, 1), "ffn_norm": (d_model, 1), "q_norm": (c.d_head, 1), "k_norm": (c.d_head, 1)}
+    around = {"attn_norm": (d_model, 1), "ffn_norm": (d_model, 1)}
+    around |= {"q_norm": (c.d_head, 1), "k_norm": (c.d_head, 1)} if c.qk_norm else {}
     around |= {"q_bias": (wide, 0), "k_bias": (narrow, 0), "v_bias": (narrow, 0)} if bias else {}
     vectors = {name: (mean + rng.normal(0, 0.5, n)).astype(np.float32) for name, (n, mean) in around.items()}
     exact = {name: np.float64(a) for name, a in vectors.items()} | {n: np.float64(values_of(t)) for n, t in stored.items()}
@@ -130,17 +131,21 @@ def test_large_gates_neither_overflow_nor_vanish():
     c, d = shape(), 64
     rng = np.random.default_rng(0)
     signs = np.where(rng.random((d, d)) < 0.5, -1, 1).astype(np.float32)
-    raw = gguf.quants.quantize(signs * 40, gguf.GGMLQuantizationType.Q8_0)
-    tensor = StoredTensor(raw.view(np.uint8).reshape(-1), BLOCK_TYPES["Q8_0"], (d, d))
-    same = dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"))
+    kinds = {"q": "Q4_0", "k": "Q4_0", "v": "Q8_0", "o": "Q8_0", "gate": "Q4_0", "up": "Q4_0", "down": "Q8_0"}
+    stored = {name: tensor_of(signs * 40, kind) for name, kind in kinds.items()}
     ones = {"attn_norm": np.ones(d, np.float32), "ffn_norm": np.ones(d, np.float32)}
-    w = LayerWeights(**ones, **{n: ops.load_matrix(tensor) for n in same})
-    exact = LayerWeights(**ones, **{n: np.float64(values_of(tensor)) for n in same})
+    w = LayerWeights(**ones, **{n: ops.load_matrix(t) for n, t in stored.items()})
+    exact = LayerWeights(**ones, **{n: np.float64(values_of(t)) for n, t in stored.items()})
     for size in (1e-20, 1e-3, 1.0, 1e15):
         x = draws(5, d) * np.float32(size)
         with np.errstate(over="ignore"):
             expected = layers.add_feed_forward(np.float64(x), exact, c)
         check(ops.add_feed_forward(x, w, c), expected, f"size {size}")
+
+
+def tensor_of(values, kind):
+    raw = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+    return StoredTensor(raw.view(np.uint8).reshape(-1), BLOCK_TYPES[kind], values.shape)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
