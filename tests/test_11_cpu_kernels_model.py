@@ -23,7 +23,7 @@ from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.load import load_model
 from minillm.model.random_model import TINY as RANDOM
 from minillm.model.random_model import byte_tokenizer, random_tensor, tensor_shapes
-from minillm.model.transformer import Transformer
+from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, load_weights
 
 FLOAT_TOLERANCE, PACKED_TOLERANCE = 1e-4, 1e-3
@@ -85,14 +85,22 @@ def real(smollm2_path):
     return load_model(smollm2_path, backend="numba")[0]
 
 
+TIES = {"plain_numbers": (6, 216)}  # prompt: (step, our token): where the two best logits of the recording all but agree
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("prompt", SMOLLM2["prompts"], ids=lambda p: p["name"])
 def test_smollm2_writes_the_golden_tokens(real, prompt):
-    """No ties: every token of every prompt is the recorded one."""
-    got, expected = greedy(real, prompt["ids"], 48, SMOLLM2["stop"]), prompt["greedy"]
-    step = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), len(expected))
-    margin = prompt["margins"][step] if step < len(expected) else None
-    assert got == expected, f"parts at token {step}, where the best logits differ by {margin} (a near tie is {NEAR_TIE})"
+    """Each token after the recorded ones before it is the recorded one, but for the ties above; after a tie the test goes on."""
+    cache, tokens, parted = real.new_cache(), prompt["ids"], []
+    for step, expected in enumerate(prompt["greedy"]):
+        found = int(real.forward([Segment(np.array(tokens), cache.length, cache)])[0][-1].argmax())
+        if found != expected:
+            margin = prompt["margins"][step]
+            parted.append((step, found))
+            assert margin < NEAR_TIE, f"parts at token {step}, where the best logits differ by {margin}: no tie"
+        tokens = [expected]
+    assert parted in ([], [TIES.get(prompt["name"])]), f"{prompt['name']} parts at {parted}: list it in TIES"
 
 
 # The ways in
