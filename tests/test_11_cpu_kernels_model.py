@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 import gguf
+import numba
 import numpy as np
 import pytest
 from golden import tiny_models
@@ -36,6 +37,15 @@ SHAPES = {
     "bias": replace(SMALL, qkv_bias=True, rope_interleaved=False),
     "qk norm": replace(SMALL, qk_norm=True, rope_interleaved=False, n_heads=6, n_kv_heads=3),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other spin, and on a busy machine small models would do little else."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", tiny_models.SPECS)
