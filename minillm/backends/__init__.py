@@ -10,6 +10,7 @@ import os
 from minillm.errors import MiniLLMError
 
 BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
+WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers before the kernels are compiled
 
 
 def get_backend(name=None):
@@ -17,4 +18,25 @@ def get_backend(name=None):
     name = name or os.environ.get("MINILLM_BACKEND") or "numpy"
     if name not in BACKENDS:
         raise MiniLLMError(f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}.")
-    return importlib.import_module(BACKENDS[name])
+    try:
+        return importlib.import_module(BACKENDS[name])
+    except ImportError as error:
+        raise MiniLLMError(f"the {name} backend cannot be loaded here: {error}.") from error
+
+
+def fitting_backend(model_bytes):  # -> name
+    """What "auto" means, the default of the commands that run a model.
+
+    What MINILLM_BACKEND says, where it is set. Else numba, where it can be loaded and the model is large enough to repay
+    the seconds that its kernels take to compile, once for a machine; else numpy. The Python API does not choose: `LLM(...)`
+    is numpy, the code that the lessons read, unless it is told otherwise.
+    """
+    if chosen := os.environ.get("MINILLM_BACKEND"):
+        return chosen
+    if model_bytes < WORTH_COMPILING:
+        return "numpy"
+    try:
+        get_backend("numba")
+    except MiniLLMError:
+        return "numpy"
+    return "numba"

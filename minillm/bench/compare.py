@@ -20,13 +20,9 @@ def installed(engine):  # -> bool
     return all(importlib.util.find_spec(package) for package in NEEDS[engine])
 
 
-def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None):  # -> dict
-    """Run all engines over the same prompts. Returns figures, ratios to the first engine, and ceilings."""
-    if prompt_tokens < 1 or new_tokens < 1 or batch < 1 or rounds < 1:
-        raise MiniLLMError("prompt tokens, new tokens, batch and rounds must each be at least 1.")
-    if prompt_tokens + new_tokens > config.context_length:
-        total = prompt_tokens + new_tokens
-        raise MiniLLMError(f"{total:,} tokens a sequence do not fit the model's context of {config.context_length:,}.")
+def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32):
+    """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight."""
+    check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
     work = {"prompts": prompts, "steps": new_tokens}
     workers = {}
@@ -54,9 +50,18 @@ def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, ro
         "rounds": rounds,
         "engines": {name: figures(results[name], loaded[name]) for name in engines},
         "ratios": {f"to {peer}": ratios(results[engines[0]], results[peer]) for peer in engines[1:]},
-        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch),
+        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits),
         "machine": machine.json(),
     }
+
+
+def check_sizes(config, prompt_tokens, new_tokens, batch, rounds):
+    """Refuse what cannot be measured before anything is loaded."""
+    if prompt_tokens < 1 or new_tokens < 1 or batch < 1 or rounds < 1:
+        raise MiniLLMError("prompt tokens, new tokens, batch and rounds must each be at least 1.")
+    if prompt_tokens + new_tokens > config.context_length:
+        total = prompt_tokens + new_tokens
+        raise MiniLLMError(f"{total:,} tokens a sequence do not fit the model's context of {config.context_length:,}.")
 
 
 SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
@@ -83,12 +88,15 @@ def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
 
 
 def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32):  # -> dict
-    """What the measured machine allows at this width of weights: FLOPs for prefill, bytes for decode."""
+    """What the measured machine allows at this width of weights: the slower of reading the bytes and of the FLOPs."""
     context = prompt_tokens + new_tokens // 2
-    step = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=4) / machine.read_bytes_per_s
+    read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=4) / machine.read_bytes_per_s
+    multiply = batch * config.decode_flops(context) / machine.flops_per_s
     return {
         "prefill_tokens_per_s": prompt_tokens * machine.flops_per_s / config.prefill_flops(prompt_tokens),
-        "decode_tokens_per_s": batch / step,
+        "decode_tokens_per_s": batch / max(read, multiply),
+        "prefill_bound": "arithmetic",
+        "decode_bound": "bandwidth" if read >= multiply else "arithmetic",
         "bits_per_weight": bits_per_weight,
     }
 

@@ -19,6 +19,6 @@ def table(result):  # -> text
     flops, bandwidth = f"{m['flops_per_s'] / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
     lines.append(
         f"The ceiling is {flops} over the prompt's FLOPs, and {bandwidth} over the bytes of a step at "
-        f"{c['bits_per_weight']} bits a weight, both measured in this run."
+        f"{c['bits_per_weight']:.4g} bits a weight, both measured in this run."
     )
     return "\n".join(lines)

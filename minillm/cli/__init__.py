@@ -57,9 +57,17 @@ def parser():  # -> argparse.ArgumentParser
 
 
 def set_threads(count):
-    """Tell every numeric library how many threads to use. They read it when first imported, so not later than here."""
+    """Tell every numeric library how many threads to use. They read it when first imported, so not later than here.
+
+    Numba refuses to compile once its variable no longer says how many threads it has started, so where it is running
+    already (a notebook that calls a command), it is asked to use fewer instead.
+    """
     if count < 1:
         raise MiniLLMError(f"--threads must be at least 1, found {count}.")
     from minillm.bench.worker import THREAD_VARIABLES
 
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
+    variables = dict.fromkeys(THREAD_VARIABLES, str(count))
+    if numba := sys.modules.get("numba"):
+        del variables["NUMBA_NUM_THREADS"]
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    os.environ.update(variables)

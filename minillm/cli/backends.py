@@ -1,6 +1,14 @@
-"""`minillm backends`: which backends this machine can run."""
+"""`minillm backends`: which backends this machine can run, and with how many threads of which kind."""
 
-HELP = "list the backends and whether this machine can run them"
+import sys
+
+from minillm.errors import MiniLLMError
+
+HELP = "list the backends, whether this machine can run them, and with which threads"
+SLOW_THREADS = (
+    "Numba has fallen back to its 'workqueue' threads, which take a tenth of a millisecond to start on each kernel; install "
+    "OpenMP's library (Debian and Ubuntu: apt install libgomp1, macOS: brew install libomp), or: pip install tbb"
+)
 
 
 def configure(parser):
@@ -8,13 +16,33 @@ def configure(parser):
 
 
 def run(args):
-    from minillm.backends import BACKENDS, get_backend
+    from minillm.backends import BACKENDS
     from minillm.cli.common import print_json
 
-    first_lines = {name: get_backend(name).__doc__.splitlines()[0] for name in BACKENDS}
+    found = {name: look(name) for name in BACKENDS}
     if args.json:
-        print_json({name: {"available": True, "summary": line} for name, line in first_lines.items()})
+        print_json(found)
     else:
-        for name, line in first_lines.items():
-            print(f"{name:8} {line}")
+        print("\n".join(line for name, facts in found.items() for line in report(name, facts)))
+    if any(facts.get("threading_layer") == "workqueue" for facts in found.values()):
+        print(f"minillm: {SLOW_THREADS}", file=sys.stderr)
     return 0
+
+
+def look(name):  # -> dict
+    """Load a backend and let it tell about itself."""
+    from minillm.backends import get_backend
+
+    try:
+        ops = get_backend(name)
+    except MiniLLMError as error:
+        return {"available": False, "summary": str(error)}
+    return {"available": True, "summary": ops.__doc__.splitlines()[0], **(ops.state() if hasattr(ops, "state") else {})}
+
+
+def report(name, facts):  # -> lines
+    yield f"{name:8} {facts['summary']}"
+    if "threads" in facts:
+        folder, count = facts["kernel_folder"], facts["compiled_kernels"]
+        kept = f"{count} compiled kernels kept in {folder}" if folder else "kernels not kept: the cache folder cannot be written"
+        yield f"{'':8} {facts['threads']} threads ({facts['threading_layer']}), {kept}"

@@ -1,6 +1,6 @@
 """`minillm bench`: how fast, beside how fast it could be, and beside others in the same run.
 
-    minillm bench              a model: prefill and decode, beside their ceilings
+    minillm bench              a model: prefill and decode, beside their ceilings; --batch 1,4,8,16,32: a table of sizes
     minillm bench attention    attention alone, over the number of tokens
     minillm bench ttft         time to first token, by the share of the prompt whose keys and values are kept already
     minillm bench paging       a trace of requests replayed: memory wasted by ways of allocating it
@@ -8,10 +8,12 @@
     minillm bench blocks       the bookkeeping of blocks, operations a second
 """
 
-from minillm.cli.common import add_model_options, model_path, print_json
+from minillm.cli.common import add_model_options, backend_for, model_path, print_json
 from minillm.errors import MiniLLMError
 
 HELP = "measure prefill and decode speed, or attention alone; --peers adds llama.cpp, transformers, torch where installed"
+
+PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too; for attention: torch"
 
 
 def configure(parser):
@@ -20,9 +22,9 @@ def configure(parser):
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at once (default: %(default)s)")
+    parser.add_argument("--batch", default="1", metavar="N,N", help="sequences at once, one or several (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="alternations (default: %(default)s)")
-    parser.add_argument("--peers", action="store_true", help="also measure llama.cpp and transformers; for attention: torch")
+    parser.add_argument("--peers", action="store_true", help=PEERS_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
     alone = parser.add_argument_group("attention alone")
@@ -41,7 +43,8 @@ def run_ttft(args):
     from minillm.bench.prefix import run, table
     from minillm.llm import LLM
 
-    return show(args, run(LLM(model_path(args), args.backend)), table)
+    path = model_path(args)
+    return show(args, run(LLM(path, backend_for(args, path))), table)
 
 
 def run_replay(args):
@@ -60,6 +63,13 @@ def show(args, result, table):
     return 0
 
 
+def numbers(option, text):  # -> [int]
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise MiniLLMError(f"{option} takes whole numbers with commas between, found {text!r}.") from None
+
+
 def run_attention(args):
     import importlib.util
     import sys
@@ -67,10 +77,7 @@ def run_attention(args):
     from minillm.bench.attention import bench_attention, table
     from minillm.bench.machine import available_cores, measure_machine
 
-    try:
-        tokens = [int(n) for n in args.tokens.split(",")]
-    except ValueError:
-        raise MiniLLMError(f"--tokens takes whole numbers with commas between, found {args.tokens!r}.") from None
+    tokens = numbers("--tokens", args.tokens)
     peers = args.peers and importlib.util.find_spec("torch") is not None
     if args.peers and not peers:
         print("torch is not installed: pip install torch", file=sys.stderr)
@@ -86,32 +93,27 @@ def run_attention(args):
 def run_model(args):
     import sys
 
-    path = model_path(args)
-    from minillm.bench.compare import compare, installed, say
+    batches, path = numbers("--batch", args.batch), model_path(args)
+    from minillm.bench import batches as table_of_batches
+    from minillm.bench import report
+    from minillm.bench.compare import check_sizes, compare, installed, say
     from minillm.bench.machine import measure_machine
-    from minillm.bench.report import table
-    from minillm.model.load import read_config
+    from minillm.model.load import bits_per_weight, read_config
 
-    config = read_config(path)
+    config, backend = read_config(path), backend_for(args, path)
+    bits = 32 if backend == "numpy" else bits_per_weight(path, config)
+    check_sizes(config, args.prompt_tokens, args.new_tokens, min(batches), args.rounds)
     say("measuring the machine's ceilings")
     machine = measure_machine()
-    peers = [name for name in ("llama.cpp", "transformers") if installed(name)] if args.peers else []
+    known = ("llama.cpp", "transformers") if len(batches) == 1 else ("llama.cpp",)
+    peers = [name for name in known if installed(name)] if args.peers else []
     if args.peers and not peers:
         print("no peer is installed: pip install llama-cpp-python, or torch transformers gguf accelerate", file=sys.stderr)
-    result = compare(
-        path,
-        config,
-        machine,
-        ["minillm", *peers],
-        args.prompt_tokens,
-        args.new_tokens,
-        args.batch,
-        args.rounds,
-        args.threads or machine.cores,
-        args.backend,
-    )
+    work = path, config, machine, ["minillm", *peers], args.prompt_tokens, args.new_tokens
+    rest = args.rounds, args.threads or machine.cores, backend, bits
+    if len(batches) == 1:
+        result, table = compare(*work, batches[0], *rest), report.table
+    else:
+        result, table = table_of_batches.compare_batches(*work, batches, *rest), table_of_batches.table
     say("")
-    print(table(result))
-    if args.json:
-        print_json(result)
-    return 0
+    return show(args, result, table)

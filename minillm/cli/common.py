@@ -10,7 +10,7 @@ def add_model_options(parser):
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="M", help="name, .gguf file, folder, or hf:ORG/REPO/FILE (default: %(default)s)"
     )
-    parser.add_argument("--backend", metavar="B", help="numpy or numba (default: MINILLM_BACKEND, else numpy)")
+    parser.add_argument("--backend", metavar="B", default="auto", help="numpy, numba, or auto (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
 
 
@@ -53,7 +53,17 @@ def load(args):
     path = model_path(args)
     from minillm.llm import LLM
 
-    return LLM(path, args.backend)
+    return LLM(path, backend_for(args, path))
+
+
+def backend_for(args, path):  # -> name
+    """What --backend says; for "auto", what fits the model."""
+    if args.backend != "auto":
+        return args.backend
+    from minillm.backends import fitting_backend
+    from minillm.model.load import stored_bytes
+
+    return fitting_backend(stored_bytes(path))
 
 
 def print_json(values):

@@ -8,7 +8,7 @@ from minillm.errors import ModelError
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.tokenizer import Tokenizer
-from minillm.model.transformer import Transformer
+from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
 
 
@@ -25,6 +25,23 @@ def read_config(path):  # path -> ModelConfig
 def load_model(name, backend=None):  # str or path, str -> (Transformer, Tokenizer)
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them."""
     path, ops = zoo.resolve(name), get_backend(backend)
+    transformer, tokenizer = load_from(path, ops)
+    if hasattr(ops, "compiling"):
+        with ops.compiling():
+            first_steps(transformer)
+    return transformer, tokenizer
+
+
+def first_steps(transformer):
+    """A prompt and a token of nothing: a backend that compiles does it now, not within somebody's first request."""
+    prompt = min(8, transformer.config.context_length - 1)
+    cache = transformer.new_cache()
+    for n in filter(None, (prompt, 1)):
+        transformer.forward([Segment([0] * n, cache.length, cache)])
+
+
+def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
+    """Read a file or a folder."""
     if path.is_dir():
         from minillm.model.hf_folder import load_folder
 
@@ -40,3 +57,19 @@ def load_model(name, backend=None):  # str or path, str -> (Transformer, Tokeniz
         if tokenizer.vocab_size > config.vocab_size:
             raise ModelError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}.")
         return Transformer(config, load_weights(config, tensor, ops), ops), tokenizer
+
+
+def stored_bytes(path):  # path -> int
+    """Bytes of a model on disk: the file, or all weights of a folder."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def bits_per_weight(path, config):  # path, ModelConfig -> float
+    """Average width, as it is stored, of the weights that a token is multiplied with."""
+    if path.is_dir():
+        return 8 * stored_bytes(path) / config.parameters()
+    with open_gguf(path) as gguf:
+        unread = () if config.tied else ("token_embd.weight",)  # of a table that is not the head, a step reads one row
+        matrices = [t for name, t in gguf.tensors.items() if len(t.shape) == 2 and name not in unread]
+        return 8 * sum(t.nbytes for t in matrices) / sum(t.size for t in matrices)

@@ -11,6 +11,7 @@
 
 from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
 from minillm.backends.numba_.batch import AttentionStep
+from minillm.backends.numba_.compiled import compiling, state
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.layers import rms_norm, rope_angles
@@ -21,6 +22,7 @@ __all__ = [
     "add_linear",
     "attention",
     "attention_inputs",
+    "compiling",
     "embed",
     "flash_attention",
     "linear",
@@ -29,4 +31,5 @@ __all__ = [
     "rms_norm",
     "rope_angles",
     "split_kv_attention",
+    "state",
 ]

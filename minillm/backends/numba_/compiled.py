@@ -1,35 +1,46 @@
-"""Compile once: where machine code is kept, and what tells that it is still the right code.
+"""Compile once: where machine code is kept, what tells that it is still the right code, and the notice of a first use.
 
 Numba turns a kernel into machine code when it is first called, in seconds, and can keep the result on disk. Its own key
 is the file of the kernel, which is not enough here: kernels call functions of other files, and an edit there would go
 unseen. So all kernels of this package are kept in one folder whose name is a hash of all of its source, of Numba's
-version and of the kind of processor. An edit, an update or another machine begins a new folder.
+version and switches, and of the processor. An edit, an update or another machine begins a new folder.
 
 A file appears in the folder by rename, when it is complete: a process that dies while compiling leaves nothing broken.
+Where nothing may be written, kernels are compiled anew in each process.
 """
 
 import hashlib
 import os
-import platform
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-import llvmlite.binding
+import llvmlite
 import numba
+from numba.core import event
+from numba.core.registry import cpu_target
 
 from minillm.folders import user_folder
 
 SOURCES = Path(__file__).parent
 MONTH = 30 * 24 * 3600  # seconds
+RUN_TIME = {"NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE_DIR"}  # switches that change no machine code
 
 
-def fingerprint():  # -> text
-    """A hash of what decides about the machine code."""
-    digest = hashlib.sha256(f"{numba.__version__} {platform.machine()} {llvmlite.binding.get_host_cpu_name()}".encode())
-    for path in sorted(SOURCES.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+def fingerprint(sources=SOURCES):  # folder -> text
+    """A hash of what decides about the machine code.
+
+    Times of the files are part of it because Numba discards what is older than its source: a folder whose entries were
+    made at different times would have its files replaced one by one, and that is where a kill could mix old and new.
+    """
+    target = cpu_target.target_context.codegen().magic_tuple()  # the kind of processor and its vector instructions
+    switches = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and item[0] not in RUN_TIME)
+    versions = numba.__version__, llvmlite.__version__, sys.version_info[:2]
+    digest = hashlib.sha256(repr((versions, target, switches)).encode())
+    for path in sorted(sources.glob("*.py")):
+        digest.update(f"{path.name} {path.stat().st_mtime_ns} ".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -39,17 +50,18 @@ def make_folder():  # -> path, or None where nothing may be written
     here = kernels / fingerprint()
     try:
         if not here.exists():
-            here.mkdir(parents=True)
+            here.mkdir(parents=True, exist_ok=True)
             for old in kernels.iterdir():
                 if time.time() - old.stat().st_mtime > MONTH:
                     shutil.rmtree(old, ignore_errors=True)
         os.utime(here)
     except OSError:
         return None
-    return here
+    return here if os.access(here, os.W_OK | os.X_OK) else None
 
 
 FOLDER = make_folder()
+KERNELS = []  # every kernel that was defined, compiled or not
 
 
 def kernel(**options):
@@ -61,14 +73,62 @@ def kernel(**options):
     def decorate(function):
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER or "")
         try:
-            return numba.njit(cache=FOLDER is not None, nogil=True, error_model="numpy", **options)(function)
+            compiled = numba.njit(cache=FOLDER is not None, nogil=True, error_model="numpy", **options)(function)
         finally:
             numba.config.CACHE_DIR = before
+        KERNELS.append(compiled)
+        return compiled
 
     return decorate
 
 
-def announce():
-    """Say on standard error that kernels are about to be compiled, if none has been kept yet. Called before the first."""
-    if FOLDER is None or not any(FOLDER.rglob("*.nbc")):
-        print("minillm: compiling kernels for this machine, once; it takes some seconds.", file=sys.stderr, flush=True)
+class Notice(event.Listener):
+    """One line on standard error when the first kernel is compiled; none where all come from the folder.
+
+    Within `compiling` and on a terminal, the line counts kernels and seconds.
+    """
+
+    def __init__(self):
+        self.count, self.begin, self.live = 0, None, False
+
+    def on_start(self, event):
+        if self.ours(event) and self.begin is None:
+            self.begin = time.perf_counter()
+            self.say("" if self.live else "\n")
+
+    def on_end(self, event):
+        if self.ours(event):
+            self.count += 1
+            if self.live:
+                self.say(f": {self.count} done, {time.perf_counter() - self.begin:.0f} s ", again="\r")
+
+    def ours(self, event):
+        return any(event.data["dispatcher"] is kernel for kernel in KERNELS)
+
+    def say(self, more, again=""):
+        kept = "once" if FOLDER else "at every start, because the cache folder cannot be written"
+        print(f"{again}minillm: compiling kernels for this machine, {kept}{more}", end="", file=sys.stderr, flush=True)
+
+
+notice = Notice()
+event.register("numba:compile", notice)  # Numba tells it of every compilation, and not of what it found on disk
+
+
+@contextmanager
+def compiling():
+    """Around the first steps of a model, so that its kernels are compiled there and the notice can show progress."""
+    notice.live, count = sys.stderr.isatty(), notice.count
+    try:
+        yield
+    finally:
+        if notice.live and notice.count > count:
+            print(file=sys.stderr)
+        notice.live = False
+
+
+def state():  # -> dict
+    """What `minillm backends` tells. Starts the threads: only then is it known what kind they are."""
+    threads = numba.get_num_threads()
+    kept = len(list(FOLDER.rglob("*.nbc"))) if FOLDER else 0
+    folder = str(FOLDER) if FOLDER else None
+    return {"threads": threads, "threading_layer": numba.threading_layer(), "compiled_kernels": kept, "kernel_folder": folder}

@@ -134,6 +134,7 @@ def attention_inputs(x, w, c, cos, sin):
     """As layers.attention_inputs."""
     if not all(isinstance(matrix, PackedMatrix) for matrix in (w.q, w.k, w.v)):
         return layers.attention_inputs(x, w, c, cos, sin, linear=linear)
+    x = np.ascontiguousarray(x, np.float32)
     n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
     q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in (w.q, w.k, w.v))
     shape, angles = (c.n_heads, c.n_kv_heads, c.d_head), (cos, sin, c.rope_interleaved)
@@ -163,6 +164,7 @@ def add_feed_forward(x, w, c):
     """As layers.add_feed_forward."""
     if not all(isinstance(matrix, PackedMatrix) for matrix in (w.gate, w.up, w.down)):
         return layers.add_feed_forward(x, w, c, linear=linear)
+    x = np.ascontiguousarray(x, np.float32)
     y = padded(x, w.down.padded_rows)
     run = feed_forward_kernel(w.gate.number, w.up.number, w.down.number)
     tapes = w.gate.tape, w.up.tape, w.down.tape

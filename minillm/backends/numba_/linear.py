@@ -64,11 +64,11 @@ def share(part, parts, layout, add, tape, codes, scale, sums, y):
 
 
 @lru_cache
-def linear_kernel(layout, add):
+def linear_kernel(layout):
     """The product for one layout, compiled on first use."""
 
     @kernel(parallel=True)
-    def run(x, tape, y, threads):
+    def run(x, tape, add, y, threads):
         codes, scale, sums = room(*x.shape)
         if len(x) <= SERIAL:
             for t in range(len(x)):
@@ -86,7 +86,8 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
     """As layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
     if isinstance(weight, PackedMatrix):
         y = np.empty((len(x), weight.padded_rows), np.float32)
-        linear_kernel(weight.number, FRESH)(np.ascontiguousarray(x, np.float32), weight.tape, y, numba.get_num_threads())
+        run = linear_kernel(weight.number)
+        run(np.ascontiguousarray(x, np.float32), weight.tape, FRESH, y, numba.get_num_threads())
         y = y[:, : weight.shape[0]]
     else:
         y = floats.linear(x, weight)
@@ -98,7 +99,8 @@ def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatM
     if not isinstance(weight, PackedMatrix):
         return x + floats.linear(h, weight)
     y = padded(x, weight.padded_rows)
-    linear_kernel(weight.number, ADD)(np.ascontiguousarray(h, np.float32), weight.tape, y, numba.get_num_threads())
+    run = linear_kernel(weight.number)
+    run(np.ascontiguousarray(h, np.float32), weight.tape, ADD, y, numba.get_num_threads())
     return y[:, : weight.shape[0]]
 
 

@@ -115,7 +115,9 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
     for start in range(0, rows, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, rows)
         chunk = np.ascontiguousarray(raw[start:stop]).reshape(-1, tensor.type.bytes)
-        q, scale, minimum = (None if a is None else a.reshape(stop - start, -1) for a in tensor.type.parts(chunk))
+        with np.errstate(invalid="ignore", over="ignore"):  # a stranger's scales may be inf or NaN
+            parts = tensor.type.parts(chunk)
+        q, scale, minimum = (None if a is None else a.reshape(stop - start, -1) for a in parts)
         bands_here = slice(start // BAND, -(-stop // BAND))
         write_records(records[bands_here], layout, (q + np.int16(layout.offset)).astype(np.uint8), scale, minimum)
     return PackedMatrix(records, layout, (rows, columns))

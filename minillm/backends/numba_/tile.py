@@ -31,20 +31,34 @@ PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it i
 
 @intrinsic(prefer_literal=True)
 def band_times_tokens(typing, tokens, layout, add, records, blocks, x, scales, sums, n_columns, y, y_stride):
-    """y[t, :16] = (add · y[t, :16]) + band · x[t] for t < tokens. tokens, layout and add are constants, arrays addresses.
+    """y[t, :16] = (add · y[t, :16]) + band · x[t] for t < tokens. tokens and layout are constants, arrays addresses.
 
     x: (tokens, n_columns) int16, scales: (tokens, blocks) float32 and sums: (tokens, 2 · blocks) int32, as round_block
     makes them; y: float32, rows y_stride apart.
     """
-    if not all(isinstance(a, types.Literal) for a in (tokens, layout, add)):
+    if not all(isinstance(a, types.Literal) for a in (tokens, layout)):
         return None
-    step = Step(LAYOUT_LIST[layout.literal_value], tokens.literal_value, add.literal_value)
+    constants = layout.literal_value, tokens.literal_value
 
     def codegen(context, builder, signature, args):
-        step.emit(builder, *args[3:])
+        builder.call(step_function(builder.module, *constants), args[2:])
         return context.get_dummy_value()
 
-    return types.void(tokens, layout, add, *[types.int64] * 8), codegen
+    return types.void(tokens, layout, *[types.int64] * 9), codegen
+
+
+def step_function(module, layout, tokens):  # -> LLVM function
+    """The step as a function of its own: a kernel that takes it for three matrices contains and compiles it once."""
+    name = f"band_times_tokens.{layout}.{tokens}"
+    if (there := module.globals.get(name)) is not None:
+        return there
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 9), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    Step(LAYOUT_LIST[layout], tokens).emit(builder, *function.args)
+    builder.ret_void()
+    return function
 
 
 @intrinsic
@@ -79,15 +93,16 @@ def round_block(typing, x, i, q, scale, sums, block):
 class Step:
     """Emits the code for one layout and number of tokens."""
 
-    def __init__(self, layout, tokens, add):
-        self.layout, self.tokens, self.add = layout, tokens, add
+    def __init__(self, layout, tokens):
+        self.layout, self.tokens = layout, tokens
         self.groups = 32 // layout.group
 
-    def emit(self, b, records, blocks, x, scales, sums, n_columns, y, y_stride):
+    def emit(self, b, add, records, blocks, x, scales, sums, n_columns, y, y_stride):
         """The loop over the records of a band, with one float accumulator per token in a register."""
         tokens = range(self.tokens)
         places = [b.inttoptr(b.add(y, b.mul(y_stride, I64(4 * t))), F32X16.as_pointer()) for t in tokens]
-        totals = [b.load(place, align=4) if self.add else constant(0.0) for place in places]
+        adding = b.icmp_signed("!=", add, I64(0))
+        totals = [b.select(adding, b.load(place, align=4), constant(0.0)) for place in places]
 
         def fold(i, totals):
             record = b.add(records, b.mul(i, I64(self.layout.record_bytes)))

@@ -1,0 +1,105 @@
+"""The whole table of a model from one run: prefill of one prompt, then decode at each batch size, engines in turn.
+
+Each engine keeps the keys and values of its prompts from round to round, so that a round at batch 32 costs 32 tokens a
+step and not 32 prompts. Every speed stands beside its roofline: the bytes of a step over measured bandwidth, or its FLOPs
+over those of a measured matrix product, whichever is slower.
+"""
+
+import statistics
+
+import numpy as np
+
+from minillm.bench.compare import ceilings, check_sizes, say
+from minillm.bench.worker import Worker
+
+
+def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits):
+    """-> {"rows": [one per piece of work], …}, ready for JSON. bits: stored bits per weight, as our backend reads them."""
+    check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
+    prompts = np.random.default_rng(0).integers(0, config.vocab_size, (max(batches), prompt_tokens)).tolist()
+    workers, rows, peak = {}, [], {}
+    try:
+        for name in engines:
+            say(f"loading {name}")
+            workers[name] = Worker(name, str(path), threads, {"backend": backend} if name == "minillm" else {})
+            workers[name].ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
+
+        def measure(what, tokens, seconds, **work):
+            speeds = {name: [] for name in engines}
+            for round_ in range(rounds):
+                for name in engines[round_ % len(engines) :] + engines[: round_ % len(engines)]:
+                    say(f"{what}, round {round_ + 1} of {rounds}: {name}")
+                    answer = workers[name].ask(**work)
+                    speeds[name].append(tokens / answer[seconds])
+                    peak[name] = max(peak.get(name, 0), answer["peak_rss_bytes"] or 0)
+            return speeds
+
+        def add(what, batch, speeds):
+            top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits)
+            rows.append(row(what, batch, speeds, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
+
+        add("prefill", 1, measure("prefill", prompt_tokens, "prefill_s", prompts=prompts[:1], steps=1))
+        for batch in batches:
+            for name in engines:
+                say(f"prefill for batch {batch}: {name}")
+                workers[name].ask(prompts=prompts[:batch], steps=1)
+            work = {"prompts": prompts[:batch], "steps": new_tokens, "again": True}
+            add("decode", batch, measure(f"decode, batch {batch}", batch * new_tokens, "decode_s", **work))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    loads = {name: {"load_s": worker.loaded["load_s"], "peak_rss_bytes": peak[name]} for name, worker in workers.items()}
+    sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batches": batches, "threads": threads, "rounds": rounds}
+    return {
+        "model": config.name,
+        "backend": backend,
+        "bits_per_weight": bits,
+        **sizes,
+        "rows": rows,
+        "engines": loads,
+        "machine": machine.json(),
+    }
+
+
+def row(what, batch, speeds, top, bound):
+    """One piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
+    ours, *peers = speeds
+    ratios = {peer: [a / b for a, b in zip(speeds[ours], speeds[peer], strict=True)] for peer in peers}
+    return {
+        "work": what,
+        "batch": batch,
+        "tokens_per_s": {name: statistics.median(s) for name, s in speeds.items()},
+        "tokens_per_s_spread": {name: [min(s), max(s)] for name, s in speeds.items()},
+        "ratios": {f"to {peer}": statistics.median(r) for peer, r in ratios.items()},
+        "ratios_spread": {f"to {peer}": [min(r), max(r)] for peer, r in ratios.items()},
+        "ceiling_tokens_per_s": top,
+        "bound": bound,
+        "share_of_ceiling": statistics.median(speeds[ours]) / top,
+    }
+
+
+def table(result):  # -> text
+    """Pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
+    r, m = result, result["machine"]
+    names = list(r["engines"])
+    head = "".join(f"{name + ' tokens/s':>22}" + (f"{'ours/it':>22}" if i else "") for i, name in enumerate(names))
+    lines = [
+        f"{r['model']}, {r['backend']} backend: {r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
+        f"{r['threads']} threads, medians of {r['rounds']} rounds (lowest to highest)",
+        f"{'':18}{head}{'roofline':>12}{'ours of it':>12}  bound by",
+    ]
+    for piece in r["rows"]:
+        line = f"{'prefill' if piece['work'] == 'prefill' else 'decode, batch ' + str(piece['batch']):18}"
+        for name in names:
+            line += f"{piece['tokens_per_s'][name]:22,.1f}"
+            if (ratio := piece["ratios"].get(f"to {name}")) is not None:
+                low, high = piece["ratios_spread"][f"to {name}"]
+                line += f"{f'{ratio:.2f} ({low:.2f} to {high:.2f})':>22}"
+        lines.append(line + f"{piece['ceiling_tokens_per_s']:12,.0f}{piece['share_of_ceiling']:12.0%}  {piece['bound']}")
+    flops, bandwidth = f"{m['flops_per_s'] / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
+    lines.append(
+        f"The roofline is {flops} of float32 matrix product over the FLOPs, or {bandwidth} over the bytes of a step at "
+        f"{r['bits_per_weight']:.2f} bits a weight, whichever allows less; both measured in this run."
+    )
+    memory = ", ".join(f"{name} {f['peak_rss_bytes'] / 1e6:,.0f} MB" for name, f in r["engines"].items())
+    return "\n".join([*lines, f"Peak memory: {memory}."])
