@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,13 +93,25 @@ def test_the_first_time_is_announced_in_one_line_and_a_folder_that_cannot_be_wri
     assert finish(start(tmp_path / "new", code)) == (out, "")
 
 
-def test_a_terminal_sees_progress(capsys, monkeypatch):
-    from types import SimpleNamespace
+@pytest.fixture
+def notice(monkeypatch):
+    monkeypatch.setattr(compiled, "notice", compiled.Notice())
+    return compiled.notice
 
+
+ours, other = SimpleNamespace(data={"dispatcher": compiled.KERNELS[0]}), SimpleNamespace(data={"dispatcher": object()})
+
+
+def test_any_number_of_kernels_is_one_line(capsys, notice):
+    for event in (other, ours, ours, other, ours):
+        notice.on_start(event)
+        notice.on_end(event)
+    err = capsys.readouterr().err
+    assert err.startswith("minillm: compiling kernels for this machine") and err.count("compiling") == err.count("\n") == 1
+
+
+def test_a_terminal_sees_progress(capsys, monkeypatch, notice):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    notice = compiled.Notice()
-    monkeypatch.setattr(compiled, "notice", notice)
-    ours, other = SimpleNamespace(data={"dispatcher": compiled.KERNELS[0]}), SimpleNamespace(data={"dispatcher": object()})
     with compiled.compiling():
         for event in (other, ours, ours):
             notice.on_start(event)
@@ -117,10 +130,13 @@ def test_any_edit_begins_a_new_folder(tmp_path):
     assert before == compiled.fingerprint(), "the same files, elsewhere"
     seen = {before}
     for path in sorted(copy.glob("*.py")):
-        source = path.read_bytes()
+        source, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
         path.write_bytes(source + b"\n")
+        os.utime(path, ns=times)  # an edit within the clock's tick, or by a tool that keeps times
         seen.add(compiled.fingerprint(copy))
         path.write_bytes(source)
+        os.utime(path, ns=times)
+    assert compiled.fingerprint(copy) == before
     (copy / "another.py").write_text("")
     seen.add(compiled.fingerprint(copy))
     assert len(seen) == 2 + len(list(compiled.SOURCES.glob("*.py")))
