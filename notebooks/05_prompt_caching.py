@@ -106,7 +106,7 @@ print("same tokens:", llm.generate(ids, eight).token_ids == session.last.complet
 
 # %% tags=["timing"]
 machine = measure_machine(megabytes=256)
-measured = prefix.run(llm, prompt_tokens=512, shares=(0.0, 0.25, 0.5, 0.75, 0.9, 0.95), rounds=3, block_size=64)
+measured = prefix.run(llm, prompt_tokens=512, shares=(0.0, 0.5, 0.75, 0.9, 0.95), rounds=3, block_size=64)
 print(prefix.table(measured))
 
 ANSWER = SamplingParams(max_tokens=32, ignore_eos=True)
