@@ -141,6 +141,8 @@ pace = {"without": 32 / cold_s, "system prompt cached": 32 / warm_s}
 top = 32 / (cold_s - cold_ttft)
 title = f"Whole requests: {cold_s / warm_s:.1f} times the tokens, {cold_s / (cold_s - cold_ttft):.1f} at most"
 plots.throughput_plot(right, pace, title, (top, "ceiling: without prefill, the time of decode alone"))
+for text in right.texts:
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 plots.show(fig)
 
 # %% [markdown]
