@@ -270,6 +270,8 @@ plots.label(right, title, "block size B (tokens)", "one decode step (ms)")
 right.set_yscale("log")
 right.set_ylim(least / 1.5, 1.5 * max(times))
 right.legend(loc="upper right", frameon=False)
+marks = [m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if least / 1.5 < m < 1.5 * max(times)]
+right.set_yticks(marks, [str(m) for m in marks])
 for axes, ticks in ((left, SIZES), (right, sizes)):
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(size) for size in ticks])
