@@ -13,13 +13,13 @@ from numpy.lib.stride_tricks import as_strided
 
 from minillm.attention.mask import Mask
 from minillm.attention.shapes import check_block, check_finite, check_shapes
+from minillm.backends.numba_.crossover import FEW_ROWS
 from minillm.backends.numba_.decode import decode
 from minillm.backends.numba_.online import KEYS
 from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
 
 EVERYTHING = 1 << 40  # a window that no sequence outgrows
-FEW_ROWS = 6  # of one KV head: up to so many, reading keys where they lie beats turning them first
 
 
 def attention(q, k, v, window=None, offset=None):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
