@@ -18,7 +18,7 @@ from numba import njit, prange
 
 from minillm.backends.numba_ import floats
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.crossover import SERIAL
+from minillm.backends.numba_.crossover import SERIAL, TOKENS
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
 from minillm.backends.numba_.tile import band_times_tokens, round_block
@@ -52,9 +52,9 @@ def share(part, parts, layout, add, tape, codes, scale, sums, y):
         while t < n:
             c, s, u = codes[t:].ctypes.data, scale[t:].ctypes.data, sums[t:].ctypes.data
             place = y.ctypes.data + 4 * (t * stride + 16 * band)
-            if t + 8 <= n:
-                band_times_tokens(8, layout, add, at, blocks, c, s, u, columns, place, stride)
-                t += 8
+            if t + TOKENS <= n:
+                band_times_tokens(TOKENS, layout, add, at, blocks, c, s, u, columns, place, stride)
+                t += TOKENS
             elif t + 4 <= n:
                 band_times_tokens(4, layout, add, at, blocks, c, s, u, columns, place, stride)
                 t += 4

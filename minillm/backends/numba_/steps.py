@@ -7,9 +7,9 @@ Every step is a function (x, matrix) -> y over the same Q4_1 weights, and change
     row_by_row       each weight becomes a float, is multiplied, and is added to one sum: a chain, each link 4 cycles
     by_blocks        the scale comes out of the sum, and the sum may be reordered: SIMD, and a horizontal sum per block
     lanes_float      16 rows side by side: nothing is added across lanes any more
-    lanes_integer    x rounded to 16 bits: codes are multiplied as they are, no conversion to float
-    two_cores        the bands shared out
-    vector_step      the step of tile.py: one instruction for two products and their sum
+    lanes_integer    x rounded to 16 bits: codes are multiplied as they are. No gain yet: one product an instruction
+    two_cores        lanes_float, with the bands shared out
+    vector_step      lanes_integer by tile.py: one instruction for two products and their sum
     prefetched       memory is asked before its answer is needed (linear.py)
     fused            the whole half layer in one call (layer.py)
 
@@ -31,8 +31,9 @@ from numba.extending import intrinsic
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.linear import FRESH, linear, linear_kernel, room, round_row
+from minillm.backends.numba_.loops import outer_products
 from minillm.backends.numba_.packed import LAYOUT_LIST, LAYOUTS
-from minillm.backends.numba_.plain import half, linear_plain
+from minillm.backends.numba_.plain import I32, U32, half, linear_plain
 from minillm.backends.numba_.tile import Step
 
 Q4_1 = LAYOUT_LIST.index(LAYOUTS["Q4_1"])
@@ -75,27 +76,26 @@ def rows_by_blocks(x, raw, y):
 
 
 @njit(error_model="numpy")
-def band_in_float(x, sums, words, halves, band, y):
-    """One band of packed.py, with floats: lane `row` of each vector belongs to a row."""
+def band_in_integers(words, halves, band, q, scale, sums, y):
+    """One band of packed.py, and x in 16 bits: lane `row` of each vector belongs to a row."""
     for b in range(words.shape[1]):
+        q_sum = np.float32(sums[2 * b] + sums[2 * b + 1])
         for row in range(16):
-            dot = np.float32(0)
-            for i in range(4):
-                for pair in range(4):
-                    two = words[band, b, 16 * i + row] >> 4 * pair
-                    dot += np.float32(np.int32(two & 15)) * x[32 * b + 8 * i + 2 * pair]
-                    dot += np.float32(np.int32(two >> 16 & 15)) * x[32 * b + 8 * i + 2 * pair + 1]
-            y[row] += half(halves[band, b, 128 + row]) * dot - half(halves[band, b, 144 + row]) * sums[b]
+            dot = I32(0)
+            for pair in range(16):
+                two = U32(U32(words[band, b, 16 * (pair // 4) + row] >> U32(4 * (pair % 4))) & U32(0x000F000F))
+                dot = I32(dot + I32(I32(two & U32(15)) * I32(q[32 * b + 2 * pair])))
+                dot = I32(dot + I32(I32(two >> U32(16)) * I32(q[32 * b + 2 * pair + 1])))
+            y[row] += scale[b] * (half(halves[band, b, 128 + row]) * np.float32(dot) - half(halves[band, b, 144 + row]) * q_sum)
 
 
 @kernel()
-def bands_in_float(x, words, halves, y):
-    sums = np.empty(words.shape[1], np.float32)
-    for b in range(len(sums)):
-        sums[b] = np.sum(x[32 * b : 32 * b + 32])
+def bands_in_integers(x, words, halves, y):
+    codes, scale, sums = room(1, len(x))
+    round_row(x, codes[0], scale[0], sums[0])
     y[:] = np.float32(0)
     for band in range(len(words)):
-        band_in_float(x, sums, words, halves, band, y[16 * band : 16 * band + 16])
+        band_in_integers(words, halves, band, codes[0], scale[0], sums[0], y[16 * band : 16 * band + 16])
 
 
 class Unprepared(Step):
@@ -132,6 +132,66 @@ def bands_unprepared(x, tape, y, threads):
             band_unprepared(1, Q4_1, FRESH, at, blocks, q, s, u, len(x), place, 0)
 
 
+# --- the other way for many tokens: a band of weights made float32 first, then a product of floats ----------------------------
+
+
+@njit(error_model="numpy")
+def unpack_band(words, halves, band, at, out):
+    """out[c, at + row] = W[16 · band + row, c], with lanes as above. out: (columns, 64), flat."""
+    for b in range(words.shape[1]):
+        for row in range(16):
+            scale, least = half(halves[band, b, 128 + row]), half(halves[band, b, 144 + row])
+            for i in range(4):
+                for pair in range(4):
+                    two = U32(words[band, b, 16 * i + row] >> U32(4 * pair))
+                    place = 64 * (32 * b + 8 * i + 2 * pair) + at + row
+                    out[place] = scale * np.float32(I32(two & U32(15))) - least
+                    out[place + 64] = scale * np.float32(I32(two >> U32(16) & U32(15))) - least
+
+
+@kernel(parallel=True)
+def through_floats(x, words, halves, y, threads):
+    """Four bands at a time to float32, in a scratch that stays in the core's cache, then floats.py's product for all tokens."""
+    n, columns, stride, fours = len(x), x.shape[1], y.shape[1], y.shape[1] // 64
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    for part in prange(threads):
+        weights = np.zeros(columns * 64, np.float32)
+        for four in range(part * fours // threads, (part + 1) * fours // threads):
+            for band in range(4 * four, min(4 * four + 4, len(words))):
+                unpack_band(words, halves, band, 16 * (band - 4 * four), weights)
+            t = 0
+            while t < n:
+                place = t * stride + 64 * four
+                if t + 6 <= n:
+                    outer_products(flat_y, place, stride, flat_x, t * columns, columns, weights, 0, 64, columns, 6, 4, FRESH)
+                    t += 6
+                else:
+                    outer_products(flat_y, place, stride, flat_x, t * columns, columns, weights, 0, 64, columns, 1, 4, FRESH)
+                    t += 1
+
+
+def dequantized(x, matrix):  # (n, columns), PackedMatrix -> (n, rows)
+    """linear.linear by way of float32 weights."""
+    y = np.empty((len(x), -(-matrix.padded_rows // 64) * 64), np.float32)
+    words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
+    through_floats(x, words, halves, y, numba.get_num_threads())
+    return y[:, : matrix.shape[0]]
+
+
+@kernel()
+def round_by_one(x):
+    codes, scale, sums = room(*x.shape)
+    for t in range(len(x)):
+        round_row(x[t], codes[t], scale[t], sums[t])
+
+
+@kernel(parallel=True)
+def round_by_all(x):
+    codes, scale, sums = room(*x.shape)
+    for t in prange(len(x)):
+        round_row(x[t], codes[t], scale[t], sums[t])
+
+
 # --- the steps, all called alike: x (columns,), raw (rows, blocks, 20) uint8 or a PackedMatrix -> (rows,) --------------------
 
 
@@ -148,13 +208,13 @@ def by_blocks(x, raw):
 
 
 def lanes_float(x, matrix):
-    y = np.empty(matrix.padded_rows, np.float32)
-    bands_in_float(x, matrix.records.view(np.uint32), matrix.records.view(np.uint16), y)
-    return y[: matrix.shape[0]]
+    return linear_plain(x[None], matrix, threads=1)[0]
 
 
 def lanes_integer(x, matrix):
-    return linear_plain(x[None], matrix, threads=1)[0]
+    y = np.empty(matrix.padded_rows, np.float32)
+    bands_in_integers(x, matrix.records.view(np.uint32), matrix.records.view(np.uint16), y)
+    return y[: matrix.shape[0]]
 
 
 def two_cores(x, matrix):
@@ -178,8 +238,6 @@ STEPS = (*FILE_ORDER, lanes_float, lanes_integer, two_cores, vector_step, prefet
 @lru_cache
 def instructions_of(layout="Q4_1"):  # -> {x86 dot-product instruction: times it stands in the assembly of the product}
     """Which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
-    from minillm.backends.numba_.packed import LAYOUTS
-
     matrix = LAYOUT_LIST.index(LAYOUTS[layout])
     signature = (
         types.Array(types.float32, 2, "C"), types.UniTuple(types.int64, 4), types.Array(types.float32, 2, "C"), types.int64,
