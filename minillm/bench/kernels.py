@@ -180,8 +180,8 @@ def run(name="smollm2-135m", runs=3):  # -> dict
 
     machine, model = measure_machine(), random_weights(preset(name))
     result = {
-        "model": name, "weights": model.weights, "bytes": model.nbytes, "machine": machine.json(), "ladder": ladder(model, machine, runs),
-        "many_tokens": many_tokens(model), "serial": serial(), "few_rows": few_rows(),
+        "model": name, "weights": model.weights, "bytes": model.nbytes, "machine": machine.json(),
+        "ladder": ladder(model, machine, runs), "many_tokens": many_tokens(model), "serial": serial(), "few_rows": few_rows(),
     }  # fmt: skip
     return result | {"threads": numba.get_num_threads(), "threading_layer": numba.threading_layer()}
 
@@ -207,5 +207,5 @@ def table(result):  # -> text
         lines += ["", f"{title:<32}{a.removesuffix('_s'):>14}{b.removesuffix('_s'):>14}   ms"]
         lines += [f"{n:<32,}{1e3 * s:14,.4f}{1e3 * t:14,.4f}" for n, s, t in zip(part["tokens"], part[a], part[b], strict=True)]
         found = part["crossover"]
-        lines.append(f"the second wins from {found} on" if found else "the second wins at no size measured, or not at the largest")
+        lines.append(f"the second wins from {found} on" if found else "the second does not win at the largest size")
     return "\n".join(lines)
