@@ -55,6 +55,7 @@ fig, (axes,) = plots.figure(width=9)
 plots.ceiling(axes, machine.read_bytes_per_s / 1e9, "ceiling: bandwidth, measured by reading")
 plots.bars(axes, [row["step"].replace("_", "\n") for row in ladder], [row["bytes_per_s"] / 1e9 for row in ladder], "")
 gain = ladder[-1]["tokens_per_s"] / ladder[0]["tokens_per_s"]
+axes.set_ylim(0, 1.15 * max(machine.read_bytes_per_s / 1e9, *(row["bytes_per_s"] / 1e9 for row in ladder)))
 plots.label(axes, f"Eight steps are worth a factor of {gain:.0f}", "", "weights read (GB/s)")
 plots.show(fig)
 

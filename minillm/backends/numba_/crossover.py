@@ -5,13 +5,14 @@ second cost wins in the end, and where it begins to win is a property of the mac
 measured, written down here with the command that measured it, and read by the code that chooses.
 
     name         value   says                                                           measured by
-    SERIAL           4   up to so many tokens one core does what each token needs       minillm bench kernels (serial)
-    FEW_ROWS         6   rows of a KV head up to which attention reads keys in place    minillm bench attention
-    TOKENS           8   tokens that share one pass over the codes of a band            minillm bench kernels (tokens)
-    DEQUANTIZE    None   tokens from which a band made float32 first would win          minillm bench kernels (crossover)
+    SERIAL           4   up to so many tokens one core does what each token needs       minillm bench kernels (rounding)
+    FEW_ROWS         6   rows of a KV head up to which attention reads keys in place    minillm bench kernels (attention)
+    TOKENS           8   tokens that share one pass over the codes of a band            minillm bench kernels (n tokens)
+    DEQUANTIZE    None   tokens from which a band made float32 first would win          minillm bench kernels (n tokens)
 
-None: never, at any size measured. The integer step of tile.py multiplies 16-bit pairs as fast as a core multiplies
-floats, so unpacking to float32 buys nothing that pays for writing and reading four to eight times the bytes.
+SERIAL is near a draw, and the smaller risk is taken: a region that waits for a busy core costs far more than rounding.
+FEW_ROWS is cautious: a single head crosses later. None: never, at any size measured. The integer step of tile.py does 16-bit
+pairs at least as fast as a core does floats, so nothing pays for writing and reading float32, several times the bytes.
 """
 
 SERIAL = 4

@@ -32,7 +32,7 @@ from numba.extending import intrinsic
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.linear import FRESH, linear, linear_kernel, room, round_row
 from minillm.backends.numba_.loops import outer_products
-from minillm.backends.numba_.packed import LAYOUT_LIST, LAYOUTS
+from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
 from minillm.backends.numba_.tile import Step
 
@@ -136,29 +136,31 @@ def bands_unprepared(x, tape, y, threads):
 
 
 @njit(error_model="numpy")
-def unpack_band(words, halves, band, at, out):
-    """out[c, at + row] = W[16 · band + row, c], with lanes as above. out: (columns, 64), flat."""
+def unpack_band(words, halves, band, at, lanes, numbers, out):
+    """out[c, at + row] = W[16 · band + row, c]. out: (columns, 64), flat; numbers: room for 16 scales and 16 minima.
+
+    lanes is 16: as an argument, so that LLVM keeps the loops over rows and makes vectors of them, instead of unrolling.
+    """
     for b in range(words.shape[1]):
-        for row in range(16):
-            scale, least = half(halves[band, b, 128 + row]), half(halves[band, b, 144 + row])
-            for i in range(4):
-                for pair in range(4):
-                    two = U32(words[band, b, 16 * i + row] >> U32(4 * pair))
-                    place = 64 * (32 * b + 8 * i + 2 * pair) + at + row
-                    out[place] = scale * np.float32(I32(two & U32(15))) - least
-                    out[place + 64] = scale * np.float32(I32(two >> U32(16) & U32(15))) - least
+        for i in range(2 * lanes):
+            numbers[i] = half(halves[band, b, 128 + i])
+        for column in range(32):
+            shift, place = U32(4 * (column // 2 % 4) + 16 * (column % 2)), 64 * (32 * b + column) + at
+            for row in range(lanes):
+                code = I32(U32(words[band, b, 16 * (column // 8) + row] >> shift) & U32(15))
+                out[place + row] = numbers[row] * np.float32(code) - numbers[16 + row]
 
 
 @kernel(parallel=True)
-def through_floats(x, words, halves, y, threads):
+def through_floats(x, words, halves, y, threads, lanes):
     """Four bands at a time to float32, in a scratch that stays in the core's cache, then floats.py's product for all tokens."""
     n, columns, stride, fours = len(x), x.shape[1], y.shape[1], y.shape[1] // 64
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     for part in prange(threads):
-        weights = np.zeros(columns * 64, np.float32)
+        weights, numbers = np.zeros(columns * 64, np.float32), np.empty(32, np.float32)
         for four in range(part * fours // threads, (part + 1) * fours // threads):
             for band in range(4 * four, min(4 * four + 4, len(words))):
-                unpack_band(words, halves, band, 16 * (band - 4 * four), weights)
+                unpack_band(words, halves, band, 16 * (band - 4 * four), lanes, numbers, weights)
             t = 0
             while t < n:
                 place = t * stride + 64 * four
@@ -174,7 +176,7 @@ def dequantized(x, matrix):  # (n, columns), PackedMatrix -> (n, rows)
     """linear.linear by way of float32 weights."""
     y = np.empty((len(x), -(-matrix.padded_rows // 64) * 64), np.float32)
     words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
-    through_floats(x, words, halves, y, numba.get_num_threads())
+    through_floats(x, words, halves, y, numba.get_num_threads(), BAND)
     return y[:, : matrix.shape[0]]
 
 
