@@ -30,6 +30,7 @@ def blocked_matmul(a, b, c, block, each=one_after_another):  # (m, k), (k, n), (
     """
     (m, k), n = a.shape, b.shape[1]
     rows, inner, columns = block
+
     # BEGIN SOLUTION ex=11.3
     def tile(i, j):
         height, width = slice(i, min(i + rows, m)), slice(j, min(j + columns, n))
