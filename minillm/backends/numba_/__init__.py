@@ -1,10 +1,10 @@
 """The Numba backend: kernels compiled on first use, for the cores and vector registers of this machine.
 
-simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
-online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
-packed                    how weights lie in memory so that a register holds sixteen rows
-tile, linear, layer       weights times tokens: the innermost step, a matrix, half a layer
-compiled                  where machine code is kept between runs
+    simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
+    online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
+    packed                    how weights lie in memory so that a register holds sixteen rows
+    tile, linear, layer       weights times tokens: the innermost step, a matrix, half a layer
+    compiled                  where machine code is kept between runs
 """
 
 from minillm.attention.paged import paged_attention
