@@ -6,6 +6,7 @@
     minillm bench paging       a trace of requests replayed: memory wasted by ways of allocating it
     minillm bench prefix       a trace of requests replayed: prefix hits by policy and capacity
     minillm bench blocks       the bookkeeping of blocks, operations a second
+    minillm bench kernels      products with packed weights: from the naive loop to the last kernel, and the crossovers
 """
 
 from minillm.cli.common import add_model_options, backend_for, model_path, print_json
@@ -17,7 +18,7 @@ PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too;
 
 
 def configure(parser):
-    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks"]
+    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "kernels"]
     parser.add_argument("what", nargs="?", choices=kinds, default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
@@ -48,10 +49,11 @@ def run_ttft(args):
 
 
 def run_replay(args):
-    from minillm.bench import blocks, replay
+    from minillm.bench import blocks, kernels, replay
 
-    if args.what == "blocks":
-        return show(args, blocks.run(), blocks.table)
+    if args.what in ("blocks", "kernels"):
+        bench = {"blocks": blocks, "kernels": kernels}[args.what]
+        return show(args, bench.run(), bench.table)
     return show(args, replay.run(args.what, args.trace), replay.table)
 
 

@@ -86,6 +86,16 @@ def generation_flops(name, prompt, new, cache=True):  # -> FLOPs
     return c.prefill_flops(prompt) + sum(steps)
 
 
+def roofline(intensity, flops, bandwidth):  # -> FLOP/s
+    """The most that a kernel of so many FLOPs a byte can reach: Williams et al. 2009."""
+    return min(flops, bandwidth * intensity)
+
+
+def blocked_traffic(m, k, n, rows, columns):  # -> elements moved
+    """A product (m, k) · (k, n) by tiles of C: A once for each column of tiles, B once for each row of tiles, C once."""
+    return m * k * math.ceil(n / columns) + k * n * math.ceil(m / rows) + m * n
+
+
 # --- attention by tiles, Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691: one head, no mask --------------
 
 
@@ -184,9 +194,9 @@ def speculative_speedup(alpha, gamma, cost):  # -> times
 
 FORMULAS = (
     model, kv_tokens, training_bytes, prefill_time, decode_time, decode_ceiling, ridge_intensity, ridge_batch,
-    generation_flops, attention_scores_bytes, attention_flops, standard_traffic, flash1_traffic, flash2_traffic, rescale,
-    blocks_for, paged_waste, reserved_waste, forked_blocks, swap_time, reusable, collision_probability, break_even_reuses,
-    cached_price, expected_tokens, speculative_speedup, min, max,
+    generation_flops, roofline, blocked_traffic, attention_scores_bytes, attention_flops, standard_traffic, flash1_traffic,
+    flash2_traffic, rescale, blocks_for, paged_waste, reserved_waste, forked_blocks, swap_time, reusable,
+    collision_probability, break_even_reuses, cached_price, expected_tokens, speculative_speedup, min, max,
 )  # fmt: skip
 NAMES = {f.__name__: f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")

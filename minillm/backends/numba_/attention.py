@@ -16,13 +16,13 @@ from numpy.lib.stride_tricks import as_strided
 from minillm.attention.mask import Mask
 from minillm.attention.paged import check_blocks, check_pages
 from minillm.attention.shapes import check_block, check_finite, check_shapes
+from minillm.backends.numba_.crossover import FEW_ROWS
 from minillm.backends.numba_.decode import decode
 from minillm.backends.numba_.online import KEYS
 from minillm.backends.numba_.pages import EVERYTHING, ONE_BLOCK
 from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
 
-FEW_ROWS = 6  # of one KV head: up to so many, reading keys where they lie beats turning them first
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
 
 

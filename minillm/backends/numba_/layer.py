@@ -17,8 +17,8 @@ from numba import njit, prange
 
 from minillm import layers
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import ADD, FRESH, SERIAL, linear, padded, room, round_row, share
-from minillm.backends.numba_.packed import PackedMatrix
+from minillm.backends.numba_.crossover import SERIAL
+from minillm.backends.numba_.linear import ADD, FRESH, fused, linear, padded, room, round_row, share
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
 
 
@@ -132,7 +132,7 @@ def gate_row(gate, up, codes, scale, sums):
 
 def attention_inputs(x, w, c, cos, sin):
     """As layers.attention_inputs."""
-    if not all(isinstance(matrix, PackedMatrix) for matrix in (w.q, w.k, w.v)):
+    if not fused(w.q, w.k, w.v):
         return layers.attention_inputs(x, w, c, cos, sin, linear=linear)
     x = np.ascontiguousarray(x, np.float32)
     n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
@@ -162,7 +162,7 @@ def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d)
 
 def add_feed_forward(x, w, c):
     """As layers.add_feed_forward."""
-    if not all(isinstance(matrix, PackedMatrix) for matrix in (w.gate, w.up, w.down)):
+    if not fused(w.gate, w.up, w.down):
         return layers.add_feed_forward(x, w, c, linear=linear)
     x = np.ascontiguousarray(x, np.float32)
     y = padded(x, w.down.padded_rows)

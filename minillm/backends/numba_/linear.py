@@ -9,6 +9,7 @@ The parts are functions that are inlined into a kernel, because the kernels of a
 ones. A layout reaches the innermost step as a constant of the kernel, so each layout is compiled on its own.
 """
 
+import os
 from functools import lru_cache
 
 import numba
@@ -17,11 +18,13 @@ from numba import njit, prange
 
 from minillm.backends.numba_ import floats
 from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.crossover import SERIAL, TOKENS
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, pack, unpack_rows
+from minillm.backends.numba_.plain import linear_plain
 from minillm.backends.numba_.tile import band_times_tokens, round_block
 from minillm.backends.numpy_ import load_matrix as as_float32
 
-SERIAL = 4  # up to so many tokens, what each needs for itself is done by one core: sharing it out costs more
+PLAIN = os.environ.get("MINILLM_KERNELS") == "plain"  # the portable path of plain.py in place of the vector step
 FRESH, ADD = 0, 1
 
 
@@ -49,9 +52,9 @@ def share(part, parts, layout, add, tape, codes, scale, sums, y):
         while t < n:
             c, s, u = codes[t:].ctypes.data, scale[t:].ctypes.data, sums[t:].ctypes.data
             place = y.ctypes.data + 4 * (t * stride + 16 * band)
-            if t + 8 <= n:
-                band_times_tokens(8, layout, add, at, blocks, c, s, u, columns, place, stride)
-                t += 8
+            if t + TOKENS <= n:
+                band_times_tokens(TOKENS, layout, add, at, blocks, c, s, u, columns, place, stride)
+                t += TOKENS
             elif t + 4 <= n:
                 band_times_tokens(4, layout, add, at, blocks, c, s, u, columns, place, stride)
                 t += 4
@@ -84,7 +87,9 @@ def linear_kernel(layout):
 
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
     """As layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
-    if isinstance(weight, PackedMatrix):
+    if PLAIN and isinstance(weight, PackedMatrix):
+        y = linear_plain(x, weight)
+    elif isinstance(weight, PackedMatrix):
         y = np.empty((len(x), weight.padded_rows), np.float32)
         run = linear_kernel(weight.number)
         run(np.ascontiguousarray(x, np.float32), weight.tape, FRESH, y, numba.get_num_threads())
@@ -96,12 +101,17 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
 
 def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatMatrix -> (n, rows)
     """As layers.add_linear. Over packed weights the sum begins at x instead of 0."""
-    if not isinstance(weight, PackedMatrix):
-        return x + floats.linear(h, weight)
+    if not fused(weight):
+        return x + linear(h, weight)
     y = padded(x, weight.padded_rows)
     run = linear_kernel(weight.number)
     run(np.ascontiguousarray(h, np.float32), weight.tape, ADD, y, numba.get_num_threads())
     return y[:, : weight.shape[0]]
+
+
+def fused(*weights):
+    """May kernels be made for these: all packed, and the plain path not asked for?"""
+    return not PLAIN and all(isinstance(weight, PackedMatrix) for weight in weights)
 
 
 def padded(x, columns):  # (n, d) -> (n, columns), a copy with room at the end of each row

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.simd import number
@@ -157,8 +158,10 @@ def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blo
     bands, blocks = pairs.shape[:2]
     split = pairs.reshape(bands, blocks, 16 // each, each, BAND, 2)
     words = np.zeros((bands, blocks, 16 // each, BAND, 2), np.uint16)
+    # BEGIN SOLUTION ex=11.2
     for i in range(each):
         words |= split[:, :, :, i].astype(np.uint16) << np.uint16(bits * i)
+    # END SOLUTION
     return words.view(np.uint8).reshape(bands, blocks, -1)
 
 
@@ -170,6 +173,22 @@ def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns)
     return out
 
 
+@njit
+def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2^bits - 1
+    """The code of row `lane`, column 0 … 31, out of a record of 16-bit words: two words, one lane, are a pair of columns."""
+    # BEGIN SOLUTION ex=11.1
+    pair, at = column // 2, 2 * lane + column % 2
+    if bits == 8:
+        return words[32 * (pair // 2) + at] >> 8 * (pair % 2) & 255
+    code = words[32 * (pair // 4) + at] >> 4 * (pair % 4) & 15
+    if bits == 5:
+        code |= (words[128 + at] >> pair & 1) << 4
+    elif bits == 6:
+        code |= (words[128 + 32 * (pair // 8) + at] >> 2 * (pair % 8) & 3) << 4
+    return code
+    # END SOLUTION
+
+
 @kernel()
 def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
     """The picture above, read column by column. halves, floats: the same records as 16-bit words and as float32."""
@@ -178,15 +197,7 @@ def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
         for block in range(halves.shape[1]):
             words = halves[band, block]
             for column in range(32):
-                pair, at = column // 2, 2 * lane + column % 2
-                if bits == 8:
-                    code = words[32 * (pair // 2) + at] >> 8 * (pair % 2) & 255
-                else:
-                    code = words[32 * (pair // 4) + at] >> 4 * (pair % 4) & 15
-                if bits == 5:
-                    code |= (words[128 + at] >> pair & 1) << 4
-                elif bits == 6:
-                    code |= (words[128 + 32 * (pair // 8) + at] >> 2 * (pair % 8) & 3) << 4
+                code = code_at(words, lane, column, bits)
                 g = column // group
                 scale_at, minimum_at = 16 * g + lane, 16 * (32 // group + g) + lane
                 if wide:

@@ -1,0 +1,211 @@
+"""From the naive loop to the last kernel: one token through all matrices of a model, step by step; then many tokens.
+
+A benchmark that multiplies by the same matrix again and again measures the cache: a matrix of a small model fits there,
+the model does not. Here a run passes through random weights in the shape of a whole model, so each matrix comes from
+memory, as in a decode step. Attention is left out: the tokens/s are those of the products alone.
+
+The second half finds the thresholds of backends/numba_/crossover.py.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from minillm.bench.machine import best_of, measure_machine
+from minillm.model.presets import preset
+
+TOKENS = (1, 2, 4, 8, 16, 32, 128, 512)
+FEW = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Random Q4_1 weights: per layer q, k, v, o, gate, up, down, in the file's order and packed; and a head."""
+
+    config: object
+    layers: list  # of {name: (raw, PackedMatrix)}
+    head: tuple
+
+    def matrices(self):
+        for layer in self.layers:
+            yield from layer.values()
+        yield self.head
+
+    @property
+    def weights(self):
+        return sum(packed.shape[0] * packed.shape[1] for _, packed in self.matrices())
+
+    @property
+    def nbytes(self):
+        return sum(packed.nbytes for _, packed in self.matrices())
+
+
+def random_weights(config, seed=0):  # ModelConfig -> Model
+    """The values of one layer, copied: what a product costs depends on where weights lie, not on what they are."""
+    from minillm.backends.numba_.packed import PackedMatrix, aligned, pack
+    from minillm.formats.blocks import BLOCK_TYPES
+
+    rng, kind = np.random.default_rng(seed), BLOCK_TYPES["Q4_1"]
+
+    def draw(rows, columns):
+        blocks = rng.integers(0, 256, (rows * columns // 32, kind.bytes), np.uint8)
+        blocks[:, 1:4:2] = 0x20, 0xA8  # the upper bytes of scale and minimum: about 0.01 and -0.04
+        raw = blocks.reshape(-1)
+        return raw.reshape(rows, -1, kind.bytes), pack(SimpleNamespace(raw=raw, type=kind, shape=(rows, columns)))
+
+    def copy(raw, packed):
+        records = aligned(packed.records.shape, np.uint8)
+        records[:] = packed.records
+        return raw.copy(), PackedMatrix(records, packed.layout, packed.shape)
+
+    c = config
+    heads, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+    shapes = {"q": (heads, c.d_model), "k": (kv, c.d_model), "v": (kv, c.d_model), "o": (c.d_model, heads)}
+    shapes |= {"gate": (c.d_ff, c.d_model), "up": (c.d_ff, c.d_model), "down": (c.d_model, c.d_ff)}
+    layer = {name: draw(*shape) for name, shape in shapes.items()}
+    layers = [{name: copy(*pair) for name, pair in layer.items()} for _ in range(c.n_layers)]
+    return Model(c, layers, draw(c.vocab_size, c.d_model))
+
+
+def ladder(model, machine, runs=3):  # -> [dict], a row for each step
+    """One token through all matrices, by each step of backends/numba_/steps.py, and by the fused layers."""
+    from minillm.backends.numba_ import steps
+
+    rng = np.random.default_rng(1)
+    x = {d: rng.standard_normal(d).astype(np.float32) for d in {packed.shape[1] for _, packed in model.matrices()}}
+    pairs = list(model.matrices())
+
+    def through(step):
+        for raw, packed in pairs:
+            step(x[packed.shape[1]], raw if step in steps.FILE_ORDER else packed)
+
+    works = {step.__name__: lambda step=step: through(step) for step in steps.STEPS}
+    works["fused"] = fused_pass(model, x[model.config.d_model][None])
+    return [row(name, best_of(work, runs), model, machine) for name, work in works.items()]
+
+
+def row(name, seconds, model, machine):
+    return {
+        "step": name,
+        "seconds": seconds,
+        "weights_per_s": model.weights / seconds,
+        "bytes_per_s": model.nbytes / seconds,
+        "tokens_per_s": 1 / seconds,
+        "share_of_bandwidth": model.nbytes / seconds / machine.read_bytes_per_s,
+    }
+
+
+def fused_pass(model, x):
+    """The layers as the transformer calls them, with the attention between the halves left out."""
+    from minillm.backends.numba_ import add_feed_forward, add_linear, attention_inputs, linear
+
+    c = model.config
+    ones, angles = np.ones(c.d_model, np.float32), np.zeros((len(x), c.d_head // 2), np.float32)
+    names = SimpleNamespace(attn_norm=ones, ffn_norm=ones, q_bias=None, k_bias=None, v_bias=None, q_norm=None, k_norm=None)
+    layers = [SimpleNamespace(**vars(names), **{n: packed for n, (_, packed) in layer.items()}) for layer in model.layers]
+
+    def work():
+        for w in layers:
+            q, _, _ = attention_inputs(x, w, c, angles, angles)
+            y = add_linear(x, q.reshape(len(x), -1), w.o)
+            add_feed_forward(y, w, c)
+        linear(x, model.head[1])
+
+    return work
+
+
+def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "dequantized_s", "crossover"}
+    """Both ways to multiply n tokens with all layers' matrices: packed (linear.py) and through float32 (steps.dequantized)."""
+    from minillm.backends.numba_.linear import linear
+    from minillm.backends.numba_.steps import dequantized
+
+    matrices = [packed for layer in model.layers for _, packed in layer.values()]
+
+    def seconds(product, n):
+        x = {m.shape[1]: np.ones((n, m.shape[1]), np.float32) for m in matrices}
+
+        def work():
+            for m in matrices:
+                product(x[m.shape[1]], m)
+
+        return best_of(work, runs if n < 100 else 1)
+
+    return compared(tokens, lambda n: seconds(linear, n), lambda n: seconds(dequantized, n), "packed_s", "dequantized_s")
+
+
+def compared(tokens, a, b, a_name, b_name):
+    """Times of two ways at each number of tokens, and from where on the second wins."""
+    from minillm.backends.numba_.crossover import crossover
+
+    times = [(a(n), b(n)) for n in tokens]
+    a_times, b_times = [t[0] for t in times], [t[1] for t in times]
+    return {"tokens": list(tokens), a_name: a_times, b_name: b_times, "crossover": crossover(list(tokens), a_times, b_times)}
+
+
+def few_rows(d=64, keys=1024, runs=20):
+    """Attention of a few queries of one head: keys read where they lie (decode.py), or turned first (prefill.py)."""
+    from minillm.attention.mask import Mask
+    from minillm.backends.numba_.attention import by_splits, by_tiles
+
+    k = np.ones((keys, 1, d), np.float32)
+
+    def seconds(way, n):
+        q = np.ones((n, 1, d), np.float32)
+        return best_of(lambda: way(q, k), runs)
+
+    def splits(q, k):
+        return by_splits(q, k, k, 64, Mask(len(q), keys, True, None, None))
+
+    def tiles(q, k):
+        return by_tiles(q, k, k, Mask(len(q), keys, True, None, None))
+
+    return compared(FEW, lambda n: seconds(splits, n), lambda n: seconds(tiles, n), "in_place_s", "turned_s")
+
+
+def serial(columns=1536, runs=50):
+    """Rounding n tokens: by one core, or shared out, which begins with a parallel region."""
+    from minillm.backends.numba_.steps import round_by_all, round_by_one
+
+    def seconds(way, n):
+        x = np.ones((n, columns), np.float32)
+        return best_of(lambda: way(x), runs)
+
+    return compared(FEW, lambda n: seconds(round_by_one, n), lambda n: seconds(round_by_all, n), "one_core_s", "shared_s")
+
+
+def run(name="smollm2-135m", runs=3):  # -> dict
+    """All of it, on random weights in the shape of a published model."""
+    import numba
+
+    machine, model = measure_machine(), random_weights(preset(name))
+    result = {
+        "model": name, "weights": model.weights, "bytes": model.nbytes, "machine": machine.json(),
+        "ladder": ladder(model, machine, runs), "many_tokens": many_tokens(model), "serial": serial(), "few_rows": few_rows(),
+    }  # fmt: skip
+    return result | {"threads": numba.get_num_threads(), "threading_layer": numba.threading_layer()}
+
+
+def table(result):  # -> text
+    weights = result["weights"]
+    lines = [
+        f"{result['model']}, {weights / 1e6:,.0f} million weights in Q4_1, {result['bytes'] / 1e6:,.0f} MB; {result['threads']} "
+        f"threads ({result['threading_layer']}); memory {result['machine']['read_bytes_per_s'] / 1e9:,.1f} GB/s",
+        "",
+        f"{'one token, all matrices':<26}{'Gweights/s':>12}{'GB/s':>8}{'tokens/s':>11}{'of bandwidth':>14}",
+    ]
+    for r in result["ladder"]:
+        figures = f"{r['weights_per_s'] / 1e9:12.1f}{r['bytes_per_s'] / 1e9:8.1f}{r['tokens_per_s']:11,.1f}"
+        lines.append(f"{r['step']:<26}{figures}{r['share_of_bandwidth']:14.0%}")
+    titles = {
+        "many_tokens": ("n tokens, all layers", "packed_s", "dequantized_s"),
+        "serial": ("rounding n tokens", "one_core_s", "shared_s"),
+        "few_rows": ("attention, n queries of a head", "in_place_s", "turned_s"),
+    }
+    for key, (title, a, b) in titles.items():
+        part = result[key]
+        lines += ["", f"{title:<32}{a.removesuffix('_s'):>14}{b.removesuffix('_s'):>14}   ms"]
+        lines += [f"{n:<32,}{1e3 * s:14,.4f}{1e3 * t:14,.4f}" for n, s, t in zip(part["tokens"], part[a], part[b], strict=True)]
+        found = part["crossover"]
+        lines.append(f"the second wins from {found} on" if found else "the second does not win at the largest size")
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""Exercises of lesson 11: lanes and codes, tiles and cores, a norm that waits, and where one way becomes the faster one."""
+
+import kernel_mistakes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minillm.backends.numba_.crossover import crossover
+from minillm.backends.numba_.packed import code_at, halfwords
+from minillm.backends.numba_.sketches import blocked_matmul, norm_matvec
+from minillm.course.checks import check_close, draws, exercise, run_seed, seeds
+
+read_code = getattr(code_at, "py_func", code_at)  # the Python under the compiled function: its errors name lines
+
+
+def codes_of(bits, seed=0):  # -> (16, 32) uint8
+    return np.random.default_rng([run_seed(), seed, bits]).integers(0, 1 << bits, (16, 32)).astype(np.uint8)
+
+
+@exercise("11.1", points=2, hint=(
+    "Two 16-bit words are a lane, a lane belongs to one row. Word 2 · row holds even columns, word 2 · row + 1 odd ones.",
+    "A word holds four 4-bit codes: pair 0 lowest. Pairs 4 to 7 are 32 words further on.",
+))  # fmt: skip
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_code_of_a_record_is_found(bits):
+    codes = codes_of(bits)
+    words = kernel_mistakes.record(codes, bits)
+    found = np.array([[int(read_code(words, lane, column, bits)) for column in range(32)] for lane in range(16)])
+    check_close(found, codes.astype(int), what=f"codes of {bits} bits", mistakes=lambda: kernel_mistakes.misread(codes, bits))
+
+
+@exercise("11.1", points=1, hint=(
+    "The upper bits lie behind the 128 words of the lower four: 16 pairs of one bit, or 8 pairs of two bits, in a word.",
+    "They are worth 16 each, so they are moved up by four before they join the others.",
+))  # fmt: skip
+@pytest.mark.parametrize("bits", [5, 6])
+def test_upper_bits_join_the_lower_four(bits):
+    codes = codes_of(bits, seed=1)
+    words = kernel_mistakes.record(codes, bits)
+    found = np.array([[int(read_code(words, lane, column, bits)) for column in range(32)] for lane in range(16)])
+    check_close(found, codes.astype(int), what=f"codes of {bits} bits", mistakes=lambda: kernel_mistakes.misread(codes, bits))
+
+
+@exercise("11.2", points=2, hint=(
+    "Pair i of a group goes to bit bits · i of both halves; combine with |.",
+    "Widen to uint16 before you shift: a uint8 has no room for what is moved up.",
+))  # fmt: skip
+@given(bits=st.sampled_from([1, 2, 4]), bands=st.integers(1, 2), blocks=st.integers(1, 3), seed=seeds)
+def test_a_lane_holds_its_pairs_from_the_lowest_bits_up(bits, bands, blocks, seed):
+    pairs = np.random.default_rng([run_seed(), seed]).integers(0, 1 << bits, (bands, blocks, 16, 16, 2)).astype(np.uint8)
+    before = pairs.copy()
+    packed = halfwords(pairs, bits)
+    expected = kernel_mistakes.halfwords(before, bits)
+    check_close(packed, expected, what="the bytes", mistakes=lambda: kernel_mistakes.mispacked(before, bits))
+    assert np.array_equal(pairs, before), "halfwords changed the pairs it was given: they are still needed"
+
+
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+blocks = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+
+
+@exercise("11.3", points=2, hint=(
+    "Which range does the last tile of a side cover, if the block does not divide the side?",
+    "A tile of C is a sum over all of k, in steps of `inner`; it begins at zero for every tile.",
+))  # fmt: skip
+@given(sizes=sizes, block=blocks, seed=seeds)
+def test_tiles_of_any_size_give_the_product(sizes, block, seed):
+    (m, k, n), c = sizes, np.full((sizes[0], sizes[2]), kernel_mistakes.UNWRITTEN, np.float32)
+    a, b = draws(seed, (m, k), (k, n))
+    blocked_matmul(a, b, c, block)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    check_close(c, exact, what="C", mistakes=lambda: kernel_mistakes.matmul_mistakes(a, b, block))
+
+
+@exercise("11.3", points=1, hint=(
+    "A tile of A is read once for each column of tiles of C, a tile of B once for each row of tiles.",
+    "Sum in a tile of your own and store it once: C is never read.",
+))  # fmt: skip
+@pytest.mark.parametrize(("sizes", "block"), [((8, 8, 8), (4, 2, 4)), ((7, 10, 9), (3, 4, 2)), ((1, 5, 6), (4, 2, 3))])
+def test_tiles_read_no_more_than_they_must(sizes, block):
+    (m, k, n), (rows, inner, columns) = sizes, block
+    a, b = draws(0, (m, k), (k, n))
+    a, b, c = (kernel_mistakes.Counted(name, x) for name, x in (("A", a), ("B", b), ("C", np.zeros((m, n), np.float32))))
+    blocked_matmul(a, b, c, block)
+    for matrix, limit in ((a, (rows, inner)), (b, (inner, columns))):
+        height, width = (max((shape[i] for shape in matrix.shapes), default=0) for i in (0, 1))
+        assert height <= limit[0] and width <= limit[1], (
+            f"a piece of {matrix.name} of {height} × {width} is read at once; the cache was said to hold {limit[0]} × {limit[1]}"
+        )
+    for matrix, expected in ((a, m * k * -(-n // columns)), (b, k * n * -(-m // rows)), (c, 0)):
+        said = f"{matrix.loads} elements of {matrix.name} are read, with tiles of {block} it takes {expected}"
+        assert matrix.loads == expected, said
+    assert c.stores == m * n, f"{c.stores} elements of C are stored, it has {m * n}"
+
+
+@exercise("11.3", points=1, hint=(
+    "What do two calls of tile share? Two cores run them at the same time.",
+    "Each tile of C needs an accumulator of its own, and all of k: then no two calls touch one number.",
+))  # fmt: skip
+@pytest.mark.parametrize("workers", [2, 3])
+def test_tiles_may_run_at_the_same_time(workers):
+    a, b = draws(1, (6, 8), (8, 6))
+    c, turns = np.zeros((6, 6), np.float32), kernel_mistakes.Turns(workers)
+    slow_a, slow_b, slow_c = (kernel_mistakes.Counted(name, x, turns.next) for name, x in (("A", a), ("B", b), ("C", c)))
+    blocked_matmul(slow_a, slow_b, slow_c, (3, 2, 2), turns.each)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    assert np.allclose(c, exact, atol=1e-4), (
+        f"C is wrong when {workers} cores take turns after every read, and a core in the middle of a tile waits for others: "
+        f"expected {exact[0, 0]:.4f} at C[0, 0], found {c[0, 0]:.4f}, and {np.sum(~np.isclose(c, exact, atol=1e-4))} of {c.size} "
+        "elements differ. Do two tiles add into one accumulator, or read C, add and write it back?"
+    )
+
+
+@exercise("11.4", points=2, hint=(
+    "The scale belongs to a row and a block of 32 columns: scales[:, b].",
+    "How large can a sum of 32 products of 15 and 32,767 be, and which integer holds it?",
+    "The minimum counts once for each x of the block: it is multiplied by the sum of the rounded x.",
+))  # fmt: skip
+@given(n_rows=st.integers(1, 5), n_blocks=st.integers(1, 4), size=st.sampled_from([0.01, 1.0, 100.0]), seed=seeds)
+def test_the_product_with_a_normed_row_never_written(n_rows, n_blocks, size, seed):
+    x, weight, codes, scales, minima = kernel_mistakes.quantized(seed, n_rows, n_blocks, size)
+    y = norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    exact = kernel_mistakes.norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    scale = np.abs(exact).max() + 1
+
+    def mistakes():
+        return {said: value / scale for said, value in kernel_mistakes.norm_mistakes(x, weight, codes, scales, minima).items()}
+
+    what = "W · rms_norm(x), divided by its largest size,"
+    check_close(y / scale, exact / scale, rtol=2e-3, atol=2e-3, what=what, mistakes=mistakes)
+
+
+@exercise("11.4", points=1, hint="Take a block of x once, use it for the squares and for the product, and forget it.")
+def test_x_is_read_once_and_in_blocks():
+    x, weight, codes, scales, minima = kernel_mistakes.quantized(3, 4, 5, 1.0)
+    x, codes = kernel_mistakes.Counted("x", x), kernel_mistakes.Counted("codes", codes)
+    norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    again = f"{x.loads} numbers of x are read, it has {x.data.size}: is it read a second time for the norm?"
+    assert x.loads == x.data.size, again
+    assert max(shape[0] for shape in x.shapes) == 32, "more than one block of x is taken at once: 32 numbers are enough"
+    assert codes.loads == codes.data.size, f"{codes.loads} codes are read, there are {codes.data.size}"
+
+
+@exercise("11.4", points=1, hint="What does rounding divide by, where a whole block of x is zero?")
+def test_a_block_of_zeros_adds_nothing():
+    x, weight, codes, scales, minima = kernel_mistakes.quantized(4, 3, 3, 1.0)
+    x[32:64] = 0
+    y = norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    exact = kernel_mistakes.norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    check_close(y, exact, rtol=2e-3, atol=2e-3 * (np.abs(exact).max() + 1), what="y, where the second block of x is zeros,")
+
+
+@exercise("11.5", points=2, hint=(
+    "Walk from the largest size down: how far does B win without a gap?",
+    "What do you return when B loses at the largest size?",
+))  # fmt: skip
+@given(wins=st.lists(st.sampled_from("ABA="), min_size=1, max_size=8), seed=seeds)
+def test_the_crossover_is_where_b_begins_to_win_for_good(wins, seed):
+    rng = np.random.default_rng([run_seed(), seed])
+    tokens = np.cumsum(rng.integers(1, 9, len(wins))).tolist()
+    a = rng.uniform(1, 2, len(wins)).tolist()
+    b = [t * {"A": 1.5, "B": 0.5, "=": 1.0}[w] for t, w in zip(a, wins, strict=True)]
+    tail = "".join(wins)[len("".join(wins).rstrip("B")) :]
+    expected = tokens[len(wins) - len(tail)] if tail else None
+    found = crossover(tokens, a, b)
+    assert found == expected, (
+        f"expected {expected}, found {found}: at {tokens} tokens the faster way is {', '.join(wins)} (= is a draw). "
+        "B must win at the size returned and at every larger one."
+    )
