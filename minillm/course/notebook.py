@@ -67,6 +67,7 @@ def execute(notebook, source):
     begun = []  # indices of cells
     with tempfile.TemporaryDirectory() as configuration:
         env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"} | {
+            "MINILLM_NOTICE": "off",  # whether kernels had to be compiled depends on the machine
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
             "PYTHONHASHSEED": "0",
             "IPYTHONDIR": configuration,

@@ -85,7 +85,7 @@ def kernel(**options):
 class Notice(event.Listener):
     """One line on standard error when the first kernel is compiled; none where all come from the folder.
 
-    Within `compiling` and on a terminal, the line counts kernels and seconds.
+    Within `compiling` and on a terminal, the line counts kernels and seconds. MINILLM_NOTICE=off silences it.
     """
 
     def __init__(self):
@@ -106,6 +106,8 @@ class Notice(event.Listener):
         return any(event.data["dispatcher"] is kernel for kernel in KERNELS)
 
     def say(self, more, again=""):
+        if os.environ.get("MINILLM_NOTICE") == "off":
+            return
         kept = "once" if FOLDER else "at every start, because the cache folder cannot be written"
         print(f"{again}minillm: compiling kernels for this machine, {kept}{more}", end="", file=sys.stderr, flush=True)
 

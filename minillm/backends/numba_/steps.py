@@ -108,15 +108,15 @@ class Unprepared(Step):
 @intrinsic(prefer_literal=True)
 def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sums, n_columns, y, y_stride):
     """tile.band_times_tokens, with an Unprepared step."""
-    if not all(isinstance(a, types.Literal) for a in (tokens, layout, add)):
+    if not all(isinstance(a, types.Literal) for a in (tokens, layout)):
         return None
-    step = Unprepared(LAYOUT_LIST[layout.literal_value], tokens.literal_value, add.literal_value)
+    step = Unprepared(LAYOUT_LIST[layout.literal_value], tokens.literal_value)
 
     def codegen(context, builder, signature, args):
-        step.emit(builder, *args[3:])
+        step.emit(builder, *args[2:])
         return context.get_dummy_value()
 
-    return types.void(tokens, layout, add, *[types.int64] * 8), codegen
+    return types.void(tokens, layout, *[types.int64] * 9), codegen
 
 
 @kernel(parallel=True)
@@ -241,10 +241,9 @@ STEPS = (*FILE_ORDER, lanes_float, lanes_integer, two_cores, vector_step, prefet
 def instructions_of(layout="Q4_1"):  # -> {x86 dot-product instruction: times it stands in the assembly of the product}
     """Which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
     matrix = LAYOUT_LIST.index(LAYOUTS[layout])
-    signature = (
-        types.Array(types.float32, 2, "C"), types.UniTuple(types.int64, 4), types.Array(types.float32, 2, "C"), types.int64,
-    )  # fmt: skip
-    product = numba.njit(parallel=True, error_model="numpy")(linear_kernel(matrix, FRESH).py_func)
+    array = types.Array(types.float32, 2, "C")
+    signature = array, types.UniTuple(types.int64, 4), types.int64, array, types.int64  # x, tape, add, y, threads
+    product = numba.njit(parallel=True, error_model="numpy")(linear_kernel(matrix).py_func)
     product.compile(signature)
     code = product.inspect_asm(product.signatures[0])
     return {name: code.count(name) for name in DOTS}
