@@ -1,6 +1,7 @@
 """Prompt caching for one user: breakpoints, time to live, bounds, and the bill."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -241,16 +242,16 @@ def test_who_stops_early_pays_for_what_was_done_and_leaves_nothing_behind(sessio
 @pytest.mark.parametrize(("step", "written"), [(1, 0), (2, 20), (3, 20)])
 def test_an_interrupted_step_leaves_what_is_whole(llm, session, monkeypatch, step, written):
     """Between the layers of the prefill, and of a decode step."""
-    calls, feed_forward = [], llm.transformer.feed_forward
+    calls, ops = [], llm.transformer.ops
 
-    def interrupted(layer, x):
+    def interrupted(x, layer, config):
         calls.append(layer)
         if len(calls) == 2 * (step - 1) + 1:
             raise KeyboardInterrupt
-        return feed_forward(layer, x)
+        return ops.add_feed_forward(x, layer, config)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(llm.transformer, "feed_forward", interrupted)
+        patch.setattr(llm.transformer, "ops", SimpleNamespace(**vars(ops) | {"add_feed_forward": interrupted}))
         session.generate([*kept(MANUAL), [1]], PARAMS)
     assert session.last.usage == Usage(21 - written, written, 0, step - 1)
     assert session.store.pool.num_blocks - session.store.pool.num_free == session.kept_blocks == (3 if written else 0)

@@ -41,4 +41,6 @@ def check_finite(out, **inputs):  # array, name=(tokens, heads, d) ...
             token, head, component = bad[0]
             value = array[token, head, component]
             raise MiniLLMError(f"attention: {name} holds {value} at token {token}, head {head} ({len(bad):,} values in all).")
+    if "k" in inputs:
+        raise MiniLLMError("attention: the scores overflow float32: q and k are finite, but q·k is not.")
     raise MiniLLMError("attention: the result is not finite: keys or values hold NaN or infinity, or q·k overflows float32.")

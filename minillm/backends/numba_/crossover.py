@@ -2,12 +2,12 @@
 
 Two kernels for one job have two costs: what a call costs at all, and what each token adds. The one with the smaller
 second cost wins in the end, and where it begins to win is a property of the machine, not of the mathematics. So it is
-measured, written down here with the command that measured it, and read by the code that chooses.
+measured, written down here with the command that measured it (TOKENS alone is counted), and read by the code that chooses.
 
     name         value   says                                                           measured by
     SERIAL           4   up to so many tokens one core does what each token needs       minillm bench kernels (rounding)
     FEW_ROWS         6   rows of a KV head up to which attention reads keys in place    minillm bench kernels (attention)
-    TOKENS           8   tokens that share one pass over the codes of a band            minillm bench kernels (n tokens)
+    TOKENS           8   tokens that share one pass over the codes of a band            the registers: 8 + 8 sums of 32
     DEQUANTIZE    None   tokens from which a band made float32 first would win          minillm bench kernels (n tokens)
 
 SERIAL is near a draw, and the smaller risk is taken: a region that waits for a busy core costs far more than rounding.
