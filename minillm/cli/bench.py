@@ -86,10 +86,7 @@ def run_attention(args):
     threads = args.threads or available_cores()
     kv_heads = args.heads if args.kv_heads is None else args.kv_heads
     result = bench_attention(tokens, args.heads, kv_heads, args.d_head, args.rounds, threads, peers, measure_machine)
-    print(table(result))
-    if args.json:
-        print_json(result)
-    return 0
+    return show(args, result, table)
 
 
 def run_model(args):

@@ -17,8 +17,7 @@ from minillm.attention.mask import Mask
 from minillm.attention.paged import check_blocks, check_pages
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.crossover import FEW_ROWS
-from minillm.backends.numba_.decode import decode
-from minillm.backends.numba_.online import KEYS
+from minillm.backends.numba_.decode import decode, split_keys
 from minillm.backends.numba_.pages import EVERYTHING, ONE_BLOCK
 from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
 from minillm.memory import refuse_beyond_memory
@@ -88,12 +87,9 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
 
 
 def split_size(n_q, heads, d, n_k, kv_heads):  # -> keys, or None
-    """How to cut the keys for the kernel of decode: 32 pieces or so, enough to share out, few enough to merge.
-
-    None where the kernel of prefill is better.
-    """
+    """How to cut the keys for the kernel of decode; None where the kernel of prefill is better."""
     if (n_q == 1 or n_q * heads <= FEW_ROWS * kv_heads) and d % 16 == 0:
-        return max(KEYS, -(-n_k // 32) // KEYS * KEYS)
+        return split_keys(n_k)
     return None
 
 

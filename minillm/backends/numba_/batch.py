@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from minillm.attention.shapes import check_finite
 from minillm.backends import step
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.decode import merge, partial
+from minillm.backends.numba_.decode import merge, partial, split_keys
 from minillm.backends.numba_.online import KEYS, LOG2E, ZERO
 from minillm.backends.numba_.pages import EVERYTHING, find
 from minillm.backends.numba_.simd import take_ticket
@@ -98,12 +98,6 @@ def attend_batch(threads, q, new_k, new_v, k_at, v_at, strides, tables, size, le
         for x in out[b].reshape(-1):
             poison += x * ZERO  # 0 × anything finite stays 0
     return poison == ZERO
-
-
-@njit
-def split_keys(n_k):
-    """Keys of a split, by the length of the sequence alone: attention.split_size for one query."""
-    return max(KEYS, -(-n_k // 32) // KEYS * KEYS)
 
 
 class AttentionStep(step.AttentionStep):

@@ -20,12 +20,20 @@ import math
 
 import numpy as np
 from numba import njit, prange
+from numba.extending import register_jitable
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, VECTORS, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.pages import all_there, find, find_all
 from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
+
+
+@register_jitable
+def split_keys(n_k):  # -> keys of a split
+    """How to cut the keys: 32 pieces or so, enough to share out, few enough to merge. By the number of keys alone, so that
+    a sequence is cut alike, and answered alike to the bit, alone and in a batch."""
+    return max(KEYS, -(-n_k // 32) // KEYS * KEYS)
 
 
 @kernel(parallel=True)
