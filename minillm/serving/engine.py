@@ -61,9 +61,9 @@ class Engine:
         self.llm, self.config = llm, replace(config, context_length=context)
         transformer = llm.transformer
         if invariant:
-            from minillm.backends.invariant import of
+            from minillm.backends.invariant import invariant_model
 
-            transformer = type(transformer)(transformer.config, transformer.weights, of(transformer.ops))
+            transformer = invariant_model(transformer)
         self.scheduler = Scheduler(self.config)
         self.executor = ModelExecutor(transformer, self.choose, config.num_blocks, config.block_size, config.host_blocks)
         self.log = EventLog() if log is None else log
@@ -85,7 +85,8 @@ class Engine:
         self.log.add(request, ARRIVED, len(ids))
         try:
             ids = self.checked(ids, params, n, truncate)
-            self.scheduler.add(Request(request, ids, params.max_tokens, n=n, user=user, priority=priority))
+            longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
+            self.scheduler.add(Request(request, ids, longest, n=n, user=user, priority=priority))
         except MiniLLMError:
             self.log.add(request, REFUSED)
             raise
