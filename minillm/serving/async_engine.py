@@ -68,7 +68,7 @@ class AsyncEngine:
             await self.ended.wait()
             self.thread.join()
 
-    async def submit(self, prompt, params=None, *, n=1, user="", priority=0, truncate=None):  # -> Stream
+    async def submit(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None):  # -> Stream
         """Hand in a request: text or token ids. Returns when it is accepted, which is before it is computed."""
         self.check_open()
         if self.in_flight >= self.max_queue:
@@ -82,7 +82,7 @@ class AsyncEngine:
             else:
                 prompt = self.engine.encode(prompt)
             stream = Stream(self.give_up, n)
-            options = {"n": n, "user": user, "priority": priority, "truncate": truncate}
+            options = {"n": n, "user": user, "priority": priority, "salt": salt, "truncate": truncate}
             self.commands.put((self.accept, (stream, reply, prompt, params, options)))
             return await reply
         except asyncio.CancelledError:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from minillm import events
 from minillm.errors import MiniLLMError, RequestError
-from minillm.events import ARRIVED, CACHED, CANCELLED, ENGINE, FAILED, FINISHED, PREEMPTED, REFUSED, SCHEDULED, STEP, TOKEN, EventLog
+from minillm.events import ENGINE, EventLog
 from minillm.llm import completion
 from minillm.model.generate import check_prompt
 from minillm.model.sampling import SamplingParams
@@ -77,22 +78,25 @@ class Engine:
         """Is any request not done?"""
         return bool(self.running)
 
-    def add(self, prompt, params=None, *, n=1, user="", priority=0, truncate=None):  # str or token ids -> request
-        """Accept a request, or raise RequestError with the reason why it can never be served."""
+    def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None):  # str or token ids -> request
+        """Accept a request, or raise RequestError with the reason why it can never be served.
+
+        n: answers. user, priority: for the order of the waiting. salt: prompts with different ones share no cached prefix.
+        """
         params, request = params or SamplingParams(), self.next_request
         self.next_request += 1
         ids = self.encode(prompt)
-        self.log.add(request, ARRIVED, len(ids))
+        self.log.add(request, events.ARRIVED, len(ids))
         try:
             ids = self.checked(ids, params, n, truncate)
             longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
-            self.scheduler.add(Request(request, ids, longest, n=n, user=user, priority=priority))
+            self.scheduler.add(Request(request, ids, longest, n, user, priority, salt))
         except MiniLLMError:
-            self.log.add(request, REFUSED)
+            self.log.add(request, events.REFUSED)
             raise
-        make = self.llm.tokenizer.stream
-        context, vocab = self.config.context_length, self.llm.config.vocab_size
-        answers = [Answer(request, ids, params, None, make(after=ids), index=i, context=context, vocab_size=vocab) for i in range(n)]
+        limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
+        detokenizers = [self.llm.tokenizer.stream(after=ids) for _ in range(n)]
+        answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
         self.running[request] = Running(answers, n)
         return request
 
@@ -116,7 +120,7 @@ class Engine:
 
     def cancel(self, request):  # -> bool
         """Give a request up, and free its blocks now. False where it is unknown or done."""
-        return self.end(request, CANCELLED)
+        return self.end(request, events.CANCELLED)
 
     def step(self):  # -> [Delta]
         """Compute one step. One delta for each answer that drew a token; an error of one request is its own delta."""
@@ -124,7 +128,7 @@ class Engine:
         plan = self.scheduler.schedule()
         self.note(plan)
         outcome = self.executor.execute(plan)
-        self.log.add(ENGINE, STEP, plan.tokens)
+        self.log.add(ENGINE, events.STEP, plan.tokens)
         failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
         self.scheduler.update(plan, outcome)
         for sequence in outcome.finished:
@@ -136,13 +140,13 @@ class Engine:
         """Write to the log who lost a place and who got one."""
         for sequence in plan.preempted:
             self.placed.discard(sequence)
-            self.log.add(sequence.request, PREEMPTED, index=sequence.index)
+            self.log.add(sequence.request, events.PREEMPTED, index=sequence.index)
         for share in plan.shares:
             sequence = share.sequence
             if sequence not in self.placed:
-                self.log.add(sequence.request, SCHEDULED, index=sequence.index)
+                self.log.add(sequence.request, events.SCHEDULED, index=sequence.index)
                 if cached := self.scheduler.cached_tokens(sequence.request):
-                    self.log.add(sequence.request, CACHED, cached, sequence.index)
+                    self.log.add(sequence.request, events.CACHED, cached, sequence.index)
                 self.placed.add(sequence)
             self.placed.update(share.draws)
 
@@ -150,7 +154,7 @@ class Engine:
         """What the executor calls for each token to be drawn."""
         answer = self.running[sequence.request].answers[sequence.index]
         delta = answer.choose(logits, self.llm.tokenizer.eos_ids)
-        self.log.add(sequence.request, TOKEN, index=sequence.index)
+        self.log.add(sequence.request, events.TOKEN, index=sequence.index)
         self.deltas.append(delta)
         return delta.token_ids[0], delta.finish_reason
 
@@ -159,12 +163,12 @@ class Engine:
         running = self.running[sequence.request]
         running.open -= 1
         if running.open == 0:
-            self.forget(sequence.request, FINISHED)
+            self.forget(sequence.request, events.FINISHED)
 
     def fail(self, request, error):  # -> [Delta]
         """End a request by an error: all its answers that are not complete say so."""
         unfinished = [a for a in self.running[request].answers if not a.finish_reason or self.just_drawn(a)]
-        self.end(request, FAILED)
+        self.end(request, events.FAILED)
         return [Delta(request, a.index, "", finish_reason="error", error=error) for a in unfinished]
 
     def just_drawn(self, answer):
