@@ -17,6 +17,7 @@ Not for several threads at once: `async_engine` puts a thread boundary around it
 """
 
 from dataclasses import dataclass, replace
+from operator import index
 
 import numpy as np
 
@@ -65,8 +66,8 @@ class Engine:
             from minillm.backends.invariant import invariant_model
 
             transformer = invariant_model(transformer)
-        self.scheduler = Scheduler(self.config)
-        self.executor = ModelExecutor(transformer, self.choose, config.num_blocks, config.block_size, config.host_blocks)
+        self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
+        self.executor = ModelExecutor(transformer, self.choose, config.num_blocks, config.block_size, host)
         self.log = EventLog() if log is None else log
         self.running = {}  # request -> Running: accepted and not done
         self.placed = set()  # sequences that hold a place
@@ -105,7 +106,7 @@ class Engine:
         if isinstance(prompt, str):
             return self.llm.tokenizer.encode(prompt)
         try:
-            return [int(i) for i in prompt]
+            return [index(i) for i in prompt]
         except (TypeError, ValueError, OverflowError):
             raise RequestError(f"a prompt is text or a list of token ids, found {type(prompt).__name__}.") from None
 
