@@ -52,7 +52,10 @@ def test_an_answer_is_that_of_the_plain_loop(knob):
 
 
 def test_a_repetition_penalty_counts_the_prompt_and_every_token_said():
-    (plain,), (fair,) = engine().run([[7, 8, 9]], greedy(100))[0], engine().run([[7, 8, 9]], greedy(100, repetition_penalty=1e9))[0]
+    (plain,), (fair,) = (
+        engine().run([[7, 8, 9]], greedy(100))[0],
+        engine().run([[7, 8, 9]], greedy(100, repetition_penalty=1e9))[0],
+    )
     assert len(set(plain.token_ids)) < 100, "the model repeats itself, or this shows nothing"
     assert len(set(fair.token_ids)) == 100 and not set(fair.token_ids) & {7, 8, 9}
 
