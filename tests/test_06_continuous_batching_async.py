@@ -124,7 +124,7 @@ def test_one_message_a_step_however_many_streams():
     assert sum(messages) >= 8 * 20
 
 
-# --- leaving early ---------------------------------------------------------------------------------------------------------------------
+# --- leaving early ------------------------------------------------------------------------------------------------------------
 
 
 async def by_break(stream):
@@ -205,7 +205,7 @@ def test_who_is_cancelled_while_submitting_leaves_no_request_behind():
     served(scenario, one=paced(gate))
 
 
-# --- slow readers ----------------------------------------------------------------------------------------------------------------------
+# --- slow readers -------------------------------------------------------------------------------------------------------------
 
 
 def test_nobody_waits_for_a_reader_who_never_reads():
@@ -241,7 +241,7 @@ def test_a_stream_holds_a_bounded_number_of_deltas():
     asyncio.run(scenario())
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------------------------
 
 
 def test_what_can_never_be_served_is_refused_at_submission():
@@ -293,7 +293,7 @@ def test_those_who_wait_in_the_scheduler_count():
     served(scenario, max_queue=3, max_sequences=1)
 
 
-# --- the end -------------------------------------------------------------------------------------------------------------------------------
+# --- the end ------------------------------------------------------------------------------------------------------------------
 
 
 def test_draining_finishes_what_is_accepted_and_refuses_what_is_new():

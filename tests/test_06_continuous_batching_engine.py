@@ -24,7 +24,7 @@ def alone(prompt, params, n=1, **config):
     return said(engine(invariant=True, **config).run([prompt], params, n=n))[0]
 
 
-# --- one request ---------------------------------------------------------------------------------------------------------------
+# --- one request --------------------------------------------------------------------------------------------------------------
 
 KNOBS = {
     "greedy": greedy(),
@@ -110,7 +110,7 @@ def test_prompts_come_as_text_as_one_and_as_many_and_each_may_have_its_own_param
     assert lengths == [[2, 2], [5, 5]]
 
 
-# --- beside others ---------------------------------------------------------------------------------------------------------------
+# --- beside others ------------------------------------------------------------------------------------------------------------
 
 
 def test_n_answers_differ_and_each_is_what_it_would_be_without_the_others():
@@ -167,7 +167,7 @@ def test_a_cached_prefix_changes_nothing_but_the_work(prefix):
     assert CACHED not in kinds(one, other)
 
 
-# --- the log -----------------------------------------------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_log_tells_what_happened_in_order():
@@ -197,7 +197,7 @@ def test_metrics_come_with_the_completion():
     assert answer.metrics["prompt_tokens"] == 3 and answer.metrics["new_tokens"] == 4 and answer.metrics["ttft_s"] > 0
 
 
-# --- other ends --------------------------------------------------------------------------------------------------------------------
+# --- other ends ---------------------------------------------------------------------------------------------------------------
 
 
 def test_cancelling_frees_everything_now_wherever_the_request_is():
@@ -345,7 +345,7 @@ def test_half_a_character_waits_for_its_other_half():
     assert [d.text for d in drain(one)[request, 0]] == ["a", "", "é"]
 
 
-# --- at random -----------------------------------------------------------------------------------------------------------------------
+# --- at random ----------------------------------------------------------------------------------------------------------------
 
 ANSWERS = {}  # what each kind of request says alone: prompt number, params number -> tokens
 PROMPTS = prompts(5, seed=2)
