@@ -25,7 +25,7 @@ def facts_of(tokens, salt=None):
 
 def draw(fact, index, stops):  # -> token, does it end here?
     """What the model would say after a fact, to answer `index` of a request."""
-    number = follow(fact, index) >> 33
+    number = follow(follow(fact, index), 0) >> 33
     return number % VOCABULARY, bool(stops) and number % stops == 0
 
 
