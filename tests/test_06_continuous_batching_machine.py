@@ -38,7 +38,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @initialize(
         size=st.sampled_from([1, 2, 4]),
-        tokens=st.integers(16, 40),
+        tokens=st.integers(10, 36),
         host_blocks=st.sampled_from([0, 4, 30]),
         max_sequences=st.sampled_from([1, 3, 4, 6]),
         spare=st.integers(0, 12),
