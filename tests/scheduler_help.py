@@ -88,6 +88,7 @@ class ModelOfAnExecutor:
         before = set(self.tokens)
         plan = self.scheduler.schedule()
         self.note_preempted(plan)
+        planned = [list(share.blocks) for share in plan.shares]
         if cancel_before is not None:
             self.cancel(cancel_before)
         result = self.execute(plan)
@@ -96,6 +97,7 @@ class ModelOfAnExecutor:
         ended = self.scheduler.update(plan, result)
         self.take_in(plan, result, ended)
         assert set(ended) <= before
+        assert [share.blocks for share in plan.shares] == planned, "a plan is a record: it does not change afterwards"
         self.steps, self.fed = self.steps + 1, self.fed + plan.tokens
         return plan
 

@@ -299,21 +299,48 @@ def test_what_comes_back_longer_than_a_step_is_cut_whatever_the_policy(policy):
     assert engine.preempted
 
 
-@given(
-    st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.lists(st.integers(1, 6), min_size=4, max_size=4), st.booleans()
-)
-def test_growth_is_what_is_then_taken(prompt, answers, after, tokens, kept):
-    pool = BlockPool(60, 4)
-    tables = [BlockTable(pool)]
-    tables[0].append(prompt)
-    tables += [tables[0].fork() for _ in range(answers - 1)]
-    for table in tables[:after]:
-        table.append(1)
-    takes = list(zip(tables, tokens, strict=False))[: answers - kept]
-    free, need = pool.num_free, growth(takes)
-    for table, n in takes:
-        table.append(n)
-    assert free - pool.num_free == need
+@pytest.mark.parametrize(("prompt", "answers", "apart"), list(product(range(1, 9), range(1, 5), range(3))))
+def test_growth_is_what_is_then_taken(prompt, answers, apart):
+    """Answers of one prompt, of which some have gone their own way already, and some may take no part in this step."""
+    for writers, n in product(range(1, answers + 1), (1, 2, 5)):
+        pool = BlockPool(60, 4)
+        tables = [BlockTable(pool)]
+        tables[0].append(prompt)
+        tables += [tables[0].fork() for _ in range(answers - 1)]
+        for table in tables[:apart]:
+            table.append(1)
+        takes = [(table, n) for table in tables[-writers:]]
+        free, need = pool.num_free, growth(takes)
+        for table, n in takes:
+            table.append(n)
+        assert free - pool.num_free == need
+
+
+def test_a_swapped_request_comes_back_within_the_budget():
+    """0 takes 1's and 2's blocks; 2 is swapped, for 1 the host has no room; 1 then computes a long prompt when 2 comes back."""
+    config = {"num_blocks": 6, "host_blocks": 2, "preemption": "swap", "max_sequences": 3, "max_tokens_per_step": 5}
+    engine = started(request(0, 4, 20), request(1, 4, 12), request(2, 4, 12), **config)
+    plans = []
+    while engine.scheduler.has_work:
+        plans.append(engine.step())
+    assert [[id.request for id in plan.preempted] for plan in plans if plan.preempted][:2] == [[2], [1]]
+    assert [bool(plan.swaps_out) for plan in plans if plan.preempted][:2] == [True, False]
+    assert max(plan.tokens for plan in plans) == 5
+
+
+def test_half_a_prompt_is_recomputed_and_not_swapped():
+    config = {"num_blocks": 6, "host_blocks": 9, "preemption": "swap", "max_sequences": 2, "max_tokens_per_step": 2}
+    engine = started(request(0, 4, 12), request(1, 16, 3), **config)
+    plans = []
+    while engine.scheduler.has_work:
+        plans.append(engine.step())
+    assert [id.request for plan in plans for id in plan.preempted] == [1] and not any(plan.swaps_out for plan in plans)
+
+
+def test_a_plan_stays_as_it_was_made():
+    """In one step two prompts are computed that are the same: the cache then exchanges the second one's blocks."""
+    engine = started(*(request(i, [7] * 6, 9, n=2) for i in range(2)), prefix="hash")
+    schedule(engine)
 
 
 # --- several answers --------------------------------------------------------------------------------------------------------
