@@ -83,7 +83,7 @@ def test_the_longest_cached_prefix_comes_first(prefix):
         found.append((share.sequence.request, share.position, engine.scheduler.cached_tokens(share.sequence.request)))
     assert found == [(3, 8, 8), (2, 4, 4), (4, 4, 4), (1, 0, 0)]
     engine.scheduler.schedule()
-    assert engine.scheduler.cached_tokens(1) == engine.scheduler.cached_tokens(99) == 0
+    assert engine.scheduler.cached_tokens(3) == engine.scheduler.cached_tokens(99) == 0 and not engine.scheduler.ended
 
 
 @pytest.mark.parametrize("patience", [0, 1, 5])
