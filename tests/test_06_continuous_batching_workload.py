@@ -107,9 +107,7 @@ def shared(a, b):
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=4), st.lists(st.integers(0, 2), min_size=1, max_size=4), st.data())
 def test_prompts_share_their_beginning_exactly_as_far_as_their_pages(first, second, data):
     """Ids and words are drawn from many, so that equal ones beyond the shared pages are chance: below 1/100 each."""
-    prompts = [
-        Request(HASHED_TOKENS * len(pages) - data.draw(st.integers(0, 500)), 1, tuple(pages)) for pages in (first, second)
-    ]
+    prompts = [Request(HASHED_TOKENS * len(pages) - data.draw(st.integers(0, 500)), 1, tuple(pages)) for pages in (first, second)]
     expected = min(HASHED_TOKENS * shared(first, second), *(r.prompt for r in prompts))
     for make in (workload.words, lambda r, n: workload.token_ids(r, n, vocabulary=(0, 50_000))):
         a, b = (make(r, number) for number, r in enumerate(prompts))

@@ -84,6 +84,9 @@ def fixed(count, prompt_tokens, new_tokens):  # -> [Request]
 
 def cut(requests, most_prompt=None, most_new=None):  # -> [Request]
     """Lengths cut to what a small model can hold; pages of a prompt that were cut off are gone too."""
+    for most in (most_prompt, most_new):
+        if most is not None and most < 1:
+            raise MiniLLMError(f"prompt and answer have at least 1 token, found at most {most}.")
     found = []
     for r in requests:
         prompt, new = min(r.prompt, most_prompt or r.prompt), min(r.output, most_new or r.output)
