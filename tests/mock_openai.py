@@ -57,6 +57,8 @@ class MockServer:
                 if path.endswith("/models"):
                     models = [{"id": name, "object": "model"} for name in self.models]
                     writer.write(answer(200, {"object": "list", "data": models}))
+                elif path == "/health":
+                    writer.write(answer(200, {}))
                 elif self.behave and await self.behave(self, writer, fields):
                     pass
                 elif path.endswith("/completions"):
@@ -64,7 +66,7 @@ class MockServer:
                 else:
                     writer.write(answer(404, {"error": {"message": f"no such path: {path}"}}))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):  # the last: the test is over
             self.left += 1
         finally:
             writer.close()

@@ -41,14 +41,10 @@ def table(result):  # -> text
     lines += ["", "throughput: " + throughput(result)]
     if result["slo_s"]:
         asked = ", ".join(f"{name} ≤ {limit:g} s" for name, limit in result["slo_s"].items())
-        share = (
-            "none ended" if result["attainment"] is None else f"{result['attainment']:.1%} of requests, errors counted as misses"
-        )
+        share = "none ended" if result["attainment"] is None else f"{result['attainment']:.1%} of requests; an error is a miss"
         lines.append(f"goodput: {result['goodput_per_s'] or 0:.3g} requests/s met {asked} ({share})")
     lines.append(generator(result))
-    lines.append(
-        "TPOT = (E2E - TTFT) / (tokens - 1), ITL = each gap between chunks (vLLM's conventions); clocks start before connecting."
-    )
+    lines.append("TPOT = (E2E - TTFT) / (tokens - 1), ITL = each gap between chunks as vLLM has it. TTFT includes connecting.")
     return "\n".join(lines)
 
 
