@@ -90,9 +90,10 @@ def test_chunks_are_put_together_however_they_arrive(parts, cuts, extension, tra
     assert chunks.done
 
 
-def test_a_chunked_body_is_done_at_its_very_end_and_not_before():
+@pytest.mark.parametrize("trailer", [b"", b"X: y\r\n", b"X: y\r\nZ: 0\r\n"])
+def test_a_chunked_body_is_done_at_its_very_end_and_not_before(trailer):
     chunks = Dechunker()
-    for byte in b"2\r\nab\r\n0\r\n\r":
+    for byte in b"2\r\nab\r\n0\r\n" + trailer + b"\r":
         chunks.feed(bytes([byte]))
         assert not chunks.done
     assert chunks.feed(b"\n") == b"" and chunks.done

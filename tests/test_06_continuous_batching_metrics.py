@@ -228,6 +228,22 @@ def test_statistics_of_counted_values_are_numpys_of_repeated_ones(pairs):
     assert statistics(values, times) == pytest.approx(right, abs=1e-9)
 
 
+@given(st.lists(st.lists(st.floats(-9, 9), max_size=4), min_size=2, max_size=6), st.integers(0, 99))
+def test_an_interval_is_that_of_resamples_that_are_really_made(groups, seed):
+    """The same draws, with the groups drawn put one after another, and NumPy's own percentiles."""
+    groups = [g for g in groups if g]
+    if len(groups) < 2:
+        return
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(20):
+        values = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+        made.append([values.mean(), *np.percentile(values, PERCENTILES)])
+    found = distribution(groups, resamples=20, seed=seed)
+    for name, column in zip(("mean", *(f"p{p}" for p in PERCENTILES)), np.array(made).T, strict=True):
+        assert found[f"{name}_ci"] == pytest.approx(tuple(np.quantile(column, (0.025, 0.975))), abs=1e-9)
+
+
 def test_one_request_has_no_interval_and_two_equal_ones_have_one_of_no_width():
     assert distribution([[3.0, 4.0]])["p50_ci"] is None and distribution([[3.0, 4.0]])["p50"] == 3.5
     assert distribution([[3.0], [3.0]])["p99_ci"] == (3.0, 3.0)
