@@ -141,4 +141,5 @@ def test_a_log_that_keeps_nothing_is_refused():
 
 
 def test_the_kinds_are_all_different():
-    assert not [k for k, n in Counter([ARRIVED, FINISHED, STEP, events.USAGE, *MIDDLE, *ENDS - {FINISHED}]).items() if n > 1]
+    kinds = [ARRIVED, STEP, events.USAGE, events.PROMPT_USAGE, *MIDDLE, *ENDS]
+    assert not [kind for kind, n in Counter(kinds).items() if n > 1]
