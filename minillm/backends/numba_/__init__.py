@@ -5,7 +5,8 @@
     batch                     decode of many sequences in one call
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
-    tile, linear, layer       weights times tokens: the innermost step, a matrix, half a layer
+    tile, bands, linear       weights times tokens: the innermost step, the loop around it, a matrix
+    layer                     half a layer in one call
     stack                     all layers of a decode step in one call
     compiled                  where machine code is kept between runs
 """

@@ -2,11 +2,8 @@
 
     x[t, c] ≈ x_scale[t, c / 32] · q[t, c]        q: int16, so the error is at most 2^-16 of the block's largest x
 
-A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. Bands are
-dealt to the cores in contiguous stretches, so that each reads one long tape and no two write to one cache line.
-
-The parts are functions that are inlined into a kernel, because the kernels of a layer (layer.py) are made of the same
-ones. A layout reaches the innermost step as a constant of the kernel, so each layout is compiled on its own.
+Bands are dealt to the cores in contiguous stretches (bands.py). The parts are functions that are inlined into a kernel,
+because the kernels of a layer (layer.py) and of a step (stack.py) are made of the same ones.
 """
 
 import os
