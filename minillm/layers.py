@@ -108,6 +108,20 @@ def add_feed_forward(x, w, c, linear=linear):  # (tokens, d_model) -> (tokens, d
     return x + linear(swiglu(linear(h, w.gate), linear(h, w.up)), w.down)
 
 
+def run_layers(x, layers, c, angles, step):
+    """(tokens, d_model) -> (tokens, d_model): all layers, one after another.
+
+    layers, c: weights and shape of the model. angles: rope_angles of the tokens. step: what looks up other tokens' keys and
+    values (backends.step.AttentionStep), made with the backend whose operations run.
+    """
+    ops = step.ops
+    for index, w in enumerate(layers):
+        q, k, v = ops.attention_inputs(x, w, c, *angles)
+        x = ops.add_linear(x, step.attend(index, q, k, v).reshape(len(x), -1), w.o)
+        x = ops.add_feed_forward(x, w, c)
+    return x
+
+
 def softmax(x):  # (..., n) -> (..., n)
     """exp(x) over its sum along the last axis, after subtracting the row's maximum so that exp cannot overflow.
 

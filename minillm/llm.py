@@ -31,11 +31,12 @@ class LLM:
 
     model: a name from the zoo, a path to a .gguf file, "hf:ORG/REPO/FILE.gguf", or a folder with config.json and
     safetensors; or a pair of transformer and tokenizer that are made already, such as `random_model()`.
-    backend: see `minillm backends`. Errors: ModelError, GGUFError.
+    backend: see `minillm backends`. kv_dtype: "float32", or "float16" for caches of half the bytes, rounded.
+    Errors: ModelError, GGUFError.
     """
 
-    def __init__(self, model="smollm2-135m", backend=None):
-        self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend)
+    def __init__(self, model="smollm2-135m", backend=None, kv_dtype="float32"):
+        self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
         self.config = self.transformer.config
 
     def generate(self, prompts, params=None, truncate=None):  # str, ids, or a list of either -> Completion or a list

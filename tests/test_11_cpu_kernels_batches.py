@@ -36,9 +36,9 @@ def test_one_command_measures_prefill_and_decode_at_every_batch_size(ceiling, mi
     result = json.loads(out.splitlines()[-1])
     assert [(r["work"], r["batch"]) for r in result["rows"]] == [("prefill", 1), ("decode", 1), ("decode", 3), ("decode", 2)]
     config, bits = read_config(mixed_path), bits_per_weight(mixed_path, read_config(mixed_path))
-    assert (result["backend"], result["threads"], result["bits_per_weight"]) == ("numba", 1, bits)
+    assert (result["backend"], result["kv"], result["threads"], result["bits_per_weight"]) == ("numba", "float16", 1, bits)
     for row in result["rows"]:
-        top = ceilings(config, MACHINE, 24, 3, row["batch"], bits)
+        top = ceilings(config, MACHINE, 24, 3, row["batch"], bits, "float16")
         assert row["ceiling_tokens_per_s"] == top[f"{row['work']}_tokens_per_s"] and row["ratios"] == {}
         low, high = row["tokens_per_s_spread"]["minillm"]
         assert 0 < low <= row["tokens_per_s"]["minillm"] <= high
@@ -68,7 +68,7 @@ def test_a_row_gives_medians_of_ratios_within_rounds():
     assert row["ratios_spread"] == {"to llama.cpp": [2.0, 4.0]} and row["share_of_ceiling"] == 0.5
     engines = {name: {"load_s": 1.0, "peak_rss_bytes": 5e6} for name in ("minillm", "llama.cpp")}
     sizes = {"prompt_tokens": 512, "new_tokens": 32, "threads": 2, "rounds": 3, "bits_per_weight": 5.0}
-    names = {"model": "m", "backend": "numba", "machine": MACHINE.json()}
+    names = {"model": "m", "backend": "numba", "kv": "float16", "machine": MACHINE.json()}
     text = batches.table({**names, **sizes, "rows": [row], "engines": engines})
     assert "3.00 (2.00 to 4.00)" in text and "50%  bandwidth" in text
 
@@ -80,6 +80,8 @@ def test_the_roofline_is_the_slower_of_bytes_and_arithmetic(mixed_path):
     by_bytes, by_sums = (ceilings(config, m, 24, 8, 4, 5.0) for m in (slow_memory, slow_sums))
     assert (by_bytes["decode_bound"], by_sums["decode_bound"]) == ("bandwidth", "arithmetic")
     assert by_bytes["decode_tokens_per_s"] == 4 / config.decode_bytes(28, 4, 5.0, 4)
+    half = ceilings(config, slow_memory, 24, 8, 4, 5.0, "float16")
+    assert half["decode_tokens_per_s"] == 4 / config.decode_bytes(28, 4, 5.0, 2)
     assert by_sums["decode_tokens_per_s"] == 4 / (4 * config.decode_flops(28))
 
 

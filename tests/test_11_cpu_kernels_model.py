@@ -99,9 +99,11 @@ TIES = {"plain_numbers": (6, 216)}  # prompt: (step, our token): where the two b
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("kv", ["float32", "float16"])
 @pytest.mark.parametrize("prompt", SMOLLM2["prompts"], ids=lambda p: p["name"])
-def test_smollm2_writes_the_golden_tokens(real, prompt):
+def test_smollm2_writes_the_golden_tokens(real, prompt, kv, monkeypatch):
     """Each token after the recorded ones before it is the recorded one, but for the ties above; after a tie the test goes on."""
+    monkeypatch.setattr(real, "kv_dtype", np.dtype(kv))
     cache, tokens, parted = real.new_cache(), prompt["ids"], []
     for step, expected in enumerate(prompt["greedy"]):
         found = int(real.forward([Segment(np.array(tokens), cache.length, cache)])[0][-1].argmax())
@@ -139,7 +141,7 @@ def test_python_and_the_command_line_choose_it_by_argument_or_variable(mixed_pat
     monkeypatch.setenv("MINILLM_BACKEND", "numba")
     assert LLM(mixed_path).transformer.ops is get_backend("numba")
     seen = []
-    monkeypatch.setattr("minillm.llm.load_model", lambda path, backend: seen.append(backend) or load_model(path, backend))
+    monkeypatch.setattr("minillm.llm.load_model", lambda path, backend, kv: seen.append(backend) or load_model(path, backend, kv))
     for argv in (options, ["--backend", "numba", *options], ["--backend", "numpy", *options]):
         assert main(["generate", *map(str, argv)]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["token_ids"] == expected
@@ -149,7 +151,7 @@ def test_python_and_the_command_line_choose_it_by_argument_or_variable(mixed_pat
 def test_auto_takes_numpy_for_a_small_model_and_numba_for_a_large_one(mixed_path, monkeypatch, capsys):
     monkeypatch.delenv("MINILLM_BACKEND", raising=False)
     seen = []
-    monkeypatch.setattr("minillm.llm.load_model", lambda path, backend: seen.append(backend) or load_model(path, backend))
+    monkeypatch.setattr("minillm.llm.load_model", lambda path, backend, kv: seen.append(backend) or load_model(path, backend, kv))
     for limit in (10**9, 1):
         monkeypatch.setattr("minillm.backends.WORTH_COMPILING", limit)
         assert main(["generate", "--model", str(mixed_path), "--max-tokens", "2", "hello"]) == 0

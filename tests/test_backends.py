@@ -11,13 +11,15 @@ import pytest
 from kernel_help import stored_matrix
 
 from minillm.backends import BACKENDS, fitting_backend, get_backend
+from minillm.cache.contiguous import ContiguousCache
 from minillm.errors import MiniLLMError
 from minillm.layers import rope_frequencies
+from minillm.model.transformer import Segment
 from minillm.model.weights import LayerWeights
 
 C = SimpleNamespace(n_heads=6, n_kv_heads=2, d_head=16, norm_eps=1e-5, qk_norm=False, rope_interleaved=True)
 D, D_FF, N = 64, 96, 7
-NOT_COMPUTED = {"AttentionStep", "load_matrix"}  # tested in test_equality.py; and what everything here goes through
+NOT_COMPUTED = {"AttentionStep", "load_matrix", "prepare_layers"}  # what the others here go through
 MATRICES = {"q": (96, D), "k": (32, D), "v": (32, D), "o": (D, 96), "gate": (D_FF, D), "up": (D_FF, D), "down": (D, D_FF)}
 
 
@@ -42,6 +44,7 @@ def cases(ops, types):  # -> {operation: result}
     w = LayerWeights(attn_norm=1 + draws(3, D), ffn_norm=1 + draws(4, D), **matrices)
     cos, sin = ops.rope_angles(np.arange(3, 3 + N), rope_frequencies(16, 1e4))
     q, k, v = draws(5, N, 6, 16), draws(6, 20, 2, 16), draws(7, 20, 2, 16)
+    layers = ops.prepare_layers([w, LayerWeights(attn_norm=1 + draws(10, D), ffn_norm=1 + draws(11, D), **matrices)])
     pages = [np.concatenate([a, draws(8, 4, 2, 16)]).reshape(3, 8, 2, 16)[[2, 0, 1]] for a in (k, v)]
     return {
         "embed": ops.embed(np.array([3, 0, 95]), w.q),
@@ -49,11 +52,27 @@ def cases(ops, types):  # -> {operation: result}
         "add_linear": ops.add_linear(x, h, w.o),
         "attention_inputs": list(ops.attention_inputs(x, w, C, cos, sin)),
         "add_feed_forward": ops.add_feed_forward(x, w, C),
+        "run_layers": [through(ops, x, layers, lengths) for lengths in ([1] * N, [4, 1, 2])],
         "rms_norm": ops.rms_norm(x, w.attn_norm, 1e-5),
         "rope_angles": [cos, sin],
         "attention": [ops.attention(q, k, v), ops.attention(q[:1], k, v)],
         "paged_attention": ops.paged_attention(q, *pages, np.array([1, 2, 0]), 20),
     }
+
+
+def through(ops, x, layers, lengths):
+    """All layers, for sequences of which so many tokens are new and some were there before."""
+    bounds = np.cumsum([0, *lengths])
+    caches = [ContiguousCache(2, 2, 16, 64) for _ in lengths]
+    for seed, cache in enumerate(caches, 20):
+        for layer in range(2):
+            cache.append(layer, draws(seed, seed - 18, 2, 16), draws(-seed % 97, seed - 18, 2, 16))
+    positions = np.concatenate([np.arange(n) + cache.length for n, cache in zip(lengths, caches, strict=True)])
+    segments = [Segment(np.zeros(n, int), cache.length, cache) for n, cache in zip(lengths, caches, strict=True)]
+    step = ops.AttentionStep(ops, segments, [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)])
+    found = ops.run_layers(x, layers, C, ops.rope_angles(positions, rope_frequencies(16, 1e4)), step)
+    assert [cache.length for cache in caches] == [n + i for i, n in enumerate(lengths, 2)]
+    return found
 
 
 @pytest.mark.parametrize("types", [["F32"], ["F16", "BF16"], ["Q4_0", "Q8_0"]], ids="/".join)

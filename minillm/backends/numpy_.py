@@ -19,6 +19,7 @@ from minillm.layers import (
     linear,
     rms_norm,
     rope_angles,
+    run_layers,
 )
 
 __all__ = [
@@ -31,9 +32,16 @@ __all__ = [
     "linear",
     "load_matrix",
     "paged_attention",
+    "prepare_layers",
     "rms_norm",
     "rope_angles",
+    "run_layers",
 ]
+
+
+def prepare_layers(layers):  # [LayerWeights] -> [LayerWeights]
+    """The layers of a model as run_layers of this backend takes them."""
+    return layers
 
 
 def load_matrix(tensor):  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32

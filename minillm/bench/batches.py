@@ -13,7 +13,7 @@ from minillm.bench.compare import ceilings, check_sizes, say
 from minillm.bench.worker import Worker
 
 
-def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits):
+def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits, kv):
     """-> {"rows": [one per piece of work], …}, ready for JSON. bits: stored bits per weight, as our backend reads them."""
     check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (max(batches), prompt_tokens)).tolist()
@@ -21,7 +21,7 @@ def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, b
     try:
         for name in engines:
             say(f"loading {name}")
-            workers[name] = Worker(name, str(path), threads, {"backend": backend} if name == "minillm" else {})
+            workers[name] = Worker(name, str(path), threads, {"backend": backend, "kv": kv} if name == "minillm" else {})
             workers[name].ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
 
         def measure(what, tokens, seconds, **work):
@@ -35,7 +35,7 @@ def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, b
             return speeds
 
         def add(what, batch, speeds):
-            top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits)
+            top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv)
             rows.append(row(what, batch, speeds, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
 
         add("prefill", 1, measure("prefill", prompt_tokens, "prefill_s", prompts=prompts[:1], steps=1))
@@ -53,6 +53,7 @@ def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, b
     return {
         "model": config.name,
         "backend": backend,
+        "kv": kv,
         "bits_per_weight": bits,
         **sizes,
         "rows": rows,
@@ -84,7 +85,7 @@ def table(result):  # -> text
     names = list(r["engines"])
     head = "".join(f"{name + ' tokens/s':>22}" + (f"{'ours/it':>22}" if i else "") for i, name in enumerate(names))
     lines = [
-        f"{r['model']}, {r['backend']} backend: {r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
+        f"{r['model']}, {r['backend']} backend, keys and values in {r['kv']}: {r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
         f"{r['threads']} threads, medians of {r['rounds']} rounds (lowest to highest)",
         f"{'':18}{head}{'roofline':>12}{'ours of it':>12}  bound by",
     ]

@@ -20,7 +20,7 @@ def installed(engine):  # -> bool
     return all(importlib.util.find_spec(package) for package in NEEDS[engine])
 
 
-def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32):
+def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32, kv="float32"):
     """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight."""
     check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
@@ -29,7 +29,7 @@ def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, ro
     try:
         for name in engines:
             say(f"loading {name}")
-            workers[name] = Worker(name, str(path), threads, {"backend": backend} if name == "minillm" else {})
+            workers[name] = Worker(name, str(path), threads, {"backend": backend, "kv": kv} if name == "minillm" else {})
             workers[name].ask(prompts=[p[:8] for p in prompts], steps=1)  # warm up: first-use costs are not speed
         results = {name: [] for name in engines}
         for round_ in range(rounds):
@@ -47,10 +47,11 @@ def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, ro
         "new_tokens": new_tokens,
         "batch": batch,
         "threads": threads,
+        "kv": kv,
         "rounds": rounds,
         "engines": {name: figures(results[name], loaded[name]) for name in engines},
         "ratios": {f"to {peer}": ratios(results[engines[0]], results[peer]) for peer in engines[1:]},
-        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits),
+        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv),
         "machine": machine.json(),
     }
 
@@ -87,10 +88,10 @@ def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
     return {key: statistics.median(a[key] / b[key] for a, b in zip(ours, theirs, strict=True)) for key in SPEEDS}
 
 
-def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32):  # -> dict
-    """What the measured machine allows at this width of weights: the slower of reading the bytes and of the FLOPs."""
+def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32, kv="float32"):  # -> dict
+    """What the measured machine allows at this width of weights and of keys and values: the slower of reading the bytes and of the FLOPs."""
     context = prompt_tokens + new_tokens // 2
-    read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=4) / machine.read_bytes_per_s
+    read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s
     multiply = batch * config.decode_flops(context) / machine.flops_per_s
     return {
         "prefill_tokens_per_s": prompt_tokens * machine.flops_per_s / config.prefill_flops(prompt_tokens),

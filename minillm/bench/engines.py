@@ -29,13 +29,14 @@ class MiniLLM:
     path: str
     threads: int
     backend: str | None = None
+    kv: str = "float32"
     model: object = field(init=False)
     prefilled: tuple = ()
 
     def __post_init__(self):
         from minillm.model.load import load_model
 
-        self.model, _ = load_model(self.path, self.backend)
+        self.model, _ = load_model(self.path, self.backend, self.kv)
 
     def run(self, prompts, steps, again=False):  # [[token]], int -> Timing
         import numpy as np

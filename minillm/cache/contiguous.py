@@ -22,19 +22,21 @@ FIRST_CAPACITY = 64  # tokens; doubled as needed, so that appending n tokens cop
 class ContiguousCache:
     """Keys and values of one sequence, in arrays of shape (layers, capacity, kv_heads, d_head).
 
-    max_length: tokens it may ever hold (the model's context). Errors: RequestError beyond that.
+    max_length: tokens it may ever hold (the model's context). dtype: float32, or float16 for half the bytes, rounded.
+    Errors: RequestError beyond max_length.
     """
 
     layers: int
     kv_heads: int
     d_head: int
     max_length: int
+    dtype: type = np.float32
     k: np.ndarray = field(init=False, repr=False)
     v: np.ndarray = field(init=False, repr=False)
     lengths: list[int] = field(init=False, repr=False)  # per layer: within a step, early layers are ahead of late ones
 
     def __post_init__(self):
-        self.k = np.empty((self.layers, 0, self.kv_heads, self.d_head), np.float32)
+        self.k = np.empty((self.layers, 0, self.kv_heads, self.d_head), self.dtype)
         self.v = np.empty_like(self.k)
         self.lengths = [0] * self.layers
 
@@ -58,7 +60,7 @@ class ContiguousCache:
         capacity = min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY))
         for name in ("k", "v"):
             old = getattr(self, name)
-            new = np.empty((self.layers, capacity, self.kv_heads, self.d_head), np.float32)
+            new = np.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
             new[:, : old.shape[1]] = old
             setattr(self, name, new)
 
@@ -103,7 +105,7 @@ class ContiguousCache:
     def fork(self):
         """A second cache with the same content that goes its own way from here (a copy; paging shares instead)."""
         # BEGIN SOLUTION ex=02.4
-        other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length)
+        other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length, self.dtype)
         other.k, other.v = self.k.copy(), self.v.copy()
         other.lengths = list(self.lengths)
         return other

@@ -95,6 +95,11 @@ class GGUFFile:
             raise GGUFError(f"{self.path}: no tensor {quoted(name)} among its {len(self.tensors):,}.")
         return self.tensors[name]
 
+    def forget(self):
+        """Give the memory of what was read back to the system; read again, it comes from the file again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
     def close(self):
         """Let go of the file. The system unmaps it when the last view of a tensor is gone too."""
         self.mapped = None

@@ -3,6 +3,8 @@
     transformer, tokenizer = load_model("smollm2-135m")
 """
 
+import numpy as np
+
 from minillm.backends import get_backend
 from minillm.errors import ModelError
 from minillm.formats.gguf import open_gguf
@@ -10,6 +12,8 @@ from minillm.model import zoo
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
+
+KV_DTYPES = ("float32", "float16")
 
 
 def read_config(path):  # path -> ModelConfig
@@ -22,10 +26,13 @@ def read_config(path):  # path -> ModelConfig
         return config_from_gguf(gguf)
 
 
-def load_model(name, backend=None):  # str or path, str -> (Transformer, Tokenizer)
+def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str -> (Transformer, Tokenizer)
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them."""
+    if kv_dtype not in KV_DTYPES:
+        raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
     path, ops = zoo.resolve(name), get_backend(backend)
     transformer, tokenizer = load_from(path, ops)
+    transformer.kv_dtype = np.dtype(kv_dtype)
     if hasattr(ops, "compiling"):
         with ops.compiling():
             first_steps(transformer)
@@ -50,6 +57,7 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
         config = config_from_gguf(gguf)
 
         def tensor(name):
+            gguf.forget()  # the tensor before this one: a backend has its own form of it by now
             info = gguf.tensors.get(name)
             return info and StoredTensor(gguf.raw(name), info.type, info.shape)
 

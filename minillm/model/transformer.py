@@ -34,18 +34,23 @@ class Segment:
 
 
 class Transformer:
-    """A model ready to run: configuration, weights, and the backend module `ops` that made the weights."""
+    """A model ready to run: configuration, weights, and the backend module `ops` that made the weights.
 
-    def __init__(self, config, weights, ops):
+    kv_dtype: what new caches keep keys and values in: float32, or float16 for half the bytes and a rounding.
+    """
+
+    def __init__(self, config, weights, ops, kv_dtype=np.float32):
         self.config = config
         self.weights = weights
+        weights.layers = ops.prepare_layers(weights.layers)
         self.ops = ops
+        self.kv_dtype = np.dtype(kv_dtype)
         self.frequencies = scaled_frequencies(config, weights.rope_divisors)
 
     def new_cache(self, tokens=0):
         """An empty KV cache of this model's shape, with room for so many tokens, where that is known, before it must grow."""
         c = self.config
-        cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, max_length=c.context_length)
+        cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, c.context_length, self.kv_dtype)
         cache.make_room(min(tokens, c.context_length))
         return cache
 
@@ -61,11 +66,7 @@ class Transformer:
         x = self.ops.embed(tokens, self.weights.embedding)
         step = self.ops.AttentionStep(self.ops, segments, spans)
         angles = self.ops.rope_angles(positions, self.frequencies)
-        for index, layer in enumerate(self.weights.layers):
-            q, k, v = self.ops.attention_inputs(x, layer, self.config, *angles)
-            looked_up = step.attend(index, q, k, v)
-            x = self.ops.add_linear(x, looked_up.reshape(len(x), -1), layer.o)
-            x = self.ops.add_feed_forward(x, layer, self.config)
+        x = self.ops.run_layers(x, self.weights.layers, self.config, angles, step)
         return self.head(x, segments, spans)
 
     def head(self, x, segments, spans):  # -> [(positions, vocab)]

@@ -5,7 +5,9 @@
     batch                     decode of many sequences in one call
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
-    tile, linear, layer       weights times tokens: the innermost step, a matrix, half a layer
+    tile, bands, linear       weights times tokens: the innermost step, the loop around it, a matrix
+    layer                     half a layer in one call
+    stack                     all layers of a decode step in one call
     compiled                  where machine code is kept between runs
 """
 
@@ -14,6 +16,8 @@ from minillm.backends.numba_.batch import AttentionStep
 from minillm.backends.numba_.compiled import compiling, state
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
+from minillm.backends.numba_.stack import Layers as prepare_layers
+from minillm.backends.numba_.stack import run_layers
 from minillm.layers import rms_norm, rope_angles
 
 __all__ = [
@@ -28,8 +32,10 @@ __all__ = [
     "linear",
     "load_matrix",
     "paged_attention",
+    "prepare_layers",
     "rms_norm",
     "rope_angles",
+    "run_layers",
     "split_kv_attention",
     "state",
 ]

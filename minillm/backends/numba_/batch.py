@@ -22,9 +22,12 @@ from minillm.attention.shapes import check_finite
 from minillm.backends import step
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.decode import merge, partial, split_keys
+from minillm.backends.numba_.loops import AHEAD
 from minillm.backends.numba_.online import KEYS, LOG2E, ZERO
 from minillm.backends.numba_.pages import EVERYTHING, find
-from minillm.backends.numba_.simd import take_ticket
+from minillm.backends.numba_.simd import fma, load, mul, splat, store, store_as, sum_of, take_ticket
+
+STRETCH = 32  # splits that a thread draws at once: the next one's first keys have been asked for while it did the last
 
 
 @intrinsic
@@ -44,64 +47,98 @@ def memory(address, like):
     return carray(pointer(address, like), (EVERYTHING,))
 
 
-@kernel(parallel=True)
-def attend_batch(threads, q, new_k, new_v, k_at, v_at, strides, tables, size, lengths, out):
-    """Write row b of new_k and new_v as token lengths[b] - 1 of sequence b; fill out[b] with the attention of q[b].
-
-    q, out: (batch, heads, d); k_at, v_at: (batch,) addresses of a layer's keys and values, in blocks of `size` tokens whose
-    strides (elements from block to block, token to token, head to head) are all the same; tables: (batch, most blocks).
-    Returns whether all of out is finite.
-    """
-    batch, heads, d = q.shape
-    kv_heads, scale = new_k.shape[1], LOG2E / np.float32(math.sqrt(d))
-    first_split = np.empty(batch + 1, np.int64)
-    first_split[0] = 0
+@njit
+def room_for(threads, batch, heads, d, lengths):  # -> first split of each sequence, and where the threads work
+    """What a step needs beside its inputs, the same in every layer: taken once."""
+    first_split = np.zeros(batch + 1, np.int64)
     for b in range(batch):
         first_split[b + 1] = first_split[b] - (-lengths[b] // split_keys(lengths[b]))
     splits = first_split[batch]
     acc, m = np.empty((splits, heads * d), np.float32), np.empty((splits, heads), np.float32)
     l, s = np.empty((splits, heads * 16), np.float32), np.empty((threads, heads * KEYS), np.float32)
     side, scaled = np.empty((threads, 16 * d), np.float32), np.empty((batch, 1, heads, d), np.float32)
-    begins, lse, tickets = np.empty((threads, KEYS), np.int64), np.empty((1, heads), np.float32), np.empty(1, np.int64)
-    tickets[0] = 0
+    lse = np.empty((batch, 1, heads), np.float32)
+    begins, tickets = np.empty((threads, KEYS + AHEAD), np.int64), np.empty(1, np.int64)
+    return first_split, acc, m, l, s, side, scaled, lse, begins, tickets
 
-    for b in range(batch):
-        pages = tables[b], size, EVERYTHING
-        for at, new in ((k_at[b], new_k[b]), (v_at[b], new_v[b])):
-            place, row = memory(at, q), find(lengths[b] - 1, pages, strides)[0]
-            for g in range(kv_heads):
-                for c in range(d):
-                    place[row + g * strides[2] + c] = new[g, c]
-        for h in range(heads):
-            for c in range(d):
-                scaled[b, 0, h, c] = q[b, h, c] * scale
 
-    for t in prange(threads):
-        b = 0
-        while True:
-            ticket = take_ticket(tickets)
-            if ticket >= splits:
-                break
-            while ticket >= first_split[b + 1]:
+@njit
+def enter(b, q, new_k, new_v, caches, layer, room):
+    """Before the threads set out: sequence b's new key and value go to its cache, and its query is scaled.
+
+    caches: what AttentionStep.collect found. room: room_for's.
+    """
+    (k_at, v_at, apart, like, steps, tables, size, lengths), (_, kv_heads, d), scaled = caches, new_k.shape, room[6]
+    strides = steps[0], steps[1], steps[2]
+    row = find(lengths[b] - 1, (tables[b], size, EVERYTHING), strides)[0]
+    shift = layer * apart[b]
+    k, v = memory(k_at[b] + shift, like), memory(v_at[b] + shift, like)
+    for g in range(kv_heads):
+        for c in range(0, d, 16):
+            store_as(k, row + g * strides[2] + c, load(new_k[b, g], c))
+            store_as(v, row + g * strides[2] + c, load(new_v[b, g], c))
+    scale = splat(LOG2E / np.float32(math.sqrt(d)))
+    for h in range(q.shape[1]):
+        for c in range(0, d, 16):
+            store(scaled[b, 0, h], c, mul(load(q[b, h], c), scale))
+
+
+@njit
+def work_off(t, threads, kv_heads, caches, layer, room):
+    """What thread t does: splits from the list, a stretch of neighbouring ones at a time, until there are none."""
+    k_at, v_at, apart, like, steps, tables, size, lengths = caches
+    first_split, acc, m, l, s, side, scaled, _, begins, tickets = room
+    strides, splits, b = (steps[0], steps[1], steps[2]), first_split[len(lengths)], 0
+    stretch = max(1, min(STRETCH, splits // (4 * threads)))
+    while True:
+        ticket = take_ticket(tickets) * stretch
+        if ticket >= splits:
+            break
+        for split in range(ticket, min(ticket + stretch, splits)):
+            while split >= first_split[b + 1]:
                 b += 1
-            n_k, keys = lengths[b], split_keys(lengths[b])
-            first = (ticket - first_split[b]) * keys
-            state = acc[ticket], m[ticket], l[ticket], s[t], side[t], begins[t]
-            k, v = (memory(k_at[b], q), strides), (memory(v_at[b], q), strides)
-            mask = n_k - 1, EVERYTHING, True
-            partial(first, min(first + keys, n_k), scaled[b], k, v, kv_heads, (tables[b], size, EVERYTHING), mask, state)
+            n_k, keys, shift = lengths[b], split_keys(lengths[b]), layer * apart[b]
+            first = (split - first_split[b]) * keys
+            state = acc[split], m[split], l[split], s[t], side[t], begins[t]
+            k, v = (memory(k_at[b] + shift, like), strides), (memory(v_at[b] + shift, like), strides)
+            pages, mask = (tables[b], size, EVERYTHING), (n_k - 1, EVERYTHING, True)
+            partial(first, min(first + keys, n_k), n_k, scaled[b], k, v, kv_heads, pages, mask, state)
 
-    poison = ZERO
-    for b in range(batch):
-        own = slice(first_split[b], first_split[b + 1])
-        merge(acc[own], m[own], l[own], out[b : b + 1], lse)
-        for x in out[b].reshape(-1):
-            poison += x * ZERO  # 0 × anything finite stays 0
-    return poison == ZERO
+
+@njit
+def leave(b, room, out):  # -> whether out[b] is finite
+    """After all: the answer to sequence b's query, merged from its splits."""
+    (first_split, acc, m, l, _, _, _, lse, _, _), poison = room, splat(ZERO)
+    own = slice(first_split[b], first_split[b + 1])
+    merge(acc[own], m[own], l[own], out[b : b + 1], lse[b])
+    for h in range(out.shape[1]):
+        for c in range(0, out.shape[2], 16):
+            poison = fma(load(out[b, h], c), splat(ZERO), poison)  # 0 × anything finite stays 0
+    return sum_of(poison) == ZERO
+
+
+@kernel(parallel=True)
+def attend_batch(threads, q, new_k, new_v, caches, layer, out):
+    """Fill out[b] with the attention of q[b], after row b of new_k and new_v has become the last token of sequence b.
+
+    q, out: (batch, heads, d); new_k, new_v: (batch, kv_heads, d). Returns whether all of out is finite.
+    """
+    room = room_for(threads, *q.shape, caches[-1])
+    room[-1][0], good = 0, True
+    for b in range(len(q)):
+        enter(b, q, new_k, new_v, caches, layer, room)
+    for t in prange(threads):
+        work_off(t, threads, new_k.shape[1], caches, layer, room)
+    for b in range(len(q)):
+        good &= leave(b, room, out)
+    return good
+
+
+LIKE = {4: np.empty(0, np.float32), 2: np.empty(0, np.uint16)}  # by the bytes of a number in a cache; Numba knows no float16
 
 
 class AttentionStep(step.AttentionStep):
-    """As backends/step.py; segments of one token over float32 caches are answered together."""
+    """As backends/step.py; segments of one token are answered together."""
 
     def __init__(self, ops, segments, spans):
         super().__init__(ops, segments, spans)
@@ -115,20 +152,23 @@ class AttentionStep(step.AttentionStep):
             self.collect()
 
     def collect(self):
-        """What the kernel needs to know of the caches, once for all layers."""
+        """What the kernels need to know of the caches, once for all layers.
+
+        Where the first layer's keys and values lie; how far apart layers are; the type of a number; elements from block to
+        block, token to token, head to head; block tables; tokens of a block; tokens, with the new one.
+        """
         for cache in self.caches:
             cache.make_room(1)
         pages = [cache.pages() for cache in self.caches]
-        k = pages[0][0]
-        width = k.itemsize
-        self.layer_stride, self.strides = k.strides[0], tuple(stride // width for stride in k.strides[1:4])
-        self.size = k.shape[2] if len(k[0]) > 1 else EVERYTHING
-        self.k_at = np.array([k.ctypes.data for k, _, _ in pages])
-        self.v_at = np.array([v.ctypes.data for _, v, _ in pages])
-        self.tables = np.zeros((len(pages), max(len(table) for _, _, table in pages)), np.int64)
-        for row, (_, _, table) in zip(self.tables, pages, strict=True):
+        k, width = pages[0][0], pages[0][0].itemsize
+        k_at, v_at = (np.array([three[i].ctypes.data for three in pages]) for i in (0, 1))
+        apart = np.array([k.strides[0] for k, _, _ in pages])
+        tables = np.zeros((len(pages), max(len(table) for _, _, table in pages)), np.int64)
+        for row, (_, _, table) in zip(tables, pages, strict=True):
             row[: len(table)] = table
-        self.lengths = np.array([cache.length + 1 for cache in self.caches])
+        size = k.shape[2] if k.shape[1] > 1 else EVERYTHING
+        lengths = np.array([cache.length + 1 for cache in self.caches])
+        self.where = k_at, v_at, apart, LIKE[width], np.array(k.strides[1:4]) // width, tables, size, lengths
 
     def attend(self, layer, q, k, v):
         if not self.together:
@@ -136,9 +176,7 @@ class AttentionStep(step.AttentionStep):
         every = len(self.rows) == len(q)
         mine = (np.ascontiguousarray(x if every else x[self.rows]) for x in (q, k, v))
         out = np.empty((len(self.rows), *q.shape[1:]), np.float32)
-        places = self.k_at + layer * self.layer_stride, self.v_at + layer * self.layer_stride
-        where = *places, self.strides, self.tables, self.size, self.lengths
-        good = attend_batch(numba.get_num_threads(), *mine, *where, out)
+        good = attend_batch(numba.get_num_threads(), *mine, self.where, layer, out)
         for cache in self.caches:
             cache.lengths[layer] += 1
         if not good:
@@ -149,11 +187,19 @@ class AttentionStep(step.AttentionStep):
         looked_up[self.rows] = out
         return looked_up
 
+    def done(self):
+        """All layers have been attended to, in one call (stack.py)."""
+        for cache in self.caches:
+            cache.lengths = [length + 1 for length in cache.lengths]
+
 
 def can_batch(caches):
-    """Are there caches, of one shape, in float32, with heads of whole registers, and in turn after a whole step?"""
+    """Are there caches, of one shape, in float32 or float16, with heads of whole registers, and none of them twice?"""
     if not caches or not all(hasattr(cache, "pages") for cache in caches):
         return False
-    shapes = {(k.dtype.str, k.shape[0], k.shape[2:], k.strides) for k, _, _ in (cache.pages() for cache in caches)}
-    dtype, _, (_, _, d), _ = next(iter(shapes))
-    return len(shapes) == 1 and dtype == "<f4" and d % 16 == 0 and len(set(map(id, caches))) == len(caches)
+    kinds = set()
+    for k, _, _ in (cache.pages() for cache in caches):
+        blocks = k.shape[1:3] + k.strides[:2] if k.shape[1] > 1 else ()  # a cache of one block may be of any length
+        kinds.add((k.dtype.str, k.shape[0], *k.shape[3:], *k.strides[2:], blocks))
+    dtype, _, _, d, *_ = next(iter(kinds))
+    return len(kinds) == 1 and dtype in ("<f4", "<f2") and d % 16 == 0 and len(set(map(id, caches))) == len(caches)

@@ -82,6 +82,19 @@ def kernel(**options):
     return decorate
 
 
+def code(signature):
+    """cfunc for pieces of this package's kernels that are called by their address, kept on disk like the kernels."""
+
+    def decorate(function):
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER or "")
+        try:
+            return numba.cfunc(signature, cache=FOLDER is not None, error_model="numpy")(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+    return decorate
+
+
 class Notice(event.Listener):
     """One line on standard error when the first kernel is compiled; none where all come from the folder.
 

@@ -23,7 +23,7 @@ from numba import njit, prange
 from numba.extending import register_jitable
 
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.loops import ADD, VECTORS, dots16, outer_products
+from minillm.backends.numba_.loops import ADD, ADD_AHEAD, AHEAD, FRESH, VECTORS, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.pages import all_there, find, find_all
 from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
@@ -52,7 +52,7 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
     acc, m = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32)
     l, s = np.empty((splits, rows * 16), np.float32), np.empty((threads, rows * KEYS), np.float32)
     tickets, flat_q, side = np.empty(1, np.int64), q.reshape(-1), np.empty((threads, 16 * d), np.float32)
-    tickets[0], begins = 0, np.empty((threads, KEYS), np.int64)
+    tickets[0], begins = 0, np.empty((threads, KEYS + AHEAD), np.int64)
     for i in range(rows * d):
         scaled[i] = flat_q[i] * scale
     for t in prange(threads):
@@ -62,7 +62,8 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
                 break
             first = start + split * size
             last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t], side[t], begins[t])
-            partial(first, last, scaled.reshape(n_q, heads, d), (k, k_strides), (v, v_strides), kv_heads, pages, mask, state)
+            keys, values = (k, k_strides), (v, v_strides)
+            partial(first, last, stop, scaled.reshape(n_q, heads, d), keys, values, kv_heads, pages, mask, state)
     merge(acc, m, l, out, lse)
     poison = np.float32(0)
     for x in out.reshape(-1):
@@ -71,8 +72,8 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
 
 
 @njit(error_model="numpy")
-def partial(first, last, q, keys, values, kv_heads, pages, mask, state):
-    """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
+def partial(first, last, final, q, keys, values, kv_heads, pages, mask, state):
+    """All queries and heads against keys first … last - 1 of `final`: unfinished acc, m and l."""
     (k, k_strides), (v, v_strides), (offset, window, causal) = keys, values, mask
     (n_q, heads, d), (acc, m, l, s, side, begins) = q.shape, state
     group, q = heads // kv_heads, q.reshape(-1)
@@ -82,19 +83,22 @@ def partial(first, last, q, keys, values, kv_heads, pages, mask, state):
         for j in range(0, count, 16):
             n = min(16, count - j)
             at, together = find(key + j, pages, k_strides)
+            later = find(min(key + j + AHEAD, final - 1), pages, k_strides)[0]
             for g in range(kv_heads):
-                heads_of_g = g * group, (g + 1) * group, heads
+                heads_of_g, shift = (g * group, (g + 1) * group, heads), g * k_strides[2]
                 if together >= n:
-                    scores(s, j, q, n_q, heads_of_g, k, at + g * k_strides[2], k_strides[1], d, n)
+                    scores(s, j, q, n_q, heads_of_g, k, at + shift, k_strides[1], d, n, later + shift)
                 else:
                     bring_together(side, k, key + j, n, g, pages, k_strides, d)
-                    scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n)
+                    scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n, 0)
         for r in range(n_q * heads):
             position = offset + r // heads
             stop = min(last, position + 1) if causal else last
             hide(s, r * KEYS, position - window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
-        find_all(begins, key, count, pages, v_strides)
+        find_all(begins, key, min(count + AHEAD, final - key), pages, v_strides)
+        for j in range(min(count + AHEAD, final - key), count + AHEAD):
+            begins[j] = begins[0]
         for g in range(kv_heads):
             for r in range(g * group, n_q * heads, heads):
                 add_values(acc, r, s, group, v, g * v_strides[2], begins, d, count)
@@ -110,19 +114,24 @@ def bring_together(side, k, key, count, g, pages, strides, d):
 
 
 @njit(error_model="numpy")
-def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count):
-    """s[r, j …] = q[r] · key, for up to 16 keys side by side and the rows of the heads that read them."""
+def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count, later):
+    """s[r, j …] = q[r] · key, for up to 16 keys side by side and the rows of the heads that read them.
+
+    Memory is asked for the keys from element `later` on, once for all rows.
+    """
     first, last, heads = heads_of_g
     for h in range(first, last):
         for r in range(h, n_q * heads, heads):
-            if count == 16:
-                dots16(s, r * KEYS + j, q, r * d, k, at, row, d // 16)
-                continue
-            for i in range(count):
-                total = splat(ZERO)
-                for c in range(0, d, 16):
-                    total = fma(load(q, r * d + c), load(k, at + i * row + c), total)
-                s[r * KEYS + j + i] = sum_of(total)
+            if count < 16:
+                for i in range(count):
+                    total = splat(ZERO)
+                    for c in range(0, d, 16):
+                        total = fma(load(q, r * d + c), load(k, at + i * row + c), total)
+                    s[r * KEYS + j + i] = sum_of(total)
+            elif r == first and later:
+                dots16(s, r * KEYS + j, q, r * d, k, at, row, d // 16, later, ADD_AHEAD)
+            else:
+                dots16(s, r * KEYS + j, q, r * d, k, at, row, d // 16, 0, FRESH)
 
 
 @njit(error_model="numpy")
@@ -133,7 +142,9 @@ def add_values(acc, first, p, rows, v, vi, begins, d, count):
     while r < first + rows:
         three = r + 3 <= first + rows
         for c in range(0, full, 16 * VECTORS):
-            if three:
+            if three and r == first:
+                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD_AHEAD)
+            elif three:
                 outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD)
             else:
                 outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 1, VECTORS, ADD)

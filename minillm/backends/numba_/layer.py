@@ -9,16 +9,16 @@ matrices that share it; and x is never written to be read again. What each token
 activation) is shared among cores by tokens, what all share (matrices) by bands of rows.
 """
 
-from functools import lru_cache
-
 import numba
 import numpy as np
 from numba import njit, prange
 
 from minillm import layers
+from minillm.backends.numba_.bands import share, tape
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.linear import ADD, FRESH, fused, linear, padded, room, round_row, share
+from minillm.backends.numba_.linear import ADD, FRESH, fused, linear, padded, room, round_row
+from minillm.backends.numba_.packed import BAND
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
 
 
@@ -73,21 +73,16 @@ def turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved):
             turn_row(k[t], kv_heads, d, cos[t], sin[t], interleaved)
 
 
-@lru_cache
-def inputs_kernel(q_layout, k_layout, v_layout):
-    """x → norm → q, k, v → turned (unless heads is 0), compiled for three layouts."""
-
-    @kernel(parallel=True)
-    def run(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, heads, kv_heads, d_head, cos, sin, interleaved, threads):
-        codes, scale, sums = room(*x.shape)
-        norm_rows(x, norm, eps, codes, scale, sums)
-        for part in prange(threads):
-            share(part, threads, q_layout, FRESH, q_tape, codes, scale, sums, q)
-            share(part, threads, k_layout, FRESH, k_tape, codes, scale, sums, k)
-            share(part, threads, v_layout, FRESH, v_tape, codes, scale, sums, v)
-        turn_rows(q, k, heads, kv_heads, d_head, cos, sin, interleaved)
-
-    return run
+@kernel(parallel=True)
+def inputs(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, heads, kv_heads, d_head, cos, sin, interleaved, threads):
+    """x → norm → q, k, v → turned (unless heads is 0)."""
+    codes, scale, sums = room(*x.shape)
+    norm_rows(x, norm, eps, codes, scale, sums)
+    for part in prange(threads):
+        share(part, threads, FRESH, q_tape, codes, scale, sums, q)
+        share(part, threads, FRESH, k_tape, codes, scale, sums, k)
+        share(part, threads, FRESH, v_tape, codes, scale, sums, v)
+    turn_rows(q, k, heads, kv_heads, d_head, cos, sin, interleaved)
 
 
 @kernel(parallel=True)
@@ -96,30 +91,31 @@ def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
     turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved)
 
 
-@lru_cache
-def feed_forward_kernel(gate_layout, up_layout, down_layout):
-    """y = x → norm → gate, up → swiglu → down → added to y, compiled for three layouts."""
+@njit(inline="always")
+def feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads):
+    """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens; y may be x."""
+    (n, d), d_ff = x.shape, BAND * gate_tape[4]
+    gate, up = np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
+    codes, scale, sums = room(n, d)
+    codes_ff, scale_ff, sums_ff = room(n, d_ff)
+    norm_rows(x, norm, eps, codes, scale, sums)
+    for part in prange(threads):
+        share(part, threads, FRESH, gate_tape, codes, scale, sums, gate)
+        share(part, threads, FRESH, up_tape, codes, scale, sums, up)
+    if n <= SERIAL:
+        for t in range(n):
+            gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
+    else:
+        for t in prange(n):
+            gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
+    for part in prange(threads):
+        share(part, threads, ADD, down_tape, codes_ff, scale_ff, sums_ff, y)
 
-    @kernel(parallel=True)
-    def run(x, norm, eps, gate_tape, up_tape, down_tape, d_ff, y, threads):
-        n, d = x.shape
-        gate, up = np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
-        codes, scale, sums = room(n, d)
-        codes_ff, scale_ff, sums_ff = room(n, d_ff)
-        norm_rows(x, norm, eps, codes, scale, sums)
-        for part in prange(threads):
-            share(part, threads, gate_layout, FRESH, gate_tape, codes, scale, sums, gate)
-            share(part, threads, up_layout, FRESH, up_tape, codes, scale, sums, up)
-        if n <= SERIAL:
-            for t in range(n):
-                gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
-        else:
-            for t in prange(n):
-                gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
-        for part in prange(threads):
-            share(part, threads, down_layout, ADD, down_tape, codes_ff, scale_ff, sums_ff, y)
 
-    return run
+@kernel(parallel=True)
+def feed_forward(x, norm, eps, gate_tape, up_tape, down_tape, y, threads):
+    """feed_forward_rows as a call."""
+    feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads)
 
 
 @njit(inline="always")
@@ -138,9 +134,8 @@ def attention_inputs(x, w, c, cos, sin):
     n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
     q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in (w.q, w.k, w.v))
     shape, angles = (c.n_heads, c.n_kv_heads, c.d_head), (cos, sin, c.rope_interleaved)
-    run = inputs_kernel(w.q.number, w.k.number, w.v.number)
     now = shape if plain else (0, 0, 0)
-    run(x, w.attn_norm, eps, w.q.tape, w.k.tape, w.v.tape, q, k, v, *now, *angles, numba.get_num_threads())
+    inputs(x, w.attn_norm, eps, tape(w.q), tape(w.k), tape(w.v), q, k, v, *now, *angles, numba.get_num_threads())
     if not plain:
         for y, heads, bias, norm in ((q, shape[0], w.q_bias, w.q_norm), (k, shape[1], w.k_bias, w.k_norm)):
             y[:, : heads * c.d_head] = adjusted(y[:, : heads * c.d_head], bias, norm, heads, c)
@@ -166,7 +161,6 @@ def add_feed_forward(x, w, c):
         return layers.add_feed_forward(x, w, c, linear=linear)
     x = np.ascontiguousarray(x, np.float32)
     y = padded(x, w.down.padded_rows)
-    run = feed_forward_kernel(w.gate.number, w.up.number, w.down.number)
-    tapes = w.gate.tape, w.up.tape, w.down.tape
-    run(x, w.ffn_norm, np.float32(c.norm_eps), *tapes, w.gate.padded_rows, y, numba.get_num_threads())
+    tapes = tape(w.gate), tape(w.up), tape(w.down)
+    feed_forward(x, w.ffn_norm, np.float32(c.norm_eps), *tapes, y, numba.get_num_threads())
     return y[:, : x.shape[1]]

@@ -2,26 +2,23 @@
 
     x[t, c] ≈ x_scale[t, c / 32] · q[t, c]        q: int16, so the error is at most 2^-16 of the block's largest x
 
-A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. Bands are
-dealt to the cores in contiguous stretches, so that each reads one long tape and no two write to one cache line.
-
-The parts are functions that are inlined into a kernel, because the kernels of a layer (layer.py) are made of the same
-ones. A layout reaches the innermost step as a constant of the kernel, so each layout is compiled on its own.
+Bands are dealt to the cores in contiguous stretches (bands.py). The parts are functions that are inlined into a kernel,
+because the kernels of a layer (layer.py) and of a step (stack.py) are made of the same ones.
 """
 
 import os
-from functools import lru_cache
 
 import numba
 import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_ import floats
+from minillm.backends.numba_.bands import share, tape
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.crossover import SERIAL, TOKENS
+from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
-from minillm.backends.numba_.tile import band_times_tokens, round_block
+from minillm.backends.numba_.tile import round_block
 from minillm.backends.numpy_ import load_matrix as as_float32
 
 PLAIN = os.environ.get("MINILLM_KERNELS") == "plain"  # the portable path of plain.py in place of the vector step
@@ -42,47 +39,23 @@ def round_row(x, codes, scale, sums):
 
 
 @njit(inline="always")
-def share(part, parts, layout, add, tape, codes, scale, sums, y):
-    """What core `part` of `parts` does of y[t] = (add · y[t]) + W x[t], for all tokens. y: (n, 16 · bands)."""
-    records, blocks, record_bytes, bands = tape
-    n, columns, stride = len(codes), codes.shape[1], y.shape[1]
-    for band in range(part * bands // parts, (part + 1) * bands // parts):
-        at = records + band * blocks * record_bytes
-        t = 0
-        while t < n:
-            c, s, u = codes[t:].ctypes.data, scale[t:].ctypes.data, sums[t:].ctypes.data
-            place = y.ctypes.data + 4 * (t * stride + 16 * band)
-            if t + TOKENS <= n:
-                band_times_tokens(TOKENS, layout, add, at, blocks, c, s, u, columns, place, stride)
-                t += TOKENS
-            elif t + 4 <= n:
-                band_times_tokens(4, layout, add, at, blocks, c, s, u, columns, place, stride)
-                t += 4
-            elif t + 2 <= n:
-                band_times_tokens(2, layout, add, at, blocks, c, s, u, columns, place, stride)
-                t += 2
-            else:
-                band_times_tokens(1, layout, add, at, blocks, c, s, u, columns, place, stride)
-                t += 1
+def round_rows(x, codes, scale, sums):
+    """All tokens."""
+    if len(x) <= SERIAL:
+        for t in range(len(x)):
+            round_row(x[t], codes[t], scale[t], sums[t])
+    else:
+        for t in prange(len(x)):
+            round_row(x[t], codes[t], scale[t], sums[t])
 
 
-@lru_cache
-def linear_kernel(layout):
-    """The product for one layout, compiled on first use."""
-
-    @kernel(parallel=True)
-    def run(x, tape, add, y, threads):
-        codes, scale, sums = room(*x.shape)
-        if len(x) <= SERIAL:
-            for t in range(len(x)):
-                round_row(x[t], codes[t], scale[t], sums[t])
-        else:
-            for t in prange(len(x)):
-                round_row(x[t], codes[t], scale[t], sums[t])
-        for part in prange(threads):
-            share(part, threads, layout, add, tape, codes, scale, sums, y)
-
-    return run
+@kernel(parallel=True)
+def times_tokens(x, tape, add, y, threads):
+    """y = (add · y) + x Wᵀ."""
+    codes, scale, sums = room(*x.shape)
+    round_rows(x, codes, scale, sums)
+    for part in prange(threads):
+        share(part, threads, add, tape, codes, scale, sums, y)
 
 
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
@@ -91,8 +64,7 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
         y = linear_plain(x, weight)
     elif isinstance(weight, PackedMatrix):
         y = np.empty((len(x), weight.padded_rows), np.float32)
-        run = linear_kernel(weight.number)
-        run(np.ascontiguousarray(x, np.float32), weight.tape, FRESH, y, numba.get_num_threads())
+        times_tokens(np.ascontiguousarray(x, np.float32), tape(weight), FRESH, y, numba.get_num_threads())
         y = y[:, : weight.shape[0]]
     else:
         y = floats.linear(x, weight)
@@ -104,8 +76,7 @@ def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatM
     if not fused(weight):
         return x + linear(h, weight)
     y = padded(x, weight.padded_rows)
-    run = linear_kernel(weight.number)
-    run(np.ascontiguousarray(h, np.float32), weight.tape, ADD, y, numba.get_num_threads())
+    times_tokens(np.ascontiguousarray(h, np.float32), tape(weight), ADD, y, numba.get_num_threads())
     return y[:, : weight.shape[0]]
 
 

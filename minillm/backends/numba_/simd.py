@@ -69,6 +69,12 @@ def load_vector(builder, pointer, dtype):
     return builder.fpext(halves, F32X16)
 
 
+def ask_for(builder, pointer):
+    """Prefetch: ask memory for the line of a later load. A hint, harmless wherever it points."""
+    place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
+
+
 def store_vector(builder, vector, pointer):
     builder.store(vector, builder.bitcast(pointer, F32X16.as_pointer()), align=4)
 
@@ -217,6 +223,23 @@ def swiglu16(typing, gate, up, i):
         return context.get_dummy_value()
 
     return types.void(gate, up, types.intp), emit
+
+
+@intrinsic
+def store_as(typing, array, i, vector):
+    """Sixteen numbers to element i and on, rounded to float16 where the array holds such bit patterns."""
+
+    def emit(context, builder, signature, args):
+        array, i, vector = args
+        place = address(context, builder, signature.args[0], array, i)
+        if signature.args[0].dtype == types.float32:
+            store_vector(builder, vector, place)
+        else:
+            halves = builder.fptrunc(vector, ir.VectorType(ir.HalfType(), LANES))
+            builder.store(halves, builder.bitcast(place, halves.type.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, f32x16), emit
 
 
 @intrinsic

@@ -29,8 +29,9 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens, tape
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import FRESH, linear, linear_kernel, room, round_row
+from minillm.backends.numba_.linear import FRESH, linear, room, round_row
 from minillm.backends.numba_.loops import outer_products
 from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
@@ -121,8 +122,8 @@ def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sum
 
 @kernel(parallel=True)
 def bands_unprepared(x, tape, y, threads):
-    """linear_kernel for one token of Q4_1, without prefetch."""
-    records, blocks, record_bytes, bands = tape
+    """linear.times_tokens for one token of Q4_1, without prefetch."""
+    _, records, blocks, record_bytes, bands = tape
     codes, scale, sums = room(1, len(x))
     round_row(x, codes[0], scale[0], sums[0])
     for part in prange(threads):
@@ -225,7 +226,7 @@ def two_cores(x, matrix):
 
 def vector_step(x, matrix):
     y = np.empty(matrix.padded_rows, np.float32)
-    bands_unprepared(x, matrix.tape, y, numba.get_num_threads())
+    bands_unprepared(x, tape(matrix), y, numba.get_num_threads())
     return y[: matrix.shape[0]]
 
 
@@ -240,10 +241,6 @@ STEPS = (*FILE_ORDER, lanes_float, lanes_integer, two_cores, vector_step, prefet
 @lru_cache
 def instructions_of(layout="Q4_1"):  # -> {x86 dot-product instruction: times it stands in the assembly of the product}
     """Which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
-    matrix = LAYOUT_LIST.index(LAYOUTS[layout])
-    array = types.Array(types.float32, 2, "C")
-    signature = array, types.UniTuple(types.int64, 4), types.int64, array, types.int64  # x, tape, add, y, threads
-    product = numba.njit(parallel=True, error_model="numpy")(linear_kernel(matrix).py_func)
-    product.compile(signature)
-    code = product.inspect_asm(product.signatures[0])
+    number = LAYOUT_LIST.index(LAYOUTS[layout])
+    code = numba.njit(SIGNATURE, error_model="numpy")(bands_times_tokens(number).__wrapped__).inspect_asm(SIGNATURE.args)
     return {name: code.count(name) for name in DOTS}

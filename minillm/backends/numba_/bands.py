@@ -1,0 +1,83 @@
+"""Bands of rows times tokens as a piece of machine code with an address: compiled once for a layout, called by every kernel.
+
+The innermost step (tile.py) is straight code, thousands of instructions of it, another for each layout and number of
+tokens. A kernel that contained the steps of all the matrices it multiplies would take the compiler half a minute. So the
+loop over bands and tokens is a function of its own for each layout, and a matrix carries its address: to a kernel, a
+matrix is five numbers, and which types a model mixes makes no difference to it.
+
+    tape    (address of the code, address of the records, blocks in a band, bytes of a record, bands)
+
+A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache.
+"""
+
+from functools import lru_cache
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from minillm.backends.numba_.compiled import code
+from minillm.backends.numba_.crossover import TOKENS
+from minillm.backends.numba_.packed import LAYOUT_LIST
+from minillm.backends.numba_.tile import I64, band_times_tokens
+
+SIGNATURE = types.void(*[types.int64] * 12)
+
+
+@lru_cache
+def bands_times_tokens(layout):  # number of a layout -> what has `.address`
+    """The code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
+
+    @code(SIGNATURE)
+    def run(first, last, add, records, blocks, record_bytes, x, scales, sums, n, y, stride):
+        columns = 32 * blocks
+        for band in range(first, last):
+            at = records + band * blocks * record_bytes
+            t = 0
+            while t < n:
+                c, s, u = x + 2 * columns * t, scales + 4 * blocks * t, sums + 8 * blocks * t
+                place = y + 4 * (t * stride + 16 * band)
+                if t + TOKENS <= n:
+                    band_times_tokens(TOKENS, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    t += TOKENS
+                elif t + 4 <= n:
+                    band_times_tokens(4, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    t += 4
+                elif t + 2 <= n:
+                    band_times_tokens(2, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    t += 2
+                else:
+                    band_times_tokens(1, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    t += 1
+
+    return run
+
+
+def tape(matrix):  # PackedMatrix -> five numbers
+    """All that a kernel must know of a matrix."""
+    bands, blocks, record_bytes = matrix.records.shape
+    return bands_times_tokens(LAYOUT_LIST.index(matrix.layout)).address, matrix.records.ctypes.data, blocks, record_bytes, bands
+
+
+@intrinsic
+def call_code(typing, address, first, last, add, records, blocks, record_bytes, x, scales, sums, n, y, stride):
+    """Call machine code of SIGNATURE at an address."""
+
+    def emit(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 12).as_pointer()
+        builder.call(builder.inttoptr(args[0], kind), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *SIGNATURE.args), emit
+
+
+@njit
+def share(part, parts, add, tape, codes, scale, sums, y):
+    """What core `part` of `parts` does of y[t] = (add · y[t]) + W x[t], for all tokens: a stretch of neighbouring bands.
+
+    Each core reads one long tape, and no two write to one cache line. y: (n, 16 · bands).
+    """
+    address, records, blocks, record_bytes, bands = tape
+    first, last = part * bands // parts, (part + 1) * bands // parts
+    x = codes.ctypes.data, scale.ctypes.data, sums.ctypes.data
+    call_code(address, first, last, add, records, blocks, record_bytes, x[0], x[1], x[2], len(codes), y.ctypes.data, y.shape[1])

@@ -1,0 +1,133 @@
+"""All layers of a decode step in one call: the same bits as layer by layer, whatever the types, the batch, the cache."""
+
+import gguf
+import numba
+import numpy as np
+import pytest
+from test_11_cpu_kernels_model import SMALL
+
+from minillm.backends import get_backend
+from minillm.backends.numba_ import stack
+from minillm.cache.paged import PageStore
+from minillm.errors import MiniLLMError
+from minillm.formats.blocks import BLOCK_TYPES
+from minillm.model.random_model import random_tensor, tensor_shapes
+from minillm.model.transformer import Segment, Transformer
+from minillm.model.weights import StoredTensor, load_weights
+
+MIX = {"attn_q": "Q4_1", "attn_v": "Q5_0", "ffn_down": "Q8_0", "blk.1.ffn_up": "Q4_0"}  # others Q4_0; layers differ
+
+
+def packed(config, dtype=np.float32, types=MIX):
+    """A model whose matrices are of several packed types."""
+
+    def tensor(name):
+        if name not in (shapes := tensor_shapes(config)):
+            return None
+        values, kind = random_tensor(name, shapes[name], seed=1), "F32"
+        if values.ndim == 2:
+            kind = next((t for part, t in types.items() if part in name), "Q4_0")
+            values = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+        return StoredTensor(values.view(np.uint8).reshape(-1), BLOCK_TYPES[kind], shapes[name])
+
+    ops = get_backend("numba")
+    return Transformer(config, load_weights(config, tensor, ops), ops, dtype)
+
+
+CONFIG = SMALL.__class__(**{f: getattr(SMALL, f) for f in SMALL.__dataclass_fields__} | {"d_model": 96, "n_heads": 6})
+
+
+@pytest.fixture
+def two_threads():
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    yield
+    numba.set_num_threads(before)
+
+
+def decoded(model, lengths, caches, steps=3):
+    """Logits of some decode steps after prompts of such lengths."""
+    rng = np.random.default_rng(5)
+    for n, cache in zip(lengths, caches, strict=True):
+        model.forward([Segment(rng.integers(0, 300, n), 0, cache)])
+    found = []
+    for step in range(steps):
+        found += model.forward([Segment([step + 7 * i], c.length, c) for i, c in enumerate(caches)])
+    return np.array(found)
+
+
+def layer_by_layer(model):
+    """The same model, to which run_layers is the plain loop."""
+    model.weights.layers = list(model.weights.layers)
+    return model
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the kernel that does all layers was called."""
+    seen, kernel = [], stack.decode
+    monkeypatch.setattr(stack, "decode", lambda *args: seen.append(len(args[0])) or kernel(*args))
+    return seen
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("lengths", [[1], [70], [3, 64, 1, 65], [5] * 4 + [60] * 5])
+def test_one_call_gives_the_bits_of_the_separate_calls(dtype, lengths, calls, two_threads):
+    model = packed(CONFIG, dtype)
+    one = decoded(model, lengths, [model.new_cache() for _ in lengths])
+    assert calls == [1] * lengths.count(1) + [len(lengths)] * 3, "prompts of one token are decode steps too"
+    calls.clear()
+    each = decoded(layer_by_layer(model), lengths, [model.new_cache() for _ in lengths])
+    assert not calls and np.array_equal(one, each)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_pages_and_one_thread_give_the_bits_of_a_contiguous_cache_and_two(dtype, two_threads):
+    model, lengths = packed(CONFIG, dtype), [9, 33, 2]
+    one = decoded(model, lengths, [model.new_cache() for _ in lengths])
+    for size in (1, 16):
+        store = PageStore.of(CONFIG, 80, size, dtype=dtype)
+        assert np.array_equal(decoded(model, lengths, [store.new_cache() for _ in lengths]), one)
+    numba.set_num_threads(1)
+    assert np.array_equal(decoded(model, lengths, [model.new_cache() for _ in lengths]), one)
+
+
+def test_a_sequence_gets_the_same_bits_alone_and_in_a_batch(two_threads):
+    model = packed(CONFIG, np.float16)
+    together = decoded(model, [9, 70, 2], [model.new_cache() for _ in range(3)]).reshape(3, 3, -1)
+    cache = model.new_cache()
+    model.forward([Segment(np.random.default_rng(5).integers(0, 300, 9), 0, cache)])
+    alone = [model.forward([Segment([step], cache.length, cache)])[0] for step in range(3)]
+    assert np.array_equal(np.array(alone).reshape(3, -1), together[:, 0])
+
+
+def test_a_16_bit_cache_holds_what_rounding_leaves_and_is_half_as_large():
+    model = packed(CONFIG, np.float16)
+    cache, full = model.new_cache(8), Transformer(CONFIG, model.weights, model.ops).new_cache(8)
+    assert cache.k.dtype == np.float16 and 2 * cache.nbytes == full.nbytes and cache.fork().k.dtype == np.float16
+    for held in (cache, full):
+        model.forward([Segment([3, 1, 4], 0, held)])
+        model.forward([Segment([1], 3, held)])
+    first = full.read(0)[0].astype(np.float16)
+    assert np.array_equal(cache.read(0)[0], first), "the first layer's keys depend on no cache: exactly the rounded ones"
+    assert np.abs(cache.read(1)[1] - full.read(1)[1]).max() < 5e-3 * np.abs(full.read(1)[1]).max()
+
+
+def test_a_model_with_more_between_the_products_goes_layer_by_layer(calls):
+    from dataclasses import replace
+
+    for shape in (replace(CONFIG, qkv_bias=True), replace(CONFIG, qk_norm=True)):
+        model = packed(shape)
+        decoded(model, [3], [model.new_cache()], steps=1)
+    assert not calls
+
+
+def test_a_nan_is_refused_and_the_caches_have_not_grown():
+    model = packed(CONFIG)
+    cache = model.new_cache()
+    model.forward([Segment([1, 2], 0, cache)])
+    model.weights.layers[1].attn_norm[:] = np.nan
+    model.weights.layers.__dict__.pop("norms", None)
+    with pytest.raises(MiniLLMError, match="not finite"):
+        model.forward([Segment([3], 2, cache)])
+    assert cache.lengths == [2, 2]
