@@ -58,7 +58,7 @@ def of(ops):  # a backend -> operations of the same names
     return SimpleNamespace(**vars(ops) | own | looks)
 
 
-def run_layers(ops, x, weights, config, step, angles):  # (tokens, d_model), [LayerWeights] -> (tokens, d_model)
+def run_layers(ops, x, weights, config, angles, step):  # (tokens, d_model), [LayerWeights] -> (tokens, d_model)
     """All layers, one operation after the other."""
     for index, layer in enumerate(weights):
         q, k, v = ops.attention_inputs(x, layer, config, *angles)
