@@ -29,6 +29,7 @@ def divide(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
         "decodes wait for all prompts: they come first": in_order(prompts, budget)
         + in_order(decodes, budget - in_order(prompts, budget).sum()),
         "the decodes are not taken off the budget: they share it with the prompts": in_order(prompts, budget) + decodes,
+        "the decodes are taken off the budget twice": in_order(prompts, rest - sum(decodes)) + decodes,
         "one token too many is given away": in_order(prompts, rest + 1) + decodes,
         "one token of the budget is left over": in_order(prompts, rest - 1) + decodes,
         "each prompt gets the whole rest: what one takes, the next cannot have": np.minimum(prompts, max(rest, 0)) + decodes,
@@ -50,3 +51,31 @@ def numbers(seed, index, n=4):  # -> {words: (n,) floats}
         "the generator is NumPy's old, global kind (np.random.seed)": np.random.RandomState(seed).random(n),
         "the numbers of answer 0 are not those of default_rng(seed)": by(spawned).random(n),
     }
+
+
+def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {words: seconds}
+    """A metric of a request, from its events."""
+    arrived, scheduled = ([e.time for e in events if e.kind == kind] for kind in ("arrived", "scheduled"))
+    tokens = [e for e in events if e.kind == "token"]
+    times, reported = [e.time for e in tokens], [e.tokens for e in events if e.kind == "usage"]
+    count = max(sum(e.tokens for e in tokens), *reported, 0)
+    answers = [[e.time for e in tokens if e.index == i] for i in sorted({e.index for e in tokens})]
+    decoding, start = sum(t[-1] - t[0] for t in answers), scheduled[-1] if scheduled else np.nan
+    chunks = len(tokens) - len(answers)
+    return {
+        "TTFT": {
+            "the clock starts when the request is scheduled: the user waits from its arrival": times[0] - start,
+            "the first step counts, and not what came before a preemption": times[0] - (scheduled or [np.nan])[0],
+        },
+        "TPOT": {
+            "chunks are counted: each may hold several tokens": decoding / chunks if chunks else np.nan,
+            "the first token is counted, and the wait for it": (times[-1] - arrived[0]) / count,
+            "the gaps of n tokens are divided by n: there are n - 1": decoding / count,
+            "the answers are taken for one: gaps between tokens of different answers": (times[-1] - times[0]) / max(1, count - 1),
+            "one answer is looked at, the first": (answers[0][-1] - answers[0][0]) / max(1, len(answers[0]) - 1),
+        },
+        "E2E": {
+            "the clock starts when the request is scheduled: the user waits from its arrival": times[-1] - start,
+            "it ends with the first token": times[0] - arrived[0],
+        },
+    }[name]
