@@ -13,9 +13,7 @@ import numpy as np
 
 from minillm import SamplingParams, plots
 from minillm.bench.machine import measure_machine
-from minillm.bench.profile import draw, load
 from minillm.bench.replay import waste, waste_table
-from minillm.bench.traces import Request, read_azure
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
@@ -24,6 +22,8 @@ from minillm.course.model_at_hand import model_at_hand
 from minillm.model.generate import run
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
+from minillm.serving.profile import draw, load
+from minillm.serving.traces import Request, read_azure
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 

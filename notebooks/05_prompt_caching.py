@@ -14,16 +14,16 @@ import numpy as np
 from minillm import SamplingParams, plots
 from minillm.bench import prefix
 from minillm.bench.machine import measure_machine
-from minillm.bench.profile import draw, load
 from minillm.bench.replay import prefix as replay
 from minillm.bench.replay import prefix_table
-from minillm.bench.traces import read_mooncake
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.course.model_at_hand import model_at_hand
 from minillm.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
+from minillm.serving.profile import draw, load
+from minillm.serving.traces import read_mooncake
 from minillm.session import Part, Session, Usage
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm.bench.profile import at, draw, fit, load, quantiles
 from minillm.bench.replay import paged_steps, power_of_two, run, waste
-from minillm.bench.traces import Request, read_azure, read_mooncake
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.errors import MiniLLMError, RequestError, TraceError
+from minillm.serving.profile import at, draw, fit, load, quantiles
+from minillm.serving.traces import Request, read_azure, read_mooncake
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 GOOD = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n'
@@ -66,7 +66,7 @@ def test_what_is_drawn_from_the_profile_wastes_as_the_trace_does():
 
 def test_a_profile_finds_itself_again(tmp_path):
     rng, path = random.Random(1), tmp_path / "trace.csv"
-    path.write_text(HEADER + "".join(f"t,{rng.randint(1, 999)},{rng.randint(1, 99)}\n" for _ in range(500)))
+    path.write_text(HEADER + "".join(f"2023-11-16,{rng.randint(1, 999)},{rng.randint(1, 99)}\n" for _ in range(500)))
     profile = fit("azure", path)
     drawn = draw(profile, 4000)
     for mine, theirs in zip(quantiles([r.prompt for r in drawn], 9), quantiles(profile["prompt"], 9), strict=True):
@@ -80,14 +80,14 @@ def test_a_profile_finds_itself_again(tmp_path):
         ("", "no requests"),
         (HEADER, "no requests"),
         ("a,b\n1,2\n", ":1: the header needs a column ContextTokens"),
-        (HEADER + "t,5,6\nt,5\n", ":3: expected 3 columns as in the header, found 2"),
-        (HEADER + "\n\nt,5,x\n", ":4: output must be a whole number of tokens, 1 to 10,000,000, found 'x'"),
-        (HEADER + "t,0,6\n", ":2: prompt must be .* found 0"),
-        (HEADER + "t,-5,6\n", ":2: prompt must be .* found '-5'"),
-        (HEADER + "t,99999999999,6\n", ":2: prompt must be .* found 99999999999"),
-        (HEADER + "t," + "9" * 9000 + ",6\n", ":2: prompt must be"),
-        (HEADER + "t,٣,6\n", ":2: prompt must be"),
-        (HEADER + "t,1.5,6\n", ":2: prompt must be"),
+        (HEADER + "2023-11-16,5,6\n2023-11-16,5\n", ":3: expected 3 columns as in the header, found 2"),
+        (HEADER + "\n\n2023-11-16,5,x\n", ":4: output must be a whole number of tokens, 1 to 10,000,000, found 'x'"),
+        (HEADER + "2023-11-16,0,6\n", ":2: prompt must be .* found 0"),
+        (HEADER + "2023-11-16,-5,6\n", ":2: prompt must be .* found '-5'"),
+        (HEADER + "2023-11-16,99999999999,6\n", ":2: prompt must be .* found 99999999999"),
+        (HEADER + "2023-11-16," + "9" * 9000 + ",6\n", ":2: prompt must be"),
+        (HEADER + "2023-11-16,٣,6\n", ":2: prompt must be"),
+        (HEADER + "2023-11-16,1.5,6\n", ":2: prompt must be"),
     ],
 )
 def test_a_broken_csv_is_named_by_its_line(tmp_path, text, words):
@@ -133,8 +133,8 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
     path.write_bytes(b"x" * 4_000_001)
     with pytest.raises(TraceError, match="at most 4,000,000 characters"):
         read_azure(path)
-    path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"t, 7 ,8\r\n\r\n")
-    assert read_azure(path) == [Request(7, 8)]
+    path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"2023-11-16, 7 ,8\r\n\r\n")
+    assert read_azure(path) == [Request(7, 8, arrival=0.0)]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "lengths"}', '{"kind": [], "requests": 1}', "[" * 100_000])
@@ -155,11 +155,11 @@ def test_the_command_prints_both_ways(tmp_path, capsys):
     from minillm.cli import main
 
     path = tmp_path / "trace.csv"
-    path.write_text(HEADER + "t,100,20\n")
+    path.write_text(HEADER + "2023-11-16,100,20\n")
     assert main(["bench", "paging", "--trace", str(path), "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out.splitlines()[-1])["paging"] == waste([Request(100, 20)]) and "paged 16" in out
     assert main(["bench", "paging", "--trace", str(tmp_path / "none.csv")]) == 2
     assert "drawn from the profile azure_conv" in run("paging")["source"]
-    with pytest.raises(MiniLLMError, match="azure or mooncake, found 'vidur'"):
+    with pytest.raises(MiniLLMError, match="azure, mooncake or sharegpt, found 'vidur'"):
         fit("vidur", path)

@@ -14,14 +14,14 @@ Kwon et al., 2023, arXiv:2309.06180, figure 2; Qin et al., 2025, arXiv:2407.0007
 
 import time
 
-from minillm.bench.profile import draw, load
-from minillm.bench.traces import HASHED_TOKENS, read_azure, read_mooncake
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
+from minillm.serving.profile import draw, load
+from minillm.serving.traces import HASHED_TOKENS, read_azure, read_mooncake
 
 POLICIES = ("lru", "lfu", "cost", "belady")
 EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the products: about 30,000 tokens for Llama-3-8B

@@ -8,7 +8,7 @@ conversations how they grow, so that what is drawn wastes and hits about as the 
                     `lag` requests ago: it repeats a share `kept` of its pages and adds `grown` new ones, all of them
                     quantiles for each eighth of such requests, short to long
 
-Made from a trace with `python -m minillm.bench.profile azure|mooncake TRACE OUT.json`; those in data/profiles were.
+Made from a trace with `python -m minillm.serving.profile azure|mooncake|sharegpt TRACE OUT.json`; those in data/profiles were.
 """
 
 import json
@@ -16,14 +16,16 @@ import random
 import sys
 from pathlib import Path
 
-from minillm.bench.traces import HASHED_TOKENS, Request, read_azure, read_mooncake, shown
 from minillm.errors import MiniLLMError, TraceError
+from minillm.serving.traces import HASHED_TOKENS, READERS, Request, shown
 
 GROUPS = 8  # of requests by length
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "profiles"
 SOURCES = {
     "azure": "Azure/AzurePublicDataset, AzureLLMInferenceTrace_conv.csv, CC-BY-4.0 (Patel et al., 2024, arXiv:2311.18677)",
     "mooncake": "kvcache-ai/Mooncake, FAST25-release conversation_trace.jsonl, Apache-2.0 (Qin et al., 2025, arXiv:2407.00079)",
+    "sharegpt": "microsoft/sarathi-serve, sharegpt_8k_filtered_stats_llama2_tokenizer.csv, Apache-2.0 "
+    "(Agrawal et al., 2024, arXiv:2403.02310)",
 }
 
 
@@ -85,13 +87,13 @@ def fit_conversations(requests):
 
 def fit(kind, path):  # -> profile
     """The profile of a trace file."""
-    if kind == "azure":
-        return {"kind": "lengths", "source": SOURCES[kind], **fit_lengths(read_azure(path))}
+    if kind not in READERS:
+        raise MiniLLMError(f"a trace is of the kind azure, mooncake or sharegpt, found {kind!r}.")
+    requests = READERS[kind](path)
     if kind == "mooncake":
-        requests = read_mooncake(path)
         return {"kind": "conversations", "source": SOURCES[kind], "output": quantiles([r.output for r in requests]),
                 **fit_conversations(requests)}  # fmt: skip
-    raise MiniLLMError(f"a trace is of the kind azure or mooncake, found {kind!r}.")
+    return {"kind": "lengths", "source": SOURCES[kind], **fit_lengths(requests)}
 
 
 # --- from a profile to requests -------------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def around(history, ended, lag, least, most):  # -> number of a request
 
 
 def load(name):  # -> profile
-    """A profile by name (azure_conv, mooncake_conv) or by path. Errors: TraceError."""
+    """A profile by name (azure_conv, mooncake_conv, sharegpt_8k) or by path. Errors: TraceError."""
     path = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
     try:
         profile = json.loads(path.read_text(encoding="utf-8"))
@@ -161,7 +163,8 @@ def load(name):  # -> profile
 
 def main(arguments):
     if len(arguments) != 3:
-        raise MiniLLMError(f"python -m minillm.bench.profile azure|mooncake TRACE OUT.json: 3 arguments, found {len(arguments)}.")
+        usage = "python -m minillm.serving.profile azure|mooncake|sharegpt TRACE OUT.json"
+        raise MiniLLMError(f"{usage}: 3 arguments, found {len(arguments)}.")
     kind, trace, out = arguments
     text = json.dumps(fit(kind, trace), indent=None, separators=(",", ":")).replace('],"', '],\n"').replace(',"', ',\n"')
     part = Path(out + ".part")

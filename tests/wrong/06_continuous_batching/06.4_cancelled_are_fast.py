@@ -1,0 +1,13 @@
+"""Forgets that a request may be cancelled: half an answer counts as a fast one."""
+tokens = [e for e in events if e.kind == TOKEN]
+if not tokens:
+    return None, None, None
+start = next(e.time for e in events if e.kind == ARRIVED)
+first, last = {}, {}
+for e in tokens:
+    first.setdefault(e.index, e.time)
+    last[e.index] = e.time
+decoding = sum(last[i] - first[i] for i in first)
+after_first = tokens_of(events, TOKEN, USAGE) - len(first)
+tpot = decoding / after_first if after_first > 0 and len(tokens) > len(first) else None
+return min(first.values()) - start, tpot, max(last.values()) - start
