@@ -1,0 +1,130 @@
+"""What stands between strangers and the engine: a key, limits of size and time, and an eye on the connection.
+
+    request ─▶ Gate (key? too many?) ─▶ read_json (size? time? JSON?) ─▶ unless_gone(work) ─▶ answer
+                401        503             413    408    400              the client hangs up: the work is cancelled
+
+A limit that is reached is an answer, never a hang: 408 says that the client was too slow in sending, 504 that the answer took
+longer than the server allows. Whoever hangs up gets nothing, and what was computed for him stops: his KV blocks are someone
+else's a moment later.
+"""
+
+import asyncio
+import hmac
+from dataclasses import dataclass
+
+from minillm.serving.answers import ApiError, encode
+from minillm.serving.fields import parse_json
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Limits of a server. api_key: None lets everybody in. Times in seconds, sizes in bytes.
+
+    timeout_s: from the request to the last token. read_s: for a client to send its head, and again its body. requests: at
+    hand at once, waiting ones included (each may hold a body). grace_s: for what is accepted when the server is told to stop.
+    """
+
+    api_key: str | None = None
+    timeout_s: float = 600.0
+    read_s: float = 20.0
+    body_limit: int = 1 << 20
+    requests: int = 2048
+    grace_s: float = 30.0
+
+
+class Gate:
+    """ASGI middleware: the key, and how many at once. Counts requests under way in `active`."""
+
+    def __init__(self, app, options):
+        self.app, self.options, self.active = app, options, 0
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        self.active += 1
+        try:
+            if scope["path"] != "/health":
+                check_key(scope["headers"], self.options.api_key)
+            if self.active > self.options.requests:
+                message = f"{self.options.requests:,} requests are at hand already, the most this server takes."
+                raise ApiError(message, status=503, type="server_error", code="too_many_requests", headers={"Retry-After": "1"})
+            return await self.app(scope, receive, send)
+        except ApiError as error:
+            return await send_error(send, error)
+        finally:
+            self.active -= 1
+
+
+def check_key(headers, key):  # [(bytes, bytes)], str or None
+    """Compare in a time that does not depend on how much of a wrong key is right."""
+    if key is None:
+        return
+    given = dict(headers).get(b"authorization", b"")
+    scheme, _, token = given.partition(b" ")
+    if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), key.encode()):
+        wrong = "a wrong key" if given else "none"
+        raise ApiError(
+            f"an API key is needed: 'Authorization: Bearer KEY', found {wrong}.",
+            status=401,
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+async def send_error(send, error):
+    """An error as a whole response."""
+    more = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await respond(send, error.status, encode(error.body()), more)
+
+
+async def respond(send, status, body, headers=()):
+    """A whole response in JSON."""
+    length = str(len(body)).encode()
+    head = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def read_json(request, options):  # -> object
+    """The body of a request, within its limits. Only application/json: so a web page of another origin needs a leave
+    (a CORS preflight) that this server never gives."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(f"the content type must be application/json, found {kind[:60]!r}.", status=415)
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:20]) > options.body_limit:
+        raise too_large(options, f"{declared[:20]} bytes")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(options.read_s):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > options.body_limit:
+                    raise too_large(options, "more", {"Connection": "close"})
+    except TimeoutError:
+        message = f"the body did not arrive within {options.read_s:g} s: {len(body):,} bytes did."
+        raise ApiError(message, status=408, code="timeout", headers={"Connection": "close"}) from None
+    return parse_json(bytes(body))
+
+
+def too_large(options, found, headers=None):
+    return ApiError(f"a body has at most {options.body_limit:,} bytes, found {found}.", status=413, headers=headers)
+
+
+async def unless_gone(receive, work):
+    """Run a coroutine to its end, unless the client hangs up before: then cancel it, and wait until it has cleaned up."""
+    worker, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
+    try:
+        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            worker.result()
+    finally:
+        worker.cancel()
+        watcher.cancel()
+        await asyncio.gather(worker, watcher, return_exceptions=True)
+
+
+async def gone(receive):
+    """Return when the connection has closed. Nothing else can come: the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
