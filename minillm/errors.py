@@ -38,7 +38,7 @@ class TraceError(MiniLLMError):
 
 
 class Overloaded(MiniLLMError):
-    """Too many requests wait already. retry_after_s: when to try again."""
+    """More requests wait than the queue may hold. Worth another try after `retry_after_s` seconds."""
 
     def __init__(self, message, retry_after_s=1.0):
         super().__init__(message)
@@ -46,4 +46,4 @@ class Overloaded(MiniLLMError):
 
 
 class Stopping(MiniLLMError):
-    """The engine is shutting down: it takes no new requests, and ends those that it cannot finish."""
+    """The engine is shutting down and takes no more requests; or it ended before this one was done."""
