@@ -11,12 +11,12 @@ import json
 import socket
 import threading
 import time
-from dataclasses import dataclass
 
 from minillm.errors import Overloaded, RequestError, Stopping
 from minillm.model.generate import TokenLogprob
 from minillm.model.random_model import byte_tokenizer
 from minillm.model.stopping import StopStrings
+from minillm.serving.answer import Delta
 from minillm.serving.guards import Options
 from minillm.serving.listen import bind, make_server
 from minillm.serving.server import Served, create_app
@@ -31,16 +31,6 @@ def say(ids, count, index=0, seed=0):
     """The answer of the fake: letters by a formula."""
     start = sum((k + 1) * i for k, i in enumerate(ids)) + 5 * index + (seed or 0)
     return "".join(chr(97 + (start + 7 * k + k * k) % 26) for k in range(count))
-
-
-@dataclass
-class Delta:
-    request: int
-    index: int
-    text: str
-    token_ids: list
-    logprobs: list
-    finish_reason: str | None = None
 
 
 class FakeEngine:

@@ -28,7 +28,9 @@ def alive(request):
     if "server" in request.fixturenames:
         port, engine = request.getfixturevalue("server")
         wait_until(lambda: not engine.live, "nothing is left")
-        assert post(port, TEXT, {"prompt": "hello", "max_tokens": 5})[2]["choices"][0]["text"] == say(TOKENIZER.encode("hello"), 5)
+        assert post(port, TEXT, {"prompt": "hello", "max_tokens": 5})[2]["choices"][0]["text"] == say(
+            TOKENIZER.encode("hello"), 5
+        )
 
 
 json_values = st.recursive(
@@ -37,9 +39,29 @@ json_values = st.recursive(
     max_leaves=8,
 )
 FIELDS = [
-    "prompt", "messages", "model", "n", "stop", "seed", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "stream", "stream_options",
-    "logprobs", "top_logprobs", "user", "tools", "response_format", "echo", "priority", "ignore_eos",
-]  # fmt: skip
+    "prompt",
+    "messages",
+    "model",
+    "n",
+    "stop",
+    "seed",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "user",
+    "tools",
+    "response_format",
+    "echo",
+    "priority",
+    "ignore_eos",
+]
 bodies = st.one_of(
     st.binary(max_size=200),
     json_values.map(lambda v: json.dumps(v).encode()),
@@ -64,7 +86,10 @@ def test_any_body_gets_an_answer_or_a_proper_error(server, body, path):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(min_size=1, max_size=300), prefix=st.sampled_from([b"", b"POST /v1/completions HTTP/1.1\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\n"]))
+@given(
+    data=st.binary(min_size=1, max_size=300),
+    prefix=st.sampled_from([b"", b"POST /v1/completions HTTP/1.1\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\n"]),
+)
 def test_any_bytes_on_the_wire_get_an_answer_or_a_closed_connection(server, data, prefix):
     with socket.create_connection(("127.0.0.1", server[0]), timeout=PATIENCE_S) as connection:
         connection.sendall(prefix + data + b"\r\n\r\n")
@@ -89,17 +114,29 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 @pytest.mark.parametrize(
     "sent",
     [
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{\"a\"", HEAD + b"Content-Length: -5\r\n\r\n",
-        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{\"a\":", HEAD + b"Content-Length: 99999999999999999999\r\n\r\n", HEAD + b"Content-Length: abc\r\n\r\n",
-        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n", b"\r\n" * 50_000, b"\x16\x03\x01\x02\x00\x01",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET " + b"/" * 70_000, b"\x00" * 1000, HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        HEAD + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"a"',
+        HEAD + b"Content-Length: -5\r\n\r\n",
+        HEAD + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\n{"a":',
+        HEAD + b"Content-Length: 99999999999999999999\r\n\r\n",
+        HEAD + b"Content-Length: abc\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"\r\n" * 50_000,
+        b"\x16\x03\x01\x02\x00\x01",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET " + b"/" * 70_000,
+        b"\x00" * 1000,
+        HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        b"GET /%ff%fe/%00/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", b"GET http://evil/health HTTP/1.1\r\nHost: x\r\n\r\n", b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /%ff%fe/%00/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://evil/health HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
         HEAD + b'Content-Length: 26\r\n\r\n{"prompt":"a","stream":1}\nGARBAGE GARBAGE\r\n\r\n',
         HEAD + b'Content-Length: 14\r\n\r\n{"prompt":"a"}' + b"\x00\xff" * 500,
     ],
     ids=range(20),
-)  # fmt: skip
+)
 def test_broken_http_is_answered_or_closed_within_the_read_limit(server, sent):
     with socket.create_connection(("127.0.0.1", server[0]), timeout=PATIENCE_S) as connection:
         try:
@@ -123,7 +160,7 @@ def one_answer(file):
     """The next response of a connection: status 200, a length, JSON."""
     assert file.readline().startswith(b"HTTP/1.1 200")
     headers = {}
-    while (line := file.readline().strip()):
+    while line := file.readline().strip():
         name, _, value = line.partition(b":")
         headers[name.lower()] = value
     return json.loads(file.read(int(headers[b"content-length"])))

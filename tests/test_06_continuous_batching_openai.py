@@ -62,7 +62,9 @@ def test_streams(api):
     chunks = list(api.completions.create(model="fake", prompt="hello", max_tokens=9, stream=True))
     assert "".join(c.choices[0].text for c in chunks) == say(IDS, 9) and chunks[-1].choices[0].finish_reason == "length"
     options = {"include_usage": True}
-    *chunks, last = api.chat.completions.create(model="fake", messages=HELLO, max_tokens=9, stream=True, n=2, stream_options=options)
+    *chunks, last = api.chat.completions.create(
+        model="fake", messages=HELLO, max_tokens=9, stream=True, n=2, stream_options=options
+    )
     for index in range(2):
         deltas = [c.choices[0].delta for c in chunks if c.choices[0].index == index]
         assert "".join(d.content for d in deltas) == say(CHAT_IDS, 9, index)
@@ -81,11 +83,14 @@ def test_the_streaming_helper_puts_a_chat_together(api):
 @pytest.mark.parametrize(
     ("ask", "error", "param"),
     [
-        ({"temperature": 3}, "BadRequestError", "temperature"), ({"logit_bias": {"5": 1}}, "BadRequestError", "logit_bias"),
-        ({"extra_body": {"foo": 1}}, "BadRequestError", "foo"), ({"model": "gpt-4"}, "NotFoundError", "model"),
-        ({"max_tokens": 10_000}, "BadRequestError", "messages"), ({"response_format": {"type": "json_object"}}, "BadRequestError", "response_format"),
+        ({"temperature": 3}, "BadRequestError", "temperature"),
+        ({"logit_bias": {"5": 1}}, "BadRequestError", "logit_bias"),
+        ({"extra_body": {"foo": 1}}, "BadRequestError", "foo"),
+        ({"model": "gpt-4"}, "NotFoundError", "model"),
+        ({"max_tokens": 10_000}, "BadRequestError", "messages"),
+        ({"response_format": {"type": "json_object"}}, "BadRequestError", "response_format"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_become_the_clients_exceptions_and_name_the_field(api, ask, error, param):
     with pytest.raises(getattr(openai, error)) as found:
         api.chat.completions.create(**{"model": "fake", "messages": HELLO, **ask})

@@ -10,9 +10,9 @@ from server_help import SERVED, TOKENIZER, Delta, is_error
 
 from minillm.model.generate import TokenLogprob
 from minillm.model.sampling import SamplingParams
-from minillm.serving.answers import ApiError, ChatWriter, TextWriter, encode, usage
 from minillm.serving.fields import parse_json
 from minillm.serving.protocol import Job, parse_chat, parse_completion
+from minillm.serving.wire import ApiError, ChatWriter, TextWriter, encode, usage
 
 HELLO = [{"role": "user", "content": "hello"}]
 DEFAULTS = SamplingParams(temperature=1.0)
@@ -42,11 +42,16 @@ def test_the_defaults_are_those_of_openais_reference():
 @pytest.mark.parametrize(
     ("field", "value", "where"),
     [
-        ("temperature", 0, "temperature"), ("temperature", 1.5, "temperature"), ("top_p", 0.25, "top_p"), ("top_k", 7, "top_k"),
-        ("min_p", 0.1, "min_p"), ("repetition_penalty", 1.25, "repetition_penalty"), ("seed", 12, "seed"),
+        ("temperature", 0, "temperature"),
+        ("temperature", 1.5, "temperature"),
+        ("top_p", 0.25, "top_p"),
+        ("top_k", 7, "top_k"),
+        ("min_p", 0.1, "min_p"),
+        ("repetition_penalty", 1.25, "repetition_penalty"),
+        ("seed", 12, "seed"),
         ("ignore_eos", True, "ignore_eos"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("parse", [text, chat])
 def test_each_sampling_parameter_reaches_the_engine_and_touches_no_other(parse, field, value, where):
     expected = {name: getattr(DEFAULTS, name) for name in DEFAULTS.__slots__} | {where: value}
@@ -54,7 +59,14 @@ def test_each_sampling_parameter_reaches_the_engine_and_touches_no_other(parse, 
 
 
 def test_the_other_parameters_reach_the_engine():
-    asked = {"n": 3, "stop": ["a", "bc"], "max_tokens": 9, "user": "ann", "stream": True, "stream_options": {"include_usage": True}}
+    asked = {
+        "n": 3,
+        "stop": ["a", "bc"],
+        "max_tokens": 9,
+        "user": "ann",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     for job in (text(**asked, logprobs=2), chat(**asked, logprobs=True, top_logprobs=2)):
         assert (job.n, job.max_tokens, job.user, job.stream, job.include_usage) == (3, 9, "ann", True, True)
         assert (job.params.stop, job.params.logprobs) == (("a", "bc"), 2)
@@ -73,11 +85,22 @@ def test_a_negative_seed_is_a_seed_of_its_own():
 
 
 WRONG = {
-    "temperature": ["1", True, [], -0.1, 2.1], "top_p": [0, 1.1, "x", {}], "n": [0, 257, 1.5, "2", True, -1], "max_tokens": [0, -1, 2.5, "9", 2**40],
-    "seed": [1.5, "1", 2**63, True], "stop": [5, [5], [""], "", ["a"] * 5, "x" * 257, {}, [["a"]]], "user": [5, "u" * 513, []],
-    "stream": [1, "true", []], "stream_options": [True, [], {"include_usage": True}], "model": [5, [], {}], "top_k": [1.5, -2, "1"],
-    "min_p": [1.5, -1, "0"], "repetition_penalty": [0, "1", 1000], "ignore_eos": [1, "yes"], "priority": [1.5, "1", 1],
-}  # fmt: skip
+    "temperature": ["1", True, [], -0.1, 2.1],
+    "top_p": [0, 1.1, "x", {}],
+    "n": [0, 257, 1.5, "2", True, -1],
+    "max_tokens": [0, -1, 2.5, "9", 2**40],
+    "seed": [1.5, "1", 2**63, True],
+    "stop": [5, [5], [""], "", ["a"] * 5, "x" * 257, {}, [["a"]]],
+    "user": [5, "u" * 513, []],
+    "stream": [1, "true", []],
+    "stream_options": [True, [], {"include_usage": True}],
+    "model": [5, [], {}],
+    "top_k": [1.5, -2, "1"],
+    "min_p": [1.5, -1, "0"],
+    "repetition_penalty": [0, "1", 1000],
+    "ignore_eos": [1, "yes"],
+    "priority": [1.5, "1", 1],
+}
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=repr)
@@ -96,17 +119,47 @@ def test_logprobs_have_a_range_and_a_type(value):
 
 
 NOT_SUPPORTED = {
-    "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required", "functions": [{"name": "f"}], "function_call": {"name": "f"},
-    "response_format": {"type": "json_object"}, "logit_bias": {"50256": -100}, "presence_penalty": 0.5, "frequency_penalty": -0.5, "best_of": 2,
-    "echo": True, "suffix": "end", "modalities": ["text", "audio"], "audio": {"voice": "alloy"}, "store": True, "service_tier": "flex",
-    "reasoning_effort": "high", "verbosity": "low", "web_search_options": {},
-}  # fmt: skip
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "response_format": {"type": "json_object"},
+    "logit_bias": {"50256": -100},
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "best_of": 2,
+    "echo": True,
+    "suffix": "end",
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy"},
+    "store": True,
+    "service_tier": "flex",
+    "reasoning_effort": "high",
+    "verbosity": "low",
+    "web_search_options": {},
+}
 MEANS_NOTHING = {
-    "tools": [], "tool_choice": "auto", "functions": [], "function_call": "none", "response_format": {"type": "text"}, "logit_bias": {},
-    "presence_penalty": 0, "frequency_penalty": 0.0, "best_of": 1, "echo": False, "suffix": "", "modalities": ["text"], "store": False,
-    "service_tier": "auto", "verbosity": "medium", "parallel_tool_calls": True, "metadata": {"a": "b"}, "prompt_cache_key": "k",
-    "safety_identifier": "s", "prediction": {"type": "content", "content": "x"},
-}  # fmt: skip
+    "tools": [],
+    "tool_choice": "auto",
+    "functions": [],
+    "function_call": "none",
+    "response_format": {"type": "text"},
+    "logit_bias": {},
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "best_of": 1,
+    "echo": False,
+    "suffix": "",
+    "modalities": ["text"],
+    "store": False,
+    "service_tier": "auto",
+    "verbosity": "medium",
+    "parallel_tool_calls": True,
+    "metadata": {"a": "b"},
+    "prompt_cache_key": "k",
+    "safety_identifier": "s",
+    "prediction": {"type": "content", "content": "x"},
+}
 
 
 @pytest.mark.parametrize("parse", [text, chat])
@@ -151,8 +204,31 @@ def test_a_prompt_has_four_forms(prompt, prompts):
 
 
 @pytest.mark.parametrize(
-    "prompt", [None, "", [], [""], [[]], 5, True, {}, [True], [1.5], [512], [-1], [[1], [512]], ["a", [1]], [[1], "a"], [1, "a"], [[["a"]]], ["a"] * 257, [None], [2**70]], ids=str,
-)  # fmt: skip
+    "prompt",
+    [
+        None,
+        "",
+        [],
+        [""],
+        [[]],
+        5,
+        True,
+        {},
+        [True],
+        [1.5],
+        [512],
+        [-1],
+        [[1], [512]],
+        ["a", [1]],
+        [[1], "a"],
+        [1, "a"],
+        [[["a"]]],
+        ["a"] * 257,
+        [None],
+        [2**70],
+    ],
+    ids=str,
+)
 def test_any_other_prompt_is_an_error(prompt):
     assert refused(text, prompt=prompt).param == "prompt"
 
@@ -172,15 +248,26 @@ def test_messages_may_hold_text_or_parts_of_text():
 @pytest.mark.parametrize(
     ("messages", "where"),
     [
-        (None, "messages"), ("hello", "messages"), ([], "messages"), ({}, "messages"), (["hello"], "messages[0]"), ([[]], "messages[0]"),
-        ([{"content": "x"}], "messages[0].role"), ([{"role": 5, "content": "x"}], "messages[0].role"), ([{"role": [], "content": "x"}], "messages[0].role"),
-        ([{"role": "tool", "content": "x"}], "messages[0].role"), ([{"role": "user"}], "messages[0].content"), ([{"role": "user", "content": 5}], "messages[0].content"),
-        ([*HELLO, {"role": "user", "content": []}], "messages[1].content"), ([{"role": "user", "content": ["x"]}], "messages[0].content"),
+        (None, "messages"),
+        ("hello", "messages"),
+        ([], "messages"),
+        ({}, "messages"),
+        (["hello"], "messages[0]"),
+        ([[]], "messages[0]"),
+        ([{"content": "x"}], "messages[0].role"),
+        ([{"role": 5, "content": "x"}], "messages[0].role"),
+        ([{"role": [], "content": "x"}], "messages[0].role"),
+        ([{"role": "tool", "content": "x"}], "messages[0].role"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([{"role": "user", "content": 5}], "messages[0].content"),
+        ([*HELLO, {"role": "user", "content": []}], "messages[1].content"),
+        ([{"role": "user", "content": ["x"]}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "text", "text": 5}]}], "messages[0].content"),
-        ([{"role": "user", "content": "x", "name": "ann"}], "messages[0]"), ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages[0]"),
+        ([{"role": "user", "content": "x", "name": "ann"}], "messages[0]"),
+        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages[0]"),
     ],
-)  # fmt: skip
+)
 def test_a_message_that_cannot_be_served_is_named(messages, where):
     assert refused(chat, messages=messages).param == where
 
@@ -188,12 +275,15 @@ def test_a_message_that_cannot_be_served_is_named(messages, where):
 @pytest.mark.parametrize(
     ("parse", "fields", "param"),
     [
-        (text, {"prompt": "a\ud800b"}, "prompt"), (text, {"prompt": ["a", "\udfff"]}, "prompt"), (text, {"stop": "\ud800"}, "stop"), (text, {"user": "\udc00"}, "user"),
+        (text, {"prompt": "a\ud800b"}, "prompt"),
+        (text, {"prompt": ["a", "\udfff"]}, "prompt"),
+        (text, {"stop": "\ud800"}, "stop"),
+        (text, {"user": "\udc00"}, "user"),
         (chat, {"messages": [{"role": "user", "content": "\ud83d"}]}, "messages[0].content"),
         (chat, {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]}, "messages[0].content"),
         (text, {"model": "\ud800"}, "model"),
     ],
-)  # fmt: skip
+)
 def test_half_a_surrogate_pair_is_no_text(parse, fields, param):
     assert refused(parse, **fields).param == param
 
@@ -201,11 +291,32 @@ def test_half_a_surrogate_pair_is_no_text(parse, fields, param):
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"{", b"[]", b"5", b"null", b'"x"', b'{"a":1}x', b'{"a":NaN}', b'{"a":Infinity}', b'{"a":-Infinity}', b'{"a":1e999}', b'{"a":-1e999}', b'{"a":1,"a":2}',
-        b'{"a":{"b":1,"b":1}}', b"\xff", b'{"a":"\xc3"}', b'\xef\xbb\xbf{"a":1}', b"{'a':1}", b'{"a":' + b"9" * 5000 + b"}", b"[" * 200_000, b'{"a":' * 100_000,
-        b'{"a":"\x00"}', '{"a":1}'.encode("utf-16"), b"\xed\xa0\x80",
+        b"",
+        b"{",
+        b"[]",
+        b"5",
+        b"null",
+        b'"x"',
+        b'{"a":1}x',
+        b'{"a":NaN}',
+        b'{"a":Infinity}',
+        b'{"a":-Infinity}',
+        b'{"a":1e999}',
+        b'{"a":-1e999}',
+        b'{"a":1,"a":2}',
+        b'{"a":{"b":1,"b":1}}',
+        b"\xff",
+        b'{"a":"\xc3"}',
+        b'\xef\xbb\xbf{"a":1}',
+        b"{'a':1}",
+        b'{"a":' + b"9" * 5000 + b"}",
+        b"[" * 200_000,
+        b'{"a":' * 100_000,
+        b'{"a":"\x00"}',
+        '{"a":1}'.encode("utf-16"),
+        b"\xed\xa0\x80",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_json_is_an_error(data):
     assert refused(parse_json, data).status == 400
 
@@ -219,7 +330,11 @@ def test_any_bytes_are_an_object_or_an_error(data):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(), max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(), max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -240,8 +355,11 @@ def test_any_object_is_a_job_or_an_error_that_can_be_sent(fields, for_chat):
 
 def test_usage_adds_up():
     assert usage(5, 7, 3) == {
-        "prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12, "prompt_tokens_details": {"cached_tokens": 3},
-    }  # fmt: skip
+        "prompt_tokens": 5,
+        "completion_tokens": 7,
+        "total_tokens": 12,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
 
 
 SMILE = "\U0001f600".encode()

@@ -24,9 +24,9 @@ from server_help import (
 )
 
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, FINISHED, TOKEN, e2e, tpot, ttft
+from minillm.events import ARRIVED, CACHED, CANCELLED, FINISHED, PREEMPTED, REFUSED, TOKEN, e2e, tpot, ttft
 from minillm.serving.listen import bind, is_loopback
-from minillm.serving.metrics_page import CACHED, CANCELLED, PREEMPTED, REFUSED, MetricsPage, WatchedLog
+from minillm.serving.metrics_page import MetricsPage, WatchedLog
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -47,10 +47,12 @@ def test_a_completion_is_what_the_engine_said(fast):
     assert status == 200
     assert values.pop("id").startswith("cmpl-") and abs(values.pop("created") - time.time()) < 60
     assert values == {
-        "object": "text_completion", "model": "fake", "system_fingerprint": "minillm",
+        "object": "text_completion",
+        "model": "fake",
+        "system_fingerprint": "minillm",
         "choices": [{"index": 0, "text": say(IDS, 12, seed=5), "logprobs": None, "finish_reason": "length"}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 12, "total_tokens": 17, "prompt_tokens_details": {"cached_tokens": 2}},
-    }  # fmt: skip
+    }
     prompt, params, n, user, _ = engine.submitted[-1]
     assert (prompt, params.max_tokens, params.seed, n, user) == (IDS, 12, 5, 1, "ann")
 
@@ -123,12 +125,13 @@ def test_what_a_client_leaves_open_is_16_tokens_or_in_a_chat_the_rest_of_the_con
 @pytest.mark.parametrize(
     ("path", "ask", "numbers"),
     [
-        (TEXT, {"prompt": [1] * CONTEXT}, ["300"]), (TEXT, {"prompt": "x" * 1234}, ["1,234", "300"]),
+        (TEXT, {"prompt": [1] * CONTEXT}, ["300"]),
+        (TEXT, {"prompt": "x" * 1234}, ["1,234", "300"]),
         (TEXT, {"prompt": "hello", "max_tokens": 296}, ["5", "296", "301", "300"]),
         (CHAT, {"messages": [{"role": "user", "content": "x" * 1000}]}, ["300"]),
         (TEXT, {"prompt": ["hello", "x" * 300]}, ["300"]),
     ],
-)  # fmt: skip
+)
 def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(fast, path, ask, numbers):
     port, engine = fast
     before = len(engine.submitted)
@@ -160,9 +163,16 @@ def test_models_and_health(fast):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("POST", "/v1/nothing", 404), ("GET", TEXT, 405), ("DELETE", CHAT, 405), ("POST", "/health", 405),
-     ("GET", "/metrics", 404), ("OPTIONS", TEXT, 405)],
-)  # fmt: skip
+    [
+        ("GET", "/nothing", 404),
+        ("POST", "/v1/nothing", 404),
+        ("GET", TEXT, 405),
+        ("DELETE", CHAT, 405),
+        ("POST", "/health", 405),
+        ("GET", "/metrics", 404),
+        ("OPTIONS", TEXT, 405),
+    ],
+)
 def test_a_wrong_address_is_an_error_of_the_same_shape(fast, method, path, status):
     found, headers, data = call(fast[0], method, path)
     assert found == status and is_error(json.loads(data)) and headers["content-type"] == "application/json"
@@ -172,7 +182,9 @@ def test_a_wrong_address_is_an_error_of_the_same_shape(fast, method, path, statu
 def test_only_json_is_taken_so_that_no_web_page_can_ask_unasked(fast, kind):
     status, _, values = post(fast[0], TEXT, {"prompt": "a"}, {"Content-Type": kind})
     assert status == 415 and is_error(values)
-    status, headers, _ = post(fast[0], TEXT, {"prompt": "a"}, {"Content-Type": "application/json; charset=utf-8", "Origin": "http://x"})
+    status, headers, _ = post(
+        fast[0], TEXT, {"prompt": "a"}, {"Content-Type": "application/json; charset=utf-8", "Origin": "http://x"}
+    )
     assert status == 200 and not any(name.lower().startswith("access-control") for name in headers)
 
 
@@ -182,12 +194,26 @@ KEY = "s3cret-key"
 @pytest.mark.parametrize(
     ("header", "status"),
     [
-        (f"Bearer {KEY}", 200), (f"bearer {KEY}", 200), (None, 401), ("", 401), ("Bearer", 401), ("Bearer ", 401), (f"Bearer {KEY[:-1]}", 401), (f"Bearer {KEY}x", 401),
-        (KEY, 401), (f"Basic {KEY}", 401), (f"Bearer {KEY[:-1]}Y", 401), ("Bearer \xff\xfe", 401), (f"Bearer x{KEY}", 401), ("Bearer s", 401),
+        (f"Bearer {KEY}", 200),
+        (f"bearer {KEY}", 200),
+        (None, 401),
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer ", 401),
+        (f"Bearer {KEY[:-1]}", 401),
+        (f"Bearer {KEY}x", 401),
+        (KEY, 401),
+        (f"Basic {KEY}", 401),
+        (f"Bearer {KEY[:-1]}Y", 401),
+        ("Bearer \xff\xfe", 401),
+        (f"Bearer x{KEY}", 401),
+        ("Bearer s", 401),
     ],
-)  # fmt: skip
+)
 def test_the_key_must_be_right_to_the_last_letter(locked, header, status):
-    found, headers, values = post(locked, TEXT, {"prompt": "a", "max_tokens": 1}, {} if header is None else {"Authorization": header})
+    found, headers, values = post(
+        locked, TEXT, {"prompt": "a", "max_tokens": 1}, {} if header is None else {"Authorization": header}
+    )
     assert found == status
     if status == 401:
         assert is_error(values) and values["error"]["code"] == "invalid_api_key" and headers["www-authenticate"] == "Bearer"
@@ -212,7 +238,9 @@ def test_a_body_beyond_the_limit_is_a_413_declared_or_not():
         inside = json.dumps({"prompt": "a", "max_tokens": 1}).encode().ljust(1000)
         assert call(port, "POST", TEXT, inside)[0] == 200
         status, _, values = post(port, TEXT, inside + b" ")
-        assert status == 413 and is_error(values) and "1,000" in values["error"]["message"] and "1001" in values["error"]["message"]
+        assert (
+            status == 413 and is_error(values) and "1,000" in values["error"]["message"] and "1001" in values["error"]["message"]
+        )
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
             connection.sendall(head + b"2ee\r\n" + b" " * 750 + b"\r\n2ee\r\n" + b" " * 750 + b"\r\n")  # and no end in sight
@@ -266,7 +294,9 @@ def test_an_answer_that_takes_too_long_is_a_504_and_its_work_is_cancelled():
     engine = FakeEngine(delay=0.05)
     with running(engine, timeout_s=0.2) as (port, _):
         status, headers, values = post(port, TEXT, {"prompt": ["a", "b"], "max_tokens": 200})
-        assert status == 504 and is_error(values) and values["error"]["code"] == "timeout" and "0.2 s" in values["error"]["message"]
+        assert (
+            status == 504 and is_error(values) and values["error"]["code"] == "timeout" and "0.2 s" in values["error"]["message"]
+        )
         assert headers["x-should-retry"] == "false"
         wait_until(lambda: not engine.live, "the work is cancelled")
         status, _, data = call(port, "POST", TEXT, {"prompt": "a", "max_tokens": 200, "stream": True})
@@ -390,6 +420,7 @@ def test_the_metrics_page_says_what_the_log_says():
         for _ in range(tokens):
             log.add(request, TOKEN)
         log.add(request, PREEMPTED)
+        log.add(request, CACHED, 8)  # it came back
     for request in (1, 2):
         log.add(request, FINISHED)
     log.add(3, CANCELLED)
@@ -404,12 +435,31 @@ def test_the_metrics_page_says_what_the_log_says():
     assert of('requests_total{outcome="refused"}') == 1
     assert (of("generation_tokens_total"), of("prompt_tokens_total"), of("prefix_cache_hit_tokens_total")) == (8, 60, 24)
     assert of("preemptions_total") == 3
-    for name, measure, count in (("time_to_first_token", ttft, 2), ("time_per_output_token", tpot, 1), ("e2e_request_latency", e2e, 2)):
+    for name, measure, count in (
+        ("time_to_first_token", ttft, 2),
+        ("time_per_output_token", tpot, 1),
+        ("e2e_request_latency", e2e, 2),
+    ):
         expected = [v for v in (measure(log, 1), measure(log, 2)) if v is not None]
         assert of(f"{name}_seconds_count") == count == len(expected)
         assert of(f"{name}_seconds_sum") == pytest.approx(sum(expected))
     assert (of("requests_running"), of("requests_waiting"), of("kv_blocks_used"), of("kv_blocks")) == (2, 3, 7, 9)
     assert "minillm_requests_swapped" not in values, "what the engine does not say is not made up"
+
+
+def test_each_of_n_answers_has_a_tpot_of_its_own():
+    page, now = MetricsPage(), iter([0, *range(1, 9), 9])
+    log = WatchedLog(clock=lambda: next(now))
+    log.page = page
+    log.add(5, ARRIVED, 3)
+    for k in range(8):
+        log.add(5, TOKEN, index=k % 2)
+    log.add(5, FINISHED)
+    text = page.render({}).decode()
+    assert "time_per_output_token_seconds_count 2.0" in text and "time_per_output_token_seconds_sum 4.0" in text, (
+        "2 s a token each"
+    )
+    assert "time_to_first_token_seconds_count 1.0" in text
 
 
 def test_metrics_over_http_and_two_pages_share_nothing():
@@ -432,7 +482,17 @@ def test_a_taken_port_is_an_error_that_names_it():
 
 
 @pytest.mark.parametrize(
-    ("host", "loopback"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.org", False)],
-)  # fmt: skip
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+    ],
+)
 def test_loopback_is_what_no_other_machine_reaches(host, loopback):
     assert is_loopback(host) == loopback

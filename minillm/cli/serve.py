@@ -8,6 +8,7 @@ from minillm.cli.common import add_model_options, load, print_json
 from minillm.errors import MiniLLMError
 
 HELP = "serve a model over HTTP, as OpenAI's clients expect it"
+KEEP = 256  # requests that have ended stay in the event log: the page has seen them, and a server runs for months
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -63,7 +64,7 @@ def run(args):
     with listener:
         llm = load(args)
         config = scheduler_config(args, llm.config)
-        log, page = WatchedLog(), MetricsPage()
+        log, page = WatchedLog(keep_last=KEEP), MetricsPage()
         log.page = page
         engine = AsyncEngine(Engine(llm, config, log=log), max_queue=args.max_queue)
         name = args.name or args.model

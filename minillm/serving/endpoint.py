@@ -15,9 +15,9 @@ from dataclasses import replace
 from starlette.requests import ClientDisconnect, Request
 
 from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping, TokenizerError
-from minillm.serving import answers
-from minillm.serving.answers import ApiError
+from minillm.serving import wire
 from minillm.serving.guards import read_json, respond, unless_gone
+from minillm.serving.wire import ApiError
 
 STALLED_S = 2.0  # for a client that stopped reading to take an error
 
@@ -97,15 +97,15 @@ class Reply:
         self.send, self.accepted, self.started = send, False, False
 
     async def whole(self, values):
-        body = answers.encode(values)
+        body = wire.encode(values)
         self.started = True
         await respond(self.send, 200, body)
 
     async def event(self, values, last=False):
-        await self.write(answers.event(values), last)
+        await self.write(wire.event(values), last)
 
     async def done(self):
-        await self.write(answers.DONE, last=True)
+        await self.write(wire.DONE, last=True)
 
     async def write(self, data, last):
         if not self.started:
@@ -155,7 +155,7 @@ def checked(delta):
 def count(streams, tokens):  # -> JSON
     """The usage of a request. The prefix cache is asked at the end: a prompt may wait long before it is looked up."""
     prompt = sum(len(stream.prompt_token_ids) for stream in streams)
-    return answers.usage(prompt, tokens, sum(stream.cached_tokens or 0 for stream in streams))
+    return wire.usage(prompt, tokens, sum(stream.cached_tokens or 0 for stream in streams))
 
 
 def stopping():

@@ -11,7 +11,7 @@ import json
 import math
 import reprlib
 
-from minillm.serving.answers import ApiError
+from minillm.serving.wire import ApiError
 
 MAX_STOPS, MAX_STOP_LENGTH = 4, 256  # OpenAI's number; every stop string is looked for in every token's text
 ANY = object()  # a field that has no influence on an answer: any value passes

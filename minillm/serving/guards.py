@@ -12,8 +12,8 @@ import asyncio
 import hmac
 from dataclasses import dataclass
 
-from minillm.serving.answers import ApiError, encode
 from minillm.serving.fields import parse_json
+from minillm.serving.wire import ApiError, encode
 
 
 @dataclass(frozen=True, slots=True)

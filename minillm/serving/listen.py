@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from minillm.errors import MiniLLMError
-from minillm.serving.answers import ApiError, encode
+from minillm.serving.wire import ApiError, encode
 
 BACKLOG = 4096  # connections that the system may hold before we accept them
 VANISHED_S = 60  # for a peer to confirm what we sent it, or that it is there at all

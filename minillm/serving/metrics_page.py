@@ -14,9 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from minillm.events import ARRIVED, FINISHED, TOKEN, EventLog, e2e, tpot, ttft
+from minillm.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, TOKEN, EventLog, e2e, tpot, ttft
 
-CACHED, CANCELLED, PREEMPTED, REFUSED = "cached", "cancelled", "preempted", "refused"
 STEPS = (1, 2, 5)
 TTFT_BUCKETS = [round(d * 10.0**k, 6) for k in range(-3, 3) for d in STEPS]  # 1 ms to 500 s
 TPOT_BUCKETS = [round(d * 10.0**k, 6) for k in range(-4, 1) for d in STEPS]  # 0.1 ms to 5 s
@@ -53,22 +52,31 @@ class MetricsPage:
         self.preemptions = counter("preemptions", "Times that a sequence lost its place to another")
         self.histograms = (
             (ttft, histogram("time_to_first_token", "From arrival to the first token", TTFT_BUCKETS)),
-            (tpot, histogram("time_per_output_token", "Mean gap after the first token, one value a request", TPOT_BUCKETS)),
+            (tpot, histogram("time_per_output_token", "Mean gap after the first token, one value an answer", TPOT_BUCKETS)),
             (e2e, histogram("e2e_request_latency", "From arrival to the last token", TTFT_BUCKETS)),
         )
 
     def feed(self, log, request, kind, tokens):
         """Take note of an event that was just logged."""
+        if kind == CACHED and sum(event.kind == CACHED for event in log.of(request)) > 1:
+            return  # said again when it came back after a preemption, or for another of its answers
         if kind in self.tokens:
             self.tokens[kind].inc(tokens)
         elif kind == PREEMPTED:
             self.preemptions.inc()
-        elif kind in (FINISHED, CANCELLED, REFUSED):
+        elif kind in ENDS:
             self.requests.labels(kind).inc()
             if kind == FINISHED:
-                for measure, histogram in self.histograms:
-                    if (value := measure(log, request)) is not None:
-                        histogram.observe(value)
+                self.observe(log, request)
+
+    def observe(self, log, request):
+        """The metrics of a request that has finished. Each of its answers has a pace, and so a TPOT, of its own."""
+        tokens = [event for event in log.of(request) if event.kind == TOKEN]
+        alone = [EventLog(events=[e for e in tokens if e.index == i]) for i in sorted({e.index for e in tokens})]
+        for measure, histogram in self.histograms:
+            for one in alone if measure is tpot else [log]:
+                if (value := measure(one, request)) is not None:
+                    histogram.observe(value)
 
     def collect(self):
         """Prometheus-client asks for what is true now."""
@@ -86,7 +94,7 @@ class WatchedLog(EventLog):
 
     page = None
 
-    def add(self, request, kind, tokens=1):
-        super().add(request, kind, tokens)
+    def add(self, request, kind, tokens=1, index=0):
+        super().add(request, kind, tokens, index)
         if self.page is not None:
             self.page.feed(self, request, kind, tokens)

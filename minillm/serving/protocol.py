@@ -11,8 +11,8 @@ reference; top_k, min_p, repetition_penalty, ignore_eos, priority are vLLM's add
 from dataclasses import dataclass
 
 from minillm.model.sampling import SamplingParams
-from minillm.serving.answers import ApiError
 from minillm.serving.fields import ANY, Body, check_text, is_whole, show
+from minillm.serving.wire import ApiError
 
 MAX_ANSWERS = 256  # prompts × n in one call
 MAX_LOGPROBS = 20

@@ -24,11 +24,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from minillm.errors import MiniLLMError
-from minillm.serving import answers
-from minillm.serving.answers import ApiError
+from minillm.serving import wire
 from minillm.serving.endpoint import Endpoint, as_api_error
 from minillm.serving.guards import Gate, Options
 from minillm.serving.protocol import parse_chat, parse_completion
+from minillm.serving.wire import ApiError
 
 DEFAULT_COMPLETION = 16  # tokens where a client says nothing: OpenAI's; a chat goes on to the end of the context
 
@@ -66,8 +66,8 @@ def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served,
     routes = [
         Route("/v1/models", front.models),
         Route("/v1/models/{name:path}", front.model),
-        Route("/v1/completions", Endpoint(front, parse_completion, answers.TextWriter), methods=["POST"]),
-        Route("/v1/chat/completions", Endpoint(front, parse_chat, answers.ChatWriter), methods=["POST"]),
+        Route("/v1/completions", Endpoint(front, parse_completion, wire.TextWriter), methods=["POST"]),
+        Route("/v1/chat/completions", Endpoint(front, parse_chat, wire.ChatWriter), methods=["POST"]),
         Route("/health", front.health),
         Route("/metrics", front.metrics),
     ]
@@ -144,8 +144,8 @@ async def on_http_error(request, bad):
 
 
 def json_response(values, status=200):
-    return Response(answers.encode(values), status, media_type="application/json")
+    return Response(wire.encode(values), status, media_type="application/json")
 
 
 def error_response(error):
-    return Response(answers.encode(error.body()), error.status, error.headers, media_type="application/json")
+    return Response(wire.encode(error.body()), error.status, error.headers, media_type="application/json")
