@@ -248,6 +248,24 @@ def test_a_body_beyond_the_limit_is_a_413_declared_or_not():
         assert call(port, "POST", TEXT, b'{"prompt":"a"}')[0] == 200
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("path", [TEXT, "/nothing"])
+def test_who_sends_too_much_and_closes_can_still_read_why(key, path):
+    body = b" " * 12_000_000  # more than the buffers of both sides hold
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    with running(FakeEngine(), body_limit=1000, api_key=key) as (port, _):
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+                connection.sendall(head.encode() + body)
+                answer = everything(connection)
+            status = 401 if key else 413 if path == TEXT else 404
+            assert answer.startswith(f"HTTP/1.1 {status}".encode()) and is_error(json.loads(answer.split(b"\r\n\r\n")[1]))
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+            connection.sendall(head.replace("Host: x", "Host: x\r\nExpect: 100-continue").encode())
+            assert everything(connection).startswith(b"HTTP/1.1 4"), "who asks first is told without sending"
+
+
 def test_a_body_that_does_not_arrive_is_a_408():
     with running(FakeEngine(), read_s=0.2) as (port, _):
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"

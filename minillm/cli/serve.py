@@ -51,7 +51,7 @@ def configure(parser):
 
 def run(args):
     try:
-        from minillm.serving.listen import bind, is_loopback, make_server
+        from minillm.serving.listen import bind, make_server
         from minillm.serving.metrics_page import MetricsPage, WatchedLog
         from minillm.serving.server import Served, create_app
     except ImportError as missing:
@@ -69,22 +69,25 @@ def run(args):
         engine = AsyncEngine(Engine(llm, config, log=log), max_queue=args.max_queue)
         name = args.name or args.model
         served = Served.of(llm, name, config.num_blocks * config.block_size, by_priority=args.order == "priority")
-        server = make_server(create_app(engine, served, options, page))
-        host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        local = is_loopback(args.host)
-        reach = "this machine alone can reach it" if local else "other machines can reach it"
-        print(f"{name} at {url} ({reach}; {config.num_blocks:,} KV blocks of {config.block_size})", file=sys.stderr, flush=True)
-        if not local and options.api_key is None:
-            print(
-                "warning: anybody who reaches this port can use it: give --api-key-env or --api-key-file",
-                file=sys.stderr,
-                flush=True,
-            )
-        if args.json:
-            print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})
-        server.run(sockets=[listener])
+        app = create_app(engine, served, options, page)
+        port = listener.getsockname()[1]
+        make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
     return 0
+
+
+def announce(args, name, port, config, key):
+    """Say where it listens and who can reach it, once it does."""
+    from minillm.serving.listen import is_loopback
+
+    url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}/v1"
+    local = is_loopback(args.host)
+    reach = "this machine alone can reach it" if local else "other machines can reach it"
+    print(f"{name} at {url} ({reach}; {config.num_blocks:,} KV blocks of {config.block_size})", file=sys.stderr, flush=True)
+    if not local and key is None:
+        warning = "warning: whoever reaches this port can use it: give --api-key-env or --api-key-file"
+        print(warning, file=sys.stderr, flush=True)
+    if args.json:
+        print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})
 
 
 def limits(args):  # -> Options

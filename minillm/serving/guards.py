@@ -9,11 +9,14 @@ else's a moment later.
 """
 
 import asyncio
+import contextlib
 import hmac
 from dataclasses import dataclass
 
 from minillm.serving.fields import parse_json
 from minillm.serving.wire import ApiError, encode
+
+LINGER = 1 << 24  # bytes of a refused body that are read, so that its sender can read why
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,9 @@ class Gate:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         self.active += 1
+        if (b"expect", b"100-continue") not in scope["headers"]:  # who asks first sends nothing that we do not want
+            patient = Linger(receive, send, self.options)
+            receive, send = patient.receive, patient.send
         try:
             if scope["path"] != "/health":
                 check_key(scope["headers"], self.options.api_key)
@@ -53,6 +59,31 @@ class Gate:
             return await send_error(send, error)
         finally:
             self.active -= 1
+
+
+class Linger:
+    """Hears a client out before it is told no.
+
+    A connection that is closed while data is on its way is reset, and a reset can destroy the answer before it is read. So
+    the rest of a body is read and thrown away first, LINGER bytes of it at most. Not for 408: who was too slow stays so.
+    """
+
+    def __init__(self, receive, send, options):
+        self.on, self.out, self.options, self.complete = receive, send, options, False
+
+    async def receive(self):
+        message = await self.on()
+        self.complete = not message.get("more_body", False)
+        return message
+
+    async def send(self, message):
+        if message.get("status", 0) >= 400 and message["status"] != 408 and not self.complete:
+            left = LINGER
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.options.read_s):
+                    while not self.complete and left > 0:
+                        left -= len((await self.receive()).get("body", b""))
+        await self.out(message)
 
 
 def check_key(headers, key):  # [(bytes, bytes)], str or None

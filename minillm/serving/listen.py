@@ -27,8 +27,11 @@ CLOSING_S = 5  # for responses that are complete to leave
 
 
 def bind(host, port):  # -> socket
-    """A listening socket; port 0 takes a free one. A peer that vanishes without a word is noticed: what waits to be
-    confirmed for VANISHED_S closes the connection, and so cancels its request."""
+    """A listening socket; port 0 takes a free one. Who connects before `run` waits in its backlog.
+
+    A peer that vanishes without a word is noticed: what waits to be confirmed for VANISHED_S closes the connection, and so
+    cancels its request. MiniLLMError where the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -39,6 +42,7 @@ def bind(host, port):  # -> socket
             if hasattr(socket, name):
                 listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # now: two programs can be bound to a port, but only one can listen
     except (OSError, OverflowError) as error:
         listener.close()
         raise MiniLLMError(f"cannot listen on {host} port {port}: {error}.") from None
@@ -55,8 +59,11 @@ def is_loopback(host):
     return False
 
 
-def make_server(app):  # Starlette made by create_app -> Server
-    """A server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like."""
+def make_server(app, ready=None):  # Starlette made by create_app, function -> Server
+    """A server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like.
+
+    ready: called once requests are taken.
+    """
     options = app.state.front.options
     http = type("Protocol", (PatientProtocol,), {"head_s": options.read_s})
     config = uvicorn.Config(
@@ -71,15 +78,20 @@ def make_server(app):  # Starlette made by create_app -> Server
         timeout_keep_alive=int(options.read_s) or 1,
         timeout_graceful_shutdown=CLOSING_S,
     )
-    return Server(config, app.state.front)
+    return Server(config, app.state.front, ready)
 
 
 class Server(uvicorn.Server):
     """Uvicorn, with a stop that first lets accepted requests finish."""
 
-    def __init__(self, config, front):
+    def __init__(self, config, front, ready=None):
         super().__init__(config)
-        self.front, self.asked, self.draining = front, 0, None
+        self.front, self.ready, self.asked, self.draining = front, ready, 0, None
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        if self.ready:
+            self.ready()
 
     def stop(self):
         """Begin to stop; from any thread, or a signal. Called again: at once."""
