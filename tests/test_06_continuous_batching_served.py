@@ -141,8 +141,8 @@ def test_usage_says_what_the_prefix_cache_saved(llm):
 def test_the_metrics_page_counts_what_was_served(llm):
     site = Site(llm, num_blocks=24)
     with site.running() as (port, _):
-            ask = {"prompt": "p" * 20, "max_tokens": 60, "ignore_eos": True}
-            threads = [threading.Thread(target=post, args=(port, TEXT, ask)) for _ in range(8)]
+        ask = {"prompt": "p" * 20, "max_tokens": 60, "ignore_eos": True}
+        threads = [threading.Thread(target=post, args=(port, TEXT, ask)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
