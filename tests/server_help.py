@@ -167,7 +167,7 @@ def is_error(values, status=None):
 def opened(port, path, body, close_after=None):  # -> socket
     """A connection on which a request was sent, and nothing was read."""
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     connection.sendall(head.encode() + data)
     return connection

@@ -95,7 +95,7 @@ class Storm:
 
     def http(self, path, body, whole=True):  # -> bytes
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
         sent = f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
         return sent if whole else sent[: self.rng.randrange(len(sent))]
 
@@ -168,7 +168,7 @@ def resident_bytes(pid):
 
 
 async def gauge(storm, name):
-    page = await storm.talk(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    page = await storm.talk(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     return float(next(line for line in page.decode().splitlines() if line.startswith(f"minillm_{name} ")).split()[1])
 
 

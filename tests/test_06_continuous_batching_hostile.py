@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+import soak_server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_help import PATIENCE_S, TOKENIZER, FakeEngine, call, is_error, opened, post, running, say, wait_until
@@ -223,3 +224,10 @@ def test_a_thousand_connections_at_once():
             reader.join(PATIENCE_S)
             assert not reader.is_alive()
     assert wrong == [] and len(engine.submitted) == 1000 and engine.cancelled == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the server's memory from /proc")
+def test_a_small_storm_over_the_real_engine():
+    """tests/soak_server.py is the large one, run by hand."""
+    soak_server.check(soak_server.main(requests=400, connections=100, options=("--backend", "numpy")))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -77,6 +78,13 @@ def test_the_other_parameters_reach_the_engine():
     assert refused(chat, max_completion_tokens=8, max_tokens=9).param == "max_tokens"
     assert text(top_k=-1).params.top_k == 0
     assert chat(n=None, stop=None, temperature=None, stream_options=None) == chat(), "null is the same as left out"
+
+
+def test_a_priority_counts_only_where_the_order_is_by_priority():
+    fields = {"prompt": "a", "priority": -3}
+    assert parse_completion(fields, replace(SERVED, by_priority=True)).priority == -3
+    assert refused(parse_completion, fields, SERVED).param == "priority"
+    assert text(priority=0) == text()
 
 
 def test_a_negative_seed_is_a_seed_of_its_own():

@@ -25,7 +25,8 @@ from server_help import (
 
 from minillm.errors import MiniLLMError
 from minillm.events import ARRIVED, CACHED, CANCELLED, FINISHED, PREEMPTED, REFUSED, TOKEN, e2e, tpot, ttft
-from minillm.serving.listen import bind, is_loopback
+from minillm.serving.guards import is_loopback
+from minillm.serving.listen import bind
 from minillm.serving.metrics_page import MetricsPage, WatchedLog
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -130,6 +131,9 @@ def test_what_a_client_leaves_open_is_16_tokens_or_in_a_chat_the_rest_of_the_con
         (TEXT, {"prompt": "hello", "max_tokens": 296}, ["5", "296", "301", "300"]),
         (CHAT, {"messages": [{"role": "user", "content": "x" * 1000}]}, ["300"]),
         (TEXT, {"prompt": ["hello", "x" * 300]}, ["300"]),
+        (TEXT, {"prompt": "x" * 4801}, ["4,801", "4,800", "300"]),
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 2400}] * 3}, ["7,200", "4,800", "300"]),
+        (CHAT, {"messages": [{"role": "user", "content": ""}] * 301}, ["301", "300"]),
     ],
 )
 def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(fast, path, ask, numbers):
@@ -218,6 +222,20 @@ def test_the_key_must_be_right_to_the_last_letter(locked, header, status):
     if status == 401:
         assert is_error(values) and values["error"]["code"] == "invalid_api_key" and headers["www-authenticate"] == "Bearer"
         assert KEY not in json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:80", 200), ("LOCALHOST", 200), ("127.0.0.1:5", 200), ("[::1]:80", 200), ("[::1]", 200), ("", 200)]
+    + [
+        (host, 403)
+        for host in ("evil.com", "evil.com:80", "127.0.0.1.evil.com", "10.0.0.1", "[fe80::1]", "localhost.evil.com", "\xff")
+    ],
+)
+def test_a_server_for_this_machine_is_not_reached_by_another_name(host, status):
+    with running(FakeEngine(), local=True) as (port, _):
+        found, _, data = call(port, "GET", "/v1/models", headers={"Host": host})
+    assert found == status and (status == 200 or is_error(json.loads(data)))
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def run(args):
 
 def announce(args, name, port, config, key):
     """Say where it listens and who can reach it, once it does."""
-    from minillm.serving.listen import is_loopback
+    from minillm.serving.guards import is_loopback
 
     url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}/v1"
     local = is_loopback(args.host)
@@ -91,7 +91,7 @@ def announce(args, name, port, config, key):
 
 
 def limits(args):  # -> Options
-    from minillm.serving.guards import Options
+    from minillm.serving.guards import Options, is_loopback
 
     for name in ("timeout", "grace"):
         if not 0 < getattr(args, name) < float("inf"):
@@ -100,7 +100,7 @@ def limits(args):  # -> Options
         raise MiniLLMError(f"--port must be from 0 to 65,535, found {args.port:,}.")
     if args.max_queue < 1:
         raise MiniLLMError(f"--max-queue must be at least 1, found {args.max_queue}.")
-    return Options(api_key=api_key(args), timeout_s=args.timeout, grace_s=args.grace)
+    return Options(api_key=api_key(args), timeout_s=args.timeout, grace_s=args.grace, local=is_loopback(args.host))
 
 
 def api_key(args):  # -> str or None

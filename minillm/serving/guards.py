@@ -1,7 +1,7 @@
 """What stands between strangers and the engine: a key, limits of size and time, and an eye on the connection.
 
-    request ─▶ Gate (key? too many?) ─▶ read_json (size? time? JSON?) ─▶ unless_gone(work) ─▶ answer
-                401        503             413    408    400              the client hangs up: the work is cancelled
+    request ─▶ Gate (host? key? too many?) ─▶ read_json (size? time? JSON?) ─▶ unless_gone(work) ─▶ answer
+                403    401    503               413    408    400             the client hangs up: the work is cancelled
 
 A limit that is reached is an answer, never a hang: 408 says that the client was too slow in sending, 504 that the answer took
 longer than the server allows. Whoever hangs up gets nothing, and what was computed for him stops: his KV blocks are someone
@@ -11,6 +11,7 @@ else's a moment later.
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 from dataclasses import dataclass
 
 from minillm.serving.fields import parse_json
@@ -25,6 +26,7 @@ class Options:
 
     timeout_s: from the request to the last token. read_s: for a client to send its head, and again its body. requests: at
     hand at once, waiting ones included (each may hold a body). grace_s: for what is accepted when the server is told to stop.
+    local: take requests to the names of this machine only.
     """
 
     api_key: str | None = None
@@ -33,6 +35,7 @@ class Options:
     body_limit: int = 1 << 20
     requests: int = 2048
     grace_s: float = 30.0
+    local: bool = False
 
 
 class Gate:
@@ -49,6 +52,8 @@ class Gate:
             patient = Linger(receive, send, self.options)
             receive, send = patient.receive, patient.send
         try:
+            if self.options.local:
+                check_host(scope["headers"])
             if scope["path"] != "/health":
                 check_key(scope["headers"], self.options.api_key)
             if self.active > self.options.requests:
@@ -84,6 +89,27 @@ class Linger:
                     while not self.complete and left > 0:
                         left -= len((await self.receive()).get("body", b""))
         await self.out(message)
+
+
+def is_loopback(host):
+    """Whether only this machine can reach it."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def check_host(headers):  # [(bytes, bytes)]
+    """Refuse a request to another host's name, where only this machine should reach us.
+
+    A web page can have its own name point to 127.0.0.1 (DNS rebinding): its visitor's browser then asks us, in good faith.
+    """
+    host = dict(headers).get(b"host", b"").decode("latin-1").strip()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name and not is_loopback(name.lower()):
+        message = f"this server is for its own machine alone, as localhost or 127.0.0.1; the request is for {name[:100]!r}."
+        raise ApiError(message, status=403, code="wrong_host")
 
 
 def check_key(headers, key):  # [(bytes, bytes)], str or None

@@ -9,8 +9,6 @@ send the head of its request (without one, a thousand silent connections cost an
 """
 
 import asyncio
-import contextlib
-import ipaddress
 import signal
 import socket
 
@@ -50,15 +48,6 @@ def bind(host, port):  # -> socket
     return listener
 
 
-def is_loopback(host):
-    """Whether only this machine can reach it."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
 def make_server(app, ready=None):  # Starlette made by create_app, function -> Server
     """A server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like.
 
@@ -72,7 +61,7 @@ def make_server(app, ready=None):  # Starlette made by create_app, function -> S
         ws="none",
         lifespan="on",
         backlog=BACKLOG,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(options.read_s) or 1,
