@@ -6,7 +6,7 @@ thousand threads. So there are exactly two, and each thing belongs to one of the
     event loop                                              engine thread
     submit ──┐                                              ┌─▶ add, cancel         between two steps
     cancel ──┴──▶ commands: a thread-safe queue ────────────┘   step
-    streams ◀──── one call_soon_threadsafe for each step ◀────  all deltas and replies of the step
+    streams ◀──── one call_soon_threadsafe for each step ◀────  all deltas of the step
 
 Engine and scheduler are touched by the engine thread alone, streams by the loop alone: no lock, and nothing to forget to
 lock. Compiled kernels and NumPy's large operations release the interpreter's lock, so the loop runs while a step computes.
@@ -129,9 +129,10 @@ class AsyncEngine:
         error = None
         try:
             while self.obey():
+                self.post()  # who was accepted or refused need not wait for the step
                 if self.engine.has_work:
                     self.hand_out(self.engine.step())
-                self.post()
+                    self.post()
         except Exception as cause:
             error = MiniLLMError(f"the engine has failed and was stopped: {type(cause).__name__}: {cause}")
             error.__cause__ = cause

@@ -191,14 +191,23 @@ class Engine:
         self.log.add(request, kind)
 
     def run(self, prompts, params=None, **options):  # -> [[Completion]]
-        """Serve prompts to the end: for each, its n completions. params: for all, or a list, one for each prompt."""
+        """Serve prompts to the end: for each, its n completions. params: for all, or a list, one for each prompt.
+
+        Raises what ends one of them, and gives the rest up with it.
+        """
         single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer))
         prompts = [prompts] if single else list(prompts)
         each = params if isinstance(params, list) else [params] * len(prompts)
-        requests = [self.add(p, own, **options) for p, own in zip(prompts, each, strict=True)]
-        answers = {r: self.running[r].answers for r in requests}
-        while any(r in self.running for r in requests):
-            for delta in self.step():
-                if delta.error is not None and delta.request in answers:
-                    raise delta.error
-        return [[completion(a, self.log) for a in answers[r]] for r in requests]
+        answers = {}
+        try:
+            for prompt, own in zip(prompts, each, strict=True):
+                request = self.add(prompt, own, **options)
+                answers[request] = self.running[request].answers
+            while answers.keys() & self.running.keys():
+                for delta in self.step():
+                    if delta.error is not None and delta.request in answers:
+                        raise delta.error
+        finally:
+            for request in answers:
+                self.cancel(request)
+        return [[completion(answer, self.log) for answer in own] for own in answers.values()]
