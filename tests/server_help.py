@@ -34,10 +34,11 @@ def say(ids, count, index=0, seed=0):
 
 
 class FakeEngine:
-    """delay: seconds before each token. queue: requests at once; beyond, Overloaded. hold: when set, nothing comes at all."""
+    """delay: seconds before each token. queue: requests at once; beyond, Overloaded. crash: raised after crash_after tokens."""
 
-    def __init__(self, delay=0.0, queue=10_000, crash_after=None):
+    def __init__(self, delay=0.0, queue=10_000, crash_after=None, crash=None):
         self.delay, self.queue, self.crash_after, self.error = delay, queue, crash_after, None
+        self.crash = crash or ZeroDivisionError("a bug")
         self.submitted, self.live, self.cancelled, self.stopping, self.started = [], {}, [], False, 0
 
     async def start(self):
@@ -86,7 +87,7 @@ class FakeStream:
                     if self.dead:
                         raise Stopping("stopped")
                     if self.engine.crash_after is not None and k >= self.engine.crash_after:
-                        raise ZeroDivisionError("a bug")
+                        raise self.engine.crash
                     token, last = ord(letters[i][k]), k == self.params.max_tokens - 1
                     text = stops[i].push(letters[i][k])
                     reason = "stop" if stops[i].hit is not None else "length" if last else None

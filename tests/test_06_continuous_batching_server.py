@@ -23,7 +23,7 @@ from server_help import (
     wait_until,
 )
 
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, RequestError
 from minillm.events import ARRIVED, CACHED, CANCELLED, FINISHED, PREEMPTED, REFUSED, TOKEN, e2e, tpot, ttft
 from minillm.serving.guards import is_loopback
 from minillm.serving.listen import bind
@@ -387,6 +387,12 @@ def test_a_bug_is_a_500_of_the_same_shape_that_tells_no_details_and_the_server_l
         assert len(chunks) == 2 and is_error(last)
         engine.crash_after = None
         assert post(port, TEXT, {"prompt": "a"})[0] == 200 and not engine.live
+
+
+def test_what_fails_after_a_request_was_accepted_is_not_the_clients_fault():
+    with running(FakeEngine(crash_after=1, crash=RequestError("the model's logits hold NaN."))) as (port, _):
+        status, _, values = post(port, TEXT, {"prompt": "a"})
+        assert status == 500 and "NaN" in values["error"]["message"] and values["error"]["type"] == "server_error"
 
 
 def test_an_engine_that_has_died_is_seen_in_health():

@@ -56,6 +56,7 @@ def run(args):
         from minillm.serving.server import Served, create_app
     except ImportError as missing:
         raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
+    from minillm.model.sampling import SamplingParams
     from minillm.serving.async_engine import AsyncEngine
     from minillm.serving.engine import Engine
 
@@ -65,11 +66,13 @@ def run(args):
         llm = load(args)
         config = scheduler_config(args, llm.config)
         log, page = WatchedLog(keep_last=KEEP), MetricsPage()
+        engine = Engine(llm, config, log=log)
+        engine.run([[0]], SamplingParams(max_tokens=2))  # the first request should not wait until kernels are compiled
         log.page = page
-        engine = AsyncEngine(Engine(llm, config, log=log), max_queue=args.max_queue)
+        front = AsyncEngine(engine, max_queue=args.max_queue)
         name = args.name or args.model
         served = Served.of(llm, name, config.num_blocks * config.block_size, by_priority=args.order == "priority")
-        app = create_app(engine, served, options, page)
+        app = create_app(front, served, options, page)
         port = listener.getsockname()[1]
         make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
     return 0
