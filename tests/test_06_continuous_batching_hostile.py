@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_help import PATIENCE_S, TOKENIZER, FakeEngine, call, is_error, opened, post, running, say, wait_until
 
+from minillm.serving.listen import allow_files
+
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
@@ -203,6 +205,8 @@ def test_a_client_killed_mid_stream_frees_its_request():
 
 
 def test_a_thousand_connections_at_once():
+    if (files := allow_files()) < 2200:
+        pytest.skip(f"both ends of 1,000 connections need 2,200 open files, this machine allows {files:,}")
     engine = FakeEngine(delay=0.02)
     with running(engine) as (port, _):
         held = [opened(port, TEXT, {"prompt": f"{k}", "max_tokens": 20}) for k in range(1000)]
@@ -230,4 +234,4 @@ def test_a_thousand_connections_at_once():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the server's memory from /proc")
 def test_a_small_storm_over_the_real_engine():
     """tests/soak_server.py is the large one, run by hand."""
-    soak_server.check(soak_server.main(requests=400, connections=100, options=("--backend", "numpy")))
+    soak_server.check(soak_server.main(requests=200, connections=100, options=("--backend", "numpy")))

@@ -51,7 +51,7 @@ def configure(parser):
 
 def run(args):
     try:
-        from minillm.serving.listen import bind, make_server
+        from minillm.serving.listen import allow_files, bind, make_server
         from minillm.serving.metrics_page import MetricsPage, WatchedLog
         from minillm.serving.server import Served, create_app
     except ImportError as missing:
@@ -72,6 +72,7 @@ def run(args):
         front = AsyncEngine(engine, max_queue=args.max_queue)
         name = args.name or args.model
         served = Served.of(llm, name, config.num_blocks * config.block_size, by_priority=args.order == "priority")
+        allow_files()
         app = create_app(front, served, options, page)
         port = listener.getsockname()[1]
         make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])

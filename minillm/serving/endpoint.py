@@ -8,6 +8,7 @@ gone, so the error is an event of the stream, and no [DONE] follows it: a client
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from dataclasses import replace
@@ -49,8 +50,9 @@ class Endpoint:
             error = as_api_error(bad, self.front.options, reply.accepted)
             if not reply.started:
                 raise error from None
-            async with asyncio.timeout(STALLED_S):
-                await reply.event(error.body(), last=True)
+            with contextlib.suppress(TimeoutError):  # and the connection is closed
+                async with asyncio.timeout(STALLED_S):
+                    await reply.event(error.body(), last=True)
 
     async def answer(self, job, reply):
         front, streams = self.front, []

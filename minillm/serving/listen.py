@@ -9,6 +9,7 @@ send the head of its request (without one, a thousand silent connections cost an
 """
 
 import asyncio
+import contextlib
 import signal
 import socket
 
@@ -46,6 +47,23 @@ def bind(host, port):  # -> socket
         raise MiniLLMError(f"cannot listen on {host} port {port}: {error}.") from None
     listener.setblocking(False)
     return listener
+
+
+def allow_files(wanted=2 * BACKLOG):  # -> how many this process may have open
+    """Raise the soft limit of open files, which is often 1,024: every connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
 
 
 def make_server(app, ready=None):  # Starlette made by create_app, function -> Server
