@@ -14,7 +14,7 @@ import pytest
 from server_help import PATIENCE_S, call, events, is_error, opened, post, running, wait_until
 
 from minillm import LLM, SamplingParams
-from minillm.cli.serve import api_key, configure, scheduler_config, size
+from minillm.cli.serve import KEEP, api_key, build, configure, scheduler_config, size
 from minillm.errors import MiniLLMError
 from minillm.model.random_model import TINY, random_model
 from minillm.serving.async_engine import AsyncEngine
@@ -357,6 +357,14 @@ def test_the_options_of_the_engine_reach_it():
     )
     with pytest.raises(MiniLLMError):
         scheduler_config(arguments("--kv-memory", "1k"), SMALL)
+
+
+def test_the_engine_of_the_command_forgets_old_requests_and_hides_its_warming_up(llm):
+    front, page, config = build(arguments("--blocks", "32", "--max-queue", "7"), llm)
+    assert (front.max_queue, front.engine.log.keep_last, config.num_blocks) == (7, KEEP, 32)
+    assert b"minillm_generation_tokens_total 0.0" in page.render(front.stats()) and front.stats()["kv_blocks_used"] == 0
+    front.engine.run([[1, 2]], SamplingParams(max_tokens=3))
+    assert b"minillm_generation_tokens_total 3.0" in page.render(front.stats())
 
 
 @pytest.mark.parametrize(

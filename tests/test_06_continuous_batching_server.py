@@ -385,6 +385,8 @@ def test_a_bug_is_a_500_of_the_same_shape_that_tells_no_details_and_the_server_l
         assert status == 500 and is_error(values) and "ZeroDivision" not in json.dumps(values)
         *chunks, last = events(call(port, "POST", TEXT, {"prompt": "a", "max_tokens": 9, "stream": True})[2])
         assert len(chunks) == 2 and is_error(last)
+        assert post(port, TEXT, {"prompt": ["a", "b"], "max_tokens": 9})[0] == 500, "half of the answers are no answer"
+        assert is_error(events(call(port, "POST", TEXT, {"prompt": ["a", "b"], "max_tokens": 9, "stream": True})[2])[-1])
         engine.crash_after = None
         assert post(port, TEXT, {"prompt": "a"})[0] == 200 and not engine.live
 

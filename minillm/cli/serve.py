@@ -52,31 +52,36 @@ def configure(parser):
 def run(args):
     try:
         from minillm.serving.listen import allow_files, bind, make_server
-        from minillm.serving.metrics_page import MetricsPage, WatchedLog
         from minillm.serving.server import Served, create_app
     except ImportError as missing:
         raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
-    from minillm.model.sampling import SamplingParams
-    from minillm.serving.async_engine import AsyncEngine
-    from minillm.serving.engine import Engine
 
     options = limits(args)
+    allow_files()
     listener = bind(args.host, args.port)  # before the model is loaded: a port that is taken should not cost minutes
     with listener:
         llm = load(args)
-        config = scheduler_config(args, llm.config)
-        log, page = WatchedLog(keep_last=KEEP), MetricsPage()
-        engine = Engine(llm, config, log=log)
-        engine.run([[0]], SamplingParams(max_tokens=2))  # the first request should not wait until kernels are compiled
-        log.page = page
-        front = AsyncEngine(engine, max_queue=args.max_queue)
-        name = args.name or args.model
-        served = Served.of(llm, name, config.num_blocks * config.block_size, by_priority=args.order == "priority")
-        allow_files()
-        app = create_app(front, served, options, page)
+        engine, page, config = build(args, llm)
+        name, pool = args.name or args.model, config.num_blocks * config.block_size
+        app = create_app(engine, Served.of(llm, name, pool, args.order == "priority"), options, page)
         port = listener.getsockname()[1]
         make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
     return 0
+
+
+def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
+    """The engine that the options ask for, warm, and the page that its log feeds."""
+    from minillm.model.sampling import SamplingParams
+    from minillm.serving.async_engine import AsyncEngine
+    from minillm.serving.engine import Engine
+    from minillm.serving.metrics_page import MetricsPage, WatchedLog
+
+    config = scheduler_config(args, llm.config)
+    log, page = WatchedLog(keep_last=KEEP), MetricsPage()
+    engine = Engine(llm, config, log=log)
+    engine.run([[0]], SamplingParams(max_tokens=2))  # the first request should not wait until kernels are compiled
+    log.page = page
+    return AsyncEngine(engine, max_queue=args.max_queue), page, config
 
 
 def announce(args, name, port, config, key):
