@@ -126,7 +126,10 @@ def test_choose_is_told_who_draws_and_says_why_it_ends():
 
 
 def test_who_cannot_choose_fails_with_its_request_and_no_token_of_it_is_left():
+    asked = []
+
     def choose(sequence, logits):
+        asked.append(sequence)
         if sequence == C:
             raise ValueError("no")
         return 1, "stop"
@@ -135,6 +138,7 @@ def test_who_cannot_choose_fails_with_its_request_and_no_token_of_it_is_left():
         Plan([Share(B, [1, 2], 0, [6], (B, C, SequenceId(2, 2))), Share(A, [4], 0, [0], (A,))])
     )
     assert outcome.tokens == {A: 1} and outcome.finished == {A: "stop"} and [*outcome.failed] == [2]
+    assert asked == [B, C, A], "the third of a request that has failed is not asked"
 
 
 @BACKENDS

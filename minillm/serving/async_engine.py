@@ -39,6 +39,8 @@ class AsyncEngine:
     """
 
     def __init__(self, engine, max_queue=256):
+        if max_queue < 1:
+            raise MiniLLMError(f"max_queue, the requests that may wait, must be at least 1, found {max_queue}.")
         self.engine, self.max_queue = engine, max_queue
         self.commands = queue.SimpleQueue()  # (function, arguments) for the engine thread
         # the loop's own

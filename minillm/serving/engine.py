@@ -131,8 +131,10 @@ class Engine:
         outcome = self.executor.execute(plan)
         self.log.add(ENGINE, events.STEP, plan.tokens)
         failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
-        self.scheduler.update(plan, outcome)
-        for sequence in outcome.finished:
+        ended = self.scheduler.update(plan, outcome)
+        if ended.keys() != outcome.finished.keys():  # both count tokens; a disagreement would wait for ever
+            raise RuntimeError(f"ended for the scheduler: {[*ended]}, for their answers: {[*outcome.finished]}.")
+        for sequence in ended:
             self.close(sequence)
         deltas = [delta for delta in self.deltas if delta.request not in outcome.failed]
         return deltas + failures

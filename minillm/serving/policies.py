@@ -56,9 +56,9 @@ def prefill_first(step, open_door):
     scheduler.prefills_in_a_row = 0
     step.full = False
     step.run(prefill=False)
-    if not step.plan.shares:  # the last who decode gave way to a prompt that is senior to them
-        step.run(decode=False)
     step.admit(prefill=False)
+    if not step.plan.shares:  # the last who decoded gave way to a prompt that is senior to them
+        step.run(decode=False)
 
 
 POLICIES = {"static": static, "orca": orca, "vllm": vllm, "chunked": chunked}

@@ -115,11 +115,14 @@ class Step:
         cut.) Nobody enters in a step in which somebody had to leave.
         """
         scheduler = self.scheduler
+        self.full = False
         while not self.plan.preempted:
+            seats = self.config.max_sequences - sum(len(group.live) for group in scheduler.running)
+            if not seats:
+                return  # before anybody is looked for: to find out who is next can take long (order)
             group = scheduler.preempted[0] if scheduler.preempted else scheduler.queue.head()
             if group is None or not (decode if group.swapped else prefill):
                 return
-            seats = self.config.max_sequences - sum(len(g.live) for g in scheduler.running)
             if not (self.swap_in(group, seats) if group.swapped else self.enter(group, seats, whole)):
                 return
 
