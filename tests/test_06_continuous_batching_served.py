@@ -154,6 +154,15 @@ def test_the_metrics_page_counts_what_was_served(llm):
     assert f"minillm_preemptions_total {preempted:.1f}" in page and preempted > 0, "the pool holds fewer than eight"
 
 
+def test_where_the_pool_holds_less_than_the_context_it_is_the_limit(llm):
+    with Site(llm, num_blocks=8).running() as (port, _):  # 64 tokens
+        _, _, values = post(port, CHAT, {"messages": HELLO, "ignore_eos": True})
+        assert values["usage"]["total_tokens"] == 64 and values["choices"][0]["finish_reason"] == "length"
+        status, _, values = post(port, TEXT, {"prompt": "x" * 64})
+        assert status == 400 and "64" in values["error"]["message"] and values["error"]["code"] == "context_length_exceeded"
+        assert post(port, TEXT, {"prompt": "x" * 63})[2]["usage"]["total_tokens"] == 64
+
+
 def test_a_full_queue_is_a_429_and_every_other_answer_is_right(llm):
     site = Site(llm, max_queue=4, max_sequences=2)
     alone = llm.generate("hello", SamplingParams(max_tokens=40)).text
@@ -297,7 +306,9 @@ def read_all(connection):
 def test_the_key_comes_from_a_variable_or_a_file_and_a_missing_one_is_an_error(tiny_path, tmp_path, monkeypatch):
     file = tmp_path / "key"
     file.write_text("from-file\n")
-    with Child("--model", tiny_path, "--api-key-file", file) as child:
+    with Child("--model", tiny_path, "--api-key-file", file, "--order", "priority") as child:
+        urgent = post(child.port, TEXT, {"prompt": "a", "priority": -5}, {"Authorization": "Bearer from-file"})
+        assert urgent[0] == 200, "priority counts where the order is by priority"
         assert call(child.port, "GET", "/v1/models")[0] == 401
         assert call(child.port, "GET", "/v1/models", headers={"Authorization": "Bearer from-file"})[0] == 200
     monkeypatch.setenv("A_KEY", "from-env")
