@@ -252,7 +252,7 @@ def test_everything_but_health_is_behind_the_key(locked, path):
 
 
 def test_a_body_beyond_the_limit_is_a_413_declared_or_not():
-    with running(FakeEngine(), body_limit=1000) as (port, _):
+    with running(FakeEngine(), body_limit=1000, read_s=1.0) as (port, _):
         inside = json.dumps({"prompt": "a", "max_tokens": 1}).encode().ljust(1000)
         assert call(port, "POST", TEXT, inside)[0] == 200
         status, _, values = post(port, TEXT, inside + b" ")
