@@ -61,7 +61,7 @@ BROKEN = [
 ]
 NOT_HTTP = [
     b"\x16\x03\x01\r\n\r\n",
-    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/9.9\r\nConnection: close\r\n\r\n",
     b"POST /v1/completions HTTP/1.1\r\nContent-Length: x\r\n\r\n",
     b"\r\n\r\n\r\nhello\r\n\r\n",
 ]
