@@ -35,3 +35,15 @@ class OutOfBlocks(MiniLLMError):
 
 class TraceError(MiniLLMError):
     """A trace of a server, or a profile of one, that cannot be read; says in which line."""
+
+
+class Overloaded(MiniLLMError):
+    """More requests wait than the queue may hold. Worth another try after `retry_after_s` seconds."""
+
+    def __init__(self, message, retry_after_s=1.0):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Stopping(MiniLLMError):
+    """The engine is shutting down and takes no more requests; or it ended before this one was done."""

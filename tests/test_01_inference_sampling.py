@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.errors import RequestError
+from minillm.model.generate import largest
 from minillm.model.sampling import SamplingParams, distribution, draw, keep_min_p, keep_top_k, log_softmax, sample
 
 logit_rows = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(lambda x: np.array(x, np.float32))
@@ -119,3 +120,26 @@ def test_nan_logits_are_an_error_not_a_token():
 def test_log_softmax_is_the_logarithm_of_softmax(logits):
     expected = [math.log(p) if p else -math.inf for p in oracles.softmax(logits.astype(float).tolist())]
     np.testing.assert_allclose(log_softmax(logits), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(logit_rows, st.lists(st.integers(0, 39), max_size=10), st.sampled_from([1.0, 0.5, 1.7]))
+def test_the_greedy_choice_is_the_largest_probability(logits, seen, penalty):
+    seen, params = [i for i in seen if i < len(logits)], SamplingParams(temperature=0, repetition_penalty=penalty)
+    before = logits.copy()
+    assert sample(logits, params, None, seen) == int(np.argmax(distribution(logits, params, seen)))
+    assert np.array_equal(logits, before), "logits are not the sampler's to change"
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_a_nan_is_refused_by_the_greedy_choice_wherever_it_is(at, penalty):
+    logits = np.array([0, 1, 9, -1, 2, -np.inf, 3], np.float32)
+    logits[at] = np.nan
+    with pytest.raises(RequestError, match="NaN"):
+        sample(logits, SamplingParams(temperature=0, repetition_penalty=penalty), None, [2])
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.5, -math.inf]), max_size=30), st.integers(0, 40))
+def test_the_largest_few_are_those_of_a_stable_sort(values, count):
+    values = np.array(values)
+    assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()

@@ -1,7 +1,8 @@
 """The spine: greedy output never depends on the optimization.
 
 With or without a cache, in one piece or in chunks, alone or in a batch, after a fork or a truncation, in pages of any size,
-with a prefix that somebody else computed, swapped out and in, preempted and computed again: the same tokens.
+with a prefix that somebody else computed, swapped out and in, preempted and computed again, by an engine that serves
+others meanwhile: the same tokens.
 Later issues add their ways of computing the same thing to WAYS.
 """
 
@@ -23,10 +24,13 @@ from minillm.cache.paged import PageStore, swap_to
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import MiniLLMError, RequestError
+from minillm.events import CACHED, ENGINE, PREEMPTED
 from minillm.model.generate import prefill, run
 from minillm.model.random_model import TINY, random_model
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
+from minillm.serving.engine import Engine
+from minillm.serving.scheduler import SchedulerConfig
 from minillm.session import Part, Session
 
 NEW = 10
@@ -240,13 +244,82 @@ def session(llm, prompts):
     return out
 
 
+# --- the engine ---------------------------------------------------------------------------------------------------------------
+
+
+def served(llm, given_prompts, *, n=1, crowd=0, twice=False, tight=False, invariant=False, **config):
+    """By the engine, all together. crowd: so many others, of which half are cancelled on the way. twice: the same prompts
+    once before. tight: a pool in which the answers cannot all be held at once. Returns the first answer of each."""
+    size = config.pop("block_size", 2 if tight else 8)
+    crowd = crowd if llm.config.n_layers < 10 else min(crowd, 2)  # the real model is slow in NumPy
+    largest = max(len(p) // size + n * (-(-(len(p) + NEW) // size) - len(p) // size) for p in given_prompts)
+    needed_at_first = sum(-(-len(p) // size) for p in given_prompts)
+    blocks = max(largest, needed_at_first + 1) if tight else 4 * len(given_prompts) * largest + 12 * crowd
+    limits = {"max_sequences": max(16, n), "watermark": 0, "host_blocks": 4 * blocks} | config
+    engine, rng = Engine(llm, SchedulerConfig(blocks, size, **limits), invariant=invariant), np.random.default_rng(1)
+    params = SamplingParams(max_tokens=NEW, ignore_eos=True)
+    if twice:
+        engine.run(given_prompts, params)
+
+    def others():
+        lengths = rng.integers(1, 30, crowd // 2)
+        return [engine.add(rng.integers(0, llm.config.vocab_size, k).tolist(), params) for k in lengths]
+
+    crowd_of = others()
+    requests = [engine.add(p, params, n=n) for p in given_prompts]
+    crowd_of += others()
+    answers = {r: engine.running[r].answers for r in requests}
+    while engine.has_work:
+        if crowd_of:
+            engine.cancel(crowd_of.pop(int(rng.integers(len(crowd_of)))))
+            crowd_of[-1:] = []
+        engine.step()
+    assert engine.scheduler.pool.num_free == blocks, "blocks in use at the end: 0"
+    for own in answers.values():
+        assert all(a.token_ids == own[0].token_ids for a in own), "greedy answers of one request agree"
+    kinds = [e.kind for r in requests for e in engine.log.of(r)]
+    assert not tight or len(requests) == 1 or kinds.count(PREEMPTED), "the pool was not tight: nothing was shown"
+    assert not twice or max(map(len, given_prompts)) <= size or kinds.count(CACHED), "nothing was found in the cache"
+    most = max(e.tokens for e in engine.log.of(ENGINE))
+    assert most <= limits.get("max_tokens_per_step", 512)
+    return [own[0].token_ids for own in answers.values()]
+
+
+def one_by_one(llm, given_prompts, **options):
+    """Each with an engine to itself."""
+    return [served(llm, [p], **options)[0] for p in given_prompts]
+
+
+SERVED = {
+    "engine_alone": one_by_one,
+    "engine_batched": served,
+    "engine_blocks_of_1": partial(served, block_size=1),
+    "engine_chunks_of_1": partial(one_by_one, max_sequences=1, max_tokens_per_step=1),
+    "engine_chunks_of_16": partial(served, max_tokens_per_step=16),
+    "engine_chunks_of_512": partial(served, max_tokens_per_step=512),
+    "engine_static": partial(served, policy="static", max_sequences=2),
+    "engine_orca": partial(served, policy="orca", max_tokens_per_step=80),
+    "engine_vllm": partial(served, policy="vllm", max_tokens_per_step=80),
+    "engine_recomputed": partial(served, tight=True, preemption="recompute"),
+    "engine_swapped": partial(served, tight=True, preemption="swap"),
+    "engine_hash": partial(served, twice=True, prefix="hash"),
+    "engine_radix": partial(served, twice=True, prefix="radix"),
+    "engine_recomputed_from_its_own_prefix": partial(served, tight=True, prefix="radix"),
+    "engine_three_answers": partial(served, n=3, block_size=4),
+    "engine_three_answers_preempted": partial(served, n=3, tight=True, preemption="swap"),
+    "engine_cancelled_neighbours": partial(served, crowd=12),
+    "engine_cancelled_neighbours_chunked": partial(served, crowd=12, max_tokens_per_step=20, prefix="hash"),
+    "engine_invariant": partial(served, crowd=6, invariant=True),
+}
+
+
 PAGED = {f"paged_{size}": partial(paged, size=size) for size in (1, 8, 16, 256)}
 HITS = {
     f"{kind.__name__}_{name}": partial(prefix_hit, kind=kind, share=share)
     for kind in (HashPrefixCache, RadixCache)
     for name, share in {"none": 0.0, "part": 0.5, "full": 1.0}.items()
 }
-ON_PAGES = PAGED | HITS | {f.__name__: f for f in (forked_on_pages, swapped, preempted, session)}
+ON_PAGES = PAGED | HITS | {f.__name__: f for f in (forked_on_pages, swapped, preempted, session)} | SERVED
 WAYS = {f.__name__: f for f in (without_cache, batched, chunked, mixed, forked_and_truncated)} | ATTENTION | ON_PAGES
 
 

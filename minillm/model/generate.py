@@ -127,5 +127,15 @@ def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterat
 def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob
     """What the model thought of the chosen token and of the `count` likeliest ones."""
     logprobs = log_softmax(logits)
-    best = np.argsort(-logprobs, kind="stable")[:count]
+    best = largest(logprobs, count)
     return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})
+
+
+def largest(values, count):  # (n,), int -> (count,) indices
+    """Where the largest are, in descending order, the lower index first among equals. Only those are sorted."""
+    count = min(count, len(values))
+    if count == 0:
+        return np.empty(0, np.int64)
+    least = np.partition(values, -count)[-count]
+    found = np.flatnonzero(values >= least)
+    return found[np.argsort(-values[found], kind="stable")][:count]

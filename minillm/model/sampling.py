@@ -16,6 +16,8 @@ import numpy as np
 from minillm.errors import RequestError
 from minillm.layers import softmax
 
+NOT_A_NUMBER = "the model's logits hold NaN: its weights are damaged, or an activation overflowed."
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -109,7 +111,7 @@ def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token id
     Raises RequestError where logits hold a NaN: a broken model must not look like a talkative one.
     """
     if np.isnan(logits).any():
-        raise RequestError("the model's logits hold NaN: its weights are damaged, or an activation overflowed.")
+        raise RequestError(NOT_A_NUMBER)
     logits = logits.astype(np.float64)
     if params.repetition_penalty != 1.0 and len(seen):
         logits = penalize_repetition(logits, seen, params.repetition_penalty)
@@ -132,10 +134,24 @@ def draw(probabilities, rng):  # (vocab,), np.random.Generator -> int
     return int(np.searchsorted(cumulative, u, side="right"))
 
 
+def most_likely(logits):  # (vocab,) -> int
+    """The greedy choice, the lowest id among equals, in one pass: to argmax a NaN is the largest of all, so it shows there.
+
+    Errors: as `distribution`.
+    """
+    token = int(np.argmax(logits))
+    if np.isnan(logits[token]):
+        raise RequestError(NOT_A_NUMBER)
+    return token
+
+
 def sample(logits, params, rng, seen=()):  # (vocab,), SamplingParams, Generator, token ids -> int
     """Choose the next token of one sequence."""
-    probabilities = distribution(logits, params, seen)
-    return int(np.argmax(probabilities)) if params.temperature == 0 else draw(probabilities, rng)
+    if params.temperature > 0:
+        return draw(distribution(logits, params, seen), rng)
+    if params.repetition_penalty != 1.0 and len(seen):
+        logits = penalize_repetition(logits.astype(np.float64), seen, params.repetition_penalty)
+    return most_likely(logits)
 
 
 def log_softmax(logits):  # (..., vocab) -> (..., vocab) float64

@@ -1,0 +1,116 @@
+"""Batch-invariant mode: a token's logits are the same bits alone, in any batch, and however its prompt is cut.
+
+Floating-point addition is not associative: (a + b) + c and a + (b + c) differ in the last bit. A kernel is deterministic,
+and still its result for one row changes with the number of rows that come along, because it is fast by choosing another
+order of additions for another shape: a matrix product of 1 row is a sum of dot products, one of 16 rows goes tile by tile;
+attention of one query cuts the keys into splits, attention of a chunk does not. What runs beside a request on a server is
+chance, so its logits are, in the last bits; now and then two tokens are so near that the last bit decides, and from there
+on the texts part. That, and not threads, is why temperature 0 on a server is not reproducible.
+
+    fast        y[t] depends on x[t], W, and how many rows there are
+    invariant   y[t] depends on x[t], W                             one order of additions for each position in a sequence
+
+The cure is one order per operation, whatever the shape: rows are multiplied one at a time (or by a kernel that adds up
+each row alike), and each query meets keys 0 … p, its own position, in tiles that begin at 0. The price is what the other
+orders were chosen for. Servers rarely pay it: nobody asks two neighbours to agree to the last bit, and everybody asks for
+speed. Who trains on what a server said does ask, and debugging is easier.
+
+He and Thinking Machines Lab 2025, "Defeating Nondeterminism in LLM Inference".
+"""
+
+import copy
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+
+from minillm import layers
+from minillm.attention.paged import check_table
+from minillm.attention.shapes import check_finite, check_shapes
+from minillm.backends.step import AttentionStep
+from minillm.layers import softmax
+
+
+def invariant_model(transformer):  # Transformer -> Transformer
+    """The same weights, run by invariant operations."""
+    other = copy.copy(transformer)
+    other.ops = of(transformer.ops)
+    return other
+
+
+def of(ops):  # a backend -> operations of the same names
+    """The backend with one order of additions. All that two rows could meet in is replaced; the rest is the backend's own.
+
+    What a backend fuses falls back to the compositions of layers.py: they look at each row alone but for `linear`.
+    """
+    compiled = ops.__name__.endswith("numba_")
+    linear = ops.linear if compiled else partial(row_by_row, ops.linear)
+    looks = tiled() if compiled else {"attention": attention, "paged_attention": paged_attention}
+    own = {
+        "linear": linear,
+        "add_linear": lambda x, h, weight: x + linear(h, weight),
+        "attention_inputs": partial(layers.attention_inputs, linear=linear),
+        "add_feed_forward": partial(layers.add_feed_forward, linear=linear),
+        "rms_norm": layers.rms_norm,
+        "AttentionStep": AttentionStep,
+    }
+    own["run_layers"] = partial(run_layers, SimpleNamespace(**own))
+    return SimpleNamespace(**vars(ops) | own | looks)
+
+
+def run_layers(ops, x, weights, config, step, angles):  # (tokens, d_model), [LayerWeights] -> (tokens, d_model)
+    """All layers, one operation after the other."""
+    for index, layer in enumerate(weights):
+        q, k, v = ops.attention_inputs(x, layer, config, *angles)
+        x = ops.add_linear(x, step.attend(index, q, k, v).reshape(len(x), -1), layer.o)
+        x = ops.add_feed_forward(x, layer, config)
+    return x
+
+
+def row_by_row(linear, x, weight, bias=None):  # (n, d_in) -> (n, d_out)
+    """A backend's linear on one row at a time: n calls of one shape, so one order of additions."""
+    return np.concatenate([linear(x[i : i + 1], weight, bias) for i in range(len(x))])
+
+
+def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
+    """As attention/naive.py, one query at a time, against the keys it sees and no others: shapes depend on its position."""
+    n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
+    k, v = np.ascontiguousarray(k, np.float32), np.ascontiguousarray(v, np.float32)
+    out = np.zeros(q.shape, np.float32)
+    for i in range(max(0, n_q - n_k), n_q):
+        seen = n_k - n_q + i + 1
+        rows = q[i].reshape(kv_heads, heads // kv_heads, d)
+        scores = rows @ k[:seen].transpose(1, 2, 0) / np.sqrt(np.float32(d))
+        out[i] = (softmax(scores) @ v[:seen].transpose(1, 0, 2)).reshape(heads, d)
+    return check_finite(out, q=q, k=k, v=v)
+
+
+def paged_attention(q, k_pages, v_pages, table, n_k):
+    """As attention/paged.py. The pages are gathered first, so that the size of a page changes nothing either."""
+    check_table(q, k_pages, v_pages, table, n_k)
+    used = np.asarray(table, np.int64)[: -(-n_k // k_pages.shape[1])]
+    return attention(q, *(pages[used].reshape(-1, *pages.shape[2:])[:n_k] for pages in (k_pages, v_pages)))
+
+
+def tiled():  # -> {"attention", "paged_attention"}
+    """Attention of the Numba backend by its kernel of prefill alone, also for a single query.
+
+    There a row meets the keys in tiles of 64 that begin at position 0, and a tile that it does not see leaves its state
+    as it was; which rows share a tile of queries does not matter. The kernel of decode cuts the keys by their number, and
+    is chosen by the number of queries: both would show.
+    """
+    from minillm.backends.numba_.attention import ONE_BLOCK, by_tiles
+    from minillm.backends.numba_.pages import EVERYTHING
+
+    def attention(q, k, v):
+        n_q, n_k = len(q), check_shapes(q, k, v)[3]
+        out, _, good = by_tiles(q, k[None], v[None], ONE_BLOCK, (n_k - n_q, EVERYTHING, True), n_k)
+        return out if good else check_finite(out, q=q, k=k, v=v)
+
+    def paged_attention(q, k_pages, v_pages, table, n_k):
+        check_table(q, k_pages, v_pages, table, n_k)
+        pages = np.ascontiguousarray(table, np.int64), k_pages.shape[1], len(k_pages)
+        out, _, good = by_tiles(q, k_pages, v_pages, pages, (n_k - len(q), EVERYTHING, True), n_k)
+        return out if good else check_finite(out, q=q)
+
+    return {"attention": attention, "paged_attention": paged_attention}

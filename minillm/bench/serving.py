@@ -1,0 +1,71 @@
+"""What the engine costs beside the model, and what batch invariance costs within it: each a ratio of two times of one run.
+
+    overhead   (step - forward) / step       plan, sampling, text, log: all that is not the model
+    slowdown   invariant step / step         the price of one order of additions (backends/invariant.py)
+
+Medians over the steps: a step that another process interrupted says nothing.
+"""
+
+import time
+from statistics import median
+
+import numpy as np
+
+from minillm.backends.invariant import invariant_model
+from minillm.model.sampling import SamplingParams
+from minillm.model.transformer import Segment
+from minillm.serving.engine import Engine
+from minillm.serving.scheduler import SchedulerConfig
+
+
+def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_s", "forward_s", "overhead_s", "overhead"}
+    """Decode steps of an engine with so many sequences, and the part of them that is not spent in the forward pass."""
+    tokens = batch * (prompt_tokens + steps + 8)
+    engine = Engine(llm, SchedulerConfig(num_blocks=tokens // 16 + 4 * batch, max_sequences=batch, max_tokens_per_step=tokens))
+    transformer, inside = engine.executor.transformer, []
+
+    class Timed:
+        config = transformer.config
+
+        def forward(self, segments):
+            began = time.perf_counter()
+            logits = transformer.forward(segments)
+            inside.append(time.perf_counter() - began)
+            return logits
+
+    engine.executor.transformer = Timed()
+    rng = np.random.default_rng(0)
+    for _ in range(batch):
+        prompt = rng.integers(0, llm.config.vocab_size, prompt_tokens).tolist()
+        engine.add(prompt, SamplingParams(max_tokens=steps + 2, ignore_eos=True, **params))
+    whole = []
+    while engine.has_work:
+        began = time.perf_counter()
+        engine.step()
+        whole.append(time.perf_counter() - began)
+    step, forward = median(whole[1:-1]), median(inside[1:-1])  # the first is prefill, in the last all finish
+    beside = median(a - b for a, b in zip(whole[1:-1], inside[1:-1], strict=True))
+    return {"step_s": step, "forward_s": forward, "overhead_s": beside, "overhead": beside / step}
+
+
+def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds of the fast one, of the invariant one, ratio}
+    """Prefill of one prompt, and a decode step of a batch, with the fast operations and with the invariant ones."""
+    out, rng = {}, np.random.default_rng(0)
+    prompt = rng.integers(0, llm.config.vocab_size, prompt_tokens).tolist()
+    seconds = {}
+    for name, model in (("fast", llm.transformer), ("invariant", invariant_model(llm.transformer))):
+        caches = [model.new_cache(prompt_tokens + steps) for _ in range(batch)]
+        prefills, decodes = [], []
+        for cache in caches:
+            began = time.perf_counter()
+            model.forward([Segment(prompt, 0, cache, "last")])
+            prefills.append(time.perf_counter() - began)
+        for _ in range(steps):
+            began = time.perf_counter()
+            model.forward([Segment([1], cache.length, cache) for cache in caches])
+            decodes.append(time.perf_counter() - began)
+        seconds[name] = {"prefill": median(prefills), "decode": median(decodes)}
+    for what in ("prefill", "decode"):
+        fast, slow = seconds["fast"][what], seconds["invariant"][what]
+        out |= {f"{what}_s": fast, f"{what}_invariant_s": slow, f"{what}_slowdown": slow / fast}
+    return out

@@ -1,0 +1,58 @@
+"""What one answer carries from token to token: its random numbers, its text so far, and what it has used.
+
+None of it is in the batch. An answer draws from a generator of its own, seeded by (seed, index), so the same request says
+the same whatever runs beside it, and its n answers differ. It survives preemption: the pages go, this stays.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minillm.model.generate import Sequence, TokenLogprob, token_logprob
+from minillm.model.sampling import sample
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a step added to one answer. text may be empty: half a character, or what may turn out to begin a stop string.
+
+    finish_reason: None while it goes on; "stop", "length"; or "error", and then `error` says which, for every answer of the
+    request that was not done.
+    """
+
+    request: int
+    index: int
+    text: str
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class Answer(Sequence):
+    """One of a request's n answers under way. context: tokens of prompt and answer together, at most."""
+
+    index: int = 0
+    context: int = 0
+    vocab_size: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.index and self.params.seed is not None:  # answer 0 draws as LLM.generate would
+            self.rng = np.random.default_rng(np.random.SeedSequence(self.params.seed, spawn_key=(self.index,)))
+        self.used = None  # which tokens have occurred: only the repetition penalty asks
+        if self.params.repetition_penalty != 1.0:
+            self.used = np.zeros(self.vocab_size, bool)
+            self.used[self.prompt_token_ids] = True
+
+    def choose(self, logits, eos_ids):  # (vocab,) -> Delta
+        """Draw the next token. The work is that of the vocabulary, never that of what was said so far."""
+        seen = () if self.used is None else np.flatnonzero(self.used)
+        token = sample(logits, self.params, self.rng, seen)
+        if self.used is not None:
+            self.used[token] = True
+        logprobs = [] if self.params.logprobs is None else [token_logprob(logits, token, self.params.logprobs)]
+        self.logprobs += logprobs
+        text = self.accept(token, eos_ids, self.context - len(self.prompt_token_ids))
+        return Delta(self.request, self.index, text, [token], logprobs, self.finish_reason)

@@ -1,0 +1,215 @@
+"""The engine: many requests, one model, one step at a time.
+
+    add(prompt) ──▶ scheduler ── plan ──▶ executor ── tokens ──▶ scheduler
+                        ▲                     │ logits
+                        └── cancel            └──▶ each answer draws its own token ──▶ deltas
+
+A loop of four lines: ask the scheduler for a plan, let the executor compute it, tell the scheduler what came of it, hand out
+the text. Batching is *continuous* because the plan is made anew for each step: who is done leaves at once, who waits comes
+in at once (Yu et al. 2022, Orca). What happens is written to one event log, and every metric is a function over it.
+
+    engine = Engine(LLM("smollm2-135m"))
+    engine.add("Once upon a time", SamplingParams(max_tokens=64))
+    while engine.has_work:
+        for delta in engine.step(): print(delta.text, end="")
+
+Not for several threads at once: `async_engine` puts a thread boundary around it.
+"""
+
+from dataclasses import dataclass, replace
+from operator import index
+
+import numpy as np
+
+from minillm import events
+from minillm.errors import MiniLLMError, RequestError
+from minillm.events import ENGINE, EventLog
+from minillm.llm import completion
+from minillm.model.generate import check_prompt
+from minillm.model.sampling import SamplingParams
+from minillm.serving.answer import Answer, Delta
+from minillm.serving.executor import ModelExecutor
+from minillm.serving.plan import SequenceId
+from minillm.serving.request import Request
+from minillm.serving.scheduler import Scheduler, SchedulerConfig
+
+ROOMY = 8192  # tokens of cache, at least, where nobody says how many
+MOST_ANSWERS = 128  # to one request
+
+
+def default_config(config):  # ModelConfig -> SchedulerConfig
+    """Room for one request that fills the context, or for many that do not."""
+    return SchedulerConfig(num_blocks=max(config.context_length, ROOMY) // 16, block_size=16)
+
+
+@dataclass(slots=True)
+class Running:
+    """A request of this engine: its answers, and how many are not done."""
+
+    answers: list[Answer]
+    open: int
+
+
+class Engine:
+    """Serves requests to one model.
+
+    config: the limits and policies of the scheduler. invariant: logits do not depend on the batch, to the bit, and cost
+    more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long.
+    """
+
+    def __init__(self, llm, config=None, *, invariant=False, log=None):
+        config = config or default_config(llm.config)
+        context = min(config.context_length or llm.config.context_length, llm.config.context_length)
+        self.llm, self.config = llm, replace(config, context_length=context)
+        transformer = llm.transformer
+        if invariant:
+            from minillm.backends.invariant import invariant_model
+
+            transformer = invariant_model(transformer)
+        self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
+        self.executor = ModelExecutor(transformer, self.choose, config.num_blocks, config.block_size, host)
+        self.log = EventLog() if log is None else log
+        self.running = {}  # request -> Running: accepted and not done
+        self.placed = set()  # sequences that hold a place
+        self.deltas = []  # of the step under way
+        self.next_request = 0
+
+    @property
+    def has_work(self):
+        """Is any request not done?"""
+        return bool(self.running)
+
+    def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None):  # str or token ids -> request
+        """Accept a request, or raise RequestError with the reason why it can never be served.
+
+        n: answers. user, priority: for the order of the waiting. salt: prompts with different ones share no cached prefix.
+        """
+        params, request = params or SamplingParams(), self.next_request
+        self.next_request += 1
+        ids = self.encode(prompt)
+        self.log.add(request, events.ARRIVED, len(ids))
+        try:
+            ids = self.checked(ids, params, n, truncate)
+            longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
+            self.scheduler.add(Request(request, ids, longest, n, user, priority, salt))
+        except MiniLLMError:
+            self.log.add(request, events.REFUSED)
+            raise
+        limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
+        detokenizers = [self.llm.tokenizer.stream(after=ids) for _ in range(n)]
+        answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
+        self.running[request] = Running(answers, n)
+        return request
+
+    def encode(self, prompt):  # str or token ids -> token ids
+        """Token ids of a prompt, as ints."""
+        if isinstance(prompt, str):
+            return self.llm.tokenizer.encode(prompt)
+        try:
+            return [index(i) for i in prompt]
+        except (TypeError, ValueError, OverflowError):
+            raise RequestError(f"a prompt is text or a list of token ids, found {type(prompt).__name__}.") from None
+
+    def checked(self, ids, params, n, truncate=None):  # -> token ids
+        """Refuse what no scheduler could help: no tokens, unknown tokens, too many of them, no answer wanted."""
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_ANSWERS:
+            raise RequestError(f"n, the number of answers, must be 1 to {MOST_ANSWERS}, found {n!r}.")
+        ids, vocab = check_prompt(ids, self.config.context_length, params.max_tokens, truncate), self.llm.config.vocab_size
+        if min(ids) < 0 or max(ids) >= vocab:
+            raise RequestError(f"token ids must be 0 to {vocab - 1:,}, found {min(ids):,} to {max(ids):,}.")
+        return ids
+
+    def cancel(self, request):  # -> bool
+        """Give a request up, and free its blocks now. False where it is unknown or done."""
+        return self.end(request, events.CANCELLED)
+
+    def step(self):  # -> [Delta]
+        """Compute one step. One delta for each answer that drew a token; an error of one request is its own delta."""
+        self.deltas = []
+        plan = self.scheduler.schedule()
+        self.note(plan)
+        outcome = self.executor.execute(plan)
+        self.log.add(ENGINE, events.STEP, plan.tokens)
+        failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
+        ended = self.scheduler.update(plan, outcome)
+        if ended.keys() != outcome.finished.keys():  # both count tokens; a disagreement would wait for ever
+            raise RuntimeError(f"ended for the scheduler: {[*ended]}, for their answers: {[*outcome.finished]}.")
+        for sequence in ended:
+            self.close(sequence)
+        deltas = [delta for delta in self.deltas if delta.request not in outcome.failed]
+        return deltas + failures
+
+    def note(self, plan):
+        """Write to the log who lost a place and who got one."""
+        for sequence in plan.preempted:
+            self.placed.discard(sequence)
+            self.log.add(sequence.request, events.PREEMPTED, index=sequence.index)
+        for share in plan.shares:
+            sequence = share.sequence
+            if sequence not in self.placed:
+                self.log.add(sequence.request, events.SCHEDULED, index=sequence.index)
+                if cached := self.scheduler.cached_tokens(sequence.request):
+                    self.log.add(sequence.request, events.CACHED, cached, sequence.index)
+                self.placed.add(sequence)
+            self.placed.update(share.draws)
+
+    def choose(self, sequence, logits):  # SequenceId, (vocab,) -> token, reason to finish or None
+        """What the executor calls for each token to be drawn."""
+        answer = self.running[sequence.request].answers[sequence.index]
+        delta = answer.choose(logits, self.llm.tokenizer.eos_ids)
+        self.log.add(sequence.request, events.TOKEN, index=sequence.index)
+        self.deltas.append(delta)
+        return delta.token_ids[0], delta.finish_reason
+
+    def close(self, sequence):
+        """One answer is complete; with the last one, the request is."""
+        running = self.running[sequence.request]
+        running.open -= 1
+        if running.open == 0:
+            self.forget(sequence.request, events.FINISHED)
+
+    def fail(self, request, error):  # -> [Delta]
+        """End a request by an error: all its answers that are not complete say so."""
+        unfinished = [a for a in self.running[request].answers if not a.finish_reason or self.just_drawn(a)]
+        self.end(request, events.FAILED)
+        return [Delta(request, a.index, "", finish_reason="error", error=error) for a in unfinished]
+
+    def just_drawn(self, answer):
+        """Did it get a token in the step under way? Then its reader has not seen it finish."""
+        return any(d.request == answer.request and d.index == answer.index for d in self.deltas)
+
+    def end(self, request, kind):  # -> bool
+        """Leave a request unfinished."""
+        if request not in self.running:
+            return False
+        self.scheduler.cancel(request)
+        self.forget(request, kind)
+        return True
+
+    def forget(self, request, kind):
+        """Nothing of a request is kept but what the log says."""
+        running = self.running.pop(request)
+        self.placed.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
+        self.log.add(request, kind)
+
+    def run(self, prompts, params=None, **options):  # -> [[Completion]]
+        """Serve prompts to the end: for each, its n completions. params: for all, or a list, one for each prompt.
+
+        Raises what ends one of them, and gives the rest up with it.
+        """
+        single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer))
+        prompts = [prompts] if single else list(prompts)
+        each = params if isinstance(params, list) else [params] * len(prompts)
+        answers = {}
+        try:
+            for prompt, own in zip(prompts, each, strict=True):
+                request = self.add(prompt, own, **options)
+                answers[request] = self.running[request].answers
+            while answers.keys() & self.running.keys():
+                for delta in self.step():
+                    if delta.error is not None and delta.request in answers:
+                        raise delta.error
+        finally:
+            for request in answers:
+                self.cancel(request)
+        return [[completion(answer, self.log) for answer in own] for own in answers.values()]
