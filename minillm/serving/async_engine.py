@@ -131,10 +131,9 @@ class AsyncEngine:
         error = None
         try:
             while self.obey():
-                self.post()  # who was accepted or refused need not wait for the step
+                self.post()  # the last step's deltas, and who was accepted or refused since: nobody waits for the next step
                 if self.engine.has_work:
                     self.hand_out(self.engine.step())
-                    self.post()
         except Exception as cause:
             error = MiniLLMError(f"the engine has failed and was stopped: {type(cause).__name__}: {cause}")
             error.__cause__ = cause
