@@ -88,6 +88,7 @@ class ModelOfAnExecutor:
         before = set(self.tokens)
         plan = self.scheduler.schedule()
         self.note_preempted(plan)
+        planned = [list(share.blocks) for share in plan.shares]
         if cancel_before is not None:
             self.cancel(cancel_before)
         result = self.execute(plan)
@@ -96,6 +97,7 @@ class ModelOfAnExecutor:
         ended = self.scheduler.update(plan, result)
         self.take_in(plan, result, ended)
         assert set(ended) <= before
+        assert [share.blocks for share in plan.shares] == planned, "a plan is a record: it does not change afterwards"
         self.steps, self.fed = self.steps + 1, self.fed + plan.tokens
         return plan
 
@@ -206,3 +208,27 @@ def request(id, prompt=4, max_tokens=3, **more):
     """A request whose prompt, if given as a number, is so many tokens that no other request begins with."""
     tokens = [id + 10] * prompt if isinstance(prompt, int) else prompt
     return Request(id, tokens, max_tokens, **more)
+
+
+ROOMY = {"num_blocks": 100, "block_size": 4, "max_sequences": 4, "max_tokens_per_step": 64}
+
+
+def started(*requests, **config):
+    engine = loop(**(ROOMY | config))
+    for r in requests:
+        engine.add(r)
+    return engine
+
+
+def shown(plan):
+    """A plan in a few letters: request:tokens of each share, answers after the first marked by a letter."""
+    return " ".join(f"{s.sequence.request}{'_bcdef'[s.sequence.index]}{len(s.tokens)}".replace("_", ":") for s in plan.shares)
+
+
+def schedule(engine, steps=200):
+    """Run to the end; what each step computed."""
+    found = []
+    while engine.scheduler.has_work:
+        found.append(shown(engine.step()))
+        assert len(found) <= steps, found
+    return found

@@ -173,6 +173,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sorted([*pool.blank, *pool.idle, *owners]) == list(range(pool.num_blocks)), "a block is lost, or twice there"
         for group in scheduler.preempted:
             assert all((s.table is not None) == group.swapped for s in group.live)
+        assert not any(group.swapped for group in scheduler.running)
         for group in scheduler.queue.line.values():
             assert all(s.table is None for s in group.live), "a waiting request holds blocks"
 

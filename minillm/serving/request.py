@@ -58,8 +58,8 @@ class Sequence:
 
     @property
     def decoding(self):
-        """Is the token drawn last all that it has to feed?"""
-        return self.table.length == len(self.tokens) - 1 >= len(self.group.request.prompt)
+        """Has it one token to feed, as a rule the one drawn last, and is it not leading others?"""
+        return self.group.forked and self.pending == 1
 
 
 @dataclass(eq=False, slots=True)
@@ -102,4 +102,4 @@ class Group:
             if sequence.table is not None:
                 sequence.table.free()
                 sequence.table = None
-        self.forked, self.swapped = len(self.live) == 1, False
+        self.forked = len(self.live) == 1
