@@ -14,6 +14,9 @@ What crosses is one message per step and not one per token: waking an event loop
 
 The engine never waits for a reader (stream.py says what becomes of a slow one), and the queue of those who wait is bounded:
 beyond max_queue a request is refused at once, with a time to come back. Waiting longer than a client will is worth nothing.
+
+One trap: a thread that has run compiled kernels keeps OpenMP's helpers, and two such threads share the cores badly. So the
+loop's thread should run no model of its own beside the engine (model/load.py lends its first steps to a passing thread).
 """
 
 import asyncio
