@@ -193,7 +193,7 @@ def test_an_operation_for_all_layers_at_once_is_the_loop_over_our_own():
             ops, weights = transformer.ops, transformer.weights
             step, angles = ops.AttentionStep(ops, [segment], spans), ops.rope_angles(positions, transformer.frequencies)
             x = ops.embed(np.asarray(segment.tokens), weights.embedding)
-            x = ops.run_layers(x, weights.layers, transformer.config, step, angles)
+            x = ops.run_layers(x, weights.layers, transformer.config, angles, step)
             rows += transformer.head(x, [segment], spans)
         return np.concatenate(rows)
 

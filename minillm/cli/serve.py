@@ -3,8 +3,9 @@
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
-from minillm.cli.common import add_model_options, load, print_json
+from minillm.cli.common import add_kv_option, add_model_options, load, print_json
 from minillm.errors import MiniLLMError
 
 HELP = "serve a model over HTTP, as OpenAI's clients expect it"
@@ -29,6 +30,7 @@ def configure(parser):
     memory.add_argument(
         "--kv-memory", metavar="SIZE", help="its size, such as 500M or 2GiB (default: a quarter of the memory, or less)"
     )
+    add_kv_option(engine)
     engine.add_argument("--block-size", type=int, default=16, metavar="N", help="tokens of a block (default: %(default)s)")
     engine.add_argument("--max-sequences", type=int, default=16, metavar="N", help="in one step (default: %(default)s)")
     engine.add_argument("--max-tokens-per-step", type=int, default=512, metavar="N", help="default: %(default)s")
@@ -76,10 +78,11 @@ def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     from minillm.serving.engine import Engine
     from minillm.serving.metrics_page import MetricsPage, WatchedLog
 
-    config = scheduler_config(args, llm.config)
+    config = scheduler_config(args, llm.config, llm.transformer.kv_dtype.itemsize)
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
     engine = Engine(llm, config, log=log)
-    engine.run([[0]], SamplingParams(max_tokens=2))  # the first request should not wait until kernels are compiled
+    with ThreadPoolExecutor(1) as passing:  # the first request should not wait for compilers; a thread: see load_model
+        passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2)).result()
     log.page = page
     return AsyncEngine(engine, max_queue=args.max_queue), page, config
 
@@ -132,14 +135,14 @@ def api_key(args):  # -> str or None
     return key
 
 
-def scheduler_config(args, model):  # -> SchedulerConfig
+def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
     """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
     from minillm.memory import available_bytes
     from minillm.serving.scheduler import SchedulerConfig
 
     if args.block_size < 1:
         raise MiniLLMError(f"--block-size must be at least 1, found {args.block_size}.")
-    block_bytes = model.kv_bytes_per_token(4) * args.block_size
+    block_bytes = model.kv_bytes_per_token(bytes_per_value) * args.block_size
     blocks = args.blocks
     if args.kv_memory is not None:
         blocks = size(args.kv_memory) // block_bytes
