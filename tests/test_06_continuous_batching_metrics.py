@@ -4,6 +4,7 @@ import json
 import math
 import random
 
+import mistakes_serving
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,9 +45,10 @@ def life(times, end=FINISHED, arrived=1.0, before=(), index=0, tokens=None):
 
 def check(events, ttft, tpot, e2e):
     for name, mine, right in zip(("TTFT", "TPOT", "E2E"), latencies(events), (ttft, tpot, e2e), strict=True):
-        assert (mine is None) == (right is None), f"{name} should be {right}, found {mine}, of {events}"
+        story = ", ".join(e.kind for e in events)
+        assert (mine is None) == (right is None), f"{name} of a request ({story}) should be {right}, found {mine}"
         if right is not None:
-            check_close(np.float64(mine), np.float64(right), what=name)
+            check_close(np.float64(mine), np.float64(right), what=name, mistakes=lambda: mistakes_serving.latency(events, name))  # noqa: B023
 
 
 gap_lists = st.lists(st.floats(0.001, 5), min_size=1, max_size=20)

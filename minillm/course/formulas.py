@@ -177,6 +177,26 @@ def cached_price(uses, write, read):  # -> units of a plain input token
     return (write + (uses - 1) * read) / uses
 
 
+# --- continuous batching ------------------------------------------------------------------------------------------------
+
+
+def step_time(name, flops, bandwidth, batch=0, context=0, chunk=0, cached=0, bits=16, kv_bits=16):  # -> seconds
+    """A step of `batch` decodes and a chunk of prompt after `cached` tokens: max(bytes, FLOPs), the least it can take."""
+    c = model(name)
+    moved = c.decode_bytes(context, batch, bits, kv_bits / 8) + cached * c.kv_bytes_per_token(kv_bits / 8)
+    return max(moved / bandwidth, (batch * c.decode_flops(context) + c.prefill_flops(chunk, cached, int(chunk > 0))) / flops)
+
+
+def static_slots(batch):  # -> slots held for each token drawn
+    """E[max] / E[mean] of so many answers with exponential lengths: 1 + 1/2 + … + 1/batch."""
+    return sum(1 / i for i in range(1, int(batch) + 1))
+
+
+def queue_wait(load, service, cv=1):  # -> seconds, in units of `service`
+    """Mean wait in a queue for one server, Poisson arrivals: Pollaczek-Khinchine. load: share of the time it is busy, below 1."""
+    return load / (1 - load) * (1 + cv**2) / 2 * service
+
+
 # --- speculative decoding, Leviathan et al. 2023, arXiv:2211.17192 ------------------------------------------------------
 
 
@@ -196,7 +216,8 @@ FORMULAS = (
     model, kv_tokens, training_bytes, prefill_time, decode_time, decode_ceiling, ridge_intensity, ridge_batch,
     generation_flops, roofline, blocked_traffic, attention_scores_bytes, attention_flops, standard_traffic, flash1_traffic,
     flash2_traffic, rescale, blocks_for, paged_waste, reserved_waste, forked_blocks, swap_time, reusable,
-    collision_probability, break_even_reuses, cached_price, expected_tokens, speculative_speedup, min, max,
+    collision_probability, break_even_reuses, cached_price, step_time, static_slots, queue_wait, expected_tokens,
+    speculative_speedup, min, max,
 )  # fmt: skip
 NAMES = {f.__name__: f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")

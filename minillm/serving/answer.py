@@ -29,6 +29,24 @@ class Delta:
     error: Exception | None = None
 
 
+def fresh_state(params, index, prompt, vocab_size):  # -> Generator, (vocab_size,) bool or None
+    """What answer `index` of a request draws by, and shares with no other answer: a generator, and which tokens have occurred.
+
+    The generator is decided by (params.seed, index) and nothing else: np.random.default_rng(seed) for answer 0, as in
+    LLM.generate, and for any other the one of np.random.SeedSequence(seed, spawn_key=(index,)). Without a seed (None) each
+    is random. used[token]: does the token occur in the prompt (ids)? None where nobody asks, at params.repetition_penalty 1.
+    """
+    # BEGIN SOLUTION ex=06.6
+    key = (index,) if index else ()
+    rng = np.random.default_rng(np.random.SeedSequence(params.seed, spawn_key=key))
+    used = None
+    if params.repetition_penalty != 1.0:
+        used = np.zeros(vocab_size, bool)
+        used[prompt] = True
+    return rng, used
+    # END SOLUTION
+
+
 @dataclass
 class Answer(Sequence):
     """One of a request's n answers under way. context: tokens of prompt and answer together, at most."""
@@ -39,12 +57,7 @@ class Answer(Sequence):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.index and self.params.seed is not None:  # answer 0 draws as LLM.generate would
-            self.rng = np.random.default_rng(np.random.SeedSequence(self.params.seed, spawn_key=(self.index,)))
-        self.used = None  # which tokens have occurred: only the repetition penalty asks
-        if self.params.repetition_penalty != 1.0:
-            self.used = np.zeros(self.vocab_size, bool)
-            self.used[self.prompt_token_ids] = True
+        self.rng, self.used = fresh_state(self.params, self.index, self.prompt_token_ids, self.vocab_size)
 
     def choose(self, logits, eos_ids):  # (vocab,) -> Delta
         """Draw the next token. The work is that of the vocabulary, never that of what was said so far."""

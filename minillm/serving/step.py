@@ -68,7 +68,14 @@ class Step:
         self.plan, self.left, self.full = Plan(), scheduler.config.max_tokens_per_step, False
 
     def run(self, decode=True, prefill=True):
-        """Let the running go on: those who decode, those still in their prompts, or both."""
+        """Let the running go on: those who decode, those still in their prompts, or both; the last give way where blocks lack.
+
+        One group after the other, the most senior first. takes: [(sequence, tokens)] of the one whose turn it is. While
+        its tables need more blocks to grow than the pool has free (growth([(table, tokens)]) says how many), the last of
+        scheduler.running has to leave: it gives its blocks back (leave), and goes before all who were sent back earlier
+        (scheduler.preempted, a deque). If that is the group itself, its turn is over; else the one who left has none
+        any more (todo holds those whose turn is to come). Once there are blocks, self.take(takes) plans the tokens.
+        """
         scheduler, pool = self.scheduler, self.pool
         active = [sequence for group in scheduler.running for sequence in group.active]
         pending = [s.pending if (decode if s.decoding else prefill) else 0 for s in active]
@@ -79,21 +86,15 @@ class Step:
             takes = [(sequence, n) for sequence in group.active if (n := share_of[sequence])]
             # BEGIN SOLUTION ex=06.2
             while growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
-                last = todo.pop() if todo else group
-                self.preempt(last)
+                last = scheduler.running.pop()
+                leave(last, scheduler.host, self.plan)
+                scheduler.preempted.appendleft(last)
                 if last is group:
                     break
+                todo.pop()
             else:
                 self.take(takes)
             # END SOLUTION
-
-    def preempt(self, group):
-        """Send the last of the running back to wait, before all who were sent back earlier."""
-        scheduler = self.scheduler
-        last = scheduler.running.pop()
-        assert last is group, "only the last to have entered is preempted"
-        leave(group, scheduler.host, self.plan)
-        scheduler.preempted.appendleft(group)
 
     def take(self, takes):
         """Plan n tokens for each of a group's sequences. Their blocks are free."""

@@ -1,0 +1,476 @@
+"""Exercises of lesson 06: who enters, who goes on and who gives way, how a step is divided, who is next, what is one's own.
+
+06.4, metrics from an event log, is in test_06_continuous_batching_metrics.py.
+"""
+
+from collections import Counter
+
+import mistakes_serving
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scheduler_help import request, schedule, started
+
+from minillm.cache.block_pool import BlockPool
+from minillm.cache.block_table import BlockTable
+from minillm.cache.prefix import HashPrefixCache
+from minillm.course.checks import check_close, exercise
+from minillm.model.sampling import SamplingParams
+from minillm.serving.answer import Answer, fresh_state
+from minillm.serving.order import FairQueue
+from minillm.serving.request import Group, Request
+from minillm.serving.scheduler import Scheduler, SchedulerConfig
+from minillm.serving.step import Step, divide, open_table
+
+SIZE = 4  # tokens of a block
+
+
+def attempt(what, call):
+    """call(); what it raises becomes a failure with words. What is not written yet stays a TODO."""
+    try:
+        return call()
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        pytest.fail(f"{what}, it raised {type(error).__name__}: {error}")
+
+
+def group(prompt=4, n=1, id=0, drawn=0, **more):
+    """A request in the scheduler: its prompt (a list, or so many tokens), and answers of so many tokens so far."""
+    tokens = [id + 10] * prompt if isinstance(prompt, int) else prompt
+    made = Group(Request(id, tokens, 99, n, **more))
+    for sequence in made.live:
+        sequence.tokens += [50 + sequence.id.index] * drawn
+    return made
+
+
+# --- 06.1: admit by free blocks -------------------------------------------------------------------------------------------
+
+
+def check_entry(entering, pool, cache, fits, story, seats=1, alone=False):
+    """Ask whether a group enters; look at the pool before and after. -> the table"""
+    free, refs = pool.num_free, list(pool.refs)
+    table = attempt(story, lambda: open_table(entering, pool, cache, seats, alone))
+    says = "it should enter, and None was returned" if fits else "it must wait, and was let in"
+    assert (table is not None) == fits, f"{story}: {says}"
+    if table is None:
+        held = [block for block, n in enumerate(pool.refs) if n > refs[block]]
+        assert not held, f"{story}: it must wait, and still owns blocks {held}: a match is to be released, or they are lost"
+        assert pool.num_free == free, f"{story}: it must wait, {free} blocks were free and {pool.num_free} are now"
+    return table
+
+
+@exercise("06.1", points=2, hint=(
+    "How many blocks does it need, and how many may it take? pool.can_allocate(n) knows the watermark.",
+    "Alone, nobody else needs to grow: then all free blocks are its own to take.",
+))  # fmt: skip
+@given(tokens=st.integers(1, 44), taken=st.integers(0, 9), watermark=st.integers(0, 3), alone=st.booleans())
+def test_who_enters_leaves_the_watermark_free_unless_it_would_be_alone(tokens, taken, watermark, alone):
+    need, free = -(-tokens // SIZE), 10 - taken
+    fits = need <= (free if alone else free - watermark)
+    pool = BlockPool(10, SIZE, watermark)
+    for _ in range(taken):
+        pool.allocate()
+    stays = "it would be alone" if alone else f"{watermark} are to stay free"
+    story = f"{tokens} tokens need {need} blocks of {SIZE}, {free} are free, {stays}"
+    table = check_entry(group(tokens), pool, None, fits, story, alone=alone)
+    assert not fits or (table.length, pool.num_free) == (0, free), f"{story}: nothing is computed yet, so it takes no block yet"
+
+
+@exercise("06.1", points=1, hint="One seat for each answer that has not ended: group.live.")
+@given(n=st.integers(1, 4), seats=st.integers(0, 5))
+def test_who_enters_has_a_seat_for_each_answer(n, seats):
+    check_entry(group(4, n), BlockPool(30, SIZE), None, n <= seats, f"{n} answers and {seats} free seats", seats)
+
+
+@exercise("06.1", points=2, hint=(
+    "What is found need not be allocated: group.blocks(...) less len(found).",
+    "Idle blocks that you match are no longer free: match first, then ask the pool.",
+))  # fmt: skip
+@given(asked=st.integers(1, 28), in_use=st.booleans(), taken=st.integers(0, 5), watermark=st.integers(0, 2), known=st.booleans())
+def test_what_is_cached_counts_once(asked, in_use, taken, watermark, known):
+    hits = min(12, asked - 1) // SIZE if known else 0
+    free = 8 - taken - (3 if in_use else 0)
+    assume(free >= 0)
+    left = free - (0 if in_use else hits)  # idle blocks that are matched were free, and are so no more
+    need = -(-asked // SIZE) - hits
+    fits = need <= left - watermark
+    pool = BlockPool(8, SIZE, watermark)
+    cache, owner = HashPrefixCache(pool), BlockTable(pool)
+    owner.append(12)
+    cache.commit([5] * 12, owner.blocks, "salt")
+    first = list(owner.blocks)
+    for _ in range(taken):
+        pool.allocate()
+    if not in_use:
+        owner.free()
+    where = "in use by another" if in_use else "idle: free until they are matched"
+    story = (
+        f"{asked} tokens, {hits} blocks of them cached ({where}): {need} more are needed, "
+        f"{left} are free beside them, {watermark} are to stay free"
+    )
+    table = check_entry(group([5] * asked, salt="salt" if known else "pepper"), pool, cache, fits, story)
+    if table is not None:
+        right = first[:hits]
+        assert table.blocks == right, f"{story}: its table must begin with the cached blocks {right}, found {table.blocks}"
+
+
+@exercise("06.1", points=1, hint=(
+    "After a preemption there is more to hold than the prompt: group.blocks counts all tokens of all answers.",
+    "The lead computes the prompt alone: match its tokens up to lead.target.",
+))  # fmt: skip
+def test_who_comes_back_needs_room_for_all_its_answers_and_begins_with_the_prompt():
+    # a prompt of 8 tokens: 2 blocks for all; 6 drawn: 2 more for each of 3 answers
+    for blocks, fits in ((7, False), (8, True)):
+        story = f"3 answers of 6 tokens to a prompt of 8 need 2 + 3 · 2 blocks of {SIZE}, {blocks} are free"
+        check_entry(group(8, 3, drawn=6), BlockPool(blocks, SIZE), None, fits, story, 3)
+    pool = BlockPool(20, SIZE)
+    cache, owner, back = HashPrefixCache(pool), BlockTable(pool), group(8, 2, drawn=6)
+    owner.append(12)
+    cache.commit(back.live[0].tokens[:12], owner.blocks)
+    table = check_entry(back, pool, cache, True, "a request that comes back to an empty pool", 2)
+    assert table.length < 8, (
+        f"8 tokens are common to both answers and at least one of them must be computed; found {table.length} cached: "
+        "tokens that the lead drew belong to it alone, match up to lead.target"
+    )
+
+
+# --- 06.2: the decode loop, with preemption ---------------------------------------------------------------------------------
+
+
+def crowd(shapes, spare, host=0):  # [(tokens computed, answers)], free blocks -> Scheduler
+    """A scheduler in the middle of its work: requests of one or two answers that decode, the most senior first."""
+    held = [-(-tokens // SIZE) for tokens, _ in shapes]
+    config = SchedulerConfig(
+        sum(held) + spare, SIZE, host, 32, watermark=0, preemption="swap" if host else "recompute", max_tokens_per_step=64
+    )
+    scheduler = Scheduler(config)
+    for id, (tokens, answers) in enumerate(shapes):
+        member = group(tokens, answers, id, drawn=1)
+        lead = member.live[0]
+        lead.table = BlockTable(scheduler.pool)
+        lead.table.append(tokens)
+        if answers > 1:
+            member.fork()
+        scheduler.groups[id] = member
+        scheduler.running.append(member)
+    return scheduler
+
+
+def growth_of(tokens, answers):
+    """Blocks that a token for each answer takes: a new one each after a full block; else all copy the last but one of them."""
+    return answers if tokens % SIZE == 0 else answers - 1
+
+
+def who_stays(shapes, spare):  # -> how many of the most senior
+    """The longest line of seniors who fit into the pool with what they grow by."""
+    blocks, needed = sum(-(-tokens // SIZE) for tokens, _ in shapes) + spare, 0
+    for count, (tokens, answers) in enumerate(shapes):
+        needed += -(-tokens // SIZE) + growth_of(tokens, answers)
+        if needed > blocks:
+            return count
+    return len(shapes)
+
+
+def run_step(scheduler):
+    step, pool = Step(scheduler), scheduler.pool
+    attempt("in a step in which blocks run out (who has left has no table any more: it is None)", step.run)
+    for member in scheduler.preempted:
+        tables = [s.table for s in member.live if s.table is not None and s.table.pool is pool]
+        held = sorted({block for table in tables for block in table.blocks})
+        assert not held, f"request {member.request.id} was sent back to wait and still owns blocks {held}: they are lost to all"
+    return step.plan
+
+
+shapes_of = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1, max_size=6)
+
+
+@exercise("06.2", points=2, hint=(
+    "Take blocks from the last of scheduler.running, one group after the other, until growth(...) fits into pool.num_free.",
+    "Python's while … else: the else runs if the loop was not left by break. Who has left gets no tokens in this step.",
+))  # fmt: skip
+@given(shapes=shapes_of, spare=st.integers(0, 3))
+def test_the_most_senior_go_on_and_the_last_give_way(shapes, spare):
+    stay = who_stays(shapes, spare)
+    scheduler = crowd(shapes, spare)
+    plan = run_step(scheduler)
+    story = f"requests of (tokens, answers) {shapes}, {spare} blocks of {SIZE} free"
+    ids = [member.request.id for member in scheduler.running]
+    assert ids == list(range(stay)), f"{story}: 0 is the most senior, so {list(range(stay))} must still run, found {ids}"
+    served = [tuple(share.sequence) for share in plan.shares]
+    right = [(id, i) for id in range(stay) for i in range(shapes[id][1])]
+    gone = [id for id in served if id[0] >= stay]
+    assert not gone, f"{story}: {gone} (request, answer) have lost their blocks in this step, and were planned all the same"
+    assert served == right, f"{story}: who has its blocks computes one token: {right} (request, answer), found {served}"
+
+
+@exercise("06.2", points=1, hint="Whoever leaves now was senior to all who left before: it comes back before them (appendleft).")
+@given(shapes=shapes_of, spare=st.integers(0, 3))
+def test_who_gives_way_comes_back_in_order_of_seniority(shapes, spare):
+    stay = who_stays(shapes, spare)
+    scheduler = crowd(shapes, spare)
+    earlier = group(4, 1, 99)
+    scheduler.preempted.append(earlier)
+    run_step(scheduler)
+    ids = [member.request.id for member in scheduler.preempted]
+    right = [*range(stay, len(shapes)), 99]
+    story = f"99 was sent back in an earlier step; of {len(shapes)} requests {stay} can stay"
+    assert ids == right, f"{story}: the others come back in the order {right}, found {ids}"
+
+
+@exercise("06.2", points=2, hint="leave(group, host, plan) gives the blocks back and writes down who left; nothing else does.")
+@given(shapes=shapes_of, spare=st.integers(0, 3))
+def test_who_gives_way_gives_all_its_blocks_back(shapes, spare):
+    stay = who_stays(shapes, spare)
+    used = sum(-(-tokens // SIZE) + growth_of(tokens, answers) for tokens, answers in shapes[:stay])
+    scheduler = crowd(shapes, spare)
+    plan, pool = run_step(scheduler), scheduler.pool
+    story = f"{stay} of {len(shapes)} requests go on and hold {used} of {pool.num_blocks} blocks"
+    found = pool.num_blocks - pool.num_free
+    assert found == used, f"{story}, found {found} in use: blocks of those who left are {'lost' if found > used else 'missing'}"
+    lost = sorted(plan.preempted)
+    right = [(id, i) for id in range(stay, len(shapes)) for i in range(shapes[id][1])]
+    assert lost == right, f"{story}: the plan says that {right} (request, answer) lost their place, found {lost}"
+
+
+@exercise("06.2", points=1, hint="Where there is a host's pool, leave swaps: give it scheduler.host.")
+def test_with_a_host_blocks_are_swapped_and_not_forgotten():
+    scheduler = crowd([(8, 1), (8, 1), (6, 2)], 0, host=8)  # 0 and 1 need a third block each, and 2 has two
+    *stay, third = scheduler.running
+    plan = run_step(scheduler)
+    assert third.swapped, "request 2 gives way and the host has room: its blocks are to go there, they were forgotten"
+    assert len(plan.swaps_out) == 2, f"2 blocks are to be copied to the host, found {plan.swaps_out}"
+    assert scheduler.running == stay, f"0 and 1 go on, found {[member.request.id for member in scheduler.running]}"
+
+
+@exercise("06.2", points=1, hint="Run it by hand for two requests and three blocks: who holds what after each step?")
+def test_a_crowd_in_a_narrow_pool_is_served_to_the_end():
+    engine = started(*(request(i, 3 + i, 7) for i in range(5)), num_blocks=7, block_size=2, max_sequences=5, watermark=0)
+    steps = attempt("with five requests in a pool for two", lambda: schedule(engine))
+    ended = {id.request for id in engine.outcome}
+    assert ended == set(range(5)), f"requests 0 to 4 must end, only {sorted(ended)} did in {len(steps)} steps"
+    assert engine.preempted, "seven blocks are too few for all: somebody must have given way"
+    assert engine.scheduler.pool.num_free == 7, f"all have ended: 7 blocks must be free, found {engine.scheduler.pool.num_free}"
+
+
+# --- 06.3: a budget of tokens ----------------------------------------------------------------------------------------------
+
+
+def closed_form(pending, budget):  # -> (n,) tokens
+    """Prompts lie end to end on a line that is as long as the rest of the budget; each gets what of it lies on the line."""
+    decodes = np.array([n == 1 for n in pending], int)
+    prompts = np.array(pending, int) * (1 - decodes)
+    ends = np.minimum(np.cumsum(prompts), budget - decodes.sum())
+    return np.diff(ends, prepend=0) + decodes
+
+
+pendings = st.lists(st.integers(0, 12), min_size=1, max_size=7)
+apart = st.lists(st.sampled_from([0, 1, *range(5, 13)]), min_size=1, max_size=7)  # mistakes look different from each other here
+
+
+@exercise("06.3", points=2, hint=(
+    "Take the decodes off the budget before you look at any prompt.",
+    "Then go through the list once; what a prompt takes is no longer left for the next.",
+))  # fmt: skip
+@given(pending=apart, spare=st.sampled_from([*range(3, 20), 0]))
+def test_decodes_first_then_prompts_in_order(pending, spare):
+    budget = sum(n == 1 for n in pending) + spare
+    right = closed_form(pending, budget)
+    found = attempt(f"for {pending} pending tokens and a budget of {budget}", lambda: np.array(divide(list(pending), budget)))
+    what = f"for {pending} pending tokens and a budget of {budget}, what each computes"
+    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.divide(pending, budget))
+
+
+@exercise("06.3", points=1, hint="The budget is for decodes and prompts together: no more, and no less where it is wanted.")
+@given(pending=pendings, spare=st.integers(0, 20))
+def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
+    budget = sum(n == 1 for n in pending) + spare
+    right, what = min(budget, sum(pending)), f"for {pending} pending tokens and a budget of {budget}"
+    found = attempt(what, lambda: sum(divide(list(pending), budget)))
+    assert found <= budget, f"{what}: {found} tokens are computed, {found - budget} too many"
+    assert found == right, f"{what}: {right} tokens could be computed, only {found} are"
+
+
+@exercise("06.3", points=1, hint="A prompt longer than any step is cut: it gets what is there, and goes on in the next.")
+def test_a_long_prompt_beside_busy_streams_comes_to_its_end():
+    left, steps = 100, []
+    while left > 1 and len(steps) < 40:
+        chunk = attempt("for a long prompt among streams", lambda left=left: divide([1, left, 1, 3, 1], 16)[1])
+        steps.append(chunk)
+        left -= chunk
+    right = [13] * 7 + [9]
+    assert steps == right, f"100 tokens beside 3 streams, 16 tokens a step: chunks {right}, found {steps}"
+
+
+# --- 06.5: fairness --------------------------------------------------------------------------------------------------------
+
+
+def queue_of(users, served=None):  # [user of each request, in order of arrival], {user: tokens} -> FairQueue
+    queue = FairQueue(patience=10**6)
+    for id, user in enumerate(users):
+        queue.push(group(id=id, user=user))
+    queue.served.update(served or {})
+    return queue
+
+
+def ask(queue, story):
+    try:
+        found = attempt(story, queue.preferred)
+    except pytest.fail.Exception as error:
+        if (user := str(error).partition("KeyError: ")[2].strip("'")) in queue.served:
+            pytest.fail(f"{story}: {user} has no request in line; choose among the users of `lines`")
+        raise
+    assert isinstance(found, Group), f"{story}: a waiting group is expected, found {found!r}"
+    return found.request.id
+
+
+@exercise("06.5", points=2, hint=(
+    "served[user] counts tokens. Whose is the least, among the users who have a line?",
+    "lines[user] is in order of arrival: its first value is the one; it stays in line until it enters.",
+))  # fmt: skip
+@given(users=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), tokens=st.permutations([3, 40, 500, 6000]))
+def test_the_user_served_the_fewest_tokens_is_next(users, tokens):
+    served = dict(zip("abcd", tokens, strict=True))
+    poorest = sorted(set(users), key=served.get)[0]
+    right = users.index(poorest)
+    queue = queue_of(users, served)
+    story = f"requests of {''.join(users)} in order of arrival, tokens served {served}"
+    found = ask(queue, story)
+    assert found == right, f"{story}: next is request {right}, the first of {poorest}; found {found} of {users[found]}"
+    waiting = sum(map(len, queue.lines.values()))
+    assert waiting == len(users), f"{story}: to be next is not to have entered, but now {waiting} are in line, not {len(users)}"
+
+
+@exercise("06.5", points=1, hint="lines is in the order in which the users' lines began, and min takes the first of equals.")
+@given(users=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9))
+def test_among_equals_the_line_that_began_first_is_next(users):
+    right, queue = 0, queue_of(users, dict.fromkeys("abcd", 7))
+    story = f"requests of {''.join(users)} in order of arrival, all users served 7 tokens"
+    found = ask(queue, story)
+    assert found == right, f"{story}: the line of {users[0]} began first, so request 0 is next; found {found}"
+
+
+@exercise("06.5", points=1, hint="level is where newcomers begin: the count of the user who is chosen.")
+def test_who_comes_later_begins_where_the_others_are():
+    queue = queue_of("aab", {"a": 100, "b": 90})
+    ask(queue, "a was served 100 tokens, b 90")
+    assert queue.level == 90, f"b was chosen at 90 tokens: newcomers begin there; the level is {queue.level}"
+    queue.push(group(id=3, user="new"))
+    begins = queue.served["new"]
+    assert begins == 90, f"a newcomer begins at the level, 90: with {begins} it would have saved up while it was away"
+
+
+@exercise("06.5", points=1, hint="Fewest tokens, not fewest requests: a user's long requests weigh more.")
+@given(costs=st.lists(st.integers(1, 50), min_size=2, max_size=3), rounds=st.integers(5, 40))
+def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, rounds):
+    queue, served, cost = queue_of([]), Counter(), dict(zip("abc", costs, strict=False))
+    for i in range(rounds):
+        for j, user in enumerate(cost):
+            queue.push(group(id=10 * i + j, user=user))
+    for _ in range(rounds):
+        story = f"requests of {cost} tokens, served so far {dict(served)}"
+        ask(queue, story)
+        chosen = queue.preferred()
+        user = chosen.request.user
+        queue.enter(chosen)
+        queue.charge(user, cost[user])
+        served[user] += cost[user]
+        apart = max(served[u] for u in cost) - min(served[u] for u in cost)
+        assert apart <= max(costs), f"{story}, then {user}: {apart} tokens apart, the largest request has {max(costs)}"
+
+
+# --- 06.6: what is an answer's own -----------------------------------------------------------------------------------------
+
+seeds_and = st.integers(0, 1000)
+
+
+def state_of(seed, index, penalty=1.0, prompt=(2, 5), vocab=8):
+    params = SamplingParams(seed=seed, repetition_penalty=penalty)
+    return attempt(f"for seed {seed} and answer {index}", lambda: fresh_state(params, index, list(prompt), vocab))
+
+
+@exercise("06.6", points=2, hint=(
+    "A SeedSequence with spawn_key=(index,) makes streams that have nothing to do with each other.",
+    "Answer 0 is drawn as by default_rng(seed): its spawn_key is ().",
+))  # fmt: skip
+@given(seed=seeds_and, index=st.integers(0, 5))
+def test_seed_and_index_decide_the_numbers(seed, index):
+    source = np.random.SeedSequence(seed, spawn_key=(index,)) if index else seed
+    right = np.random.default_rng(source).random(4)
+    rng, _ = state_of(seed, index)
+    found = np.array([rng.random() for _ in range(4)])
+    what = f"what answer {index} to seed {seed} draws"
+    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.numbers(seed, index))
+
+
+@exercise("06.6", points=2, hint="Make a new generator at every call. Whoever shares one takes numbers that were another's.")
+@given(seed=seeds_and, turns=st.lists(st.integers(0, 1), min_size=2, max_size=8))
+def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
+    for others, pair in (("two requests with the same seed", (0, 0)), ("two answers to one request", (0, 1))):
+        keys = [np.random.SeedSequence(seed, spawn_key=(index,) if index else ()) for index in pair]
+        right = [np.random.default_rng(key).random(8).tolist() for key in keys]
+        rngs = [state_of(seed, index)[0] for index in pair]
+        drawn = [[], []]
+        for turn in turns:
+            drawn[turn].append(rngs[turn].random())
+            alone = right[turn][: len(drawn[turn])]
+            assert drawn[turn] == alone, (
+                f"{others} draw in the order {turns[: turns.index(turn) + 1]}…: number {len(drawn[turn])} of {'AB'[turn]} is "
+                f"{drawn[turn][-1]:.4f}, alone it is {alone[-1]:.4f}. Has the other drawn from the same generator?"
+            )
+
+
+@exercise("06.6", points=1, hint="Without a seed nothing is to be repeated: None goes to the SeedSequence as it is.")
+def test_without_a_seed_all_differ():
+    numbers = [state_of(None, index)[0].random() for index in (0, 1, 0, 1)]
+    assert len(set(numbers)) == 4, f"no seed was given: four answers must draw different numbers, found {numbers}"
+
+
+@exercise("06.6", points=2, hint=(
+    "used has an entry for each token of the vocabulary; those of the prompt are True from the beginning.",
+    "A new array at every call: what one answer says must not be held against another.",
+))  # fmt: skip
+@given(prompt=st.lists(st.integers(0, 7), min_size=1, max_size=6), said=st.integers(0, 7))
+def test_tokens_that_occurred_are_each_answers_own(prompt, said):
+    right = [token in prompt for token in range(8)]
+    for index in range(2):
+        used = state_of(3, index, 1.3, prompt)[1]
+        assert isinstance(used, np.ndarray) and used.shape == (8,) and used.dtype == bool, (
+            f"used must be an array of 8 bools, one for each token of the vocabulary, found {used!r}"
+        )
+        found = used.tolist()
+        whose = "" if index == 0 else f", though only the other answer has said {said}"
+        assert found == right, f"of prompt {prompt} tokens {sorted(set(prompt))} are used, found {np.flatnonzero(used)}{whose}"
+        used[said] = True
+    assert state_of(3, 0, 1.0, prompt)[1] is None, "at a penalty of 1 nobody asks which tokens occurred: None, and no work for it"
+
+
+class Silent:
+    """A detokenizer that has nothing to say."""
+
+    def push(self, token):
+        return ""
+
+    def flush(self):
+        return ""
+
+
+@exercise("06.6", points=1, hint="One answer's state must not be reached from another, be it through a class or a module.")
+@given(seed=seeds_and, penalty=st.sampled_from([1.0, 1.5]))
+def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
+    params = SamplingParams(max_tokens=9, seed=seed, temperature=1.0, repetition_penalty=penalty)
+    logits = np.random.default_rng(seed).standard_normal((9, 12)).astype(np.float32)
+
+    def answers(*requests):
+        """Each request's tokens, all drawing in turns, from the same logits."""
+        prompt = [1, 3]
+        made = [Answer(id, prompt, params, None, Silent(), context=99, vocab_size=12) for id in requests]
+        for row in logits:
+            for answer in made:
+                answer.choose(row, ())
+        return [answer.token_ids for answer in made]
+
+    (alone,) = answers(0)
+    for found in answers(1, 2):
+        assert found == alone, f"seed {seed}, penalty {penalty}: alone it says {alone}, beside another {found}"
