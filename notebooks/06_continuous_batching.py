@@ -52,7 +52,7 @@ def mean_longest(lengths, n):
     return sum(x * ((i / total) ** n - ((i - 1) / total) ** n) for i, x in enumerate(sorted(lengths), 1))
 
 
-small = scaled(draw(profile, 64, seed=7), 64, 8)
+small = scaled(draw(profile, 48, seed=7), 64, 8)
 outputs = [r.output for r in draw(profile, 4000)]
 print(f"{len(small)} requests like those of {profile['source'].split(',')[0]}")
 print(f"prompts {mean(r.prompt for r in small):.0f} tokens on average, answers {mean(r.output for r in small):.0f}")
@@ -74,7 +74,8 @@ prompts = [token_ids(r, i, vocabulary=vocabulary) for i, r in enumerate(small)]
 
 def serve(policy, prompts, lengths):
     """The engine's log, and the answers, of prompts with so many new tokens each."""
-    engine = Engine(llm, SchedulerConfig(num_blocks=1024, max_sequences=SLOTS, max_tokens_per_step=4096, policy=policy))
+    budget = 512 if policy == "chunked" else 4096
+    engine = Engine(llm, SchedulerConfig(1024, max_sequences=SLOTS, max_tokens_per_step=budget, policy=policy))
     answers = engine.run(prompts, [SamplingParams(max_tokens=n, ignore_eos=True) for n in lengths])
     return engine.log, [answer.token_ids for (answer,) in answers]
 
@@ -162,8 +163,8 @@ def gantt(axes, found, title, until_s):
 fig, panels = plots.figure(3, width=4.4, height=3.6)
 for axes, name in zip(panels, logs, strict=True):
     found, seconds = stays(logs[name]), duration(logs[name])
-    used = sum(wanted - entered for _, (entered, _, wanted, _) in found) / (SLOTS * seconds)
-    title = f"{name.capitalize()}: {used:.0%} of the slots used, {seconds:.1f} s"
+    idle = 1 - sum(wanted - entered for _, (entered, _, wanted, _) in found) / (SLOTS * seconds)
+    title = f"{name.capitalize()}: {idle:.0%} of the slots wasted, {seconds:.1f} s"
     gantt(axes, found, title, 1.05 * duration(logs["padded"]))
 plots.show(fig)
 
@@ -177,7 +178,7 @@ plots.show(fig)
 # ## Computed: the same scheduler, and a clock of six lines
 #
 # A step takes as long as the slower of its reading (weights once, keys and values of all) and its arithmetic: Llama-3-8B in
-# 16 bits on an A100 of 80 GB, by its data sheet 2,039 GB/s and 312 TFLOP/s. The scheduler does not know that no model runs.
+# 16 bits on an A100 SXM of 80 GB, by its data sheet 2,039 GB/s and 312 TFLOP/s. The scheduler does not know that no model runs.
 
 # %%
 CARD = {"bytes_per_s": 2.039e12, "flops_per_s": 312e12, "link_bytes_per_s": 25e9, "memory": 80e9}
@@ -224,8 +225,8 @@ full = draw(profile, 96, seed=1)
 context = round(mean(r.prompt + r.output / 2 for r in full))
 step = shape.decode_bytes(context, SLOTS) / CARD["bytes_per_s"]
 prompt_s = mean(shape.prefill_flops(r.prompt) for r in full) / CARD["flops_per_s"]
-print(f"prompts {mean(r.prompt for r in full):,.0f} tokens on average, answers {mean(r.output for r in full):,.0f}; {BLOCKS:,} blocks")
-print(f"a step of {SLOTS} decodes {1e3 * step:.1f} ms, the mean prompt {1e3 * prompt_s:.0f} ms")
+print(f"prompts {mean(r.prompt for r in full):,.0f} tokens on average, answers {mean(r.output for r in full):,.0f}")
+print(f"a step of {SLOTS} decodes {1e3 * step:.1f} ms, the mean prompt {1e3 * prompt_s:.0f} ms; {BLOCKS:,} blocks in the pool")
 
 # %% [markdown]
 # ## TTFT and throughput against offered load
@@ -261,13 +262,15 @@ for i, (policy, name) in enumerate(NAMES.items()):
     plots.series(left, i, RATES, waits[policy], name)
     plots.series(right, i, RATES, speeds[policy], name)
 most = speeds["chunked"][-1] / speeds["static"][-1]
-steady = RATES[2]
 ratio = waits["static"][2] / waits["chunked"][2]
-plots.label(left, f"At {steady} requests/s static makes users wait {ratio:.0f} times as long", "offered load (requests/s)", "median TTFT (s)")
+title = f"At {RATES[2]} requests/s static makes users wait {ratio:.0f} times as long"
+plots.label(left, title, "offered load (requests/s)", "median TTFT (s)")
 left.set_yscale("log")
 left.set_ylim(0.05, 1000)
+left.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
 left.legend(loc="upper left", frameon=False, fontsize=9)
-plots.label(right, f"Under full load continuous gives {most:.1f} times the tokens", "offered load (requests/s)", "throughput (tokens/s)")
+title = f"Under full load continuous gives {most:.1f} times the tokens"
+plots.label(right, title, "offered load (requests/s)", "throughput (tokens/s)")
 right.set_ylim(0, top * 1.2)
 right.legend(loc="lower right", frameon=False, fontsize=9)
 plots.show(fig)
@@ -289,7 +292,7 @@ worst = {key: 1e3 * max(m.itl for m in all_measures(log) if m.itl) for key, log 
 first = {key: sorted(1e3 * m.ttft for m in all_measures(log)) for key, log in tried.items()}
 ninth = len(full) * 9 // 10
 print(f"{'policy':>8}{'budget':>9}{'worst gap':>12}{'TTFT p50':>12}{'p90':>10}")
-for (policy, cut), log in tried.items():
+for policy, cut in tried:
     middle, slow = median(first[policy, cut]), first[policy, cut][ninth]
     print(f"{policy:>8}{cut:9,}{worst[policy, cut]:10.0f}ms{middle:10.0f}ms{slow:8.0f}ms")
 
@@ -311,7 +314,8 @@ plots.label(left, title, "token budget of a step", "worst gap between two tokens
 left.set_ylim(5, 10_000)
 left.set_yticks([10, 100, 1000], ["10", "100", "1,000"])
 left.legend(loc="upper left", frameon=False, fontsize=9)
-title = f"Too small a budget starves prompts: {first['chunked', 64][ninth] / first['chunked', 512][ninth]:.0f} times the wait at 64"
+starved = first["chunked", 64][ninth] / first["chunked", 512][ninth]
+title = f"Too small a budget starves prompts: {starved:.0f} times the wait at 64"
 plots.label(right, title, "token budget of a step", "TTFT, 90th percentile (ms)")
 right.set_yticks([200, 500, 1000, 2000, 5000], ["200", "500", "1,000", "2,000", "5,000"])
 right.legend(loc="upper right", frameon=False, fontsize=9)
@@ -342,7 +346,8 @@ def steps_of(policy, batch):
 
 gains = [steps_of("static", batch) / steps_of("orca", batch) for batch in SIZES]
 formula = [mean_longest(lengths, batch) / mean(lengths) for batch in SIZES]
-print("slots   ", *(f"{n:6}" for n in SIZES), "\nformula ", *(f"{g:6.2f}" for g in formula), "\nsimulated", *(f"{g:5.2f} " for g in gains))
+for name, values in {"slots": SIZES, "formula": formula, "simulated": gains}.items():
+    print(f"{name:10}", *(f"{value:6.3g}" for value in values))
 
 POOLS = (250, 375, 500, 750, 1000, 1500)
 WAYS = {
@@ -362,13 +367,15 @@ def in_pool(blocks, **limits):
 
 enough, _ = in_pool(BLOCKS)
 paces = {name: [in_pool(blocks, **way) for blocks in POOLS] for name, way in WAYS.items()}
-for name, found in paces.items():
-    print(f"{name:10}", *(f"{blocks:,} blocks: {pace:,.0f} tokens/s, {n} preempted;" for blocks, (pace, n) in zip(POOLS, found, strict=True)))
+print(f"\n{'blocks':>10}" + "".join(f"{name + ' tokens/s':>20}{'preempted':>11}" for name in WAYS))
+for i, blocks in enumerate(POOLS):
+    print(f"{blocks:10,}" + "".join(f"{found[i][0]:20,.0f}{found[i][1]:11}" for found in paces.values()))
 
 fig, (left, right) = plots.figure(2)
 left.plot(SIZES, formula, **DASHED, label="formula: E[max of B] / E[mean]")
 plots.series(left, 0, SIZES, gains, "steps of static / steps of continuous")
-plots.label(left, f"At {SIZES[-1]} slots static needs {gains[-1]:.1f} times the steps", "slots B", "decode steps, static / continuous")
+title = f"At {SIZES[-1]} slots static needs {gains[-1]:.1f} times the steps"
+plots.label(left, title, "slots B", "decode steps, static / continuous")
 left.set_xscale("log", base=2)
 left.set_xticks(SIZES, [str(n) for n in SIZES])
 left.minorticks_off()
@@ -377,7 +384,8 @@ plots.ceiling(right, enough, "ceiling: memory for all 64")
 for i, (name, found) in enumerate(paces.items()):
     plots.series(right, i, POOLS, [pace for pace, _ in found], name)
 (pace, times), (caution, _) = paces["recompute"][1], paces["careful"][1]
-plots.label(right, f"To preempt {times} times is {pace / caution - 1:.0%} faster than to be careful", "blocks of 16 tokens in the pool", "throughput (tokens/s)")
+title = f"To preempt {times} times is {pace / caution - 1:.0%} faster than to be careful"
+plots.label(right, title, "blocks of 16 tokens in the pool", "throughput (tokens/s)")
 right.set_ylim(0, enough * 1.2)
 right.legend(loc="lower right", frameon=False)
 plots.show(fig)
