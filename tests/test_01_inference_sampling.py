@@ -143,3 +143,9 @@ def test_a_nan_is_refused_by_the_greedy_choice_wherever_it_is(at, penalty):
 def test_the_largest_few_are_those_of_a_stable_sort(values, count):
     values = np.array(values)
     assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+
+
+def test_the_penalty_of_the_greedy_choice_is_computed_in_float64():
+    """1.1 as float32 is a little more than 1.1: divided by it, token 1 is still ahead of token 0, unless it is rounded."""
+    logits, params = np.array([1, 1.1], np.float32), SamplingParams(temperature=0, repetition_penalty=1.1)
+    assert sample(logits, params, None, [1]) == int(np.argmax(distribution(logits, params, [1]))) == 1

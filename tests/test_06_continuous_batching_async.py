@@ -146,8 +146,14 @@ async def by_cancel(stream):
 
 
 async def by_task(stream):
-    reader = asyncio.create_task(tokens(stream))
-    await asyncio.sleep(0.02)
+    began = asyncio.Event()
+
+    async def read():
+        async for _ in stream:
+            began.set()
+
+    reader = asyncio.create_task(read())
+    await began.wait()
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
@@ -370,19 +376,25 @@ def test_an_error_of_one_request_reaches_its_stream_alone():
 
 
 def test_an_engine_that_dies_tells_everybody():
-    one, steps = engine(), []
+    one, gate, doomed = engine(), threading.Semaphore(1), threading.Event()
     schedule = one.scheduler.schedule
 
     def dies():
-        steps.append(1)
-        if len(steps) > 5:
+        gate.acquire(timeout=30)
+        if doomed.is_set():
             raise ZeroDivisionError("a bug")
         return schedule()
 
     one.scheduler.schedule = dies
 
     async def scenario(front):
-        streams = [await front.submit([i], greedy(100)) for i in range(3)]
+        streams = [await front.submit([0], greedy(100))]
+        submitting = [asyncio.create_task(front.submit([i], greedy(100))) for i in range(2)]
+        await asyncio.sleep(0)  # their commands are in the queue
+        gate.release()  # one more step, after which they are accepted
+        streams += await asyncio.gather(*submitting)
+        doomed.set()
+        gate.release()
         for stream in streams:
             with pytest.raises(MiniLLMError, match="a bug"):
                 await tokens(stream)

@@ -357,8 +357,17 @@ def test_a_server_that_stops_in_the_middle_runs_into_it_too():
         writer.write(STREAM + TOKEN_CHUNK)
         await asyncio.sleep(60)
 
-    outcomes, log, _ = ask(half, timeout=0.2)
+    outcomes, log, _ = ask(half, timeout=1.0)
     assert outcomes[0].error == "timeout" and len(log.times(0, TOKEN)) == 1 and metrics.measure(log, 0) is None
+
+
+def test_an_answer_is_whole_at_done_even_if_the_server_keeps_the_body_open():
+    async def lingers(server, writer, fields):
+        writer.write(STREAM + TOKEN_CHUNK + framed(event(b"[DONE]")))
+        await asyncio.sleep(60)
+
+    outcomes, _, server = ask(lingers, requests=2)
+    assert [o.error for o in outcomes] == [None, None] and server.connections == 2
 
 
 def test_a_body_without_a_length_ends_with_its_connection():

@@ -14,6 +14,7 @@ from minillm.attention.naive import attention as naive
 from minillm.attention.paged import paged_attention as naive_paged
 from minillm.backends import get_backend, invariant
 from minillm.backends.invariant import invariant_model
+from minillm.backends.step import AttentionStep
 from minillm.bench.serving import overhead, slowdown
 from minillm.cache.paged import PageStore
 from minillm.errors import MiniLLMError
@@ -175,6 +176,7 @@ def test_everything_else_is_the_backends_own(backend):
     ours = invariant.of(ops)
     assert {name for name in vars(ops) if not name.startswith("__")} <= vars(ours).keys()
     assert ours.embed is ops.embed and ours.load_matrix is ops.load_matrix and ours.rope_angles is ops.rope_angles
+    assert ours.AttentionStep is AttentionStep, "the plain loop: a faster one may take sequences together"
     assert isinstance(ours, SimpleNamespace) and ops.linear is get_backend(backend).linear, "the backend itself is as it was"
 
 

@@ -34,6 +34,13 @@ def test_priority_before_arrival():
     assert entered(engine) == [2, 4, 1, 3, 0]
 
 
+def test_an_id_that_comes_again_has_a_new_place():
+    engine = started(request(0, priority=0), request(1, priority=1), order="priority", max_sequences=1)
+    engine.scheduler.cancel(0)
+    engine.scheduler.add(request(0, priority=2))
+    assert entered(engine) == [1, 0]
+
+
 def test_the_user_served_least_comes_first_counted_in_tokens():
     long = [request(i, 10, 10, user="a") for i in range(3)]
     short = [request(i, 2, 3, user="b") for i in range(3, 9)]

@@ -65,6 +65,12 @@ def test_prefill_first_lets_the_others_decode_now_and_then():
     assert found == ["0:4", "1:5", "0:1", "2:5", "3:5", "0:1", "4:5", "5:5"]
 
 
+def test_when_the_only_one_to_decode_must_leave_the_step_goes_to_the_prompts():
+    """0 ends; 1 computes its prompt again, 2 enters beside it and fills the pool; its first decode finds no block."""
+    engine = started(request(0, 4, 6), request(1, 4, 6, n=2), request(2, 16, 2), num_blocks=5, policy="vllm", patience=1)
+    assert schedule(engine) == ["0:4 1:4", *["0:1 1:1 1b1"] * 4, "0:1", "1:4 2:16", "1:5 1b5", "2:17"]
+
+
 @given(st.lists(st.sampled_from([0, 1, 1, 2, 3, 9, 40]), max_size=8), st.integers(0, 30))
 def test_the_budget_goes_to_decodes_first_then_to_prompts_in_order(pending, spare):
     budget = pending.count(1) + spare

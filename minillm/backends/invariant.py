@@ -41,30 +41,21 @@ def invariant_model(transformer):  # Transformer -> Transformer
 def of(ops):  # a backend -> operations of the same names
     """The backend with one order of additions. All that two rows could meet in is replaced; the rest is the backend's own.
 
-    What a backend fuses falls back to the compositions of layers.py: they look at each row alone but for `linear`.
+    The products of the Numba backend add up each row alike already, whatever comes along: there it is attention alone.
     """
-    compiled = ops.__name__.endswith("numba_")
-    linear = ops.linear if compiled else partial(row_by_row, ops.linear)
-    looks = tiled() if compiled else {"attention": attention, "paged_attention": paged_attention}
-    own = {
+    own = {"AttentionStep": AttentionStep, "run_layers": layers.run_layers}
+    if ops.__name__.endswith("numba_"):
+        return SimpleNamespace(**vars(ops) | own | tiled())
+    linear = partial(row_by_row, ops.linear)
+    own |= {
         "linear": linear,
         "add_linear": lambda x, h, weight: x + linear(h, weight),
         "attention_inputs": partial(layers.attention_inputs, linear=linear),
         "add_feed_forward": partial(layers.add_feed_forward, linear=linear),
-        "rms_norm": layers.rms_norm,
-        "AttentionStep": AttentionStep,
+        "attention": attention,
+        "paged_attention": paged_attention,
     }
-    own["run_layers"] = partial(run_layers, SimpleNamespace(**own))
-    return SimpleNamespace(**vars(ops) | own | looks)
-
-
-def run_layers(ops, x, weights, config, angles, step):  # (tokens, d_model), [LayerWeights] -> (tokens, d_model)
-    """All layers, one operation after the other."""
-    for index, layer in enumerate(weights):
-        q, k, v = ops.attention_inputs(x, layer, config, *angles)
-        x = ops.add_linear(x, step.attend(index, q, k, v).reshape(len(x), -1), layer.o)
-        x = ops.add_feed_forward(x, layer, config)
-    return x
+    return SimpleNamespace(**vars(ops) | own)
 
 
 def row_by_row(linear, x, weight, bias=None):  # (n, d_in) -> (n, d_out)

@@ -85,7 +85,8 @@ def table(result):  # -> text
     names = list(r["engines"])
     head = "".join(f"{name + ' tokens/s':>22}" + (f"{'ours/it':>22}" if i else "") for i, name in enumerate(names))
     lines = [
-        f"{r['model']}, {r['backend']} backend, keys and values in {r['kv']}: {r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
+        f"{r['model']}, {r['backend']} backend, keys and values in {r['kv']}: "
+        f"{r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
         f"{r['threads']} threads, medians of {r['rounds']} rounds (lowest to highest)",
         f"{'':18}{head}{'roofline':>12}{'ours of it':>12}  bound by",
     ]

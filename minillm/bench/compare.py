@@ -20,7 +20,9 @@ def installed(engine):  # -> bool
     return all(importlib.util.find_spec(package) for package in NEEDS[engine])
 
 
-def compare(path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32, kv="float32"):
+def compare(
+    path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32, kv="float32"
+):
     """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight."""
     check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
@@ -89,7 +91,7 @@ def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
 
 
 def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32, kv="float32"):  # -> dict
-    """What the measured machine allows at this width of weights and of keys and values: the slower of reading the bytes and of the FLOPs."""
+    """What the measured machine allows at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s
     multiply = batch * config.decode_flops(context) / machine.flops_per_s

@@ -12,7 +12,7 @@ import sys
 from minillm import __version__
 from minillm.errors import MiniLLMError
 
-COMMANDS = ("tour", "generate", "chat", "download", "inspect", "bench", "loadtest", "backends", "quiz", "course")
+COMMANDS = ("tour", "generate", "chat", "download", "inspect", "bench", "serve", "loadtest", "backends", "quiz", "course")
 
 
 def main(argv=None):  # -> exit status

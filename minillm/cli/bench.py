@@ -9,14 +9,13 @@
     minillm bench kernels      products with packed weights: from the naive loop to the last kernel, and the crossovers
 """
 
-from minillm.cli.common import add_model_options, backend_for, model_path, print_json
+from minillm.cli.common import add_kv_option, add_model_options, backend_for, kv_for, model_path, print_json
 from minillm.errors import MiniLLMError
 
 HELP = "measure prefill and decode speed, or attention alone; --peers adds llama.cpp, transformers, torch where installed"
 
 PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too; for attention: torch"
 
-KV_HELP = "keys and values of ours (default: float16, as in llama.cpp, where the backend is numba; else float32)"
 
 
 def configure(parser):
@@ -27,7 +26,7 @@ def configure(parser):
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--batch", default="1", metavar="N,N", help="sequences at once, one or several (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="alternations (default: %(default)s)")
-    parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
+    add_kv_option(parser)
     parser.add_argument("--peers", action="store_true", help=PEERS_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
@@ -112,8 +111,7 @@ def run_model(args):
     if args.peers and not peers:
         print("no peer is installed: pip install llama-cpp-python, or torch transformers gguf accelerate", file=sys.stderr)
     work = path, config, machine, ["minillm", *peers], args.prompt_tokens, args.new_tokens
-    kv = args.kv or ("float16" if backend == "numba" else "float32")
-    rest = args.rounds, args.threads or machine.cores, backend, bits, kv
+    rest = args.rounds, args.threads or machine.cores, backend, bits, kv_for(args, backend)
     if len(batches) == 1:
         result, table = compare(*work, batches[0], *rest), report.table
     else:

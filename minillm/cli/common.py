@@ -53,7 +53,8 @@ def load(args):
     path = model_path(args)
     from minillm.llm import LLM
 
-    return LLM(path, backend_for(args, path))
+    backend = backend_for(args, path)
+    return LLM(path, backend, kv_for(args, backend)) if hasattr(args, "kv") else LLM(path, backend)
 
 
 def backend_for(args, path):  # -> name
@@ -64,6 +65,18 @@ def backend_for(args, path):  # -> name
     from minillm.model.load import stored_bytes
 
     return fitting_backend(stored_bytes(path))
+
+
+KV_HELP = "keys and values (default: float16, as other servers keep them, where the backend is numba; else float32)"
+
+
+def add_kv_option(parser):
+    parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
+
+
+def kv_for(args, backend):  # -> dtype
+    """What --kv says; else what fits the backend."""
+    return args.kv or ("float16" if backend == "numba" else "float32")
 
 
 def print_json(values):

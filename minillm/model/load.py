@@ -3,6 +3,8 @@
     transformer, tokenizer = load_model("smollm2-135m")
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from minillm.backends import get_backend
@@ -27,15 +29,20 @@ def read_config(path):  # path -> ModelConfig
 
 
 def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str -> (Transformer, Tokenizer)
-    """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them."""
+    """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
+
+    The first steps are made in a thread that ends with them. Whichever thread enters a parallel kernel gets helpers that stay
+    as long as it does; with more of them than cores, OpenMP lets all sleep between kernels, and a decode step in another
+    thread (a server's) takes twice as long.
+    """
     if kv_dtype not in KV_DTYPES:
         raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
     path, ops = zoo.resolve(name), get_backend(backend)
     transformer, tokenizer = load_from(path, ops)
     transformer.kv_dtype = np.dtype(kv_dtype)
     if hasattr(ops, "compiling"):
-        with ops.compiling():
-            first_steps(transformer)
+        with ops.compiling(), ThreadPoolExecutor(1) as passing:
+            passing.submit(first_steps, transformer).result()
     return transformer, tokenizer
 
 

@@ -14,6 +14,9 @@ What crosses is one message per step and not one per token: waking an event loop
 
 The engine never waits for a reader (stream.py says what becomes of a slow one), and the queue of those who wait is bounded:
 beyond max_queue a request is refused at once, with a time to come back. Waiting longer than a client will is worth nothing.
+
+One trap: a thread that has run compiled kernels keeps OpenMP's helpers, and two such threads share the cores badly. So the
+loop's thread should run no model of its own beside the engine (model/load.py lends its first steps to a passing thread).
 """
 
 import asyncio
@@ -131,10 +134,9 @@ class AsyncEngine:
         error = None
         try:
             while self.obey():
-                self.post()  # who was accepted or refused need not wait for the step
+                self.post()  # the last step's deltas, and who was accepted or refused since: nobody waits for the next step
                 if self.engine.has_work:
                     self.hand_out(self.engine.step())
-                    self.post()
         except Exception as cause:
             error = MiniLLMError(f"the engine has failed and was stopped: {type(cause).__name__}: {cause}")
             error.__cause__ = cause

@@ -12,6 +12,7 @@ Efron, 1979, doi:10.1214/aos/1176344552.
 import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
+MOST_DRAWN = 50_000_000  # values in all resamples together: of half a million gaps or more there are a hundred resamples
 
 
 def distribution(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] -> {name: number or (low, high)}
@@ -27,7 +28,7 @@ def distribution(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] 
     owner = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     order = np.argsort(values, kind="stable")
     values, owner = values[order], owner[order]
-    rng = np.random.default_rng(seed)
+    rng, resamples = np.random.default_rng(seed), min(resamples, max(100, MOST_DRAWN // len(values)))
     drawn = [statistics(values, np.ones(len(values), np.int64))]
     for _ in range(resamples if len(groups) > 1 else 0):
         times = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
@@ -45,6 +46,6 @@ def statistics(values, times):  # sorted (n,), how often each counts (n,) -> [me
     """Of np.repeat(values, times), without making it."""
     upto = np.cumsum(times)
     place = (upto[-1] - 1) * np.array(PERCENTILES) / 100
-    below = np.floor(place)
-    low, high = (values[np.searchsorted(upto, at, side="right")] for at in (below, np.ceil(place)))
-    return [values @ times / upto[-1], *(low + (place - below) * (high - low))]
+    below = np.floor(place).astype(np.int64)
+    low, high = (values[np.searchsorted(upto, at, side="right")] for at in (below, np.ceil(place).astype(np.int64)))
+    return [(values * times).sum() / upto[-1], *(low + (place - below) * (high - low))]

@@ -2,7 +2,8 @@
 
 The clock of a request starts when it is handed over, before a connection is taken: so TTFT is what a user waits, also when
 the server is slow to accept. The first token is the first chunk with text in it. A chunk counts as one token unless it says
-otherwise; when the server reports its usage at the end, that count holds (events PROMPT_USAGE and USAGE).
+otherwise; when the server reports its usage at the end, that count holds (events PROMPT_USAGE and USAGE). What fails is not
+tried again: a 429 is a result.
 
     ARRIVED ─ (connect, send) ─ TOKEN ─ TOKEN ─ … ─ USAGE ─ FINISHED      or REFUSED (429, 503), or FAILED (all else)
 """
@@ -154,7 +155,7 @@ class Client:
 async def let_go(body):
     """After [DONE] nothing is wanted but the end of the body, which frees the connection; a server may be slow to say it."""
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.2):
             async for _ in body:
                 pass
     except (TimeoutError, Trouble, OSError):

@@ -13,8 +13,6 @@ since keys and values are written to the same slots as before, and only requests
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.model.transformer import Segment
@@ -32,10 +30,12 @@ class ModelExecutor:
     """Runs plans through `transformer`, over pages taken once.
 
     num_blocks, block_size, host_blocks: as the scheduler has them, so that its numbers are pages here; host_blocks = 0
-    where nothing is swapped. choose(sequence, logits (vocab,)) -> token, reason to finish or None.
+    where nothing is swapped. dtype: of keys and values, the transformer's own by default. choose(sequence, logits
+    (vocab,)) -> token, reason to finish or None.
     """
 
-    def __init__(self, transformer, choose, num_blocks, block_size=16, host_blocks=0, dtype=np.float32):
+    def __init__(self, transformer, choose, num_blocks, block_size=16, host_blocks=0, dtype=None):
+        dtype = dtype or transformer.kv_dtype
         self.transformer, self.choose = transformer, choose
         self.store = PageStore.of(transformer.config, num_blocks, block_size, dtype=dtype)
         self.host = PageStore.of(transformer.config, host_blocks, block_size, dtype=dtype) if host_blocks else None

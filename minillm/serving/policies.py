@@ -54,7 +54,6 @@ def prefill_first(step, open_door):
         scheduler.prefills_in_a_row += 1
         return
     scheduler.prefills_in_a_row = 0
-    step.full = False
     step.run(prefill=False)
     step.admit(prefill=False)
     if not step.plan.shares:  # the last who decoded gave way to a prompt that is senior to them

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.simd import number
@@ -183,16 +183,14 @@ def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2
     # END SOLUTION
 
 
-@kernel()
+@kernel(parallel=True)
 def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
     """The picture above, read column by column. halves, floats: the same records as 16-bit words and as float32."""
-    for i in range(len(rows)):
+    for i in prange(len(rows)):
         band, lane = rows[i] // 16, rows[i] % 16
         for block in range(halves.shape[1]):
-            words = halves[band, block]
-            for column in range(32):
-                code = code_at(words, lane, column, bits)
-                g = column // group
+            words, first = halves[band, block], 32 * block
+            for g in range(32 // group):
                 scale_at, minimum_at = 16 * g + lane, 16 * (32 // group + g) + lane
                 if wide:
                     numbers = floats[band, block, 16 * bits :]
@@ -200,7 +198,8 @@ def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
                 else:
                     numbers = words[32 * bits :]
                     scale, minimum = number(numbers, scale_at), number(numbers, minimum_at) if minima else np.float32(0)
-                out[i, 32 * block + column] = scale * np.float32(np.int32(code) - offset) - minimum
+                for column in range(g * group, (g + 1) * group):
+                    out[i, first + column] = scale * np.float32(np.int32(code_at(words, lane, column, bits)) - offset) - minimum
 
 
 def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below

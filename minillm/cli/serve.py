@@ -1,0 +1,174 @@
+"""`minillm serve`: a model behind OpenAI's HTTP interface, on this machine alone unless told otherwise."""
+
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from minillm.cli.common import add_kv_option, add_model_options, load, print_json
+from minillm.errors import MiniLLMError
+
+HELP = "serve a model over HTTP, as OpenAI's clients expect it"
+KEEP = 256  # requests that have ended stay in the event log: the page has seen them, and a server runs for months
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def configure(parser):
+    add_model_options(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="0.0.0.0: every network (default: %(default)s, this machine)"
+    )
+    parser.add_argument("--port", type=int, default=8000, metavar="P", help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: what --model says)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with the address once it listens")
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key that clients must send")
+    key.add_argument("--api-key-file", metavar="FILE", help="file with that key")
+    engine = parser.add_argument_group("engine")
+    memory = engine.add_mutually_exclusive_group()
+    memory.add_argument("--blocks", type=int, metavar="N", help="blocks of the KV cache")
+    memory.add_argument(
+        "--kv-memory", metavar="SIZE", help="its size, such as 500M or 2GiB (default: a quarter of the memory, or less)"
+    )
+    add_kv_option(engine)
+    engine.add_argument("--block-size", type=int, default=16, metavar="N", help="tokens of a block (default: %(default)s)")
+    engine.add_argument("--max-sequences", type=int, default=16, metavar="N", help="in one step (default: %(default)s)")
+    engine.add_argument("--max-tokens-per-step", type=int, default=512, metavar="N", help="default: %(default)s")
+    engine.add_argument("--policy", choices=["static", "orca", "vllm", "chunked"], default="chunked", help="default: %(default)s")
+    engine.add_argument("--order", choices=["fcfs", "priority", "fair", "cache"], default="fcfs", help="default: %(default)s")
+    engine.add_argument("--preemption", choices=["recompute", "swap"], default="recompute", help="default: %(default)s")
+    engine.add_argument(
+        "--host-blocks", type=int, metavar="N", help="blocks to swap to (default: as many as --blocks, with swap)"
+    )
+    engine.add_argument("--prefix", choices=["hash", "radix", "none"], default="hash", help="prefix cache (default: %(default)s)")
+    engine.add_argument(
+        "--max-queue", type=int, default=256, metavar="N", help="requests that may wait; more get 429 (default: %(default)s)"
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (default: %(default)g)")
+    limits.add_argument(
+        "--grace", type=float, default=30.0, metavar="S", help="seconds to finish after SIGTERM (default: %(default)g)"
+    )
+
+
+def run(args):
+    try:
+        from minillm.serving.listen import allow_files, bind, make_server
+        from minillm.serving.server import Served, create_app
+    except ImportError as missing:
+        raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
+
+    options = limits(args)
+    allow_files()
+    listener = bind(args.host, args.port)  # before the model is loaded: a port that is taken should not cost minutes
+    with listener:
+        llm = load(args)
+        engine, page, config = build(args, llm)
+        name, pool = args.name or args.model, config.num_blocks * config.block_size
+        app = create_app(engine, Served.of(llm, name, pool, args.order == "priority"), options, page)
+        port = listener.getsockname()[1]
+        make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
+    return 0
+
+
+def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
+    """The engine that the options ask for, warm, and the page that its log feeds."""
+    from minillm.model.sampling import SamplingParams
+    from minillm.serving.async_engine import AsyncEngine
+    from minillm.serving.engine import Engine
+    from minillm.serving.metrics_page import MetricsPage, WatchedLog
+
+    config = scheduler_config(args, llm.config, llm.transformer.kv_dtype.itemsize)
+    log, page = WatchedLog(keep_last=KEEP), MetricsPage()
+    engine = Engine(llm, config, log=log)
+    with ThreadPoolExecutor(1) as passing:  # the first request should not wait for compilers; a thread: see load_model
+        passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2)).result()
+    log.page = page
+    return AsyncEngine(engine, max_queue=args.max_queue), page, config
+
+
+def announce(args, name, port, config, key):
+    """Say where it listens and who can reach it, once it does."""
+    from minillm.serving.guards import is_loopback
+
+    url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}/v1"
+    local = is_loopback(args.host)
+    reach = "this machine alone can reach it" if local else "other machines can reach it"
+    print(f"{name} at {url} ({reach}; {config.num_blocks:,} KV blocks of {config.block_size})", file=sys.stderr, flush=True)
+    if not local and key is None:
+        warning = "warning: whoever reaches this port can use it: give --api-key-env or --api-key-file"
+        print(warning, file=sys.stderr, flush=True)
+    if args.json:
+        print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})
+
+
+def limits(args):  # -> Options
+    from minillm.serving.guards import Options, is_loopback
+
+    for name in ("timeout", "grace"):
+        if not 0 < getattr(args, name) < float("inf"):
+            raise MiniLLMError(f"--{name} must be a number of seconds above 0, found {getattr(args, name)}.")
+    if not 0 <= args.port <= 65535:
+        raise MiniLLMError(f"--port must be from 0 to 65,535, found {args.port:,}.")
+    if args.max_queue < 1:
+        raise MiniLLMError(f"--max-queue must be at least 1, found {args.max_queue}.")
+    return Options(api_key=api_key(args), timeout_s=args.timeout, grace_s=args.grace, local=is_loopback(args.host))
+
+
+def api_key(args):  # -> str or None
+    """The key, from where no other user's `ps` can see it. One that was meant and is not there is an error, not an open door."""
+    if args.api_key_env is not None:
+        key, where = os.environ.get(args.api_key_env, ""), f"the environment variable {args.api_key_env}"
+    elif args.api_key_file is not None:
+        where = args.api_key_file
+        try:
+            with open(where, encoding="utf-8") as file:
+                key = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise MiniLLMError(f"cannot read the API key: {error}.") from None
+    else:
+        return None
+    if not re.fullmatch(r"[!-~]+", key := key.strip()):
+        raise MiniLLMError(
+            f"an API key is one or more visible ASCII characters on one line; {where} holds {len(key)} characters."
+        )
+    return key
+
+
+def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
+    """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
+    from minillm.memory import available_bytes
+    from minillm.serving.scheduler import SchedulerConfig
+
+    if args.block_size < 1:
+        raise MiniLLMError(f"--block-size must be at least 1, found {args.block_size}.")
+    block_bytes = model.kv_bytes_per_token(bytes_per_value) * args.block_size
+    blocks = args.blocks
+    if args.kv_memory is not None:
+        blocks = size(args.kv_memory) // block_bytes
+    elif blocks is None:
+        wanted = args.max_sequences * -(-model.context_length // args.block_size)
+        blocks = min(wanted, max((available_bytes() or 2**31) // 4, 2**26) // block_bytes)
+    if blocks < 1:
+        raise MiniLLMError(f"the KV cache needs at least one block of {block_bytes:,} bytes, found {blocks:,} blocks.")
+    swap = args.preemption == "swap"
+    return SchedulerConfig(
+        num_blocks=blocks,
+        block_size=args.block_size,
+        host_blocks=(blocks if args.host_blocks is None else args.host_blocks) if swap else 0,
+        max_sequences=args.max_sequences,
+        max_tokens_per_step=args.max_tokens_per_step,
+        policy=args.policy,
+        order=args.order,
+        preemption=args.preemption,
+        prefix=None if args.prefix == "none" else args.prefix,
+        context_length=model.context_length,
+    )
+
+
+def size(text):  # "2GiB" -> bytes
+    """Bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", text.strip().lower())
+    if not found:
+        raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text!r}.")
+    return int(float(found[1]) * UNITS[found[2]])

@@ -1,0 +1,148 @@
+"""What goes back over the wire: answers, chunks of a stream and errors, each in the shape that OpenAI's clients expect.
+
+    completion        {"object": "text_completion", "choices": [{"index", "text", "logprobs", "finish_reason"}], "usage"}
+    chat              {"object": "chat.completion", "choices": [{"index", "message": {"role", "content"}, ...}], "usage"}
+    a chunk of one    the same with what is new: "text", or "delta" in place of "message"; data: {...}, a blank line
+    an error          {"error": {"message", "type", "param", "code"}}, with a status of 4xx or 5xx
+
+JSON is written in ASCII with escapes: whatever a model or a stranger's message contains, the bytes are valid. A chunk goes
+out for every token, also where it shows no text yet (half a character, a possible stop string): so a client that counts
+chunks counts tokens, and its TTFT is ours.
+"""
+
+import json
+import time
+import uuid
+
+from minillm.errors import RequestError
+
+LEAST_LOGPROB = -9999.0  # JSON has no -inf; OpenAI's number for "as good as impossible"
+FINGERPRINT = "minillm"
+
+
+class ApiError(RequestError):
+    """An answer that is an error. status: HTTP's. param: the field to blame. headers: more of them, such as Retry-After."""
+
+    def __init__(self, message, param=None, code=None, status=400, type="invalid_request_error", headers=None):
+        super().__init__(message)
+        self.param, self.code, self.status, self.type, self.headers = param, code, status, type, headers or {}
+
+    def body(self):  # -> JSON
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+
+def encode(values):  # JSON -> bytes
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+
+
+def event(values):  # JSON -> bytes
+    """One server-sent event."""
+    return b"data: " + encode(values) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage(prompt, completion, cached):  # tokens -> JSON
+    """prompt: counted once, also where it has several answers. cached: tokens of it that were not computed again."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+class Writer:
+    """Turns the deltas of one request into choices. A subclass says how text and log-probabilities are laid out."""
+
+    def __init__(self, model, token_bytes):
+        self.token_bytes = token_bytes  # token id -> bytes
+        self.head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.object,
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": FINGERPRINT,
+        }
+        self.written = {}  # index of a choice -> characters of it so far
+
+    def whole(self, choices, counts):  # choices and usage -> JSON
+        return {**self.head, "choices": choices, "usage": counts}
+
+    def chunk(self, choices, more=None):  # choices, other keys -> JSON
+        return {**self.head, "object": self.chunk_object, "choices": choices, **(more or {})}
+
+    def name(self, token):  # token id -> str
+        """A token as text. Part of a character has none: its bytes are written out, so that no two tokens look alike."""
+        data = self.token_bytes(token)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def piece(self, index, delta):  # -> JSON
+        """The choice of a chunk: what one delta adds to answer `index`."""
+        first, at = index not in self.written, self.written.get(index, 0)
+        self.written[index] = at + len(delta.text)
+        logprobs = self.logprobs(delta.logprobs, [at] * len(delta.logprobs)) if delta.logprobs else None
+        return {"index": index, **self.part(delta.text, first), "logprobs": logprobs, "finish_reason": delta.finish_reason}
+
+    def choice(self, index, deltas):  # -> JSON
+        """The whole answer `index`."""
+        offsets, records, at = [], [], 0
+        for delta in deltas:
+            offsets += [at] * len(delta.logprobs)
+            records += delta.logprobs
+            at += len(delta.text)
+        text = "".join(delta.text for delta in deltas)
+        logprobs = self.logprobs(records, offsets) if records else None
+        return {"index": index, **self.full(text), "logprobs": logprobs, "finish_reason": deltas[-1].finish_reason}
+
+
+class TextWriter(Writer):
+    """/v1/completions."""
+
+    prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
+
+    def part(self, text, first):
+        return {"text": text}
+
+    def full(self, text):
+        return {"text": text}
+
+    def logprobs(self, records, offsets):
+        """offsets: where the text that a token made visible begins. The chosen token is always among the top ones."""
+        tops = [
+            {**{self.name(i): finite(p) for i, p in r.top.items()}, self.name(r.token_id): finite(r.logprob)} for r in records
+        ]
+        return {
+            "tokens": [self.name(r.token_id) for r in records],
+            "token_logprobs": [finite(r.logprob) for r in records],
+            "top_logprobs": tops if any(r.top for r in records) else None,
+            "text_offset": offsets,
+        }
+
+
+class ChatWriter(Writer):
+    """/v1/chat/completions."""
+
+    prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def part(self, text, first):
+        return {"delta": {**({"role": "assistant"} if first else {}), "content": text}}
+
+    def full(self, text):
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def logprobs(self, records, offsets):
+        def entry(token, logprob):
+            return {"token": self.name(token), "logprob": finite(logprob), "bytes": list(self.token_bytes(token))}
+
+        tops = [[entry(i, p) for i, p in record.top.items()] for record in records]
+        content = [{**entry(r.token_id, r.logprob), "top_logprobs": top} for r, top in zip(records, tops, strict=True)]
+        return {"content": content, "refusal": None}
+
+
+def finite(logprob):  # -> a number that JSON has
+    return max(float(logprob), LEAST_LOGPROB)
