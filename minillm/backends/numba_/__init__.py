@@ -19,6 +19,9 @@ from minillm.backends.numba_.linear import add_linear, embed, linear, load_matri
 from minillm.backends.numba_.stack import Layers as prepare_layers
 from minillm.backends.numba_.stack import run_layers
 from minillm.layers import rms_norm, rope_angles
+from minillm.memory import keep_freed_memory
+
+keep_freed_memory()
 
 __all__ = [
     "AttentionStep",
