@@ -139,8 +139,8 @@ def most_likely(logits):  # (vocab,) -> int
 
     Errors: as `distribution`.
     """
-    token = int(np.argmax(logits))
-    if np.isnan(logits[token]):
+    token = int(logits.argmax())
+    if math.isnan(logits[token]):
         raise RequestError(NOT_A_NUMBER)
     return token
 

@@ -17,6 +17,8 @@ class StopStrings:
 
     def push(self, text):  # str -> str
         """Take more text, return what can be shown; after a hit, nothing more comes out."""
+        if not self.stops:
+            return text
         if self.hit is not None:
             return ""
         text = self.held + text
