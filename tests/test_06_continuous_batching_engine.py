@@ -1,5 +1,6 @@
 """The engine: what a request says depends on the request alone; whatever happens to others, and however it ends."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -396,3 +397,17 @@ def test_whatever_comes_and_goes_answers_are_right_and_nothing_is_left(data):
         assert len(ends) == 1, "every request ends exactly once"
         for mine, whole in zip(own, expected(*key), strict=True):
             assert mine.token_ids == (whole if ends == [FINISHED] else whole[: len(mine.token_ids)])
+
+
+def test_bench_serving_prints_what_engine_and_invariance_cost(capsys, tmp_path):
+    from golden import tiny_models
+
+    from minillm.cli import main
+
+    tiny_models.write_tiny("mixed", tmp_path / "mixed.gguf")
+    sizes = ["--model", str(tmp_path / "mixed.gguf"), "--backend", "numpy", "--json"]
+    assert main(["bench", "serving", *sizes]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert 0 < result["engine"]["overhead_s"] < result["engine"]["step_s"] and result["invariant"]["decode_slowdown"] > 0
+    assert f"{result['engine']['overhead']:.1%}" in "".join(text) and "batch-invariant" in "".join(text)

@@ -69,3 +69,20 @@ def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds o
         fast, slow = seconds["fast"][what], seconds["invariant"][what]
         out |= {f"{what}_s": fast, f"{what}_invariant_s": slow, f"{what}_slowdown": slow / fast}
     return out
+
+
+def run(llm):  # -> dict, ready for JSON
+    """Both, for sixteen sequences."""
+    return {"model": llm.config.name, "batch": 16, "engine": overhead(llm), "invariant": slowdown(llm)}
+
+
+def table(result):  # -> text
+    """A line for the engine, one for invariance."""
+    engine, invariant = result["engine"], result["invariant"]
+    return (
+        f"{result['model']}, {result['batch']} sequences\n"
+        f"engine: {engine['overhead_s'] * 1e3:.2f} ms of a step of {engine['step_s'] * 1e3:.1f} ms are not the model's: "
+        f"{engine['overhead']:.1%}\n"
+        f"batch-invariant mode: decode takes {invariant['decode_slowdown']:.2f} times as long, "
+        f"prefill {invariant['prefill_slowdown']:.2f} times"
+    )

@@ -6,10 +6,11 @@
     minillm bench paging       a trace of requests replayed: memory wasted by ways of allocating it
     minillm bench prefix       a trace of requests replayed: prefix hits by policy and capacity
     minillm bench blocks       the bookkeeping of blocks, operations a second
+    minillm bench serving      the engine's cost beside the model's, and the cost of batch invariance
     minillm bench kernels      products with packed weights: from the naive loop to the last kernel, and the crossovers
 """
 
-from minillm.cli.common import add_kv_option, add_model_options, backend_for, kv_for, model_path, print_json
+from minillm.cli.common import add_kv_option, add_model_options, backend_for, kv_for, load, model_path, print_json
 from minillm.errors import MiniLLMError
 
 HELP = "measure prefill and decode speed, or attention alone; --peers adds llama.cpp, transformers, torch where installed"
@@ -19,7 +20,7 @@ PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too;
 
 
 def configure(parser):
-    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "kernels"]
+    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "serving", "kernels"]
     parser.add_argument("what", nargs="?", choices=kinds, default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
@@ -38,7 +39,7 @@ def configure(parser):
 
 
 def run(args):
-    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft}
+    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft, "serving": run_serving}
     return ways.get(args.what, run_replay)(args)
 
 
@@ -48,6 +49,12 @@ def run_ttft(args):
 
     path = model_path(args)
     return show(args, run(LLM(path, backend_for(args, path))), table)
+
+
+def run_serving(args):
+    from minillm.bench import serving
+
+    return show(args, serving.run(load(args)), serving.table)
 
 
 def run_replay(args):
