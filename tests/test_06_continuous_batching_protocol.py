@@ -36,8 +36,8 @@ def refused(function, *args, **fields):  # -> ApiError
 
 
 def test_the_defaults_are_those_of_openais_reference():
-    assert text() == Job(["hello"], DEFAULTS, None, 1, "", 0, False, False, chat=False)
-    assert chat() == Job([HELLO], DEFAULTS, None, 1, "", 0, False, False, chat=True)
+    assert text() == Job(["hello"], DEFAULTS, None, 1, "", 0, False, False, False, chat=False)
+    assert chat() == Job([HELLO], DEFAULTS, None, 1, "", 0, False, False, False, chat=True)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_the_other_parameters_reach_the_engine():
         "max_tokens": 9,
         "user": "ann",
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
     for job in (text(**asked, logprobs=2), chat(**asked, logprobs=True, top_logprobs=2)):
-        assert (job.n, job.max_tokens, job.user, job.stream, job.include_usage) == (3, 9, "ann", True, True)
+        assert (job.n, job.max_tokens, job.user, job.stream, job.include_usage, job.usage_each) == (3, 9, "ann", True, True, True)
         assert (job.params.stop, job.params.logprobs) == (("a", "bc"), 2)
     assert text(stop="x").params.stop == ("x",)
     assert text(logprobs=0).params.logprobs == 0 and chat(logprobs=True).params.logprobs == 0

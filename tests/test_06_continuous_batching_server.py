@@ -114,6 +114,15 @@ def test_without_include_usage_a_stream_has_no_usage(fast):
     assert len(chunks) == 3 and done == "[DONE]" and not any("usage" in chunk for chunk in chunks)
 
 
+def test_usage_in_each_chunk_counts_the_tokens_so_far(fast):
+    """What load generators ask for; without include_usage it means nothing, as in vLLM."""
+    ask, options = {"prompt": "a", "max_tokens": 3, "stream": True}, {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last, _ = events(call(fast[0], "POST", TEXT, {**ask, "stream_options": options})[2])
+    assert [c["usage"]["completion_tokens"] for c in chunks] == [1, 2, 3] and last["usage"] == chunks[-1]["usage"]
+    *chunks, _ = events(call(fast[0], "POST", TEXT, {**ask, "stream_options": {"continuous_usage_stats": True}})[2])
+    assert len(chunks) == 3 and not any("usage" in chunk for chunk in chunks)
+
+
 def test_what_a_client_leaves_open_is_16_tokens_or_in_a_chat_the_rest_of_the_context(fast):
     port, engine = fast
     assert post(port, TEXT, {"prompt": "hello"})[2]["usage"]["completion_tokens"] == 16

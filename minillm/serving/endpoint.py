@@ -80,6 +80,8 @@ class Endpoint:
         more, tokens = ({"usage": None} if job.include_usage else None), 0
         async for index, delta in merged(streams, job.n):
             tokens += len(delta.token_ids)
+            if job.usage_each:
+                more = {"usage": count(streams, tokens)}
             await reply.event(writer.chunk([writer.piece(index, delta)], more))
         if job.include_usage:
             await reply.event(writer.chunk([], {"usage": count(streams, tokens)}))

@@ -110,11 +110,11 @@ class Body:
         return tuple(check_text(s, "stop") for s in stops)
 
     def options(self):
-        """stream_options, which only a stream has."""
+        """stream_options, which only a stream has: usage in a chunk at the end; and (vLLM's own) in each of the others too."""
         inner = Body(self.of("stream_options", lambda v: isinstance(v, dict), "an object", {}))
-        include = inner.flag("include_usage")
+        include, each = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
         inner.finish({"include_obfuscation": (False,)}, "stream_options.")  # padding against who measures chunks: never sent
-        return include
+        return include, include and each
 
     def finish(self, neutral, prefix=""):
         """Everything that has a meaning is taken. What is left must mean nothing: neutral says which values do."""

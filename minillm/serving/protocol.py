@@ -42,6 +42,7 @@ class Job:
     priority: int
     stream: bool
     include_usage: bool
+    usage_each: bool
     chat: bool
 
 
@@ -88,9 +89,9 @@ def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     user, stream = body.text("user", MAX_NAME), body.flag("stream")
     if "stream_options" in body.fields and body.fields["stream_options"] is not None and not stream:
         raise ApiError("stream_options needs stream to be true.", "stream_options")
-    include_usage = body.options()
+    include_usage, usage_each = body.options()
     body.finish(NEUTRAL)
-    return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, chat)
+    return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat)
 
 
 def prompts(value, served):  # JSON -> [text or token ids]
