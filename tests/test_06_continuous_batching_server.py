@@ -549,3 +549,13 @@ def test_a_taken_port_is_an_error_that_names_it():
 )
 def test_loopback_is_what_no_other_machine_reaches(host, loopback):
     assert is_loopback(host) == loopback
+
+
+def test_a_token_does_not_wait_for_the_one_before_it_to_be_confirmed():
+    """Accepted sockets have TCP_NODELAY: else a client that answers late gets its first tokens in one lump."""
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as client:
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) and client.fileno() > 0
+            assert accepted.proto == socket.IPPROTO_TCP, "asyncio looks at this one"
