@@ -18,7 +18,6 @@ from numba.extending import intrinsic
 
 from minillm.backends.numba_.compiled import code
 from minillm.backends.numba_.crossover import TOKENS
-from minillm.backends.numba_.packed import LAYOUT_LIST
 from minillm.backends.numba_.tile import I64, band_times_tokens
 
 SIGNATURE = types.void(*[types.int64] * 12)
@@ -55,8 +54,7 @@ def bands_times_tokens(layout):  # number of a layout -> what has `.address`
 
 def tape(matrix):  # PackedMatrix -> five numbers
     """All that a kernel must know of a matrix."""
-    bands, blocks, record_bytes = matrix.records.shape
-    return bands_times_tokens(LAYOUT_LIST.index(matrix.layout)).address, matrix.records.ctypes.data, blocks, record_bytes, bands
+    return bands_times_tokens(matrix.number).address, *matrix.place
 
 
 @intrinsic

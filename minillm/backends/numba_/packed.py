@@ -96,6 +96,12 @@ class PackedMatrix:
         return len(self.records) * BAND
 
     @cached_property
+    def place(self):
+        """Where its records lie, for kernels: address, blocks in a band, bytes of a record, bands."""
+        bands, blocks, record_bytes = self.records.shape
+        return self.records.ctypes.data, blocks, record_bytes, bands
+
+    @cached_property
     def number(self):
         """Its layout as a number, for kernels."""
         return LAYOUT_LIST.index(self.layout)
