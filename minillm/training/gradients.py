@@ -57,7 +57,7 @@ def rope_backward(d_y, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d
 def swiglu_backward(gate, up, d_y):  # (tokens, d_ff) three times -> (tokens, d_ff), (tokens, d_ff)
     """d_gate and d_up of y = silu(gate) ∘ up, where silu(a) = a s and s = σ(a) = 1 / (1 + exp(-a)).
 
-        silu'(a) = s + a s (1 - s) = s (1 + a (1 - s))
+    silu'(a) = s + a s (1 - s) = s (1 + a (1 - s))
     """
     s = sigmoid(gate)
     d_up = gate * s
