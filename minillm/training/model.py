@@ -17,11 +17,14 @@ import numpy as np
 
 from minillm.errors import MiniLLMError
 from minillm.layers import embed, linear, rms_norm, rope_angles
+from minillm.memory import keep_freed_memory
 from minillm.model.random_model import random_tensor, tensor_shapes
 from minillm.model.rope_scaling import scaled_frequencies
 from minillm.training.cross_entropy import IGNORE, cross_entropy
 from minillm.training.gradients import embedding_backward, linear_backward, rms_norm_backward
 from minillm.training.layer import layer_backward, layer_forward
+
+keep_freed_memory()  # every step takes and frees the same activations
 
 DEVIATION = 0.02  # of weights before training
 TABLE = "token_embd.weight"
