@@ -1,0 +1,138 @@
+"""The whole model's loss, and the gradient of every weight.
+
+Forward runs the layers and keeps what they saw; the loss compares the logits of every position with the token that came
+next; backward walks the layers in the other direction. Weights and gradients are dictionaries with GGUF's tensor names, so
+what is trained here is what a file holds and what the engine loads; an optimizer sees names and arrays, and no model.
+
+    tokens ─ embed ─ layer 0 ─ … ─ layer L-1 ─ norm ─ head ─ logits ─ cross-entropy ─ loss
+    dE    ←──────── dW 0    ← … ← dW L-1   ← dnorm ← dW  ← p - onehot  ←───────────── 1
+
+A tied head is the embedding table, used twice: its gradient is the sum of both uses. All sequences of a batch go through a
+product as one matrix of batch × length rows; only attention sees where one ends. Touvron et al. 2023, arXiv:2302.13971.
+"""
+
+import math
+
+import numpy as np
+
+from minillm.errors import MiniLLMError
+from minillm.layers import embed, linear, rms_norm, rope_angles
+from minillm.memory import keep_freed_memory
+from minillm.model.random_model import random_tensor, tensor_shapes
+from minillm.model.rope_scaling import scaled_frequencies
+from minillm.training.cross_entropy import IGNORE, cross_entropy
+from minillm.training.gradients import embedding_backward, linear_backward, rms_norm_backward
+from minillm.training.layer import layer_backward, layer_forward
+
+keep_freed_memory()  # every step takes and frees the same activations
+
+DEVIATION = 0.02  # of weights before training
+TABLE = "token_embd.weight"
+
+
+def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array}
+    """A model's weights before training, a function of the seed alone.
+
+    Matrices are uniform with standard deviation 0.02; those whose result is added to the stream are smaller by √(2 layers),
+    so that the stream of a deep model starts no longer than that of a shallow one (Radford et al. 2019, GPT-2). Norms are 1,
+    biases 0. The first loss is close to log(vocabulary): all tokens alike.
+    """
+    made = {}
+    for name, shape in tensor_shapes(config).items():
+        weights = random_tensor(name, shape, seed)  # of deviation 1/√(last axis); norms are 1
+        if len(shape) == 2:
+            deviation = DEVIATION / math.sqrt(2 * config.n_layers) if "_output" in name or "_down" in name else DEVIATION
+            weights *= np.float32(deviation * math.sqrt(shape[-1]))
+        elif name.endswith(".bias"):
+            weights[:] = 0
+        made[name] = weights
+    return made
+
+
+def loss(config, parameters, tokens, targets):  # ModelConfig, {name: array}, (batch, length), (batch, length) -> float
+    """The mean cross-entropy of the targets that are not -1, by forward alone. Errors: as loss_and_gradients."""
+    tokens, targets = checked(config, tokens, targets)
+    return cross_entropy(logits(config, parameters, tokens), targets.reshape(-1), gradient=False)[0]
+
+
+def logits(config, parameters, tokens):  # ModelConfig, {name: array}, (batch, length) -> (batch · length, vocab)
+    """What the model says comes after each token: those of Transformer.forward, for whole sequences and without a cache."""
+    x, _ = forward(config, parameters, tokens)
+    return linear(rms_norm(x, parameters["output_norm.weight"], config.norm_eps), head(config, parameters))
+
+
+def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False):
+    """ModelConfig, {name: array}, (batch, length) ints, (batch, length) ints -> float, {name: array} of the same shapes
+
+    The loss is the mean of -log p(target) over all positions whose target is not -1; targets[b, i] is what comes after
+    tokens[b, : i + 1]. Shorter sequences are padded at the end: any token, target -1. The gradients are its derivatives, in
+    the parameters' precision. recompute: keep only each layer's input, and run its forward again when backward gets there;
+    same bits, a third more arithmetic. MiniLLMError for shapes that differ, ids outside the vocabulary, too long sequences,
+    or no target at all.
+    """
+    tokens, targets = checked(config, tokens, targets)
+    flat, batch, angles = tokens.reshape(-1), len(tokens), angles_of(config, parameters, tokens)
+    x, kept = forward(config, parameters, tokens, keep="inputs" if recompute else "all")
+    table, norm = head(config, parameters), parameters["output_norm.weight"]
+    h = rms_norm(x, norm, config.norm_eps)
+    value, d_logits = cross_entropy(linear(h, table), targets.reshape(-1))
+
+    gradients = {}
+    d_h, d_table = linear_backward(h, table, d_logits)
+    del d_logits, h
+    d_x, gradients["output_norm.weight"] = rms_norm_backward(x, norm, config.norm_eps, d_h)
+    for i in reversed(range(config.n_layers)):
+        w, seen = layer_weights(parameters, i), kept.pop()
+        if recompute:
+            _, seen = layer_forward(seen, w, config, angles, batch)
+        d_x, of_layer = layer_backward(d_x, seen, w, config, angles, batch)
+        gradients |= {f"blk.{i}.{name}": d for name, d in of_layer.items()}
+    if not config.tied:
+        gradients["output.weight"], d_table = d_table, np.zeros_like(parameters[TABLE])
+    embedding_backward(flat, d_x, d_table)
+    return value, {name: d_table if name == TABLE else gradients[name] for name in parameters}
+
+
+def forward(config, parameters, tokens, keep="none"):  # -> (batch · length, d_model), what each layer kept
+    """All layers, without the last norm. keep: "all" Activations, each layer's "inputs", or "none"."""
+    angles, kept = angles_of(config, parameters, tokens), []
+    x = embed(tokens.reshape(-1), parameters[TABLE])
+    for i in range(config.n_layers):
+        y, seen = layer_forward(x, layer_weights(parameters, i), config, angles, len(tokens))
+        if keep != "none":
+            kept.append(seen if keep == "all" else x)
+        x = y
+    return x, kept
+
+
+def head(config, parameters):  # -> (vocab, d_model)
+    """The matrix that turns a token's last vector into logits."""
+    return parameters[TABLE if config.tied else "output.weight"]
+
+
+def layer_weights(parameters, i):  # -> {short name: array}
+    """The weights of layer i, without the `blk.i.` before their names."""
+    prefix = f"blk.{i}."
+    return {name.removeprefix(prefix): w for name, w in parameters.items() if name.startswith(prefix)}
+
+
+def angles_of(config, parameters, tokens):  # (batch, length) -> (batch · length, d_head/2), (batch · length, d_head/2)
+    """Cosine and sine of RoPE for every token, in the parameters' precision: every sequence starts at position 0."""
+    angles = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config))
+    return [np.tile(a.astype(parameters[TABLE].dtype), (len(tokens), 1)) for a in angles]
+
+
+def checked(config, tokens, targets):  # -> (batch, length) int64, (batch, length) int64
+    """Tokens and targets as integers, or MiniLLMError for what would compute nonsense."""
+    tokens, targets = np.asarray(tokens, np.int64), np.asarray(targets, np.int64)
+    if tokens.ndim != 2 or tokens.size == 0 or tokens.shape != targets.shape:
+        raise MiniLLMError(
+            f"training needs tokens and targets of one shape (batch, length), found {tokens.shape} and {targets.shape}."
+        )
+    if tokens.shape[1] > config.context_length:
+        raise MiniLLMError(f"sequences of {tokens.shape[1]:,} tokens do not fit the context of {config.context_length:,}.")
+    for what, ids, lowest in (("tokens", tokens, 0), ("targets", targets, IGNORE)):
+        if ids.min() < lowest or ids.max() >= config.vocab_size:
+            found = f"{ids.min():,} to {ids.max():,}"
+            raise MiniLLMError(f"{what} must be {lowest} to {config.vocab_size - 1:,}, found {found}.")
+    return tokens, targets
