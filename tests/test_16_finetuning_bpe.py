@@ -80,9 +80,9 @@ def test_a_story_gives_the_merges_of_the_naive_trainer(pre):
 def test_merges_are_those_of_tokenizers(row):
     expected = row["merges"]
     found = learn_merges(count_words([row["text"]], row["pre"]), 4096)
-    assert [" ".join(pair) for pair in found] == expected and len(expected) > 100
-    metadata = train_bpe([row["text"]], 257 + 99, pre=row["pre"])
-    assert metadata["tokenizer.ggml.merges"] == expected[:99] and metadata["tokenizer.ggml.pre"] == row["pre"]
+    assert [" ".join(pair) for pair in found] == expected and len(expected) > 90
+    metadata = train_bpe([row["text"]], 257 + 80, pre=row["pre"])
+    assert metadata["tokenizer.ggml.merges"] == expected[:80] and metadata["tokenizer.ggml.pre"] == row["pre"]
 
 
 def test_one_text_that_two_ways_spell_gets_one_token():
@@ -166,13 +166,13 @@ def test_the_size_is_exact_and_special_tokens_are_first_and_last(special, extra)
     assert tokenizer.encode("") == [256 + extra] and tokenizer.eos_id == 256 + extra + len(special) - 1
 
 
-def test_a_special_token_that_is_a_word_is_learned_by_no_merge():
-    """"the" as special token: text that says "the" stays text, and no token but the special one is called so."""
-    metadata = train_bpe(["the then thence " * 50], 256 + 1 + 6, "the")
+def test_a_special_token_is_made_by_no_merge():
+    """Ġfox, as a name, is how the vocabulary writes " fox": the word stays in pieces, the name is the special token's."""
+    metadata = train_bpe([" fox" * 50, " foxes" * 9], 256 + 1 + 4, "Ġfox")
     tokenizer = Tokenizer.from_gguf(metadata)
-    assert metadata["tokenizer.ggml.tokens"].count("the") == 1
-    assert tokenizer.decode(tokenizer.encode("the then")) == "the then"
-    assert 262 not in tokenizer.encode("the then") and tokenizer.encode("the", special=True) == [262]
+    assert metadata["tokenizer.ggml.tokens"].count("Ġfox") == 1 and tokenizer.special_tokens == {"Ġfox": 260}
+    assert 260 not in tokenizer.encode(" fox foxes Ġfox") and len(tokenizer.encode(" fox")) > 1
+    assert tokenizer.decode(tokenizer.encode(" fox")) == " fox"
 
 
 def test_a_special_token_in_the_corpus_cuts_and_counts_for_nothing():

@@ -41,8 +41,9 @@ def write_gguf(path, metadata, tensors):
     """
     path = Path(path)
     alignment = metadata.get("general.alignment", 32)
-    if type(alignment) is not int or not 8 <= alignment < 2**32 or alignment.bit_count() != 1:
+    if type(alignment) not in (int, np.uint32) or not 8 <= alignment < 2**32 or int(alignment).bit_count() != 1:
         raise GGUFError(f"metadata 'general.alignment': expected a power of two from 8 to 2^31, found {str(alignment)[:40]}.")
+    alignment = int(alignment)
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         what = f"metadata {quoted(str(key))}"
@@ -155,7 +156,8 @@ def number_kind(values, what, array=False):  # -> the value type that holds all 
     for kind, least, end in kinds:
         if all(least <= v < end for v in values):
             return kind
-    raise GGUFError(f"{what}: expected integers of at most 64 bits, found one of {max(v.bit_length() for v in values)}.")
+    bits, sign = max(v.bit_length() for v in values), "a sign" if min(values) < 0 else "no sign"
+    raise GGUFError(f"{what}: expected integers that fit i64 or u64, found {bits:,} bits and {sign}.")
 
 
 def text(value, what, longest=None):  # -> length and UTF-8

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Record tests/golden/bpe_training.json: the merges that the trainer of `tokenizers` learns from small corpora.
 
     python tests/golden/record_bpe_training.py
@@ -39,7 +40,9 @@ def merges(text: str, vocab_size: int, pre: str) -> list[str]:
 if __name__ == "__main__":
     texts = {"story": STORY, "this script": Path(__file__).read_text()}
     rows = [
-        {"name": name, "pre": pre, "text": text, "merges": merges(text, 4096, pre)} for name, text in texts.items() for pre in PRES
+        {"name": name, "pre": pre, "text": text, "merges": merges(text, 4096, pre)}
+        for name, text in texts.items()
+        for pre in PRES
     ]
     (HERE / "bpe_training.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     print([(row["name"], row["pre"], len(row["merges"])) for row in rows])
