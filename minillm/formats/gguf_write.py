@@ -146,7 +146,7 @@ def number_kind(values, what, array=False):  # -> the value type that holds all 
     if types == ["bool"]:
         return BOOL
     if types == ["float"]:
-        largest = np.finfo(np.float32).max
+        largest = float(np.finfo(np.float32).max)
         if any(largest < abs(v) < float("inf") for v in values):
             raise GGUFError(f"{what}: expected at most {largest:.4g}, the largest float32, found {max(map(abs, values)):.4g}.")
         return F32

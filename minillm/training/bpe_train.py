@@ -109,12 +109,12 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
     """The pairs to merge, in order; fewer than asked for where no pair occurs RAREST times any more.
 
     words: how often each occurs. The most frequent pair goes first; of equals the one whose left token is older, then the
-    one whose right token is. A pair that would spell a special token, or a token that is there already, is passed over:
-    a text is one token at most, and one merge makes it.
+    one whose right token is. A pair that would spell a special token is passed over. None spells a token that is there
+    already: no merge has crossed the borders of a token, so inside them all merges went as they go for its text alone.
     """
     tokens = list(BYTES)
     ids = {text: i for i, text in enumerate(tokens)}
-    taken = set(tokens) | set(special)
+    special = set(special)
     pieces = cut_long(words)
     symbols = [[ids[char] for char in piece] for piece in pieces]
     times = list(pieces.values())
@@ -135,10 +135,9 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
                 heapq.heappush(heap, (-counts[pair], pair))
             continue
         left, right = (tokens[i] for i in pair)
-        if -n < RAREST or left + right in taken:
+        if -n < RAREST or left + right in special:
             continue
         merges.append((left, right))
-        taken.add(left + right)
         new = len(tokens)
         tokens.append(left + right)
 
