@@ -1,0 +1,174 @@
+"""Write a GGUF file: metadata, table of tensors, then their bytes, each on its alignment. The layout is drawn in gguf.py.
+
+Everything before the data is small, so it is built in memory first, which settles where each tensor will lie. The tensors then
+go out one after another. The file is written under another name beside its place and renamed when all of it is on the
+disk: whoever opens `path` finds the old file or the new one, never half of one.
+
+    offset of tensor i = Σ_{j<i} ⌈nbytes_j / alignment⌉ · alignment        counted from the start of the data
+
+Source: the specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+import contextlib
+import os
+import struct
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from minillm.errors import GGUFError
+from minillm.formats.blocks import BLOCK_TYPES
+from minillm.formats.cursor import ARRAY, BOOL, F32, I32, INT64, MAX_NESTING, NUMBERS, STRING, U32, U64, UINT64, quoted
+from minillm.formats.gguf import MAX_DIMS
+
+LONGEST_NAME = 63  # bytes of a tensor's name; ggml keeps 64 and a zero ends it
+LONGEST_KEY = 65_535
+INTEGERS = ((U32, 0, 2**32), (I32, -(2**31), 2**31), (INT64, -(2**63), 2**63), (UINT64, 0, 2**64))
+KINDS = {np.dtype(code): kind for kind, (_, code) in NUMBERS.items() if kind != BOOL} | {np.dtype(bool): BOOL}
+
+
+def write_gguf(path, metadata, tensors):
+    """Write a file, version 3; one that was there is replaced.
+
+    metadata: {key: value}, general.architecture among them. A Python int becomes u32 where it fits, else i32, i64, u64; a list
+        of them i32 where all fit, as llama.cpp wants token types; a float f32. What must have another type comes as a
+        NumPy scalar or array, which keeps its own. bool, str and lists of them are themselves; lists may be nested.
+        general.alignment, where given, is obeyed.
+    tensors: {name: array of float32 or float16, or (raw bytes, BlockType, shape)}, in the order in which they will lie.
+
+    Raises GGUFError for what the format cannot hold, before anything is written, and where the file cannot be written.
+    """
+    path = Path(path)
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) not in (int, np.uint32) or not 8 <= alignment < 2**32 or int(alignment).bit_count() != 1:
+        raise GGUFError(f"metadata 'general.alignment': expected a power of two from 8 to 2^31, found {str(alignment)[:40]}.")
+    alignment = int(alignment)
+    head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        what = f"metadata {quoted(str(key))}"
+        kind, data = encoded(value, what)
+        head += [text(key, what, LONGEST_KEY), struct.pack("<I", kind), data]
+    stored, offset = [], 0
+    for name, tensor in tensors.items():
+        what = f"tensor {quoted(str(name))}"
+        raw, type_, shape = as_stored(tensor, what)
+        head += [text(name, what, LONGEST_NAME), struct.pack("<I", len(shape)), struct.pack(f"<{len(shape)}Q", *shape[::-1])]
+        head.append(struct.pack("<IQ", type_.id, offset))
+        stored.append(raw)
+        offset += padded(raw.nbytes, alignment)
+    write_by_rename(path, [b"".join(head), *stored], alignment)
+
+
+def padded(nbytes, alignment):
+    """nbytes, rounded up to a multiple of the alignment."""
+    return -(-nbytes // alignment) * alignment
+
+
+def write_by_rename(path, parts, alignment):
+    """Write the parts one after another, each padded with zeros, and let the file appear when it is complete."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            for part in parts:
+                nbytes = memoryview(part).nbytes
+                file.write(part)
+                file.write(bytes(padded(nbytes, alignment) - nbytes))
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut after the rename could leave a model full of zeros
+        os.replace(draft, path)
+    except OSError as error:
+        raise GGUFError(f"{path}: cannot be written: {error.strerror or error}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def as_stored(tensor, what):  # array or (raw, type, shape) -> (bytes as uint8, BlockType, shape)
+    if isinstance(tensor, tuple):
+        raw, type_, shape = tensor
+        raw, shape = np.ascontiguousarray(raw).view(np.uint8).reshape(-1), tuple(shape)
+    else:
+        name = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}.get(getattr(tensor, "dtype", None))
+        if name is None:
+            found = getattr(tensor, "dtype", type(tensor).__name__)
+            raise GGUFError(f"{what}: expected an array of float32 or float16, found {found}.")
+        type_, shape = BLOCK_TYPES[name], tensor.shape
+        raw = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    if not 1 <= len(shape) <= MAX_DIMS:
+        raise GGUFError(f"{what}: expected 1 to {MAX_DIMS} dimensions, found {len(shape)}.")
+    if not 0 < prod(shape) < 1 << 63 or min(shape) < 1:
+        raise GGUFError(f"{what}: expected 1 to 2^63 - 1 weights, found shape {shape}.")
+    if shape[-1] % type_.weights:
+        raise GGUFError(f"{what}: expected rows of a multiple of {type_.weights}, {type_.name}'s block, found {shape[-1]:,}.")
+    if raw.nbytes != type_.nbytes(shape):
+        raise GGUFError(f"{what}: {type_.name} of shape {shape} takes {type_.nbytes(shape):,} bytes, found {raw.nbytes:,}.")
+    return raw, type_, shape
+
+
+def encoded(value, what, depth=0):  # -> value type, bytes
+    """A metadata value as the file has it."""
+    if isinstance(value, str):
+        return STRING, text(value, what)
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in KINDS:
+        kind = KINDS[value.dtype]
+        data = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+        return ARRAY, struct.pack("<IQ", kind, len(value)) + data
+    if isinstance(value, (list, tuple)):
+        if depth >= MAX_NESTING:
+            raise GGUFError(f"{what}: expected at most {MAX_NESTING} arrays in one another, found {depth + 1}.")
+        kind, data = elements(value, what, depth)
+        return ARRAY, struct.pack("<IQ", kind, len(value)) + data
+    kind = number_kind([value], what)
+    return kind, packed(kind, [value])
+
+
+def elements(values, what, depth):  # -> type of the elements, their bytes
+    if all(isinstance(v, str) for v in values):  # also where there is none
+        return STRING, b"".join(text(v, what) for v in values)
+    if all(isinstance(v, (list, tuple, np.ndarray)) for v in values):
+        return ARRAY, b"".join(encoded(v, what, depth + 1)[1] for v in values)
+    kind = number_kind(values, what, array=True)
+    return kind, packed(kind, values)
+
+
+def packed(kind, values):  # -> bytes
+    return np.array(values, NUMBERS[kind][1]).tobytes()
+
+
+def number_kind(values, what, array=False):  # -> the value type that holds all of them
+    """See write_gguf for the rule. GGUFError for mixed types, for what is no number, and for an integer beyond 64 bits."""
+    types = sorted({type(v).__name__ for v in values})
+    if len(types) > 1:
+        raise GGUFError(f"{what}: expected values of one type, found {' and '.join(types)}.")
+    if isinstance(values[0], np.generic) and values[0].dtype in KINDS:
+        return KINDS[values[0].dtype]
+    if types == ["bool"]:
+        return BOOL
+    if types == ["float"]:
+        largest = float(np.finfo(np.float32).max)
+        if any(largest < abs(v) < float("inf") for v in values):
+            raise GGUFError(f"{what}: expected at most {largest:.4g}, the largest float32, found {max(map(abs, values)):.4g}.")
+        return F32
+    if types != ["int"]:
+        raise GGUFError(f"{what}: expected a number, bool, str, list or NumPy array of these, found {types[0]}.")
+    kinds = [INTEGERS[1], INTEGERS[0], *INTEGERS[2:]] if array else INTEGERS
+    for kind, least, end in kinds:
+        if all(least <= v < end for v in values):
+            return kind
+    bits, sign = max(v.bit_length() for v in values), "a sign" if min(values) < 0 else "no sign"
+    raise GGUFError(f"{what}: expected integers that fit i64 or u64, found {bits:,} bits and {sign}.")
+
+
+def text(value, what, longest=None):  # -> length and UTF-8
+    """A string as the file has it. longest: the most bytes for a name, which must not be empty."""
+    try:
+        data = value.encode()
+    except AttributeError:
+        raise GGUFError(f"{what}: expected a name that is a str, found {type(value).__name__}.") from None
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        raise GGUFError(f"{what}: expected Unicode, found lone surrogate U+{code:04X} at character {error.start:,}.") from None
+    if longest is not None and not 1 <= len(data) <= longest:
+        raise GGUFError(f"{what}: expected a name of 1 to {longest:,} bytes, found {len(data):,}.")
+    return U64.pack(len(data)) + data
