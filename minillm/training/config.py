@@ -82,7 +82,8 @@ class TrainConfig:
 
     def decisive(self):  # -> {"table.key": value}
         """Those keys on which the numbers depend: where the files go and how often they are written may change on the way."""
-        free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "data.corpus", "model.name"}
+        free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute"}
+        free |= {"data.corpus", "model.name"}
         return {key: value for key, value in self.flat().items() if key not in free}
 
     def toml(self):  # -> str
@@ -158,9 +159,11 @@ def check_together(path, config):
         )
     if optimizer.warmup > run.steps:
         raise TrainingError(f"{path}: optimizer.warmup is {optimizer.warmup:,} steps, run.steps only {run.steps:,}.")
-    for key, value in {"run.out": run.out, "data.corpus": data.corpus, "data.separator": data.separator}.items():
-        if not value.strip():
-            raise TrainingError(f"{path}: {key} must hold at least 1 character, found {value!r}.")
+    if not data.separator:
+        raise TrainingError(f"{path}: data.separator must hold at least 1 character, found 0.")
+    for key, value in {"run.out": run.out, "data.corpus": data.corpus, "data.tokenizer": data.tokenizer}.items():
+        if not value.strip() or "\0" in value:
+            raise TrainingError(f"{path}: {key} must be a path, found {value!r}.")
 
 
 def toml_value(value):  # bool, int, float or str -> str

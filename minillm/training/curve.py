@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from minillm.errors import TrainingError
 from minillm.training.files import replacing
 from minillm.training.loop import Step
 
@@ -50,8 +51,11 @@ class Curve:
 
     def write(self, step):
         """A row, on disk before the next step begins."""
-        self.file.write(lines([step]))
-        self.file.flush()
+        try:
+            self.file.write(lines([step]))
+            self.file.flush()
+        except OSError as error:
+            raise TrainingError(f"step {step.step:,}: the loss curve could not be written ({error}).") from error
 
 
 def lines(steps, header=False):  # [Step] -> str
