@@ -18,7 +18,7 @@ def learning_rate(step, *, peak, floor, warmup, steps):  # -> float
     peak ≥ floor ≥ 0. warmup = 0: none. warmup ≥ steps: the line alone, as far as it comes.
     """
     if step <= warmup:
-        return peak * step / warmup
+        return peak * (step / warmup)
     if step >= steps:
         return floor
     share = (step - warmup) / (steps - warmup)
