@@ -152,8 +152,8 @@ def test_the_first_on_the_way_back_is_the_nearest_to_the_loss():
     names = (
         "token_embd.weight",
         "blk.0.ffn_down.weight",
-        "blk.1.attn_q.weight",
-        "blk.1.ffn_norm.weight",
+        "blk.2.attn_q.weight",
+        "blk.2.ffn_norm.weight",
         "blk.10.attn_norm.weight",
     )
     gradients = {name: np.array([[0.0, 1.0], [math.nan, 1.0]]) for name in names} | {"output.weight": np.zeros(2)}
@@ -266,6 +266,10 @@ def test_a_curve_goes_on_from_the_checkpoint_and_drops_what_came_after_it(tmp_pa
         for step in steps[:5]:
             curve.write(step)
         assert read_curve(path) == steps[:5], "a row must be on disk before the next step"
+    path.write_text(path.read_text()[:-2])  # 0.25 has become 0.2: whole to look at, but its line has not ended
+    assert read_curve(path) == steps[:4]
+    with Curve(path, after=4) as curve:
+        curve.write(steps[4])
     path.write_text(path.read_text() + "6,0.1666")  # killed in the middle of a row
     assert read_curve(path) == steps[:5]
     with Curve(path, after=3) as curve:

@@ -1,5 +1,6 @@
 """A run that is killed with kill -9, wherever, and resumed has the weights of one that was not, bit for bit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(moment, uninterr
     assert code == 0, said
     assert same_arrays(run / "model.gguf", uninterrupted / "model.gguf") == []
     assert same_arrays(kept, uninterrupted / "checkpoint.npz") == []
+    with np.load(kept) as file:
+        assert json.loads(file["state"].tobytes())["step"] == STEPS, "the last step has no checkpoint"
     ours, whole = ([(s.step, s.loss, s.held_out_loss) for s in read_curve(f / "loss.csv")] for f in (run, uninterrupted))
     assert ours == whole and [step for step, _, _ in ours] == list(range(1, STEPS + 1))
     assert not list(run.glob("*.part"))

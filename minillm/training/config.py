@@ -134,7 +134,9 @@ def checked(what, known, value):  # -> the value, as the field's type
     if type(value) is not wanted:  # isinstance would take True for 1
         raise TrainingError(f"{what} must be of type {wanted.__name__}, found {value!r}.")
     low, high = known.metadata.get("range", (-ANY, ANY))
-    if wanted in (int, float) and not (low <= value <= high and math.isfinite(value)):
+    if wanted is float and not math.isfinite(value):
+        raise TrainingError(f"{what} must be a finite number, found {value}.")
+    if wanted in (int, float) and not low <= value <= high:
         raise TrainingError(f"{what} must be from {low:g} to {high:g}, found {value}.")
     return value
 
