@@ -37,6 +37,10 @@ class TraceError(MiniLLMError):
     """A trace of a server, or a profile of one, that cannot be read; says in which line."""
 
 
+class TrainingError(MiniLLMError):
+    """A training run that cannot start or go on: its file, its corpus, its checkpoint, or a loss that is no number."""
+
+
 class Overloaded(MiniLLMError):
     """More requests wait than the queue may hold. Worth another try after `retry_after_s` seconds."""
 

@@ -12,7 +12,9 @@ import sys
 from minillm import __version__
 from minillm.errors import MiniLLMError
 
-COMMANDS = ("tour", "generate", "chat", "download", "inspect", "bench", "serve", "loadtest", "backends", "quiz", "course")
+COMMANDS = (
+    "tour", "generate", "chat", "download", "inspect", "bench", "serve", "loadtest", "train", "backends", "quiz", "course",
+)  # fmt: skip
 
 
 def main(argv=None):  # -> exit status

@@ -1,0 +1,173 @@
+"""A training run as one TOML file: everything that its numbers depend on, and nothing that is guessed.
+
+    [run]        out, steps, batch, micro_batches, length, seed, checkpoint_every, evaluate_every, evaluate_batches, recompute
+    [data]       corpus, tokenizer, separator, held_out
+    [model]      the fields of ModelConfig
+    [optimizer]  learning_rate, floor, warmup, beta1, beta2, epsilon, weight_decay, clip
+
+A key that is not known is refused: a misspelt `weight_deacy` would train another model for hours. Each number has a range.
+Paths count from the current directory, as everywhere on the command line. TOML: https://toml.io/en/v1.0.0.
+"""
+
+import json
+import math
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+
+from minillm.errors import TrainingError
+from minillm.model.config import ModelConfig
+
+ANY = math.inf
+
+
+def between(low, high, **default):
+    """A field whose value must lie in [low, high]; high may be ANY finite number."""
+    return field(metadata={"range": (low, high)}, **default)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How long, in what portions, and where to. A step is micro_batches × batch sequences of `length` tokens."""
+
+    out: str
+    steps: int = between(1, 10**9)
+    batch: int = between(1, 10**6)
+    length: int = between(1, 10**6)
+    micro_batches: int = between(1, 10**6, default=1)
+    seed: int = between(0, 2**63 - 1, default=0)
+    checkpoint_every: int = between(1, 10**9, default=100)
+    evaluate_every: int = between(1, 10**9, default=100)
+    evaluate_batches: int = between(1, 10**6, default=8)
+    recompute: bool = False  # activations: computed again on the way back, not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is read. tokenizer: "bytes", or a GGUF file that holds one. A separator stands between two documents."""
+
+    corpus: str
+    tokenizer: str = "bytes"
+    separator: str = "<|endoftext|>"
+    held_out: float = between(0.0, 0.5, default=0.05)  # share of the documents
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """AdamW, its schedule, and the largest norm of a gradient."""
+
+    learning_rate: float = between(1e-12, 10.0)
+    floor: float = between(0.0, 10.0, default=0.0)
+    warmup: int = between(0, 10**9, default=0)
+    beta1: float = between(0.0, 0.999999, default=0.9)
+    beta2: float = between(0.0, 0.999999, default=0.95)
+    epsilon: float = between(1e-12, 1.0, default=1e-8)
+    weight_decay: float = between(0.0, 10.0, default=0.1)
+    clip: float = between(1e-6, 1e12, default=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole run."""
+
+    run: Run
+    data: Data
+    model: ModelConfig
+    optimizer: Optimizer
+
+    def flat(self):  # -> {"table.key": value}
+        """Every key with its value, defaults included."""
+        tables = {t.name: getattr(self, t.name) for t in fields(self)}
+        return {f"{t}.{f.name}": getattr(v, f.name) for t, v in tables.items() for f in fields(v) if f.name not in LEFT_OUT}
+
+    def decisive(self):  # -> {"table.key": value}
+        """Those keys on which the numbers depend: where the files go and how often they are written may change on the way."""
+        free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute"}
+        free |= {"data.corpus", "model.name"}
+        return {key: value for key, value in self.flat().items() if key not in free}
+
+    def toml(self):  # -> str
+        """The configuration as a file that reads back equal, every default written out."""
+        lines = []
+        for name in ("run", "data", "model", "optimizer"):
+            keys = [(k.partition(".")[2], v) for k, v in self.flat().items() if k.startswith(f"{name}.")]
+            lines += [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in keys), ""]
+        return "\n".join(lines)
+
+
+TABLES = {"run": Run, "data": Data, "model": ModelConfig, "optimizer": Optimizer}
+LEFT_OUT = {"rope_scaling"}  # a model that is trained here needs no slower RoPE
+
+
+def read(path):  # path -> TrainConfig
+    """Read and check a file. TrainingError names the key, what it must be and what it is."""
+    try:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise TrainingError(f"{path}: the configuration cannot be read: {error}.") from None
+    except (ValueError, RecursionError) as error:  # TOML's own errors and bad UTF-8 are ValueErrors
+        raise TrainingError(f"{path}: not TOML: {error}.") from None
+    refuse_unknown(path, "table", tables, TABLES)
+    config = TrainConfig(**{name: build(path, name, kind, tables.get(name, {})) for name, kind in TABLES.items()})
+    check_together(path, config)
+    return config
+
+
+def build(path, table, kind, values):  # -> Run, Data, ModelConfig or Optimizer
+    """One table, each value of its type and in its range."""
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path}: {table} must be a table, found {values!r}.")
+    known = {f.name: f for f in fields(kind) if f.name not in LEFT_OUT}
+    refuse_unknown(path, f"key in [{table}]", values, known)
+    missing = [n for n, f in known.items() if n not in values and f.default is MISSING]
+    if missing:
+        raise TrainingError(f"{path}: [{table}] must say {', '.join(missing)}; found {', '.join(values) or 'nothing'}.")
+    return kind(**{name: checked(f"{path}: {table}.{name}", known[name], value) for name, value in values.items()})
+
+
+def checked(what, known, value):  # -> the value, as the field's type
+    """TrainingError for another type, or a number out of range, infinite or NaN."""
+    wanted = known.type
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:  # isinstance would take True for 1
+        raise TrainingError(f"{what} must be of type {wanted.__name__}, found {value!r}.")
+    low, high = known.metadata.get("range", (-ANY, ANY))
+    if wanted is float and not math.isfinite(value):
+        raise TrainingError(f"{what} must be a finite number, found {value}.")
+    if wanted in (int, float) and not low <= value <= high:
+        raise TrainingError(f"{what} must be from {low:g} to {high:g}, found {value}.")
+    return value
+
+
+def refuse_unknown(path, what, found, known):
+    """TrainingError with the nearest name."""
+    for name in found:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
+            raise TrainingError(f"{path}: {name!r} is no {what}; {hint}")
+
+
+def check_together(path, config):
+    """What two keys must agree on."""
+    run, data, model, optimizer = config.run, config.data, config.model, config.optimizer
+    if run.length > model.context_length:
+        raise TrainingError(f"{path}: run.length is {run.length:,}, model.context_length holds {model.context_length:,}.")
+    if optimizer.floor > optimizer.learning_rate:
+        raise TrainingError(
+            f"{path}: optimizer.floor must not be above learning_rate, found {optimizer.floor} and {optimizer.learning_rate}."
+        )
+    if optimizer.warmup > run.steps:
+        raise TrainingError(f"{path}: optimizer.warmup is {optimizer.warmup:,} steps, run.steps only {run.steps:,}.")
+    if not data.separator:
+        raise TrainingError(f"{path}: data.separator must hold at least 1 character, found 0.")
+    for key, value in {"run.out": run.out, "data.corpus": data.corpus, "data.tokenizer": data.tokenizer}.items():
+        if not value.strip() or "\0" in value:
+            raise TrainingError(f"{path}: {key} must be a path, found {value!r}.")
+
+
+def toml_value(value):  # bool, int, float or str -> str
+    """JSON writes these as TOML reads them, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,80 @@
+"""The loss curve on disk while it grows, and in a line of the terminal: one row a step.
+
+A run that is taken up again has perhaps gone further before it was killed: rows after the checkpoint's step are cut off, and
+come again. A last row that is cut short goes with them.
+"""
+
+import csv
+import io
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from minillm.errors import TrainingError
+from minillm.training.files import replacing
+from minillm.training.loop import Step
+
+COLUMNS = [f.name for f in fields(Step)]
+
+
+def read_curve(path):  # path -> [Step]
+    """The rows of a curve, up to the first that is not whole; none where there is no file."""
+    rows = []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return rows
+    whole = text[: text.rfind("\n") + 1]  # a row is whole once its line has ended
+    for row in csv.DictReader(io.StringIO(whole)):
+        try:
+            values = {name: (None if row[name] == "" else float(row[name])) for name in COLUMNS}
+            rows.append(Step(**values | {"step": int(row["step"]), "tokens": int(row["tokens"])}))
+        except (KeyError, TypeError, ValueError):
+            break
+    return rows
+
+
+class Curve:
+    """A CSV file that gets a row a step. after: the step of the checkpoint that the run goes on from; 0 starts afresh."""
+
+    def __init__(self, path, after=0):
+        kept = [step for step in read_curve(path) if step.step <= after]
+        with replacing(path) as file:
+            file.write(lines(kept, header=True).encode())
+        self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, step):
+        """A row, on disk before the next step begins."""
+        try:
+            self.file.write(lines([step]))
+            self.file.flush()
+        except OSError as error:
+            raise TrainingError(f"step {step.step:,}: the loss curve could not be written ({error}).") from error
+
+
+def lines(steps, header=False):  # [Step] -> str
+    """Rows of CSV; an empty cell where nothing was measured."""
+    sheet = csv.DictWriter(text := io.StringIO(), COLUMNS, lineterminator="\n")
+    if header:
+        sheet.writeheader()
+    sheet.writerows(asdict(step) for step in steps)
+    return text.getvalue()
+
+
+def bar(done, steps):  # -> tqdm
+    """A progress bar on standard error; silent where that is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=steps, initial=done, unit=" steps", file=sys.stderr, disable=None, dynamic_ncols=True)
+
+
+def pace(step, flops, peak):  # Step, FLOPs of a step, FLOPs/s of the machine -> one line
+    """Loss, speed, and the share of what the machine can do at best."""
+    told = f"loss {step.loss:.3f} · {step.tokens / step.seconds:,.0f} tokens/s · {flops / step.seconds / peak:.0%} of peak"
+    return told if step.held_out_loss is None else f"{told} · held out {step.held_out_loss:.3f}"
