@@ -1,1 +1,1 @@
-"""Training: the other half of a model's life. The backward pass of every layer, by hand."""
+"""Training: gradients by hand, AdamW, a corpus that is mapped, checkpoints that a kill cannot harm. Lesson 16."""
