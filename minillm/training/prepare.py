@@ -2,6 +2,9 @@
 
     text ─▶ documents ─▶ two sides ─▶ BPE of the side to learn from ─▶ ids of both, each document ended by <|endoftext|>
 
+What ends one document stands before the next, so a model learns how documents begin from what follows it: the same token is
+put before every prompt (add_bos). A model of plain text knows no roles; its chat is a text that two write in turn.
+
 The held-out side is kept out of the tokenizer too. Everything made here is kept in the run's folder, so that a run that goes
 on reads the same; the checkpoint carries the sha256 of both, so that it notices where it does not.
 """
@@ -21,6 +24,7 @@ from minillm.training.bpe_train import train_bpe
 from minillm.training.data import open_tokens, read_corpus, split, write_tokens
 
 END_OF_TEXT = "<|endoftext|>"
+IN_TURN = "{{ bos_token }}{% for m in messages %}{{ m['content'] | trim }}{{ '' if loop.last else ' ' }}{% endfor %}"
 NAMES = ("train.tokens", "held_out.tokens")
 
 
@@ -49,7 +53,7 @@ def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
     if named == "bytes":
         return byte_metadata(config.model.vocab_size)
     if named == "bpe" and not (resume and kept.exists()):
-        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,))
+        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,), add_bos=True) | {"tokenizer.chat_template": IN_TURN}
         write_gguf(kept, {"general.architecture": "llama", "general.type": "vocab"} | made, {})
         return made
     with open_gguf(kept if named == "bpe" else named) as file:
