@@ -64,6 +64,40 @@ def measure():  # -> {what: number}
     return {"files": about, "pair": pair.run(target, draft, held_out), "samples": samples}
 
 
+CARD = """# tiny and tiny-draft
+
+Two small story tellers with one tokenizer, trained by `minillm train` on the corpus beside them; this page is written by
+`data/models/card.py` from `figures.json`. They exist so that every command, lesson and test runs with nothing downloaded, and
+so that there is a draft for a target. Both are Llama models in F16; llama.cpp runs them.
+
+| model | parameters | file | steps | tokens seen | training, 2 cores | perplexity, held out |
+|---|---|---|---|---|---|---|
+{rows}
+
+Perplexity is per token, over {documents} held-out stories ({held_out:.0%}, chosen by their hash).
+
+**Acceptance** of tiny-draft's tokens by tiny, γ = {gamma}, from the beginnings of {prompts} held-out stories
+(`minillm bench pair`):
+
+| | accepted of those looked at | tokens a look | looked at |
+|---|---|---|---|
+{rates}
+
+**Data.** {stories:,} stories of {words:,} words ({different_words:,} different ones) that SmolLM2-135M-Instruct (Apache-2.0)
+ended sentence by sentence: see `data/corpus/`. Made by one small model, so they are grammatical, simple, much alike, and often
+absurd. Nothing in them is true, and no person is meant.
+
+**Made by** `minillm train --config data/models/tiny.toml`, then `tiny-draft.toml`; curves: `tiny_loss.png`,
+`tiny-draft_loss.png`. **Not for** anything but learning, testing and measuring: they know no facts and follow no instruction.
+
+## Ten samples, unselected
+
+Seeds 0 to 9, temperature 0.7, from the beginning of a text, at most 250 tokens.
+
+{samples}
+"""
+
+
 def card(figures):  # -> Markdown
     """The text around the figures."""
     pair, corpus = figures["pair"], json.loads((CORPUS.parent / "statistics.json").read_text())["stories"]
@@ -78,44 +112,9 @@ def card(figures):  # -> Markdown
     for t, r in pair["acceptance_at_temperature"].items():
         how = "greedy" if t == "0" else f"temperature {t}"
         rates.append(f"| {how} | {r['rate']:.1%} | {r['tokens_per_look']:.2f} | {r['looked_at']:,} |")
-    stories = [f"{i}. {text}" for i, text in enumerate(figures["samples"])]
-    return "\n".join(
-        [
-            "# tiny and tiny-draft",
-            "",
-            "Two small story tellers with one tokenizer, trained by `minillm train` on the corpus beside them; this page is",
-            "written by `data/models/card.py` from `figures.json`. They exist so that every command, lesson and test runs with",
-            "nothing downloaded, and so that there is a draft for a target. Both are Llama models in F16; llama.cpp runs them.",
-            "",
-            "| model | parameters | file | steps | tokens seen | training, 2 cores | perplexity, held out |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-            f"Perplexity is per token, over {pair['documents']} held-out stories ({HELD_OUT:.0%}, chosen by their hash).",
-            "",
-            f"**Acceptance** of tiny-draft's tokens by tiny, γ = {pair['gamma']}, from the beginnings of {pair['prompts']} held-out",
-            "stories (`minillm bench pair`):",
-            "",
-            "| | accepted of those looked at | tokens a look | looked at |",
-            "|---|---|---|---|",
-            *rates,
-            "",
-            f"**Data.** {corpus['stories']:,} stories of {corpus['words']:,} words ({corpus['different_words']:,} different ones) that",
-            "SmolLM2-135M-Instruct (Apache-2.0) ended sentence by sentence: see `data/corpus/`. Made by one small model, so they are",
-            "grammatical, simple, much alike, and often absurd. Nothing in them is true, and no person is meant.",
-            "",
-            "**Made by** `minillm train --config data/models/tiny.toml`, then `tiny-draft.toml`; curves: `tiny_loss.png`,",
-            "`tiny-draft_loss.png`. **Not for** anything but learning, testing and measuring. They know no facts and follow no",
-            "instruction.",
-            "",
-            "## Ten samples, unselected",
-            "",
-            "Seeds 0 to 9, temperature 0.7, from the beginning of a text, at most 250 tokens.",
-            "",
-            *stories,
-            "",
-        ]
-    )
+    samples = "\n".join(f"{i}. {text}" for i, text in enumerate(figures["samples"]))
+    lists = {"rows": "\n".join(rows), "rates": "\n".join(rates), "samples": samples}
+    return CARD.format(**pair, **corpus, **lists, held_out=HELD_OUT)
 
 
 def differences(then, now, where=""):  # -> ["where: then, now"]

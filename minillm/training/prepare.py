@@ -53,7 +53,8 @@ def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
     if named == "bytes":
         return byte_metadata(config.model.vocab_size)
     if named == "bpe" and not (resume and kept.exists()):
-        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,), add_bos=True) | {"tokenizer.chat_template": IN_TURN}
+        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,), add_bos=True)
+        made["tokenizer.chat_template"] = IN_TURN
         write_gguf(kept, {"general.architecture": "llama", "general.type": "vocab"} | made, {})
         return made
     with open_gguf(kept if named == "bpe" else named) as file:
