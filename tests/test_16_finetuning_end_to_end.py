@@ -144,6 +144,22 @@ def test_a_run_goes_on_with_its_tokenizer_and_needs_no_corpus_for_it(here, capsy
     assert (here / "again/model.gguf").read_bytes() == broken, "stopped and resumed is another model"
 
 
+def test_a_run_that_starts_afresh_takes_nothing_of_one_that_was_there(here):
+    edit(here, "steps = 80", "steps = 3")
+    assert train() == 0
+    right = {name: (here / "run" / name).read_bytes() for name in ("tokenizer.gguf", "train.tokens", "held_out.tokens")}
+    packed = (here / "corpus.txt.xz").read_bytes()
+    corpus(END.join(f"{i} boats sail the sea, and {i} gulls follow them to the land of ice." for i in range(400)))(here)
+    (here / "run/checkpoint.npz").unlink()
+    assert train() == 0
+    for name, before in right.items():
+        assert (here / "run" / name).read_bytes() != before, name
+    (here / "corpus.txt.xz").write_bytes(packed)
+    (here / "run/checkpoint.npz").unlink()
+    assert train() == 0
+    assert {name: (here / "run" / name).read_bytes() for name in right} == right
+
+
 def test_another_tokenizer_under_the_same_ids_is_noticed(here, capsys):
     assert train() == 0
     capsys.readouterr()
