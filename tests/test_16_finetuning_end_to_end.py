@@ -144,6 +144,22 @@ def test_a_run_goes_on_with_its_tokenizer_and_needs_no_corpus_for_it(here, capsy
     assert (here / "again/model.gguf").read_bytes() == broken, "stopped and resumed is another model"
 
 
+def test_a_run_that_starts_afresh_takes_nothing_of_one_that_was_there(here):
+    edit(here, "steps = 80", "steps = 3")
+    assert train() == 0
+    right = {name: (here / "run" / name).read_bytes() for name in ("tokenizer.gguf", "train.tokens", "held_out.tokens")}
+    packed = (here / "corpus.txt.xz").read_bytes()
+    corpus(END.join(f"{i} boats sail the sea, and {i} gulls follow them to the land of ice." for i in range(400)))(here)
+    (here / "run/checkpoint.npz").unlink()
+    assert train() == 0
+    for name, before in right.items():
+        assert (here / "run" / name).read_bytes() != before, name
+    (here / "corpus.txt.xz").write_bytes(packed)
+    (here / "run/checkpoint.npz").unlink()
+    assert train() == 0
+    assert {name: (here / "run" / name).read_bytes() for name in right} == right
+
+
 def test_another_tokenizer_under_the_same_ids_is_noticed(here, capsys):
     assert train() == 0
     capsys.readouterr()
@@ -190,6 +206,7 @@ WRONG = {
     "shorter than a batch": (changes("batch = 4", "batch = 999"), "shorter than a batch: 999 × 32 tokens and the one after them"),
     "vocabulary without room": (changes("vocab_size = 320", "vocab_size = 256"), "at least 257 (256 bytes and 1 special)"),
     "no such architecture": (changes("tied = true", "qkv_bias = true"), "no architecture of a GGUF file has rope_interleaved"),
+    "a number beyond float32": (changes("tied = true", "rope_base = 1e39"), "'llama.rope.freq_base': expected at most 3.403e+38"),
     "an odd head": (changes("d_head = 16", "d_head = 15"), "d_head 15 is odd"),
     "a key of [about]": (changes("license =", "licence ="), "'licence' is no key in [about]; did you mean 'license'?"),
 }  # fmt: skip

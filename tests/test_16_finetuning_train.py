@@ -54,7 +54,11 @@ def test_it_writes_the_model_the_curve_the_picture_and_the_exact_configuration(h
     assert {p.name for p in run.iterdir()} == {
         "checkpoint.npz", "config.toml", "held_out.tokens", "loss.csv", "loss.png", "model.gguf", "train.tokens",
     }  # fmt: skip
-    assert said.err == "", "a progress bar where there is no terminal"
+    rows = said.err.splitlines()
+    assert [line.split(" · ")[0] for line in rows] == ["step 4 of 9", "step 8 of 9", "step 9 of 9"], (
+        "a log, as this is no terminal"
+    )
+    assert all("held out" in line and line.endswith(" left") for line in rows) and rows[-1].endswith("00:00 left")
     steps = read_curve(run / "loss.csv")
     assert [s.step for s in steps] == list(range(1, 10)) and result["loss"] == steps[-1].loss
     assert result["tokens"] == 9 * 2 * 3 * 8 and result["held_out_loss"] == steps[-1].held_out_loss is not None

@@ -2,16 +2,19 @@
 
 Into the folder run.out go: config.toml (every default written out), tokenizer.gguf where one was trained, train.tokens and
 held_out.tokens, loss.csv, loss.png, checkpoint.npz, and at the end model.gguf, which `minillm generate --model` runs.
+Without a terminal there is no bar but a line every run.evaluate_every steps.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
-HELP = "train a model as a configuration file says: GGUF, loss curve, exact resume"
+HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss curve, exact resume"
 
 
 def configure(parser):
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML with [run], [data], [model], [optimizer]")
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML with [run], [data], [model], [optimizer], [about]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
@@ -23,9 +26,9 @@ def run(args):
     from minillm.memory import refuse_beyond_memory
     from minillm.model.write import model_metadata
     from minillm.training.config import read
-    from minillm.training.curve import Curve, bar, pace, read_curve
+    from minillm.training.curve import Curve, bar, pace, read_curve, row
     from minillm.training.data import Batches
-    from minillm.training.loop import fit, training_flops
+    from minillm.training.loop import fit
     from minillm.training.prepare import prepare, sha256
 
     config = read(args.config)
@@ -42,14 +45,20 @@ def run(args):
     with replacing(out / "config.toml", TrainingError) as file:
         file.write(config.toml().encode())
 
-    flops = training_flops(config.model, settings.batch * settings.micro_batches, settings.length)
+    tokens = settings.micro_batches * settings.batch * settings.length
+    flops = config.model.training_flops(tokens, settings.length)
     peak, gradients = peak_flops(), gradients_of(config)
-    with Curve(out / "loss.csv", state.step) as curve, bar(state.step, settings.steps) as progress:
+    done, begin = state.step, perf_counter()
+    with Curve(out / "loss.csv", done) as curve, bar(done, settings.steps) as progress:
 
         def watch(step):
+            told = pace(step, flops, peak)
             curve.write(step)
-            progress.set_postfix_str(pace(step, flops, peak), refresh=False)
+            progress.set_postfix_str(told, refresh=False)
             progress.update()
+            if progress.disable and (step.step % settings.evaluate_every == 0 or step.step == settings.steps):  # a log file
+                seconds = (perf_counter() - begin) / (step.step - done)
+                print(row(step, settings.steps, told, seconds), file=sys.stderr, flush=True)
 
         fit(config, state, batches, gradients, judge, kept, decisive, watch)
     write_model(out / "model.gguf", config.model, state.parameters, tokenizer, config.about.metadata())

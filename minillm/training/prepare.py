@@ -10,8 +10,6 @@ on reads the same; the checkpoint carries the sha256 of both, so that it notices
 """
 
 import functools
-import hashlib
-import json
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.model.random_model import byte_metadata
 from minillm.model.tokenizer import Tokenizer
+from minillm.training import checkpoint
 from minillm.training.bpe_train import train_bpe
 from minillm.training.data import open_tokens, read_corpus, split, write_tokens
 
@@ -71,4 +70,4 @@ def ids(metadata, documents):  # -> an iterator of [id]
 def sha256(metadata):  # {key: value} -> str
     """Of a tokenizer, whether it was just trained or read from a file."""
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return checkpoint.sha256(plain)
