@@ -11,9 +11,8 @@ from gguf_files import write_gguf as write_by_package
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm import LLM, SamplingParams
+from minillm import LLM, SamplingParams, files
 from minillm.errors import GGUFError
-from minillm.formats import gguf_write
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
@@ -183,7 +182,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, b
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gguf_write.os, broken, fail)
+    monkeypatch.setattr(files.os, broken, fail)
     with pytest.raises(GGUFError, match="a.gguf: cannot be written: No space left on device"):
         write_gguf(path, ARCH, {"w": np.zeros((9, 9), np.float32)})
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.gguf"]
@@ -197,7 +196,7 @@ def test_the_file_is_complete_when_it_appears(tmp_path, monkeypatch):
         seen.append((os.path.dirname(draft), path.exists(), os.path.getsize(draft)))
         real(draft, target)
 
-    monkeypatch.setattr(gguf_write.os, "replace", replace)
+    monkeypatch.setattr(files.os, "replace", replace)
     write_gguf(path, ARCH, ONE)
     assert seen == [(str(tmp_path), False, path.stat().st_size)]
 
@@ -213,10 +212,11 @@ def test_a_model_in_use_may_be_replaced(tmp_path):
 
 def test_places_where_no_file_can_be(tmp_path):
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "missing" / "a.gguf", tmp_path / "folder", tmp_path / ("n" * 300)):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "a.gguf", tmp_path / "folder", tmp_path / ("n" * 300)):
         with pytest.raises(GGUFError, match="cannot be written: "):
             write_gguf(path, ARCH, ONE)
-    assert os.listdir(tmp_path) == ["folder"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 def tiny_model(path):

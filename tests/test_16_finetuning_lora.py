@@ -216,7 +216,7 @@ def test_the_loop_trains_an_adapter_and_leaves_the_base(tmp_path):
     ("settings", "words"),
     [
         ({"rank": 6}, r"rank must be 1 to 5, that of blk.0.attn_q.weight \(8, 5\), found 6"),
-        ({"rank": 4, "matrices": ("ffn_up",)}, r"1 to 3, that of blk.0.ffn_up.weight \(3, 5\), found 4"),
+        ({"rank": 4, "matrices": ("attn_q", "ffn_up")}, r"1 to 3, that of blk.0.ffn_up.weight \(3, 5\), found 4"),
         ({"rank": 0}, "found 0"),
         ({"rank": 2.0}, r"found 2\.0"),
         ({"rank": True}, "found True"),

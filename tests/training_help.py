@@ -88,7 +88,7 @@ def write_corpus(folder, documents=40):
     (folder / "corpus.txt").write_text("<|endoftext|>".join(stories), encoding="utf-8")
 
 
-def write_toy(path, config, parameters, tokenizer):
+def write_toy(path, config, parameters, tokenizer, extra):
     with open(path, "wb") as file:
         np.savez(file, **parameters)
 
@@ -119,8 +119,9 @@ def child(arguments):
     where, _, number = arguments.pop().partition(":") if ":" in arguments[-1] else ("", "", "0")
     number = int(number)
     import minillm.cli
+    from minillm import files
     from minillm.cli import train
-    from minillm.training import checkpoint, curve, files, loop
+    from minillm.training import checkpoint, curve, loop
 
     use_toy(train)
     calls = {"gradients": 0, "saves": 0, "updates": 0}

@@ -1,7 +1,7 @@
 """`minillm train`: a model from a text, as a configuration file says. Stopped or killed, it goes on with --resume.
 
-Into the folder run.out go: config.toml (every default written out), train.tokens and held_out.tokens, loss.csv, loss.png,
-checkpoint.npz, and at the end model.gguf.
+Into the folder run.out go: config.toml (every default written out), tokenizer.gguf where one was trained, train.tokens and
+held_out.tokens, loss.csv, loss.png, checkpoint.npz, and at the end model.gguf, which `minillm generate --model` runs.
 """
 
 from functools import partial
@@ -18,25 +18,28 @@ def configure(parser):
 
 
 def run(args):
+    from minillm.errors import TrainingError
+    from minillm.files import replacing
     from minillm.memory import refuse_beyond_memory
+    from minillm.model.write import model_metadata
     from minillm.training.config import read
     from minillm.training.curve import Curve, bar, pace, read_curve
     from minillm.training.data import Batches
-    from minillm.training.files import replacing
     from minillm.training.loop import fit, training_flops
+    from minillm.training.prepare import prepare, sha256
 
     config = read(args.config)
     refuse_beyond_memory(16 * config.model.parameters(), "weights, gradients and both moments")
     out, settings = Path(config.run.out), config.run
     kept = out / "checkpoint.npz"
     refuse_to_overwrite(kept, args.resume)
-    tokenizer = tokenizer_for(config)
-    train, held_out = token_files(config, tokenizer, out, args.resume)
+    tokenizer, train, held_out = prepare(config, out, args.resume)
+    model_metadata(config.model, tokenizer, config.about.metadata())  # what no file can say is refused now, not at the end
     batches = Batches(train.ids, settings.batch, settings.length, settings.seed, f"{config.data.corpus} (to learn from)")
     judge = judge_for(config, held_out)
-    decisive = config.decisive() | {"data.sha256": train.sha256}
+    decisive = config.decisive() | {"data.sha256": train.sha256, "tokenizer.sha256": sha256(tokenizer)}
     state = state_for(config, kept, batches, decisive, args.resume)
-    with replacing(out / "config.toml") as file:
+    with replacing(out / "config.toml", TrainingError) as file:
         file.write(config.toml().encode())
 
     flops = training_flops(config.model, settings.batch * settings.micro_batches, settings.length)
@@ -49,7 +52,7 @@ def run(args):
             progress.update()
 
         fit(config, state, batches, gradients, judge, kept, decisive, watch)
-    write_model(out / "model.gguf", config.model, state.parameters, tokenizer)
+    write_model(out / "model.gguf", config.model, state.parameters, tokenizer, config.about.metadata())
     return told(args, config, read_curve(out / "loss.csv"), flops, peak)
 
 
@@ -59,40 +62,6 @@ def refuse_to_overwrite(kept, resume):
 
     if kept.exists() and not resume:
         raise TrainingError(f"{kept}: a run is there already. Go on with --resume, or give run.out another folder.")
-
-
-def tokenizer_for(config):  # -> Tokenizer
-    """What [data] tokenizer names; it must fit the model's vocabulary."""
-    from minillm.errors import TrainingError
-    from minillm.formats.gguf import open_gguf
-    from minillm.model.random_model import byte_tokenizer
-    from minillm.model.tokenizer import Tokenizer
-
-    if config.data.tokenizer == "bytes":
-        return byte_tokenizer(config.model.vocab_size)
-    tokenizer = Tokenizer.from_gguf(open_gguf(config.data.tokenizer).metadata)
-    if tokenizer.vocab_size != config.model.vocab_size:
-        raise TrainingError(
-            f"{config.data.tokenizer}: the tokenizer has {tokenizer.vocab_size:,} tokens, "
-            f"model.vocab_size says {config.model.vocab_size:,}."
-        )
-    return tokenizer
-
-
-def token_files(config, tokenizer, out, resume):  # -> TokenFile, TokenFile
-    """The corpus as ids: documents to learn from, documents to judge by, each ended by the tokenizer's end of text.
-
-    A run that goes on keeps the ids it has; their sha256 is part of what the checkpoint demands.
-    """
-    from minillm.training.data import open_tokens, read_corpus, split, write_tokens
-
-    paths = out / "train.tokens", out / "held_out.tokens"
-    if resume and all(path.exists() for path in paths):
-        return tuple(open_tokens(path) for path in paths)
-    sides = split(read_corpus(config.data.corpus), config.data.separator, config.data.held_out)
-    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    ids = [([*tokenizer.encode(document, bos=False), *end] for document in documents) for documents in sides]
-    return tuple(write_tokens(path, side, config.model.vocab_size) for path, side in zip(paths, ids, strict=True))
 
 
 def judge_for(config, held_out):  # -> (parameters -> loss), or None
@@ -142,10 +111,10 @@ def loss_of(config):  # -> function (parameters, tokens, targets) -> loss
     return partial(model.loss, config.model)
 
 
-def write_model(path, config, parameters, tokenizer):
-    from minillm.formats import gguf_write
+def write_model(path, config, parameters, tokenizer, extra):
+    from minillm.model import write
 
-    gguf_write.write_model(path, config, parameters, tokenizer)
+    write.write_model(path, config, parameters, tokenizer, extra)
 
 
 def peak_flops():  # -> FLOPs/s of a large matrix product here

@@ -1,23 +1,21 @@
 """Write a GGUF file: metadata, table of tensors, then their bytes, each on its alignment. The layout is drawn in gguf.py.
 
 Everything before the data is small, so it is built in memory first, which settles where each tensor will lie. The tensors then
-go out one after another. The file is written under another name beside its place and renamed when all of it is on the
-disk: whoever opens `path` finds the old file or the new one, never half of one.
+go out one after another, and the file appears when all of it is on the disk (files.py): whoever opens `path` finds the old
+file or the new one, never half of one.
 
     offset of tensor i = Σ_{j<i} ⌈nbytes_j / alignment⌉ · alignment        counted from the start of the data
 
 Source: the specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
-import contextlib
-import os
 import struct
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
 from minillm.errors import GGUFError
+from minillm.files import replacing
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.cursor import ARRAY, BOOL, F32, I32, INT64, MAX_NESTING, NUMBERS, STRING, U32, U64, UINT64, quoted
 from minillm.formats.gguf import MAX_DIMS
@@ -39,7 +37,6 @@ def write_gguf(path, metadata, tensors):
 
     Raises GGUFError for what the format cannot hold, before anything is written, and where the file cannot be written.
     """
-    path = Path(path)
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) not in (int, np.uint32) or not 8 <= alignment < 2**32 or int(alignment).bit_count() != 1:
         raise GGUFError(f"metadata 'general.alignment': expected a power of two from 8 to 2^31, found {str(alignment)[:40]}.")
@@ -57,31 +54,16 @@ def write_gguf(path, metadata, tensors):
         head.append(struct.pack("<IQ", type_.id, offset))
         stored.append(raw)
         offset += padded(raw.nbytes, alignment)
-    write_by_rename(path, [b"".join(head), *stored], alignment)
+    with replacing(path, GGUFError) as file:
+        for part in (b"".join(head), *stored):
+            nbytes = memoryview(part).nbytes
+            file.write(part)
+            file.write(bytes(padded(nbytes, alignment) - nbytes))
 
 
 def padded(nbytes, alignment):
     """nbytes, rounded up to a multiple of the alignment."""
     return -(-nbytes // alignment) * alignment
-
-
-def write_by_rename(path, parts, alignment):
-    """Write the parts one after another, each padded with zeros, and let the file appear when it is complete."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            for part in parts:
-                nbytes = memoryview(part).nbytes
-                file.write(part)
-                file.write(bytes(padded(nbytes, alignment) - nbytes))
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut after the rename could leave a model full of zeros
-        os.replace(draft, path)
-    except OSError as error:
-        raise GGUFError(f"{path}: cannot be written: {error.strerror or error}.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 def as_stored(tensor, what):  # array or (raw, type, shape) -> (bytes as uint8, BlockType, shape)

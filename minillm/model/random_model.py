@@ -79,9 +79,23 @@ def random_tensor(name, shape, seed):  # -> float32
 
 def byte_tokenizer(vocab_size):  # -> Tokenizer
     """A token for each byte, three control tokens with a chat template, and names such as [259] for the rest."""
+    return Tokenizer.from_gguf(byte_metadata(vocab_size))
+
+
+def byte_metadata(vocab_size):  # -> {key: value}
+    """The same as a GGUF file says it. ModelError for a vocabulary without room for the bytes."""
     bytes_ = [BYTE_TO_CHAR[b] for b in range(256)]
     if vocab_size < len(bytes_) + len(SPECIAL):
         raise ModelError(f"a random model needs a vocabulary of at least {len(bytes_) + len(SPECIAL)}, found {vocab_size}.")
     unused = [f"[{i}]" for i in range(len(bytes_) + len(SPECIAL), vocab_size)]
-    types = [NORMAL] * 256 + [CONTROL] * len(SPECIAL) + [NORMAL] * len(unused)
-    return Tokenizer([*bytes_, *SPECIAL, *unused], merges=[], token_types=types, bos_id=257, eos_id=258, chat_template=CHATML)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [*bytes_, *SPECIAL, *unused],
+        "tokenizer.ggml.token_type": [NORMAL] * 256 + [CONTROL] * len(SPECIAL) + [NORMAL] * len(unused),
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 257,
+        "tokenizer.ggml.eos_token_id": 258,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": CHATML,
+    }

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minillm.errors import TrainingError
-from minillm.training.files import replacing
+from minillm.files import replacing
 
 VERSION = 1
 GROUPS = ("parameters", "first", "second")
@@ -50,7 +50,7 @@ def save(path, state, configuration):
     about |= {"configuration": configuration, "sha256": sha256(configuration)}
     arrays = {f"{group}/{name}": array for group in GROUPS for name, array in getattr(state, group).items()}
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    with replacing(path) as file:
+    with replacing(path, TrainingError) as file:
         np.savez(file, state=text, **arrays)
 
 

@@ -4,6 +4,7 @@
     [data]       corpus, tokenizer, separator, held_out
     [model]      the fields of ModelConfig
     [optimizer]  learning_rate, floor, warmup, beta1, beta2, epsilon, weight_decay, clip
+    [about]      author, license, description: what model.gguf says of itself
 
 A key that is not known is refused: a misspelt `weight_deacy` would train another model for hours. Each number has a range.
 Paths count from the current directory, as everywhere on the command line. TOML: https://toml.io/en/v1.0.0.
@@ -44,7 +45,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What is read. tokenizer: "bytes", or a GGUF file that holds one. A separator stands between two documents."""
+    """What is read. A separator stands between two documents.
+
+    tokenizer: "bytes"; "bpe", trained on the corpus with model.vocab_size tokens; or a GGUF file that holds one.
+    """
 
     corpus: str
     tokenizer: str = "bytes"
@@ -67,6 +71,18 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """For whoever finds the file; no number depends on it."""
+
+    author: str = ""
+    license: str = ""
+    description: str = ""
+
+    def metadata(self):  # -> {GGUF key: str}
+        return {f"general.{f.name}": text for f in fields(self) if (text := getattr(self, f.name))}
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """A whole run."""
 
@@ -74,6 +90,7 @@ class TrainConfig:
     data: Data
     model: ModelConfig
     optimizer: Optimizer
+    about: About = About()
 
     def flat(self):  # -> {"table.key": value}
         """Every key with its value, defaults included."""
@@ -83,19 +100,19 @@ class TrainConfig:
     def decisive(self):  # -> {"table.key": value}
         """Those keys on which the numbers depend: where the files go and how often they are written may change on the way."""
         free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute"}
-        free |= {"data.corpus", "model.name"}
+        free |= {"data.corpus", "model.name", *(f"about.{f.name}" for f in fields(About))}
         return {key: value for key, value in self.flat().items() if key not in free}
 
     def toml(self):  # -> str
         """The configuration as a file that reads back equal, every default written out."""
         lines = []
-        for name in ("run", "data", "model", "optimizer"):
+        for name in TABLES:
             keys = [(k.partition(".")[2], v) for k, v in self.flat().items() if k.startswith(f"{name}.")]
             lines += [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in keys), ""]
         return "\n".join(lines)
 
 
-TABLES = {"run": Run, "data": Data, "model": ModelConfig, "optimizer": Optimizer}
+TABLES = {"run": Run, "data": Data, "model": ModelConfig, "optimizer": Optimizer, "about": About}
 LEFT_OUT = {"rope_scaling"}  # a model that is trained here needs no slower RoPE
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from minillm.errors import TrainingError
-from minillm.training.files import replacing
+from minillm.files import replacing
 from minillm.training.loop import Step
 
 COLUMNS = [f.name for f in fields(Step)]
@@ -39,7 +39,7 @@ class Curve:
 
     def __init__(self, path, after=0):
         kept = [step for step in read_curve(path) if step.step <= after]
-        with replacing(path) as file:
+        with replacing(path, TrainingError) as file:
             file.write(lines(kept, header=True).encode())
         self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import TrainingError
-from minillm.training.files import replacing
+from minillm.files import replacing
 
 HEADER = struct.Struct("<8s4IQ32s")
 MAGIC, VERSION = b"minillmT", 1
@@ -61,7 +61,7 @@ def write_tokens(path, documents, vocab_size):  # path, [[id]] -> TokenFile
     """Token ids, one document after another, as a file. uint16 where the vocabulary fits. TrainingError: an id outside it."""
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     digest, count = hashlib.sha256(), 0
-    with replacing(path) as file:
+    with replacing(path, TrainingError) as file:
         file.write(bytes(HEADER.size))
         for document in documents:
             ids = np.asarray(document, np.int64)

@@ -124,7 +124,7 @@ def fresh_adapter(config, rank, alpha, matrices=("attn_q", "attn_v"), seed=0):  
     if type(rank) is not int or not 1 <= rank <= least:
         name = min(shapes, key=lambda name: min(shapes[name]))
         raise TrainingError(f"the rank must be 1 to {least:,}, that of {name} {shapes[name]}, found {rank!r}.")
-    if not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
+    if isinstance(alpha, bool) or not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
         raise TrainingError(f"alpha must be a number above 0, found {alpha!r}.")
     for name, (d_out, d_in) in shapes.items():
         weights[name + A] = random_tensor(name + A, (rank, d_in), seed)
@@ -148,25 +148,36 @@ def adapter_parameters(config, rank, matrices=("attn_q", "attn_v")):  # -> int
 
 def check_adapter(config, adapter, what):  # raises ModelError, which opens with `what`
     """Is an adapter from a stranger one for this model: known matrices, whole pairs, fitting shapes, finite numbers?"""
+    check_shapes(config, {name: array.shape for name, array in adapter.weights.items()}, adapter.alpha, what)
+    check_numbers(adapter.weights, what)
+
+
+def check_shapes(config, found, alpha, what):  # ModelConfig, {name: shape}, float
+    """All of it that can be known before a number is read."""
     shapes = adapted_shapes(config, MATRICES)
-    if not adapter.weights:
+    if not found:
         raise ModelError(f"{what}: an adapter needs at least one pair of matrices, found none.")
-    if not (isinstance(adapter.alpha, int | float) and 0 < adapter.alpha < math.inf):
-        raise ModelError(f"{what}: alpha must be a number above 0, found {adapter.alpha!r}.")
-    for name, array in adapter.weights.items():
+    if isinstance(alpha, bool) or not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
+        raise ModelError(f"{what}: alpha must be a number above 0, found {str(alpha)[:40]!r}.")
+    for name, shape in found.items():
         matrix, side = name[: -len(A)], name[-len(A) :]
         other = matrix + (B if side == A else A)
         if side not in (A, B) or matrix not in shapes:
             known = f"adapters go on {', '.join(MATRICES)} of {config.n_layers:,} layers"
             raise ModelError(f"{what}: {name!r} belongs to nothing in {config.name}; {known}.")
-        if other not in adapter.weights:
+        if other not in found:
             raise ModelError(f"{what}: {name!r} is there, its other half {other!r} is missing.")
-        (d_out, d_in), a = shapes[matrix], adapter.weights[matrix + A]
-        rank, most = len(a) if a.ndim else 0, min(d_out, d_in)
+        (d_out, d_in), of_a = shapes[matrix], found[matrix + A]
+        rank, most = of_a[0] if of_a else 0, min(d_out, d_in)
         right = (rank, d_in) if side == A else (d_out, rank)
-        if array.shape != right:
-            raise ModelError(f"{what}: {name!r} must have shape {right}, found {array.shape}.")
+        if tuple(shape) != right:
+            raise ModelError(f"{what}: {name!r} must have shape {right}, found {tuple(shape)}.")
         if not 1 <= rank <= most:
             raise ModelError(f"{what}: the rank of {name!r} must be 1 to {most:,}, that of the matrix, found {rank:,}.")
-        if not np.isfinite(array).all():
-            raise ModelError(f"{what}: {name!r} has {np.count_nonzero(~np.isfinite(array)):,} values that are not finite.")
+
+
+def check_numbers(weights, what):  # {name: array}
+    """Finite, all of them."""
+    for name, array in weights.items():
+        if bad := int(np.count_nonzero(~np.isfinite(array))):
+            raise ModelError(f"{what}: {name!r} has {bad:,} values that are not finite.")

@@ -1,4 +1,4 @@
-"""Files of a run appear whole or not at all: written beside their place under another name, then renamed into it.
+"""Files appear whole or not at all: written beside their place under another name, then renamed into it.
 
 Whoever is killed while writing leaves the old file as it was, and a draft that the next writer overwrites. The rename comes
 after fsync: without it a power cut can leave the new name on a file whose bytes never reached the disk.
@@ -10,15 +10,15 @@ import contextlib
 import os
 from pathlib import Path
 
-from minillm.errors import TrainingError
+from minillm.errors import MiniLLMError
 
 
 @contextlib.contextmanager
-def replacing(path):  # -> a binary file, open for writing
+def replacing(path, error=MiniLLMError):  # -> a binary file, open for writing
     """What is written to the file stands at `path` once the block is left without an error; until then, what stood there.
 
-    One writer at a time: the draft has one name, so that a kill leaves at most one behind. TrainingError where the disk
-    refuses.
+    Folders on the way are made. One writer at a time: the draft has one name, so that a kill leaves at most one behind.
+    Where the disk refuses, the MiniLLMError of this class.
     """
     path = Path(path)
     draft = path.with_name(path.name + ".part")
@@ -29,19 +29,22 @@ def replacing(path):  # -> a binary file, open for writing
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-        sync_folder(path.parent)
-    except OSError as error:
+    except OSError as refusal:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise TrainingError(f"{path} could not be written ({error}); what stood there is as it was.") from error
+        why = refusal.strerror or refusal
+        raise error(f"{path}: cannot be written: {why}. What stood there is as it was.") from refusal
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder):
-    """Make a rename last. Windows cannot open a folder, and has no need to."""
-    if os.name == "posix":
+    """Make a rename last. Not every system can (Windows opens no folder), and the file is whole all the same."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

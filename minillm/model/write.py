@@ -1,0 +1,98 @@
+"""From a model in memory to a file: the inverse of weights.py.
+
+The file must say everything that the arrays do not: the shape under the architecture's keys, the tokenizer, a name. Other
+programs read it too (llama.cpp, the hub), so it is written as they want it: matrices in 16 bits, vectors, which are small and
+are added or multiplied once a token, in 32; a tied head not at all.
+
+    config_from_gguf(open_gguf(path)) == config           but that the file holds norm_eps and rope_base in float32
+
+What is called llama turns neighbouring pairs in RoPE, qwen2 and qwen3 halves: each architecture is one such choice, with or
+without biases and norms on queries and keys. Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+import numpy as np
+
+from minillm.errors import ModelError
+from minillm.formats.gguf_write import write_gguf
+from minillm.model.random_model import tensor_shapes
+from minillm.model.weights import ARCHITECTURES
+
+FILE_TYPES = {"F32": 0, "F16": 1}  # general.file_type
+DTYPES = {"F32": np.float32, "F16": np.float16}
+
+
+def write_model(path, config, parameters, tokenizer, extra=None, dtype="F16"):
+    """Write a GGUF file that LLM(path) and llama.cpp run; one that was there is replaced.
+
+    config:     ModelConfig; see `shape_metadata` for what a file can say.
+    parameters: {GGUF's name: array}, all that the config asks for (random_model.tensor_shapes) and no others.
+    tokenizer:  its metadata (tokenizer.ggml.tokens and so on), as train_bpe and byte_metadata give it.
+    extra:      more metadata, such as {"general.license": "apache-2.0"}; what the others say cannot be overruled.
+    dtype:      of the matrices, "F16" or "F32".
+
+    Raises ModelError for parts that do not fit each other, and for weights that are not finite in this dtype; GGUFError as
+    write_gguf. Nothing is written then.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"matrices are written in {' or '.join(DTYPES)}, found {dtype!r}.")
+    metadata = model_metadata(config, tokenizer, extra)
+    write_gguf(path, metadata | {"general.file_type": FILE_TYPES[dtype]}, stored_tensors(config, parameters, dtype))
+
+
+def model_metadata(config, tokenizer, extra=None):  # ModelConfig, dict, dict or None -> {key: value}
+    """All metadata of a file. To be asked before a long training, as it knows without weights what cannot be written."""
+    found = len(tokenizer.get("tokenizer.ggml.tokens", ()))
+    if found != config.vocab_size:
+        raise ModelError(f"{config.name}: the tokenizer has {found:,} tokens, the model's vocabulary {config.vocab_size:,}.")
+    return (extra or {}) | shape_metadata(config) | tokenizer
+
+
+def shape_metadata(config):  # ModelConfig -> {key: value}
+    """The shape as GGUF says it. ModelError for a combination that no architecture has."""
+    kind = (config.rope_interleaved, config.qkv_bias, config.qk_norm)
+    names = [name for name, traits in ARCHITECTURES.items() if traits == kind]
+    if not names:
+        traits = ("rope_interleaved", "qkv_bias", "qk_norm")
+        told = ", ".join(f"{t} = {v}" for t, v in zip(traits, kind, strict=True))
+        known = "; ".join(f"{name} {list(values)}" for name, values in ARCHITECTURES.items())
+        raise ModelError(f"{config.name}: no architecture of a GGUF file has {told}; these are known: {known}.")
+    shape = {
+        "context_length": config.context_length,
+        "embedding_length": config.d_model,
+        "block_count": config.n_layers,
+        "feed_forward_length": config.d_ff,
+        "vocab_size": config.vocab_size,
+        "attention.head_count": config.n_heads,
+        "attention.head_count_kv": config.n_kv_heads,
+        "attention.key_length": config.d_head,
+        "attention.value_length": config.d_head,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "rope.dimension_count": config.d_head,
+        "rope.freq_base": config.rope_base,
+    }
+    if config.rope_scaling is not None:
+        if config.rope_scaling.kind != "linear":
+            raise ModelError(f"{config.name}: GGUF metadata says RoPE scaling 'linear', found {config.rope_scaling.kind!r}.")
+        shape |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_scaling.factor}
+    general = {"general.architecture": names[0], "general.type": "model", "general.name": config.name}
+    return general | {f"{names[0]}.{key}": value for key, value in shape.items()}
+
+
+def stored_tensors(config, parameters, dtype):  # -> {name: array}
+    """The arrays as they are stored, in the order of the forward pass's names."""
+    shapes = tensor_shapes(config)
+    if different := sorted(shapes.keys() ^ parameters.keys()):
+        have = "is missing" if different[0] in shapes else "is not part of the model"
+        raise ModelError(f"{config.name}: expected {len(shapes)} tensors, found {len(parameters)}: {different[0]!r} {have}.")
+    stored = {}
+    for name, shape in shapes.items():
+        array = np.asarray(parameters[name])
+        if array.shape != shape:
+            raise ModelError(f"{config.name}: tensor {name!r} must have shape {shape}, found {array.shape}.")
+        kind = dtype if array.ndim > 1 else "F32"
+        with np.errstate(over="ignore"):
+            stored[name] = array.astype(DTYPES[kind])
+        if bad := int(np.count_nonzero(~np.isfinite(stored[name]))):
+            peak = f"the largest magnitude is {np.abs(array).max():.4g}"
+            raise ModelError(f"{config.name}: {bad:,} of {array.size:,} values of {name!r} are not finite in {kind}; {peak}.")
+    return stored

@@ -1,0 +1,69 @@
+"""Before the first step: a corpus becomes a tokenizer and two files of token ids, one to learn from, one to judge by.
+
+    text ─▶ documents ─▶ two sides ─▶ BPE of the side to learn from ─▶ ids of both, each document ended by <|endoftext|>
+
+The held-out side is kept out of the tokenizer too. Everything made here is kept in the run's folder, so that a run that goes
+on reads the same; the checkpoint carries the sha256 of both, so that it notices where it does not.
+"""
+
+import functools
+import hashlib
+import json
+
+import numpy as np
+
+from minillm.errors import TrainingError
+from minillm.formats.gguf import open_gguf
+from minillm.formats.gguf_write import write_gguf
+from minillm.model.random_model import byte_metadata
+from minillm.model.tokenizer import Tokenizer
+from minillm.training.bpe_train import train_bpe
+from minillm.training.data import open_tokens, read_corpus, split, write_tokens
+
+END_OF_TEXT = "<|endoftext|>"
+NAMES = ("train.tokens", "held_out.tokens")
+
+
+def prepare(config, out, resume):  # TrainConfig, folder, bool -> {key: value}, TokenFile, TokenFile
+    """The tokenizer's metadata, the ids to learn from, those to judge by. resume: what is in `out` already stays."""
+
+    @functools.cache
+    def sides():  # read where it is needed: a run that goes on may do without its corpus
+        return split(read_corpus(config.data.corpus), config.data.separator, config.data.held_out)
+
+    tokenizer = tokenizer_metadata(config, lambda: sides()[0], out / "tokenizer.gguf", resume)
+    found = len(tokenizer.get("tokenizer.ggml.tokens", ()))
+    if found != config.model.vocab_size:
+        raise TrainingError(
+            f"{config.data.tokenizer}: the tokenizer has {found:,} tokens, model.vocab_size says {config.model.vocab_size:,}."
+        )
+    paths = [out / name for name in NAMES]
+    if resume and all(path.exists() for path in paths):
+        return tokenizer, *map(open_tokens, paths)
+    return tokenizer, *(write_tokens(p, ids(tokenizer, s), found) for p, s in zip(paths, sides(), strict=True))
+
+
+def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
+    """What [data] tokenizer names, as GGUF metadata: "bytes", "bpe" (trained on documents() and kept), or a GGUF file's."""
+    named = config.data.tokenizer
+    if named == "bytes":
+        return byte_metadata(config.model.vocab_size)
+    if named == "bpe" and not (resume and kept.exists()):
+        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,))
+        write_gguf(kept, {"general.architecture": "llama", "general.type": "vocab"} | made, {})
+        return made
+    with open_gguf(kept if named == "bpe" else named) as file:
+        return {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
+
+
+def ids(metadata, documents):  # -> an iterator of [id]
+    """Each document's ids, the end of text behind them."""
+    tokenizer = Tokenizer.from_gguf(metadata)
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    return ([*tokenizer.encode(document, bos=False), *end] for document in documents)
+
+
+def sha256(metadata):  # {key: value} -> str
+    """Of a tokenizer, whether it was just trained or read from a file."""
+    plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
