@@ -14,7 +14,7 @@ HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss c
 
 
 def configure(parser):
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer], [about]")
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
