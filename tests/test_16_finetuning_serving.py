@@ -138,7 +138,7 @@ def test_adapters_share_no_pages_with_each_other_or_with_the_base(prefix):
 def test_a_salt_cannot_pass_for_an_adapter():
     """("moral", None) as a caller's salt is not the salt that the engine makes of the adapter."""
     prompt = np.random.default_rng(5).integers(0, 512, 40).tolist()
-    made = engine(served("numpy"), num_blocks=200)
+    made = engine(served("numpy"), prefix="hash", num_blocks=200)
     made.add(prompt, greedy(2), adapter="moral")
     drain(made)
     for salt in ("moral", ("moral", None), (None, ("moral", None))):
@@ -209,7 +209,7 @@ def test_over_packed_weights_an_adapter_adds_what_it_adds_over_floats(backend, t
     tiny_models.write_tiny("mixed", tmp_path / "mixed.gguf")
     plain = LLM(tmp_path / "mixed.gguf", backend="numpy")
     ids, parts = list(range(5, 30)), {}
-    for matrices in (("attn_q", "attn_v"), ("ffn_down",), ("attn_output", "ffn_up")):
+    for matrices in (("attn_q", "attn_v"), ("attn_v",), ("attn_k",), ("ffn_down",), ("attn_output", "ffn_up"), ("ffn_gate",)):
         adapter = random_adapter(plain.config, 4, 8.0, matrices)
         for llm in (LLM(tmp_path / "mixed.gguf", backend=b, adapters={"a": adapter}) for b in ("numpy", backend)):
             cache = llm.transformer.new_cache()
