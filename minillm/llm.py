@@ -1,6 +1,6 @@
 """The front door: `LLM` loads a model once, then answers prompts.
 
-    llm = LLM("smollm2-135m")
+    llm = LLM("tiny")
     print(llm.generate("Once upon a time").text)
     for piece in llm.stream("Once upon a time", SamplingParams(temperature=0.8, seed=1)): ...
     for piece in llm.stream(llm.chat([{"role": "user", "content": "Hello"}])): ...
@@ -38,7 +38,7 @@ class LLM:
     Errors: ModelError, GGUFError.
     """
 
-    def __init__(self, model="smollm2-135m", backend=None, kv_dtype="float32", adapters=None):
+    def __init__(self, model="tiny", backend=None, kv_dtype="float32", adapters=None):
         self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
         self.config = self.transformer.config
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}

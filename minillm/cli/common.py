@@ -3,7 +3,7 @@
 import json
 import sys
 
-DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODEL = "tiny"
 
 
 def add_model_options(parser):
