@@ -57,7 +57,7 @@ def statistics(path):  # path -> {what: number}
         "stories": len(stories),
         "words": len(words),
         "different_words": len(set(words)),
-        "sentences": len(re.findall(r'[.!?]"?(?= |$)', text)),
+        "sentences": len(re.findall(r'[.!?]"?(?=\s|$)', text)),
         "bytes": len(text.encode()),
         "packed_bytes": len(packed),
         "sha256": hashlib.sha256(packed).hexdigest(),
