@@ -130,7 +130,7 @@ def teller(answers, moral=False):
 
 def test_a_story_is_its_beginnings_each_ended_once_and_nothing_behind_the_end():
     beats = tell.outline(GRID, 1, 0, False)[2]
-    ends = [f" thing number {letter}" + ('."' if b.count('"') % 2 else ".") for b, letter in zip(beats, "abcdefghij", strict=False)]
+    ends = [f" thing number {x}" + ('."' if b.count('"') % 2 else ".") for b, x in zip(beats, "abcdefghij", strict=False)]
     made = teller([end + " And more" for end in ends])
     (story,) = made.tell([0], together=1)
     assert story.text == " ".join(map("".join, zip(beats, ends, strict=True))) and made.given_up == 0
