@@ -80,6 +80,11 @@ def test_the_formula_is_what_a_step_allocates(shape, method, recompute):
     assert counted.total == about(found), f"{batch} × {length}: {counted}, measured {found:,}"
 
 
+def test_where_activations_outweigh_gradients_the_last_layer_is_the_worst():
+    counted = step_memory(BASE, 2, 120)
+    assert counted.when == "last layer" and counted.total == pytest.approx(peak(BASE, 2, 120, "full"), rel=0.02)
+
+
 def test_a_step_whose_worst_moment_is_the_embedding_is_counted_too():
     """Untied: the embedding's gradient comes last, beside all others."""
     untied = SHAPES["untied, large vocabulary"]

@@ -6,9 +6,12 @@ logits = (E[token] · g) @ Hᵀ
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
+from minillm.training.task import Task
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY, WIDTH = 31, 6

@@ -14,7 +14,7 @@ HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss c
 
 
 def configure(parser):
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML with [run], [data], [base], [model], [optimizer], [about]")
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
@@ -23,6 +23,7 @@ def configure(parser):
 def run(args):
     from minillm.errors import TrainingError
     from minillm.files import replacing
+    from minillm.memory import refuse_beyond_memory
     from minillm.training.config import read
     from minillm.training.curve import Curve, bar, pace, read_curve, row
     from minillm.training.data import Batches
@@ -30,6 +31,9 @@ def run(args):
     from minillm.training.prepare import prepare, sha256
 
     config = read(args.config)
+    frozen = config.base.method != "full"
+    held = (4, "the weights of the base") if frozen else (16, "weights, gradients and both moments")
+    refuse_beyond_memory(held[0] * config.model.parameters(), held[1])
     out, settings = Path(config.run.out), config.run
     kept = out / "checkpoint.npz"
     refuse_to_overwrite(kept, args.resume)

@@ -154,15 +154,22 @@ def read(path):  # path -> TrainConfig
 def take_over_from_base(path, tables):
     """Shape and tokenizer are the base's; whoever writes them down too must agree. Changes `tables` in place."""
     base, data, model = (tables.get(name, {}) for name in ("base", "data", "model"))
-    if not all(isinstance(table, dict) for table in (base, data, model)) or not base.get("model"):
+    if not all(isinstance(table, dict) for table in (base, data, model)):
+        return  # build() says so
+    method, name = base.get("method", "full"), base.get("model", "")
+    if method not in METHODS or (method != "full" and not name):
+        known = f"{', '.join(METHODS)}, the latter two with a base.model"
+        raise TrainingError(f"{path}: base.method must be {known}; found {method!r} and {name!r}.")
+    if not name:
         return
-    theirs = read_config(zoo.resolve(str(base["model"])))
+    theirs = read_config(zoo.resolve(str(name)))
     if theirs.rope_scaling:
         raise TrainingError(f"{path}: base.model scales its RoPE ({theirs.rope_scaling}), which training does not know.")
     for key in (f.name for f in fields(ModelConfig) if f.name not in LEFT_OUT):
         if model.setdefault(key, getattr(theirs, key)) != getattr(theirs, key) and key != "name":
             raise TrainingError(f"{path}: model.{key} is {model[key]!r}, that of base.model {getattr(theirs, key)!r}.")
-    data.setdefault("tokenizer", base["model"])
+    if data.setdefault("tokenizer", name) != name:
+        raise TrainingError(f"{path}: data.tokenizer is that of base.model, {name!r}; found {data['tokenizer']!r}.")
     tables |= {"data": data, "model": model}
 
 
@@ -213,11 +220,6 @@ def check_together(path, config):
         )
     if optimizer.warmup > run.steps:
         raise TrainingError(f"{path}: optimizer.warmup is {optimizer.warmup:,} steps, run.steps only {run.steps:,}.")
-    if config.base.method not in METHODS or (config.base.method != "full" and not config.base.model):
-        raise TrainingError(
-            f"{path}: base.method must be {', '.join(METHODS)}, the latter two with a base.model; found {config.base.method!r} "
-            f"and {config.base.model!r}."
-        )
     if not data.separator:
         raise TrainingError(f"{path}: data.separator must hold at least 1 character, found 0.")
     for key, value in {"run.out": run.out, "data.corpus": data.corpus, "data.tokenizer": data.tokenizer}.items():

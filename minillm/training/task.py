@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from minillm.errors import TrainingError
-from minillm.memory import refuse_beyond_memory
 from minillm.model import zoo
 from minillm.model.load import load_parameters
 from minillm.model.write import model_metadata, write_model
@@ -49,7 +47,6 @@ def task_for(config, tokenizer):  # TrainConfig, {key: value} -> Task
 
 def whole_model(config, tokenizer):  # -> Task
     """Every weight, with a gradient and two moments each."""
-    refuse_beyond_memory(16 * config.model.parameters(), "weights, gradients and both moments")
     model_metadata(config.model, tokenizer, config.about.metadata())  # what no file can say is refused now, not at the end
 
     def initial():
@@ -69,7 +66,6 @@ def whole_model(config, tokenizer):  # -> Task
 def beside_a_base(config):  # -> Task
     """An adapter's weights; the base is read once and never written to."""
     c, how = config.model, config.base
-    refuse_beyond_memory(4 * c.parameters(), "the weights of the base")
     matrices = tuple(name.strip() for name in how.matrices.split(","))
     fresh = fresh_adapter(c, how.rank, how.alpha, matrices, config.run.seed)
     base = load_parameters(zoo.resolve(how.model))[1]
