@@ -354,7 +354,7 @@ def test_serve_refuses_names_that_are_none(given, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_serve_hands_paths_to_the_model(tiny, tiny_path, tmp_path):
+def test_serve_hands_paths_to_the_model_and_warms_it(tiny, tiny_path, tmp_path, monkeypatch):
     from minillm.cli import common, serve
 
     save_gguf(tmp_path / "a=b.gguf", random_adapter(tiny.config), tiny.config)
@@ -362,7 +362,11 @@ def test_serve_hands_paths_to_the_model(tiny, tiny_path, tmp_path):
     serve.configure(parser)
     args = parser.parse_args(["--model", str(tiny_path), "--lora", f"moral={tmp_path / 'a=b.gguf'}"])
     args.adapters = serve.adapters(args)
-    assert list(common.load(args).adapters) == ["moral"]
+    llm, ways = common.load(args), []
+    assert list(llm.adapters) == ["moral"]
+    monkeypatch.setattr(transformer, "with_adapters", lambda *a: ways.append(a) or adapters.with_adapters(*a))
+    serve.build(args, llm)
+    assert len(ways) == 2  # a prompt and a token: no client waits for what is compiled on first use
     args.adapters = {"moral": tmp_path / "none.gguf"}
     with pytest.raises(MiniLLMError):
         common.load(args)

@@ -97,7 +97,8 @@ def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
     engine = Engine(llm, config, log=log)
     with ThreadPoolExecutor(1) as passing:  # the first request should not wait for compilers; a thread: see load_model
-        passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2)).result()
+        for adapter in (None, *llm.adapters):
+            passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2), adapter=adapter).result()
     log.page = page
     return AsyncEngine(engine, max_queue=args.max_queue), page, config
 

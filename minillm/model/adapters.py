@@ -62,7 +62,12 @@ def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)]
     for segment, span in zip(segments, spans, strict=True):
         if segment.adapter is not None:
             rows.setdefault(segment.adapter, []).append(np.arange(span.start, span.stop))
-    return [(adapter, np.concatenate(parts)) for adapter, parts in rows.items()]
+    return [(adapter, tight(np.concatenate(parts))) for adapter, parts in rows.items()]
+
+
+def tight(rows):  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last + 1 - first == len(rows) else rows
 
 
 def with_adapters(ops, weights, routed):  # backend, [LayerWeights], routes -> operations, [LayerWeights]
