@@ -58,6 +58,11 @@ class Transformer:
 
     def forward(self, segments):  # [Segment] -> [(positions, vocab) float32]
         """Run all segments through the model once; extend their caches; return one array of logits per segment."""
+        x, spans = self.hidden(segments)
+        return self.head(x, segments, spans)
+
+    def hidden(self, segments):  # [Segment] -> (tokens, d_model), [slice]
+        """The same without the head: each new token's vector after the last layer, and which of them are whose."""
         for segment in segments:
             self.check(segment)
         bounds = np.cumsum([0] + [len(s.tokens) for s in segments])
@@ -71,8 +76,7 @@ class Transformer:
             ops, layers = with_adapters(ops, layers, routed)
         step = ops.AttentionStep(ops, segments, spans)
         angles = ops.rope_angles(positions, self.frequencies)
-        x = ops.run_layers(x, layers, self.config, angles, step)
-        return self.head(x, segments, spans)
+        return ops.run_layers(x, layers, self.config, angles, step), spans
 
     def head(self, x, segments, spans):  # -> [(positions, vocab)]
         """Logits where they are wanted: the head is a fifth of SmolLM2's arithmetic, and prefill needs it once."""
