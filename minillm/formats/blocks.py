@@ -147,3 +147,20 @@ def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (...,
         for start in range(0, len(blocks), step):
             type.decode(np.ascontiguousarray(blocks[start : start + step]), flat[start : start + step])
     return out
+
+
+def quantize_q8_0(weights):  # (..., columns), columns a multiple of 32 -> (nbytes,) uint8, float32 -> Q8_0
+    """The bytes of a Q8_0 tensor: in each block the largest magnitude becomes 127, the others what is nearest.
+
+    Errors: GGUFError where a row is no multiple of a block, or its largest weight is beyond float16's scale (8.3 million).
+    """
+    if not weights.size or weights.shape[-1] % 32:
+        raise GGUFError(f"Q8_0 packs 32 weights a block, found a tensor of shape {weights.shape}.")
+    rows = np.asarray(weights, np.float32).reshape(-1, 32)
+    with np.errstate(over="ignore"):
+        scale = (np.abs(rows).max(axis=1, keepdims=True) / 127).astype("<f2")
+    if not np.isfinite(scale).all():
+        raise GGUFError(f"Q8_0 holds weights up to {127 * 65504:,}, found {np.abs(rows).max():,}.")
+    wide = scale.astype(np.float32)
+    codes = np.rint(rows / np.where(wide == 0, 1, wide)).clip(-127, 127).astype(np.int8)
+    return np.concatenate([scale.view(np.uint8), codes.view(np.uint8)], axis=1).reshape(-1)

@@ -17,30 +17,16 @@ never proposed, and is still said, by the target. Li et al. 2024, arXiv:2401.150
 arXiv:2502.14856 (a short vocabulary). Zhang et al. 2024, arXiv:2408.15766 (training on the head's own guesses).
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from minillm.layers import linear, rope_angles, softmax
-from minillm.model.random_model import random_tensor, tensor_shapes
+from minillm.model.eagle import FC, head_shapes
+from minillm.model.random_model import random_tensor
 from minillm.model.rope_scaling import scaled_frequencies
 from minillm.training.layer import layer_backward, layer_forward
 from minillm.training.model import layer_weights
 
-FC = "fc.weight"
 ROWS = 128  # of logits at a time
-
-
-def head_config(target):  # ModelConfig -> ModelConfig
-    """One layer of the target's shape."""
-    return replace(target, n_layers=1, name=f"EAGLE head of {target.name}")
-
-
-def head_shapes(config):  # head_config's -> {name: shape}
-    """The arrays of a head: one layer, by GGUF's names, and the matrix before it."""
-    d = config.d_model
-    layer = {name: shape for name, shape in tensor_shapes(config).items() if name.startswith("blk.0.")}
-    return {FC: (d, 2 * d), **layer}
 
 
 def head_parameters(config, seed=0):  # head_config's, int -> {name: float32 array}

@@ -1,0 +1,108 @@
+"""What an EAGLE head is worth to its target: how much of what it drafts is kept, and what a draft costs.
+
+Acceptance is counted as in pair.py, with a chain of γ drafts; target and head keep their caches, and both forget what was
+refused. Kept tokens by depth say more than one rate: the first draft is made from the target's own vector, each later one
+from a guess.
+
+    tokens a look       E = (1 - α^(γ + 1)) / (1 - α)             where every draft has the same chance α
+    expected speed-up   E / (γ c + v)                             c: a draft step, v: the look, both in decode steps of the target
+
+The paper of speculative decoding has v = 1: to look at γ + 1 tokens costs what one costs, since weights are read once. That
+is so where memory is the limit; on a few cores arithmetic soon is, so v is measured too. Leviathan et al. 2022,
+arXiv:2211.17192; Li et al. 2024, arXiv:2401.15077.
+"""
+
+import time
+
+import numpy as np
+
+from minillm.bench.pair import GAMMA, NEW_TOKENS, distribution, draw, verify
+from minillm.model.transformer import Segment
+
+
+def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0, on_text=None):  # -> dict
+    """As pair.acceptance, with a head (model.eagle.Eagle). by_depth: [kept, looked at] of each draft of a chain.
+
+    on_text: called with each finished text (ids, the prompt among them).
+    """
+    rng, looks = np.random.default_rng(seed), 0
+    by_depth = np.zeros((gamma, 2), int)
+    for prompt in prompts:
+        text, end, drafts = list(prompt), len(prompt) + new_tokens, head.new_cache()
+        cache = llm.transformer.new_cache(end + gamma)
+        features = look(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
+        while len(text) < end and (len(text) == len(prompt) or text[-1] not in llm.tokenizer.eos_ids):
+            proposed, q = draft(head, features, text[len(text) - len(features) :], drafts, temperature, gamma, rng)
+            features, logits = look(llm, head, [text[-1], *proposed], cache, "all")
+            accepted = verify([distribution(row, temperature) for row in logits], q, proposed, rng)
+            cache.truncate(len(text) + len(accepted) - 1)
+            text, features, looks = text + accepted, features[: len(accepted)], looks + 1
+            by_depth[: len(accepted) - 1, 0] += 1
+            by_depth[: min(len(accepted), len(proposed)), 1] += 1
+        if on_text:
+            on_text(text)
+    kept, looked_at = by_depth.sum(axis=0).tolist()
+    rates = {"looks": looks, "looked_at": looked_at, "kept": kept, "rate": kept / looked_at, "tokens_per_look": kept / looks + 1}
+    return rates | {"by_depth": by_depth.tolist()}
+
+
+def look(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, vocab) float64 logits
+    """The target reads tokens."""
+    segments = [Segment(tokens, cache.length, cache, logits)]
+    x, spans = llm.transformer.hidden(segments)
+    return head.features(x), llm.transformer.head(x, segments, spans)[0].astype(np.float64)
+
+
+def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
+    """A chain of γ tokens, and what each was drawn from. features: true, of the positions before tokens; the cache keeps those."""
+    proposed, q = [], []
+    if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
+        return proposed, q
+    guessed = head.guess(features, tokens, cache)[-1:]
+    true = cache.length
+    for _ in range(gamma):
+        q.append(distribution(head.logits(guessed)[0].astype(np.float64), temperature))
+        proposed.append(draw(q[-1], rng))
+        if len(proposed) < gamma:
+            guessed = head.guess(guessed, proposed[-1:], cache)
+    cache.truncate(true)
+    return proposed, q
+
+
+def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle} -> {what: milliseconds}
+    """Times of one decode step of the target, of its look at γ + 1 tokens, and of each head's draft step; and the LM heads alone.
+
+    Taken in turns, the fastest of all rounds each: whatever else runs on the machine only adds.
+    """
+    tokens, transformer = [1] * context, llm.transformer
+    cache = transformer.new_cache(context + gamma + 1)
+    x, _ = transformer.hidden([Segment(tokens, 0, cache)])
+    jobs = {n: lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")]) for n in (1, gamma + 1)}
+    for name, head in heads.items():
+        features, drafts = head.features(x), head.new_cache()
+        head.guess(features, tokens, drafts)
+
+        def step(head=head, drafts=drafts, feature=features[-1:]):
+            head.target.ops.linear(head.guess(feature, [1], drafts), head.head)
+            drafts.truncate(context)
+
+        jobs[name] = step
+        jobs[f"{name}, LM head"] = lambda head=head, feature=features[-1:]: head.target.ops.linear(feature, head.head)
+    best = dict.fromkeys(jobs, float("inf"))
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            begin = time.perf_counter()
+            job()
+            best[name] = min(best[name], time.perf_counter() - begin)
+            cache.truncate(context)
+    named = {1: "decode step", gamma + 1: f"look at {gamma + 1}"}
+    return {named.get(name, name): round(1e3 * seconds, 4) for name, seconds in best.items()}
+
+
+def expected_tokens(alpha, gamma):  # float, int -> float
+    """Tokens a look where every draft has the same chance."""
+    return gamma + 1 if alpha == 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
+
+
+def expected_speed_up(tokens, gamma, c, v=1.0):  # tokens a look, γ, costs of a draft step and of a look in decode steps -> float
+    return tokens / (gamma * c + v)

@@ -1,0 +1,120 @@
+"""An EAGLE head at work: beside its target, on the target's backend, with a cache of its own.
+
+    target   x_0 … x_n-1 ─▶ f_0 … f_n-1, and x_n is drawn
+    head     (f_n-1, x_n) ─▶ f̂_n ─ LM head ─▶ draft of x_n+1
+             (f̂_n, x_n+1) ─▶ f̂_n+1 ─ LM head ─▶ draft of x_n+2 …
+
+One layer is one thirtieth of SmolLM2; its LM head is another fifth. A head that knows a short vocabulary reads those rows only.
+How it is trained, and the papers: training/eagle.py. The file is GGUF with names of our own; nothing else reads it:
+
+    general.architecture = "eagle", eagle.target = the target's name, eagle.vocabulary = token ids, where it is short
+    fc.weight (d, 2d), and blk.0.* as in any model
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from minillm.errors import ModelError
+from minillm.formats.blocks import BLOCK_TYPES, quantize_q8_0
+from minillm.formats.gguf import open_gguf
+from minillm.formats.gguf_write import write_gguf
+from minillm.model.adapters import FIELDS
+from minillm.model.adapters import stored as stored_plain
+from minillm.model.random_model import tensor_shapes
+from minillm.model.transformer import Segment
+from minillm.model.weights import LayerWeights, StoredTensor
+
+ARCHITECTURE, FC = "eagle", "fc.weight"
+LAYER_FIELDS = {f"{name}.weight": field for name, field in FIELDS.items()} | {
+    "attn_norm.weight": "attn_norm", "ffn_norm.weight": "ffn_norm", "attn_q.bias": "q_bias", "attn_k.bias": "k_bias",
+    "attn_v.bias": "v_bias", "attn_q_norm.weight": "q_norm", "attn_k_norm.weight": "k_norm",
+}  # fmt: skip
+
+
+def head_config(target):  # ModelConfig -> ModelConfig
+    """One layer of the target's shape."""
+    return replace(target, n_layers=1, name=f"EAGLE head of {target.name}")
+
+
+def head_shapes(config):  # head_config's -> {name: shape}
+    """The arrays of a head: one layer, by GGUF's names, and the matrix before it."""
+    d = config.d_model
+    layer = {name: shape for name, shape in tensor_shapes(config).items() if name.startswith("blk.0.")}
+    return {FC: (d, 2 * d), **layer}
+
+
+class Eagle:
+    """A head that drafts for `target`, a Transformer. stored: {name: StoredTensor}, as head_shapes.
+
+    vocabulary: (n,) token ids that it may propose, rising; None: all. ModelError for a head of another shape.
+    """
+
+    def __init__(self, target, stored, vocabulary=None):
+        self.target, self.config, ops = target, head_config(target.config), target.ops
+        shapes, found = head_shapes(self.config), {name: tuple(tensor.shape) for name, tensor in stored.items()}
+        if wrong := [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]:
+            name = min(wrong)
+            raise ModelError(f"{self.config.name}: {name!r} must have shape {shapes.get(name)}, found {found.get(name)}.")
+        layer = {LAYER_FIELDS[name.removeprefix("blk.0.")]: ops.load_matrix(stored[name]) for name in shapes if name != FC}
+        self.fc, self.layers = ops.load_matrix(stored[FC]), ops.prepare_layers([LayerWeights(**layer)])
+        self.vocabulary, self.head = vocabulary, target.weights.head
+        if vocabulary is not None:
+            last = target.config.vocab_size - 1
+            if vocabulary.ndim != 1 or not len(vocabulary) or vocabulary[0] < 0 or vocabulary[-1] > last:
+                raise ModelError(f"{self.config.name}: a vocabulary is token ids from 0 to {last:,}, found {vocabulary!r:.80}.")
+            if (np.diff(vocabulary) <= 0).any():
+                raise ModelError(f"{self.config.name}: the {len(vocabulary):,} ids of the vocabulary do not rise.")
+            rows = ops.embed(vocabulary, target.weights.head)
+            self.head = ops.load_matrix(packed(rows, stored[FC].type.name))
+
+    def new_cache(self):
+        """An empty cache for one text: one layer, so a thirtieth of the target's for SmolLM2."""
+        cache = self.target.new_cache()
+        return type(cache)(1, cache.kv_heads, cache.d_head, cache.max_length, cache.dtype)
+
+    def features(self, x):  # (n, d_model) of Transformer.hidden -> (n, d_model)
+        """What the head takes: the target's vectors after its last norm."""
+        return self.target.ops.rms_norm(x, self.target.weights.norm, self.config.norm_eps)
+
+    def guess(self, features, tokens, cache):  # (n, d_model), (n,) ids, a cache -> (n, d_model)
+        """The next features. features[i], true or guessed, is of the position before tokens[i]; the cache holds all earlier."""
+        ops, n, tokens = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
+        both = np.concatenate([ops.embed(tokens, self.target.weights.embedding), features], axis=1)
+        step = ops.AttentionStep(ops, [Segment(tokens, cache.length, cache)], [slice(0, n)])
+        angles = ops.rope_angles(np.arange(cache.length, cache.length + n), self.target.frequencies)
+        return ops.run_layers(ops.linear(both, self.fc), self.layers, self.config, angles, step)
+
+    def logits(self, guessed):  # (n, d_model) -> (n, vocab)
+        """What the target's LM head says to a guess; -inf for tokens that are not in the short vocabulary."""
+        found = self.target.ops.linear(guessed, self.head)
+        if self.vocabulary is None:
+            return found
+        logits = np.full((len(found), self.config.vocab_size), -np.inf, np.float32)
+        logits[:, self.vocabulary] = found
+        return logits
+
+
+def packed(array, kind):  # (rows, columns) or (columns,), "Q8_0" or "F32" -> StoredTensor; a vector is always F32
+    if kind == "Q8_0" and array.ndim == 2:
+        return StoredTensor(quantize_q8_0(array), BLOCK_TYPES[kind], array.shape)
+    return stored_plain(array)
+
+
+def save_eagle(path, target, parameters, vocabulary=None, kind="Q8_0", extra=None):
+    """Write a head. target: ModelConfig; parameters: {name: array}; kind: of its matrices; extra: more metadata."""
+    metadata = {"general.architecture": ARCHITECTURE, "general.name": head_config(target).name, "eagle.target": target.name}
+    if vocabulary is not None:
+        metadata["eagle.vocabulary"] = np.asarray(vocabulary, np.int32)
+    write_gguf(path, (extra or {}) | metadata, {name: tuple(packed(array, kind)) for name, array in parameters.items()})
+
+
+def load_eagle(path, target):  # path, Transformer -> Eagle
+    """Read a head for this target. ModelError or GGUFError where it is damaged, or was trained for another."""
+    gguf = open_gguf(path)
+    for key, right in {"general.architecture": ARCHITECTURE, "eagle.target": target.config.name}.items():
+        if (found := gguf.metadata.get(key)) != right:
+            raise ModelError(f"{path}: metadata {key!r} must be {right!r}, found {found!r:.80}.")
+    stored = {name: StoredTensor(gguf.raw(name), info.type, info.shape) for name, info in gguf.tensors.items()}
+    vocabulary = gguf.metadata.get("eagle.vocabulary")
+    return Eagle(target, stored, None if vocabulary is None else np.asarray(vocabulary, np.int64))
