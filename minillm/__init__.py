@@ -1,7 +1,7 @@
 """minillm: a small LLM inference engine that you can read.
 
     from minillm import LLM, SamplingParams
-    llm = LLM("smollm2-135m")
+    llm = LLM("tiny")
     for piece in llm.stream("Once upon a time"):
         print(piece, end="")
 """

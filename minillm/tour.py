@@ -16,7 +16,7 @@ from minillm.events import TOKEN, EventLog, summary
 from minillm.model.generate import run
 from minillm.model.sampling import SamplingParams
 
-QUESTION = "Tell me a short story about a brave little fox who finds a lantern in the woods."
+BEGINNING = "Once upon a time, there was a little fox named Ruby. One day, Ruby walked to the forest and found"
 NEW_TOKENS = 48
 
 
@@ -59,7 +59,7 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
 
     compiled: the same model on the compiled backend; without it, its rungs are left out. bits: what its weights take each.
     """
-    prompt = llm.chat([{"role": "user", "content": QUESTION}])
+    prompt = llm.tokenizer.encode(BEGINNING)
     machine = measure_machine()
     ladder = [rung for rung in LADDER if compiled or not rung.kernels]
     tops = [ceilings(llm.config, machine, len(prompt), NEW_TOKENS, 1, bits if rung.kernels else 32) for rung in ladder]

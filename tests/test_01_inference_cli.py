@@ -95,7 +95,7 @@ def test_a_model_that_cannot_be_opened_is_one_line_and_status_2(cli, tmp_path, m
 def test_a_model_that_is_known_but_not_here_names_the_command_that_fetches_it(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("MINILLM_CACHE", str(tmp_path))
     for command in (["generate", "hello"], ["tour"], ["bench"]):
-        status, _, err = cli(*command)
+        status, _, err = cli(*command, "--model", "smollm2-135m")
         assert status == 2 and "minillm download smollm2-135m" in err
 
 

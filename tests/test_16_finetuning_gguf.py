@@ -188,6 +188,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, b
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.gguf"]
 
 
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, ValueError, MemoryError])
+def test_a_writer_that_is_stopped_leaves_the_old_file_and_nothing_else(tmp_path, reason):
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(reason), files.replacing(tmp_path / "a") as file:
+        file.write(b"new")
+        raise reason
+    assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
 def test_the_file_is_complete_when_it_appears(tmp_path, monkeypatch):
     """At the moment of the rename all bytes are in the draft, in the same folder, and nothing of it is under the name."""
     path, seen, real = tmp_path / "a.gguf", [], os.replace

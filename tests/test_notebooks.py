@@ -274,7 +274,7 @@ def test_the_model_at_hand_says_which_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("MINILLM_CACHE", str(tmp_path))
     said = []
     llm = model_at_hand(say=said.append)
-    assert llm.config.name == "random model" and "minillm download smollm2-135m" in said[0]
+    assert llm.config.name == "tiny" and "minillm download smollm2-135m" in said[0]
     monkeypatch.setenv("MINILLM_NOTEBOOK_MODEL", "random")
     assert model_at_hand(say=said.append).config.name == "random model" and "download" not in said[1]
 

@@ -4,9 +4,10 @@ Who gives each of V tokens the same chance has a loss of ln V: the dashed line, 
 """
 
 import math
-from pathlib import Path
 
 from minillm import plots
+from minillm.errors import TrainingError
+from minillm.files import replacing
 
 MARKS = 40  # points on a curve; a thousand would be a smear
 
@@ -24,9 +25,8 @@ def picture(steps, vocab_size, path):  # [Step], int, path
     plots.label(axes, title, "step", "loss (nats a token)")
     axes.legend(loc="lower left", frameon=False)
     axes.set_ylim(bottom=0)
-    part = Path(f"{path}.part")
-    plots.save(fig, part)
-    part.replace(path)
+    with replacing(path, TrainingError) as file:
+        plots.save(fig, file)
 
 
 def thin(steps):  # [Step] -> at most MARKS + 1 of them, the first and the last among them

@@ -7,6 +7,7 @@
     minillm bench prefix       a trace of requests replayed: prefix hits by policy and capacity
     minillm bench blocks       the bookkeeping of blocks, operations a second
     minillm bench serving      the engine's cost beside the model's, and the cost of batch invariance
+    minillm bench pair         perplexity of a model and of a draft for it on held-out text; how often drafts are accepted
     minillm bench kernels      products with packed weights: from the naive loop to the last kernel, and the crossovers
 """
 
@@ -20,7 +21,7 @@ PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too;
 
 
 def configure(parser):
-    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "serving", "kernels"]
+    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "serving", "kernels", "pair"]
     parser.add_argument("what", nargs="?", choices=kinds, default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
@@ -31,6 +32,10 @@ def configure(parser):
     parser.add_argument("--peers", action="store_true", help=PEERS_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
+    couple = parser.add_argument_group("pair")
+    couple.add_argument("--draft", default="tiny-draft", metavar="M", help="the model that proposes (default: %(default)s)")
+    couple.add_argument("--corpus", metavar="FILE", help="documents with <|endoftext|> between them (default: our stories)")
+    couple.add_argument("--held-out", type=float, default=0.03, metavar="P", help="share kept for judging (default: %(default)s)")
     alone = parser.add_argument_group("attention alone")
     alone.add_argument("--tokens", default="512,2048,8192", metavar="N,N", help="sizes (default: %(default)s)")
     alone.add_argument("--heads", type=int, default=9, metavar="N", help="query heads (default: %(default)s)")
@@ -39,7 +44,7 @@ def configure(parser):
 
 
 def run(args):
-    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft, "serving": run_serving}
+    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft, "serving": run_serving, "pair": run_pair}
     return ways.get(args.what, run_replay)(args)
 
 
@@ -55,6 +60,19 @@ def run_serving(args):
     from minillm.bench import serving
 
     return show(args, serving.run(load(args)), serving.table)
+
+
+def run_pair(args):
+    from minillm.bench import pair
+    from minillm.llm import LLM
+    from minillm.model import zoo
+    from minillm.training.data import read_corpus, split
+
+    corpus = args.corpus or zoo.embedded_folder().parent / "corpus" / "stories.txt.xz"
+    _, held_out = split(read_corpus(corpus), "<|endoftext|>", args.held_out)
+    if not held_out:
+        raise MiniLLMError(f"{corpus}: no document is held out at a share of {args.held_out:g}; raise --held-out.")
+    return show(args, pair.run(load(args), LLM(zoo.resolve(args.draft)), held_out), pair.table)
 
 
 def run_replay(args):

@@ -26,15 +26,15 @@ def run(args):
 
     llm = LLM(path, "numpy" if args.backend == "auto" else args.backend)
     c = llm.config
-    print(f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers\n\n> {tour.QUESTION}\n")
-    for piece in llm.stream(llm.chat([{"role": "user", "content": tour.QUESTION}]), SamplingParams(max_tokens=tour.NEW_TOKENS)):
+    print(f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers\n\n{tour.BEGINNING}", end="")
+    for piece in llm.stream(tour.BEGINNING, SamplingParams(max_tokens=tour.NEW_TOKENS)):
         print(piece, end="", flush=True)
     print(" …\n", flush=True)
     result = tour.climb(llm, say, *kernels(path, llm))
     say("")
     print(tour.table(result))
     png, data = tour.write(result, args.out)
-    print(f"\nPicture: {png}   Data: {data}   Next: minillm generate --chat \"your question\"")
+    print(f"\nPicture: {png}   Data: {data}   Next: minillm generate \"Once upon a time\"")
     if args.json:
         print_json(result)
     return 0 if all(r["same_tokens"] for r in result["rungs"]) else report_difference(result)

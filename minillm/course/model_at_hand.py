@@ -1,4 +1,4 @@
-"""The model that a notebook runs on: the real one where it is on this machine, a random one of the same kind otherwise.
+"""The model that a notebook runs on: SmolLM2-135M where it is on this machine, else the small one that comes with the package.
 
     llm = model_at_hand()      # prints which one, since a picture means little without its model
 
@@ -11,18 +11,18 @@ from minillm.llm import LLM
 from minillm.model import zoo
 from minillm.model.random_model import random_model
 
-WANTED = "smollm2-135m"
+WANTED, FALLBACK = "smollm2-135m", "tiny"
 
 
 def model_at_hand(backend=None, say=print):  # -> LLM
-    """SmolLM2-135M if it has been downloaded, else random weights; says which, and how to get the better one."""
+    """SmolLM2-135M if it has been downloaded, else `tiny`; says which, and how to get the better one."""
     name = os.environ.get("MINILLM_NOTEBOOK_MODEL") or WANTED
     try:
         llm = LLM(random_model(backend=backend) if name == "random" else name, backend)
         hint = "what it writes is noise, what it costs is real." if name == "random" else ""
     except zoo.ModelNotDownloaded:
-        llm = LLM(random_model(backend=backend))
-        hint = f"what it writes is noise, what it costs is real. For the real one: minillm download {name}"
+        llm = LLM(FALLBACK, backend)
+        hint = f"for a larger one: minillm download {name}"
     c = llm.config
     say(f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers{'; ' if hint else ''}{hint}")
     return llm

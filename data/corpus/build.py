@@ -1,0 +1,92 @@
+"""From what tell.py wrote to the corpus that is shipped: cleaned, without duplicates, packed, counted.
+
+    python data/corpus/build.py raw_0.jsonl raw_1.jsonl --out stories
+    python data/corpus/build.py --check                        # statistics.json against the files that are here
+
+A story goes if a word in it occurs in few others (a slip of the larger model, or a word that a small one could not learn), or
+if most of its runs of eight words have been seen. Stories stand in the order of their hash, one after another with
+<|endoftext|> between them, in a file packed with xz.
+"""
+
+import argparse
+import hashlib
+import json
+import lzma
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SEPARATOR = "\n<|endoftext|>\n"
+RARE = 3  # stories that a word must occur in
+RUN = 8  # words
+MOST_SEEN = 0.5  # share of a story's runs that occurred in earlier ones
+
+
+def words_of(text):
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def clean(stories):  # [text] -> [text], {reason: how many}
+    """Stories worth learning from, in the order of their hash."""
+    left_out = Counter()
+    stories = sorted(stories, key=lambda text: hashlib.sha256(text.encode()).digest())
+    occurs = Counter(word for text in stories for word in set(words_of(text)))
+    seen, kept = set(), []
+    for text in stories:
+        words = words_of(text)
+        runs = {hash(tuple(words[i : i + RUN])) for i in range(len(words) - RUN + 1)}
+        if any(occurs[w] < RARE for w in words):
+            left_out["a rare word"] += 1
+        elif len(runs & seen) > MOST_SEEN * len(runs):
+            left_out["told before"] += 1
+        else:
+            seen |= runs
+            kept.append(text)
+    return kept, dict(left_out)
+
+
+def statistics(path):  # path -> {what: number}
+    """What a packed file holds, counted from the file."""
+    packed = path.read_bytes()
+    text = lzma.decompress(packed).decode()
+    stories = [s.strip() for s in text.split(SEPARATOR) if s.strip()]
+    words = [w for s in stories for w in words_of(s)]
+    return {
+        "stories": len(stories),
+        "words": len(words),
+        "different_words": len(set(words)),
+        "sentences": len(re.findall(r'[.!?]"?(?= |$)', text)),
+        "bytes": len(text.encode()),
+        "packed_bytes": len(packed),
+        "sha256": hashlib.sha256(packed).hexdigest(),
+    }
+
+
+def pack(stories, path):
+    path.write_bytes(lzma.compress((SEPARATOR.join(stories) + SEPARATOR).encode(), preset=9 | lzma.PRESET_EXTREME))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("raw", nargs="*", type=Path, help="files of tell.py")
+    parser.add_argument("--out", help="name of the corpus")
+    parser.add_argument("--check", action="store_true", help="only compare statistics.json with the files")
+    args = parser.parse_args()
+    kept_in = HERE / "statistics.json"
+    known = json.loads(kept_in.read_text()) if kept_in.exists() else {}
+    if args.check:
+        wrong = [name for name, numbers in known.items() if numbers | statistics(HERE / f"{name}.txt.xz") != numbers]
+        sys.exit(f"these differ from statistics.json: {', '.join(wrong)}" if wrong else 0)
+    texts = [json.loads(line)["text"] for path in args.raw for line in path.read_text().splitlines()]
+    stories, left_out = clean(texts)
+    path = HERE / f"{args.out}.txt.xz"
+    pack(stories, path)
+    known[args.out] = {"told": len(texts), "left_out": left_out} | statistics(path)
+    kept_in.write_text(json.dumps(known, indent=2) + "\n")
+    print(json.dumps(known[args.out], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What a target and a draft are worth to each other, before anything is built on them: `minillm bench pair`.
+
+Perplexity: exp of the mean -log p(token) over held-out documents, each from its beginning, its end of text included.
+
+Acceptance: the draft proposes γ tokens, the target looks at all of them at once and keeps those up to the first that it
+would not have said; then it adds a token of its own. Greedy, it keeps a token that is its own first choice. At a temperature
+it keeps token x with probability min(1, p(x) / q(x)), and replaces the first that it refuses by a draw from max(p - q, 0):
+then what comes out is distributed as the target's own text (Leviathan et al. 2022, arXiv:2211.17192). The rate is tokens
+kept / tokens looked at, where nothing after a refusal is looked at: the α of the paper, so that a look yields
+(1 - α^(γ + 1)) / (1 - α) tokens on average where every token has the same chance.
+
+Written to be counted, not to be fast: both models run over whole beginnings anew each time; no cache is kept in step.
+"""
+
+import math
+
+import numpy as np
+
+from minillm.layers import softmax
+from minillm.model.transformer import Segment
+
+GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
+
+
+def perplexity(llm, documents):  # LLM, [text] -> float
+    """Per token, of each document as far as the context reaches; the first token, that of the beginning, is given."""
+    total = count = 0
+    for document in documents:
+        ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
+        logits = probe(llm, ids[:-1])
+        top = logits.max(axis=1)
+        lse = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        total += float((lse - logits[np.arange(len(logits)), ids[1:]]).sum())
+        count += len(logits)
+    return math.exp(total / count)
+
+
+def probe(llm, ids):  # LLM, ids -> (len(ids), vocab) float64
+    """Logits after every token."""
+    segment = Segment(np.asarray(ids), 0, llm.transformer.new_cache(len(ids)), "all")
+    return llm.transformer.forward([segment])[0].astype(np.float64)
+
+
+def acceptance(target, draft, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0):  # -> dict
+    """Speculate from each prompt (ids) until the end of text or new_tokens; count what was proposed, looked at and kept."""
+    rng = np.random.default_rng(seed)
+    looks = looked_at = kept = 0
+    for prompt in prompts:
+        text, end = list(prompt), len(prompt) + new_tokens
+        while len(text) < end and (len(text) == len(prompt) or text[-1] not in target.tokenizer.eos_ids):
+            proposed, q = [], []
+            for _ in range(gamma):
+                q.append(distribution(probe(draft, text + proposed)[-1], temperature))
+                proposed.append(draw(q[-1], rng))
+            p = [distribution(row, temperature) for row in probe(target, text + proposed)[len(text) - 1 :]]
+            accepted = verify(p, q, proposed, rng)
+            text += accepted
+            looks, kept = looks + 1, kept + len(accepted) - 1
+            looked_at += min(len(accepted), gamma)
+    return {"looks": looks, "looked_at": looked_at, "kept": kept, "rate": kept / looked_at, "tokens_per_look": kept / looks + 1}
+
+
+def verify(p, q, proposed, rng):  # [(vocab,)] γ + 1 of them, [(vocab,)], [token], Generator -> [token]
+    """The tokens kept, and one more from the target."""
+    for i, token in enumerate(proposed):
+        if rng.random() * q[i][token] >= p[i][token]:
+            left = np.maximum(p[i] - q[i], 0)
+            return [*proposed[:i], draw(left / left.sum(), rng)]
+    return [*proposed, draw(p[-1], rng)]
+
+
+def distribution(logits, temperature):  # (vocab,), float -> (vocab,) probabilities; at 0 all on the first choice
+    if temperature == 0:
+        return np.eye(1, len(logits), int(logits.argmax()))[0]
+    return softmax((logits - logits.max()) / temperature)
+
+
+def draw(p, rng):  # (vocab,), Generator -> token
+    return int(np.searchsorted(np.cumsum(p), rng.random() * p.sum(), side="right").clip(0, len(p) - 1))
+
+
+def run(target, draft, documents, prompts=40):  # LLM, LLM, [text] -> dict, ready for JSON
+    """Both perplexities, and acceptance from the beginnings of the first documents."""
+    beginnings = [target.tokenizer.encode(d)[:PROMPT_TOKENS] for d in documents[:prompts]]
+    rates = {str(t): acceptance(target, draft, beginnings, t) for t in (0, 1)}
+    models = {
+        m.config.name: {"parameters": m.config.parameters(), "perplexity": perplexity(m, documents)} for m in (target, draft)
+    }
+    about = {"documents": len(documents), "prompts": len(beginnings), "gamma": GAMMA}
+    return about | {"models": models, "acceptance_at_temperature": rates}
+
+
+def table(result):  # -> text
+    lines = [f"{'model':14}{'parameters':>12}{'perplexity':>12}   {result['documents']} held-out documents"]
+    for name, m in result["models"].items():
+        lines.append(f"{name:14}{m['parameters']:12,}{m['perplexity']:12.3f}")
+    lines.append("")
+    how = f"{result['prompts']} beginnings of {PROMPT_TOKENS} tokens, {NEW_TOKENS} new"
+    lines.append(f"acceptance at γ = {result['gamma']}: {how}")
+    for t, r in result["acceptance_at_temperature"].items():
+        name = "greedy" if t == "0" else f"temperature {t}"
+        looked = f"of {r['looked_at']:,} tokens looked at"
+        lines.append(f"{name:14}{r['rate']:8.1%} {looked}, {r['tokens_per_look']:.2f} tokens a look")
+    return "\n".join(lines)

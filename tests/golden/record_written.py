@@ -1,0 +1,46 @@
+"""Record what llama.cpp makes of files that minillm wrote: the ids of a prompt, and 16 greedy tokens after it.
+
+    PYTHONPATH=../.. python written_models.py FOLDER
+    python record_written.py FOLDER [OUT.json]
+
+The second step needs llama-cpp-python, which the tests never import, and runs no code of minillm. Kept with each model: the
+sha256 of the file that was read; with each prompt: the least lead of the best logit over the second, for F16 rounds.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import sys
+
+import llama_cpp
+import numpy as np
+
+PROMPTS = ("Once upon a time", "the owl's 3 friends:  fox\n")
+NEW_TOKENS = 16
+
+
+def answers(path):
+    model = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
+    kept = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "prompts": []}
+    for prompt in PROMPTS:
+        model.reset()
+        ids = model.tokenize(prompt.encode(), add_bos=False, special=False)
+        model.eval(ids)
+        greedy, lead = [], []
+        for _ in range(NEW_TOKENS):
+            logits = model.scores[model.n_tokens - 1]
+            greedy.append(int(np.argmax(logits)))
+            lead.append(float(np.diff(np.sort(logits)[-2:])[0]))
+            model.eval(greedy[-1:])
+        kept["prompts"].append({"text": prompt, "ids": ids, "greedy": greedy, "least_lead": round(min(lead), 4)})
+    return kept
+
+
+if __name__ == "__main__":
+    here = pathlib.Path(__file__).parent
+    out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else here / "written.json"
+    models = {path.stem: answers(path) for path in sorted(pathlib.Path(sys.argv[1]).glob("*.gguf"))}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in models.items())
+    version = importlib.metadata.version("llama-cpp-python")
+    out.write_text(f'{{"llama-cpp-python": {json.dumps(version)}, "models": {{\n{lines}\n}}}}\n')

@@ -1,0 +1,160 @@
+"""The models that come with the package: what they are, what they say, and that the card says so too."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minillm import LLM, SamplingParams
+from minillm.bench import pair
+from minillm.formats.gguf import open_gguf
+from minillm.model import zoo
+from minillm.model.random_model import TINY, random_model
+from minillm.training.data import read_corpus, split
+
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "story_models.json").read_text())  # by record_story_models.py, llama.cpp
+
+
+def script(path):
+    """A script of data/ as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return LLM("tiny")
+
+
+@pytest.fixture(scope="module")
+def draft():
+    return LLM("tiny-draft")
+
+
+@pytest.mark.parametrize(("name", "most_bytes", "parameters"), [("tiny", 8e6, (2e6, 4e6)), ("tiny-draft", 1.5e6, (0, 0.5e6))])
+def test_the_files_are_small_and_in_sixteen_bits(name, most_bytes, parameters):
+    path = zoo.resolve(name)
+    assert path == zoo.download(name) and path.stat().st_size <= most_bytes
+    with open_gguf(path) as file:
+        assert {t.type.name for t in file.tensors.values() if len(t.shape) == 2} == {"F16"}
+        assert parameters[0] <= sum(int(np.prod(t.shape)) for t in file.tensors.values()) <= parameters[1]
+
+
+def test_target_and_draft_have_one_tokenizer(stories, draft):
+    metadata = []
+    for name in ("tiny", "tiny-draft"):
+        with open_gguf(zoo.resolve(name)) as file:
+            metadata.append({k: np.asarray(v).tolist() for k, v in file.metadata.items() if k.startswith("tokenizer.")})
+    assert metadata[0] == metadata[1]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-draft"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_greedy_tokens_are_those_of_llama_cpp(name, backend):
+    llm = LLM(name, backend)
+    for prompt, recorded in GOLDEN[name].items():
+        ids = llm.tokenizer.encode(prompt)
+        assert ids == recorded["prompt_ids"]
+        params = SamplingParams(max_tokens=len(recorded["tokens"]), ignore_eos=True)
+        assert llm.generate(ids, params).token_ids == recorded["tokens"], prompt
+
+
+def test_the_first_command_writes_a_story_with_nothing_downloaded(tmp_path, monkeypatch, capsys):
+    from minillm.cli import main
+
+    monkeypatch.setenv("MINILLM_CACHE", str(tmp_path / "empty"))
+    assert main(["generate", "Once upon a time", "--backend", "numpy"]) == 0
+    words = capsys.readouterr().out.split()
+    corpus = set(read_corpus(DATA / "corpus" / "stories.txt.xz").split())
+    assert len(words) > 40 and np.mean([w in corpus for w in words]) > 0.9
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_model_that_was_lost_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "embedded_folder", lambda: tmp_path)
+    with pytest.raises(zoo.ModelError, match="'tiny' comes with minillm, but .*tiny.gguf is not there"):
+        zoo.resolve("tiny")
+
+
+def test_a_chat_is_a_text_written_in_turn(stories):
+    ids = stories.chat([{"role": "user", "content": "Once upon a time "}, {"role": "assistant", "content": " there was"}])
+    assert ids == stories.tokenizer.encode("Once upon a time there was")
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_its_figures_say():
+    card = script(DATA / "models" / "card.py")
+    figures = json.loads((DATA / "models" / "figures.json").read_text())
+    assert (DATA / "models" / "README.md").read_text() == card.card(figures)
+    changed = json.loads(json.dumps(figures))
+    changed["pair"]["models"]["tiny"]["perplexity"] *= 1.1
+    assert card.card(changed) != card.card(figures)
+    assert card.differences(figures, figures) == [] and len(card.differences(figures, changed)) == 1
+
+
+def test_perplexity_in_the_card_is_measured(stories, draft):
+    figures = json.loads((DATA / "models" / "figures.json").read_text())
+    _, held_out = split(read_corpus(DATA / "corpus" / "stories.txt.xz"), "<|endoftext|>", 0.03)
+    assert len(held_out) == figures["pair"]["documents"]
+    for llm in (stories, draft):
+        told = figures["pair"]["models"][llm.config.name]["perplexity"]
+        assert pair.perplexity(llm, held_out) == pytest.approx(told, rel=1e-3)
+
+
+def test_the_corpus_is_what_its_statistics_say():
+    build = script(DATA / "corpus" / "build.py")
+    told = json.loads((DATA / "corpus" / "statistics.json").read_text())
+    assert {"stories"} <= told.keys()
+    for name, numbers in told.items():
+        found = build.statistics(DATA / "corpus" / f"{name}.txt.xz")
+        assert found == {key: numbers[key] for key in found}
+        assert numbers["told"] == numbers["stories"] + sum(numbers["left_out"].values())
+    assert sum(n["packed_bytes"] for n in told.values()) <= 4e6
+
+
+# --- how acceptance is counted ----------------------------------------------------------------------------------------
+
+
+def test_a_model_accepts_all_that_it_proposed_itself(draft):
+    prompts = [draft.tokenizer.encode("Once upon a time"), draft.tokenizer.encode("One day,")]
+    for temperature in (0, 1):
+        counted = pair.acceptance(draft, draft, prompts, temperature, new_tokens=20)
+        assert counted["rate"] == 1 and counted["tokens_per_look"] == 5
+
+
+def test_greedy_speculation_says_what_the_target_alone_says(stories, draft):
+    prompt = stories.tokenizer.encode("Lily and Tom went to the")
+    alone = stories.generate(prompt, SamplingParams(max_tokens=30)).token_ids
+    text = list(prompt)
+    rng = np.random.default_rng(0)
+    while len(text) < len(prompt) + 30:
+        proposed, q = [], []
+        for _ in range(4):
+            q.append(pair.distribution(pair.probe(draft, text + proposed)[-1], 0))
+            proposed.append(pair.draw(q[-1], rng))
+        p = [pair.distribution(row, 0) for row in pair.probe(stories, text + proposed)[len(text) - 1 :]]
+        text += pair.verify(p, q, proposed, rng)
+    assert text[len(prompt) :][: len(alone)] == alone
+
+
+def test_what_comes_out_of_verification_is_distributed_as_the_target():
+    rng = np.random.default_rng(4)
+    p, q = rng.dirichlet(np.ones(6), size=3), rng.dirichlet(np.ones(6), size=2)
+    first = np.zeros(6)
+    for _ in range(40_000):
+        proposed = [pair.draw(row, rng) for row in q]
+        first[pair.verify(p, q, proposed, rng)[0]] += 1
+    assert np.abs(first / first.sum() - p[0]).max() < 0.012  # five standard deviations
+
+
+def test_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary():
+    transformer, tokenizer = random_model(TINY)
+    transformer.weights.norm[:] = 0  # all logits equal
+    assert pair.perplexity(LLM((transformer, tokenizer)), ["a few words", "and more of them"]) == pytest.approx(TINY.vocab_size)
