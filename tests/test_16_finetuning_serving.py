@@ -21,8 +21,8 @@ from minillm.cli import main
 from minillm.errors import MiniLLMError, ModelError, RequestError
 from minillm.events import CACHED, PREEMPTED
 from minillm.formats.blocks import BLOCK_TYPES
-from minillm.model import adapters, transformer
 from minillm.llm import Conversation
+from minillm.model import adapters, transformer
 from minillm.model.random_model import byte_tokenizer, random_model, random_tensor, tensor_shapes
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, load_weights
