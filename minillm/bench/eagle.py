@@ -54,7 +54,8 @@ def look(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, voc
 
 
 def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
-    """A chain of γ tokens, and what each was drawn from. features: true, of the positions before tokens; the cache keeps those."""
+    """A chain of γ tokens, and what each was drawn from. features: the target's, of the positions before tokens; only those are
+    kept in the cache."""
     proposed, q = [], []
     if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
         return proposed, q
