@@ -183,6 +183,44 @@ def test_greedy_text_is_the_targets_own_whatever_the_head_drafts(prompt, vocabul
     assert counted["tokens_per_look"] == pytest.approx(len(own) / counted["looks"])
 
 
+def test_a_chain_feeds_back_each_guess_and_the_token_drawn_from_it():
+    llm = target()
+    head, made = head_of(llm)
+    table = llm.transformer.weights.embedding
+    made["fc.weight"][:, :64] *= 20  # so that a guess depends on the token
+    head = Eagle(llm.transformer, {name: packed(array, "F32") for name, array in made.items()})
+    ids = np.random.default_rng(2).integers(0, 300, 6)
+    x, _ = llm.transformer.hidden([Segment(ids[:-1], 0, llm.transformer.new_cache())])
+    cache = head.new_cache()
+    proposed, q = bench.draft(head, head.features(x), ids[1:], cache, 1, 4, np.random.default_rng(0))
+    assert len(set(proposed)) == 4 and cache.length == 5
+    features, tokens = list(head.features(x)), ids[1:].tolist()
+    for token, row in zip(proposed, q, strict=True):
+        guessed, _ = eagle.forward(head.config, made, np.array(features)[None], table[tokens][None])
+        assert np.allclose(row, softmax(guessed[-1] @ table.T), atol=1e-5)
+        features, tokens = [*features, guessed[-1]], [*tokens, token]
+
+
+def test_the_head_is_told_each_true_vector_once_with_the_token_after_it(monkeypatch):
+    llm, told, texts = target(), [], []
+    head, draft = head_of(llm)[0], bench.draft
+
+    def spy(head, features, tokens, cache, *rest):
+        told.append((cache.length, features, list(tokens)))
+        return draft(head, features, tokens, cache, *rest)
+
+    monkeypatch.setattr(bench, "draft", spy)
+    counted = bench.acceptance(llm, head, [[9, 8, 7]], 0, 4, 20, on_text=texts.append)
+    text = texts[0]
+    x, _ = llm.transformer.hidden([Segment(text, 0, llm.transformer.new_cache())])
+    right, at = head.features(x), 0
+    for start, features, tokens in told:
+        assert start == at and tokens == text[at + 1 : at + 1 + len(features)]
+        assert np.allclose(features, right[at : at + len(features)], atol=1e-4)
+        at += len(features)
+    assert counted["kept"] > 0 and counted["looks"] > 1
+
+
 def test_a_head_that_knows_is_kept_and_counted_by_depth():
     """A chain that proposes the target's own greedy text, wrong at its third token: two of three looked at are kept."""
     llm = target()
