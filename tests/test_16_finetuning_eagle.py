@@ -367,6 +367,24 @@ def test_batches_are_whole_texts_each_once_an_epoch_and_ended_ones_do_not_count(
             assert t.tolist() == [*(i[: count - 1] + 1), *[-1] * (13 - count)]
 
 
+def test_the_objective_is_the_loss_of_whole_texts():
+    llm = target()
+    _, told = told_by(llm)
+    told.counts[2] = 4
+    config, table = head_config(llm.config), llm.transformer.weights.embedding
+    made = head_of(llm)[1]
+    inputs, targets = ToldBatches(told, 6, seed=0).draw()
+    texts = inputs[:, 0] // 13
+    known, wanted = (told.features[texts, at : at + 12].astype(np.float32) for at in (0, 1))
+    counted = np.arange(1, 13) < told.counts[texts][:, None]
+    embedded = table[told.ids[texts, 1:]]
+    for own in (0.0, 1.0):
+        value, found = objective(config, told, table, table[HALF], 0.5, own)(made, inputs, targets)
+        fed = eagle.own_features(config, made, known, embedded, counted | True) if own else known
+        other, right = eagle.loss_and_gradients(config, made, table[HALF], fed, embedded, wanted, counted, 0.5)
+        assert value == other and all(np.array_equal(found[name], right[name]) for name in right)
+
+
 def test_training_lowers_the_loss_raises_acceptance_and_resumes_bit_for_bit(tmp_path):
     llm = target()
     beginnings = [b[:8] for b in told_by(llm, texts=32)[0]]
