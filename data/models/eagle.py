@@ -187,7 +187,7 @@ of the first, second, … draft of a chain, the share kept of those looked at. S
 **What a draft costs.** The layer is small; the LM head that it borrows is not. A decode step of the target reads
 {target:.1f} M weights, {target_mb:.1f} MB; a draft step reads the layer and an LM head:
 
-| vocabulary | weights | of the target's | bytes | of the target's | measured, one core | of a decode step |
+| vocabulary | weights | of the target's | bytes | of the target's | processor time, one core | of a decode step |
 |---|---|---|---|---|---|---|
 {costs}
 

@@ -73,7 +73,8 @@ def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token]
 def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle} -> {what: milliseconds}
     """Times of one decode step of the target, of its look at γ + 1 tokens, and of each head's draft step; and the LM heads alone.
 
-    Taken in turns, the fastest of all rounds each: whatever else runs on the machine only adds.
+    Of processor time, taken in turns, the least of all rounds each: whatever else runs on the machine only adds. On one thread
+    that is the time it takes; on several it is the sum of theirs.
     """
     tokens, transformer = [1] * context, llm.transformer
     cache = transformer.new_cache(context + gamma + 1)
@@ -92,9 +93,9 @@ def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle}
     best = dict.fromkeys(jobs, float("inf"))
     for _ in range(rounds):
         for name, job in jobs.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             job()
-            best[name] = min(best[name], time.perf_counter() - begin)
+            best[name] = min(best[name], time.process_time() - begin)
             cache.truncate(context)
     named = {1: "decode step", gamma + 1: f"look at {gamma + 1}"}
     return {named.get(name, name): round(1e3 * seconds, 4) for name, seconds in best.items()}
