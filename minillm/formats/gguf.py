@@ -68,7 +68,7 @@ class GGUFFile:
 
     @property
     def architecture(self):
-        """"llama", "qwen2", ..."""
+        """ "llama", "qwen2", ..."""
         name = self.metadata.get("general.architecture")
         if not isinstance(name, str):
             found = "none" if name is None else f"a value of type {type(name).__name__}"

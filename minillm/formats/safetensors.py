@@ -1,4 +1,4 @@
-"""Read safetensors: a length, a table of contents in JSON, then the bytes of the tensors one after another.
+"""Safetensors, read and written: a length, a table of contents in JSON, then the bytes of the tensors one after another.
 
     | 8 bytes: n, little endian | n bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...} | data |
 
@@ -66,3 +66,17 @@ def view(path, data, name, entry):  # -> SafeTensor
             f"{end - begin:,} of {len(data):,} in the file (truncated download?)."
         )
     return SafeTensor(data[begin:end], dtype, shape)
+
+
+def encoded(tensors, metadata=None):  # {name: float32 or float16 array}, {str: str} -> [bytes]
+    """A file, in pieces to be written one after another. The header is padded with spaces, so that the data begins on 8 bytes."""
+    entries, offset, parts = {"__metadata__": metadata} if metadata else {}, 0, []
+    for name, array in tensors.items():
+        raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        dtype = {2: "F16", 4: "F32"}[array.dtype.itemsize]
+        entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + len(raw)]}
+        offset += len(raw)
+        parts.append(raw)
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    return [len(header).to_bytes(8, "little"), header, *parts]

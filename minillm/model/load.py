@@ -11,6 +11,7 @@ from minillm.backends import get_backend
 from minillm.errors import ModelError
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
+from minillm.model.random_model import tensor_shapes
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
@@ -72,6 +73,19 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
         if tokenizer.vocab_size > config.vocab_size:
             raise ModelError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}.")
         return Transformer(config, load_weights(config, tensor, ops), ops), tokenizer
+
+
+def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
+    """A model as training takes it: every weight in float32. ModelError for a tensor that is missing or of another shape."""
+    with open_gguf(path) as gguf:
+        config, parameters = config_from_gguf(gguf), {}
+        if "rope_freqs.weight" in gguf.tensors:
+            raise ModelError(f"{path}: divisors of RoPE's frequencies (rope_freqs.weight) are not supported in training.")
+        for name, shape in tensor_shapes(config).items():
+            if (info := gguf.tensors.get(name)) is None or info.shape != shape:
+                raise ModelError(f"{path}: tensor {name!r} must have shape {shape}, found {info.shape if info else 'none'}.")
+            parameters[name] = gguf.dequantize(name)
+    return config, parameters
 
 
 def stored_bytes(path):  # path -> int

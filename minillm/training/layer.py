@@ -12,10 +12,11 @@ is run once more (activation recomputation: a third more arithmetic, Chen et al.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from minillm.layers import add_linear, linear, rms_norm, rope, swiglu
+from minillm.layers import linear, rms_norm, rope, swiglu
 from minillm.training.attention import attention_forward, attention_gradients
 from minillm.training.gradients import linear_backward, rms_norm_backward, rope_backward, swiglu_backward
 
@@ -43,47 +44,76 @@ class Activations:
     k_raw: np.ndarray | None = None
 
 
-def layer_forward(x, w, c, angles, batch):
+class Products:
+    """How a model multiplies by its matrices, forwards and backwards: here every weight is trained. lora.py freezes them.
+
+    w: weights by name, of one layer or of the model; name: which of them.
+    """
+
+    def trains(self, name):  # -> bool
+        """Does this weight have a gradient?"""
+        return True
+
+    def forward(self, x, w, name):  # (T, d_in) -> (T, d_out)
+        return linear(x, w[name])
+
+    def backward(self, x, w, name, d_y, grads):  # (T, d_in), …, (T, d_out), {name: gradient} -> (T, d_in)
+        """The gradient of x; those of the weights that are trained are entered in grads."""
+        d_x, grads[name] = linear_backward(x, w[name], d_y)
+        return d_x
+
+
+EVERY_WEIGHT = Products()
+
+
+def dense(weight):  # (d_out, d_in), or what has a dense() that makes it -> (d_out, d_in)
+    """A matrix of floats. A frozen one may be kept in fewer bits; it is made anew at each use, and not kept."""
+    return weight if isinstance(weight, np.ndarray) else weight.dense()
+
+
+def layer_forward(x, w, c, angles, batch, products=EVERY_WEIGHT):
     """(T, d_model) -> (T, d_model), Activations. The mathematics of layers.run_layers, for whole sequences at once.
 
     w: the layer's weights by short name ("attn_q.weight"). c: ModelConfig. angles: cos and sin of every token,
-    (T, d_head/2) each. batch: how many sequences the T tokens are, all of the same length.
+    (T, d_head/2) each. batch: how many sequences the T tokens are, all of the same length. products: see there.
     """
-    T = len(x)
+    T, times = len(x), partial(products.forward, w=w)
     h = rms_norm(x, w["attn_norm.weight"], c.norm_eps)
-    q_raw, k_raw, v = (linear(h, w[f"attn_{n}.weight"], w.get(f"attn_{n}.bias")).reshape(T, -1, c.d_head) for n in "qkv")
+    q_raw, k_raw, v = (biased(times(h, name=f"attn_{n}.weight"), w.get(f"attn_{n}.bias")).reshape(T, -1, c.d_head) for n in "qkv")
     q, k = q_raw, k_raw
     if c.qk_norm:
         q, k = rms_norm(q, w["attn_q_norm.weight"], c.norm_eps), rms_norm(k, w["attn_k_norm.weight"], c.norm_eps)
     q, k = rope(q, *angles, c.rope_interleaved), rope(k, *angles, c.rope_interleaved)
     out, lse = attention_forward(*by_sequence(batch, q, k, v))
     out = out.reshape(T, -1)
-    m = add_linear(x, out, w["attn_output.weight"])
+    m = x + times(out, name="attn_output.weight")
 
     h_m = rms_norm(m, w["ffn_norm.weight"], c.norm_eps)
-    gate, up = linear(h_m, w["ffn_gate.weight"]), linear(h_m, w["ffn_up.weight"])
+    gate, up = times(h_m, name="ffn_gate.weight"), times(h_m, name="ffn_up.weight")
     act = swiglu(gate, up)
-    y = add_linear(m, act, w["ffn_down.weight"])
+    y = m + times(act, name="ffn_down.weight")
     raw = (q_raw, k_raw) if c.qk_norm else ()
     return y, Activations(x, h, q, k, v, out, lse, m, h_m, gate, up, act, *raw)
 
 
-def layer_backward(d_y, a, w, c, angles, batch):
-    """(T, d_model), Activations -> (T, d_model), {short name: gradient}. w, c, angles, batch: as in layer_forward.
+def biased(y, bias):  # (T, d), (d,) or None -> (T, d)
+    return y if bias is None else y + bias
+
+
+def layer_backward(d_y, a, w, c, angles, batch, products=EVERY_WEIGHT):
+    """(T, d_model), Activations -> (T, d_model), {short name: gradient}. w, c, angles, batch, products: as in layer_forward.
 
     d_y, the gradient of the layer's output, becomes that of its input in place.
     """
     grads, d_x = {}, d_y
-    d_act, grads["ffn_down.weight"] = linear_backward(a.act, w["ffn_down.weight"], d_x)
-    d_gate, d_up = swiglu_backward(a.gate, a.up, d_act)
-    d_h, grads["ffn_gate.weight"] = linear_backward(a.h_m, w["ffn_gate.weight"], d_gate)
-    d_h_up, grads["ffn_up.weight"] = linear_backward(a.h_m, w["ffn_up.weight"], d_up)
-    d_h += d_h_up
+    back = partial(products.backward, w=w, grads=grads)
+    d_gate, d_up = swiglu_backward(a.gate, a.up, back(a.act, name="ffn_down.weight", d_y=d_x))
+    d_h = back(a.h_m, name="ffn_gate.weight", d_y=d_gate)
+    d_h += back(a.h_m, name="ffn_up.weight", d_y=d_up)
     d_m, grads["ffn_norm.weight"] = rms_norm_backward(a.m, w["ffn_norm.weight"], c.norm_eps, d_h)
     d_x += d_m
 
-    d_out, grads["attn_output.weight"] = linear_backward(a.out, w["attn_output.weight"], d_x)
-    d_q, d_k, d_v = attention_backward(a, d_out, batch)
+    d_q, d_k, d_v = attention_backward(a, back(a.out, name="attn_output.weight", d_y=d_x), batch)
     d_q, d_k = rope_backward(d_q, *angles, c.rope_interleaved), rope_backward(d_k, *angles, c.rope_interleaved)
     if c.qk_norm:
         d_q, grads["attn_q_norm.weight"] = rms_norm_backward(a.q_raw, w["attn_q_norm.weight"], c.norm_eps, d_q)
@@ -91,7 +121,7 @@ def layer_backward(d_y, a, w, c, angles, batch):
     d_h = None
     for n, d in zip("qkv", (d_q, d_k, d_v), strict=True):
         d = d.reshape(len(d_x), -1)
-        d_part, grads[f"attn_{n}.weight"] = linear_backward(a.h, w[f"attn_{n}.weight"], d)
+        d_part = back(a.h, name=f"attn_{n}.weight", d_y=d)
         d_h = d_part if d_h is None else np.add(d_h, d_part, out=d_h)
         if c.qkv_bias:
             grads[f"attn_{n}.bias"] = d.sum(axis=0)

@@ -16,13 +16,13 @@ import math
 import numpy as np
 
 from minillm.errors import MiniLLMError
-from minillm.layers import embed, linear, rms_norm, rope_angles
+from minillm.layers import embed, rms_norm, rope_angles
 from minillm.memory import keep_freed_memory
 from minillm.model.random_model import random_tensor, tensor_shapes
 from minillm.model.rope_scaling import scaled_frequencies
 from minillm.training.cross_entropy import IGNORE, cross_entropy
-from minillm.training.gradients import embedding_backward, linear_backward, rms_norm_backward
-from minillm.training.layer import layer_backward, layer_forward
+from minillm.training.gradients import embedding_backward, rms_norm_backward
+from minillm.training.layer import EVERY_WEIGHT, dense, layer_backward, layer_forward
 
 keep_freed_memory()  # every step takes and frees the same activations
 
@@ -49,65 +49,69 @@ def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array
     return made
 
 
-def loss(config, parameters, tokens, targets):  # ModelConfig, {name: array}, (batch, length), (batch, length) -> float
-    """The mean cross-entropy of the targets that are not -1, by forward alone. Errors: as loss_and_gradients."""
+def loss(config, parameters, tokens, targets, *, products=EVERY_WEIGHT):
+    """ModelConfig, {name: array}, (batch, length) ints, (batch, length) ints -> float
+
+    The mean cross-entropy of the targets that are not -1, by forward alone. products, errors: as loss_and_gradients.
+    """
     tokens, targets = checked(config, tokens, targets)
-    return cross_entropy(logits(config, parameters, tokens), targets.reshape(-1), gradient=False)[0]
+    return cross_entropy(logits(config, parameters, tokens, products), targets.reshape(-1), gradient=False)[0]
 
 
-def logits(config, parameters, tokens):  # ModelConfig, {name: array}, (batch, length) -> (batch · length, vocab)
+def logits(config, parameters, tokens, products=EVERY_WEIGHT):  # …, (batch, length) -> (batch · length, vocab)
     """What the model says comes after each token: those of Transformer.forward, for whole sequences and without a cache."""
-    x, _ = forward(config, parameters, tokens)
-    return linear(rms_norm(x, parameters["output_norm.weight"], config.norm_eps), head(config, parameters))
+    x, _ = forward(config, parameters, tokens, products=products)
+    return products.forward(rms_norm(x, parameters["output_norm.weight"], config.norm_eps), parameters, head(config))
 
 
-def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False):
+def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False, products=EVERY_WEIGHT):
     """ModelConfig, {name: array}, (batch, length) ints, (batch, length) ints -> float, {name: array} of the same shapes
 
     The loss is the mean of -log p(target) over all positions whose target is not -1; targets[b, i] is what comes after
     tokens[b, : i + 1]. Shorter sequences are padded at the end: any token, target -1. The gradients are its derivatives, in
     the parameters' precision. recompute: keep only each layer's input, and run its forward again when backward gets there;
-    same bits, a third more arithmetic. MiniLLMError for shapes that differ, ids outside the vocabulary, too long sequences,
-    or no target at all.
+    same bits, a third more arithmetic. products: how matrices multiply, and which weights have gradients (layer.Products).
+    MiniLLMError for shapes that differ, ids outside the vocabulary, too long sequences, or no target at all.
     """
     tokens, targets = checked(config, tokens, targets)
     flat, batch, angles = tokens.reshape(-1), len(tokens), angles_of(config, parameters, tokens)
-    x, kept = forward(config, parameters, tokens, keep="inputs" if recompute else "all")
-    table, norm = head(config, parameters), parameters["output_norm.weight"]
+    x, kept = forward(config, parameters, tokens, keep="inputs" if recompute else "all", products=products)
+    norm = parameters["output_norm.weight"]
     h = rms_norm(x, norm, config.norm_eps)
-    value, d_logits = cross_entropy(linear(h, table), targets.reshape(-1))
+    value, d_logits = cross_entropy(products.forward(h, parameters, head(config)), targets.reshape(-1))
 
     gradients = {}
-    d_h, d_table = linear_backward(h, table, d_logits)
+    d_h = products.backward(h, parameters, head(config), d_logits, gradients)
     del d_logits, h
     d_x, gradients["output_norm.weight"] = rms_norm_backward(x, norm, config.norm_eps, d_h)
     for i in reversed(range(config.n_layers)):
         w, seen = layer_weights(parameters, i), kept.pop()
         if recompute:
-            _, seen = layer_forward(seen, w, config, angles, batch)
-        d_x, of_layer = layer_backward(d_x, seen, w, config, angles, batch)
+            _, seen = layer_forward(seen, w, config, angles, batch, products)
+        d_x, of_layer = layer_backward(d_x, seen, w, config, angles, batch, products)
         gradients |= {f"blk.{i}.{name}": d for name, d in of_layer.items()}
-    if not config.tied:
-        gradients["output.weight"], d_table = d_table, np.zeros_like(parameters[TABLE])
-    embedding_backward(flat, d_x, d_table)
-    return value, {name: d_table if name == TABLE else gradients[name] for name in parameters}
+    if products.trains(TABLE):
+        if not config.tied:
+            gradients[TABLE] = np.zeros_like(parameters[TABLE])
+        embedding_backward(flat, d_x, gradients[TABLE])
+    return value, {name: gradients[name] for name in parameters if products.trains(name)}
 
 
-def forward(config, parameters, tokens, keep="none"):  # -> (batch · length, d_model), what each layer kept
+def forward(config, parameters, tokens, keep="none", products=EVERY_WEIGHT):  # -> (batch · length, d_model), what layers kept
     """All layers, without the last norm. keep: "all" Activations, each layer's "inputs", or "none"."""
     angles, kept = angles_of(config, parameters, tokens), []
-    x = embed(tokens.reshape(-1), parameters[TABLE])
+    x = embed(tokens.reshape(-1), dense(parameters[TABLE]))
     for i in range(config.n_layers):
-        y, seen = layer_forward(x, layer_weights(parameters, i), config, angles, len(tokens))
+        y, seen = layer_forward(x, layer_weights(parameters, i), config, angles, len(tokens), products)
         if keep != "none":
             kept.append(seen if keep == "all" else x)
         x = y
     return x, kept
 
 
-def head(config, parameters):  # -> (vocab, d_model)
-    """The matrix that turns a token's last vector into logits."""
-    return parameters[TABLE if config.tied else "output.weight"]
+def head(config):  # -> name
+    """The matrix that turns a token's last vector into logits, (vocab, d_model)."""
+    return TABLE if config.tied else "output.weight"
 
 
 def layer_weights(parameters, i):  # -> {short name: array}
@@ -119,7 +123,7 @@ def layer_weights(parameters, i):  # -> {short name: array}
 def angles_of(config, parameters, tokens):  # (batch, length) -> (batch · length, d_head/2), (batch · length, d_head/2)
     """Cosine and sine of RoPE for every token, in the parameters' precision: every sequence starts at position 0."""
     angles = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config))
-    return [np.tile(a.astype(parameters[TABLE].dtype), (len(tokens), 1)) for a in angles]
+    return [np.tile(a.astype(parameters["output_norm.weight"].dtype), (len(tokens), 1)) for a in angles]
 
 
 def checked(config, tokens, targets):  # -> (batch, length) int64, (batch, length) int64

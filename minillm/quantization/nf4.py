@@ -1,0 +1,112 @@
+"""NF4: four bits whose sixteen levels lie where the weights of a network lie.
+
+Trained weights are close to a normal distribution around 0. Sixteen evenly spaced levels waste the outer ones on the few
+large weights; levels at evenly spaced *quantiles* are each as likely to be used as the next. A block of 64 weights shares
+one scale, its largest magnitude, so that the levels need only cover -1 to 1:
+
+    w ≈ absmax · level[code]          -1   -.70  -.53 -.39 -.28 -.18 -.09  0  .08 .16 .25 .34 .44  .56  .72    1
+                                       |     |     |    |   |   |   |   |  |  |   |   |   |    |    |     |
+
+One float32 for 64 weights costs half a bit a weight. Double quantization packs the scales too: 256 of them, less the mean
+of all, share a float32 of their own, and take eight bits each:
+
+    bits a weight = 4 + 8/64 + 32/(64 · 256) = 4.127           (and 32 bits a matrix for the mean)
+
+Dettmers et al. 2023, arXiv:2305.14314 (QLoRA). The paper's eight bits are a float, here they are an integer: scales less
+their mean lie close together, and even steps serve them better.
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from minillm.errors import MiniLLMError
+
+BLOCK = 64  # weights that share a scale
+GROUP = 256  # scales that share a scale
+
+
+def nf4_levels():  # -> (16,) float32, rising from -1 to 1
+    """The levels: quantiles of the normal distribution, over the largest of them. One is exactly 0, for pruned weights.
+
+    Evenly spaced probabilities on each side of 1/2, whose quantile is 0: seven below it, eight above. The outermost cannot be
+    0 and 1, whose quantiles are infinite. Sixteen equal shares would put the last level in the middle of its share, at 1/32
+    from the end; fifteen at 1/30. The paper takes the mean of both: 1 - 0.9677083, its code's `offset`.
+    """
+    edge = (1 / 32 + 1 / 30) / 2
+    below, above = np.linspace(edge, 1 / 2, 8), np.linspace(1 / 2, 1 - edge, 9)
+    quantiles = np.array([NormalDist().inv_cdf(p) for p in (*below, *above[1:])])
+    return (quantiles / quantiles.max()).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class NF4Matrix:
+    """A matrix in NF4, row by row in blocks of 64; the last block is filled up with zeros, and they are counted."""
+
+    shape: tuple[int, int]
+    codes: np.ndarray  # (blocks, 32) uint8: weights 2j and 2j + 1 of a block in the high and the low half of byte j
+    scales: np.ndarray  # (blocks,) int8: absmax = mean + steps[block // 256] · scale
+    steps: np.ndarray  # (groups,) float32
+    mean: np.float32
+
+    @property
+    def nbytes(self):
+        """Bytes of all that dense() needs."""
+        return self.codes.nbytes + self.scales.nbytes + self.steps.nbytes + self.mean.nbytes
+
+    @property
+    def bits_per_weight(self):
+        return 8 * self.nbytes / (self.shape[0] * self.shape[1])
+
+    def absmax(self):  # -> (blocks,) float32
+        """The scale of each block. None is negative, so where the eight bits say so they are off, and 0 is nearer."""
+        steps = np.repeat(self.steps, GROUP)[: len(self.scales)]
+        return np.maximum(self.scales * steps + self.mean, np.float32(0))
+
+    def dense(self):  # -> shape, float32
+        """The weights that the codes stand for. A new array at each call, for who needs it briefly."""
+        levels, byte = nf4_levels(), np.arange(256)
+        both = np.stack([levels[byte >> 4], levels[byte & 15]], axis=1)  # (256, 2): a byte is two weights
+        blocks = both[self.codes].reshape(len(self.codes), BLOCK)
+        blocks *= self.absmax()[:, None]
+        return blocks.reshape(-1)[: self.shape[0] * self.shape[1]].reshape(self.shape)
+
+
+def quantize_nf4(weights):  # (rows, columns) -> NF4Matrix
+    """Each weight becomes the nearest level times the absmax of its block. MiniLLMError for other than two axes, no weights
+    at all, NaN and infinity."""
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
+        weights = np.asarray(weights, np.float32)
+    if weights.ndim != 2 or weights.size == 0:
+        raise MiniLLMError(f"NF4 packs a matrix of 2 axes with at least 1 weight, found shape {weights.shape}.")
+    if not np.isfinite(weights).all():
+        bad = np.count_nonzero(~np.isfinite(weights))
+        raise MiniLLMError(f"NF4 needs finite weights; found {bad:,} of {weights.size:,} NaN or infinite.")
+    blocks = np.pad(weights.reshape(-1), (0, -weights.size % BLOCK)).reshape(-1, BLOCK)
+    absmax = np.abs(blocks).max(axis=1)
+    codes = nearest(blocks / np.where(absmax == 0, np.float32(1), absmax)[:, None])
+    return NF4Matrix(weights.shape, codes[:, 0::2] << 4 | codes[:, 1::2], *quantize_scales(absmax))
+
+
+def nearest(x):  # (...) float32 in [-1, 1] -> (...) uint8
+    """The code of the nearest level: how many midpoints between two levels lie below x."""
+    levels, codes = nf4_levels(), np.zeros(x.shape, np.uint8)
+    for midpoint in (levels[1:] + levels[:-1]) / 2:
+        codes += x > midpoint
+    return codes
+
+
+def quantize_scales(absmax):  # (blocks,) float32 -> (blocks,) int8, (groups,) float32, float32
+    """Double quantization: what a scale differs from the mean by, in 127 steps up and down to the largest of its group."""
+    mean = np.float32(absmax.mean(dtype=np.float64))
+    away = np.pad(absmax - mean, (0, -len(absmax) % GROUP)).reshape(-1, GROUP)
+    steps = np.maximum(np.abs(away).max(axis=1) / np.float32(127), np.finfo(np.float32).tiny)  # 0 / tiny is 0
+    scales = np.rint(away / steps[:, None]).astype(np.int8)
+    return scales.reshape(-1)[: len(absmax)], steps, mean
+
+
+def nf4_nbytes(shape):  # (rows, columns) -> bytes
+    """What quantize_nf4 makes of a matrix of this shape, counted without making it."""
+    blocks = -(-shape[0] * shape[1] // BLOCK)
+    return blocks * BLOCK // 2 + blocks + -(-blocks // GROUP) * 4 + 4
