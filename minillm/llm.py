@@ -8,7 +8,9 @@
 
 from dataclasses import dataclass
 
+from minillm.errors import RequestError
 from minillm.events import EventLog, summary
+from minillm.model.adapters import prepare
 from minillm.model.generate import Sequence, TokenLogprob, check_prompt, run
 from minillm.model.load import load_model
 from minillm.model.sampling import SamplingParams
@@ -32,28 +34,55 @@ class LLM:
     model: a name from the zoo, a path to a .gguf file, "hf:ORG/REPO/FILE.gguf", or a folder with config.json and
     safetensors; or a pair of transformer and tokenizer that are made already, such as `random_model()`.
     backend: see `minillm backends`. kv_dtype: "float32", or "float16" for caches of half the bytes, rounded.
+    adapters: {name: a PEFT folder, a GGUF adapter, or a training.lora.Adapter}; each request says which it wants, or none.
     Errors: ModelError, GGUFError.
     """
 
-    def __init__(self, model="tiny", backend=None, kv_dtype="float32"):
+    def __init__(self, model="tiny", backend=None, kv_dtype="float32", adapters=None):
         self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
         self.config = self.transformer.config
+        self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}
 
-    def generate(self, prompts, params=None, truncate=None):  # str, ids, or a list of either -> Completion or a list
-        """Complete each prompt; several decode together as one batch. A single prompt gives a single Completion."""
+    def load_adapter(self, source):  # path or Adapter -> LoadedAdapter
+        """An adapter, checked against this model."""
+        from minillm.training.adapter_files import load_adapter
+        from minillm.training.lora import Adapter, check_adapter
+
+        if isinstance(source, Adapter):
+            check_adapter(self.config, source, "adapter")
+        else:
+            source = load_adapter(source, self.config)
+        return prepare(source, self.config.n_layers, self.transformer.ops)
+
+    def adapter(self, name):  # str or None -> LoadedAdapter or None
+        """What a request named. RequestError for what is not there."""
+        if name is not None and name not in self.adapters:
+            known = ", ".join(map(repr, self.adapters)) or "none"
+            raise RequestError(f"no adapter is called {name!r}; there are: {known}.")
+        return self.adapters.get(name)
+
+    def generate(self, prompts, params=None, truncate=None, adapter=None):  # str, ids, or a list of either -> Completion(s)
+        """Complete each prompt; several decode together as one batch. A single prompt gives a single Completion.
+
+        adapter: the name of one for all, or a list with a name or None for each prompt.
+        """
         single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-        log = EventLog()
-        sequences = [self.sequence(i, p, params, truncate) for i, p in enumerate([prompts] if single else prompts)]
+        log, prompts = EventLog(), [prompts] if single else list(prompts)
+        names = adapter if isinstance(adapter, list) else [adapter] * len(prompts)
+        if len(names) != len(prompts):
+            raise RequestError(f"adapters are named once, or for each of {len(prompts):,} prompts; found {len(names):,} names.")
+        pairs = enumerate(zip(prompts, names, strict=True))
+        sequences = [self.sequence(i, prompt, params, truncate, adapter=name) for i, (prompt, name) in pairs]
         for _ in run(self.transformer, self.tokenizer.eos_ids, sequences, log):
             pass
         completions = [completion(s, log) for s in sequences]
         return completions[0] if single else completions
 
-    def stream(self, prompt, params=None, truncate=None, on_finish=None):  # -> iterator of str
+    def stream(self, prompt, params=None, truncate=None, on_finish=None, adapter=None):  # -> iterator of str
         """Yield text as it is made. on_finish, if given, is called with the Completion at the end, or when the caller
         stops early (finish_reason "cancelled")."""
         log = EventLog()
-        sequence = self.sequence(0, prompt, params, truncate)
+        sequence = self.sequence(0, prompt, params, truncate, adapter=adapter)
         try:
             for _, piece in run(self.transformer, self.tokenizer.eos_ids, [sequence], log):
                 if piece:
@@ -66,13 +95,13 @@ class LLM:
         """Turn a conversation into a prompt with the file's chat template. Text of a message cannot forge a role."""
         return self.tokenizer.apply_chat_template(messages)
 
-    def sequence(self, request, prompt, params=None, truncate=None, cache=None):  # -> Sequence
+    def sequence(self, request, prompt, params=None, truncate=None, cache=None, adapter=None):  # -> Sequence
         """A request ready to run. cache: where its keys and values go, or lie already (PageStore.new_cache); else a new one."""
-        params = params or SamplingParams()
+        params, adapter = params or SamplingParams(), self.adapter(adapter)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
         cache = self.transformer.new_cache(len(ids) + params.max_tokens) if cache is None else cache
-        return Sequence(request, ids, params, cache, self.tokenizer.stream(after=ids))
+        return Sequence(request, ids, params, cache, self.tokenizer.stream(after=ids), adapter=adapter)
 
 
 def completion(sequence, log):  # Sequence, EventLog -> Completion

@@ -39,6 +39,7 @@ class FakeEngine:
     def __init__(self, delay=0.0, queue=10_000, crash_after=None, crash=None):
         self.delay, self.queue, self.crash_after, self.error = delay, queue, crash_after, None
         self.crash = crash or ZeroDivisionError("a bug")
+        self.adapters = []
         self.submitted, self.live, self.cancelled, self.stopping, self.started = [], {}, [], False, 0
 
     async def start(self):
@@ -52,7 +53,7 @@ class FakeEngine:
         while self.live:
             await asyncio.sleep(0.005)
 
-    async def submit(self, prompt, params=None, *, n=1, user="", priority=0):
+    async def submit(self, prompt, params=None, *, n=1, user="", priority=0, adapter=None):
         if self.stopping:
             raise Stopping("stopping")
         if len(self.live) >= self.queue:
@@ -61,6 +62,7 @@ class FakeEngine:
             raise RequestError("a request that can never fit: 511 in the prompt.")
         stream = FakeStream(self, len(self.submitted), prompt, params, n)
         self.submitted.append((prompt, params, n, user, priority))
+        self.adapters.append(adapter)
         self.live[stream.request] = stream
         return stream
 

@@ -20,7 +20,7 @@ from minillm.training.data import open_tokens
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with a corpus and a configuration, and the toy in place of the model."""
-    for name in ("initial_parameters", "gradients_of", "loss_of", "write_model", "peak_flops"):
+    for name in ("task_for", "peak_flops"):
         monkeypatch.setattr(train, name, getattr(train, name))  # put back afterwards
     use_toy(train)
     monkeypatch.chdir(tmp_path)
@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_is_one_line_and_status_2(here, capsys):
     def bad(parameters, tokens, targets):
         return math.nan, {name: array * math.nan for name, array in parameters.items()}
 
-    train.gradients_of = lambda config: bad
+    use_toy(train, loss_and_gradients=bad)
     said = refused(capsys)
     assert "step 1: the loss is nan, and 3 of 3 gradients are not finite" in said and "output.weight" in said
     assert not (here / "run" / "model.gguf").exists()
@@ -183,7 +183,7 @@ def test_without_held_out_documents_nothing_is_judged(here):
 
 
 def test_another_seed_draws_other_batches(here):
-    train.initial_parameters = lambda config: toy(259, 6, 0)
+    use_toy(train, initial=lambda: toy(259, 6, 0))
     losses = []
     for seed in (5, 6):
         (here / "train.toml").write_text(CONFIG.format(out=f"run{seed}", steps=1, every=1).replace("seed = 5", f"seed = {seed}"))

@@ -6,9 +6,12 @@ logits = (E[token] · g) @ Hᵀ
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
+from minillm.training.task import Task
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY, WIDTH = 31, 6
@@ -88,17 +91,20 @@ def write_corpus(folder, documents=40):
     (folder / "corpus.txt").write_text("<|endoftext|>".join(stories), encoding="utf-8")
 
 
-def write_toy(path, config, parameters, tokenizer, extra):
-    with open(path, "wb") as file:
-        np.savez(file, **parameters)
+def toy_task(config, tokenizer):
+    """The toy as a task; it is written as .npz."""
+
+    def write(folder, parameters):
+        with open(folder / "model.gguf", "wb") as file:
+            np.savez(file, **parameters)
+        return folder / "model.gguf"
+
+    return Task(lambda: toy(config.model.vocab_size, config.model.d_model, config.run.seed), loss_and_gradients, loss, write)
 
 
-def use_toy(cli_train):
-    """Let `minillm train` train the toy, and write it as .npz."""
-    cli_train.initial_parameters = lambda config: toy(config.model.vocab_size, config.model.d_model, config.run.seed)
-    cli_train.gradients_of = lambda config: loss_and_gradients
-    cli_train.loss_of = lambda config: loss
-    cli_train.write_model = write_toy
+def use_toy(cli_train, **changes):
+    """Let `minillm train` train the toy, with some of its functions changed."""
+    cli_train.task_for = lambda *asked: replace(toy_task(*asked), **changes)
     cli_train.peak_flops = lambda: 1e9
 
 
@@ -123,7 +129,6 @@ def child(arguments):
     from minillm.cli import train
     from minillm.training import checkpoint, curve, loop
 
-    use_toy(train)
     calls = {"gradients": 0, "saves": 0, "updates": 0}
 
     def dying_gradients(parameters, tokens, targets):
@@ -132,7 +137,7 @@ def child(arguments):
             die()
         return loss_and_gradients(parameters, tokens, targets)
 
-    train.gradients_of = lambda config: dying_gradients
+    use_toy(train, loss_and_gradients=dying_gradients)
     write, adamw, savez, replace = curve.Curve.write, loop.adamw, np.savez, os.replace
 
     def dying_write(self, step):

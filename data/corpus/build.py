@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SEPARATOR = "\n<|endoftext|>\n"
-RARE = 5  # stories that a word must occur in
+RARE = 3  # stories that a word must occur in
 RUN = 8  # words
 MOST_SEEN = 0.5  # share of a story's runs that occurred in earlier ones
 

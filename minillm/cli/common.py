@@ -54,7 +54,7 @@ def load(args):
     from minillm.llm import LLM
 
     backend = backend_for(args, path)
-    return LLM(path, backend, kv_for(args, backend)) if hasattr(args, "kv") else LLM(path, backend)
+    return LLM(path, backend, kv_for(args, backend) if hasattr(args, "kv") else "float32", getattr(args, "adapters", None))
 
 
 def backend_for(args, path):  # -> name

@@ -20,6 +20,8 @@ def configure(parser):
     )
     parser.add_argument("--port", type=int, default=8000, metavar="P", help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: what --model says)")
+    lora_help = "an adapter (a PEFT folder, or a GGUF file), and what clients call it as their model; may be repeated"
+    parser.add_argument("--lora", action="append", default=[], metavar="NAME=PATH", help=lora_help)
     parser.add_argument("--json", action="store_true", help="print one JSON object with the address once it listens")
     key = parser.add_mutually_exclusive_group()
     key.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key that clients must send")
@@ -58,7 +60,7 @@ def run(args):
     except ImportError as missing:
         raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
 
-    options = limits(args)
+    options, args.adapters = limits(args), adapters(args)
     allow_files()
     listener = bind(args.host, args.port)  # before the model is loaded: a port that is taken should not cost minutes
     with listener:
@@ -69,6 +71,19 @@ def run(args):
         port = listener.getsockname()[1]
         make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
     return 0
+
+
+def adapters(args):  # -> {name: path}
+    """What --lora says. A name is what a client sends, so it must be one, and nobody else's."""
+    found = {}
+    for given in args.lora:
+        name, equals, path = given.partition("=")
+        if not (name.strip() and equals and path):
+            raise MiniLLMError(f"--lora takes NAME=PATH, found {given!r}.")
+        if name in found or name == (args.name or args.model):
+            raise MiniLLMError(f"--lora: every model and adapter needs a name of its own, found {name!r} twice.")
+        found[name] = path
+    return found
 
 
 def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
@@ -82,7 +97,8 @@ def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
     engine = Engine(llm, config, log=log)
     with ThreadPoolExecutor(1) as passing:  # the first request should not wait for compilers; a thread: see load_model
-        passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2)).result()
+        for adapter in (None, *llm.adapters):
+            passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2), adapter=adapter).result()
     log.page = page
     return AsyncEngine(engine, max_queue=args.max_queue), page, config
 

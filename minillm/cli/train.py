@@ -1,12 +1,12 @@
 """`minillm train`: a model from a text, as a configuration file says. Stopped or killed, it goes on with --resume.
 
 Into the folder run.out go: config.toml (every default written out), tokenizer.gguf where one was trained, train.tokens and
-held_out.tokens, loss.csv, loss.png, checkpoint.npz, and at the end model.gguf, which `minillm generate --model` runs.
+held_out.tokens, loss.csv, loss.png, checkpoint.npz, and at the end model.gguf, which `minillm generate --model` runs, or
+adapter.gguf, which `minillm generate --lora` puts beside its base.
 Without a terminal there is no bar but a line every run.evaluate_every steps.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +14,7 @@ HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss c
 
 
 def configure(parser):
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML with [run], [data], [model], [optimizer], [about]")
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
@@ -24,7 +24,6 @@ def run(args):
     from minillm.errors import TrainingError
     from minillm.files import replacing
     from minillm.memory import refuse_beyond_memory
-    from minillm.model.write import model_metadata
     from minillm.training.config import read
     from minillm.training.curve import Curve, bar, pace, read_curve, row
     from minillm.training.data import Batches
@@ -32,22 +31,23 @@ def run(args):
     from minillm.training.prepare import prepare, sha256
 
     config = read(args.config)
-    refuse_beyond_memory(16 * config.model.parameters(), "weights, gradients and both moments")
+    frozen = config.base.method != "full"
+    held = (4, "the weights of the base") if frozen else (16, "weights, gradients and both moments")
+    refuse_beyond_memory(held[0] * config.model.parameters(), held[1])
     out, settings = Path(config.run.out), config.run
     kept = out / "checkpoint.npz"
     refuse_to_overwrite(kept, args.resume)
     tokenizer, train, held_out = prepare(config, out, args.resume)
-    model_metadata(config.model, tokenizer, config.about.metadata())  # what no file can say is refused now, not at the end
+    task = task_for(config, tokenizer)
     batches = Batches(train.ids, settings.batch, settings.length, settings.seed, f"{config.data.corpus} (to learn from)")
-    judge = judge_for(config, held_out)
-    decisive = config.decisive() | {"data.sha256": train.sha256, "tokenizer.sha256": sha256(tokenizer)}
-    state = state_for(config, kept, batches, decisive, args.resume)
+    judge = judge_for(config, held_out, task.loss)
+    decisive = config.decisive() | {"data.sha256": train.sha256, "tokenizer.sha256": sha256(tokenizer)} | base_sha256(config)
+    state = state_for(task, kept, batches, decisive, args.resume)
     with replacing(out / "config.toml", TrainingError) as file:
         file.write(config.toml().encode())
 
     tokens = settings.micro_batches * settings.batch * settings.length
-    flops = config.model.training_flops(tokens, settings.length)
-    peak, gradients = peak_flops(), gradients_of(config)
+    flops, peak = task.flops_share * config.model.training_flops(tokens, settings.length), peak_flops()
     done, begin = state.step, perf_counter()
     with Curve(out / "loss.csv", done) as curve, bar(done, settings.steps) as progress:
 
@@ -60,9 +60,9 @@ def run(args):
                 seconds = (perf_counter() - begin) / (step.step - done)
                 print(row(step, settings.steps, told, seconds), file=sys.stderr, flush=True)
 
-        fit(config, state, batches, gradients, judge, kept, decisive, watch)
-    write_model(out / "model.gguf", config.model, state.parameters, tokenizer, config.about.metadata())
-    return told(args, config, read_curve(out / "loss.csv"), flops, peak)
+        fit(config, state, batches, task.loss_and_gradients, judge, kept, decisive, watch)
+    written = task.write(out, state.parameters)
+    return told(args, config, written, read_curve(out / "loss.csv"), flops, peak)
 
 
 def refuse_to_overwrite(kept, resume):
@@ -73,7 +73,7 @@ def refuse_to_overwrite(kept, resume):
         raise TrainingError(f"{kept}: a run is there already. Go on with --resume, or give run.out another folder.")
 
 
-def judge_for(config, held_out):  # -> (parameters -> loss), or None
+def judge_for(config, held_out, loss):  # -> (parameters -> loss), or None
     """The loss on the same held-out windows every time. TrainingError where one was asked for and there is too little text."""
     from minillm.errors import TrainingError
     from minillm.training.data import held_out_batches
@@ -87,43 +87,37 @@ def judge_for(config, held_out):  # -> (parameters -> loss), or None
             f"data.held_out ({config.data.held_out:g}), or set it to 0."
         )
     windows = held_out_batches(held_out.ids, run.batch, run.length, run.evaluate_batches)
-    loss, count = loss_of(config), sum(len(tokens) for tokens, _ in windows)
+    count = sum(len(tokens) for tokens, _ in windows)
     return lambda parameters: sum(len(t) * float(loss(parameters, t, targets)) for t, targets in windows) / count
 
 
-def state_for(config, kept, batches, decisive, resume):  # -> checkpoint.State
+def state_for(task, kept, batches, decisive, resume):  # -> checkpoint.State
     """A run at its start, or where its checkpoint stands."""
     from minillm.training import checkpoint
     from minillm.training.optimizer import zeros_like
 
     if resume:
         return checkpoint.load(kept, decisive)
-    fresh = initial_parameters(config)
+    fresh = task.initial()
     return checkpoint.State(0, fresh, zeros_like(fresh), zeros_like(fresh), batches.state)
 
 
-def initial_parameters(config):  # -> {name: float32 array}
-    from minillm.training import model
+def task_for(config, tokenizer):  # -> task.Task
+    from minillm.training import task
 
-    return model.parameters(config.model, config.run.seed)
-
-
-def gradients_of(config):  # -> function (parameters, tokens, targets) -> loss, gradients
-    from minillm.training import model
-
-    return partial(model.loss_and_gradients, config.model, recompute=config.run.recompute)
+    return task.task_for(config, tokenizer)
 
 
-def loss_of(config):  # -> function (parameters, tokens, targets) -> loss
-    from minillm.training import model
+def base_sha256(config):  # -> {"base.sha256": hexadecimal}, or nothing
+    """Which file the run goes on from: a name may come to mean another one."""
+    from hashlib import file_digest
 
-    return partial(model.loss, config.model)
+    from minillm.model import zoo
 
-
-def write_model(path, config, parameters, tokenizer, extra):
-    from minillm.model import write
-
-    write.write_model(path, config, parameters, tokenizer, extra)
+    if not config.base.model:
+        return {}
+    with open(zoo.resolve(config.base.model), "rb") as file:
+        return {"base.sha256": file_digest(file, "sha256").hexdigest()}
 
 
 def peak_flops():  # -> FLOPs/s of a large matrix product here
@@ -132,7 +126,7 @@ def peak_flops():  # -> FLOPs/s of a large matrix product here
     return measure_machine(megabytes=1, n=1024).flops_per_s
 
 
-def told(args, config, steps, flops, peak):
+def told(args, config, written, steps, flops, peak):
     """The picture, a summary in one line, and JSON where it was asked for."""
     from statistics import median
 
@@ -148,7 +142,7 @@ def told(args, config, steps, flops, peak):
         "steps": last.step, "loss": last.loss, "held_out_loss": last.held_out_loss,
         "tokens": sum(step.tokens for step in steps), "training_s": sum(step.seconds for step in steps),
         "tokens_per_s": last.tokens / seconds, "peak_share": flops / seconds / peak,
-        "parameters": config.model.parameters(), "model": str(out / "model.gguf"),
+        "parameters": config.model.parameters(), "model": str(written),
     }  # fmt: skip
     held_out = "" if last.held_out_loss is None else f", held out {last.held_out_loss:.3f}"
     print(

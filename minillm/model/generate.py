@@ -40,6 +40,7 @@ class Sequence:
     text: str = ""
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    adapter: object = None  # adapters.LoadedAdapter
 
     def __post_init__(self):
         self.rng = np.random.default_rng(self.params.seed)
@@ -49,6 +50,10 @@ class Sequence:
         """Tokens that the cache does not hold yet."""
         held, prompt = self.cache.length, len(self.prompt_token_ids)
         return self.prompt_token_ids[held:] + self.token_ids[max(0, held - prompt) :]
+
+    def segment(self, tokens, logits="last"):  # -> Segment
+        """These tokens, after those that the cache holds."""
+        return Segment(tokens, self.cache.length, self.cache, logits, self.adapter)
 
     def accept(self, token, eos_ids, room):  # -> the text that it makes visible
         """Take a chosen token: end of text, stop string, length, or go on."""
@@ -88,8 +93,8 @@ def check_prompt(ids, context, max_tokens, truncate=None):  # -> token ids
 def prefill(transformer, sequence, chunk=PREFILL_CHUNK):  # -> (vocab,) logits of the last position
     """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory."""
     while len(pending := sequence.pending()) > chunk:
-        transformer.forward([Segment(pending[:chunk], sequence.cache.length, sequence.cache, logits="none")])
-    return transformer.forward([Segment(pending, sequence.cache.length, sequence.cache)])[0][-1]
+        transformer.forward([sequence.segment(pending[:chunk], logits="none")])
+    return transformer.forward([sequence.segment(pending)])[0][-1]
 
 
 def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
@@ -119,7 +124,7 @@ def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterat
         if not use_cache:
             for sequence in active:
                 sequence.cache = transformer.new_cache()
-        step = [Segment(s.pending(), s.cache.length, s.cache) for s in active]
+        step = [s.segment(s.pending()) for s in active]
         for sequence, logits in zip(active, transformer.forward(step), strict=True):
             yield choose(sequence, logits[-1])
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from minillm.cache.contiguous import ContiguousCache
 from minillm.errors import MiniLLMError, RequestError
+from minillm.model.adapters import LoadedAdapter, routes, with_adapters
 from minillm.model.rope_scaling import scaled_frequencies
 
 
@@ -24,13 +25,14 @@ class Segment:
     """One sequence's share of a step.
 
     tokens: (n,) new token ids, n at least 1. position: that of the first one, equal to what the cache holds.
-    logits: "last" for the last new position, "all" for each, "none".
+    logits: "last" for the last new position, "all" for each, "none". adapter: adapters.LoadedAdapter of this sequence.
     """
 
     tokens: np.ndarray
     position: int
     cache: ContiguousCache
     logits: str = "last"
+    adapter: LoadedAdapter | None = None
 
 
 class Transformer:
@@ -64,9 +66,12 @@ class Transformer:
         positions = np.concatenate([np.arange(s.position, s.position + len(s.tokens)) for s in segments])
 
         x = self.ops.embed(tokens, self.weights.embedding)
-        step = self.ops.AttentionStep(self.ops, segments, spans)
-        angles = self.ops.rope_angles(positions, self.frequencies)
-        x = self.ops.run_layers(x, self.weights.layers, self.config, angles, step)
+        ops, layers = self.ops, self.weights.layers
+        if routed := routes(segments, spans):
+            ops, layers = with_adapters(ops, layers, routed)
+        step = ops.AttentionStep(ops, segments, spans)
+        angles = ops.rope_angles(positions, self.frequencies)
+        x = ops.run_layers(x, layers, self.config, angles, step)
         return self.head(x, segments, spans)
 
     def head(self, x, segments, spans):  # -> [(positions, vocab)]

@@ -73,8 +73,8 @@ class AsyncEngine:
             await self.ended.wait()
             self.thread.join()
 
-    async def submit(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None):  # -> Stream
-        """Hand in a request: text or token ids. Returns when it is accepted, which is before it is computed."""
+    async def submit(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):
+        """Hand in a request, as to Engine.add -> Stream. Returns when it is accepted, which is before it is computed."""
         self.check_open()
         if self.in_flight >= self.max_queue:
             raise self.overloaded(self.in_flight, 1.0)
@@ -87,7 +87,7 @@ class AsyncEngine:
             else:
                 prompt = self.engine.encode(prompt)
             stream = Stream(self.give_up, n)
-            options = {"n": n, "user": user, "priority": priority, "salt": salt, "truncate": truncate}
+            options = {"n": n, "user": user, "priority": priority, "salt": salt, "truncate": truncate, "adapter": adapter}
             self.commands.put((self.accept, (stream, reply, prompt, params, options)))
             return await reply
         except asyncio.CancelledError:

@@ -60,9 +60,10 @@ class Endpoint:
         try:
             for ids, max_tokens in prepared:
                 params = replace(job.params, max_tokens=max_tokens)
-                streams.append(await front.engine.submit(ids, params, n=job.n, user=job.user, priority=job.priority))
+                options = {"n": job.n, "user": job.user, "priority": job.priority, "adapter": job.adapter}
+                streams.append(await front.engine.submit(ids, params, **options))
             reply.accepted = True
-            writer = self.writer(front.served.name, front.served.tokenizer.token_bytes)
+            writer = self.writer(job.adapter or front.served.name, front.served.tokenizer.token_bytes)
             await (self.send_stream if job.stream else self.send_whole)(job, streams, writer, reply)
         finally:
             for stream in streams:

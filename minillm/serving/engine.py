@@ -79,19 +79,20 @@ class Engine:
         """Is any request not done?"""
         return bool(self.running)
 
-    def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None):  # str or token ids -> request
-        """Accept a request, or raise RequestError with the reason why it can never be served.
+    def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):  # -> request
+        """Accept a request (text or token ids), or raise RequestError with the reason why it can never be served.
 
         n: answers. user, priority: for the order of the waiting. salt: prompts with different ones share no cached prefix.
+        adapter: the name of one of the LLM's; its keys and values are others, so it is part of the salt.
         """
         params, request = params or SamplingParams(), self.next_request
         self.next_request += 1
         ids = self.encode(prompt)
         self.log.add(request, events.ARRIVED, len(ids))
         try:
-            ids = self.checked(ids, params, n, truncate)
+            ids, loaded = self.checked(ids, params, n, truncate), self.llm.adapter(adapter)
             longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
-            self.scheduler.add(Request(request, ids, longest, n, user, priority, salt))
+            self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt)))
         except MiniLLMError:
             self.log.add(request, events.REFUSED)
             raise
@@ -99,6 +100,8 @@ class Engine:
         detokenizers = [self.llm.tokenizer.stream(after=ids) for _ in range(n)]
         answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
         self.running[request] = Running(answers, n)
+        if loaded is not None:
+            self.executor.adapters[request] = loaded
         return request
 
     def encode(self, prompt):  # str or token ids -> token ids
@@ -189,6 +192,7 @@ class Engine:
     def forget(self, request, kind):
         """Nothing of a request is kept but what the log says."""
         running = self.running.pop(request)
+        self.executor.adapters.pop(request, None)
         self.placed.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)
 

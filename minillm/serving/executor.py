@@ -38,6 +38,7 @@ class ModelExecutor:
         dtype = dtype or transformer.kv_dtype
         self.transformer, self.choose = transformer, choose
         self.store = PageStore.of(transformer.config, num_blocks, block_size, dtype=dtype)
+        self.adapters = {}  # request -> adapters.LoadedAdapter, of those that have one; the engine keeps it
         self.host = PageStore.of(transformer.config, host_blocks, block_size, dtype=dtype) if host_blocks else None
 
     def execute(self, plan):  # Plan -> Outcome
@@ -76,7 +77,8 @@ class ModelExecutor:
         table.blocks, table.length = share.blocks, share.position + len(share.tokens)
         cache = PagedCache(self.store, table)
         cache.lengths = [share.position] * len(cache.lengths)
-        return Segment(share.tokens, share.position, cache, logits="last" if share.draws else "none")
+        adapter = self.adapters.get(share.sequence.request)
+        return Segment(share.tokens, share.position, cache, "last" if share.draws else "none", adapter)
 
     def draw(self, sequence, logits, outcome):
         """One token for one sequence; what goes wrong here is its request's alone."""

@@ -44,6 +44,7 @@ class Job:
     include_usage: bool
     usage_each: bool
     chat: bool
+    adapter: str | None = None  # its name: the model field may say it in place of the model's
 
 
 def parse_completion(fields, served):  # JSON object, Served -> Job
@@ -68,9 +69,8 @@ def parse_chat(fields, served):  # JSON object, Served -> Job
 
 def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     """What both endpoints share."""
-    if (model := body.of("model", lambda v: isinstance(v, str), "text", served.name)) != served.name:
-        message = f"this server has the model {served.name!r}, found {show(model)}."
-        raise ApiError(message, "model", "model_not_found", status=404)
+    if (model := body.of("model", lambda v: isinstance(v, str), "text", served.name)) not in served.names:
+        raise served.unknown(show(model))
     n = body.whole("n", 1, MAX_ANSWERS // len(asked), 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
     params = SamplingParams(
@@ -91,7 +91,8 @@ def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
         raise ApiError("stream_options needs stream to be true.", "stream_options")
     include_usage, usage_each = body.options()
     body.finish(NEUTRAL)
-    return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat)
+    adapter = None if model == served.name else model
+    return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat, adapter)
 
 
 def prompts(value, served):  # JSON -> [text or token ids]

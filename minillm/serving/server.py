@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, ModelError
 from minillm.serving import wire
 from minillm.serving.endpoint import Endpoint, as_api_error
 from minillm.serving.guards import Gate, Options
@@ -36,7 +36,10 @@ DEFAULT_COMPLETION = 16  # tokens where a client says nothing: OpenAI's; a chat 
 
 @dataclass(frozen=True)
 class Served:
-    """What the server says of its model. max_length: tokens of a prompt with its answer, by the context or the KV pool."""
+    """What the server says of its model. max_length: tokens of a prompt with its answer, by the context or the KV pool.
+
+    adapters: names of the LLM's adapters. To clients each is a model of its own, as vLLM has it.
+    """
 
     name: str
     tokenizer: object
@@ -44,11 +47,25 @@ class Served:
     max_length: int
     by_priority: bool = False
     created: int = 0
+    adapters: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, llm, name, pool_tokens=math.inf, by_priority=False):  # LLM, str, tokens of the KV pool -> Served
         limit = int(min(llm.config.context_length, pool_tokens))
-        return cls(name, llm.tokenizer, llm.tokenizer.vocab_size, limit, by_priority, int(time.time()))
+        if name in llm.adapters:
+            raise ModelError(f"an adapter needs a name other than the model's; found {name!r} for both.")
+        tokenizer, created = llm.tokenizer, int(time.time())
+        return cls(name, tokenizer, tokenizer.vocab_size, limit, by_priority, created, tuple(llm.adapters))
+
+    @property
+    def names(self):
+        """What a client may name as the model."""
+        return (self.name, *self.adapters)
+
+    def unknown(self, found):  # str -> ApiError
+        names = ", ".join(map(repr, self.names))
+        message = f"this server has the model{'s' if self.adapters else ''} {names}, found {found}."
+        return ApiError(message, "model", "model_not_found", status=404)
 
 
 def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served, Options, MetricsPage -> Starlette
@@ -124,19 +141,18 @@ class Front:
         return ids, job.max_tokens or (rest if job.chat else min(rest, DEFAULT_COMPLETION))
 
     async def models(self, request):
-        return json_response({"object": "list", "data": [self.card()]})
+        return json_response({"object": "list", "data": [self.card(name) for name in self.served.names]})
 
     async def model(self, request):
-        if (name := request.path_params["name"]) != self.served.name:
-            raise ApiError(
-                f"this server has the model {self.served.name!r}, found {name[:100]!r}.", "model", "model_not_found", 404
-            )
-        return json_response(self.card())
+        if (name := request.path_params["name"]) not in self.served.names:
+            raise self.served.unknown(repr(name[:100]))
+        return json_response(self.card(name))
 
-    def card(self):
+    def card(self, name):
         served = self.served
-        return {"id": served.name, "object": "model", "created": served.created, "owned_by": "minillm",
-                "max_model_len": served.max_length}  # fmt: skip
+        parent = {"parent": served.name} if name in served.adapters else {}
+        return {"id": name, "object": "model", "created": served.created, "owned_by": "minillm",
+                "max_model_len": served.max_length, **parent}  # fmt: skip
 
     async def health(self, request):
         """200 while requests are taken, 503 from the moment they are not: a load balancer then sends them elsewhere."""

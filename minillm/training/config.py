@@ -2,7 +2,8 @@
 
     [run]        out, steps, batch, micro_batches, length, seed, checkpoint_every, evaluate_every, evaluate_batches, recompute
     [data]       corpus, tokenizer, separator, held_out
-    [model]      the fields of ModelConfig
+    [base]       model, method, rank, alpha, matrices: a model to go on from, and which of its weights may change
+    [model]      the fields of ModelConfig; with a base, its own
     [optimizer]  learning_rate, floor, warmup, beta1, beta2, epsilon, weight_decay, clip
     [about]      author, license, description: what model.gguf says of itself
 
@@ -17,7 +18,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 
 from minillm.errors import TrainingError
+from minillm.model import zoo
 from minillm.model.config import ModelConfig
+from minillm.model.load import read_config
 
 ANY = math.inf
 
@@ -57,6 +60,20 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """What a run goes on from. model: a name or a .gguf file; "" is random weights. method: "full", "lora" or "qlora".
+
+    rank, alpha and matrices (names with commas between them) are those of the adapter that "lora" and "qlora" train.
+    """
+
+    model: str = ""
+    method: str = "full"
+    rank: int = between(1, 10**6, default=8)
+    alpha: float = between(1e-6, 1e6, default=16.0)
+    matrices: str = "attn_q,attn_v"
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizer:
     """AdamW, its schedule, and the largest norm of a gradient."""
 
@@ -90,6 +107,7 @@ class TrainConfig:
     data: Data
     model: ModelConfig
     optimizer: Optimizer
+    base: Base = Base()
     about: About = About()
 
     def flat(self):  # -> {"table.key": value}
@@ -112,7 +130,8 @@ class TrainConfig:
         return "\n".join(lines)
 
 
-TABLES = {"run": Run, "data": Data, "model": ModelConfig, "optimizer": Optimizer, "about": About}
+TABLES = {"run": Run, "data": Data, "base": Base, "model": ModelConfig, "optimizer": Optimizer, "about": About}
+METHODS = ("full", "lora", "qlora")
 LEFT_OUT = {"rope_scaling"}  # a model that is trained here needs no slower RoPE
 
 
@@ -126,9 +145,32 @@ def read(path):  # path -> TrainConfig
     except (ValueError, RecursionError) as error:  # TOML's own errors and bad UTF-8 are ValueErrors
         raise TrainingError(f"{path}: not TOML: {error}.") from None
     refuse_unknown(path, "table", tables, TABLES)
+    take_over_from_base(path, tables)
     config = TrainConfig(**{name: build(path, name, kind, tables.get(name, {})) for name, kind in TABLES.items()})
     check_together(path, config)
     return config
+
+
+def take_over_from_base(path, tables):
+    """Shape and tokenizer are the base's; whoever writes them down too must agree. Changes `tables` in place."""
+    base, data, model = (tables.get(name, {}) for name in ("base", "data", "model"))
+    if not all(isinstance(table, dict) for table in (base, data, model)):
+        return  # build() says so
+    method, name = base.get("method", "full"), base.get("model", "")
+    if method not in METHODS or (method != "full" and not name):
+        known = f"{', '.join(METHODS)}, the latter two with a base.model"
+        raise TrainingError(f"{path}: base.method must be {known}; found {method!r} and {name!r}.")
+    if not name:
+        return
+    theirs = read_config(zoo.resolve(str(name)))
+    if theirs.rope_scaling:
+        raise TrainingError(f"{path}: base.model scales its RoPE ({theirs.rope_scaling}), which training does not know.")
+    for key in (f.name for f in fields(ModelConfig) if f.name not in LEFT_OUT):
+        if model.setdefault(key, getattr(theirs, key)) != getattr(theirs, key) and key != "name":
+            raise TrainingError(f"{path}: model.{key} is {model[key]!r}, that of base.model {getattr(theirs, key)!r}.")
+    if data.setdefault("tokenizer", name) != name:
+        raise TrainingError(f"{path}: data.tokenizer is that of base.model, {name!r}; found {data['tokenizer']!r}.")
+    tables |= {"data": data, "model": model}
 
 
 def build(path, table, kind, values):  # -> Run, Data, ModelConfig or Optimizer

@@ -105,7 +105,7 @@ def forward(config, parameters, tokens, keep="none", products=EVERY_WEIGHT):  # 
         y, seen = layer_forward(x, layer_weights(parameters, i), config, angles, len(tokens), products)
         if keep != "none":
             kept.append(seen if keep == "all" else x)
-        x = y
+        x, seen = y, None  # or two layers' activations would be there at once
     return x, kept
 
 

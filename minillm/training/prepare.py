@@ -16,6 +16,7 @@ import numpy as np
 from minillm.errors import TrainingError
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
+from minillm.model import zoo
 from minillm.model.random_model import byte_metadata
 from minillm.model.tokenizer import Tokenizer
 from minillm.training import checkpoint
@@ -56,7 +57,7 @@ def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
         made["tokenizer.chat_template"] = IN_TURN
         write_gguf(kept, {"general.architecture": "llama", "general.type": "vocab"} | made, {})
         return made
-    with open_gguf(kept if named == "bpe" else named) as file:
+    with open_gguf(kept if named == "bpe" else zoo.resolve(named)) as file:
         return {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
 
 

@@ -1,0 +1,108 @@
+"""Several adapters in one batch: one model for all rows, and for each row the thin matrices of its own request.
+
+An adapter that is merged costs nothing, but then the model says what this one says, to everybody. Kept apart, an adapter is a
+few megabytes beside gigabytes, and a server holds many. The large product stays one, over all rows, so W is read once for
+the whole batch; then each adapter adds to the rows that asked for it:
+
+    y = x Wᵀ                                      rows: base, moral, base, rhyme, moral
+    y[1, 4] += (x[1, 4] Aᵀ) (α/r B)ᵀ              A, B of moral
+    y[3]    += (x[3]    Aᵀ) (α/r B)ᵀ              A, B of rhyme
+
+Here a step calls the thin products adapter by adapter; a GPU gathers them in one kernel. A step without an adapter does not
+come here. Punica: Chen et al. 2023, arXiv:2310.18547. S-LoRA: Sheng et al. 2023, arXiv:2311.03285.
+"""
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+
+from minillm import layers
+from minillm.formats.blocks import BLOCK_TYPES
+from minillm.model.weights import StoredTensor
+
+FIELDS = {  # GGUF's name of a matrix: its name in LayerWeights
+    "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedAdapter:
+    """An adapter as a backend takes it. layers: for each {field of LayerWeights: (A, α/r B)}, matrices of the backend."""
+
+    layers: list
+
+
+@dataclass(slots=True)
+class Adapted:
+    """A matrix of a layer, in a step in which some rows have more to add. parts: [(rows, A, α/r B)]."""
+
+    matrix: object
+    parts: list
+
+
+def prepare(adapter, n_layers, ops):  # training.lora.Adapter, int, backend -> LoadedAdapter
+    """Hand both halves to the backend, with the scale in the second."""
+    made = LoadedAdapter([{} for _ in range(n_layers)])
+    for name, (a, b) in adapter.pairs().items():
+        _, layer, matrix, _ = name.split(".")
+        pair = (a, b * np.float32(adapter.alpha / len(a)))
+        made.layers[int(layer)][FIELDS[matrix]] = tuple(ops.load_matrix(stored(half)) for half in pair)
+    return made
+
+
+def stored(array):  # -> StoredTensor
+    array = np.ascontiguousarray(array, np.float32)
+    return StoredTensor(array.view(np.uint8).reshape(-1), BLOCK_TYPES["F32"], array.shape)
+
+
+def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)]
+    """Which rows of the step belong to which adapter."""
+    rows = {}
+    for segment, span in zip(segments, spans, strict=True):
+        if segment.adapter is not None:
+            rows.setdefault(segment.adapter, []).append(np.arange(span.start, span.stop))
+    return [(adapter, tight(np.concatenate(parts))) for adapter, parts in rows.items()]
+
+
+def tight(rows):  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last + 1 - first == len(rows) else rows
+
+
+def with_adapters(ops, weights, routed):  # backend, [LayerWeights], routes -> operations, [LayerWeights]
+    """Layers whose matrices know what to add to which rows, and operations that do. Half a layer without one runs as ever."""
+
+    def linear(x, weight, bias=None):
+        if not isinstance(weight, Adapted):
+            return ops.linear(x, weight, bias)
+        y = ops.linear(x, weight.matrix, bias)
+        for rows, a, b in weight.parts:
+            y[rows] += ops.linear(ops.linear(x[rows], a), b)
+        return y
+
+    def attention_inputs(x, w, c, cos, sin):
+        if any(isinstance(weight, Adapted) for weight in (w.q, w.k, w.v)):
+            return layers.attention_inputs(x, w, c, cos, sin, linear)
+        return ops.attention_inputs(x, w, c, cos, sin)
+
+    def add_linear(x, h, weight):
+        return x + linear(h, weight) if isinstance(weight, Adapted) else ops.add_linear(x, h, weight)
+
+    def add_feed_forward(x, w, c):
+        if any(isinstance(weight, Adapted) for weight in (w.gate, w.up, w.down)):
+            return layers.add_feed_forward(x, w, c, linear)
+        return ops.add_feed_forward(x, w, c)
+
+    own = {"linear": linear, "attention_inputs": attention_inputs, "add_linear": add_linear}
+    own |= {"add_feed_forward": add_feed_forward, "run_layers": layers.run_layers}
+    return SimpleNamespace(**vars(ops) | own), [adapted(w, i, routed) for i, w in enumerate(weights)]
+
+
+def adapted(w, i, routed):  # LayerWeights, its number, routes -> LayerWeights
+    """A layer for this step."""
+    parts = {}
+    for adapter, rows in routed:
+        for field, (a, b) in adapter.layers[i].items():
+            parts.setdefault(field, []).append((rows, a, b))
+    return replace(w, **{field: Adapted(getattr(w, field), found) for field, found in parts.items()})

@@ -1,0 +1,132 @@
+"""What training holds in memory, counted before anything is allocated.
+
+Weights are the smallest part. Beside them lie a gradient for each, two moments of AdamW for each, and what backward needs of
+forward: the activations of every token in every layer. In float32, with P weights of which p are trained (full: p = P; an
+adapter's p are beside the P), T = batch · length tokens:
+
+                    full       LoRA        QLoRA
+    weights         4 P        4 P + 4 p   0.52 P + 4 p     + the tables' 2 or 4 bytes, + the one matrix in use: 4 d_ff d
+    gradients       4 p        4 p         4 p
+    moments         8 p        8 p         8 p
+    activations     4 T (L (4 d + 2 H d_h + 2 H_kv d_h + 3 d_ff + H) + d)       recomputed: 4 T (L d + one layer's)
+    logits          4 T V, gone before the layers go back
+
+Gradients grow while activations are given back, so the peak is at one of a few moments: at the head, with all activations
+and the logits; at the last layer; at the first, with all gradients; or in the update. LoRA saves 12 bytes a weight and no
+activation: it takes less than half of full fine-tuning as long as those take less than 8 bytes a weight.
+
+Kaplan et al. 2020, arXiv:2001.08361, count as model/config.py does; Korthikanti et al. 2022, arXiv:2205.05198 (activations).
+"""
+
+import tracemalloc
+from dataclasses import dataclass
+
+from minillm.errors import TrainingError
+from minillm.training.attention import TILE
+from minillm.training.lora import adapter_parameters
+from minillm.training.optimizer import CHUNK
+from minillm.training.qlora import base_nbytes
+
+METHODS = ("full", "lora", "qlora")
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the worst moment of a step, `when`. working: what is taken and given back within one layer."""
+
+    when: str
+    weights: int
+    moments: int
+    gradients: int
+    activations: int
+    working: int
+
+    @property
+    def total(self):
+        return self.weights + self.moments + self.gradients + self.activations + self.working
+
+
+def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn_q", "attn_v"), recompute=False, table="f16"):
+    """ModelConfig, sequences, tokens of each -> Memory, at the peak of a training step
+
+    method: "full", "lora" or "qlora". rank, matrices: of the adapter (lora.py). table: how QLoRA keeps embedding and head.
+    TrainingError for another method, a rank, matrix or table that there is not.
+    """
+    if method not in METHODS:
+        raise TrainingError(f"the method must be {', '.join(METHODS)}, found {method!r}.")
+    return max(moments_of(config, batch, length, method, rank, matrices, recompute, table), key=lambda m: m.total)
+
+
+def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -> [Memory] of each moment that can be the worst
+    tokens, full, packed = batch * length, method == "full", method == "qlora"
+    head = c.vocab_size * c.d_model
+    trained = c.parameters() if full else adapter_parameters(c, rank, matrices)
+    base = base_nbytes(c, table) if packed else FLOAT * c.parameters()
+    weights, moments = base + (0 if full else FLOAT * trained), 2 * FLOAT * trained
+
+    at_head = head if full else 0  # its gradient; the embedding's own comes last, where they are two
+    at_end = 0 if c.tied else at_head
+    of_layer = (trained - at_head - at_end) // c.n_layers
+    unpacked = head if packed and table != "f32" else 0
+    work = layer_working(c, batch, length)
+    if packed:  # one matrix as floats, in the backward of the feed-forward
+        work = max(work, tokens * (3 * c.d_model + 2 * c.d_ff) + c.d_model * c.d_ff)
+
+    def at(when, gradients, activations, working):
+        return Memory(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
+
+    last, first = (tokens * kept(c, layers, recompute) for layers in (c.n_layers, 1))
+    inputs = tokens * (c.n_layers + 1) * c.d_model
+    return [
+        at("head", at_head, inputs if recompute else last, tokens * (c.vocab_size + 2 * c.d_model) + unpacked),
+        at("last layer", at_head + of_layer, last, work),
+        at("first layer", trained - at_end, first, work),
+        at("embedding", trained, first, tokens * c.d_model),
+        at("update", trained, 0, 5 * CHUNK),
+    ]
+
+
+def kept(c, layers, recompute):  # -> numbers a token
+    """What backward finds when `layers` of them are still to be done: their activations, RoPE's angles and the last x.
+
+    Recomputed: the input of each, the activations of the one it is at, and what that one gave.
+    """
+    activations = layers * c.d_model + layer_activations(c) if recompute else layers * layer_activations(c)
+    return activations + c.d_model + c.d_head
+
+
+def layer_activations(c):  # -> numbers a token
+    """The arrays of layer.Activations: x, h, m, h_m; q, out; k, v; gate, up, act; the log-sum-exp; before the norm, q and k."""
+    wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+    return 4 * c.d_model + 2 * wide + 2 * narrow + 3 * c.d_ff + c.n_heads + (wide + narrow if c.qk_norm else 0)
+
+
+def layer_working(c, batch, length):  # -> numbers
+    """What layer_backward holds beside activations and gradients, at the worst of four places on its way."""
+    wide, narrow, tokens = c.n_heads * c.d_head, c.n_kv_heads * c.d_head, batch * length
+    feed_forward = 3 * c.d_model + 2 * c.d_ff  # d_x, d_m and d_h; d_gate and d_up: there until the end
+    tile = TILE * (c.n_heads // c.n_kv_heads) * (5 * length + 4 * c.d_head)  # scores and what is made of them; q, dO, dQ, dK
+    return max(
+        tokens * (c.d_model + 4 * c.d_ff),  # SwiGLU's backward
+        tokens * (feed_forward + 2 * wide + 2 * narrow) + tile,  # that of attention
+        tokens * (feed_forward + 4 * wide + 2 * narrow),  # of RoPE, and of the norms of q and k
+        tokens * (feed_forward + wide + 2 * narrow + 4 * c.d_model),  # of the first norm
+    )
+
+
+def measured_peak(make, step):  # () -> state, state -> anything: -> bytes
+    """The most that was allocated at once while step(state) ran, state included: every array and object of Python.
+
+    By tracemalloc, to which NumPy reports. It counts what was asked for, so two runs agree; BLAS keeps some megabytes beside.
+    """
+    if tracemalloc.is_tracing():
+        raise TrainingError("memory is being traced already; one measurement at a time.")
+    tracemalloc.start()
+    try:
+        state = make()
+        tracemalloc.reset_peak()
+        step(state)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
