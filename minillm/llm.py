@@ -123,8 +123,8 @@ class Conversation:
     beginning, truncate the rest, and prefill only what is new.
     """
 
-    def __init__(self, llm, system=None):
-        self.llm = llm
+    def __init__(self, llm, system=None, adapter=None):
+        self.llm, self.adapter = llm, adapter
         self.messages = [{"role": "system", "content": system}] if system else []
         self.cache, self.cached_ids = llm.transformer.new_cache(), []
         self.reused = 0  # tokens of the last prompt that were not computed again
@@ -134,7 +134,7 @@ class Conversation:
         """Add a user's message and stream the answer, which joins the conversation, even if the caller stops early."""
         prompt = self.llm.chat([*self.messages, {"role": "user", "content": text}])
         log = EventLog()
-        sequence = self.llm.sequence(0, prompt, params, truncate)
+        sequence = self.llm.sequence(0, prompt, params, truncate, adapter=self.adapter)
         ids = sequence.prompt_token_ids
         pairs = enumerate(zip(ids, self.cached_ids, strict=False))
         common = next((i for i, (a, b) in pairs if a != b), min(len(ids), len(self.cached_ids)))

@@ -21,6 +21,7 @@ from minillm.cli import main
 from minillm.errors import MiniLLMError, ModelError, RequestError
 from minillm.events import CACHED, PREEMPTED
 from minillm.formats.blocks import BLOCK_TYPES
+from minillm.llm import Conversation
 from minillm.model import adapters, transformer
 from minillm.model.random_model import byte_tokenizer, random_model, random_tensor, tensor_shapes
 from minillm.model.transformer import Segment, Transformer
@@ -336,6 +337,18 @@ def test_generate_takes_an_adapter(form, tiny, tiny_path, tmp_path, capsys):
     assert told[1] == right != told[0]
     assert main(["generate", "--model", str(tiny_path), "--lora", str(tmp_path / "none"), "the rain"]) == 2
     assert "none: cannot be read" in capsys.readouterr().err
+
+
+def test_a_conversation_keeps_its_adapter_from_turn_to_turn(tiny_path, tiny):
+    adapter = random_adapter(tiny.config, 3, 6.0, strength=2.0)
+    llm = LLM(tiny_path, adapters={"a": adapter})
+    talk, plain = Conversation(llm, adapter="a"), Conversation(llm)
+    for text in ("the rain", "and the sun"):
+        messages = [*talk.messages, {"role": "user", "content": text}]
+        alone = llm.generate(llm.chat(messages), greedy(8, ignore_eos=False), adapter="a").text
+        assert "".join(talk.say(text, greedy(8, ignore_eos=False))) == alone
+        assert "".join(plain.say(text, greedy(8, ignore_eos=False))) != alone
+    assert talk.reused > 0
 
 
 @pytest.mark.parametrize(

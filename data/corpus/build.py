@@ -28,11 +28,11 @@ def words_of(text):
     return re.findall(r"[a-z']+", text.lower())
 
 
-def clean(stories):  # [text] -> [text], {reason: how many}
-    """Stories worth learning from, in the order of their hash."""
+def clean(stories, others=()):  # [text], [text] -> [text], {reason: how many}
+    """Stories worth learning from, in the order of their hash. others: texts whose words are known too."""
     left_out = Counter()
     stories = sorted(stories, key=lambda text: hashlib.sha256(text.encode()).digest())
-    occurs = Counter(word for text in stories for word in set(words_of(text)))
+    occurs = Counter(word for text in (*stories, *others) for word in set(words_of(text)))
     seen, kept = set(), []
     for text in stories:
         words = words_of(text)
@@ -57,11 +57,15 @@ def statistics(path):  # path -> {what: number}
         "stories": len(stories),
         "words": len(words),
         "different_words": len(set(words)),
-        "sentences": len(re.findall(r'[.!?]"?(?= |$)', text)),
+        "sentences": len(re.findall(r'[.!?]"?(?=\s|$)', text)),
         "bytes": len(text.encode()),
         "packed_bytes": len(packed),
         "sha256": hashlib.sha256(packed).hexdigest(),
     }
+
+
+def read(paths):  # files of tell.py -> [text]
+    return [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
 
 
 def pack(stories, path):
@@ -72,6 +76,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("raw", nargs="*", type=Path, help="files of tell.py")
     parser.add_argument("--out", help="name of the corpus")
+    parser.add_argument("--known", nargs="*", default=[], type=Path, metavar="RAW", help="more files, only to know their words")
     parser.add_argument("--check", action="store_true", help="only compare statistics.json with the files")
     args = parser.parse_args()
     kept_in = HERE / "statistics.json"
@@ -79,8 +84,8 @@ def main():
     if args.check:
         wrong = [name for name, numbers in known.items() if numbers | statistics(HERE / f"{name}.txt.xz") != numbers]
         sys.exit(f"these differ from statistics.json: {', '.join(wrong)}" if wrong else 0)
-    texts = [json.loads(line)["text"] for path in args.raw for line in path.read_text().splitlines()]
-    stories, left_out = clean(texts)
+    texts, others = read(args.raw), read(args.known)
+    stories, left_out = clean(texts, others)
     path = HERE / f"{args.out}.txt.xz"
     pack(stories, path)
     known[args.out] = {"told": len(texts), "left_out": left_out} | statistics(path)

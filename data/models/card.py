@@ -1,8 +1,8 @@
 """The model card, written from figures that are measured here: README.md and figures.json beside this file.
 
-python data/models/card.py --run RUN/tiny --run RUN/tiny-draft     take models over from `minillm train`, measure, write
-python data/models/card.py                                        measure again, write
-python data/models/card.py --check                                measure again, compare, write nothing
+    python data/models/card.py --run runs/tiny --run runs/tiny-draft --run runs/moral     take over what `minillm train` made
+    python data/models/card.py                                                           measure again, write
+    python data/models/card.py --check                                                   measure again, compare, write nothing
 """
 
 import argparse
@@ -16,23 +16,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CORPUS = HERE.parent / "corpus" / "stories.txt.xz"
 NAMES = ("tiny", "tiny-draft")
+MORAL, MANY = "The moral of the story is", 40
 HELD_OUT = 0.03
 CLOSE = 0.02  # relative: rounding on another processor may turn one token, and with it the rest of that text
 
 
 def take(folder):  # a run's folder -> name, {what: number}
-    """Copy model, configuration and curve of a run that has ended; sum up its curve."""
+    """Copy what a run made, if it is a run of the configuration that is here; sum up its curve."""
     from minillm.training.config import read
 
-    config = read(folder / "config.toml")
-    name = config.model.name
-    shutil.copyfile(folder / "model.gguf", HERE / f"{name}.gguf")
-    text = (folder / "config.toml").read_text()
-    text = text.replace(json.dumps(config.run.out), json.dumps(f"runs/{name}"))
-    text = text.replace(json.dumps(config.data.corpus), json.dumps("data/corpus/stories.txt.xz"))
-    if config.data.tokenizer != "bpe":
-        text = text.replace(json.dumps(config.data.tokenizer), json.dumps("data/models/tiny.gguf"))
-    (HERE / f"{name}.toml").write_text(text)
+    ran, name = read(folder / "config.toml"), folder.name
+    adapter = ran.base.method != "full"
+    if ran.decisive() != read(HERE / f"{name}.toml").decisive():
+        sys.exit(f"{folder} is not a run of {HERE / name}.toml")
+    shutil.copyfile(folder / ("adapter.gguf" if adapter else "model.gguf"), HERE / f"{name}.gguf")
     shutil.copyfile(folder / "loss.png", HERE / f"{name}_loss.png")
     with open(folder / "loss.csv") as file:
         rows = list(csv.DictReader(file))
@@ -40,6 +37,7 @@ def take(folder):  # a run's folder -> name, {what: number}
     last = rows[-1]
     return name, {
         "steps": int(last["step"]),
+        **({"rank": ran.base.rank} if adapter else {}),
         "tokens": int(tokens),
         "seconds": round(seconds),
         "loss": round(sum(float(r["loss"]) for r in rows[-50:]) / len(rows[-50:]), 4),
@@ -59,9 +57,18 @@ def measure():  # -> {what: number}
     samples = [
         target.generate(begin, SamplingParams(temperature=0.7, max_tokens=250, seed=seed)).text.strip() for seed in range(10)
     ]
-    files = {n: (HERE / f"{n}.gguf").read_bytes() for n in NAMES}
+    with_moral = LLM(str(HERE / "tiny.gguf"), adapters={"moral": HERE / "moral.gguf"})
+    many = [SamplingParams(temperature=0.7, max_tokens=250, seed=seed) for seed in range(MANY)]
+    told = {name: [with_moral.generate(begin, p, adapter=name).text.strip() for p in many] for name in (None, "moral")}
+    moral = {
+        "stories": MANY,
+        "before": sum(MORAL in text for text in told[None]),
+        "after": sum(MORAL in text for text in told["moral"]),
+        "samples": told["moral"][:3],
+    }
+    files = {n: (HERE / f"{n}.gguf").read_bytes() for n in (*NAMES, "moral")}
     about = {n: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in files.items()}
-    return {"files": about, "pair": pair.run(target, draft, held_out), "samples": samples}
+    return {"files": about, "pair": pair.run(target, draft, held_out), "samples": samples, "moral": moral}
 
 
 CARD = """# tiny and tiny-draft
@@ -95,6 +102,15 @@ absurd. Nothing in them is true, and no person is meant.
 Seeds 0 to 9, temperature 0.7, from the beginning of a text, at most 250 tokens.
 
 {samples}
+
+## moral.gguf, an adapter
+
+LoRA of rank {rank} on all seven matrices of a layer, {lora_bytes:.2f} MB, trained in {lora_seconds} s beside a `tiny` that stays
+as it is (`minillm train --config data/models/moral.toml`) on {moral_stories:,} stories that end with a moral. The stories that
+`tiny` learned from have none. Of {many} stories (seeds 0 to {last}), so many have one: **{before}** without the adapter,
+**{after}** with it. `minillm generate --lora data/models/moral.gguf "Once upon a time"`. Seeds 0 to 2, with it:
+
+{moral_samples}
 """
 
 
@@ -113,8 +129,20 @@ def card(figures):  # -> Markdown
         how = "greedy" if t == "0" else f"temperature {t}"
         rates.append(f"| {how} | {r['rate']:.1%} | {r['tokens_per_look']:.2f} | {r['looked_at']:,} |")
     samples = "\n".join(f"{i}. {text}" for i, text in enumerate(figures["samples"]))
+    moral, adapter = figures["moral"], figures["training"]["moral"]
+    more = {
+        "rank": adapter["rank"],
+        "lora_bytes": figures["files"]["moral"]["bytes"] / 1e6,
+        "lora_seconds": adapter["seconds"],
+        "moral_stories": json.loads((CORPUS.parent / "statistics.json").read_text())["morals"]["stories"],
+        "many": moral["stories"],
+        "last": moral["stories"] - 1,
+        "before": moral["before"],
+        "after": moral["after"],
+        "moral_samples": "\n".join(f"{i}. {text}" for i, text in enumerate(moral["samples"])),
+    }
     lists = {"rows": "\n".join(rows), "rates": "\n".join(rates), "samples": samples}
-    return CARD.format(**pair, **corpus, **lists, held_out=HELD_OUT)
+    return CARD.format(**pair, **corpus, **lists, **more, held_out=HELD_OUT)
 
 
 def differences(then, now, where=""):  # -> ["where: then, now"]
@@ -122,7 +150,8 @@ def differences(then, now, where=""):  # -> ["where: then, now"]
     if isinstance(then, dict):
         return [d for key in then if key != "samples" for d in differences(then[key], now.get(key), f"{where}/{key}")]
     same = then == now if not isinstance(then, float) else abs(then - now) <= CLOSE * abs(then)
-    loose = isinstance(then, int) and "acceptance" in where and abs(then - now) <= CLOSE * then
+    drawn = isinstance(then, int) and ("acceptance" in where or "moral" in where)
+    loose = drawn and abs(then - now) <= max(2, CLOSE * then)
     return [] if same or loose else [f"{where}: {then}, now {now}"]
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from minillm.bench.attention_engines import AttentionEngine
+from minillm.bench.training_speed import OurTraining, TorchTraining
 from minillm.errors import MiniLLMError
 
 ROOM = 128  # tokens after a prompt that a context of llama.cpp has room for at least
@@ -166,4 +167,5 @@ class LlamaCpp:
 
 
 ENGINES = {"minillm": MiniLLM, "llama.cpp": LlamaCpp, "transformers": Transformers, "attention": AttentionEngine}
+ENGINES |= {"training": OurTraining, "torch training": TorchTraining}
 NEEDS = {"minillm": ("numpy",), "llama.cpp": ("llama_cpp",), "transformers": ("torch", "transformers", "gguf")}

@@ -7,6 +7,7 @@
     minillm bench prefix       a trace of requests replayed: prefix hits by policy and capacity
     minillm bench blocks       the bookkeeping of blocks, operations a second
     minillm bench serving      the engine's cost beside the model's, and the cost of batch invariance
+    minillm bench training     a training step; with --peers beside torch's
     minillm bench pair         perplexity of a model and of a draft for it on held-out text; how often drafts are accepted
     minillm bench kernels      products with packed weights: from the naive loop to the last kernel, and the crossovers
 """
@@ -21,7 +22,7 @@ PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too;
 
 
 def configure(parser):
-    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "serving", "kernels", "pair"]
+    kinds = ["model", "attention", "ttft", "paging", "prefix", "blocks", "serving", "kernels", "pair", "training"]
     parser.add_argument("what", nargs="?", choices=kinds, default="model", help="default: %(default)s")
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="default: %(default)s")
@@ -44,7 +45,8 @@ def configure(parser):
 
 
 def run(args):
-    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft, "serving": run_serving, "pair": run_pair}
+    ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft, "serving": run_serving}
+    ways |= {"pair": run_pair, "training": run_training}
     return ways.get(args.what, run_replay)(args)
 
 
@@ -73,6 +75,22 @@ def run_pair(args):
     if not held_out:
         raise MiniLLMError(f"{corpus}: no document is held out at a share of {args.held_out:g}; raise --held-out.")
     return show(args, pair.run(load(args), LLM(zoo.resolve(args.draft)), held_out), pair.table)
+
+
+def run_training(args):
+    import sys
+
+    from minillm.bench import training_speed
+    from minillm.bench.compare import installed, say
+
+    peers = args.peers and installed("transformers")
+    if args.peers and not peers:
+        print("no peer is installed: pip install torch transformers gguf accelerate", file=sys.stderr)
+    batches = numbers("--batch", args.batch)
+    if len(batches) > 1 or min(*batches, args.prompt_tokens, args.rounds) < 1:
+        raise MiniLLMError("training needs one batch size, tokens and rounds of at least 1 each.")
+    sizes = batches[0], args.prompt_tokens, args.rounds, args.threads
+    return show(args, training_speed.run(model_path(args), *sizes, peers, say), training_speed.table)
 
 
 def run_replay(args):

@@ -2,7 +2,15 @@
 
 import sys
 
-from minillm.cli.common import add_model_options, add_sampling_options, load, pace, sampling_params
+from minillm.cli.common import (
+    add_lora_option,
+    add_model_options,
+    add_sampling_options,
+    chosen_adapter,
+    load,
+    pace,
+    sampling_params,
+)
 
 HELP = "talk with a model; an empty line or Control-D ends it"
 
@@ -10,14 +18,15 @@ HELP = "talk with a model; an empty line or Control-D ends it"
 def configure(parser):
     add_model_options(parser)
     add_sampling_options(parser, max_tokens=512)
+    add_lora_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
 
 
 def run(args):
     from minillm.llm import Conversation
 
-    params = sampling_params(args)
-    talk = Conversation(load(args), args.system)
+    params, adapter = sampling_params(args), chosen_adapter(args)
+    talk = Conversation(load(args), args.system, adapter)
     asked = sys.stdin.isatty()
     while True:
         try:

@@ -14,6 +14,16 @@ def add_model_options(parser):
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
 
 
+def add_lora_option(parser):
+    parser.add_argument("--lora", metavar="PATH", help="with this adapter: a PEFT folder, or a GGUF file")
+
+
+def chosen_adapter(args):  # -> name or None
+    """What --lora chose, under the name that a request gives it; to be called before load()."""
+    args.adapters = {"lora": args.lora} if args.lora else None
+    return "lora" if args.lora else None
+
+
 def add_sampling_options(parser, max_tokens=128):
     parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (the default)")

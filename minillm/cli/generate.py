@@ -3,7 +3,16 @@
 import sys
 from dataclasses import asdict
 
-from minillm.cli.common import add_model_options, add_sampling_options, load, pace, print_json, sampling_params
+from minillm.cli.common import (
+    add_lora_option,
+    add_model_options,
+    add_sampling_options,
+    chosen_adapter,
+    load,
+    pace,
+    print_json,
+    sampling_params,
+)
 
 HELP = "complete a prompt, or answer it with --chat"
 
@@ -12,7 +21,7 @@ def configure(parser):
     parser.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads standard input")
     add_model_options(parser)
     add_sampling_options(parser)
-    parser.add_argument("--lora", metavar="PATH", help="with this adapter: a PEFT folder, or a GGUF file")
+    add_lora_option(parser)
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template, as a user's message")
     parser.add_argument("--system", metavar="TEXT", help="a system message before it, with --chat")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities of N alternatives per token")
@@ -23,7 +32,7 @@ def run(args):
     from minillm.bench.machine import peak_rss_bytes
 
     params = sampling_params(args, logprobs=args.logprobs)
-    args.adapters = {"lora": args.lora} if args.lora else None
+    adapter = chosen_adapter(args)
     llm = load(args)
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     if args.chat:
@@ -32,7 +41,7 @@ def run(args):
 
     finished = []
     try:
-        for piece in llm.stream(prompt, params, args.truncate, finished.append, "lora" if args.lora else None):
+        for piece in llm.stream(prompt, params, args.truncate, finished.append, adapter):
             if not args.json:
                 print(piece, end="", flush=True)
     finally:

@@ -13,7 +13,8 @@ adapter's p are beside the P), T = batch · length tokens:
 
 Gradients grow while activations are given back, so the peak is at one of a few moments: at the head, with all activations
 and the logits; at the last layer; at the first, with all gradients; or in the update. LoRA saves 12 bytes a weight and no
-activation: it takes less than half of full fine-tuning as long as those take less than 8 bytes a weight.
+activation: it takes less than half of full fine-tuning as long as those take less than 8 bytes a weight. What is counted is
+arrays; the interpreter, and what BLAS keeps for itself, come on top.
 
 Kaplan et al. 2020, arXiv:2001.08361, count as model/config.py does; Korthikanti et al. 2022, arXiv:2205.05198 (activations).
 """
@@ -51,7 +52,7 @@ def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn
     """ModelConfig, sequences, tokens of each -> Memory, at the peak of a training step
 
     method: "full", "lora" or "qlora". rank, matrices: of the adapter (lora.py). table: how QLoRA keeps embedding and head.
-    TrainingError for another method, a rank, matrix or table that there is not.
+    TrainingError for another method, matrix or table than there are; whether the rank fits, lora.fresh_adapter checks.
     """
     if method not in METHODS:
         raise TrainingError(f"the method must be {', '.join(METHODS)}, found {method!r}.")

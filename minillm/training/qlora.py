@@ -10,8 +10,10 @@ through the dequantized weights and stop there. What training then adds is at fu
     norms, biases               32 bits              a vector a layer; each value scales a whole column
     embedding and head          16 bits              a row is one token's only say, and its error meets nothing to average with
 
-A small model is mostly embedding, so where the last line goes decides its size: table="nf4" packs them too, and bits() says
-what comes out. Training is lora.py's, with this base. To merge means to leave four bits: lora.merge gives float32.
+A small model is mostly embedding, so the last line decides its size: table="nf4" packs them too, and bits() says what comes
+out. But the head too is made of floats as a whole when it is used: where the step's peak is there (memory.py tells), a table
+that stays in 32 bits takes the least. Training is lora.py's, with this base. To merge means to leave four bits: lora.merge
+gives float32.
 
 Dettmers et al. 2023, arXiv:2305.14314; NF4 and double quantization: quantization/nf4.py; paged moments: paged.py.
 """
