@@ -258,7 +258,7 @@ plots.show(fig)
 # use four adapters in one batch.
 
 # %% tags=["timing"]
-SEVEN = tuple(lora.MATRICES)
+SEVEN = lora.MATRICES
 
 
 def adapter_of(seed):
@@ -325,6 +325,18 @@ home.cleanup()
 # adapter, each over too few numbers to be worth starting. A large model hides them, and a GPU gathers them in one kernel. The
 # gap of all to the ceiling is the rest of a layer, and Python.
 #
+# What an adapter is for: `tiny` tells stories, and one of 300 steps of LoRA taught it to end with a moral. The same seed,
+# before and after.
+
+# %% tags=["timing"]
+MORAL = CORPUS.parents[1] / "models" / "moral.gguf"
+if MORAL.is_file():
+    teller = LLM("tiny", adapters={"moral": MORAL})
+    for name in (None, "moral"):
+        story = teller.generate("Once upon a time", SamplingParams(max_tokens=250, temperature=0.7, seed=3), adapter=name)
+        print(f"{name or 'tiny'}: …{story.text.strip()[-300:]}")
+
+# %% [markdown]
 # ## Try it
 #
 # What fits your card? Predict, then move. (Needs `ipywidgets`.)
