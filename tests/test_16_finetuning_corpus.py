@@ -160,6 +160,38 @@ def test_rare_words_and_repetitions_are_left_out_and_counted():
     assert build.clean(list(reversed([*plain, again])))[0] == build.clean([*plain, again])[0], "the order told does not matter"
 
 
+THINGS = [thing.partition(" ")[2] for thing in GRID["things"]]
+COUPLES = (("Tom", "Lily"), ("Sue", "Amy"))
+NAMED = [f'{n} the bear saw {f}. "Oh, {n}!" said {f}. It was {n}\'s {thing}.' for n, f in COUPLES for thing in THINGS]
+
+
+def names_in(text):
+    return re.findall(rf"\b(?:{'|'.join(GRID['girls'] + GRID['boys'])})\b", text)
+
+
+def test_a_retold_story_has_other_people_and_nothing_else_is_other():
+    told = build.retell(NAMED, 4, GRID)
+    pattern = rf"\b(?:{'|'.join(GRID['girls'] + GRID['boys'])})\b"
+    plots = {re.sub(pattern, "X", text): text for text in NAMED}
+    assert {re.sub(pattern, "X", text) for text in told} == set(plots) and set(NAMED) <= set(told)
+    for text in told:
+        n, f, again, friend, owner = names_in(text)
+        assert n == again == owner != f == friend, "who is who stays"
+        assert {name in GRID["girls"] for name in (n, f)} in ({True, False}, {True}), "girls stay girls"
+    assert build.retell(NAMED, 1, GRID) == sorted(NAMED, key=build.digest)
+    assert told == build.retell(NAMED, 4, GRID)
+
+
+def test_no_telling_of_a_story_stands_on_both_sides():
+    from minillm.training.data import split
+
+    stories = [text.replace("bear", kind) for text in NAMED[: len(THINGS)] for kind in GRID["kinds"]]
+    learn, judge = split(build.SEPARATOR.join(build.retell(stories, 4, GRID)), "<|endoftext|>", build.HELD_OUT)
+    assert len(judge) >= 3 and len(learn) > 3 * (len(stories) - len(judge))
+    sides = [{re.sub("|".join(GRID["girls"] + GRID["boys"]), "X", text) for text in side} for side in (learn, judge)]
+    assert not sides[0] & sides[1]
+
+
 def test_what_is_packed_is_counted(tmp_path):
     stories = ["Tom ran. He fell!", 'Lily said, "Oh no!" She sat.']
     build.pack(stories, tmp_path / "s.txt.xz")
