@@ -90,9 +90,9 @@ Perplexity is per token, over {documents} held-out stories ({held_out:.0%}, chos
 |---|---|---|---|
 {rates}
 
-**Data.** {kept:,} stories that SmolLM2-135M-Instruct (Apache-2.0) ended sentence by sentence, each told up to four times with other
-names: {words:,} words, {different_words:,} different ones; see `data/corpus/`. Made by one small model, so they are grammatical,
-simple, much alike, and often absurd. Nothing in them is true, and no person is meant.
+**Data.** {kept:,} stories that SmolLM2-135M-Instruct (Apache-2.0) ended sentence by sentence, each told up to four times with
+other names: {words:,} words, {different_words:,} different ones; see `data/corpus/`. Made by one small model, so they are
+grammatical, simple, much alike, and often absurd. Nothing in them is true, and no person is meant.
 
 **Made by** `minillm train --config data/models/tiny.toml`, then `tiny-draft.toml`; curves: `tiny_loss.png`,
 `tiny-draft_loss.png`. **Not for** anything but learning, testing and measuring: they know no facts and follow no instruction.
