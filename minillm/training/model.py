@@ -27,6 +27,7 @@ from minillm.training.layer import EVERY_WEIGHT, dense, layer_backward, layer_fo
 keep_freed_memory()  # every step takes and frees the same activations
 
 DEVIATION = 0.02  # of weights before training
+WIDE = 0.1  # of the embedding table's
 TABLE = "token_embd.weight"
 
 
@@ -36,15 +37,22 @@ def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array
     Matrices are uniform with standard deviation 0.02; those whose result is added to the stream are smaller by √(2 layers),
     so that the stream of a deep model starts no longer than that of a shallow one (Radford et al. 2019, GPT-2). Norms are 1,
     biases 0. The first loss is close to log(vocabulary): all tokens alike.
+
+    Rows of the embedding table are longer, 0.1. Training soon moves tokens of one kind (names, say) in one direction; what is
+    a token's own must not be lost beside that, or the model learns that a name comes next and never learns which. Where the
+    table is the head too, the last norm starts as much smaller.
     """
     made = {}
     for name, shape in tensor_shapes(config).items():
         weights = random_tensor(name, shape, seed)  # of deviation 1/√(last axis); norms are 1
         if len(shape) == 2:
             deviation = DEVIATION / math.sqrt(2 * config.n_layers) if "_output" in name or "_down" in name else DEVIATION
+            deviation = WIDE if name == TABLE else deviation
             weights *= np.float32(deviation * math.sqrt(shape[-1]))
         elif name.endswith(".bias"):
             weights[:] = 0
+        elif name == "output_norm.weight" and config.tied:
+            weights[:] = DEVIATION / WIDE
         made[name] = weights
     return made
 
