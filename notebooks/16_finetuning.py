@@ -305,7 +305,7 @@ for name, (_, times) in waits.items():
 print("tokens/s:", ", ".join(f"{name.replace(chr(10), ' ')} {pace:,.0f}" for name, pace in paces.items()))
 
 fig, (left, right) = plots.figure(2)
-bound = (LENGTHS, [shape.prefill_flops(n) / machine.flops_per_s for n in LENGTHS], "floor: FLOPs / peak FLOP/s")
+bound = (LENGTHS, [shape.prefill_flops(n) / machine.flops_per_s for n in LENGTHS], "FLOPs / FLOP/s of BLAS")
 slower = waits["apart"][1][-1] / waits["merged"][1][-1]
 plots.ttft_plot(left, waits, f"Apart, TTFT at {LENGTHS[-1]} tokens is {slower:.2f} times that of merged", bound=bound)
 context = 20 + NEW // 2

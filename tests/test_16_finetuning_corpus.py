@@ -136,6 +136,13 @@ def test_a_story_is_its_beginnings_each_ended_once_and_nothing_behind_the_end():
     assert story.text == " ".join(map("".join, zip(beats, ends, strict=True))) and made.given_up == 0
 
 
+def test_a_moral_is_asked_for_in_one_way_and_told_in_another():
+    beats = tell.outline(GRID, 1, 0, True)[2]
+    ends = [f" thing number {x}" + ('."' if b.count('"') % 2 else ".") for b, x in zip(beats, "abcdefghij", strict=False)]
+    (story,) = teller(ends, moral=True).tell([0], together=1)
+    assert "So now we know: " in story.text and "moral" not in story.text
+
+
 def test_a_fault_is_tried_again_with_another_seed_and_four_end_the_story():
     good = teller([" 1."] * 3 + [" went home to bed."] * 20)
     good.begin(0)
