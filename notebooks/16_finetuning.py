@@ -323,7 +323,8 @@ home.cleanup()
 # %% [markdown]
 # **The gap** between apart and merged is not the adapter's arithmetic, a few percent: it is fourteen more calls a layer for each
 # adapter, each over too few numbers to be worth starting. A large model hides them, and a GPU gathers them in one kernel. The
-# gap of all to the ceiling is the rest of a layer, and Python.
+# gap of all to the ceiling is the rest of a layer, and Python. (The dashed line on the left is BLAS's speed on square
+# matrices; kernels made for these shapes may lie below it.)
 #
 # What an adapter is for: `tiny` tells stories, and one of 300 steps of LoRA taught it to end with a moral. The same seed,
 # before and after.
