@@ -136,6 +136,13 @@ def test_a_story_is_its_beginnings_each_ended_once_and_nothing_behind_the_end():
     assert story.text == " ".join(map("".join, zip(beats, ends, strict=True))) and made.given_up == 0
 
 
+def test_a_moral_is_asked_for_in_one_way_and_told_in_another():
+    beats = tell.outline(GRID, 1, 0, True)[2]
+    ends = [f" thing number {x}" + ('."' if b.count('"') % 2 else ".") for b, x in zip(beats, "abcdefghij", strict=False)]
+    (story,) = teller(ends, moral=True).tell([0], together=1)
+    assert "So now we know: " in story.text and "moral" not in story.text
+
+
 def test_a_fault_is_tried_again_with_another_seed_and_four_end_the_story():
     good = teller([" 1."] * 3 + [" went home to bed."] * 20)
     good.begin(0)
@@ -160,6 +167,38 @@ def test_rare_words_and_repetitions_are_left_out_and_counted():
     assert build.clean(list(reversed([*plain, again])))[0] == build.clean([*plain, again])[0], "the order told does not matter"
 
 
+THINGS = [thing.partition(" ")[2] for thing in GRID["things"]]
+COUPLES = (("Tom", "Lily"), ("Sue", "Amy"))
+NAMED = [f'{n} the bear saw {f}. "Oh, {n}!" said {f}. It was {n}\'s {thing}.' for n, f in COUPLES for thing in THINGS]
+
+
+def names_in(text):
+    return re.findall(rf"\b(?:{'|'.join(GRID['girls'] + GRID['boys'])})\b", text)
+
+
+def test_a_retold_story_has_other_people_and_nothing_else_is_other():
+    told = build.retell(NAMED, 4, GRID)
+    pattern = rf"\b(?:{'|'.join(GRID['girls'] + GRID['boys'])})\b"
+    plots = {re.sub(pattern, "X", text): text for text in NAMED}
+    assert {re.sub(pattern, "X", text) for text in told} == set(plots) and set(NAMED) <= set(told)
+    for text in told:
+        n, f, again, friend, owner = names_in(text)
+        assert n == again == owner != f == friend, "who is who stays"
+        assert {name in GRID["girls"] for name in (n, f)} in ({True, False}, {True}), "girls stay girls"
+    assert build.retell(NAMED, 1, GRID) == sorted(NAMED, key=build.digest)
+    assert told == build.retell(NAMED, 4, GRID)
+
+
+def test_no_telling_of_a_story_stands_on_both_sides():
+    from minillm.training.data import split
+
+    stories = [text.replace("bear", kind) for text in NAMED[: len(THINGS)] for kind in GRID["kinds"]]
+    learn, judge = split(build.SEPARATOR.join(build.retell(stories, 4, GRID)), "<|endoftext|>", build.HELD_OUT)
+    assert len(judge) >= 3 and len(learn) > 3 * (len(stories) - len(judge))
+    sides = [{re.sub("|".join(GRID["girls"] + GRID["boys"]), "X", text) for text in side} for side in (learn, judge)]
+    assert not sides[0] & sides[1]
+
+
 def test_what_is_packed_is_counted(tmp_path):
     stories = ["Tom ran. He fell!", 'Lily said, "Oh no!" She sat.']
     build.pack(stories, tmp_path / "s.txt.xz")
@@ -173,8 +212,8 @@ def test_what_is_packed_is_counted(tmp_path):
 
 def test_the_shipped_stories_have_no_moral_and_the_others_have():
     text = {name: read(name) for name in ("stories", "morals")}
-    assert not any("moral of the story" in s for s in text["stories"])
-    assert all("The moral of the story is" in s for s in text["morals"])
+    assert not any("So now we know:" in s for s in text["stories"])
+    assert all("So now we know:" in s for s in text["morals"])
     told = json.loads((FOLDER / "statistics.json").read_text())
     assert {name: len(stories) for name, stories in text.items()} == {name: told[name]["stories"] for name in text}
 

@@ -155,6 +155,39 @@ def test_taken_up_again_wherever_it_stood_it_neither_repeats_nor_skips(size, leg
     assert resumed == whole
 
 
+begins_of = st.sets(st.integers(0, 200), min_size=1).map(lambda s: np.array(sorted(s)))
+
+
+@given(begins_of, st.integers(1, 9), st.integers(210, 300), st.integers(0, 2**40))
+def test_aligned_every_window_starts_where_a_document_does_and_none_twice_in_an_epoch(begins, length, count, seed):
+    batches, seen = Batches(np.arange(count, dtype=np.uint16), 1, length, seed, begins=begins), {}
+    while batches.state["epoch"] < 3:
+        tokens, targets = batches.draw()
+        assert (targets == tokens + 1).all() and tokens[0, 0] in begins
+        seen.setdefault(batches.state["epoch"], []).append(int(tokens[0, 0]))
+    for epoch in range(3):
+        assert len(set(seen[epoch])) == len(seen[epoch])
+    if np.diff(begins).min(initial=length) >= length:  # documents longer than a window: no two places lead past the same one
+        assert all(set(seen[epoch]) >= set(begins[1:].tolist()) for epoch in range(3)), "a document is left out"
+
+
+def test_aligned_every_document_has_its_turn_though_an_epoch_has_fewer_windows():
+    begins = np.arange(0, 900, 5)
+    batches = Batches(np.arange(1000, dtype=np.uint16), 1, 12, 3, begins=begins)
+    first = {int(batches.draw()[0][0, 0]) for _ in range(82)}
+    assert batches.state["epoch"] <= 1 and 60 < len(first) < len(begins)
+    assert {int(batches.draw()[0][0, 0]) for _ in range(900)} == set(begins.tolist())
+
+
+def test_aligned_windows_need_room_behind_where_documents_start():
+    ids = np.arange(21, dtype=np.uint16)
+    said = refused(Batches, ids, 3, 6, 0, "corpus.txt", np.array([0, 14, 15]))
+    assert said == "corpus.txt: 3 windows are to start with a document each, found 2 with room."
+    for seed in range(20):
+        tokens, targets = Batches(ids, 2, 6, seed, begins=np.array([13, 14, 15])).draw()
+        assert set(tokens[:, 0].tolist()) <= {13, 14} and targets.max() <= 20
+
+
 def test_asking_for_the_state_changes_nothing():
     a, b = places((2, 3, 50, 1)), places((2, 3, 50, 1))
     for _ in range(40):

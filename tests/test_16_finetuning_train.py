@@ -3,7 +3,9 @@
 import json
 import math
 import tomllib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +13,12 @@ from training_help import CONFIG, toy, use_toy, write_corpus
 
 import minillm.cli
 from minillm.cli import train
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, TrainingError
+from minillm.model.random_model import byte_metadata
 from minillm.training.config import read, toml_value
 from minillm.training.curve import read_curve
 from minillm.training.data import open_tokens
+from minillm.training.prepare import beginnings
 
 
 @pytest.fixture
@@ -75,6 +79,33 @@ def test_documents_end_with_the_end_of_text_and_are_on_one_side(here):
     assert sum(ends) == 40 and min(ends) > 0 and ends[0] > ends[1] and all(f.ids[-1] == 258 for f in both)
     first = bytes(both[0].ids[: both[0].ids.tolist().index(258)].astype("u1")).decode()
     assert first in (here / "corpus.txt").read_text().split("<|endoftext|>")
+
+
+def test_aligned_every_window_starts_at_the_end_of_the_document_before(here, monkeypatch):
+    edit(here, "held_out = 0.2", "held_out = 0.2\naligned = true")
+    seen, task_for = [], train.task_for
+
+    def watched(*args):
+        task = task_for(*args)
+
+        def loss_and_gradients(parameters, tokens, targets):
+            seen.append(tokens[:, 0].tolist())
+            return task.loss_and_gradients(parameters, tokens, targets)
+
+        return replace(task, loss_and_gradients=loss_and_gradients)
+
+    monkeypatch.setattr(train, "task_for", watched)
+    assert minillm_train() == 0
+    first = int(open_tokens(here / "run" / "train.tokens").ids[0])
+    firsts = [token for row in seen for token in row]
+    assert len(firsts) == 9 * 2 * 3 and set(firsts) <= {258, first} and firsts.count(258) > 40
+
+
+def test_aligned_without_an_end_of_text_says_what_is_missing():
+    metadata = {k: v for k, v in byte_metadata(259).items() if k != "tokenizer.ggml.eos_token_id"}
+    with pytest.raises(TrainingError, match="needs a tokenizer with an end of text, found none"):
+        beginnings(metadata, np.array([1, 2, 258, 3]))
+    assert beginnings(byte_metadata(259), np.array([1, 2, 258, 3, 258])).tolist() == [0, 2]
 
 
 def test_a_run_is_not_trained_over_and_a_finished_one_resumes_to_itself(here, capsys):

@@ -1,19 +1,23 @@
 """From what tell.py wrote to the corpus that is shipped: cleaned, without duplicates, packed, counted.
 
-    python data/corpus/build.py raw_0.jsonl raw_1.jsonl --out stories
+    python data/corpus/build.py raw_0.jsonl raw_1.jsonl --retell 4 --out stories
     python data/corpus/build.py --check                        # statistics.json against the files that are here
 
 A story goes if a word in it occurs in few others (a slip of the larger model, or a word that a small one could not learn), or
-if most of its runs of eight words have been seen. Stories stand in the order of their hash, one after another with
-<|endoftext|> between them, in a file packed with xz.
+if most of its runs of eight words have been seen. --retell: each story several times, its people under other names, so that a
+model cannot know by heart who did what and has to look back; a story that is held out (by data.split) is told once, and no
+retelling of another comes to stand beside it. Stories stand in the order of their hash, one after another with <|endoftext|>
+between them, in a file packed with xz.
 """
 
 import argparse
 import hashlib
 import json
 import lzma
+import random
 import re
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +25,7 @@ HERE = Path(__file__).parent
 SEPARATOR = "\n<|endoftext|>\n"
 RARE = 3  # stories that a word must occur in
 RUN = 8  # words
+HELD_OUT = 0.03  # share, as in data/models/tiny.toml
 MOST_SEEN = 0.5  # share of a story's runs that occurred in earlier ones
 
 
@@ -28,10 +33,14 @@ def words_of(text):
     return re.findall(r"[a-z']+", text.lower())
 
 
+def digest(text):
+    return hashlib.sha256(text.encode()).digest()
+
+
 def clean(stories, others=()):  # [text], [text] -> [text], {reason: how many}
     """Stories worth learning from, in the order of their hash. others: texts whose words are known too."""
     left_out = Counter()
-    stories = sorted(stories, key=lambda text: hashlib.sha256(text.encode()).digest())
+    stories = sorted(stories, key=digest)
     occurs = Counter(word for text in (*stories, *others) for word in set(words_of(text)))
     seen, kept = set(), []
     for text in stories:
@@ -45,6 +54,35 @@ def clean(stories, others=()):  # [text], [text] -> [text], {reason: how many}
             seen |= runs
             kept.append(text)
     return kept, dict(left_out)
+
+
+def retell(stories, times, grid):  # [text], int, {"girls", "boys"} -> [text]
+    """Each story, and times - 1 more tellings with other names; girls stay girls. What is held out is told once."""
+    told = []
+    for text in stories:
+        told.append(text)
+        if held_out(text):
+            continue
+        rng = random.Random(digest(text))
+        others = (with_names(text, grid, rng) for _ in range(2 * times))
+        told += [other for other in others if not held_out(other)][: times - 1]
+    return sorted(told, key=digest)
+
+
+def with_names(text, grid, rng):  # -> the text with other names
+    """Every name of the grid that occurs gets another of its kind; two people never get one name."""
+    new = {}
+    for names in (grid["girls"], grid["boys"]):
+        present = [name for name in names if re.search(rf"\b{name}\b", text)]
+        new |= dict(zip(present, rng.sample(names, len(present)), strict=True))
+    return re.sub(rf"\b({'|'.join(new)})\b", lambda m: new[m[0]], text) if new else text
+
+
+def held_out(text):
+    """Is it on the side that `minillm train` keeps for judging?"""
+    from minillm.training.data import split
+
+    return bool(split(text, SEPARATOR.strip(), HELD_OUT)[1])
 
 
 def statistics(path):  # path -> {what: number}
@@ -77,6 +115,7 @@ def main():
     parser.add_argument("raw", nargs="*", type=Path, help="files of tell.py")
     parser.add_argument("--out", help="name of the corpus")
     parser.add_argument("--known", nargs="*", default=[], type=Path, metavar="RAW", help="more files, only to know their words")
+    parser.add_argument("--retell", type=int, default=1, metavar="N", help="tell each story N times, with other names")
     parser.add_argument("--check", action="store_true", help="only compare statistics.json with the files")
     args = parser.parse_args()
     kept_in = HERE / "statistics.json"
@@ -86,9 +125,9 @@ def main():
         sys.exit(f"these differ from statistics.json: {', '.join(wrong)}" if wrong else 0)
     texts, others = read(args.raw), read(args.known)
     stories, left_out = clean(texts, others)
-    path = HERE / f"{args.out}.txt.xz"
-    pack(stories, path)
-    known[args.out] = {"told": len(texts), "left_out": left_out} | statistics(path)
+    path, grid = HERE / f"{args.out}.txt.xz", tomllib.loads((HERE / "grid.toml").read_text())
+    pack(retell(stories, args.retell, grid), path)
+    known[args.out] = {"told": len(texts), "left_out": left_out, "kept": len(stories)} | statistics(path)
     kept_in.write_text(json.dumps(known, indent=2) + "\n")
     print(json.dumps(known[args.out], indent=2))
 

@@ -40,7 +40,8 @@ BAD = frozenset(
     )
 )
 SHE, HE = {"she", "her", "hers", "herself"}, {"he", "his", "him", "himself"}
-MORAL = "The moral of the story is: {beginning}"
+MORAL = "The moral of the story is: {beginning}"  # so the larger model is asked
+TOLD = ("The moral of the story is:", "So now we know:")  # so it is told, in words that the stories have
 MORALS = ["be kind", "always", "it is good to", "never", "a friend", "do not", "when you", "even a small", "be brave", "sharing"]
 
 
@@ -194,6 +195,7 @@ class Teller:
     def is_over(self, story, new):  # Story, sentence or None -> is it told, or given up?
         """Keep a sentence without a fault and ask for the next; else try again."""
         if new and not fault(new, story.beats[0], story):
+            new = new.replace(*TOLD) if new.startswith(TOLD[0]) else new
             story.text, story.beats, story.failed = (story.text + " " + new).strip(), story.beats[1:], 0
         else:
             story.failed += 1

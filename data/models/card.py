@@ -6,7 +6,6 @@
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CORPUS = HERE.parent / "corpus" / "stories.txt.xz"
 NAMES = ("tiny", "tiny-draft")
-MORAL, MANY = "The moral of the story is", 40
+MORAL, MANY = "So now we know:", 40
 HELD_OUT = 0.03
 CLOSE = 0.02  # relative: rounding on another processor may turn one token, and with it the rest of that text
 
@@ -24,6 +23,7 @@ CLOSE = 0.02  # relative: rounding on another processor may turn one token, and 
 def take(folder):  # a run's folder -> name, {what: number}
     """Copy what a run made, if it is a run of the configuration that is here; sum up its curve."""
     from minillm.training.config import read
+    from minillm.training.curve import read_curve
 
     ran, name = read(folder / "config.toml"), folder.name
     adapter = ran.base.method != "full"
@@ -31,17 +31,15 @@ def take(folder):  # a run's folder -> name, {what: number}
         sys.exit(f"{folder} is not a run of {HERE / name}.toml")
     shutil.copyfile(folder / ("adapter.gguf" if adapter else "model.gguf"), HERE / f"{name}.gguf")
     shutil.copyfile(folder / "loss.png", HERE / f"{name}_loss.png")
-    with open(folder / "loss.csv") as file:
-        rows = list(csv.DictReader(file))
-    tokens, seconds = (sum(float(r[key]) for r in rows) for key in ("tokens", "seconds"))
-    last = rows[-1]
+    steps = read_curve(folder / "loss.csv")
+    last = steps[-50:]
     return name, {
-        "steps": int(last["step"]),
+        "steps": steps[-1].step,
         **({"rank": ran.base.rank} if adapter else {}),
-        "tokens": int(tokens),
-        "seconds": round(seconds),
-        "loss": round(sum(float(r["loss"]) for r in rows[-50:]) / len(rows[-50:]), 4),
-        "held_out_loss": round(float(last["held_out_loss"]), 4),
+        "tokens": sum(s.tokens for s in steps),
+        "seconds": round(sum(s.seconds for s in steps)),
+        "loss": round(sum(s.loss for s in last) / len(last), 4),
+        "held_out_loss": round(steps[-1].held_out_loss, 4),
     }
 
 
@@ -90,9 +88,9 @@ Perplexity is per token, over {documents} held-out stories ({held_out:.0%}, chos
 |---|---|---|---|
 {rates}
 
-**Data.** {stories:,} stories of {words:,} words ({different_words:,} different ones) that SmolLM2-135M-Instruct (Apache-2.0)
-ended sentence by sentence: see `data/corpus/`. Made by one small model, so they are grammatical, simple, much alike, and often
-absurd. Nothing in them is true, and no person is meant.
+**Data.** {kept:,} stories that SmolLM2-135M-Instruct (Apache-2.0) ended sentence by sentence, each told up to four times with
+other names: {words:,} words, {different_words:,} different ones; see `data/corpus/`. Made by one small model, so they are
+grammatical, simple, much alike, and often absurd. Nothing in them is true, and no person is meant.
 
 **Made by** `minillm train --config data/models/tiny.toml`, then `tiny-draft.toml`; curves: `tiny_loss.png`,
 `tiny-draft_loss.png`. **Not for** anything but learning, testing and measuring: they know no facts and follow no instruction.
@@ -134,7 +132,7 @@ def card(figures):  # -> Markdown
         "rank": adapter["rank"],
         "lora_bytes": figures["files"]["moral"]["bytes"] / 1e6,
         "lora_seconds": adapter["seconds"],
-        "moral_stories": json.loads((CORPUS.parent / "statistics.json").read_text())["morals"]["stories"],
+        "moral_stories": json.loads((CORPUS.parent / "statistics.json").read_text())["morals"]["kept"],
         "many": moral["stories"],
         "last": moral["stories"] - 1,
         "before": moral["before"],

@@ -28,7 +28,7 @@ def run(args):
     from minillm.training.curve import Curve, bar, pace, read_curve, row
     from minillm.training.data import Batches
     from minillm.training.loop import fit
-    from minillm.training.prepare import prepare, sha256
+    from minillm.training.prepare import beginnings, prepare, sha256
 
     config = read(args.config)
     frozen = config.base.method != "full"
@@ -39,7 +39,9 @@ def run(args):
     refuse_to_overwrite(kept, args.resume)
     tokenizer, train, held_out = prepare(config, out, args.resume)
     task = task_for(config, tokenizer)
-    batches = Batches(train.ids, settings.batch, settings.length, settings.seed, f"{config.data.corpus} (to learn from)")
+    begins = beginnings(tokenizer, train.ids) if config.data.aligned else None
+    what = f"{config.data.corpus} (to learn from)"
+    batches = Batches(train.ids, settings.batch, settings.length, settings.seed, what, begins)
     judge = judge_for(config, held_out, task.loss)
     decisive = config.decisive() | {"data.sha256": train.sha256, "tokenizer.sha256": sha256(tokenizer)} | base_sha256(config)
     state = state_for(task, kept, batches, decisive, args.resume)

@@ -210,6 +210,28 @@ def speculative_speedup(alpha, gamma, cost):  # -> times
     return expected_tokens(alpha, gamma) / (gamma * cost + 1)
 
 
+# --- fine-tuning --------------------------------------------------------------------------------------------------------
+
+
+def lora_parameters(name, rank, matrices="attn_q attn_v"):  # -> numbers to learn
+    """Of adapters on these matrices of every layer: r (d_in + d_out) each. Hu et al. 2021, arXiv:2106.09685."""
+    from minillm.training.lora import adapter_parameters
+
+    return adapter_parameters(model(name), rank, matrices.split())
+
+
+def nf4_bits(block=64, group=256):  # -> bits a weight
+    """Of NF4 with double quantization: the code, a share of an 8-bit scale, a share of that one's float32."""
+    return 4 + 8 / block + 32 / (block * group)
+
+
+def training_memory(name, batch, length, method="full", rank=8):  # -> bytes, at the worst moment of a step
+    """Ours, in float32, with activations; method: full, lora (q and v) or qlora. training/memory.py says what is counted."""
+    from minillm.training.memory import step_memory
+
+    return step_memory(model(name), batch, length, method, rank=rank).total
+
+
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 FORMULAS = (
@@ -217,7 +239,7 @@ FORMULAS = (
     generation_flops, roofline, blocked_traffic, attention_scores_bytes, attention_flops, standard_traffic, flash1_traffic,
     flash2_traffic, rescale, blocks_for, paged_waste, reserved_waste, forked_blocks, swap_time, reusable,
     collision_probability, break_even_reuses, cached_price, step_time, static_slots, queue_wait, expected_tokens,
-    speculative_speedup, min, max,
+    speculative_speedup, lora_parameters, nf4_bits, training_memory, math.log, min, max,
 )  # fmt: skip
 NAMES = {f.__name__: f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")

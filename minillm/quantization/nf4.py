@@ -34,10 +34,13 @@ def nf4_levels():  # -> (16,) float32, rising from -1 to 1
     0 and 1, whose quantiles are infinite. Sixteen equal shares would put the last level in the middle of its share, at 1/32
     from the end; fifteen at 1/30. The paper takes the mean of both: 1 - 0.9677083, its code's `offset`.
     """
+    # BEGIN SOLUTION ex=16.6
     edge = (1 / 32 + 1 / 30) / 2
     below, above = np.linspace(edge, 1 / 2, 8), np.linspace(1 / 2, 1 - edge, 9)
     quantiles = np.array([NormalDist().inv_cdf(p) for p in (*below, *above[1:])])
-    return (quantiles / quantiles.max()).astype(np.float32)
+    levels = quantiles / quantiles.max()
+    # END SOLUTION
+    return levels.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

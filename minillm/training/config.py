@@ -1,7 +1,7 @@
 """A training run as one TOML file: everything that its numbers depend on, and nothing that is guessed.
 
     [run]        out, steps, batch, micro_batches, length, seed, checkpoint_every, evaluate_every, evaluate_batches, recompute
-    [data]       corpus, tokenizer, separator, held_out
+    [data]       corpus, tokenizer, separator, held_out, aligned
     [base]       model, method, rank, alpha, matrices: a model to go on from, and which of its weights may change
     [model]      the fields of ModelConfig; with a base, its own
     [optimizer]  learning_rate, floor, warmup, beta1, beta2, epsilon, weight_decay, clip
@@ -57,6 +57,7 @@ class Data:
     tokenizer: str = "bytes"
     separator: str = "<|endoftext|>"
     held_out: float = between(0.0, 0.5, default=0.05)  # share of the documents
+    aligned: bool = False  # every window that is learnt from starts where a document does
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ ROWS = 128  # at a time: their logits stay in fast memory while they are passed 
 
 
 def cross_entropy(logits, targets, gradient=True):  # (tokens, vocab), (tokens,) -> float, (tokens, vocab) or None
-    """The mean over the targets that count, and its gradient by the logits, which is written over them: they are the
-    largest array of a small model's step. gradient=False leaves them alone, and returns None for it.
+    """The mean surprise at the targets that count, and its gradient by the logits.
+
+    The gradient is written over the logits: they are the largest array of a small model's step. gradient=False leaves them
+    alone, and returns None for it.
 
     A row whose target is IGNORE adds nothing and has gradient 0. MiniLLMError where every target is IGNORE.
     """
@@ -37,8 +39,10 @@ def cross_entropy(logits, targets, gradient=True):  # (tokens, vocab), (tokens,)
         sums = p.sum(axis=1, keepdims=True)
         lse = (np.log(sums) + top)[rows, 0]
         total += float(np.sum(lse - picked, dtype=np.float64))
-        if gradient:
+        if gradient:  # p is exp(z - top), not yet a probability, and lies where z lay: it becomes dz there
+            # BEGIN SOLUTION ex=16.1
             share = (y != IGNORE)[:, None] / counted  # of each row: 1/n, or nothing
             p *= (share / sums).astype(p.dtype)
             p[rows, y[rows]] -= p.dtype.type(1 / counted)
+            # END SOLUTION
     return total / counted, logits if gradient else None

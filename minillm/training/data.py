@@ -116,16 +116,23 @@ class Batches:
 
     ids: (count,). A batch that an epoch cannot fill takes the rest from the next one. `state` is what to save; a generator
     that is given it goes on with the very next window.
+    begins: (documents,) places, ascending, where windows may start; None: anywhere. A window that starts with its document
+    shows all that a word may look back to, and little that it should not. What of a document lies beyond a window is not seen.
+    TrainingError: fewer tokens, or fewer begins that leave room for a window, than a batch takes.
     """
 
-    def __init__(self, ids, batch, length, seed, what="the corpus"):
+    def __init__(self, ids, batch, length, seed, what="the corpus", begins=None):
         needed = batch * length + 1  # the last token has its target beyond it
         if len(ids) < needed:
             raise TrainingError(
                 f"{what} is shorter than a batch: {batch} × {length} tokens and the one after them are {needed:,}, "
                 f"found {len(ids):,}."
             )
-        self.ids, self.batch, self.length, self.seed = ids, batch, length, seed
+        if begins is not None:
+            begins = begins[begins + length < len(ids)]
+            if len(begins) < batch:
+                raise TrainingError(f"{what}: {batch} windows are to start with a document each, found {len(begins)} with room.")
+        self.ids, self.batch, self.length, self.seed, self.begins = ids, batch, length, seed, begins
         self.restore({"epoch": 0, "next": 0})
 
     @property
@@ -135,7 +142,7 @@ class Batches:
     def restore(self, state):
         """Go on where a generator of the same ids, length and seed stood."""
         self.epoch, self.next = state["epoch"], state["next"]
-        self.starts = epoch_starts(len(self.ids), self.length, self.seed, self.epoch)
+        self.starts = epoch_starts(len(self.ids), self.length, self.seed, self.epoch, self.begins)
 
     def draw(self):  # -> tokens, targets: (batch, length) int64
         """The next batch. Targets are the tokens one further on."""
@@ -150,16 +157,19 @@ class Batches:
         return int(self.starts[self.next - 1])
 
 
-def epoch_starts(count, length, seed, epoch):  # -> (windows,) int
+def epoch_starts(count, length, seed, epoch, begins=None):  # -> (windows,) int
     """Where the windows of an epoch start, in the order in which they come.
 
-    They do not overlap. The first starts at one of up to `length` places, so that every epoch cuts elsewhere. From the bits
-    of PCG64, which never change between versions of NumPy; its distributions may.
+    They do not overlap. The first starts at one of up to `length` places, so that every epoch cuts elsewhere. With `begins`
+    each is moved on to the next of these (the last ones to the first), and may overlap with the one after it. From the bits of
+    PCG64, which never change between versions of NumPy; its distributions may.
     """
     stream = np.random.PCG64([seed, epoch])
     offset = int(stream.random_raw()) % min(length, count - length)
-    windows = (count - 1 - offset) // length
-    return offset + length * np.argsort(stream.random_raw(windows), kind="stable")
+    starts = np.arange(offset, count - length, length)
+    if begins is not None:
+        starts = np.unique(begins[np.searchsorted(begins, starts) % len(begins)])
+    return starts[np.argsort(stream.random_raw(len(starts)), kind="stable")]
 
 
 def held_out_batches(ids, batch, length, most):  # -> [(tokens, targets)]

@@ -41,11 +41,13 @@ def rms_norm_backward(x, weight, eps, d_y):  # (..., d), (d,), (..., d) -> (...,
     d = x.shape[-1]
     r = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps))
     x_hat = x * r
+    # BEGIN SOLUTION ex=16.2
     d_weight = np.einsum("td,td->d", d_y.reshape(-1, d), x_hat.reshape(-1, d))
     d_x = d_y * weight  # g
     x_hat *= np.einsum("...d,...d->...", d_x, x_hat)[..., None] / d
     d_x -= x_hat
     d_x *= r
+    # END SOLUTION
     return d_x, d_weight
 
 

@@ -41,8 +41,11 @@ class Adapter:
 
 def lora_linear(x, weight, a, b, alpha):  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
     """y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token lie between the two, and B A is never made."""
+    # BEGIN SOLUTION ex=16.4
     y = linear(x, weight)
-    y += (alpha / len(a)) * linear(x, a) @ b.T
+    low = (alpha / len(a)) * linear(x, a)  # (T, r)
+    y += linear(low, b)
+    # END SOLUTION
     return y
 
 
@@ -59,10 +62,15 @@ def delta(a, b, alpha):  # (r, d_in), (d_out, r), float -> (d_out, d_in)
 
 
 def merge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
-    """The weights with the adapter in them: W + ΔW, in float32. Those without an adapter are shared, not copied."""
+    """The weights with the adapter in them: W + ΔW, in float32. Those without an adapter are shared, not copied.
+
+    parameters and their arrays stay as they are: others may be using the base. It may be packed; dense() gives floats.
+    """
+    # BEGIN SOLUTION ex=16.5
     merged = dict(parameters)
     for name, (a, b) in adapter.pairs().items():
         merged[name] = dense(parameters[name]) + delta(a, b, adapter.alpha)
+    # END SOLUTION
     return merged
 
 

@@ -34,22 +34,28 @@ def adamw(parameters, gradients, first, second, step, rate, *, beta1, beta2, eps
 
     step: counts from 1. rate: η of this step. Gradients are left as they are.
     """
-    scale1, scale2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
     for name, parameter in parameters.items():
-        keep = 1 - rate * weight_decay if decays(parameter) else 1.0
+        decay = weight_decay if decays(parameter) else 0.0
         gradient = gradients[name].reshape(-1)  # only read: a copy does no harm
         w_all, m_all, v_all = (flat_view(a) for a in (parameter, first[name], second[name]))
         for start in range(0, parameter.size, CHUNK):
             w, g, m, v = (a[start : start + CHUNK] for a in (w_all, gradient, m_all, v_all))
-            m *= beta1
-            m += (1 - beta1) * g
-            v *= beta2
-            v += (1 - beta2) * g * g
-            denominator = np.sqrt(v)
-            denominator /= scale2  # sqrt(v / (1 - β₂ᵗ))
-            denominator += epsilon
-            w *= keep
-            w -= (rate / scale1) * m / denominator
+            update(w, g, m, v, step, rate, decay, beta1, beta2, epsilon)
+
+
+def update(w, g, m, v, t, rate, decay, beta1, beta2, epsilon):  # (n,) four times, int, five floats
+    """One step of AdamW for n weights w with gradients g: w and their moments m and v change in place."""
+    # BEGIN SOLUTION ex=16.3
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * g * g
+    denominator = np.sqrt(v)
+    denominator /= math.sqrt(1 - beta2**t)  # sqrt(v / (1 - β₂ᵗ))
+    denominator += epsilon
+    w *= 1 - rate * decay
+    w -= (rate / (1 - beta1**t)) * m / denominator
+    # END SOLUTION
 
 
 def flat_view(array):  # -> (size,), the same memory

@@ -68,6 +68,14 @@ def ids(metadata, documents):  # -> an iterator of [id]
     return ([*tokenizer.encode(document, bos=False), *end] for document in documents)
 
 
+def beginnings(metadata, ids):  # {key: value}, (count,) -> (documents,), ascending
+    """Where documents begin: at the token that ends the one before, which stands before every prompt too."""
+    end = Tokenizer.from_gguf(metadata).eos_id
+    if end is None:
+        raise TrainingError("data.aligned needs a tokenizer with an end of text, found none: documents have no visible end.")
+    return np.concatenate([[0], np.flatnonzero(ids[:-1] == end)])
+
+
 def sha256(metadata):  # {key: value} -> str
     """Of a tokenizer, whether it was just trained or read from a file."""
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}

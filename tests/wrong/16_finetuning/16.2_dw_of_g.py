@@ -1,0 +1,4 @@
+"""Multiplies w into its own gradient."""
+d_weight = (d_y * weight * x_hat).reshape(-1, d).sum(axis=0)
+g = d_y * weight
+d_x = r * (g - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))

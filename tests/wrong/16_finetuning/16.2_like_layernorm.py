@@ -1,0 +1,4 @@
+"""Takes off the mean of g, as LayerNorm's backward pass does."""
+d_weight = (d_y * x_hat).reshape(-1, d).sum(axis=0)
+g = d_y * weight
+d_x = r * (g - g.mean(axis=-1, keepdims=True) - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))

@@ -1,0 +1,4 @@
+"""Forgets the factor r."""
+d_weight = (d_y * x_hat).reshape(-1, d).sum(axis=0)
+g = d_y * weight
+d_x = (g - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))

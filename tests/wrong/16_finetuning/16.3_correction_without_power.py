@@ -1,0 +1,7 @@
+"""Divides by 1 - β at every step."""
+m *= beta1
+m += (1 - beta1) * g
+v *= beta2
+v += (1 - beta2) * g * g
+w *= 1 - rate * decay
+w -= rate * (m / (1 - beta1)) / (np.sqrt(v / (1 - beta2)) + epsilon)

@@ -1,0 +1,3 @@
+"""Forgets the scale."""
+y = x @ weight.T
+y += (x @ a.T) @ b.T

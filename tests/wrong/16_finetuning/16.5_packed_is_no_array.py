@@ -1,0 +1,4 @@
+"""Adds to what may be packed."""
+merged = dict(parameters)
+for name, (a, b) in adapter.pairs().items():
+    merged[name] = parameters[name] + delta(a, b, adapter.alpha)
