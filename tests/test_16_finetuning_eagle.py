@@ -1,6 +1,9 @@
 """The EAGLE head: its gradients are the differences', it drafts what it was trained to say, and it changes no text."""
 
+import importlib.util
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +13,7 @@ from minillm import LLM, SamplingParams
 from minillm.bench import eagle as bench
 from minillm.errors import GGUFError, ModelError
 from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize_q8_0
+from minillm.formats.gguf import open_gguf
 from minillm.layers import softmax
 from minillm.model.config import ModelConfig
 from minillm.model.eagle import Eagle, head_config, head_shapes, load_eagle, packed, save_eagle
@@ -420,3 +424,39 @@ def test_training_lowers_the_loss_raises_acceptance_and_resumes_bit_for_bit(tmp_
         head = Eagle(llm.transformer, {name: packed(array, "F32") for name, array in made.items()})
         rates.append(bench.acceptance(llm, head, beginnings[::2], 0, 4, 24)["rate"])
     assert rates[1] > rates[0] + 0.1, rates  # 0.57 and 0.73: a random model repeats itself, so no change is a fair guess
+
+
+# --- the head that is kept ------------------------------------------------------------------------------------------------
+
+MODELS = Path(__file__).parents[1] / "data" / "models"
+
+
+@pytest.fixture(scope="module")
+def script():
+    """data/models/eagle.py as a module."""
+    spec = importlib.util.spec_from_file_location("eagle_script", MODELS / "eagle.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_its_figures_say_and_a_head_is_kept_only_if_it_is_worth_it(script):
+    figures = json.loads((MODELS / "eagle.json").read_text())
+    assert (MODELS / "EAGLE.md").read_text() == script.page(figures)
+    changed = json.loads(json.dumps(figures))
+    changed["measured"]["rates"]["stories, short, 0"]["rate"] = 0.1
+    assert script.worth(figures) and not script.worth(changed)
+    assert "not shipped" in script.page(changed) and "not shipped" not in script.page(figures)
+    assert (MODELS / "eagle.gguf").stat().st_size == figures["measured"]["file"] < 6e6
+
+
+def test_the_head_that_is_kept_is_one_layer_of_smollm2(script):
+    smollm2 = ModelConfig(
+        n_layers=30, d_model=576, n_heads=9, n_kv_heads=3, d_head=64, d_ff=1536, vocab_size=49152, context_length=8192, tied=True
+    )  # fmt: skip
+    with open_gguf(MODELS / "eagle.gguf") as file:
+        assert {name: tuple(info.shape) for name, info in file.tensors.items()} == head_shapes(head_config(smollm2))
+        known = np.asarray(file.metadata["eagle.vocabulary"])
+        assert len(known) == script.SHORT and (np.diff(known) > 0).all() and known[-1] < smollm2.vocab_size
+        weights = [dequantize(file.raw(name), info.type, info.shape) for name, info in file.tensors.items()]
+    assert all(np.isfinite(w).all() and w.std() > 0 for w in weights)
