@@ -5,6 +5,7 @@ import lzma
 
 import numpy as np
 import pytest
+from training_help import edit, refused, run_training
 
 import minillm.cli
 import minillm.cli.train
@@ -70,30 +71,13 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def train(*more):
-    return minillm.cli.main(["train", "--config", "train.toml", *more])
-
-
-def edit(here, old, new):
-    path = here / "train.toml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
-def refused(capsys, *more):
-    assert train(*more) == 2
-    out = capsys.readouterr()
-    assert out.err.startswith("minillm: ") and out.err.count("\n") == 1 and out.out == ""
-    return out.err
-
-
 def metadata_of(path):
     with open_gguf(path) as file:
         return file.metadata
 
 
 def test_a_packed_text_becomes_a_tokenizer_a_model_and_a_story(here, capsys):
-    assert train("--json") == 0
+    assert run_training("--json") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["loss"] < 2.0 < 5.7 < np.log(320), "it has not learnt"
     with open_gguf("run/model.gguf") as file:
@@ -108,7 +92,7 @@ def test_a_packed_text_becomes_a_tokenizer_a_model_and_a_story(here, capsys):
 
 
 def test_the_tokenizer_is_learnt_from_one_side_alone_and_ends_each_document(here):
-    assert train() == 0
+    assert run_training() == 0
     assert {k: str(v) for k, v in metadata_of("run/tokenizer.gguf").items() if k.startswith("tokenizer.")} == {
         k: str(v) for k, v in metadata_of("run/model.gguf").items() if k.startswith("tokenizer.")
     }
@@ -134,34 +118,34 @@ def test_a_run_goes_on_with_its_tokenizer_and_needs_no_corpus_for_it(here, capsy
         whole(*args, **settings)
 
     monkeypatch.setattr(loop, "adamw", stopped)
-    assert train() == 130
+    assert run_training() == 130
     (here / "corpus.txt.xz").rename(here / "elsewhere.xz")
-    assert train("--resume") == 0
+    assert run_training("--resume") == 0
     broken = (here / "run/model.gguf").read_bytes()
     (here / "elsewhere.xz").rename(here / "corpus.txt.xz")
     edit(here, 'out = "run"', 'out = "again"')
-    assert train() == 0
+    assert run_training() == 0
     assert (here / "again/model.gguf").read_bytes() == broken, "stopped and resumed is another model"
 
 
 def test_a_run_that_starts_afresh_takes_nothing_of_one_that_was_there(here):
     edit(here, "steps = 80", "steps = 3")
-    assert train() == 0
+    assert run_training() == 0
     right = {name: (here / "run" / name).read_bytes() for name in ("tokenizer.gguf", "train.tokens", "held_out.tokens")}
     packed = (here / "corpus.txt.xz").read_bytes()
     corpus(END.join(f"{i} boats sail the sea, and {i} gulls follow them to the land of ice." for i in range(400)))(here)
     (here / "run/checkpoint.npz").unlink()
-    assert train() == 0
+    assert run_training() == 0
     for name, before in right.items():
         assert (here / "run" / name).read_bytes() != before, name
     (here / "corpus.txt.xz").write_bytes(packed)
     (here / "run/checkpoint.npz").unlink()
-    assert train() == 0
+    assert run_training() == 0
     assert {name: (here / "run" / name).read_bytes() for name in right} == right
 
 
 def test_another_tokenizer_under_the_same_ids_is_noticed(here, capsys):
-    assert train() == 0
+    assert run_training() == 0
     capsys.readouterr()
     kept = metadata_of("run/tokenizer.gguf")
     kept["tokenizer.ggml.tokens"][0], kept["tokenizer.ggml.tokens"][1] = kept["tokenizer.ggml.tokens"][1::-1]
@@ -169,15 +153,15 @@ def test_another_tokenizer_under_the_same_ids_is_noticed(here, capsys):
     said = refused(capsys, "--resume")
     assert "tokenizer.sha256 is" in said and said.count(" now") == 1
     (here / "run/tokenizer.gguf").unlink()
-    assert train("--resume") == 0, "a tokenizer that is lost is learnt again, and is the same"
+    assert run_training("--resume") == 0, "a tokenizer that is lost is learnt again, and is the same"
 
 
 def test_the_tokenizer_of_one_run_serves_another(here, capsys):
-    assert train() == 0
+    assert run_training() == 0
     edit(here, 'out = "run"', 'out = "draft"')
     edit(here, 'tokenizer = "bpe"', 'tokenizer = "run/model.gguf"')
     edit(here, "steps = 80", "steps = 3")
-    assert train() == 0
+    assert run_training() == 0
     ids = [(here / f"{run}/train.tokens").read_bytes() for run in ("run", "draft")]
     assert ids[0] == ids[1] and not (here / "draft/tokenizer.gguf").exists()
     edit(here, 'tokenizer = "run/model.gguf"', 'tokenizer = "bpe"')
@@ -220,13 +204,13 @@ def test_what_cannot_be_trained_is_one_line_and_no_model(here, capsys, spoil, sa
 
 
 def test_a_checkpoint_from_another_configuration_is_refused(here, capsys):
-    assert train() == 0
+    assert run_training() == 0
     capsys.readouterr()
     edit(here, "tied = true", "tied = true\nrope_base = 500.0")
     assert "model.rope_base is 10000.0 in the checkpoint, 500.0 now" in refused(capsys, "--resume")
     edit(here, "rope_base = 500.0", "")
     edit(here, "apache-2.0", "MIT")
-    assert train("--resume") == 0, "what a model says of itself changes no number"
+    assert run_training("--resume") == 0, "what a model says of itself changes no number"
     assert metadata_of("run/model.gguf")["general.license"] == "MIT" == read("run/config.toml").about.license
 
 
@@ -243,4 +227,4 @@ def test_weights_that_become_no_numbers_stop_the_run_and_its_last_checkpoint_sta
     assert "step 15: the loss is nan" in said and "the checkpoint of step 10 is kept" in said
     assert not (here / "run/model.gguf").exists()
     monkeypatch.setattr(loop, "adamw", whole)
-    assert train("--resume") == 0
+    assert run_training("--resume") == 0

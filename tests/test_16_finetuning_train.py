@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_help import CONFIG, toy, use_toy, write_corpus
+from training_help import CONFIG, edit, refused, run_training, toy, use_toy, write_corpus
 
 import minillm.cli
 from minillm.cli import train
@@ -33,25 +33,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def minillm_train(*more):
-    return minillm.cli.main(["train", "--config", "train.toml", *more])
-
-
-def edit(here, old, new):
-    path = here / "train.toml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
-def refused(capsys, *more):
-    assert minillm_train(*more) == 2
-    out = capsys.readouterr()
-    assert out.err.startswith("minillm: ") and out.err.count("\n") == 1 and out.out == ""
-    return out.err
-
-
 def test_it_writes_the_model_the_curve_the_picture_and_the_exact_configuration(here, capsys):
-    assert minillm_train("--json") == 0
+    assert run_training("--json") == 0
     said = capsys.readouterr()
     result = json.loads(said.out.splitlines()[-1])
     run = here / "run"
@@ -73,7 +56,7 @@ def test_it_writes_the_model_the_curve_the_picture_and_the_exact_configuration(h
 
 
 def test_documents_end_with_the_end_of_text_and_are_on_one_side(here):
-    assert minillm_train() == 0
+    assert run_training() == 0
     both = [open_tokens(here / "run" / f"{side}.tokens") for side in ("train", "held_out")]
     ends = [int((f.ids == 258).sum()) for f in both]
     assert sum(ends) == 40 and min(ends) > 0 and ends[0] > ends[1] and all(f.ids[-1] == 258 for f in both)
@@ -95,7 +78,7 @@ def test_aligned_every_window_starts_at_the_end_of_the_document_before(here, mon
         return replace(task, loss_and_gradients=loss_and_gradients)
 
     monkeypatch.setattr(train, "task_for", watched)
-    assert minillm_train() == 0
+    assert run_training() == 0
     first = int(open_tokens(here / "run" / "train.tokens").ids[0])
     firsts = [token for row in seen for token in row]
     assert len(firsts) == 9 * 2 * 3 and set(firsts) <= {258, first} and firsts.count(258) > 40
@@ -109,30 +92,30 @@ def test_aligned_without_an_end_of_text_says_what_is_missing():
 
 
 def test_a_run_is_not_trained_over_and_a_finished_one_resumes_to_itself(here, capsys):
-    assert minillm_train() == 0
+    assert run_training() == 0
     before = (here / "run" / "checkpoint.npz").read_bytes()
     capsys.readouterr()
     assert "a run is there already" in refused(capsys)
-    assert minillm_train("--resume") == 0
+    assert run_training("--resume") == 0
     assert (here / "run" / "checkpoint.npz").read_bytes() == before
     (here / "run" / "loss.csv").unlink()
-    assert minillm_train("--resume") == 0
+    assert run_training("--resume") == 0
 
 
 def test_resume_names_the_key_that_differs_or_that_there_is_nothing(here, capsys):
     assert "no checkpoint to resume" in refused(capsys, "--resume")
-    assert minillm_train() == 0
+    assert run_training() == 0
     capsys.readouterr()
     edit(here, "learning_rate = 0.05", "learning_rate = 0.06")
     said = refused(capsys, "--resume")
     assert "optimizer.learning_rate is 0.05 in the checkpoint, 0.06 now" in said and said.count(" now") == 1
     edit(here, "learning_rate = 0.06", "learning_rate = 0.05")
     edit(here, "checkpoint_every = 4", "checkpoint_every = 2")
-    assert minillm_train("--resume") == 0, "how often a run is saved changes no number"
+    assert run_training("--resume") == 0, "how often a run is saved changes no number"
 
 
 def test_another_corpus_under_the_same_configuration_is_noticed(here, capsys):
-    assert minillm_train() == 0
+    assert run_training() == 0
     capsys.readouterr()
     for side in ("train", "held_out"):
         (here / "run" / f"{side}.tokens").unlink()
@@ -209,7 +192,7 @@ def test_any_number_comes_back_from_the_written_configuration(number):
 
 def test_without_held_out_documents_nothing_is_judged(here):
     edit(here, "held_out = 0.2", "held_out = 0.0")
-    assert minillm_train() == 0
+    assert run_training() == 0
     assert all(s.held_out_loss is None for s in read_curve(here / "run" / "loss.csv"))
 
 
@@ -219,7 +202,7 @@ def test_another_seed_draws_other_batches(here):
     for seed in (5, 6):
         (here / "train.toml").write_text(CONFIG.format(out=f"run{seed}", steps=1, every=1).replace("seed = 5", f"seed = {seed}"))
         edit(here, "warmup = 3", "warmup = 0")
-        assert minillm_train() == 0
+        assert run_training() == 0
         losses.append(read_curve(here / f"run{seed}" / "loss.csv")[0].loss)
     assert losses[0] != losses[1]
 

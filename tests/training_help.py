@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+import minillm.cli
 from minillm.training.task import Task
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,25 @@ def toy_task(config, tokenizer):
         return folder / "model.gguf"
 
     return Task(lambda: toy(config.model.vocab_size, config.model.d_model, config.run.seed), loss_and_gradients, loss, write)
+
+
+def run_training(*more):  # -> exit status
+    """`minillm train` of the configuration that lies here."""
+    return minillm.cli.main(["train", "--config", "train.toml", *more])
+
+
+def edit(folder, old, new):
+    """Change the configuration in one place."""
+    path = folder / "train.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def refused(capsys, *more):  # -> the line on stderr
+    assert run_training(*more) == 2
+    out = capsys.readouterr()
+    assert out.err.startswith("minillm: ") and out.err.count("\n") == 1 and out.out == ""
+    return out.err
 
 
 def use_toy(cli_train, **changes):

@@ -11,27 +11,17 @@ import json
 import pathlib
 import sys
 
-import llama_cpp
-import numpy as np
+from llama_cpp_greedy import greedy_after, loaded
 
 PROMPTS = ("Once upon a time", "One day, Lily went to the park and found", "It was a rainy day. Tom the bear", '"Oh no!" said')
 NEW_TOKENS = 64
 
 
 def answers(path):
-    model = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
-    kept = {}
+    model, kept = loaded(path), {}
     for prompt in PROMPTS:
-        model.reset()
-        ids = model.tokenize(prompt.encode(), add_bos=True, special=False)
-        model.eval(ids)
-        greedy, lead = [], []
-        for _ in range(NEW_TOKENS):
-            logits = model.scores[model.n_tokens - 1]
-            greedy.append(int(np.argmax(logits)))
-            lead.append(float(np.diff(np.sort(logits)[-2:])[0]))
-            model.eval(greedy[-1:])
-        kept[prompt] = {"prompt_ids": ids, "tokens": greedy, "least_lead": round(min(lead), 4)}
+        ids, greedy, lead = greedy_after(model, prompt, NEW_TOKENS, add_bos=True)
+        kept[prompt] = {"prompt_ids": ids, "tokens": greedy, "least_lead": lead}
     return kept
 
 

@@ -13,27 +13,17 @@ import json
 import pathlib
 import sys
 
-import llama_cpp
-import numpy as np
+from llama_cpp_greedy import greedy_after, loaded
 
 PROMPTS = ("Once upon a time", "the owl's 3 friends:  fox\n")
 NEW_TOKENS = 16
 
 
 def answers(path):
-    model = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
-    kept = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "prompts": []}
+    model, kept = loaded(path), {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "prompts": []}
     for prompt in PROMPTS:
-        model.reset()
-        ids = model.tokenize(prompt.encode(), add_bos=False, special=False)
-        model.eval(ids)
-        greedy, lead = [], []
-        for _ in range(NEW_TOKENS):
-            logits = model.scores[model.n_tokens - 1]
-            greedy.append(int(np.argmax(logits)))
-            lead.append(float(np.diff(np.sort(logits)[-2:])[0]))
-            model.eval(greedy[-1:])
-        kept["prompts"].append({"text": prompt, "ids": ids, "greedy": greedy, "least_lead": round(min(lead), 4)})
+        ids, greedy, lead = greedy_after(model, prompt, NEW_TOKENS, add_bos=False)
+        kept["prompts"].append({"text": prompt, "ids": ids, "greedy": greedy, "least_lead": lead})
     return kept
 
 
