@@ -2,7 +2,7 @@
 # # 16 · Fine-tuning: the way back
 #
 # The lesson ([16_finetuning.md](../lessons/16_finetuning.md)) claims: training takes three times the arithmetic of reading and
-# four times the memory of the weights, activations apart; adapters remove most of the memory and none of the activations;
+# four times the memory of the weights, activations apart; adapters remove most of the memory, but of the activations a quarter;
 # merged they cost nothing. We train a small model, count bytes before we measure them, and serve adapters both ways.
 
 # %%

@@ -131,6 +131,10 @@ as it is (`minillm train --config data/models/moral.toml`) on {moral_stories:,} 
 **{after}** with it. `minillm generate --lora data/models/moral.gguf "Once upon a time"`. Seeds 0 to 2, with it:
 
 {moral_samples}
+
+## eagle.gguf, a head for another model
+
+It drafts for SmolLM2-135M from that model's own vectors: `EAGLE.md`, written by `data/models/eagle.py`.
 """
 
 

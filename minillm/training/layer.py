@@ -25,21 +25,22 @@ from minillm.training.gradients import linear_backward, rms_norm_backward, rope_
 class Activations:
     """What one layer keeps for backward. T tokens of all sequences, one after another; names as in the picture above.
 
-    q and k are turned by RoPE; where the model norms them (Qwen3), q_raw and k_raw are from before the norm.
+    q and k are turned by RoPE; where the model norms them (Qwen3), q_raw and k_raw are from before the norm. h, h_m and act are
+    there for dW alone: None where all matrices that they were multiplied by are frozen.
     """
 
     x: np.ndarray  # (T, d_model)
-    h: np.ndarray  # (T, d_model), normed x
+    h: np.ndarray | None  # (T, d_model), normed x
     q: np.ndarray  # (T, heads, d_head)
     k: np.ndarray  # (T, kv_heads, d_head)
     v: np.ndarray  # (T, kv_heads, d_head)
     out: np.ndarray  # (T, heads · d_head), of attention
     lse: np.ndarray  # (batch, heads, length)
     m: np.ndarray  # (T, d_model)
-    h_m: np.ndarray  # (T, d_model), normed m
+    h_m: np.ndarray | None  # (T, d_model), normed m
     gate: np.ndarray  # (T, d_ff)
     up: np.ndarray  # (T, d_ff)
-    act: np.ndarray  # (T, d_ff), swiglu(gate, up)
+    act: np.ndarray | None  # (T, d_ff), swiglu(gate, up)
     q_raw: np.ndarray | None = None
     k_raw: np.ndarray | None = None
 
@@ -54,11 +55,15 @@ class Products:
         """Does this weight have a gradient?"""
         return True
 
+    def needs_input(self, w, *names):  # -> bool
+        """Will backward ask for what was multiplied by any of these?"""
+        return True
+
     def forward(self, x, w, name):  # (T, d_in) -> (T, d_out)
         return linear(x, w[name])
 
-    def backward(self, x, w, name, d_y, grads):  # (T, d_in), …, (T, d_out), {name: gradient} -> (T, d_in)
-        """The gradient of x; those of the weights that are trained are entered in grads."""
+    def backward(self, x, w, name, d_y, grads):  # (T, d_in) or None, …, (T, d_out), {name: gradient} -> (T, d_in)
+        """The gradient of x; those of the weights that are trained are entered in grads. x: None where it is not needed."""
         d_x, grads[name] = linear_backward(x, w[name], d_y)
         return d_x
 
@@ -93,6 +98,9 @@ def layer_forward(x, w, c, angles, batch, products=EVERY_WEIGHT):
     act = swiglu(gate, up)
     y = m + times(act, name="ffn_down.weight")
     raw = (q_raw, k_raw) if c.qk_norm else ()
+    h = h if products.needs_input(w, "attn_q.weight", "attn_k.weight", "attn_v.weight") else None
+    h_m = h_m if products.needs_input(w, "ffn_gate.weight", "ffn_up.weight") else None
+    act = act if products.needs_input(w, "ffn_down.weight") else None
     return y, Activations(x, h, q, k, v, out, lse, m, h_m, gate, up, act, *raw)
 
 

@@ -95,6 +95,9 @@ class Adapted(Products):
     def trains(self, name):
         return name.endswith((A, B))
 
+    def needs_input(self, w, *names):
+        return any(name + A in w for name in names)
+
     def forward(self, x, w, name):
         weight, a, b = dense(w[name]), w.get(name + A), w.get(name + B)
         return linear(x, weight) if a is None else lora_linear(x, weight, a, b, self.alpha)

@@ -9,12 +9,13 @@ adapter's p are beside the P), T = batch · length tokens:
     gradients       4 p        4 p         4 p
     moments         8 p        8 p         8 p
     activations     4 T (L (4 d + 2 H d_h + 2 H_kv d_h + 3 d_ff + H) + d)       recomputed: 4 T (L d + one layer's)
+                    adapters on q and v alone: 3 d and 2 d_ff, as what a frozen matrix was given is not needed again
     logits          4 T V, gone before the layers go back
 
 Gradients grow while activations are given back, so the peak is at one of a few moments: at the head, with all activations
-and the logits; at the last layer; at the first, with all gradients; or in the update. LoRA saves 12 bytes a weight and no
-activation: it takes less than half of full fine-tuning as long as those take less than 8 bytes a weight. What is counted is
-arrays; the interpreter, and what BLAS keeps for itself, come on top.
+and the logits; at the last layer; at the first, with all gradients; or in the update. LoRA saves 12 bytes a weight and at most
+a third of the activations: with long texts, which make these the largest part, it is no longer half of full fine-tuning. What is
+counted is arrays; the interpreter, and what BLAS keeps for itself, come on top.
 
 Kaplan et al. 2020, arXiv:2001.08361, count as model/config.py does; Korthikanti et al. 2022, arXiv:2205.05198 (activations).
 """
@@ -77,7 +78,8 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
     def at(when, gradients, activations, working):
         return Memory(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
 
-    last, first = (tokens * kept(c, layers, recompute) for layers in (c.n_layers, 1))
+    of_one = layer_activations(c, None if full else matrices)
+    last, first = (tokens * kept(c, layers, of_one, recompute) for layers in (c.n_layers, 1))
     inputs = tokens * (c.n_layers + 1) * c.d_model
     return [
         at("head", at_head, inputs if recompute else last, tokens * (c.vocab_size + 2 * c.d_model) + unpacked),
@@ -88,19 +90,22 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
     ]
 
 
-def kept(c, layers, recompute):  # -> numbers a token
+def kept(c, layers, of_one, recompute):  # -> numbers a token
     """What backward finds when `layers` of them are still to be done: their activations, RoPE's angles and the last x.
 
     Recomputed: the input of each, the activations of the one it is at, and what that one gave.
     """
-    activations = layers * c.d_model + layer_activations(c) if recompute else layers * layer_activations(c)
+    activations = layers * c.d_model + of_one if recompute else layers * of_one
     return activations + c.d_model + c.d_head
 
 
-def layer_activations(c):  # -> numbers a token
-    """The arrays of layer.Activations: x, h, m, h_m; q, out; k, v; gate, up, act; the log-sum-exp; before the norm, q and k."""
+def layer_activations(c, adapted=None):  # -> numbers a token
+    """The arrays of layer.Activations: x, m; q, out; k, v; gate, up; the log-sum-exp; before the norm, q and k; and for dW alone
+    h, h_m and act. adapted: names of the matrices that have adapters, where all else is frozen; None: all are trained."""
     wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
-    return 4 * c.d_model + 2 * wide + 2 * narrow + 3 * c.d_ff + c.n_heads + (wide + narrow if c.qk_norm else 0)
+    always = 2 * c.d_model + 2 * wide + 2 * narrow + 2 * c.d_ff + c.n_heads + (wide + narrow if c.qk_norm else 0)
+    inputs = (c.d_model, {"attn_q", "attn_k", "attn_v"}), (c.d_model, {"ffn_gate", "ffn_up"}), (c.d_ff, {"ffn_down"})
+    return always + sum(size for size, users in inputs if adapted is None or users & set(adapted))
 
 
 def layer_working(c, batch, length):  # -> numbers
