@@ -326,7 +326,7 @@ home.cleanup()
 # gap of all to the ceiling is the rest of a layer, and Python. (The dashed line on the left is BLAS's speed on square
 # matrices; kernels made for these shapes may lie below it.)
 #
-# What an adapter is for: `tiny` tells stories, and one of 300 steps of LoRA taught it to end with a moral. The same seed,
+# What an adapter is for: `tiny` tells stories, and a short run of LoRA taught it to end with a moral. The same seed,
 # before and after.
 
 # %% tags=["timing"]

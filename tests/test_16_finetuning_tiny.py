@@ -56,12 +56,18 @@ def test_target_and_draft_have_one_tokenizer(stories, draft):
 @pytest.mark.parametrize("name", ["tiny", "tiny-draft"])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_greedy_tokens_are_those_of_llama_cpp(name, backend):
-    llm = LLM(name, backend)
+    """llama.cpp rounds to 16 bits on its way, so where two logits are a hundredth apart it may choose the other one."""
+    llm, ties, count = LLM(name, backend), 0, 0
     for prompt, recorded in GOLDEN[name].items():
-        ids = llm.tokenizer.encode(prompt)
+        ids, tokens, clear = llm.tokenizer.encode(prompt), recorded["tokens"], np.array(recorded["leads"]) > 0.01
         assert ids == recorded["prompt_ids"]
-        params = SamplingParams(max_tokens=len(recorded["tokens"]), ignore_eos=True)
-        assert llm.generate(ids, params).token_ids == recorded["tokens"], prompt
+        until = len(tokens) if clear.all() else int(clear.argmin())
+        params = SamplingParams(max_tokens=len(tokens), ignore_eos=True)
+        assert llm.generate(ids, params).token_ids[:until] == tokens[:until], prompt
+        chosen = pair.probe(llm, [*ids, *tokens[:-1]])[len(ids) - 1 :].argmax(axis=1)
+        assert (chosen == tokens)[clear].all(), prompt
+        ties, count = ties + int((~clear).sum()), count + len(tokens)
+    assert count == 256 and ties <= 0.05 * count
 
 
 def test_the_first_command_writes_a_story_with_nothing_downloaded(tmp_path, monkeypatch, capsys):
@@ -106,6 +112,20 @@ def test_perplexity_in_the_card_is_measured(stories, draft):
     for llm in (stories, draft):
         told = figures["pair"]["models"][llm.config.name]["perplexity"]
         assert pair.perplexity(llm, held_out) == pytest.approx(told, rel=1e-3)
+
+
+def test_the_models_know_who_is_who(stories, draft):
+    """They once did not, at a fine perplexity: every name was as likely as the hero's, 1 in 32."""
+    card, figures = script(DATA / "models" / "card.py"), json.loads((DATA / "models" / "figures.json").read_text())["names"]
+    _, held_out = split(read_corpus(DATA / "corpus" / "stories.txt.xz"), "<|endoftext|>", 0.03)
+    assert card.who_is_who(draft, held_out) == figures["tiny-draft"] | {
+        "probability": pytest.approx(figures["tiny-draft"]["probability"], rel=1e-3)
+    }
+    assert card.who_is_who(stories, held_out[:30])["probability"] > 0.5 and figures["tiny"]["probability"] > 0.5
+    for name in ("Lily", "Tom", "Zoe", "Billy"):
+        ids = stories.tokenizer.encode(f"There was a mouse named {name}. {name} liked to play. One day,")
+        says = pair.probe(stories, ids)[-1]
+        assert int(says.argmax()) == stories.tokenizer.encode(f" {name}", bos=False)[0]
 
 
 def test_the_corpus_is_what_its_statistics_say():

@@ -95,7 +95,7 @@ Two small story tellers with one tokenizer, trained by `minillm train` on the co
 `data/models/card.py` from `figures.json`. They exist so that every command, lesson and test runs with nothing downloaded, and
 so that there is a draft for a target. Both are Llama models in F16; llama.cpp runs them.
 
-| model | parameters | file | steps | tokens seen | training, 2 cores | perplexity, held out |
+| model | parameters | file | steps | tokens seen | training, one core | perplexity, held out |
 |---|---|---|---|---|---|---|
 {rows}
 

@@ -8,7 +8,7 @@ def loaded(path):  # path -> llama_cpp.Llama
     return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
 
 
-def greedy_after(model, prompt, count, add_bos):  # -> prompt ids, token ids, the least lead of a best logit over the second
+def greedy_after(model, prompt, count, add_bos):  # -> prompt ids, token ids, of each the lead of its logit over the second
     model.reset()
     ids = model.tokenize(prompt.encode(), add_bos=add_bos, special=False)
     model.eval(ids)
@@ -18,4 +18,4 @@ def greedy_after(model, prompt, count, add_bos):  # -> prompt ids, token ids, th
         greedy.append(int(np.argmax(logits)))
         leads.append(float(np.diff(np.sort(logits)[-2:])[0]))
         model.eval(greedy[-1:])
-    return ids, greedy, round(min(leads), 4)
+    return ids, greedy, [round(lead, 4) for lead in leads]

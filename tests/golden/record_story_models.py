@@ -2,8 +2,8 @@
 
     python record_story_models.py ../../data/models [OUT.json]
 
-It needs llama-cpp-python, which the tests never import, and runs no code of minillm. least_lead: that of the best logit over
-the second, for F16 rounds.
+It needs llama-cpp-python, which the tests never import, and runs no code of minillm. leads: of the best logit over the
+second, for F16 rounds.
 """
 
 import importlib.metadata
@@ -20,8 +20,8 @@ NEW_TOKENS = 64
 def answers(path):
     model, kept = loaded(path), {}
     for prompt in PROMPTS:
-        ids, greedy, lead = greedy_after(model, prompt, NEW_TOKENS, add_bos=True)
-        kept[prompt] = {"prompt_ids": ids, "tokens": greedy, "least_lead": lead}
+        ids, greedy, leads = greedy_after(model, prompt, NEW_TOKENS, add_bos=True)
+        kept[prompt] = {"prompt_ids": ids, "tokens": greedy, "leads": leads}
     return kept
 
 

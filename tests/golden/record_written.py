@@ -22,8 +22,8 @@ NEW_TOKENS = 16
 def answers(path):
     model, kept = loaded(path), {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "prompts": []}
     for prompt in PROMPTS:
-        ids, greedy, lead = greedy_after(model, prompt, NEW_TOKENS, add_bos=False)
-        kept["prompts"].append({"text": prompt, "ids": ids, "greedy": greedy, "least_lead": lead})
+        ids, greedy, leads = greedy_after(model, prompt, NEW_TOKENS, add_bos=False)
+        kept["prompts"].append({"text": prompt, "ids": ids, "greedy": greedy, "least_lead": min(leads)})
     return kept
 
 
