@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import mmap
 
 import numpy as np
 import pytest
@@ -126,6 +127,30 @@ def test_a_run_goes_on_with_its_tokenizer_and_needs_no_corpus_for_it(here, capsy
     edit(here, 'out = "run"', 'out = "again"')
     assert run_training() == 0
     assert (here / "again/model.gguf").read_bytes() == broken, "stopped and resumed is another model"
+
+
+def test_paged_moments_lie_in_a_file_of_the_run_and_change_no_bit_fresh_or_resumed(here, monkeypatch):
+    edit(here, "steps = 80", "steps = 12")
+    assert run_training() == 0
+    right, whole, seen = (here / "run/model.gguf").read_bytes(), loop.adamw, []
+
+    def watched(parameters, gradients, first, second, step, rate, **settings):
+        seen.append({type(memory(a)) for moments in (first, second) for a in moments.values()})
+        if len(seen) == 11:  # the checkpoint of step 10 is there
+            raise KeyboardInterrupt
+        whole(parameters, gradients, first, second, step, rate, **settings)
+
+    def memory(array):  # what an array is a view of, in the end
+        while isinstance(array, np.ndarray) and array.base is not None:
+            array = array.base
+        return array.obj if isinstance(array, memoryview) else array
+
+    monkeypatch.setattr(loop, "adamw", watched)
+    edit(here, 'out = "run"', 'out = "paged"\npaged = true')
+    assert run_training() == 130 and run_training("--resume") == 0
+    assert len(seen) == 13 and all(kinds == {mmap.mmap} for kinds in seen)
+    assert (here / "paged/model.gguf").read_bytes() == right
+    assert not [path for path in (here / "paged").iterdir() if path.name.startswith("tmp")], "the file has no name"
 
 
 def test_a_run_that_starts_afresh_takes_nothing_of_one_that_was_there(here):

@@ -28,13 +28,14 @@ def run(args):
     from minillm.training.curve import Curve, bar, pace, read_curve, row
     from minillm.training.data import Batches
     from minillm.training.loop import fit
+    from minillm.training.paged import paged
     from minillm.training.prepare import beginnings, prepare, sha256
 
     config = read(args.config)
-    frozen = config.base.method != "full"
-    held = (4, "the weights of the base") if frozen else (16, "weights, gradients and both moments")
-    refuse_beyond_memory(held[0] * config.model.parameters(), held[1])
     out, settings = Path(config.run.out), config.run
+    held = (8, "weights and gradients") if settings.paged else (16, "weights, gradients and both moments")
+    held = (4, "the weights of the base") if config.base.method != "full" else held
+    refuse_beyond_memory(held[0] * config.model.parameters(), held[1])
     kept = out / "checkpoint.npz"
     refuse_to_overwrite(kept, args.resume)
     tokenizer, train, held_out = prepare(config, out, args.resume)
@@ -45,6 +46,8 @@ def run(args):
     judge = judge_for(config, held_out, task.loss)
     decisive = config.decisive() | {"data.sha256": train.sha256, "tokenizer.sha256": sha256(tokenizer)} | base_sha256(config)
     state = state_for(task, kept, batches, decisive, args.resume)
+    if settings.paged:
+        state.first, state.second = paged(state.first, out), paged(state.second, out)
     with replacing(out / "config.toml", TrainingError) as file:
         file.write(config.toml().encode())
 

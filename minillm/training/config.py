@@ -1,6 +1,7 @@
 """A training run as one TOML file: everything that its numbers depend on, and nothing that is guessed.
 
-    [run]        out, steps, batch, micro_batches, length, seed, checkpoint_every, evaluate_every, evaluate_batches, recompute
+    [run]        out, steps, batch, micro_batches, length, seed, checkpoint_every, evaluate_every, evaluate_batches, recompute,
+                 paged
     [data]       corpus, tokenizer, separator, held_out, aligned
     [base]       model, method, rank, alpha, matrices: a model to go on from, and which of its weights may change
     [model]      the fields of ModelConfig; with a base, its own
@@ -44,6 +45,7 @@ class Run:
     evaluate_every: int = between(1, 10**9, default=100)
     evaluate_batches: int = between(1, 10**6, default=8)
     recompute: bool = False  # activations: computed again on the way back, not kept
+    paged: bool = False  # AdamW's moments: in a file of run.out that is mapped, not in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class TrainConfig:
 
     def decisive(self):  # -> {"table.key": value}
         """Those keys on which the numbers depend: where the files go and how often they are written may change on the way."""
-        free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute"}
+        free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute", "run.paged"}
         free |= {"data.corpus", "model.name", *(f"about.{f.name}" for f in fields(About))}
         return {key: value for key, value in self.flat().items() if key not in free}
 
