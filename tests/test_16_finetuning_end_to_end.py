@@ -10,7 +10,7 @@ from training_help import edit, refused, run_training
 
 import minillm.cli
 import minillm.cli.train
-from minillm import LLM, SamplingParams
+from minillm import LLM, SamplingParams, memory
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.model.tokenizer import Tokenizer
@@ -135,12 +135,12 @@ def test_paged_moments_lie_in_a_file_of_the_run_and_change_no_bit_fresh_or_resum
     right, whole, seen = (here / "run/model.gguf").read_bytes(), loop.adamw, []
 
     def watched(parameters, gradients, first, second, step, rate, **settings):
-        seen.append({type(memory(a)) for moments in (first, second) for a in moments.values()})
+        seen.append({type(origin(a)) for moments in (first, second) for a in moments.values()})
         if len(seen) == 11:  # the checkpoint of step 10 is there
             raise KeyboardInterrupt
         whole(parameters, gradients, first, second, step, rate, **settings)
 
-    def memory(array):  # what an array is a view of, in the end
+    def origin(array):  # what an array is a view of, in the end
         while isinstance(array, np.ndarray) and array.base is not None:
             array = array.base
         return array.obj if isinstance(array, memoryview) else array
@@ -151,6 +151,16 @@ def test_paged_moments_lie_in_a_file_of_the_run_and_change_no_bit_fresh_or_resum
     assert len(seen) == 13 and all(kinds == {mmap.mmap} for kinds in seen)
     assert (here / "paged/model.gguf").read_bytes() == right
     assert not [path for path in (here / "paged").iterdir() if path.name.startswith("tmp")], "the file has no name"
+
+
+def test_a_model_beyond_memory_is_refused_before_anything_is_read_and_paged_it_needs_half(here, capsys, monkeypatch):
+    bytes_a_weight = {"": 16, "paged = true": 8}
+    monkeypatch.setattr(memory, "ALWAYS_FITS", 0)
+    for how, nbytes in bytes_a_weight.items():
+        edit(here, 'out = "run"', f'out = "run"\n{how}')
+        need = nbytes * read("train.toml").model.parameters()
+        monkeypatch.setattr(memory, "available_bytes", lambda need=need: need - 1)
+        assert f"would take {need:,} bytes, {need - 1:,} are available" in refused(capsys) and not (here / "run").exists()
 
 
 def test_a_run_that_starts_afresh_takes_nothing_of_one_that_was_there(here):

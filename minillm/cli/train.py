@@ -33,9 +33,12 @@ def run(args):
 
     config = read(args.config)
     out, settings = Path(config.run.out), config.run
-    held = (8, "weights and gradients") if settings.paged else (16, "weights, gradients and both moments")
-    held = (4, "the weights of the base") if config.base.method != "full" else held
-    refuse_beyond_memory(held[0] * config.model.parameters(), held[1])
+    held = 16, "weights, gradients and both moments", "run.paged = true keeps the moments in a file."
+    if settings.paged:
+        held = 8, "weights and gradients"
+    if config.base.method != "full":
+        held = 4, "the weights of the base"
+    refuse_beyond_memory(held[0] * config.model.parameters(), *held[1:])
     kept = out / "checkpoint.npz"
     refuse_to_overwrite(kept, args.resume)
     tokenizer, train, held_out = prepare(config, out, args.resume)
