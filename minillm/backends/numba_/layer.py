@@ -4,8 +4,8 @@ A token of a small model passes two hundred matrices in two milliseconds. At ten
 out of a compiled function would double that. So what happens between two attentions is one function: `attention_inputs`
 is norm, q, k, v, and their rotation; `add_feed_forward` norm, gate and up, their product, down, and the addition.
 
-Fusing saves more than calls. The normed row is rounded to 16 bits while it is in the first cache, and used by all
-matrices that share it; and x is never written to be read again. What each token needs for itself (norm, rounding,
+Fusing saves more than calls. The normed row is rounded to 16 bits (for packed matrices; float ones take it as it is) while
+it is in the first cache, and used by all matrices that share it; and x is never written to be read again. What each token needs for itself (norm, rounding,
 activation) is shared among cores by tokens, what all share (matrices) by bands of rows.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 from numba import njit, prange
 
 from minillm import layers
-from minillm.backends.numba_.bands import share, tape
+from minillm.backends.numba_.bands import share
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.linear import ADD, FRESH, fused, linear, padded, room, round_row
+from minillm.backends.numba_.linear import ADD, FRESH, fused, linear, padded, room, round_row, rounds, tape
 from minillm.backends.numba_.packed import BAND
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
 
@@ -46,18 +46,18 @@ def turn_row(x, heads, d, cos, sin, interleaved):
 
 
 @njit(inline="always")
-def norm_rows(x, norm, eps, codes, scale, sums):
-    """Norm and rounding of all tokens."""
-    n, d = x.shape
-    h = np.empty((n, d), np.float32)
-    if n <= SERIAL:
-        for t in range(n):
+def norm_rows(x, norm, eps, h, rounded, codes, scale, sums):
+    """Norm of all tokens, to h; and rounding, where a matrix wants it."""
+    if len(x) <= SERIAL:
+        for t in range(len(x)):
             norm_row(x[t], norm, eps, h[t])
-            round_row(h[t], codes[t], scale[t], sums[t])
+            if rounded:
+                round_row(h[t], codes[t], scale[t], sums[t])
     else:
-        for t in prange(n):
+        for t in prange(len(x)):
             norm_row(x[t], norm, eps, h[t])
-            round_row(h[t], codes[t], scale[t], sums[t])
+            if rounded:
+                round_row(h[t], codes[t], scale[t], sums[t])
 
 
 @njit(inline="always")
@@ -76,12 +76,13 @@ def turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved):
 @kernel(parallel=True)
 def inputs(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, heads, kv_heads, d_head, cos, sin, interleaved, threads):
     """x → norm → q, k, v → turned (unless heads is 0)."""
+    h, rounded = np.empty(x.shape, np.float32), rounds(q_tape) or rounds(k_tape) or rounds(v_tape)
     codes, scale, sums = room(*x.shape)
-    norm_rows(x, norm, eps, codes, scale, sums)
+    norm_rows(x, norm, eps, h, rounded, codes, scale, sums)
     for part in prange(threads):
-        share(part, threads, FRESH, q_tape, codes, scale, sums, q)
-        share(part, threads, FRESH, k_tape, codes, scale, sums, k)
-        share(part, threads, FRESH, v_tape, codes, scale, sums, v)
+        share(part, threads, FRESH, q_tape, h, codes, scale, sums, q)
+        share(part, threads, FRESH, k_tape, h, codes, scale, sums, k)
+        share(part, threads, FRESH, v_tape, h, codes, scale, sums, v)
     turn_rows(q, k, heads, kv_heads, d_head, cos, sin, interleaved)
 
 
@@ -95,21 +96,22 @@ def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
 def feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads):
     """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens; y may be x."""
     (n, d), d_ff = x.shape, BAND * gate_tape[4]
-    gate, up = np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
+    h, gate, up = np.empty((n, d), np.float32), np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
     codes, scale, sums = room(n, d)
     codes_ff, scale_ff, sums_ff = room(n, d_ff)
-    norm_rows(x, norm, eps, codes, scale, sums)
+    rounded, rounded_ff = rounds(gate_tape) or rounds(up_tape), rounds(down_tape)
+    norm_rows(x, norm, eps, h, rounded, codes, scale, sums)
     for part in prange(threads):
-        share(part, threads, FRESH, gate_tape, codes, scale, sums, gate)
-        share(part, threads, FRESH, up_tape, codes, scale, sums, up)
+        share(part, threads, FRESH, gate_tape, h, codes, scale, sums, gate)
+        share(part, threads, FRESH, up_tape, h, codes, scale, sums, up)
     if n <= SERIAL:
         for t in range(n):
-            gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
+            gate_row(gate[t], up[t], rounded_ff, codes_ff[t], scale_ff[t], sums_ff[t])
     else:
         for t in prange(n):
-            gate_row(gate[t], up[t], codes_ff[t], scale_ff[t], sums_ff[t])
+            gate_row(gate[t], up[t], rounded_ff, codes_ff[t], scale_ff[t], sums_ff[t])
     for part in prange(threads):
-        share(part, threads, ADD, down_tape, codes_ff, scale_ff, sums_ff, y)
+        share(part, threads, ADD, down_tape, gate, codes_ff, scale_ff, sums_ff, y)
 
 
 @kernel(parallel=True)
@@ -119,11 +121,12 @@ def feed_forward(x, norm, eps, gate_tape, up_tape, down_tape, y, threads):
 
 
 @njit(inline="always")
-def gate_row(gate, up, codes, scale, sums):
-    """layers.swiglu of one token, rounded for the next matrix."""
+def gate_row(gate, up, rounded, codes, scale, sums):
+    """layers.swiglu of one token, in place of gate; and rounded, where the next matrix wants it."""
     for c in range(0, len(gate), 16):
         swiglu16(gate, up, c)
-    round_row(gate, codes, scale, sums)
+    if rounded:
+        round_row(gate, codes, scale, sums)
 
 
 def attention_inputs(x, w, c, cos, sin):
