@@ -21,8 +21,8 @@ from numba import njit
 from minillm.backends.numba_.bands import SIGNATURE
 from minillm.backends.numba_.compiled import code
 from minillm.backends.numba_.loops import ADD, outer_products
-from minillm.backends.numba_.packed import aligned
 from minillm.backends.numba_.packed import BAND as SIXTEEN
+from minillm.backends.numba_.packed import aligned
 from minillm.backends.numba_.pages import memory
 from minillm.backends.numba_.simd import splat, store
 from minillm.backends.numpy_ import load_matrix as as_float32

@@ -4,9 +4,9 @@ A token of a small model passes two hundred matrices in two milliseconds. At ten
 out of a compiled function would double that. So what happens between two attentions is one function: `attention_inputs`
 is norm, q, k, v, and their rotation; `add_feed_forward` norm, gate and up, their product, down, and the addition.
 
-Fusing saves more than calls. The normed row is rounded to 16 bits (for packed matrices; float ones take it as it is) while
-it is in the first cache, and used by all matrices that share it; and x is never written to be read again. What each token needs for itself (norm, rounding,
-activation) is shared among cores by tokens, what all share (matrices) by bands of rows.
+Fusing saves more than calls. The normed row is used by all matrices that share it while it is in the first cache, as it is
+by float ones, rounded to 16 bits once for the packed ones; and x is never written to be read again. What each token needs
+for itself (norm, rounding, activation) is shared among cores by tokens, what all share (matrices) by bands of rows.
 """
 
 import numba

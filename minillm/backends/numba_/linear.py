@@ -2,8 +2,9 @@
 
     x[t, c] ≈ x_scale[t, c / 32] · q[t, c]        q: int16, so the error is at most 2^-16 of the block's largest x
 
-Float weights (floats.py) take x as it is. Bands are dealt to the cores in contiguous stretches (bands.py). The parts are functions that are inlined into a kernel,
-because the kernels of a layer (layer.py) and of a step (stack.py) are made of the same ones.
+Float weights (floats.py) take x as it is. Bands are dealt to the cores in contiguous stretches (bands.py). The parts are
+functions that are inlined into a kernel, because the kernels of a layer (layer.py) and of a step (stack.py) are made of the
+same ones.
 """
 
 import os

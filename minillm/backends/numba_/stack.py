@@ -2,8 +2,9 @@
 
 A decode step of one token is two milliseconds of reading weights, cut into a hundred and twenty pieces by the layers:
 inputs, attention, output, feed-forward, thirty times. Each trip from Python into compiled code and back costs as much as
-a fifth of the piece. So where every segment of a step is one token, the loop over the layers is compiled too. It is the loop of layers.run_layers, made of the very parts that the separate calls are made of: same
-operations in the same order, same bits.
+a fifth of the piece. So where every segment of a step is one token, the loop over the layers is compiled too. It is the
+loop of layers.run_layers, made of the very parts that the separate calls are made of: same operations in the same order,
+same bits.
 
     for each layer:  norm ─ q,k,v ─ rope │ attention of every sequence │ o + x │ norm ─ gate,up ─ swiglu │ down + x
                      └ five regions, │ marks where the threads wait for one another ┘
