@@ -41,21 +41,20 @@ def invariant_model(transformer):  # Transformer -> Transformer
 def of(ops):  # a backend -> operations of the same names
     """The backend with one order of additions. All that two rows could meet in is replaced; the rest is the backend's own.
 
-    The products of the Numba backend add up each row alike already, whatever comes along. Its fused halves of a layer do too,
-    but beside an adapter (model/adapters.py) a half is taken apart, and the norm of its parts adds in another order: so here
-    both backends take the parts.
+    The products of the Numba backend add up each row alike already, whatever comes along: there it is attention alone.
     """
-    numba = ops.__name__.endswith("numba_")
-    linear = ops.linear if numba else partial(row_by_row, ops.linear)
-    own = {
-        "AttentionStep": AttentionStep,
-        "run_layers": layers.run_layers,
+    own = {"AttentionStep": AttentionStep, "run_layers": layers.run_layers}
+    if ops.__name__.endswith("numba_"):
+        return SimpleNamespace(**vars(ops) | own | tiled())
+    linear = partial(row_by_row, ops.linear)
+    own |= {
         "linear": linear,
         "add_linear": lambda x, h, weight: x + linear(h, weight),
         "attention_inputs": partial(layers.attention_inputs, linear=linear),
         "add_feed_forward": partial(layers.add_feed_forward, linear=linear),
+        "attention": attention,
+        "paged_attention": paged_attention,
     }
-    own |= tiled() if numba else {"attention": attention, "paged_attention": paged_attention}
     return SimpleNamespace(**vars(ops) | own)
 
 

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from minillm.backends.adapted import Adapted
 from minillm.backends.numba_ import floats
 from minillm.backends.numba_.bands import bands_times_tokens, share
 from minillm.backends.numba_.compiled import kernel
@@ -76,7 +77,9 @@ def times_tokens(x, tape, add, y, threads):
 
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
     """As layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
-    if PLAIN and isinstance(weight, PackedMatrix):
+    if isinstance(weight, Adapted):
+        y = beside(linear(x, weight.matrix), x, weight.parts)
+    elif PLAIN and isinstance(weight, PackedMatrix):
         y = linear_plain(x, weight)
     else:
         y = np.empty((len(x), weight.padded_rows), np.float32)
@@ -87,11 +90,20 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
 
 def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatMatrix -> (n, rows)
     """As layers.add_linear, but the sum begins at x instead of 0."""
+    if isinstance(weight, Adapted):
+        return beside(add_linear(x, h, weight.matrix), h, weight.parts)
     if not fused(weight):
         return x + linear(h, weight)
     y = padded(x, weight.padded_rows)
     times_tokens(np.ascontiguousarray(h, np.float32), tape(weight), ADD, y, numba.get_num_threads())
     return y[:, : weight.shape[0]]
+
+
+def beside(y, x, parts):  # (n, rows), (n, columns), [(rows, A, B)] -> y
+    """y[rows] += B A x[rows], as thin.py adds in the kernels."""
+    for rows, a, b in parts:
+        y[rows] = add_linear(y[rows], linear(x[rows], a), b)
+    return y
 
 
 def fused(*weights):

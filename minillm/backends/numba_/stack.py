@@ -26,8 +26,7 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.layer import feed_forward_rows, norm_rows, turn_row
 from minillm.backends.numba_.linear import ADD, FRESH, fused, room, round_row, rounds, tape
-
-MATRICES = "q", "k", "v", "o", "gate", "up", "down"
+from minillm.backends.numba_.thin import MATRICES, RoutedLayers, add_thin, low_room
 
 
 class Layers(list):
@@ -55,11 +54,14 @@ def matrices(w):  # LayerWeights -> its seven
 
 def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> (tokens, d_model)
     """As layers.run_layers. step: batch.AttentionStep."""
-    if not (step.together and not step.segments and isinstance(layers, Layers) and layers.whole):
+    routed = layers if isinstance(layers, RoutedLayers) else None
+    base = routed.layers if routed else layers
+    if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
         return reference.run_layers(x, layers, c, angles, step)
     x, shape, turning = np.array(x, np.float32, order="C"), (c.n_heads, c.n_kv_heads, c.d_head), (*angles, c.rope_interleaved)
-    model, threads = (layers.tapes, layers.norms, np.float32(c.norm_eps)), numba.get_num_threads()
-    good = decode(x, *model, shape, turning, step.where, threads)
+    model, threads = (base.tapes, base.norms, np.float32(c.norm_eps)), numba.get_num_threads()
+    runs, thin = (routed or RoutedLayers(base, ())).thin()
+    good = decode(x, *model, shape, turning, step.where, threads, runs, thin)
     if not good:
         check_finite(np.full(1, np.nan))
     step.done()
@@ -113,13 +115,13 @@ def all_of(flags):
 
 
 @kernel(parallel=True)
-def decode(x, tapes, norms, eps, shape, turning, caches, threads):
+def decode(x, tapes, norms, eps, shape, turning, caches, threads, runs, thin):
     """The loop over the layers. Adds to x in place; returns whether what every attention found is finite."""
     (heads, kv_heads, d), (n, d_model), good = shape, x.shape, True
     q, found = np.empty((n, heads * d), np.float32), np.empty((n, heads * d), np.float32)
     k, v = np.empty((n, kv_heads * d), np.float32), np.empty((n, kv_heads * d), np.float32)
     h, (codes, scale, sums), (codes_o, scale_o, sums_o) = np.empty((n, d_model), np.float32), room(n, d_model), room(n, heads * d)
-    space = room_for(threads, n, heads, d, caches[-1])
+    space, low = room_for(threads, n, heads, d, caches[-1]), low_room(threads, runs, thin[0])
     for i in range(len(tapes)):
         q_, k_, v_, o_ = tape_at(tapes, i, 0), tape_at(tapes, i, 1), tape_at(tapes, i, 2), tape_at(tapes, i, 3)
         norm_rows(x, norms[i, 0], eps, h, rounds(q_) or rounds(k_) or rounds(v_), codes, scale, sums)
@@ -127,10 +129,14 @@ def decode(x, tapes, norms, eps, shape, turning, caches, threads):
             share(part, threads, FRESH, q_, h, codes, scale, sums, q)
             share(part, threads, FRESH, k_, h, codes, scale, sums, k)
             share(part, threads, FRESH, v_, h, codes, scale, sums, v)
+            add_thin(part, threads, runs, thin[i], 0, h, codes, scale, sums, q, low)
+            add_thin(part, threads, runs, thin[i], 1, h, codes, scale, sums, k, low)
+            add_thin(part, threads, runs, thin[i], 2, h, codes, scale, sums, v, low)
         answers = found, rounds(o_), codes_o, scale_o, sums_o
         good &= attend_rows(threads, q, k, v, heads, kv_heads, d, turning, caches, i, space, answers)
         for part in prange(threads):
             share(part, threads, ADD, o_, found, codes_o, scale_o, sums_o, x)
+            add_thin(part, threads, runs, thin[i], 3, found, codes_o, scale_o, sums_o, x, low)
         gate, up, down = tape_at(tapes, i, 4), tape_at(tapes, i, 5), tape_at(tapes, i, 6)
-        feed_forward_rows(x, norms[i, 1], eps, gate, up, down, x, threads)
+        feed_forward_rows(x, norms[i, 1], eps, gate, up, down, x, threads, runs, thin[i], 4)
     return good
