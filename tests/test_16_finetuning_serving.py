@@ -166,9 +166,9 @@ def test_a_step_without_an_adapter_goes_the_way_it_always_went(monkeypatch):
     assert drain(made)[failing, 0][-1].finish_reason == "error" and not made.executor.adapters
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_half_a_layer_without_an_adapter_is_the_backends_own(backend):
-    ops, calls = get_backend(backend), []
+def test_half_a_layer_without_an_adapter_is_the_backends_own():
+    """Of NumPy. Numba's kernels take adapters in themselves: tests/test_16_finetuning_kernels.py."""
+    ops, calls = get_backend("numpy"), []
 
     def counted(name):
         def call(*arguments):
@@ -179,7 +179,7 @@ def test_half_a_layer_without_an_adapter_is_the_backends_own(backend):
 
     names = ("linear", "attention_inputs", "add_linear", "add_feed_forward")
     counting = SimpleNamespace(**vars(ops) | {name: counted(name) for name in names})
-    llm = served(backend)
+    llm = served("numpy")
     layers = llm.transformer.weights.layers
     x = np.random.default_rng(0).standard_normal((3, SMALL.d_model)).astype(np.float32)
     own, routed = adapters.with_adapters(counting, layers, [(llm.adapters["moral"], np.array([1]))])
@@ -233,6 +233,19 @@ def test_invariant_logits_are_the_same_bits_beside_any_adapter(backend):
         for name, prompt, found in zip(names, three, model.forward(segments), strict=True):
             alone = model.forward([Segment(prompt, 0, model.new_cache(), "all", llm.adapter(name))])[0]
             assert (found == alone).all(), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_invariant_logits_of_packed_weights_are_the_same_bits_beside_an_adapter(backend, tmp_path):
+    """A half of a layer that is fused alone, and taken apart beside an adapter, would differ in the last bits."""
+    tiny_models.write_tiny("mixed", tmp_path / "mixed.gguf")
+    config, ids = LLM(tmp_path / "mixed.gguf", backend="numpy").config, list(range(5, 30))
+    llm = LLM(tmp_path / "mixed.gguf", backend=backend, adapters={"a": random_adapter(config, 4, 8.0, ("attn_q", "ffn_down"))})
+    model = invariant_model(llm.transformer)
+    segments = [Segment(ids, 0, model.new_cache(), "all", adapter) for adapter in (None, llm.adapter("a"))]
+    for segment, found in zip(segments, model.forward(segments), strict=True):
+        alone = model.forward([Segment(ids, 0, model.new_cache(), "all", segment.adapter)])[0]
+        assert (found == alone).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

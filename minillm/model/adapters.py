@@ -8,16 +8,18 @@ the whole batch; then each adapter adds to the rows that asked for it:
     y[1, 4] += (x[1, 4] Aᵀ) (α/r B)ᵀ              A, B of moral
     y[3]    += (x[3]    Aᵀ) (α/r B)ᵀ              A, B of rhyme
 
-Here a step calls the thin products adapter by adapter; a GPU gathers them in one kernel. A step without an adapter does not
-come here. Punica: Chen et al. 2023, arXiv:2310.18547. S-LoRA: Sheng et al. 2023, arXiv:2311.03285.
+Numba has the thin products in its kernels (backends/numba_/thin.py), NumPy calls them adapter by adapter, a GPU gathers them. A
+step without an adapter does not come here. Punica: Chen et al. 2023, arXiv:2310.18547. S-LoRA: Sheng et al. 2023,
+arXiv:2311.03285.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
 
 from minillm import layers
+from minillm.backends.adapted import Adapted, adapted
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.weights import StoredTensor
 
@@ -25,28 +27,27 @@ FIELDS = {  # GGUF's name of a matrix: its name in LayerWeights
     "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down",
 }  # fmt: skip
 
+REGISTER = 16  # numbers side by side
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedAdapter:
-    """An adapter as a backend takes it. layers: for each {field of LayerWeights: (A, α/r B)}, matrices of the backend."""
+    """An adapter as a backend takes it. layers: for each {field of LayerWeights: (A, α/r B)}, matrices of the backend.
+
+    kept: what a backend works out once.
+    """
 
     layers: list
-
-
-@dataclass(slots=True)
-class Adapted:
-    """A matrix of a layer, in a step in which some rows have more to add. parts: [(rows, A, α/r B)]."""
-
-    matrix: object
-    parts: list
+    kept: dict = field(default_factory=dict)
 
 
 def prepare(adapter, n_layers, ops):  # training.lora.Adapter, int, backend -> LoadedAdapter
-    """Hand both halves to the backend, with the scale in the second."""
+    """Hand both halves to the backend, with the scale in the second; the rank filled up with zeros to whole registers."""
     made = LoadedAdapter([{} for _ in range(n_layers)])
     for name, (a, b) in adapter.pairs().items():
         _, layer, matrix, _ = name.split(".")
-        pair = (a, b * np.float32(adapter.alpha / len(a)))
+        missing = -len(a) % REGISTER
+        pair = np.pad(a, ((0, missing), (0, 0))), np.pad(b * np.float32(adapter.alpha / len(a)), ((0, 0), (0, missing)))
         made.layers[int(layer)][FIELDS[matrix]] = tuple(ops.load_matrix(stored(half)) for half in pair)
     return made
 
@@ -72,6 +73,8 @@ def tight(rows):  # (n,), rising -> the same as a slice, where there is no gap: 
 
 def with_adapters(ops, weights, routed):  # backend, [LayerWeights], routes -> operations, [LayerWeights]
     """Layers whose matrices know what to add to which rows, and operations that do. Half a layer without one runs as ever."""
+    if hasattr(ops, "routed_layers"):
+        return ops, ops.routed_layers(weights, routed)
 
     def linear(x, weight, bias=None):
         if not isinstance(weight, Adapted):
@@ -97,12 +100,3 @@ def with_adapters(ops, weights, routed):  # backend, [LayerWeights], routes -> o
     own = {"linear": linear, "attention_inputs": attention_inputs, "add_linear": add_linear}
     own |= {"add_feed_forward": add_feed_forward, "run_layers": layers.run_layers}
     return SimpleNamespace(**vars(ops) | own), [adapted(w, i, routed) for i, w in enumerate(weights)]
-
-
-def adapted(w, i, routed):  # LayerWeights, its number, routes -> LayerWeights
-    """A layer for this step."""
-    parts = {}
-    for adapter, rows in routed:
-        for field, (a, b) in adapter.layers[i].items():
-            parts.setdefault(field, []).append((rows, a, b))
-    return replace(w, **{field: Adapted(getattr(w, field), found) for field, found in parts.items()})

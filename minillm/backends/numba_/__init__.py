@@ -8,6 +8,7 @@
     tile, bands, linear       weights times tokens: the innermost step, the loop around it, a matrix
     layer                     half a layer in one call
     stack                     all layers of a decode step in one call
+    thin                      adapters, within the kernels of layer and stack
     compiled                  where machine code is kept between runs
 """
 
@@ -18,6 +19,7 @@ from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.backends.numba_.stack import Layers as prepare_layers
 from minillm.backends.numba_.stack import run_layers
+from minillm.backends.numba_.thin import RoutedLayers as routed_layers
 from minillm.layers import rms_norm, rope_angles
 from minillm.memory import keep_freed_memory
 
@@ -38,6 +40,7 @@ __all__ = [
     "prepare_layers",
     "rms_norm",
     "rope_angles",
+    "routed_layers",
     "run_layers",
     "split_kv_attention",
     "state",

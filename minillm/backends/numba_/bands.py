@@ -3,11 +3,13 @@
 The innermost step (tile.py) is straight code, thousands of instructions of it, another for each layout and number of
 tokens. A kernel that contained the steps of all the matrices it multiplies would take the compiler half a minute. So the
 loop over bands and tokens is a function of its own for each layout, and a matrix carries its address: to a kernel, a
-matrix is five numbers, and which types a model mixes makes no difference to it.
+matrix is six numbers, and which types a model mixes makes no difference to it.
 
-    tape    (address of the code, address of the records, blocks in a band, bytes of a record, bands)
+    tape    (address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds)
 
-A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache.
+A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. The code of
+float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the code
+here reads codes: `rounds` says which, 0 or 1, so that a kernel rounds only for a matrix that wants it.
 """
 
 from functools import lru_cache
@@ -20,7 +22,7 @@ from minillm.backends.numba_.compiled import code
 from minillm.backends.numba_.crossover import TOKENS
 from minillm.backends.numba_.tile import I64, band_times_tokens
 
-SIGNATURE = types.void(*[types.int64] * 12)
+SIGNATURE = types.void(*[types.int64] * 13)
 
 
 @lru_cache
@@ -28,7 +30,7 @@ def bands_times_tokens(layout):  # number of a layout -> what has `.address`
     """The code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
 
     @code(SIGNATURE)
-    def run(first, last, add, records, blocks, record_bytes, x, scales, sums, n, y, stride):
+    def run(first, last, add, records, blocks, record_bytes, rows, x, scales, sums, n, y, stride):
         columns = 32 * blocks
         for band in range(first, last):
             at = records + band * blocks * record_bytes
@@ -52,17 +54,12 @@ def bands_times_tokens(layout):  # number of a layout -> what has `.address`
     return run
 
 
-def tape(matrix):  # PackedMatrix -> five numbers
-    """All that a kernel must know of a matrix."""
-    return bands_times_tokens(matrix.number).address, *matrix.place
-
-
 @intrinsic
-def call_code(typing, address, first, last, add, records, blocks, record_bytes, x, scales, sums, n, y, stride):
+def call_code(typing, address, first, last, add, records, blocks, record_bytes, rows, x, scales, sums, n, y, stride):
     """Call machine code of SIGNATURE at an address."""
 
     def emit(context, builder, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 12).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 13).as_pointer()
         builder.call(builder.inttoptr(args[0], kind), args[1:])
         return context.get_dummy_value()
 
@@ -70,12 +67,13 @@ def call_code(typing, address, first, last, add, records, blocks, record_bytes, 
 
 
 @njit
-def share(part, parts, add, tape, codes, scale, sums, y):
+def share(part, parts, add, tape, x, codes, scale, sums, y):
     """What core `part` of `parts` does of y[t] = (add · y[t]) + W x[t], for all tokens: a stretch of neighbouring bands.
 
-    Each core reads one long tape, and no two write to one cache line. y: (n, 16 · bands).
+    x: (n, columns) float32; codes, scale, sums: the same rounded, where the tape rounds. y: (n, 16 · bands). Each core
+    reads one long tape, and no two write to one cache line.
     """
-    address, records, blocks, record_bytes, bands = tape
-    first, last = part * bands // parts, (part + 1) * bands // parts
-    x = codes.ctypes.data, scale.ctypes.data, sums.ctypes.data
-    call_code(address, first, last, add, records, blocks, record_bytes, x[0], x[1], x[2], len(codes), y.ctypes.data, y.shape[1])
+    address, records, blocks, record_bytes, bands, _ = tape
+    first, last, n = part * bands // parts, (part + 1) * bands // parts, len(x)
+    rows, q, s, u, to = x.ctypes.data, codes.ctypes.data, scale.ctypes.data, sums.ctypes.data, y.ctypes.data
+    call_code(address, first, last, add, records, blocks, record_bytes, rows, q, s, u, n, to, y.shape[1])

@@ -15,8 +15,7 @@ import math
 
 import numba
 import numpy as np
-from numba import carray, njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 
 from minillm.attention.shapes import check_finite
 from minillm.backends import step
@@ -24,27 +23,10 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.decode import merge, partial, split_keys
 from minillm.backends.numba_.loops import AHEAD
 from minillm.backends.numba_.online import KEYS, LOG2E, ZERO
-from minillm.backends.numba_.pages import EVERYTHING, find
+from minillm.backends.numba_.pages import EVERYTHING, find, memory
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, store_as, sum_of, take_ticket
 
 STRETCH = 32  # splits that a thread draws at once: the next one's first keys have been asked for while it did the last
-
-
-@intrinsic
-def pointer(typing, address, like):
-    """An address as a pointer to numbers of the same type as those of an array."""
-    result = types.CPointer(like.dtype)
-
-    def emit(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(result))
-
-    return result(types.int64, like), emit
-
-
-@njit(error_model="numpy")
-def memory(address, like):
-    """All that lies from an address on, as a flat array."""
-    return carray(pointer(address, like), (EVERYTHING,))
 
 
 @njit

@@ -5,17 +5,26 @@ sums and reads each weight once for all six: `outer_products`, the same inner lo
 
     band     columns × 64        w[c, r] = W[64 · band + r, c]       float32, or float16 as it is in the file
 
+To a kernel it is a tape like any other (bands.py), with an address of code. It counts bands of 16 rows, as packed matrices
+have them: the cores share those out more evenly, and a matrix may end after any of them. A stretch of rows that does not
+fill four registers goes through by two and by one; every row's sum is the same chain of multiply-adds in each.
+
 Weights in bfloat16 become float32: no instruction widens them sixteen at a time on every machine.
 """
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
-import numba
 import numpy as np
-from numba import prange
+from numba import njit
 
-from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.loops import FRESH, outer_products
+from minillm.backends.numba_.bands import SIGNATURE
+from minillm.backends.numba_.compiled import code
+from minillm.backends.numba_.loops import ADD, outer_products
+from minillm.backends.numba_.packed import BAND as SIXTEEN
+from minillm.backends.numba_.packed import aligned
+from minillm.backends.numba_.pages import memory
+from minillm.backends.numba_.simd import splat, store
 from minillm.backends.numpy_ import load_matrix as as_float32
 
 BAND = 64
@@ -32,45 +41,80 @@ class FloatMatrix:
     def nbytes(self):
         return self.bands.nbytes
 
+    @property
+    def width(self):
+        """Bytes of a weight."""
+        return self.bands.itemsize
+
+    @property
+    def padded_rows(self):
+        """Rows that a product writes: whole registers of them."""
+        return -(-self.shape[0] // SIXTEEN) * SIXTEEN
+
+    @cached_property
+    def place(self):
+        """For kernels, as PackedMatrix has it: address, columns of a band, bytes of a column, bands of 16 rows."""
+        return self.bands.ctypes.data, self.shape[1], BAND * self.width, self.padded_rows // SIXTEEN
+
 
 def turn(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
     rows, columns = tensor.shape
     halves = tensor.type.name == "F16"
     weights = tensor.raw.view(np.uint16).reshape(rows, columns) if halves else as_float32(tensor)
-    bands = np.zeros((-(-rows // BAND), columns, BAND), weights.dtype)
+    bands = aligned((-(-rows // BAND), columns, BAND), weights.dtype)
+    bands[-1] = 0
     for i, band in enumerate(bands):
         part = weights[i * BAND : (i + 1) * BAND]
         band[:, : len(part)] = part.T
     return FloatMatrix(bands, (rows, columns))
 
 
-@kernel(parallel=True)
-def multiply(x, w, columns, y, threads):
-    """y[t] = W x[t]. w: the bands, flat; y: (n, 64 · bands)."""
-    n, stride = y.shape
-    bands = stride // 64
-    for part in prange(threads):
-        for band in range(part * bands // threads, (part + 1) * bands // threads):
-            at, t = band * columns * 64, 0
-            while t < n:
-                place = t * stride + 64 * band
-                if t + 6 <= n:
-                    outer_products(y, place, stride, x, t * columns, columns, w, at, 64, columns, 6, 4, FRESH)
-                    t += 6
-                elif t + 2 <= n:
-                    outer_products(y, place, stride, x, t * columns, columns, w, at, 64, columns, 2, 4, FRESH)
-                    t += 2
-                else:
-                    outer_products(y, place, stride, x, t * columns, columns, w, at, 64, columns, 1, 4, FRESH)
-                    t += 1
+FLOATS, HALVES = np.empty(0, np.float32), np.empty(0, np.uint16)  # Numba knows no float16
 
 
-def linear(x, weight):  # (n, columns) float32, FloatMatrix -> (n, rows)
-    """As layers.linear."""
-    y = np.empty((len(x), len(weight.bands) * BAND), np.float32)
-    x = np.ascontiguousarray(x, np.float32)
-    multiply(x, weight.bands.reshape(-1), weight.shape[1], y, numba.get_num_threads())
-    return y[:, : weight.shape[0]]
+@lru_cache
+def bands_times_tokens(width):  # 2 or 4 bytes of a weight -> what has `.address`
+    """The code for float16 or float32 weights: bands of 16 rows first … last - 1 times all tokens. See bands.SIGNATURE."""
+    kind = HALVES if width == 2 else FLOATS
+
+    @code(SIGNATURE)
+    def run(first, last, add, records, columns, column_bytes, rows, codes, scales, sums, n, y, stride):
+        w, x, out = memory(records, kind), memory(rows, FLOATS), memory(y, FLOATS)
+        band = first
+        while band < last:
+            together = min(last, band // 4 * 4 + 4) - band  # what of this stretch lies in one band of 64
+            at, place = band // 4 * 64 * columns + 16 * (band % 4), 16 * band
+            if together == 4:
+                columns_times_tokens(out, place, stride, x, w, at, columns, n, add, 4)
+                band += 4
+            elif together >= 2:
+                columns_times_tokens(out, place, stride, x, w, at, columns, n, add, 2)
+                band += 2
+            else:
+                columns_times_tokens(out, place, stride, x, w, at, columns, n, add, 1)
+                band += 1
+
+    return run
+
+
+@njit(inline="always")
+def columns_times_tokens(y, place, stride, x, w, at, columns, n, add, registers):
+    """registers · 16 rows, which begin at w[at] and whose results begin at y[place], times all tokens."""
+    t = 0
+    while t < n:
+        tokens = 6 if t + 6 <= n else 2 if t + 2 <= n else 1
+        to = place + t * stride
+        if not add:
+            for i in range(tokens):
+                for register in range(registers):
+                    store(y, to + i * stride + 16 * register, splat(np.float32(0)))
+        if tokens == 6:
+            outer_products(y, to, stride, x, t * columns, columns, w, at, 64, columns, 6, registers, ADD)
+        elif tokens == 2:
+            outer_products(y, to, stride, x, t * columns, columns, w, at, 64, columns, 2, registers, ADD)
+        else:
+            outer_products(y, to, stride, x, t * columns, columns, w, at, 64, columns, 1, registers, ADD)
+        t += tokens
 
 
 def rows_of(weight, rows):  # FloatMatrix, (n,) -> (n, columns) float32

@@ -14,7 +14,8 @@ Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 """
 
 import numpy as np
-from numba import njit
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 EVERYTHING = 1 << 40  # keys: more than any sequence has
 ONE_BLOCK = np.zeros(1, np.int64), EVERYTHING, 1  # a contiguous cache: table, block size, blocks that there are
@@ -48,3 +49,20 @@ def all_there(pages):
     for block in table:
         good &= 0 <= block < blocks
     return good
+
+
+@intrinsic
+def pointer(typing, address, like):
+    """An address as a pointer to numbers of the same type as those of an array."""
+    result = types.CPointer(like.dtype)
+
+    def emit(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(result))
+
+    return result(types.int64, like), emit
+
+
+@njit(error_model="numpy")
+def memory(address, like):
+    """All that lies from an address on, as a flat array."""
+    return carray(pointer(address, like), (EVERYTHING,))

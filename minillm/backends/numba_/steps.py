@@ -29,9 +29,9 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens, tape
+from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import FRESH, linear, room, round_row
+from minillm.backends.numba_.linear import FRESH, linear, room, round_row, tape
 from minillm.backends.numba_.loops import outer_products
 from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
@@ -123,7 +123,7 @@ def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sum
 @kernel(parallel=True)
 def bands_unprepared(x, tape, y, threads):
     """linear.times_tokens for one token of Q4_1, without prefetch."""
-    _, records, blocks, record_bytes, bands = tape
+    _, records, blocks, record_bytes, bands, _ = tape
     codes, scale, sums = room(1, len(x))
     round_row(x, codes[0], scale[0], sums[0])
     for part in prange(threads):

@@ -1,0 +1,129 @@
+"""Float matrices in the fused kernels: as tapes beside packed ones, in every width, one call the same bits as many.
+
+Tolerance: none of a float model's inputs is rounded, so it is NumPy's but for the order of sums (1e-4 of the largest logit).
+"""
+
+from dataclasses import replace
+
+import gguf
+import numba
+import numpy as np
+import pytest
+from kernel_help import check_product, stored_matrix, values_of
+from test_11_cpu_kernels_model import FLOAT_TOLERANCE, PACKED_TOLERANCE, SMALL
+from test_11_cpu_kernels_stack import decoded, layer_by_layer
+
+from minillm.backends import get_backend
+from minillm.backends.numba_ import stack
+from minillm.backends.numba_.linear import fused
+from minillm.cache.paged import PageStore
+from minillm.formats.blocks import BLOCK_TYPES
+from minillm.model.random_model import random_tensor, tensor_shapes
+from minillm.model.transformer import Segment, Transformer
+from minillm.model.weights import StoredTensor, load_weights
+
+SHAPES = {  # rows: 16 to 160, so that bands of 64 are full, cut anywhere, and shared by two cores
+    "like tiny": replace(SMALL, d_model=192, n_heads=6, n_kv_heads=2, d_head=32, d_ff=512),
+    "like tiny-draft": replace(SMALL, d_model=64, n_heads=2, n_kv_heads=1, d_head=32, d_ff=160),
+    "halves of registers": replace(SMALL, d_model=48, n_heads=5, n_kv_heads=1, d_head=16, d_ff=112),
+}
+KINDS = {
+    "F16": {"": "F16"},
+    "F32": {"": "F32"},
+    "BF16": {"": "BF16"},
+    "both": {"attn_k": "F32", "ffn_up": "F32", "": "F16"},
+    "packed q, v, down": {"attn_q": "Q4_0", "attn_v": "Q8_0", "ffn_down": "Q5_1", "": "F16"},
+    "packed k, o, gate": {"attn_k": "Q8_0", "attn_output": "Q4_1", "ffn_gate": "Q8_0", "": "F32"},
+    "a packed layer": {"blk.0": "Q8_0", "": "F16"},
+}
+
+
+def model_of(config, kinds, backend="numba", dtype=np.float32):
+    """A random model; kinds: part of a tensor's name -> type, the first that fits. Rows of odd length stay float16."""
+
+    def tensor(name):
+        if name not in (shapes := tensor_shapes(config)):
+            return None
+        values, kind = random_tensor(name, shapes[name], seed=1), "F32"
+        if values.ndim == 2:
+            kind = next(t for part, t in kinds.items() if part in name)
+            kind = "F16" if values.shape[1] % 32 and kind.startswith("Q") else kind
+            values = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+        return StoredTensor(values.view(np.uint8).reshape(-1), BLOCK_TYPES[kind], shapes[name])
+
+    ops = get_backend(backend)
+    return Transformer(config, load_weights(config, tensor, ops), ops, dtype)
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    yield
+    numba.set_num_threads(before)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many tokens each call of the kernel for all layers had."""
+    seen, kernel = [], stack.decode
+    monkeypatch.setattr(stack, "decode", lambda *args: seen.append(len(args[0])) or kernel(*args))
+    return seen
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_a_step_is_one_call_with_the_bits_of_the_separate_ones_and_says_what_numpy_says(config, kinds, calls):
+    model, lengths = model_of(config, kinds), [3, 64, 1, 65, 2, 2, 9]
+    one = decoded(model, lengths, [model.new_cache() for _ in lengths])
+    assert calls == [1] + [len(lengths)] * 3, "a prompt of one token and three steps: one call each"
+    calls.clear()
+    each = decoded(layer_by_layer(model), lengths, [model.new_cache() for _ in lengths])
+    assert not calls and np.array_equal(one, each)
+    reference = model_of(config, kinds, "numpy")
+    expected = decoded(reference, lengths, [reference.new_cache() for _ in lengths])
+    tolerance = PACKED_TOLERANCE if any(kind.startswith("Q") for kind in kinds.values()) else FLOAT_TOLERANCE
+    assert np.abs(one - expected).max() < tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("kinds", [KINDS["F16"], KINDS["packed q, v, down"]], ids=["F16", "mixed"])
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_neither_threads_nor_pages_nor_company_change_a_bit(config, kinds, dtype):
+    model, lengths = model_of(config, kinds, dtype=dtype), [9, 70, 2]
+    together = decoded(model, lengths, [model.new_cache() for _ in lengths])
+    store = PageStore.of(config, 120, 16, dtype=dtype)
+    assert np.array_equal(decoded(model, lengths, [store.new_cache() for _ in lengths]), together)
+    numba.set_num_threads(1)
+    assert np.array_equal(decoded(model, lengths, [model.new_cache() for _ in lengths]), together)
+    cache = model.new_cache()
+    model.forward([Segment(np.random.default_rng(5).integers(0, 300, 9), 0, cache)])
+    alone = [model.forward([Segment([step], cache.length, cache)])[0] for step in range(3)]
+    assert np.array_equal(np.array(alone).reshape(3, -1), together.reshape(3, 3, -1)[:, 0])
+
+
+def test_a_width_that_fills_no_register_goes_layer_by_layer_and_is_right(calls):
+    config = replace(SMALL, d_model=40, d_ff=100)
+    model, reference = (model_of(config, KINDS["F16"], backend) for backend in ("numba", "numpy"))
+    found, expected = (decoded(m, [3, 8], [m.new_cache() for _ in range(2)]) for m in (model, reference))
+    assert not calls and np.abs(found - expected).max() < FLOAT_TOLERANCE * np.abs(expected).max()
+    assert not fused(object()), "nor do weights that are neither packed nor float"
+
+
+@pytest.mark.parametrize("type", ["F16", "F32"])
+@pytest.mark.parametrize("rows", [1, 16, 17, 48, 63, 64, 65, 112, 160, 192, 200])
+def test_rows_of_any_number_times_tokens_of_any_number(type, rows):
+    """Fresh and added to, by one core and two: right, the same bits, and each token's whatever the others are."""
+    ops, stored = get_backend("numba"), stored_matrix(type, rows, 50)
+    weight, exact, rng = ops.load_matrix(stored), values_of(stored), np.random.default_rng(rows)
+    x, before = rng.standard_normal((15, 50), np.float32), rng.standard_normal((15, rows), np.float32)
+    alone = np.concatenate([ops.linear(row[None], weight) for row in x])
+    for n in (1, 2, 3, 5, 6, 7, 8, 15):
+        for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+            numba.set_num_threads(threads)
+            y = ops.linear(x[:n], weight)
+            check_product(y, x[:n], exact, False, f"{n} tokens")
+            assert np.array_equal(y, alone[:n])
+            added = ops.add_linear(before[:n], x[:n], weight)
+            assert np.abs(added - (before[:n] + x[:n] @ exact.T)).max() < 1e-4
+            assert added.shape == y.shape and added.dtype == np.float32

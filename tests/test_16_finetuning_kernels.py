@@ -1,0 +1,131 @@
+"""Adapters within the kernels of the Numba backend: one call of a step gives the bits of many, and NumPy's numbers."""
+
+from itertools import pairwise
+
+import numba
+import numpy as np
+import pytest
+from test_11_cpu_kernels_floats import KINDS, SHAPES, model_of
+from test_11_cpu_kernels_model import FLOAT_TOLERANCE, PACKED_TOLERANCE
+
+from minillm.backends.numba_ import stack, thin
+from minillm.cache.paged import PageStore
+from minillm.model.adapters import prepare
+from minillm.model.transformer import Segment
+from minillm.training.lora import MATRICES, Adapter, B, fresh_adapter
+
+CASES = [("like tiny", "F16"), ("like tiny-draft", "both"), ("halves of registers", "F32"), ("like tiny", "packed q, v, down"),
+         ("like tiny-draft", "packed k, o, gate")]  # fmt: skip
+ON = {"q, v": ("attn_q", "attn_v"), "all": MATRICES, "o, down": ("attn_output", "ffn_down"), "k, gate": ("attn_k", "ffn_gate")}
+
+
+@pytest.fixture
+def two_threads():
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    yield
+    numba.set_num_threads(before)
+
+
+def adapter(config, rank, on, seed):  # as if it had been trained: B is not zero
+    fresh = fresh_adapter(config, rank, 2.0 * rank, on, seed)
+    rng = np.random.default_rng(seed)
+    drawn = {n: (rng.standard_normal(w.shape) / 9).astype(np.float32) for n, w in fresh.weights.items() if n.endswith(B)}
+    return Adapter(fresh.weights | drawn, fresh.alpha)
+
+
+def adapters(config, ops):  # of several ranks, on several matrices
+    some = [adapter(config, 3, ON["q, v"], 1), adapter(config, 8, ON["all"], 2), adapter(config, 17, ON["o, down"], 3)]
+    return [None, *(prepare(a, config.n_layers, ops) for a in some)]
+
+
+def decoded(model, chosen, caches, prompt=5, steps=3):
+    """Logits of a prefill and of some steps, all sequences together; chosen: the adapter of each."""
+    rng = np.random.default_rng(4)
+    texts = [rng.integers(0, 250, prompt + i) for i in range(len(chosen))]
+    found = model.forward([Segment(t, 0, c, "last", a) for t, c, a in zip(texts, caches, chosen, strict=True)])
+    for step in range(steps):
+        pairs = enumerate(zip(caches, chosen, strict=True))
+        found += model.forward([Segment([9 * step + i], c.length, c, "last", a) for i, (c, a) in pairs])
+    return np.concatenate(found)
+
+
+def in_halves(monkeypatch):
+    """The step as calls of half a layer: the loop of layers.run_layers, over the layers with their adapters."""
+    monkeypatch.setattr(stack.Layers, "whole", False)
+
+
+@pytest.mark.parametrize(("shape", "kinds"), CASES)
+def test_one_call_is_the_same_bits_as_half_layers_whoever_sits_beside_whom(shape, kinds, monkeypatch, two_threads):
+    config = SHAPES[shape]
+    model = model_of(config, KINDS[kinds])
+    none, a, b, c = adapters(config, model.ops)
+    for chosen in ([a], [none, a], [a, a, b, none, b, c, a, none, none, c], [b] * 7):
+        whole = decoded(model, chosen, [model.new_cache() for _ in chosen])
+        with monkeypatch.context() as patch:
+            in_halves(patch)
+            assert (decoded(model, chosen, [model.new_cache() for _ in chosen]) == whole).all(), chosen
+
+
+@pytest.mark.parametrize(("shape", "kinds"), CASES)
+def test_the_numbers_are_those_of_numpy(shape, kinds):
+    config, found = SHAPES[shape], {}
+    for backend in ("numpy", "numba"):
+        model = model_of(config, KINDS[kinds], backend)
+        none, a, b, c = adapters(config, model.ops)
+        chosen = [a, none, b, b, c, a, none]
+        found[backend] = decoded(model, chosen, [model.new_cache() for _ in chosen])
+        found[backend, "base"] = decoded(model, [none] * len(chosen), [model.new_cache() for _ in chosen])
+    scale = abs(found["numpy"]).max()
+    changed = abs(found["numpy"] - found["numpy", "base"]).max(axis=1)
+    assert changed[[0, 2, 3, 4, 5]].min() > 0.01 * scale and changed[[1, 6]].max() < 1e-5 * scale
+    tolerance = PACKED_TOLERANCE if "packed" in kinds else FLOAT_TOLERANCE
+    assert abs(found["numba"] - found["numpy"]).max() < tolerance * scale
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sequence_says_the_same_alone_and_among_others_on_any_number_of_threads(threads):
+    config, before = SHAPES["like tiny"], numba.get_num_threads()
+    model = model_of(config, KINDS["F16"])
+    none, a, b, c = adapters(config, model.ops)
+    chosen = [a, none, b, b, c]
+    together = []
+    try:
+        for count in (threads, 1):
+            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+            together.append(decoded(model, chosen, [model.new_cache() for _ in chosen]).reshape(4, 5, -1))
+    finally:
+        numba.set_num_threads(before)
+    assert (together[0] == together[1]).all()
+    for i, one in enumerate(chosen):
+        rng = np.random.default_rng(4)
+        text = [rng.integers(0, 250, 5 + j) for j in range(5)][i]
+        cache = model.new_cache()
+        logits = [model.forward([Segment(text, 0, cache, "last", one)])[0]]
+        logits += [model.forward([Segment([9 * step + i], cache.length, cache, "last", one)])[0] for step in range(3)]
+        assert (np.concatenate(logits) == together[0][:, i]).all(), i
+
+
+def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypatch):
+    config, calls = SHAPES["like tiny"], []
+    model = model_of(config, KINDS["F16"])
+    none, a, b, _ = adapters(config, model.ops)
+    kernel = stack.decode
+    monkeypatch.setattr(stack, "decode", lambda *args: calls.append(args[-2].tolist()) or kernel(*args))
+    chosen = [a, a, none, b, a]
+    plain = decoded(model, chosen, [model.new_cache() for _ in chosen])
+    assert calls == [[[0, 2], [4, 5], [3, 4]]] * 3, "a step is one call; neighbours with one adapter are one run"
+    store = PageStore.of(config, 40, 4, dtype=np.float32)
+    paged = decoded(model, chosen, [store.new_cache() for _ in chosen])
+    assert (paged == plain).all() and len(calls) == 6
+
+
+def test_runs_are_stretches_of_neighbours():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        rows = np.flatnonzero(rng.random(rng.integers(1, 30)) < 0.5)
+        if len(rows):
+            runs = thin.runs_of(rows)
+            assert [i for first, stop in runs for i in range(first, stop)] == rows.tolist()
+            assert all(stop < first for (_, stop), (first, _) in pairwise(runs))
+    assert thin.runs_of(slice(3, 7)) == [(3, 7)]
