@@ -40,7 +40,7 @@ def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array
 
     Rows of the embedding table have deviation 1. Adam moves every number by about the learning rate, however small the number
     is, and tokens of one kind (names, say) at first all in one direction. What is a token's own must be long beside that, or
-    a model learns that a name comes next and never which: with 0.1 it had not after 6 million tokens, with 1 after 1.5.
+    a model learns that a name comes next and never which: tiny with 0.1 had not after 6 million tokens, with 1 it has after one.
     """
     made = {}
     for name, shape in tensor_shapes(config).items():
