@@ -13,6 +13,7 @@ from kernel_help import check_product, stored_matrix, values_of
 from test_11_cpu_kernels_model import FLOAT_TOLERANCE, PACKED_TOLERANCE, SMALL
 from test_11_cpu_kernels_stack import decoded, layer_by_layer
 
+from minillm import layers
 from minillm.backends import get_backend
 from minillm.backends.numba_ import stack
 from minillm.backends.numba_.linear import fused
@@ -20,7 +21,7 @@ from minillm.cache.paged import PageStore
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.random_model import random_tensor, tensor_shapes
 from minillm.model.transformer import Segment, Transformer
-from minillm.model.weights import StoredTensor, load_weights
+from minillm.model.weights import LayerWeights, StoredTensor, load_weights
 
 SHAPES = {  # rows: 16 to 160, so that bands of 64 are full, cut anywhere, and shared by two cores
     "like tiny": replace(SMALL, d_model=192, n_heads=6, n_kv_heads=2, d_head=32, d_ff=512),
@@ -108,6 +109,32 @@ def test_a_width_that_fills_no_register_goes_layer_by_layer_and_is_right(calls):
     found, expected = (decoded(m, [3, 8], [m.new_cache() for _ in range(2)]) for m in (model, reference))
     assert not calls and np.abs(found - expected).max() < FLOAT_TOLERANCE * np.abs(expected).max()
     assert not fused(object()), "nor do weights that are neither packed nor float"
+
+
+@pytest.mark.parametrize("n", [1, 3, 9])
+@pytest.mark.parametrize("type", ["F16", "F32"])
+def test_float_matrices_take_numbers_as_they_are_and_not_rounded(type, n):
+    """One number of each row is a thousand times the others, and meets weights of zero: rounded in blocks, they keep 5 bits."""
+    norm = np.where(np.arange(64) == 5, 1000.0, 1.0)
+    c, rng, ops = replace(SMALL, d_model=64, d_ff=96), np.random.default_rng(n), get_backend("numba")
+    exact, ours = {"attn_norm": norm, "ffn_norm": norm}, {}
+    shapes = {"q": (64, 64), "k": (32, 64), "v": (32, 64), "o": (64, 64), "gate": (96, 64), "up": (96, 64), "down": (64, 96)}
+    for name, shape in shapes.items():
+        values = rng.normal(0, 1, shape).astype(np.float16)
+        values[:, 5] = 0
+        if name == "up":
+            values[5] *= 1000  # and one number of what the second product takes
+        exact[name], stored = np.float64(values), values if type == "F16" else values.astype(np.float32)
+        ours[name] = ops.load_matrix(StoredTensor(stored.view(np.uint8).reshape(-1), BLOCK_TYPES[type], shape))
+    ours |= {name: norm.astype(np.float32) for name in ("attn_norm", "ffn_norm")}
+    w, exact = LayerWeights(**ours), LayerWeights(**exact)
+    x = rng.standard_normal((n, 64)).astype(np.float32)
+    angles = layers.rope_angles(np.arange(n), layers.rope_frequencies(c.d_head, 10000.0))
+    found, expected = ops.attention_inputs(x, w, c, *angles), layers.attention_inputs(np.float64(x), exact, c, *angles)
+    found = (*found, ops.add_feed_forward(x, w, c))
+    expected = (*expected, layers.add_feed_forward(np.float64(x), exact, c))
+    for a, b, what in zip(found, expected, ("q", "k", "v", "feed-forward"), strict=True):
+        assert np.abs(a - b).max() < 1e-5 * np.abs(b).max(), what
 
 
 @pytest.mark.parametrize("type", ["F16", "F32"])

@@ -6,6 +6,7 @@
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
     tile, bands, linear       weights times tokens: the innermost step, the loop around it, a matrix
+    floats                    the same for weights in float16 and float32
     layer                     half a layer in one call
     stack                     all layers of a decode step in one call
     thin                      adapters, within the kernels of layer and stack
