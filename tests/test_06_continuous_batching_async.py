@@ -57,6 +57,12 @@ def paced(gate):
     return one
 
 
+def unhurried(front):
+    """A hundredth of a second for each step from now on: else one pause of the test's thread sees a hundred tokens done."""
+    step = front.engine.step
+    front.engine.step = lambda: time.sleep(0.01) or step()
+
+
 def test_streams_say_what_the_plain_loop_says():
     async def scenario(front):
         prompts = [[1, 2, 3], [4] * 30, "text"]
@@ -167,6 +173,7 @@ async def by_with(stream):
 @pytest.mark.parametrize("leave", [by_break, by_error, by_cancel, by_task, by_with])
 def test_leaving_early_cancels_and_frees_the_blocks_while_others_go_on(leave):
     async def scenario(front):
+        unhurried(front)
         other = asyncio.create_task(tokens(await front.submit([9, 9], greedy(60))))
         stream = await front.submit([1, 2], greedy(120), n=2)
         await leave(stream)
@@ -284,6 +291,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back_and_takes_again_later():
 
 def test_those_who_wait_in_the_scheduler_count():
     async def scenario(front):
+        unhurried(front)
         accepted, refused = [], 0
         for i in range(30):
             try:
@@ -319,8 +327,7 @@ def test_draining_finishes_what_is_accepted_and_refuses_what_is_new():
 
 def test_stopping_at_once_tells_every_stream():
     async def scenario(front):
-        step = front.engine.step
-        front.engine.step = lambda: time.sleep(0.01) or step()  # else a pause of this thread sees all 120 tokens done
+        unhurried(front)
         streams = [await front.submit([i], greedy(120)) for i in range(6)]
         first = await anext(streams[0])
         await front.stop(drain=False)
@@ -428,6 +435,7 @@ def test_who_submits_while_it_dies_is_not_left_waiting():
 
 def test_an_idle_engine_computes_nothing_and_knows_it_is_empty():
     async def scenario(front):
+        unhurried(front)
         stream = await front.submit([1], greedy(100))
         await anext(stream)
         busy = front.stats()
