@@ -38,3 +38,14 @@ def tiny(tiny_path):
     from minillm import LLM
 
     return LLM(tiny_path)
+
+
+@pytest.fixture
+def two_threads():
+    """Kernels share their work between two threads, where there are two; afterwards it is as many as before."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    yield
+    numba.set_num_threads(before)

@@ -23,6 +23,7 @@ from minillm.model.random_model import random_tensor, tensor_shapes
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import LayerWeights, StoredTensor, load_weights
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 SHAPES = {  # rows: 16 to 160, so that bands of 64 are full, cut anywhere, and shared by two cores
     "like tiny": replace(SMALL, d_model=192, n_heads=6, n_kv_heads=2, d_head=32, d_ff=512),
     "like tiny-draft": replace(SMALL, d_model=64, n_heads=2, n_kv_heads=1, d_head=32, d_ff=160),
@@ -54,14 +55,6 @@ def model_of(config, kinds, backend="numba", dtype=np.float32):
 
     ops = get_backend(backend)
     return Transformer(config, load_weights(config, tensor, ops), ops, dtype)
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    yield
-    numba.set_num_threads(before)
 
 
 @pytest.fixture

@@ -38,14 +38,6 @@ def packed(config, dtype=np.float32, types=MIX):
 CONFIG = SMALL.__class__(**{f: getattr(SMALL, f) for f in SMALL.__dataclass_fields__} | {"d_model": 96, "n_heads": 6})
 
 
-@pytest.fixture
-def two_threads():
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    yield
-    numba.set_num_threads(before)
-
-
 def decoded(model, lengths, caches, steps=3):
     """Logits of some decode steps after prompts of such lengths."""
     rng = np.random.default_rng(5)

@@ -19,14 +19,6 @@ CASES = [("like tiny", "F16"), ("like tiny-draft", "both"), ("halves of register
 ON = {"q, v": ("attn_q", "attn_v"), "all": MATRICES, "o, down": ("attn_output", "ffn_down"), "k, gate": ("attn_k", "ffn_gate")}
 
 
-@pytest.fixture
-def two_threads():
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    yield
-    numba.set_num_threads(before)
-
-
 def adapter(config, rank, on, seed):  # as if it had been trained: B is not zero
     fresh = fresh_adapter(config, rank, 2.0 * rank, on, seed)
     rng = np.random.default_rng(seed)
