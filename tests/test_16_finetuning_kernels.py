@@ -112,6 +112,23 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     assert (paged == plain).all() and len(calls) == 6
 
 
+def test_layers_may_have_adapters_of_their_own_or_none(monkeypatch):
+    """A file may adapt the last layer alone, or each layer at another rank."""
+    config, found = SHAPES["like tiny"], {}
+    few, many = adapter(config, 3, ON["all"], 1), adapter(config, 40, ON["all"], 2)
+    last = f"blk.{config.n_layers - 1}."
+    weights = {n: w for n, w in few.weights.items() if not n.startswith(last)}
+    cases = [Adapter({n: w for n, w in many.weights.items() if n.startswith(last)}, 8.0)]
+    cases.append(Adapter(weights | cases[0].weights, 8.0))
+    for backend in ("numpy", "numba"):
+        model = model_of(config, KINDS["F16"], backend)
+        chosen = [prepare(case, config.n_layers, model.ops) for case in (cases[0], cases[0], cases[1])]
+        found[backend] = decoded(model, chosen, [model.new_cache() for _ in chosen])
+    in_halves(monkeypatch)
+    assert (decoded(model, chosen, [model.new_cache() for _ in chosen]) == found["numba"]).all()
+    assert abs(found["numba"] - found["numpy"]).max() < FLOAT_TOLERANCE * abs(found["numpy"]).max()
+
+
 def test_runs_are_stretches_of_neighbours():
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -67,6 +67,12 @@ def call_code(typing, address, first, last, add, records, blocks, record_bytes, 
 
 
 @njit
+def tape_at(table, i):  # (tapes, 6) -> what `share` takes
+    t = table[i]
+    return t[0], t[1], t[2], t[3], t[4], t[5]
+
+
+@njit
 def share(part, parts, add, tape, x, codes, scale, sums, y):
     """What core `part` of `parts` does of y[t] = (add · y[t]) + W x[t], for all tokens: a stretch of neighbouring bands.
 

@@ -85,9 +85,9 @@ def inputs(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, heads, kv_heads, d_hea
         share(part, threads, FRESH, q_tape, h, codes, scale, sums, q)
         share(part, threads, FRESH, k_tape, h, codes, scale, sums, k)
         share(part, threads, FRESH, v_tape, h, codes, scale, sums, v)
-        add_thin(part, threads, runs, thin, 0, h, codes, scale, sums, q, low)
-        add_thin(part, threads, runs, thin, 1, h, codes, scale, sums, k, low)
-        add_thin(part, threads, runs, thin, 2, h, codes, scale, sums, v, low)
+        add_thin(part, threads, runs, thin[0], 0, h, codes, scale, sums, q, low)
+        add_thin(part, threads, runs, thin[0], 1, h, codes, scale, sums, k, low)
+        add_thin(part, threads, runs, thin[0], 2, h, codes, scale, sums, v, low)
     turn_rows(q, k, heads, kv_heads, d_head, cos, sin, interleaved)
 
 
@@ -98,12 +98,12 @@ def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
 
 
 @njit(inline="always")
-def feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin, at):
+def feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin, at, low):
     """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens; y may be x. at: which matrix of `thin` is gate."""
     (n, d), d_ff = x.shape, BAND * gate_tape[4]
     h, gate, up = np.empty((n, d), np.float32), np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
     codes, scale, sums = room(n, d)
-    (codes_ff, scale_ff, sums_ff), low = room(n, d_ff), low_room(threads, runs, thin)
+    codes_ff, scale_ff, sums_ff = room(n, d_ff)
     rounded, rounded_ff = rounds(gate_tape) or rounds(up_tape), rounds(down_tape)
     norm_rows(x, norm, eps, h, rounded, codes, scale, sums)
     for part in prange(threads):
@@ -125,7 +125,8 @@ def feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, r
 @kernel(parallel=True)
 def feed_forward(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin):
     """feed_forward_rows as a call."""
-    feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin, 0)
+    low = low_room(threads, runs, thin)
+    feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin[0], 0, low)
 
 
 @njit(inline="always")

@@ -20,7 +20,7 @@ from numba import njit, prange
 
 from minillm import layers as reference
 from minillm.attention.shapes import check_finite
-from minillm.backends.numba_.bands import share
+from minillm.backends.numba_.bands import share, tape_at
 from minillm.backends.numba_.batch import enter, leave, room_for, work_off
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
@@ -66,12 +66,6 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
         check_finite(np.full(1, np.nan))
     step.done()
     return x
-
-
-@njit
-def tape_at(tapes, layer, matrix):  # -> what `share` takes
-    t = tapes[layer, matrix]
-    return t[0], t[1], t[2], t[3], t[4], t[5]
 
 
 @njit(inline="always")
@@ -121,9 +115,9 @@ def decode(x, tapes, norms, eps, shape, turning, caches, threads, runs, thin):
     q, found = np.empty((n, heads * d), np.float32), np.empty((n, heads * d), np.float32)
     k, v = np.empty((n, kv_heads * d), np.float32), np.empty((n, kv_heads * d), np.float32)
     h, (codes, scale, sums), (codes_o, scale_o, sums_o) = np.empty((n, d_model), np.float32), room(n, d_model), room(n, heads * d)
-    space, low = room_for(threads, n, heads, d, caches[-1]), low_room(threads, runs, thin[0])
+    space, low = room_for(threads, n, heads, d, caches[-1]), low_room(threads, runs, thin)
     for i in range(len(tapes)):
-        q_, k_, v_, o_ = tape_at(tapes, i, 0), tape_at(tapes, i, 1), tape_at(tapes, i, 2), tape_at(tapes, i, 3)
+        q_, k_, v_, o_ = tape_at(tapes[i], 0), tape_at(tapes[i], 1), tape_at(tapes[i], 2), tape_at(tapes[i], 3)
         norm_rows(x, norms[i, 0], eps, h, rounds(q_) or rounds(k_) or rounds(v_), codes, scale, sums)
         for part in prange(threads):
             share(part, threads, FRESH, q_, h, codes, scale, sums, q)
@@ -137,6 +131,6 @@ def decode(x, tapes, norms, eps, shape, turning, caches, threads, runs, thin):
         for part in prange(threads):
             share(part, threads, ADD, o_, found, codes_o, scale_o, sums_o, x)
             add_thin(part, threads, runs, thin[i], 3, found, codes_o, scale_o, sums_o, x, low)
-        gate, up, down = tape_at(tapes, i, 4), tape_at(tapes, i, 5), tape_at(tapes, i, 6)
-        feed_forward_rows(x, norms[i, 1], eps, gate, up, down, x, threads, runs, thin[i], 4)
+        gate, up, down = tape_at(tapes[i], 4), tape_at(tapes[i], 5), tape_at(tapes[i], 6)
+        feed_forward_rows(x, norms[i, 1], eps, gate, up, down, x, threads, runs, thin[i], 4, low)
     return good

@@ -7,8 +7,8 @@
 A has 8 or 16 rows: every core makes z anew in less time than the cores would wait for one another. B has as many rows as W, so
 a core adds to what it has just written itself. Rows of one adapter that lie side by side go together, as a run.
 
-    runs    (runs, 2)                  first row, and the one after the last
-    thin    (runs, matrices, 2, 6)     tapes (bands.py) of A and B; zeros where a matrix has none
+    runs    (runs, 2)                          first row, and the one after the last
+    thin    (layers, runs, matrices, 2, 6)     tapes (bands.py) of A and B; zeros where a matrix has none
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from minillm.backends.adapted import Adapted, adapted
-from minillm.backends.numba_.bands import share
+from minillm.backends.numba_.bands import share, tape_at
 from minillm.backends.numba_.linear import ADD, FRESH, tape
 
 MATRICES = "q", "k", "v", "o", "gate", "up", "down"
@@ -42,13 +42,13 @@ class RoutedLayers:
         return runs, thin
 
 
-def thin_of(*weights):  # matrices, some of them Adapted -> runs, (runs, matrices, 2, 6)
+def thin_of(*weights):  # matrices, some of them Adapted -> runs, (1, runs, matrices, 2, 6)
     """For a kernel of half a layer."""
     parts = [(i, part) for i, weight in enumerate(weights) if isinstance(weight, Adapted) for part in weight.parts]
     found = [(run, i, (tape(a), tape(b))) for i, (rows, a, b) in parts for run in runs_of(rows)]
-    runs, thin = np.empty((len(found), 2), np.int64), np.zeros((len(found), len(weights), 2, 6), np.int64)
+    runs, thin = np.empty((len(found), 2), np.int64), np.zeros((1, len(found), len(weights), 2, 6), np.int64)
     for r, (run, i, pair) in enumerate(found):
-        runs[r], thin[r, i] = run, pair
+        runs[r], thin[0, r, i] = run, pair
     return runs, thin
 
 
@@ -72,25 +72,23 @@ def runs_of(rows):  # a slice, or places that rise -> [(first, the one after the
 
 @njit
 def low_room(threads, runs, thin):  # -> (threads, numbers)
-    """Where each core puts its z."""
+    """Where each core puts its z: room for the largest, in any layer."""
     most = 0
-    for r in range(len(runs)):
-        for m in range(thin.shape[1]):
-            most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * thin[r, m, 0, 4])
+    for i in range(len(thin)):
+        for r in range(len(runs)):
+            for m in range(thin.shape[2]):
+                most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * thin[i, r, m, 0, 4])
     return np.empty((threads, most), np.float32)
 
 
 @njit
-def tape_of(thin, run, matrix, half):  # -> what `share` takes
-    t = thin[run, matrix, half]
-    return t[0], t[1], t[2], t[3], t[4], t[5]
-
-
-@njit
 def add_thin(part, parts, runs, thin, matrix, x, codes, scale, sums, y, low):
-    """What core `part` of `parts` does of y[t] += B A x[t] for all runs of one matrix, after its share of y = W x."""
+    """What core `part` of `parts` does of y[t] += B A x[t] for all runs of one matrix, after its share of y = W x.
+
+    thin: that of one layer.
+    """
     for r in range(len(runs)):
-        a, b = tape_of(thin, r, matrix, 0), tape_of(thin, r, matrix, 1)
+        a, b = tape_at(thin[r, matrix], 0), tape_at(thin[r, matrix], 1)
         if a[4]:
             first, stop = runs[r, 0], runs[r, 1]
             z = low[part, : (stop - first) * 16 * a[4]].reshape(stop - first, 16 * a[4])
