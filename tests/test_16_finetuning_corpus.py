@@ -1,27 +1,17 @@
 """How the stories were made: outlines, where a sentence ends, what a fault is, what is left out. The files: …_tiny.py."""
 
-import importlib.util
 import json
 import re
-import sys
 import tomllib
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from script_help import DATA, script
 
-FOLDER = Path(__file__).parents[1] / "data" / "corpus"
-
-
-def script(name):
-    """A script of data/corpus as a module."""
-    spec = importlib.util.spec_from_file_location(f"corpus_{name}", FOLDER / f"{name}.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+FOLDER = DATA / "corpus"
 
 
-tell, build = script("tell"), script("build")
+tell, build = script("corpus/tell.py"), script("corpus/build.py")
 GRID = tomllib.loads((FOLDER / "grid.toml").read_text())
 
 

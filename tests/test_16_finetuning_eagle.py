@@ -1,13 +1,12 @@
 """The EAGLE head: its gradients are the differences', it drafts what it was trained to say, and it changes no text."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from script_help import DATA, script
 
 from minillm import LLM, SamplingParams
 from minillm.bench import eagle as bench
@@ -428,35 +427,26 @@ def test_training_lowers_the_loss_raises_acceptance_and_resumes_bit_for_bit(tmp_
 
 # --- the head that is kept ------------------------------------------------------------------------------------------------
 
-MODELS = Path(__file__).parents[1] / "data" / "models"
+MODELS, SCRIPT = DATA / "models", script("models/eagle.py")
 
 
-@pytest.fixture(scope="module")
-def script():
-    """data/models/eagle.py as a module."""
-    spec = importlib.util.spec_from_file_location("eagle_script", MODELS / "eagle.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_says_what_its_figures_say_and_a_head_is_kept_only_if_it_is_worth_it(script):
+def test_the_page_says_what_its_figures_say_and_a_head_is_kept_only_if_it_is_worth_it():
     figures = json.loads((MODELS / "eagle.json").read_text())
-    assert (MODELS / "EAGLE.md").read_text() == script.page(figures)
+    assert (MODELS / "EAGLE.md").read_text() == SCRIPT.page(figures)
     changed = json.loads(json.dumps(figures))
     changed["measured"]["rates"]["stories, short, 0"]["rate"] = 0.1
-    assert script.worth(figures) and not script.worth(changed)
-    assert "not shipped" in script.page(changed) and "not shipped" not in script.page(figures)
+    assert SCRIPT.worth(figures) and not SCRIPT.worth(changed)
+    assert "not shipped" in SCRIPT.page(changed) and "not shipped" not in SCRIPT.page(figures)
     assert (MODELS / "eagle.gguf").stat().st_size == figures["measured"]["file"] < 6e6
 
 
-def test_the_head_that_is_kept_is_one_layer_of_smollm2(script):
+def test_the_head_that_is_kept_is_one_layer_of_smollm2():
     smollm2 = ModelConfig(
         n_layers=30, d_model=576, n_heads=9, n_kv_heads=3, d_head=64, d_ff=1536, vocab_size=49152, context_length=8192, tied=True
     )  # fmt: skip
     with open_gguf(MODELS / "eagle.gguf") as file:
         assert {name: tuple(info.shape) for name, info in file.tensors.items()} == head_shapes(head_config(smollm2))
         known = np.asarray(file.metadata["eagle.vocabulary"])
-        assert len(known) == script.SHORT and (np.diff(known) > 0).all() and known[-1] < smollm2.vocab_size
+        assert len(known) == SCRIPT.SHORT and (np.diff(known) > 0).all() and known[-1] < smollm2.vocab_size
         weights = [dequantize(file.raw(name), info.type, info.shape) for name, info in file.tensors.items()]
     assert all(np.isfinite(w).all() and w.std() > 0 for w in weights)

@@ -5,29 +5,25 @@ from itertools import pairwise
 import numba
 import numpy as np
 import pytest
+from lora_help import random_adapter
 from test_11_cpu_kernels_floats import KINDS, SHAPES, model_of
 from test_11_cpu_kernels_model import FLOAT_TOLERANCE, PACKED_TOLERANCE
+from test_11_cpu_kernels_stack import layer_by_layer
 
 from minillm.backends.numba_ import stack, thin
 from minillm.cache.paged import PageStore
 from minillm.model.adapters import prepare
 from minillm.model.transformer import Segment
-from minillm.training.lora import MATRICES, Adapter, B, fresh_adapter
+from minillm.training.lora import MATRICES, Adapter
 
 CASES = [("like tiny", "F16"), ("like tiny-draft", "both"), ("halves of registers", "F32"), ("like tiny", "packed q, v, down"),
          ("like tiny-draft", "packed k, o, gate")]  # fmt: skip
-ON = {"q, v": ("attn_q", "attn_v"), "all": MATRICES, "o, down": ("attn_output", "ffn_down"), "k, gate": ("attn_k", "ffn_gate")}
-
-
-def adapter(config, rank, on, seed):  # as if it had been trained: B is not zero
-    fresh = fresh_adapter(config, rank, 2.0 * rank, on, seed)
-    rng = np.random.default_rng(seed)
-    drawn = {n: (rng.standard_normal(w.shape) / 9).astype(np.float32) for n, w in fresh.weights.items() if n.endswith(B)}
-    return Adapter(fresh.weights | drawn, fresh.alpha)
+Q_V, O_DOWN = ("attn_q", "attn_v"), ("attn_output", "ffn_down")
 
 
 def adapters(config, ops):  # of several ranks, on several matrices
-    some = [adapter(config, 3, ON["q, v"], 1), adapter(config, 8, ON["all"], 2), adapter(config, 17, ON["o, down"], 3)]
+    kinds = (3, Q_V), (8, MATRICES), (17, O_DOWN)
+    some = [random_adapter(config, rank, 3.0, on, seed) for seed, (rank, on) in enumerate(kinds)]
     return [None, *(prepare(a, config.n_layers, ops) for a in some)]
 
 
@@ -42,21 +38,15 @@ def decoded(model, chosen, caches, prompt=5, steps=3):
     return np.concatenate(found)
 
 
-def in_halves(monkeypatch):
-    """The step as calls of half a layer: the loop of layers.run_layers, over the layers with their adapters."""
-    monkeypatch.setattr(stack.Layers, "whole", False)
-
-
 @pytest.mark.parametrize(("shape", "kinds"), CASES)
-def test_one_call_is_the_same_bits_as_half_layers_whoever_sits_beside_whom(shape, kinds, monkeypatch, two_threads):
+def test_one_call_is_the_same_bits_as_half_layers_whoever_sits_beside_whom(shape, kinds, two_threads):
     config = SHAPES[shape]
-    model = model_of(config, KINDS[kinds])
+    model, halves = (model_of(config, KINDS[kinds]) for _ in range(2))
+    layer_by_layer(halves)
     none, a, b, c = adapters(config, model.ops)
     for chosen in ([a], [none, a], [a, a, b, none, b, c, a, none, none, c], [b] * 7):
         whole = decoded(model, chosen, [model.new_cache() for _ in chosen])
-        with monkeypatch.context() as patch:
-            in_halves(patch)
-            assert (decoded(model, chosen, [model.new_cache() for _ in chosen]) == whole).all(), chosen
+        assert (decoded(halves, chosen, [model.new_cache() for _ in chosen]) == whole).all(), chosen
 
 
 @pytest.mark.parametrize(("shape", "kinds"), CASES)
@@ -75,19 +65,14 @@ def test_the_numbers_are_those_of_numpy(shape, kinds):
     assert abs(found["numba"] - found["numpy"]).max() < tolerance * scale
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_sequence_says_the_same_alone_and_among_others_on_any_number_of_threads(threads):
-    config, before = SHAPES["like tiny"], numba.get_num_threads()
+def test_a_sequence_says_the_same_alone_and_among_others_on_any_number_of_threads(two_threads):
+    config = SHAPES["like tiny"]
     model = model_of(config, KINDS["F16"])
     none, a, b, c = adapters(config, model.ops)
     chosen = [a, none, b, b, c]
-    together = []
-    try:
-        for count in (threads, 1):
-            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-            together.append(decoded(model, chosen, [model.new_cache() for _ in chosen]).reshape(4, 5, -1))
-    finally:
-        numba.set_num_threads(before)
+    together = [decoded(model, chosen, [model.new_cache() for _ in chosen]).reshape(4, 5, -1)]
+    numba.set_num_threads(1)
+    together.append(decoded(model, chosen, [model.new_cache() for _ in chosen]).reshape(4, 5, -1))
     assert (together[0] == together[1]).all()
     for i, one in enumerate(chosen):
         rng = np.random.default_rng(4)
@@ -112,10 +97,10 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     assert (paged == plain).all() and len(calls) == 6
 
 
-def test_layers_may_have_adapters_of_their_own_or_none(monkeypatch):
+def test_layers_may_have_adapters_of_their_own_or_none():
     """A file may adapt the last layer alone, or each layer at another rank."""
     config, found = SHAPES["like tiny"], {}
-    few, many = adapter(config, 3, ON["all"], 1), adapter(config, 40, ON["all"], 2)
+    few, many = random_adapter(config, 3, seed=1), random_adapter(config, 40, seed=2)
     last = f"blk.{config.n_layers - 1}."
     weights = {n: w for n, w in few.weights.items() if not n.startswith(last)}
     cases = [Adapter({n: w for n, w in many.weights.items() if n.startswith(last)}, 8.0)]
@@ -124,8 +109,7 @@ def test_layers_may_have_adapters_of_their_own_or_none(monkeypatch):
         model = model_of(config, KINDS["F16"], backend)
         chosen = [prepare(case, config.n_layers, model.ops) for case in (cases[0], cases[0], cases[1])]
         found[backend] = decoded(model, chosen, [model.new_cache() for _ in chosen])
-    in_halves(monkeypatch)
-    assert (decoded(model, chosen, [model.new_cache() for _ in chosen]) == found["numba"]).all()
+    assert (decoded(layer_by_layer(model), chosen, [model.new_cache() for _ in chosen]) == found["numba"]).all()
     assert abs(found["numba"] - found["numpy"]).max() < FLOAT_TOLERANCE * abs(found["numpy"]).max()
 
 

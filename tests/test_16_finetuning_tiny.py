@@ -1,11 +1,11 @@
 """The models that come with the package: what they are, what they say, and that the card says so too."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from script_help import DATA, script
 
 from minillm import LLM, SamplingParams
 from minillm.bench import pair
@@ -14,16 +14,7 @@ from minillm.model import zoo
 from minillm.model.random_model import TINY, random_model
 from minillm.training.data import read_corpus, split
 
-DATA = Path(__file__).parents[1] / "data"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "story_models.json").read_text())  # by record_story_models.py, llama.cpp
-
-
-def script(path):
-    """A script of data/ as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +87,7 @@ def test_a_chat_is_a_text_written_in_turn(stories):
 
 
 def test_the_card_says_what_its_figures_say():
-    card = script(DATA / "models" / "card.py")
+    card = script("models/card.py")
     figures = json.loads((DATA / "models" / "figures.json").read_text())
     assert (DATA / "models" / "README.md").read_text() == card.card(figures)
     changed = json.loads(json.dumps(figures))
@@ -116,7 +107,7 @@ def test_perplexity_in_the_card_is_measured(stories, draft):
 
 def test_the_models_know_who_is_who(stories, draft):
     """They once did not, at a fine perplexity: every name was as likely as the hero's, 1 in 32."""
-    card, figures = script(DATA / "models" / "card.py"), json.loads((DATA / "models" / "figures.json").read_text())["names"]
+    card, figures = script("models/card.py"), json.loads((DATA / "models" / "figures.json").read_text())["names"]
     _, held_out = split(read_corpus(DATA / "corpus" / "stories.txt.xz"), "<|endoftext|>", 0.03)
     assert card.who_is_who(draft, held_out) == figures["tiny-draft"] | {
         "probability": pytest.approx(figures["tiny-draft"]["probability"], rel=1e-3)
@@ -129,7 +120,7 @@ def test_the_models_know_who_is_who(stories, draft):
 
 
 def test_the_corpus_is_what_its_statistics_say():
-    build = script(DATA / "corpus" / "build.py")
+    build = script("corpus/build.py")
     told = json.loads((DATA / "corpus" / "statistics.json").read_text())
     assert {"stories"} <= told.keys()
     for name, numbers in told.items():
