@@ -6,7 +6,9 @@
     box/tmp/           the only place the child may write
 """
 
+import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,18 +37,44 @@ class Box:
         return self.root / "submission"
 
 
-def locate(work, files):
-    """{file: its path in the submission} for files that are there: in their folder, under work/ or minillm/, or by bare name."""
-    work, found = Path(work), {}
+def locate(work, files, refused=None):
+    """{file: its path in the submission} for files that are there: in their folder, under work/ or minillm/, or by bare name.
+
+    A file counts only where it lies: a link that leads out of the submission could hand in the reference itself. Those are left
+    out, as are pipes, devices and what is too large; `refused`, a dict, then holds {file: why}.
+    """
+    work, found, refused = os.path.realpath(work), {}, {} if refused is None else refused
     for file in files:
         names = [file, f"work/{file}", f"minillm/{file}"]
         if sum(Path(other).name == Path(file).name for other in files) == 1:
             names.append(Path(file).name)
-        for path in (work / name for name in names):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
-                found[file] = path
+        for name in names:
+            path = Path(work, name)
+            if why := objection(path, work):
+                refused.setdefault(file, f"{name} {why}")
+            elif path.exists():
+                found[file] = path.resolve()
+                refused.pop(file, None)
                 break
     return found
+
+
+def objection(path, work):
+    """Why a path of a submission in folder work is not taken, or None; None too where nothing is there."""
+    try:
+        real, kind = os.path.realpath(path, strict=True), os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            return "is a link that leads nowhere"
+        others = [other.name for other in path.parent.glob("*") if other.name.lower() == path.name.lower()]
+        return f"is called {others[0]}; upper and lower case are not the same" if others else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if os.path.commonpath([real, work]) != work:
+        return "leads outside the submission; hand in the file itself, not a link"
+    if not stat.S_ISREG(kind.st_mode):
+        return "is no plain file"
+    return f"holds {kind.st_size:,} bytes; at most {LARGEST:,} are taken" if kind.st_size > LARGEST else None
 
 
 def pack(root, course, submitted, private=None):
@@ -60,7 +88,7 @@ def pack(root, course, submitted, private=None):
     if (course.root / "data").is_dir():
         (box.root / "data").symlink_to((course.root / "data").resolve())
     for file, path in submitted.items():
-        write(box.submission / file, path.read_text(encoding="utf-8", errors="replace"))
+        write(box.submission / file, path.read_text(encoding="utf-8-sig", errors="replace"))
         write(box.root / "minillm" / file, regions.blank(course.source(file), name=file))
     write(box.root / "pytest.ini", INI)
     box.tmp.mkdir()

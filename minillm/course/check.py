@@ -9,6 +9,7 @@ import time
 
 from minillm.course import regions, runner
 from minillm.course.index import SOURCES, CourseError
+from minillm.course.lint import lint
 
 
 def check(course, progress, ids=(), seed=0):
@@ -20,6 +21,7 @@ def check(course, progress, ids=(), seed=0):
             continue
         if not progress.is_written(exercise):
             return lines + _task(progress, exercise), False
+        lines += _refused(course, progress, exercise, lines)
         result = runner.run(course, progress.work, [exercise.id], seed)
         if not result.passed:
             progress.reopen(exercise)
@@ -27,6 +29,14 @@ def check(course, progress, ids=(), seed=0):
         progress.finish(exercise)
         lines.append(f"{exercise.id}  done  {exercise.points:g} point{'s' * (exercise.points != 1)}  {exercise.title}")
     return lines + [_beyond(course, progress)], True
+
+
+def _refused(course, progress, exercise, said):
+    """What the grader's lint would say to the file; each sentence once."""
+    stub = regions.blank(course.source(exercise.file), name=exercise.file)
+    mine = (progress.work / exercise.file).read_text(encoding="utf-8-sig", errors="replace")
+    found = [f"  the grader would refuse {line}" for line in lint(mine, stub, exercise.file) if "does not parse" not in line]
+    return [line for line in found if line not in said]
 
 
 def _task(progress, exercise):

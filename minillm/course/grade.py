@@ -64,8 +64,8 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
     if private and not Path(private).is_dir():
         raise CourseError(f"no folder {private} with private tests.")
     course.need_tests()
-    limits, scores, lintings = limits or Limits(), Scores(), {}
-    submitted = locate(work, list(dict.fromkeys(exercise.file for exercise in course.exercises.values())))
+    limits, scores, lintings, refused = limits or Limits(), Scores(), {}, {}
+    submitted = locate(work, list(dict.fromkeys(exercise.file for exercise in course.exercises.values())), refused)
     user = unprivileged()
     if os.geteuid() == 0 and not user:
         scores.notes.append("ran as root: this Python is not readable for user 'nobody', so file permissions protect nothing")
@@ -77,7 +77,7 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
             own = [Score(exercise.id, f"{t.file}::{t.name}", t.points, hidden=t.file in hidden) for t in tests]
             scores.tests += own
             if exercise.file not in submitted:
-                _say(own, f"{exercise.file} was not submitted")
+                _say(own, refused.get(exercise.file, f"{exercise.file} was not submitted"))
                 continue
             if check and exercise.file not in lintings:
                 stub = regions.blank(course.source(exercise.file), name=exercise.file)
