@@ -11,6 +11,7 @@ it in. lessons/instructors.md says what remains possible.
 
 import os
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Score:
 class Scores:
     tests: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    seconds: float = 0.0  # that grading took
 
     @property
     def earned(self):
@@ -64,6 +66,7 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
     if private and not Path(private).is_dir():
         raise CourseError(f"no folder {private} with private tests.")
     course.need_tests()
+    began = time.monotonic()
     limits, scores, lintings, refused = limits or Limits(), Scores(), {}, {}
     submitted = locate(work, list(dict.fromkeys(exercise.file for exercise in course.exercises.values())), refused)
     user = unprivileged()
@@ -91,6 +94,7 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
             orders |= {"seconds": limits.seconds, "memory": limits.memory_gb * 1e9, "time_limit": limits.time_limit}
             events, ending = launch(box, orders, limits, user)
             believe(own, events, ending)
+    scores.seconds = time.monotonic() - began
     return scores
 
 

@@ -14,6 +14,7 @@ and in the repository is a fact no bundle can change; lessons/instructors.md say
 import json
 import re
 import secrets
+import tomllib
 import zipfile
 import zlib
 from pathlib import Path
@@ -98,10 +99,28 @@ def autograder_files(course, ids, seed, private):
     for path in tree(Path(private)) if private else ():
         yield f"private/{path.relative_to(private)}", path.read_bytes()
     yield from settings(course, "")
+    yield "requirements.txt", "\n".join([*requirements(course, "test"), ""]).encode()
     yield "release.json", json.dumps({"ids": ids, "seed": seed}).encode()
     for script in ("setup.sh", "run_autograder"):
         text = (TEXTS / script).read_text().replace("@IDS@", " ".join(ids)).replace("@SEED@", str(seed))
         yield script, text.replace("@PRIVATE@", "--tests private" if private else "").encode()
+
+
+def requirements(course, *extras):
+    """What pip must install for some extras. An extra that names this distribution itself is resolved here: it is on no index."""
+    project = tomllib.loads((course.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    own, found = re.compile(rf"{re.escape(project['name'])}\s*\[([^\]]*)\]", re.IGNORECASE), [*project.get("dependencies", [])]
+    queue, done = list(extras), set()
+    while queue:
+        if (extra := queue.pop(0).strip()) in done:
+            continue
+        done.add(extra)
+        for line in project.get("optional-dependencies", {}).get(extra, []):
+            if itself := own.match(line):
+                queue += itself[1].split(",")
+            elif line not in found:
+                found.append(line)
+    return found
 
 
 def package(course):
