@@ -103,7 +103,8 @@ class World:
         """May the child set this attribute? Not where it would hide a method or property of the class."""
         if (cls, name) not in self.settable:
             there = next((one.__dict__[name] for one in cls.__mro__ if name in one.__dict__), None)
-            plain = not callable(there) and not (hasattr(type(there), "__get__") and not isinstance(there, functools.cached_property))
+            hidden = callable(there) or hasattr(type(there), "__get__")
+            plain = isinstance(there, type | functools.cached_property) or not hidden
             allowed = name.isidentifier() and not name.startswith("__") and (plain or name in set(slots(cls)))
             self.settable[cls, name] = allowed
         return self.settable[cls, name]
