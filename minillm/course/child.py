@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 LANE = threading.local()  # .lane: where this thread was asked
@@ -159,13 +160,26 @@ class Performer:
                 return self.mirror.forget()
             if op == "text":
                 return str(resolve(to))
+            if op == "limit":
+                return resource.setrlimit(resource.RLIMIT_AS, (value, value))
             if op == "next":
                 return next(self.mirror.objects[to])
-            function = resolve(to) if op == "call" else self.mirror.objects[to]
+            function = self.mirror.objects[to] if op == "invoke" else resolve(to)
             args, kwargs = value
+            if op == "measure":
+                return measure(function, args)
             return function(*args, **dict(kwargs))
         except ENDS as error:
             raise RuntimeError(f"the code asked to exit ({type(error).__name__}).") from error
+
+
+def measure(function, args):  # -> bytes taken at once
+    tracemalloc.start()
+    try:
+        function(*args)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def serve(lane):

@@ -15,6 +15,8 @@ something that asks for it across the wall (world.stand_for).
 
 import re
 from collections import Counter, OrderedDict, deque
+from functools import cache
+from operator import is_
 
 import numpy as np
 
@@ -42,6 +44,7 @@ class Mirror:
     def forget(self):
         """Begin anew; numbers are not given twice."""
         self.objects, self.numbers, self.kinds, self.agreed = {}, {}, {}, {}
+        self.looked = {}  # number -> the very things that were in it when it was last written down, and the objects it reached
 
     def pack(self, value, also=()):  # -> part of a message, buffers
         """Write a value down, and what has changed of all that it reaches; also: numbers of objects to look at besides."""
@@ -74,8 +77,10 @@ class Packing:
     def __init__(self, mirror):
         self.mirror, self.seen, self.queue, self.buffers = mirror, set(), [], []
         self.before = {}  # what was agreed of the objects that have changed
+        self.reached = []  # from the object that is being written down
 
     def visit(self, number):
+        self.reached.append(number)
         if number not in self.seen:
             self.seen.add(number)
             self.queue.append(number)
@@ -137,7 +142,15 @@ class Packing:
                 if kind == "array":
                     self.visit(agreed[1])
                 continue
+            inside = contents(thing, kind)
+            if inside is not None and (looked := mirror.looked.get(number)) and agreed is not None:
+                if len(looked[0]) == len(inside) and all(map(is_, looked[0], inside)):  # most objects: nothing to write down
+                    for other in looked[1]:
+                        self.visit(other)
+                    continue
+            self.reached = []
             state = self.state(thing, kind)
+            mirror.looked[number] = inside, self.reached
             if state != agreed:
                 self.before[number], mirror.agreed[number] = agreed, state
                 changes.append([number, *state])
@@ -260,7 +273,7 @@ class Unpacking:
         else:
             new = {self.value(key): self.value(item) for key, item in state[0]}
             thing.clear()
-            dict.update(thing, new)
+            thing.update(new)
 
     def value(self, x, depth=0):
         if type(x) in PLAIN:
@@ -304,19 +317,34 @@ def made_plainly(cls):
     return isinstance(cls, type) and cls.__new__ is object.__new__ and not issubclass(cls, BaseException)
 
 
-def slots(cls):
+@cache
+def slots(cls):  # -> names
+    found = []
     for one in cls.__mro__:
         names = one.__dict__.get("__slots__", ())
-        yield from (names,) if isinstance(names, str) else names
+        found += (names,) if isinstance(names, str) else names
+    return [name for name in found if name not in ("__dict__", "__weakref__")]
 
 
 def attributes(thing):  # -> {name: value}
-    found = dict(getattr(thing, "__dict__", {}))
-    missing = object()
+    found, missing = dict(getattr(thing, "__dict__", {})), object()
     for name in slots(type(thing)):
-        if name not in ("__dict__", "__weakref__") and (item := getattr(thing, name, missing)) is not missing:
+        if (item := getattr(thing, name, missing)) is not missing:
             found[name] = item
     return found
+
+
+def contents(thing, kind):
+    """The very things that an object holds, in order: while they are the same, so is what is written of it. None: look anew."""
+    if kind == "object":
+        names, rest = slots(type(thing)), getattr(thing, "__dict__", {})
+        try:
+            return [*rest, *rest.values(), *[getattr(thing, name) for name in names]]
+        except AttributeError:
+            return None
+    if kind in MAPPINGS:
+        return [*thing, *thing.values()]
+    return list(thing) if kind == "list" else None
 
 
 def plainly(state):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 from minillm.course.child import FORWARDED
 from minillm.course.launch import environment
@@ -206,6 +207,23 @@ class Wall:
             self.kill()
             raise ChildEnded(f"{self.calling} answered with what no function returns: {error}") from None
 
+    def fits(self, name, most, *args):
+        """Does a call get by with so many bytes beside what the child holds? It gives up the rest for good; we look whether it did."""
+        if not (about := Path(f"/proc/{self.child.pid}")).exists():
+            return self.ask("measure", name, (args, ())) < most  # macOS: the child's own word
+        room = int((about / "statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + most
+        self.ask("limit", None, room)
+        allowed = [line.split()[3:5] for line in (about / "limits").read_text().splitlines() if line.startswith("Max address space")]
+        if allowed != [[str(room), str(room)]]:
+            return False
+        try:
+            self.call(name, args, {})
+        except MemoryError:
+            return False
+        finally:
+            self.kill()
+        return True
+
     @contextlib.contextmanager
     def lane(self):
         """The lane of this thread: the main thread has the first; another thread takes a free one until its call is over."""
@@ -263,7 +281,7 @@ def stand_in(wall, name, original):
     for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
         with contextlib.suppress(AttributeError):
             setattr(function, attribute, getattr(original, attribute))
-    function.submitted = name
+    function.submitted, function.fits = name, functools.partial(wall.fits, name)
     if hasattr(original, "py_func"):
         function.py_func = stand_in(wall, f"{name}.py_func", original.py_func)
     return function
