@@ -40,6 +40,13 @@ def _refused(course, progress, exercise, said):
 
 
 def _task(progress, exercise):
+    if progress.later(exercise):
+        lesson = exercise.id[:2]
+        return [
+            f"{exercise.id}  to do  {exercise.title}",
+            f"  it belongs to lesson {lesson}, which is not started: lessons/{exercise.lesson}.md",
+            f"next: minillm course start {lesson} --out {progress.work}",
+        ]
     lines = f"{exercise.lines} line{'s' * (exercise.lines != 1)}"
     return [
         f"{exercise.id}  to do  {exercise.title}",
@@ -64,10 +71,10 @@ def _wrong(progress, exercise, result):
 
 def _beyond(course, progress):
     """Everything asked for is done: what now?"""
-    left = [e for e in course.exercises.values() if progress.started(e) and not progress.is_done(e)]
+    left = [e for e in course.exercises.values() if progress.started(e) and not progress.is_done(e) and not progress.later(e)]
     if left:
         return f"next: {progress.command('check')}    ({left[0].id} is the first that is not done)"
-    fresh = next((e for e in course.exercises.values() if e.tests and not progress.started(e)), None)
+    fresh = next((e for e in course.exercises.values() if e.tests and not (progress.started(e) and not progress.later(e))), None)
     if fresh:
         return f"all that you started is done. next: minillm course start {fresh.id[:2]} --out {progress.work}"
     return f"all exercises are done. next: {progress.command('status')}"
@@ -102,7 +109,7 @@ def status(course, progress):
         if not exercise.tests and not progress.started(exercise):
             continue
         word = "-"
-        if progress.started(exercise):
+        if progress.started(exercise) and not progress.later(exercise):
             written = progress.is_written(exercise)
             word = "done" if progress.is_done(exercise) else "begun" if written else "to do"
         points = exercise.points if word == "done" else 0
@@ -147,6 +154,8 @@ def watch(folder, again, pause=time.sleep):
 
 def _started(course, progress, ids):
     exercises = [exercise for exercise in course.chosen(ids) if progress.started(exercise) and exercise.tests]
+    if not any(id in course.exercises for id in ids):  # asked for by name, it is a TODO; else it is not meant
+        exercises = [exercise for exercise in exercises if not progress.later(exercise)]
     if not exercises:
         which = ids[0][:2] if ids else next((e.id[:2] for e in course.exercises.values()), "01")
         start = f"minillm course start {which} --out {progress.work}"

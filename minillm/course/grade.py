@@ -11,6 +11,7 @@ lessons/instructors.md says what stands on which platform.
 import functools
 import os
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Score:
 class Scores:
     tests: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    seconds: float = 0.0  # that grading took
 
     @property
     def earned(self):
@@ -64,6 +66,7 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
     if private and not Path(private).is_dir():
         raise CourseError(f"no folder {private} with private tests.")
     course.need_tests()
+    began = time.monotonic()
     limits, scores, refused = limits or Limits(), Scores(), {}
     found = locate(work, list(dict.fromkeys(exercise.file for exercise in course.exercises.values())), refused)
     submitted = {file: path.read_text(encoding="utf-8-sig", errors="replace") for file, path in found.items()}
@@ -82,13 +85,15 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
                 _say(rows, "refused before it ran: " + "; ".join(objections[:5]))
             else:
                 secret = [str(course.package), str(course.root / "tests"), str(box.root), *([str(private)] if private else [])]
+                lent = {file: lend(course, file, text, exercise.id) for file, text in submitted.items()}
                 with temporary() as child:
-                    orders = orders_for(course, exercise, submitted, seed, limits, secret)
-                    orders["box"] = str(pack_child(child, course, submitted).root)
+                    orders = orders_for(course, exercise, lent, seed, limits, secret)
+                    orders["box"] = str(pack_child(child, course, lent).root)
                     orders["files"] = sorted({f"tests/{test.file}" for test in own})
                     events, ending = launch(box, orders, limits.seconds)
                 believe(rows, events, ending)
                 scores.notes += [note for note in lacks(events) if note not in scores.notes]
+    scores.seconds = time.monotonic() - began
     return scores
 
 
@@ -118,6 +123,11 @@ def linted(course, file, text):
         return lint(text, regions.blank(course.source(file), name=file), file)
     except Exception as error:
         return [f"{file}: cannot be read ({type(error).__name__}: {str(error)[:100]})"]
+
+
+def lend(course, file, text, exercise):
+    """A submitted file in which exercises of lessons that were not started hold the reference's lines, but for the one graded."""
+    return regions.settle(text, regions.bodies(course.source(file)), {exercise})[0]
 
 
 def temporary():

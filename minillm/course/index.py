@@ -90,6 +90,8 @@ class Course:
             if "BEGIN" not in source:
                 continue
             for region in regions.find(source, str(path)):
+                if region.later:  # a bundle holds it as a stub; it is no exercise there
+                    continue
                 if region.id in found:
                     where = found[region.id].file
                     raise regions.RegionError(f"{path}:{region.first + 1}: exercise {region.id} is in {where} already.")

