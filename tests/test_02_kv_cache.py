@@ -21,7 +21,7 @@ def new_cache(max_length=500):
 
 
 def fill(cache, seed, count):
-    """Append `count` random tokens to every layer; return what went in, per layer (copies are handed out: these stay as they are)."""
+    """Append `count` random tokens to every layer; return what went in, per layer. Copies are handed out."""
     k, v = draws(seed, (LAYERS, count, KV_HEADS, D), (LAYERS, count, KV_HEADS, D))
     for layer in range(LAYERS):
         cache.append(layer, k[layer].copy(), v[layer].copy())

@@ -16,30 +16,17 @@ grade starts a judge for each exercise, with its orders as one line of JSON on s
 """
 
 import ctypes
-import importlib
 import json
 import os
 import resource
 import sys
-import types
 from pathlib import Path
 
 from minillm.course.launch import Box
-from minillm.course.remote import Wall, install, stand_in
+from minillm.course.remote import Wall
+from minillm.course.stand_in import put_stand_ins
 
 PR_SET_DUMPABLE = 4
-
-
-def put_stand_ins(wall, orders):
-    """Replace the exercise's function; for an exercise in CUDA C, which has none, every function that may read its text."""
-    for name in orders["functions"]:
-        module, _, path = name.partition(":")
-        install(wall, module, path)
-    for module in orders["modules"]:
-        space = importlib.import_module(module)
-        for name, value in list(vars(space).items()):
-            if isinstance(value, types.FunctionType) and value.__module__ == module:
-                setattr(space, name, stand_in(wall, f"{module}:{name}", value))
 
 
 def fetch_texts(wall, orders):
@@ -94,7 +81,8 @@ def main():
     except TimeLimit as error:
         trouble = f"{orders['child']['file']}: {error}"
     if trouble:
-        return send({"event": "broken", "message": trouble})
+        send({"event": "broken", "message": trouble})
+        return
     fetch_texts(wall, orders)
     arguments = ["--seed", str(orders["seed"]), "--basetemp", "tmp/pytest", f"--ex={orders['exercise']}", *orders["files"]]
     pytest.main(arguments, plugins=[Bench(wall, orders["missing"], orders["time_limit"], send)])

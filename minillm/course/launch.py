@@ -70,7 +70,7 @@ def launch(box, orders, seconds):
 def environment(box, keeps_bytecode=False):
     """Nothing of ours: no tokens, no paths; two threads for each library that would take all.
 
-    keeps_bytecode: may it keep what it compiles for the next? A judge does: pytest rewrites all of hypothesis, which takes seconds.
+    keeps_bytecode: may it keep what it compiles? A judge does: pytest rewrites all of hypothesis, and that takes seconds.
     """
     env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(box.root), "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0"}
     env |= {"LC_ALL": "C.UTF-8"} | ({} if keeps_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"})
