@@ -45,6 +45,7 @@ class Mirror:
         except BaseException:  # it will not be sent: nothing new is agreed
             for number, state in packing.before.items():
                 self.agreed[number] = state
+                self.looked.pop(number, None)
             raise
 
     def unpack(self, part, buffers):
