@@ -215,6 +215,22 @@ def test_an_answer_that_was_interrupted_is_not_taken_for_the_next(monkeypatch):
     assert rendered("the second") == "the second"
 
 
+def test_an_answer_in_time_by_a_hair_does_not_cost_the_next_request(monkeypatch):
+    """The clock strikes after the answer was read, and before it could be stopped."""
+    pid()
+
+    class Strikes(threading.Timer):
+        def cancel(self):
+            if self.interval == sandbox.SECONDS:
+                self.function()
+            super().cancel()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox.threading, "Timer", Strikes)
+        assert rendered("the first") == "the first"
+    assert rendered("the second") == "the second"
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="Control-C reaches a process group on POSIX")
 def test_control_c_is_not_for_the_renderer():
     first = pid()

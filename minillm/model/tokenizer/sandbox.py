@@ -90,7 +90,9 @@ class Renderer:
                 raise Failure(f"an answer of {size:,} bytes, more than {LONGEST_ANSWER:,}")
             answer = head[:1], read(process.stdout, size).decode("utf-8", "surrogatepass")
             timer.cancel()
-            timer.join()  # or it could end the process during the next request
+            timer.join()
+            if late.is_set():  # in time by a hair: the process dies now, and must not meet the next request
+                self.stop()
             return answer
         except (EOFError, OSError):
             raise Failure(self._last_words(late, seconds)) from None
