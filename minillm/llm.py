@@ -39,6 +39,7 @@ class LLM:
     """
 
     def __init__(self, model="tiny", backend=None, kv_dtype="float32", adapters=None):
+        self.source = None if isinstance(model, tuple) else model  # where it came from: default_sampling looks there
         self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
         self.config = self.transformer.config
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}
