@@ -48,7 +48,10 @@ def test_a_folder_says_it_in_generation_config(tmp_path):
     assert default_sampling(folder(tmp_path, {"eos_token_id": 2})) == USUAL
 
 
-@pytest.mark.parametrize("said", ["[1]", "{", {"temperature": "hot"}, {"top_p": 7}, {"top_k": 2.5}, {"top_k": [1]}, {"min_p": True}])
+NONE = ["[1]", "{", {"temperature": "hot"}, {"top_p": 7}, {"top_k": 2.5}, {"top_k": [1]}, {"min_p": True}]
+
+
+@pytest.mark.parametrize("said", NONE, ids=str)
 def test_values_that_are_none_are_an_error_that_names_file_and_key(tmp_path, said):
     with pytest.raises(ModelError, match="generation_config.json") as found:
         default_sampling(folder(tmp_path, said))
