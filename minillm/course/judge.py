@@ -41,7 +41,7 @@ def fetch_texts(wall, orders):
 def load(wall, orders):
     """Let the child load the submission. What another file breaks is loaded without that file. -> what is wrong, or None"""
     own, folder = orders["child"]["file"], wall.box.submission
-    while trouble := wall.ready():
+    while trouble := loaded(wall, own, max(10, orders["time_limit"])):
         at = trouble.partition(":")[0]
         others = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() != own]
         culprits = [path for path in others if path.relative_to(folder).as_posix() == at] or others
@@ -51,6 +51,17 @@ def load(wall, orders):
             path.unlink()
         wall.kill()
     return None
+
+
+def loaded(wall, own, seconds):  # -> what is wrong, or None
+    from minillm.course.bench import TimeLimit, limit
+
+    try:
+        with limit(seconds, lambda: "", wall):
+            return wall.ready()
+    except TimeLimit:
+        wall.died = True
+        return f"{own}: was not loaded in {seconds:g} s: a loop at its top level?"
 
 
 def protect():
@@ -73,14 +84,9 @@ def main():
     put_stand_ins(wall, orders)
     import pytest
 
-    from minillm.course.bench import Bench, TimeLimit, limit
+    from minillm.course.bench import Bench
 
-    try:
-        with limit(max(10, orders["time_limit"]), lambda: "it was not loaded in time: a loop at its top level?", wall):
-            trouble = load(wall, orders)
-    except TimeLimit as error:
-        trouble = f"{orders['child']['file']}: {error}"
-    if trouble:
+    if trouble := load(wall, orders):
         send({"event": "broken", "message": trouble})
         return
     fetch_texts(wall, orders)
