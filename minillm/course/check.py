@@ -167,5 +167,5 @@ def _one(course, progress, id):
     if id is None:
         return current(course, progress)
     if id not in course.exercises:
-        raise CourseError(f"no exercise {id!r}; minillm course status lists them.")
+        raise CourseError(f"no exercise {id!r}; `minillm course status` lists them.")
     return _started(course, progress, [id])[0]

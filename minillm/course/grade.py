@@ -1,9 +1,9 @@
 """Score a submission that nobody trusts.
 
-For each exercise: lint the file; pack a box for the submission; start a judge, which runs the tests and calls the submission across
-a wall (judge.py); kill everything that was started; and count what the judge reported. A test counts when the judge planned it and
-reported each of its cases as passed. The submission's process can reach neither the judge nor what it says: a submission that
-exits, hangs, forks or fills memory loses the test it does so in, and one that does not load costs its own file's exercises.
+For each exercise: lint the file; pack a box for the submission; start a judge, which runs the tests and calls the submission
+across a wall (judge.py); kill everything that was started; and count what the judge reported. A test counts when the judge
+planned it and reported each of its cases as passed. The submission's process can reach neither the judge nor what it says: one
+that exits, hangs, forks or fills memory loses the test it does so in, and a file that does not load costs its own exercises.
 
 lessons/instructors.md says what stands on which platform.
 """
@@ -106,7 +106,8 @@ def orders_for(course, exercise, submitted, seed, limits, secret):
     if region.comment == "//":
         folder, inside = (course.package / exercise.file).parent, exercise.file.endswith(".py")
         files = [course.package / exercise.file] if inside else sorted(folder.glob("*.py"))
-        modules = [".".join(path.relative_to(course.package.parent).with_suffix("").parts) for path in files if path.stem != "__init__"]
+        inner = [path.relative_to(course.package.parent).with_suffix("") for path in files if path.stem != "__init__"]
+        modules = [".".join(path.parts) for path in inner]
     else:
         functions = [f"{exercise.module}:{exercise.function}"]
     missing = {}

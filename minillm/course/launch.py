@@ -42,8 +42,8 @@ def launch(box, orders, seconds):
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as log:
         judge = subprocess.Popen(
-            [sys.executable, "-m", "minillm.course.judge"], cwd=box.root, env=environment(box), stdin=subprocess.PIPE, stdout=log,
-            stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True,
+            [sys.executable, "-m", "minillm.course.judge"], cwd=box.root, env=environment(box, keeps_bytecode=True),
+            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True,
         )  # fmt: skip
         os.close(writing)
         try:
@@ -67,10 +67,13 @@ def launch(box, orders, seconds):
     return events, f"the judge ended ({judge.returncode}) before this test was reported: {said[-1] if said else 'without a word'}"
 
 
-def environment(box):
-    """Nothing of ours: no tokens, no paths; two threads for each library that would take all."""
-    env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(box.root), "PYTHONDONTWRITEBYTECODE": "1"}
-    env |= {"PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+def environment(box, keeps_bytecode=False):
+    """Nothing of ours: no tokens, no paths; two threads for each library that would take all.
+
+    keeps_bytecode: may it keep what it compiles? A judge does: pytest rewrites all of hypothesis, and that takes seconds.
+    """
+    env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(box.root), "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0"}
+    env |= {"LC_ALL": "C.UTF-8"} | ({} if keeps_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"})
     env |= dict.fromkeys(("HOME", "TMPDIR", "NUMBA_CACHE_DIR", "MPLCONFIGDIR", "HYPOTHESIS_STORAGE_DIRECTORY"), str(box.tmp))
     return env | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2")
 
