@@ -26,7 +26,7 @@ def limit(orders):
         "RLIMIT_FSIZE": 64_000_000,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
-        "RLIMIT_NPROC": tasks() + 32,  # counts threads of this user everywhere; root is exempt
+        "RLIMIT_NPROC": (tasks() if os.getuid() else 0) + 32,  # of this user; root is about to become a new one
     }.items():
         if hasattr(resource, name):
             kind = getattr(resource, name)

@@ -81,6 +81,8 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
             scores.tests += rows
             if exercise.file not in submitted:
                 _say(rows, refused.get(exercise.file, f"{exercise.file} was not submitted"))
+            elif todo := untouched(course, exercise, submitted[exercise.file]):
+                _say(rows, todo)
             elif check and (objections := linted(course, exercise.file, submitted[exercise.file])):
                 _say(rows, "refused before it ran: " + "; ".join(objections[:5]))
             else:
@@ -115,6 +117,16 @@ def orders_for(course, exercise, submitted, seed, limits, secret):
              "secret": secret, "seconds": limits.seconds, "memory": limits.memory_gb * 1e9}  # fmt: skip
     return {"exercise": exercise.id, "seed": seed, "time_limit": limits.time_limit, "missing": missing, "functions": functions,
             "modules": modules, "child": child}  # fmt: skip
+
+
+def untouched(course, exercise, text):
+    """Words for a region that is still the stub, which needs no process to be found out; None for any other."""
+    line = regions.unwritten(text).get(exercise.id)
+    try:
+        same = line and regions.body(text, exercise.id) == regions.body(regions.blank(course.source(exercise.file)), exercise.id)
+    except regions.RegionError:
+        return None
+    return f"exercise {exercise.id} is not written yet ({exercise.file}:{line})" if same else None
 
 
 @functools.lru_cache(maxsize=256)
