@@ -63,10 +63,8 @@ def test_after_a_loop_the_next_test_runs(course):
 def test_what_another_exercise_gets_wrong_is_right_in_the_judge(course):
     """91.2 is tested with the reference's scores around it; only in the child its own file's are called."""
     file = course.root / "work/layers.py"
-    body = "import sys\nassert not [name for name in sys.modules if name in ('oracles', 'pytest', 'hypothesis')]\n" + regions.body(
-        course.source("layers.py"), "91.2"
-    )
-    file.write_text(regions.fill(file.read_text(), "91.2", body))
+    watch = "import sys\nassert not [name for name in sys.modules if name in ('oracles', 'pytest', 'hypothesis')]\n"
+    file.write_text(regions.fill(file.read_text(), "91.2", watch + regions.body(course.source("layers.py"), "91.2")))
     assert graded(course, ["91.2"])["91.2"] == (3, [""]), "there is nothing of a test in the child"
 
 

@@ -269,6 +269,7 @@ LIES = {
     "a number that is no number": ([["3", "list", []]], None),
     "a class that runs": ([[3, "object", "subprocess:Popen", {}]], None),
     "a class of the course": ([[3, "object", "minillm.course.remote:Wall", {}]], None),
+    "a class that a module has imported": ([], ["k", "minillm.layers:np.random.Generator"]),
     "a function as a class": ([[3, "object", "minillm.layers:linear", {}]], None),
     "an exception made without words": ([[3, "object", "minillm.errors:OutOfBlocks", {}]], None),
     "a method hidden by an attribute": ([[3, "object", "minillm.cache.block_pool:BlockPool", {"share": 1}]], None),

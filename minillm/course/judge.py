@@ -64,11 +64,14 @@ def loaded(wall, own, seconds):  # -> what is wrong, or None
         return f"{own}: was not loaded in {seconds:g} s: a loop at its top level?"
 
 
-def protect():
-    """No other process of this user may look into this one."""
+def protect(memory):
+    """No other process of this user may look into this one; nor shall what the child sends use up the machine."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hasattr(resource, "RLIMIT_AS") and hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
 
 
 def main():
@@ -78,7 +81,7 @@ def main():
     def send(event):
         print(json.dumps(event), file=out, flush=True)
 
-    protect()
+    protect(int(orders["child"]["memory"]) + 2**30)
     wall = Wall(Box(Path(orders["box"])), orders["child"], send)
     wall.start()  # it loads while we do
     put_stand_ins(wall, orders)

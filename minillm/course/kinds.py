@@ -24,8 +24,8 @@ def flat(array):  # -> (bytes,) uint8, the same memory; None where there are hol
 
 
 def made_plainly(cls):
-    """Is an instance nothing but its attributes?"""
-    return isinstance(cls, type) and cls.__new__ is object.__new__ and not issubclass(cls, BaseException)
+    """Is an instance nothing but its attributes, that does nothing when it comes or goes?"""
+    return cls.__new__ is object.__new__ and not issubclass(cls, BaseException) and not hasattr(cls, "__del__")
 
 
 @cache

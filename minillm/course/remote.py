@@ -67,8 +67,8 @@ class World:
 
     def class_of(self, name):
         found = self.look_up(name)
-        if not isinstance(found, type):
-            raise WallError(f"{name[:80]!r} is no class.")
+        if not isinstance(found, type) or self.class_name(found) != name:  # a module also holds what it has imported
+            raise WallError(f"{name[:80]!r} is no class of minillm's.")
         return found
 
     def may_set(self, cls, name):

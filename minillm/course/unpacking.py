@@ -91,9 +91,12 @@ class Unpacking:
             thing.bit_generator.state = state[0]
         elif kind == "object":
             world, cls, new = self.mirror.world, type(thing), {name: self.value(item) for name, item in state[1].items()}
-            for name in attributes(thing).keys() - new.keys():
+            old = attributes(thing)
+            for name in old.keys() - new.keys():
                 object.__delattr__(thing, name)
             for name, item in new.items():
+                if name in old and old[name] is item:
+                    continue
                 if not world.may_set(cls, name):
                     raise WallError(f"{cls.__name__}.{name[:40]} is not an attribute that may change.")
                 object.__setattr__(thing, name, item)

@@ -116,7 +116,10 @@ class Lane:
         raise WallError("a message that is no JSON object of the wall.")
 
     def read(self, size):
-        data, at = bytearray(size), 0
+        try:
+            data, at = bytearray(size), 0
+        except MemoryError:
+            raise WallError(f"there is no memory for {size:,} bytes that came across the wall.") from None
         view = memoryview(data)
         try:
             while at < size:
