@@ -23,8 +23,8 @@ def limit(orders):
     for name, value in {
         "RLIMIT_CPU": seconds * 2,  # numba and BLAS use two threads
         "RLIMIT_AS": memory,  # macOS knows it and ignores it
-        "RLIMIT_FSIZE": 64_000_000,
-        "RLIMIT_NOFILE": 256,
+        "RLIMIT_FSIZE": 8_000_000,  # and launch.py looks at the sum
+        "RLIMIT_NOFILE": 64,  # so that what is deleted and still open does not fill the disk either
         "RLIMIT_CORE": 0,
         "RLIMIT_NPROC": (tasks() if os.getuid() else 0) + 32,  # of this user; root is about to become a new one
     }.items():
