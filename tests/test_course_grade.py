@@ -101,6 +101,7 @@ def test_scores_on_the_command_line_and_in_three_formats(course):
     assert run.returncode == 0 and "92.3     1 of 1   test_add_adds: passed" in run.stdout
     ours, gradescope, classroom = (json.loads((course.root / name).read_text()) for name in ("a.json", "b.json", "c.json"))
     assert ours["earned"] == gradescope["score"] == classroom["score"] == classroom["max-score"] == 1
+    assert gradescope["execution_time"] > 0 and gradescope["output"].startswith("1 of 1 points")
     assert {"score", "max_score", "name", "status", "output", "visibility", "number"} == set(gradescope["tests"][0])
     assert classroom["tests"] == [{"test-name": "test_92_kernels.py::test_add_adds", "passed": True, "score": 1, "max-score": 1}]
 
