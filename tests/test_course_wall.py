@@ -117,6 +117,18 @@ def test_what_is_changed_there_is_changed_here_in_the_very_objects(across):
     assert across.call(lambda names: len(names), names) == 3, "what is changed here is changed there"
 
 
+def test_what_is_changed_there_and_back_here_is_sent_again(across):
+    counts = [1]
+
+    def free(counts):
+        counts[0] -= 1
+        return counts[0]
+
+    for _ in range(3):
+        assert across.call(free, counts) == 0
+        counts[0] += 1  # as it was when it was sent last, and not as the other side has it
+
+
 def test_views_of_one_memory_stay_views_of_it(across):
     x = np.arange(12.0).reshape(3, 4)
     head, turned, again = across.call(lambda x: (x[:2], x.T[::-1], x), x)

@@ -48,6 +48,7 @@ class Unpacking:
                 if kind in kinds:
                     self.fill(number, mirror.objects[number], kind, state)
         for number, *state in changes:
+            mirror.looked.pop(number, None)
             if state[0] != "memory":
                 mirror.agreed[number] = state
         return self.value(value)
