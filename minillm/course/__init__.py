@@ -3,9 +3,9 @@
     regions   what is an exercise: the lines between BEGIN SOLUTION and END SOLUTION
     index     all of them, with their lesson, tests, points and hints
     start     a learner's files: the same sources with the regions emptied
-    plugin    pytest --impl work: the same tests, the learner's files (overlay, outcomes, watchdog)
+    plugin    pytest --impl work: the same tests, the learner's files (overlay, outcomes, broken, watchdog)
     checks    what an exercise's test imports: check_close, exercise, draws, seeds
-    check     check, hint, status, solution: one exercise at a time, the next step always named
+    check     check, hint, solution, status: one exercise at a time, the next step always named
     grade     scores for a submission nobody trusts (lint, box, child, guard, seal)
     kills     which wrong solution is caught by which test
     release   what an instructor hands out, and what the autograder runs

@@ -22,6 +22,7 @@ class Outcome:
     message: str = ""
     kind: str = ""  # the exception's class
     hint: str = ""
+    blamed: str = ""  # the exercise whose lines never ended, where a test ran out of time
 
     as_dict = asdict
 
@@ -63,6 +64,7 @@ def judge(outcome, exception, missing):
     else:
         outcome.status, outcome.kind = "failed", type(exception).__name__
         outcome.message = str(exception) or f"{outcome.kind} without a message"
+        outcome.blamed = getattr(exception, "exercise", "") if outcome.kind == "TimeLimit" else ""
     return outcome
 
 

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from minillm.course import regions
-from minillm.course.index import SOURCES, CourseError, expand, wanted
+from minillm.course.index import SOURCES, CourseError, wanted
 
 TEXTS = Path(__file__).parent / "bundle"
 SKIP = {"__pycache__", "wrong", "hostile", "course_project", ".ipynb_checkpoints"}
@@ -38,7 +38,7 @@ def release(course, ids, out, seed=None, private=None):
     student, autograder = Path(out) / f"minillm-{name}-student.zip", Path(out) / f"minillm-{name}-autograder.zip"
     pack(student, dict(student_files(course, chosen)))
     seed = secrets.randbelow(2**31) if seed is None else seed
-    pack(autograder, dict(autograder_files(course, list(expand(ids)), seed, private)))
+    pack(autograder, dict(autograder_files(course, course.choice(ids), seed, private)))
     return student, autograder
 
 
