@@ -64,12 +64,12 @@ def tokens_of(events, kind, usage):  # -> int
 
 
 def latencies(events):  # [Event] of one request -> TTFT, TPOT, E2E in seconds
-    """As defined above, from the arrival, whatever came between: waiting, preemption. None where not defined.
+    """TTFT, TPOT and E2E of one request out of its events, whatever came between: waiting, preemption.
 
-    All three are None of a request without a FINISHED event or without a token. TPOT is None where no gap was seen: a
-    single token, or all tokens in one chunk. A request may have several answers (index): the first token of any ends the
-    wait, the last of any the whole, and TPOT is the mean over all gaps of all of them. How many tokens there are says
-    tokens_of(events, TOKEN, USAGE): a chunk may hold several.
+    As defined above, None where not defined. All three are None of a request without a FINISHED event or without a token.
+    TPOT is None where no gap was seen: a single token, or all tokens in one chunk. A request may have several answers
+    (index): the first token of any ends the wait, the last of any the whole, and TPOT is the mean over all gaps of all of
+    them. How many tokens there are says tokens_of(events, TOKEN, USAGE): a chunk may hold several.
     """
     # BEGIN SOLUTION ex=06.4
     tokens = [e for e in events if e.kind == TOKEN]
