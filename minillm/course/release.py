@@ -61,7 +61,7 @@ def student_files(course, chosen):
             yield str(path.relative_to(course.root)), path.read_bytes()
     for folder in ("lessons", "notebooks", "data"):
         for path in tree(course.root / folder):
-            if folder == "data" or path.stem in lessons or path.stem in ("README", "jupyter_server_config"):
+            if folder == "data" or path.stem in lessons or path.stem == "README":
                 yield str(path.relative_to(course.root)), path.read_bytes()
     yield from settings(course, "--impl work")
     for text in ("AGENTS.md", "README.md"):
