@@ -3,6 +3,8 @@
 What is in a page beyond its tokens is NaN here, so whoever reads it finds out.
 """
 
+import tracemalloc
+
 import mistakes
 import numpy as np
 import oracles
@@ -37,6 +39,9 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan):
         out = paged_attention(q, k_pages, v_pages, table, len(k))
     except MiniLLMError as error:
         pytest.fail(f"{what} gave NaN: only slots without a token hold NaN here, so such a slot was read ({error})")
+    except (ValueError, IndexError, TypeError) as error:
+        pytest.fail(f"{what} stopped with {type(error).__name__}: {error}. Of a tile's block columns.stop - columns.start slots "
+                    "are filled; keys and values of a tile are (kv_heads, 1, filled, d)")  # fmt: skip
 
     def wrong():
         return mistakes.paged(q, k, v, k_pages, v_pages, table)
@@ -104,6 +109,22 @@ def test_any_chunk_of_queries_over_any_pages_gives_attention(seed, size, kv_head
     q, k, v = draws(seed, (n_q, kv_heads * group, D), (n_k, kv_heads, D), (n_k, kv_heads, D))
     heads = f"{kv_heads * group} query heads and {kv_heads} KV heads"
     check_paged(q, k, v, size, seed, what=f"attention of {n_q} tokens over {n_k} keys in blocks of {size}, {heads},")
+
+
+@exercise("04.3", points=1, hint="k_pages[table[i], :filled] is a view of one page; k_pages[table] copies them all.")
+def test_each_page_is_read_where_it_lies():
+    """64 pages: what a call takes beside its inputs stays below a quarter of the keys."""
+    q, k, v = draws(7, (1, 2, 32), (1024, 2, 32), (1024, 2, 32))
+    k_pages, v_pages, table = paginate(k, v, 16, seed=3, spare=0)
+    paged_attention(q, k_pages, v_pages, table, 1024)  # what is imported and compiled on first use does not count
+    tracemalloc.start()
+    try:
+        paged_attention(q, k_pages, v_pages, table, 1024)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    gathered = f"attention over {k.nbytes:,} bytes of keys in 64 pages took {peak:,} bytes beside them, a quarter is allowed"
+    assert peak < k.nbytes / 4, f"{gathered}: gathering all pages is the copy that paging exists to avoid"
 
 
 @exercise("04.3", points=0, hint="Two tables may name one block: reading changes nothing in it.")
@@ -208,6 +229,15 @@ def test_each_layer_writes_to_its_own_pages():
         ways = {f"{'VK'[side == 'V']} is written into the pages of {side}": other}
         what = f"{side} of layer 1, block {block},"
         check_close(pages[1, block, :3], right, rtol=0, atol=0, what=what, mistakes=lambda ways=ways: ways)
+
+
+@exercise("04.5", points=1, hint="The layer holds up to `end` now; the table may have room for more (make_room).")
+def test_room_that_was_made_is_not_yet_filled():
+    cache, k = new_store().new_cache(), draws(1, (3, KV_HEADS, D))
+    cache.make_room(8)
+    cache.append(0, k, k)
+    found = cache.lengths
+    assert found == [3, 0], f"room for 8 tokens was made, layer 0 took 3: lengths must be [3, 0], found {found}"
 
 
 @exercise(
