@@ -19,7 +19,7 @@ from minillm.course import regions
 from minillm.course.index import SOURCES, CourseError, wanted
 
 TEXTS = Path(__file__).parent / "bundle"
-SKIP = {"__pycache__", "wrong", "hostile", "course_project", ".ipynb_checkpoints"}
+SKIP = {"__pycache__", "wrong", "right", "hostile", "course_project", ".ipynb_checkpoints"}
 ADOPT = "\nfrom minillm.course import overlay\n\noverlay.adopt(__file__)  # this bundle runs the code in work/\n"
 DATE = (2026, 1, 1, 0, 0, 0)  # the same input gives the same bytes
 
