@@ -62,7 +62,6 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
     answers = [[e.time for e in tokens if e.index == i] for i in sorted({e.index for e in tokens})]
     decoding, start = sum(t[-1] - t[0] for t in answers), scheduled[-1] if scheduled else np.nan
     chunks, end = len(tokens) - len(answers), next(e.time for e in events if e.kind == "finished")
-    paces = [(t[-1] - t[0]) / (len(t) - 1) for t in answers if len(t) > 1]
     return {
         "TTFT": {
             "the clock starts when the request is scheduled: the user waits from its arrival": times[0] - start,
@@ -74,7 +73,8 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
             "the gaps of n tokens are divided by n: there are n - 1": decoding / count,
             "the answers are taken for one: gaps between tokens of different answers": (times[-1] - times[0]) / max(1, count - 1),
             "it ends with FINISHED: the pace is that of the tokens": (end - times[0]) / max(1, count - 1),
-            "each answer's mean counts once: the mean goes over all gaps": sum(paces) / max(1, len(paces)),
+            "the gaps of all answers are pooled: each answer has a TPOT, and the request's is their mean": decoding
+            / max(1, count - len(answers)),
             "one answer is looked at, the first": (answers[0][-1] - answers[0][0]) / max(1, len(answers[0]) - 1),
         },
         "E2E": {

@@ -51,8 +51,8 @@ def test_a_file_that_cannot_be_loaded_costs_its_own_exercises_only(course, damag
 def test_check_says_it_once_and_notes_it_beside_what_is_done(course, monkeypatch):
     monkeypatch.chdir(course.root)
     file = course.root / "work/layers.py"
-    file.write_text(file.read_text().replace("import numpy", "import torch\nimport numpy"))
-    said = "work/layers.py:6: ModuleNotFoundError: No module named 'torch'"
+    file.write_text(file.read_text().replace("import numpy", "import numpy.torch\nimport numpy"))
+    said = "work/layers.py:6: ModuleNotFoundError: No module named 'numpy.torch'"
     lines, done = check(course, Progress.load("work"), ["91"])
     assert not done and lines[:2] == ["91.1  not yet  its file cannot be loaded", f"  {said}"] and len(lines) == 3
     lines, done = check(course, Progress.load("work"), ["92.3"])

@@ -43,7 +43,7 @@ def test_start_keeps_what_is_the_learners(course):
     assert start(course, ["91.1"], work) == [("layers.py", "written")]
     mine = (work / "layers.py").read_text().replace('    raise NotImplementedError("exercise 91.1")', "    return 42  # mine")
     (work / "layers.py").write_text(mine)
-    assert start(course, ["91"], work) == [("layers.py", "kept, and in it emptied 91.2")]
+    assert start(course, ["91"], work) == [("layers.py", "kept, and in it begun 91.2")]
     text = (work / "layers.py").read_text()
     assert "return 42  # mine" in text and 'NotImplementedError("exercise 91.2")' in text
     assert "kept (yours" in start(course, ["91"], work)[0][1] and (work / "layers.py").read_text() == text

@@ -11,6 +11,7 @@ import time
 from minillm.course import regions, runner
 from minillm.course.files import near
 from minillm.course.index import SOURCES, CourseError
+from minillm.course.lint import lint
 
 
 def check(course, progress, ids=(), seed=0):
@@ -22,6 +23,7 @@ def check(course, progress, ids=(), seed=0):
             continue
         if not progress.is_written(exercise):
             return lines + _task(course, progress, exercise), False
+        lines += _refused(course, progress, exercise, lines)
         result = runner.run(course, progress.work, [exercise.id], seed)
         if not result.passed:
             progress.reopen(exercise)
@@ -31,6 +33,14 @@ def check(course, progress, ids=(), seed=0):
         lines += [f"  note: {said}; the reference took its place here" for said in result.broken if said not in warned]
         warned |= set(result.broken)
     return lines + [beyond(course, progress)], True
+
+
+def _refused(course, progress, exercise, said):
+    """What the grader's lint would say to the file; each sentence once."""
+    stub = regions.blank(course.source(exercise.file), name=exercise.file)
+    mine = (progress.work / exercise.file).read_text(encoding="utf-8-sig", errors="replace")
+    found = [f"  the grader would refuse {line}" for line in lint(mine, stub, exercise.file) if "does not parse" not in line]
+    return [line for line in found if line not in said]
 
 
 def welcome(course, progress, ids):
@@ -44,6 +54,12 @@ def welcome(course, progress, ids):
 
 def _task(course, progress, exercise):
     lesson = _lesson(course, exercise)
+    if progress.later(exercise):
+        return [
+            f"{exercise.id}  to do  {exercise.title}",
+            f"  it belongs to lesson {exercise.id[:2]}, which is not started: {lesson}",
+            f"next: {progress.command('start', exercise.id[:2])}",
+        ]
     return [
         f"{exercise.id}  to do  {exercise.title}",
         *_place(progress, exercise),
@@ -93,10 +109,10 @@ def _wrapped(text, indent):
 
 def beyond(course, progress):
     """Everything asked for is done: what now?"""
-    left = [e for e in course.exercises.values() if progress.started(e) and not progress.is_done(e)]
+    left = [e for e in course.exercises.values() if progress.begun(e) and not progress.is_done(e)]
     if left:
         return f"next: {progress.command('check')}    ({left[0].id} is the first that is not done)"
-    fresh = next((e for e in course.exercises.values() if e.tests and not progress.started(e)), None)
+    fresh = next((e for e in course.exercises.values() if e.tests and not progress.begun(e)), None)
     if fresh:
         return f"all that you started is done. next: {progress.command('start', fresh.id[:2])}"
     return f"all exercises are done. next: {progress.command('status')}"
@@ -169,6 +185,8 @@ def watch(folder, again, pause=time.sleep):
 def started(course, progress, ids=()):
     """Of the exercises that are named (all, for none) those that are in the learner's folder; CourseError where none is."""
     exercises = [exercise for exercise in course.chosen(ids) if progress.started(exercise) and exercise.tests]
+    if not any(id in course.exercises for id in ids):  # asked for by name, it is a TODO; else it is not meant
+        exercises = [exercise for exercise in exercises if not progress.later(exercise)]
     if not exercises:
         chosen = course.chosen(ids)
         which = chosen[0].id[:2] if chosen else "01"

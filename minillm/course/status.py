@@ -40,14 +40,14 @@ def status(course, progress, ids=(), everything=False, width=80):
 
 def at_hand(lessons, progress):
     """The lesson of the first exercise that is started and not done; where all is done, the last that was started."""
-    begun = [number for number, exercises in lessons.items() if any(map(progress.started, exercises))]
-    left = [n for n in begun if any(progress.started(e) and not progress.is_done(e) for e in lessons[n])]
+    begun = [number for number, exercises in lessons.items() if any(map(progress.begun, exercises))]
+    left = [n for n in begun if any(progress.begun(e) and not progress.is_done(e) for e in lessons[n])]
     return (left or begun[-1:] or list(lessons)[:1] or [None])[0]
 
 
 def _row(exercise, progress, width):
     word = "-"
-    if progress.started(exercise):
+    if progress.begun(exercise):
         word = "done" if progress.is_done(exercise) else "begun" if progress.is_written(exercise) else "to do"
     seen = "(solution seen) " if exercise.id in progress.solutions else ""
     line = f"{exercise.id:6} {word:6} {progress.points(exercise):>3g} of {exercise.points:<3g} {seen}{exercise.title}"
