@@ -19,6 +19,7 @@ from minillm.course.index import Course
 COURSE = Course()
 EXERCISES = COURSE.exercises
 WRONGS = kills.wrongs(COURSE)
+RIGHTS = kills.wrongs(COURSE, kind="right")
 NONE = "no exercises are marked in the package yet"
 
 
@@ -149,6 +150,13 @@ def test_a_wrong_solution_is_caught_with_words_that_help(wrong, run):
     assert run.caught, f"{wrong.path.name} passes all tests: {wrong.misconception}"
     assert run.helpful, f"{run.test} says only: {run.message}"
     assert run.lost > 0, f"{wrong.path.name} earns full marks: only tests worth 0 points catch it ({run.test})"
+
+
+@of(partial(kills.trial, COURSE))
+@pytest.mark.parametrize("right", each(RIGHTS, "right answer"), ids=lambda right: right.path.stem if right else None)
+def test_an_answer_that_is_right_in_another_form_earns_all(right, run):
+    refused = {outcome.test: outcome.message for outcome in run.outcomes if outcome.status != "passed"}
+    assert run.passed and not refused, f"{right.path.name} ({right.misconception}) is refused: {refused}"
 
 
 @of(solved)

@@ -96,7 +96,9 @@ def test_a_first_half_hour(course):
         return run.stdout
 
     assert "minillm: no folder work; begin with: minillm course start 01" in say("check")
-    assert "work/layers.py: written\nnext: minillm course check" in say("start", "91")
+    said = say("start", "91")
+    assert "work/layers.py: written\nlesson: lessons/91_layers.md\n" in said
+    assert "write scores in work/layers.py:24, about 1 line\nnext: minillm course check" in said
     assert "91.1  to do  Scaled dot products" in say("check")
     file = course.root / "work/layers.py"
     file.write_text(regions.fill(file.read_text(), "91.1", "return q @ k.T"))
@@ -108,7 +110,7 @@ def test_a_first_half_hour(course):
     said = say("check")
     assert "91.1  done  3 points" in said and "91.2  to do  Weighted mean" in said
     said = say("status")
-    assert "91.1   done     3 of 3" in said and "91.2   to do    0 of 3" in said and "score    3 of 10" in said
+    assert "91.1   done     3 of 3" in said and "91.2   to do    0 of 3" in said and "score           3 of 10" in said
     assert re.search(r"return q @ k.T / q.shape\[1\] \*\* 0.5 +\| return q @ k.T / np.sqrt", say("solution", "91.1"))
     file.write_text(regions.fill(file.read_text(), "91.1", "return q"))
     assert "91.1   begun" in say("status"), "an edit reopens an exercise"
@@ -124,7 +126,7 @@ def test_code_that_does_not_parse_or_exits_is_explained(course):
     stub = file.read_text()
     file.write_text(regions.fill(stub, "91.1", "return q @ (k.T"))
     lines, done = check.check(course, Progress.load(work))
-    assert not done and any("SyntaxError: '(' was never closed" in line for line in lines)
+    assert not done and "work/layers.py:25: SyntaxError: '(' was never closed" in " ".join(map(str.strip, lines))
     file.write_text(regions.fill(stub, "91.1", "import os\nos._exit(0)"))
     lines, done = check.check(course, Progress.load(work))
     assert not done and "the process ended inside this test: does the code exit?" in " ".join(" ".join(lines).split())
