@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 def test_nothing_pickled_is_read(tmp_path):
     path = tmp_path / "c.npz"
     np.savez(path, state=np.array([{"step": 1}], dtype=object))
-    with pytest.raises(TrainingError, match="allow_pickle"):
+    with pytest.raises(TrainingError, match=r"an array says .*\|O"):
         checkpoint.load(path, {})
     checkpoint.save(path, fresh(), {})
     with zipfile.ZipFile(path) as file:

@@ -70,8 +70,8 @@ def from_file(path):
 class Fields:
     """A dictionary from a file. where: how messages begin, up to the key; error: what they are raised as.
 
-    Every method takes a key and returns its value as the kind that the method is called after. default: for a key that is absent or
-    null; without one the key must be there.
+    Every method takes a key and returns its value as the kind that the method is called after. default: for a key that is
+    absent or null; without one the key must be there.
     """
 
     def __init__(self, values, where, error):
