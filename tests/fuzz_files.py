@@ -2,10 +2,10 @@
 
     python tests/fuzz_files.py [--n 20000] [--only config,tokenizer] [--seed 0]
 
-Six kinds: config.json, tokenizer.json with its neighbours, safetensors headers, adapters (PEFT and GGUF), checkpoints, GGUF metadata.
-Half of the changes know the format (a key dropped, another type, deeper, larger, twice, exchanged), half are bytes. What loads is
-used: a text is encoded, a token computed. Prints a table, and fails where anything but MiniLLMError came out, or a case took more
-than a second of processor time or 300 MB.
+Six kinds: config.json, tokenizer.json with its neighbours, safetensors headers, adapters (PEFT and GGUF), checkpoints, GGUF
+metadata. Half of the changes know the format (a key dropped, another type, deeper, larger, twice, exchanged), half are bytes.
+What loads is used: a text is encoded, a token computed. Prints a table, and fails where anything but MiniLLMError came out, or
+a case took more than a second of processor time or 300 MB.
 """
 
 import argparse
@@ -41,48 +41,53 @@ TEXT = "Hello <|im_end|> wörld cafe\u0301 1234\n\n \u2581"
 BOS, EOS = "<|endoftext|>", "<|im_end|>"
 
 HUB = {
-    "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "head_dim": 16, "intermediate_size": 32, "vocab_size": 272, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu",
-    "rope_theta": 10000.0, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False, "sliding_window": None,
-    "eos_token_id": [258], "torch_dtype": "float32", "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+    "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "head_dim": 16,
+    "num_key_value_heads": 1, "intermediate_size": 32, "vocab_size": 272, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    "hidden_act": "silu", "rope_theta": 10000.0, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+    "sliding_window": None, "eos_token_id": [261], "torch_dtype": "float32",
+    "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                     "original_max_position_embeddings": 32},
 }  # fmt: skip
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+PLAIN = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {BOS: {"id": BOS, "ids": [259], "tokens": [BOS]}},
+}
 TOKENIZER = {
     "version": "1.0", "truncation": None, "padding": None, "normalizer": {"type": "NFC"},
-    "added_tokens": [{"id": 256 + i, "content": text, "special": i < 3, "lstrip": False, "rstrip": False, "single_word": False,
-                      "normalized": False} for i, text in enumerate((BOS, "<|im_start|>", EOS, "<tool>"))],
-    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
-                      {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
-    "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": BOS, "type_id": 0}},
-                       {"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {BOS: {"id": BOS, "ids": [256], "tokens": [BOS]}}},
-    "decoder": {"type": "ByteLevel"},
-    "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-              "vocab": {c: i for i, c in enumerate(BYTE_TO_CHAR.values())} | {"lo": 260, "he": 261, "hel": 262},
-              "merges": ["l o", ["h", "e"], "he l"]},
+    "added_tokens": [{"id": 259 + i, "content": text, "special": i < 3} | PLAIN
+                     for i, text in enumerate((BOS, "<|im_start|>", EOS, "<tool>"))],
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]},
+    "post_processor": {"type": "Sequence", "processors": [BYTE_LEVEL, TEMPLATE]}, "decoder": BYTE_LEVEL,
+    "model": {"type": "BPE", "dropout": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+              "vocab": {c: i for i, c in enumerate(BYTE_TO_CHAR.values())} | {"lo": 256, "he": 257, "hel": 258},
+              "merges": [["l", "o"], ["h", "e"], ["he", "l"]]},
 }  # fmt: skip
 OPTIONS = {
     "bos_token": BOS, "eos_token": {"content": EOS}, "add_bos_token": True, "tokenizer_class": "GPT2Tokenizer",
-    "added_tokens_decoder": {"256": {"content": BOS}}, "chat_template": [{"name": "default", "template": CHATML}],
+    "added_tokens_decoder": {"259": {"content": BOS}}, "chat_template": [{"name": "default", "template": CHATML}],
 }  # fmt: skip
-ENDS = {"eos_token_id": [258, 256], "temperature": 0.6}
+ENDS = {"eos_token_id": [261, 259], "temperature": 0.6}
 
 
 # --- changes --------------------------------------------------------------------------------------------------------
 
 SPELLED = {"@deep@": "[" * 100_000 + "]" * 100_000, "@digits@": "9" * 5000, "@huge@": "1e999", "@half@": "\\ud800"}
 ODD = (
-    None, True, False, 0, -1, 1, 2, 3.5, -0.0, 2**31, 2**63, 2**64, 10**12, 10**30, 10**400, float("nan"), float("inf"), 1e-320, "", "x",
-    "LlamaForCausalLM", "yarn", "llama3", "linear", "BPE", "F32", "é" * 100_000, "@deep@", "@digits@", "@huge@", "@half@", [], {}, [[]],
-    [1, 2], ["a"], [{}], {"a": 1}, [0] * 100_000, {"type": "Sequence"}, [None], "\x00\n",
+    None, True, False, 0, -1, 1, 2, 3.5, -0.0, 2**31, 2**63, 2**64, 10**12, 10**30, 10**400, float("nan"), float("inf"), 1e-320,
+    "", "x", "LlamaForCausalLM", "yarn", "llama3", "linear", "BPE", "F32", "é" * 100_000, "@deep@", "@digits@", "@huge@",
+    "@half@", [], {}, [[]], [1, 2], ["a"], [{}], {"a": 1}, [0] * 100_000, {"type": "Sequence"}, [None], "\x00\n", "a b",
+    ["a b", "b c"],
 )  # fmt: skip
 
 
 def places(value, path=()):  # -> [path of a value within a value], the largest lists by a few of their elements
     found = [path] if path else []
-    if isinstance(value, dict):
-        inner = list(value.items())
-    else:
-        inner = list(enumerate(value)) if isinstance(value, list) else []
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = list(pairs)
     for key, child in inner[:6] + inner[6:][:: max(1, len(inner) // 6)]:
         found += places(child, (*path, key))
     return found
@@ -110,7 +115,7 @@ def changed(rng, value, odd=ODD):  # JSON value -> another one
             other = rng.choice(list(holder))
             holder[last], holder[other] = holder[other], holder[last]
         elif what in (4, 5) and isinstance(holder[last], int | float):
-            holder[last] = holder[last] * rng.choice((1, 1, -1, 2, 1000, 10**9)) + rng.choice((0, 1, -1, 0.5))
+            holder[last] = rng.choice((1, 1, -1, 2, 1000, 10**9)) * holder[last] + rng.choice((0, 1, -1, 2))
         else:
             holder[last] = rng.choice(odd)
     return value
@@ -254,7 +259,7 @@ class Checkpoint:
                 arrays["state"] = np.frombuffer(state, np.uint8)
             else:
                 name = rng.choice(list(arrays))
-                odd = (np.ones((2, 2)), np.ones((), "f2"), np.array(["a"]), np.array([np.nan], "f4"), np.ones(3, complex), np.ones(0, "i8"))
+                odd = (np.ones((2, 2)), np.ones((), "f2"), np.array(["a"]), np.array([np.nan], "f4"), np.ones(3, complex))
                 arrays[rng.choice((name, "x", "parameters/", "../up"))] = rng.choice(odd)
             (np.savez if rng.random() < 0.9 else np.savez_compressed)(self.path, **arrays)
         checkpoint.load(self.path, self.configuration, self.like)
@@ -381,7 +386,12 @@ def main():
     args = parser.parse_args()
     failed, folder = False, "/dev/shm" if Path("/dev/shm").is_dir() else None  # in memory, where the system can
     for kind in args.only.split(","):
-        report = fuzz(kind, args.n, args.seed, folder, tell=lambda done, k=kind: done % 1000 or print(f"{k}: {done:,}", file=sys.stderr))
+
+        def tell(done, kind=kind):
+            if done % 1000 == 0:
+                print(f"{kind}: {done:,} of {args.n:,}", file=sys.stderr)
+
+        report = fuzz(kind, args.n, args.seed, folder, tell)
         refused = ", ".join(f"{name} {count:,}" for name, count in report.refused.most_common())
         print(
             f"{kind:12} {report.cases:,} cases: {report.loaded:,} loaded, refused: {refused}, {len(report.said):,} messages; "
