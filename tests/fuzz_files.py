@@ -17,6 +17,7 @@ import time
 import tracemalloc
 import warnings
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from minillm.training import adapter_files, checkpoint
 from minillm.training.lora import fresh_adapter
 
 SECONDS, MEGABYTES = 1.0, 300
+SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # files in memory, where the system has that
 CONFIG = replace(TINY, n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_head=16, d_ff=32, vocab_size=272, context_length=64)
 TEXT = "Hello <|im_end|> wörld cafe\u0301 1234\n\n \u2581"
 BOS, EOS = "<|endoftext|>", "<|im_end|>"
@@ -117,7 +119,7 @@ def changed(rng, value, odd=ODD):  # JSON value -> another one
         elif what in (4, 5) and isinstance(holder[last], int | float):
             holder[last] = rng.choice((1, 1, -1, 2, 1000, 10**9)) * holder[last] + rng.choice((0, 1, -1, 2))
         else:
-            holder[last] = rng.choice(odd)
+            holder[last] = deepcopy(rng.choice(odd))
     return value
 
 
@@ -203,7 +205,7 @@ class Safetensors:
         self.good = self.path.read_bytes()
 
     def case(self, rng):
-        self.path.unlink()  # a mapping of the case before keeps the old file
+        self.path.unlink(missing_ok=True)  # a mapping of the case before keeps the old file
         header = self.good[: 8 + int.from_bytes(self.good[:8], "little")]
         bad = flipped(rng, header) + self.good[len(header) :] if rng.random() < 0.3 else with_header(rng, self.good)
         self.path.write_bytes(bad)
@@ -349,10 +351,10 @@ class Report:
     megabytes: float = 0.0
 
 
-def fuzz(kind, n, seed=0, folder=None, tell=lambda done: None):  # -> Report
+def fuzz(kind, n, seed=0, tell=lambda done: None):  # -> Report
     """n cases of a kind; case i depends on the seed and i alone."""
     report = Report()
-    with tempfile.TemporaryDirectory(dir=folder) as inside, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(dir=SHM) as inside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # overflow in weights from nowhere
         subject = KINDS[kind](Path(inside))
         memory = Memory()
@@ -384,14 +386,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, with commas")
     args = parser.parse_args()
-    failed, folder = False, "/dev/shm" if Path("/dev/shm").is_dir() else None  # in memory, where the system can
+    failed = False
     for kind in args.only.split(","):
 
         def tell(done, kind=kind):
             if done % 1000 == 0:
                 print(f"{kind}: {done:,} of {args.n:,}", file=sys.stderr)
 
-        report = fuzz(kind, args.n, args.seed, folder, tell)
+        report = fuzz(kind, args.n, args.seed, tell)
         refused = ", ".join(f"{name} {count:,}" for name, count in report.refused.most_common())
         print(
             f"{kind:12} {report.cases:,} cases: {report.loaded:,} loaded, refused: {refused}, {len(report.said):,} messages; "
