@@ -55,6 +55,7 @@ class Tokenizer:
         else:
             self.vocabulary = Vocabulary(tokens, types, declared, spaces="\u2581")
             self.model = SentencePieceBPE(self.vocabulary, scores, unknown_id, space_prefix)
+        self.rows = len(tokens)
         self.bos_id, self.eos_id, self.unknown_id, self.add_bos = bos_id, eos_id, unknown_id, add_bos
         self.special_tokens: dict[str, int] = self.vocabulary.special
         ends = {self.special_tokens[name] for name in END_NAMES if name in self.special_tokens}
@@ -69,6 +70,13 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self.vocabulary.tokens)
+
+    def pad_to(self, rows: int) -> None:
+        """The model has so many rows in its embedding; more than tokens where it was padded for speed, as Qwen2 is.
+
+        Training never meets such a row, yet sampling can draw it: then it makes no text.
+        """
+        self.rows = max(self.rows, rows)
 
     def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
         """Token ids of a text.
@@ -101,7 +109,9 @@ class Tokenizer:
         return StreamingDetokenizer(self, after, skip_special)
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes of one token; a character may be spread over several tokens."""
+        """The bytes of one token; a character may be spread over several tokens. None for the model's padding (pad_to)."""
+        if self.vocab_size <= i < self.rows:
+            return b""
         if not 0 <= i < self.vocab_size:
             raise TokenizerError(f"token id {i} is outside the vocabulary of {self.vocab_size:,} tokens")
         return self.model.token_bytes(int(i))
