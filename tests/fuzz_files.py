@@ -27,6 +27,7 @@ from minillm.backends import get_backend
 from minillm.errors import MiniLLMError
 from minillm.formats.gguf_write import write_gguf
 from minillm.formats.safetensors import encoded
+from minillm.model.defaults import recommended
 from minillm.model.hf_folder import hub_name
 from minillm.model.load import load_from
 from minillm.model.random_model import CHATML, TINY, byte_metadata, random_tensor, tensor_shapes
@@ -72,7 +73,7 @@ OPTIONS = {
     "bos_token": BOS, "eos_token": {"content": EOS}, "add_bos_token": True, "tokenizer_class": "GPT2Tokenizer",
     "added_tokens_decoder": {"259": {"content": BOS}}, "chat_template": [{"name": "default", "template": CHATML}],
 }  # fmt: skip
-ENDS = {"eos_token_id": [261, 259], "temperature": 0.6}
+ENDS = {"eos_token_id": [261, 259], "temperature": 0.6, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
 # --- changes --------------------------------------------------------------------------------------------------------
@@ -168,7 +169,8 @@ def write_model_folder(folder):
 
 
 def use(path):
-    """Load a model, encode a text, compute two steps."""
+    """Load a model, encode a text, compute two steps, ask how it wants to be sampled."""
+    recommended(path)
     transformer, tokenizer = load_from(path, get_backend("numpy"))
     tokenizer.decode(tokenizer.encode(TEXT, special=True))
     cache = transformer.new_cache(8)
@@ -280,6 +282,7 @@ class GGUF:
         self.path, self.tensors = folder / "m.gguf", parameters()
         more = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0, "tokenizer.ggml.unknown_token_id": 0}
         more |= {"general.basename": "a", "general.size_label": "b", "tokenizer.minillm.eos_token_ids": [258], "split.count": 1}
+        more |= {"general.sampling.temp": 0.5, "general.sampling.top_k": 40}
         self.metadata = model_metadata(CONFIG, byte_metadata(272), more)
         write_gguf(self.path, self.metadata, self.tensors)
         self.good = self.path.read_bytes()
