@@ -94,9 +94,8 @@ def main(argv=None):
     print(f"{'templates':>9}  {'longest s':>9}  {'of processor':>12}  outcome")
     for outcome, count in table.most_common():
         print(f"{count:9,}  {worst[outcome, 0]:9.2f}  {worst[outcome, 1]:12.2f}  {outcome}")
-    print(
-        f"{table.total():9,}  in {time.perf_counter() - begin:,.0f} s, at most {megabytes():.0f} MB, {faults:,} outside the bounds"
-    )
+    took = time.perf_counter() - begin
+    print(f"{table.total():9,}  in {took:,.0f} s, at most {megabytes():.0f} MB, {faults:,} outside the bounds")
     return 1 if faults else 0
 
 
