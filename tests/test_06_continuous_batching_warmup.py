@@ -25,7 +25,8 @@ kv, invariant, lora = {kv!r}, {invariant!r}, {lora!r}
 shape = replace(TINY, n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, context_length=256)
 transformer, tokenizer = random_model(shape, backend="numba")
 transformer.kv_dtype = __import__("numpy").dtype(kv)
-llm = LLM((transformer, tokenizer), adapters=dict(a=fresh_adapter(shape, 4, 8.0), b=fresh_adapter(shape, 2, 4.0, seed=1)) if lora else None)
+adapters = dict(a=fresh_adapter(shape, 4, 8.0), b=fresh_adapter(shape, 2, 4.0, seed=1))
+llm = LLM((transformer, tokenizer), adapters=adapters if lora else None)
 parser = argparse.ArgumentParser()
 serve.configure(parser)
 args = parser.parse_args(["--blocks", "64", "--max-tokens-per-step", "48"] + (["--batch-invariant"] if invariant else []))
@@ -46,6 +47,8 @@ while engine.has_work:
         assert delta.error is None, delta.error
 print(json.dumps([before, ready, machine_code()]))
 """
+
+
 def counts(**how):  # -> kernels in memory before the warm-up, after it, and after traffic
     script = TRAFFIC.format(**{"kv": "float32", "invariant": False, "lora": False, **how})
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)

@@ -164,7 +164,7 @@ def origins(given):  # [text] -> (origin, ...)
 
 
 def api_keys(args):  # -> (key, ...) or None
-    """The keys, from where no other user's `ps` can see them. One that was meant and is not there is an error, not an open door."""
+    """The keys, from where no other user's `ps` sees them. One that was meant and is not there is an error, not an open door."""
     found = [(os.environ.get(name, ""), f"the environment variable {name}") for name in args.api_key_env]
     if args.api_key_file is not None:
         try:
