@@ -33,11 +33,12 @@ class Tokenizer:
     add_bos:       what encode does when its `bos` is None.
     space_prefix:  SentencePiece: a text gets a space in front, which decoding takes off.
     chat_template: Jinja source.
+    normalizer, ignore_merges: byte-level BPE, see there.
     """
 
     def __init__(
         self, tokens, merges=None, scores=None, token_types=None, pre="gpt-2", bos_id=None, eos_id=None, unknown_id=None,
-        extra_eos_ids=(), add_bos=False, space_prefix=True, chat_template=None,
+        extra_eos_ids=(), add_bos=False, space_prefix=True, chat_template=None, normalizer=None, ignore_merges=None,
     ):  # fmt: skip
         if (merges is None) == (scores is None):
             raise TokenizerError("a tokenizer needs merges (byte-level BPE) or scores (SentencePiece), one of the two")
@@ -50,7 +51,7 @@ class Tokenizer:
         if merges is not None:
             reachable = {m.replace(" ", "", 1) for m in merges} | set(BYTE_TO_CHAR.values())
             self.vocabulary = Vocabulary(tokens, types, declared, reachable)
-            self.model = ByteLevelBPE(self.vocabulary, merges, pre)
+            self.model = ByteLevelBPE(self.vocabulary, merges, pre, normalizer, ignore_merges)
         else:
             self.vocabulary = Vocabulary(tokens, types, declared, spaces="\u2581")
             self.model = SentencePieceBPE(self.vocabulary, scores, unknown_id, space_prefix)
