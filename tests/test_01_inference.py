@@ -308,8 +308,8 @@ def test_tpot_counts_tokens_and_one_alone_has_none():
     check_close(events.tpot(one, 0, GUIDELLM), 2.5, what='tpot(log, 0, "guidellm") of one token that came after 2.5 s')
     for convention in ("vllm", GUIDELLM):
         with answers(f'tpot(log, 0, "{convention}") of a request without a token', "Where is nothing to divide by, it is None."):
-            found = events.tpot(none, 0, convention)
-        assert found is None, f"TPOT of no token must be None in either convention, found {found}"
+            found = events.tpot(none, 0, convention), events.tpot(none, 0, convention, 0)
+        assert found == (None, None), f"TPOT of no token must be None in either convention, found {found}"
     three = log_of(1.0, 3.0, 4.5, together=3)  # as a client's chunks and speculative decoding give them
     for convention, expected, of_events in (("vllm", 0.5, 1.5), (GUIDELLM, 0.875, 1.75)):
         ways = {"events are counted, not tokens: an event of three tokens counts as three": of_events}
@@ -336,6 +336,17 @@ def test_tpot_counts_tokens_and_one_alone_has_none():
         ("llama-3.1-405b", 405_853_388_800),
         ("qwen2-7b", 7_615_616_512),
         ("qwen3-8b", 8_190_735_360),
+        # said on the model's own page, or by its safetensors index
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.2-3b", 3_212_749_824),
+        ("mistral-7b-v0.3", 7_248_023_552),
+        ("mistral-nemo-12b", 12_247_782_400),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen2.5-72b", 72_706_203_648),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-32b", 32_762_123_264),
     ],
 )
 def test_parameters_of_published_models(name, parameters):
