@@ -24,7 +24,8 @@ PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too;
 MODEL = {"model": DEFAULT_MODEL, "backend": "auto", "threads": None}
 OPTIONS = {  # benchmark -> {option it takes: default}
     "model": MODEL | {"prompt_tokens": 512, "new_tokens": 32, "batch": "1", "rounds": 5, "kv": None, "peers": False},
-    "attention": {"threads": None, "tokens": "512,2048,8192", "heads": 9, "kv_heads": None, "d_head": 64, "rounds": 5, "peers": False},
+    "attention": {"threads": None, "tokens": "512,2048,8192", "heads": 9, "kv_heads": None, "d_head": 64}
+    | {"rounds": 5, "peers": False},
     "ttft": MODEL | {"prompt_tokens": 1000, "rounds": 3},
     "paging": {"trace": None, "requests": None},
     "prefix": {"trace": None, "requests": None},
