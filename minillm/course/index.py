@@ -113,7 +113,7 @@ class Course:
         for one in choice:
             if not any(wanted(id, [one]) for id in self.exercises):
                 have = ", ".join(sorted({id[:2] for id in self.exercises})) or "none yet"
-                raise CourseError(f"no exercise or lesson {one!r}; lessons with exercises: {have}.")
+                raise CourseError(f"no exercise or lesson {short(one)}; lessons with exercises: {have}.")
         return picked
 
     def need_tests(self):
@@ -131,10 +131,16 @@ class Course:
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
 
 
-def expand(ids):
+def expand(ids):  # "01-03" -> "01", "02", "03"
     for id in ids:
-        first, dash, last = id.partition("-")
-        yield from (f"{number:02d}" for number in range(int(first), int(last) + 1)) if dash else [id]
+        found = re.fullmatch(r"([0-9]{1,2})-([0-9]{1,2})", id)
+        if "-" in id and not (found and int(found[1]) <= int(found[2])):
+            raise CourseError(f"a range of lessons is NN-NN, the lower first, such as 01-04; found {short(id)}.")
+        yield from (f"{number:02d}" for number in range(int(found[1]), int(found[2]) + 1)) if found else [id]
+
+
+def short(text, limit=40):  # what somebody typed, for a message of one line
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
 
 
 def read_marks(path):
