@@ -61,7 +61,7 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
     compiled: the same model on the compiled backend; without it, its rungs are left out. bits: what its weights take each.
     """
     prompt = llm.tokenizer.encode(BEGINNING)
-    machine = measure_machine()
+    machine = measure_machine(kernels=compiled is not None)
     ladder = [rung for rung in LADDER if compiled or not rung.kernels]
     tops = [ceilings(llm.config, machine, len(prompt), NEW_TOKENS, 1, bits if rung.kernels else 32) for rung in ladder]
     rungs, expected = [], None

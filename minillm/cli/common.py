@@ -94,6 +94,23 @@ def print_json(values):
     print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
+def share_now():  # -> 0 … 1
+    """The share of the cores that a process gets now, to be handed to tell_share once all is measured."""
+    from minillm.bench.machine import cpu_share
+
+    return cpu_share()
+
+
+def tell_share(before):  # -> the lower of the shares before and after
+    """A busy machine spoils what was measured: say so on standard error."""
+    from minillm.bench.machine import busy
+
+    share = min(before, share_now())
+    if line := busy(share):
+        print(f"minillm: {line}.", file=sys.stderr)
+    return round(share, 3)
+
+
 def pace(metrics):  # -> one line
     """Metrics of a request in words."""
     parts = [f"{metrics['prompt_tokens']} tokens in, {metrics['new_tokens']} out"]
