@@ -322,8 +322,8 @@ def test_the_command_reports_and_writes_everything(mock, tmp_path, capsys):
     server, out = mock(tokens=4), tmp_path / "new" / "folder"
     asked = ("--url", server.url, "--rate", 500, "--requests", 12, "--prompt-tokens", 20, "--new-tokens", 9)
     assert command(*asked, "--slo", "ttft=60,tpot=60", "--out", out, "--json") == 0
-    text = capsys.readouterr().out
-    found = json.loads(text.splitlines()[-1])
+    out_text, text = capsys.readouterr()
+    found = json.loads(out_text)
     assert found == json.loads((out / "loadtest.json").read_text()) and found["finished"] == 12 and found["attainment"] == 1.0
     assert found["ttft_s"]["count"] == 12 and found["itl_s"]["count"] == 36 and found["errors"] == {}
     for word in ("TTFT", "TPOT", "ITL", "E2E", "tokens/s out", "goodput", "late", "12 of 12 requests sent", "poisson at 500/s"):
@@ -347,8 +347,8 @@ def test_only_errors_are_a_report_too(mock, tmp_path, capsys):
 
     url = mock(behave=refuses).url
     assert command("--url", url, "--concurrency", 2, "--requests", 4, "--slo", "ttft=1", "--out", tmp_path, "--json") == 0
-    text = capsys.readouterr().out
-    found = json.loads(text.splitlines()[-1])
+    out, text = capsys.readouterr()
+    found = json.loads(out)
     assert found["errors"] == {"http 429": 4} and found["attainment"] == 0.0 and "4 http 429" in text and "none was seen" in text
     assert "http 429,busy" in (tmp_path / "requests.csv").read_text()
 
@@ -371,7 +371,7 @@ def test_every_way_to_ask(mock, tmp_path, capsys, arguments):
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
     arguments = [a.replace("{trace}", str(trace)) for a in arguments]
     assert command("--url", mock().url, "--requests", 6, "--json", *arguments) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["finished"] == 6
+    assert json.loads(capsys.readouterr().out)["finished"] == 6
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_the_same_seed_asks_the_same(mock):
 @pytest.mark.skipif(os.name == "nt", reason="Control-C is sent as SIGINT")
 def test_control_c_gives_the_report_of_what_is_done(mock, tmp_path):
     server = mock(tokens=2, behave=slow_after(3))
-    arguments = ["--url", server.url, "--requests", "50", "--rate", "1000", "--out", str(tmp_path), "--json"]
+    arguments = ["--url", server.url, "--requests", "50", "--rate", "1000", "--out", str(tmp_path)]
     source = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from minillm.cli import main; "
     run = [sys.executable, "-c", f"{source}sys.exit(main({['loadtest', *arguments]!r}))"]
     process = subprocess.Popen(run, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)

@@ -20,7 +20,7 @@ BUSY_BELOW = 0.85  # of the cores' time: with less, figures say more about the o
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured ceilings. flops_per_s: of float32 matrix products; kernel_flops_per_s: of the compiled kernels, 0 where unknown."""
+    """Measured ceilings. flops_per_s: of float32 products; kernel_flops_per_s: of the compiled kernels, 0 where unknown."""
 
     read_bytes_per_s: float
     flops_per_s: float

@@ -10,13 +10,12 @@ so several numbers of chains are tried, and the fastest counts.
 
 from concurrent.futures import ThreadPoolExecutor
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import loop_with_sums
-from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, call, splat_scalar
+from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call
 from minillm.backends.numba_.tile import dot_pairs, splat_int
 from minillm.bench.machine import available_cores, best_of
 

@@ -16,7 +16,18 @@ Each benchmark has defaults of its own for the options that it takes, and refuse
 
 import sys
 
-from minillm.cli.common import DEFAULT_MODEL, add_kv_option, add_model_options, backend_for, kv_for, load, model_path, print_json, share_now, tell_share
+from minillm.cli.common import (
+    DEFAULT_MODEL,
+    add_kv_option,
+    add_model_options,
+    backend_for,
+    kv_for,
+    load,
+    model_path,
+    print_json,
+    share_now,
+    tell_share,
+)
 from minillm.errors import MiniLLMError
 
 HELP = "measure prefill and decode speed, or attention alone; --peers adds llama.cpp, transformers, torch where installed"
@@ -46,7 +57,7 @@ def configure(parser):
     parser.add_argument("--rounds", type=int, metavar="N", help="alternations (default: 5; ttft, kernels: 3)")
     add_kv_option(parser)
     parser.add_argument("--peers", action="store_true", help=PEERS_HELP)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; the table goes to standard error")
     replayed = parser.add_argument_group("paging, prefix, blocks, pair")
     replayed.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
     replayed.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace; blocks: 3000; pair: 40)")
@@ -69,10 +80,9 @@ def run(args):
     before = share_now()
     result, table = ways.get(args.what, run_replay)(args)
     result["cpu_share"] = tell_share(before)
+    print(table(result), file=beside_json(args))
     if args.json:
         print_json(result)
-    else:
-        print(table(result))
     return 0
 
 

@@ -89,8 +89,12 @@ def kv_for(args, backend):  # -> dtype
     return args.kv or ("float16" if backend == "numba" else "float32")
 
 
+def beside_json(args):  # -> where what a person reads goes: with --json standard output is for the object alone
+    return sys.stderr if args.json else sys.stdout
+
+
 def print_json(values):
-    """One object on the last line of standard output."""
+    """One object, which is all that stands on standard output."""
     print(json.dumps(values, ensure_ascii=False), flush=True)
 
 

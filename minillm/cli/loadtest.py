@@ -7,7 +7,7 @@
 
 import sys
 
-from minillm.cli.common import print_json
+from minillm.cli.common import beside_json, print_json
 
 HELP = "send a workload to an OpenAI-compatible server: TTFT, TPOT, throughput, goodput, with intervals"
 
@@ -36,7 +36,7 @@ def configure(parser):
     parser.add_argument("--slo", metavar="LIST", help="objectives in seconds, such as ttft=0.5,tpot=0.05 (also itl, tbt, e2e)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", help="write loadtest.json, requests.csv, loadtest.png, trace.json")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; the table goes to standard error")
 
 
 def run(args):
@@ -61,9 +61,9 @@ def run(args):
     from minillm.serving.loadtest import report
 
     result = {"server": args.url, "model": client.model, "workload": told, "seed": args.seed, **report(test, slo)}
-    print(shown.table(result))
+    print(shown.table(result), file=beside_json(args))
     if args.out:
-        print("written: " + ", ".join(str(path) for path in shown.write(result, test, args.out)))
+        print("written: " + ", ".join(map(str, shown.write(result, test, args.out))), file=beside_json(args))
     if args.json:
         print_json(result)
     return 130 if test.stopped else 0
