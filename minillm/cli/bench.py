@@ -21,6 +21,7 @@ from minillm.cli.common import (
     add_kv_option,
     add_model_options,
     backend_for,
+    beside_json,
     kv_for,
     load,
     model_path,

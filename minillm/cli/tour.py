@@ -45,7 +45,8 @@ def run(args):
 def tell_story(llm, beginning, params, said):
     """On NumPy, which is there at once: a newcomer should not wait for a compiler."""
     c = llm.config
-    print(f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers\n\n{beginning}", end="", flush=True, file=said)
+    about = f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers"
+    print(f"{about}\n\n{beginning}", end="", flush=True, file=said)
     for piece in llm.stream(beginning, params):
         print(piece, end="", flush=True, file=said)
     print(" …\n", flush=True, file=said)
