@@ -1,4 +1,4 @@
-"""With --json, standard output is one JSON object and nothing else: `minillm … --json | jq` works, for every command that has it."""
+"""With --json, standard output is one JSON object and nothing else, for every command that has it: `minillm … --json | jq`."""
 
 import json
 
