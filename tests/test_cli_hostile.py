@@ -14,7 +14,7 @@ from minillm.course.index import Course
 from minillm.errors import MiniLLMError
 
 LONG = "n" * 5000
-TEXTS = ["", LONG, "a/" + LONG, "~nouser/x", "/dev/null/x", "/", "a\udcffb", "a\0b", "hf:", "hf:a/b/c.gguf"]
+TEXTS = ["", LONG, "a/" + LONG, "~nouser/x", "/dev/null/x", "/", "a\udcffb", "hf:", "hf:a/b/c.gguf"]
 TEXTS += ["1,,2", "1,-1", "9" * 5000, "01-", "1-99999999", "99-01", "01.99", "01.x", "01-02-03", "ttft=nan", "a=b", "7:3"]
 TEXTS += ["01-zz"]
 NUMBERS = ["", "x", "-1", "0", "99999999999999999999", "nan", "-inf", "1e400", "1_0", "٣", "9" * 5000]

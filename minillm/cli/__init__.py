@@ -77,12 +77,18 @@ def main(argv=None):  # -> exit status
             raise
         print(f"minillm: exercise {id} is not written yet: minillm course check {id}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be made, a name too long, a file of somebody else: the path says whose
+        if isinstance(error, BrokenPipeError):  # `minillm generate ... | head`: the reader has gone, nothing is left to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.filename is None:
+            raise
+        name = ascii(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else str(error.filename)
+        print(f"minillm: {name if len(name) < 200 else name[:100] + '…'}: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nminillm: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `minillm generate ... | head`: the reader has gone, nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def parser():  # -> argparse.ArgumentParser
