@@ -1,46 +1,32 @@
-"""The process in which a submission meets its tests. grade starts one for each exercise and believes little of what it says.
+"""The process in which a submission runs. It answers calls across the wall (wire.py), and knows nothing else.
 
-It reads its orders (one line of JSON) from standard input, binds itself to limits, seals the machinery, puts up the guard, and
-runs pytest. Every test that ends is reported at once, as a line with the nonce of this child, to a pipe; what was not reported
-was not earned. The nonce keeps a submission from writing such lines itself unless it searches this process's memory for it.
+There is no test here, no oracle, no seed and no solution: the package in this box has the submitted files' regions emptied, and
+the submission is laid over it. Before the first line of that is run, the process is locked up (jail.py) and bound to limits.
+Whatever it does to itself afterwards, all that reaches the judge are values, and the judge believes none of them.
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import resource
+import socket
 import sys
+import threading
+import tracemalloc
 from pathlib import Path
 
 
-class Messenger:
-    """Sends the plugin's events to the parent. Seals and guards just before the first line of the submission can run."""
-
-    def __init__(self, send, orders):
-        self.send, self.orders, self.seal = send, orders, None
-
-    def pytest_collection(self, session):
-        from minillm.course import guard, plugin, seal
-
-        helpers = preload(Path("tests"))
-        session.config.stash[plugin.RUN].listeners.append(self.tell)
-        guard.install("tmp", self.orders["secret"], "submission")
-        self.seal, self.broken = seal.take(helpers), seal.broken
-
-    def tell(self, event):
-        self.send(event | {"broken": self.broken(self.seal)})
-
-
 def limit(orders):
-    """Bind this process and its children: nothing here can be raised again."""
+    """Bind this process: nothing here can be raised again."""
     seconds, memory = int(orders["seconds"]) + 1, int(orders["memory"])
     for name, value in {
         "RLIMIT_CPU": seconds * 2,  # numba and BLAS use two threads
         "RLIMIT_AS": memory,  # macOS knows it and ignores it
-        "RLIMIT_FSIZE": 64_000_000,
-        "RLIMIT_NOFILE": 256,
+        "RLIMIT_FSIZE": 8_000_000,  # and launch.py looks at the sum
+        "RLIMIT_NOFILE": 64,  # so that what is deleted and still open does not fill the disk either
         "RLIMIT_CORE": 0,
-        "RLIMIT_NPROC": tasks() + 32,  # counts threads of this user everywhere; root is exempt
+        "RLIMIT_NPROC": (tasks() if os.getuid() else 0) + 32,  # of this user; root is about to become a new one
     }.items():
         if hasattr(resource, name):
             kind = getattr(resource, name)
@@ -61,29 +47,111 @@ def tasks():
     return total or 4096
 
 
-def preload(folder):
-    """Import the tests' helpers (oracles) before the submission can, so that the seal covers them. Returns their names."""
-    sys.path.insert(0, str(folder.resolve()))
-    names = []
-    for path in sorted(folder.glob("*.py")):
-        if not path.name.startswith(("test_", "conftest")) and "minillm" not in path.read_text(encoding="utf-8"):
-            importlib.import_module(path.stem)
-            names.append(path.stem)
-    return names
+class Performer:
+    """Answers what the judge asks."""
+
+    def __init__(self, mirror):
+        self.mirror = mirror
+
+    def __call__(self, op, to, value):
+        from minillm.course.proxies import resolve
+        from minillm.course.raised import ENDS
+
+        try:
+            if op == "forget":
+                return self.mirror.forget()
+            if op == "text":
+                return str(resolve(to))
+            if op == "limit":
+                return resource.setrlimit(resource.RLIMIT_AS, (value, value))
+            if op == "next":
+                return next(self.mirror.objects[to])
+            function = self.mirror.objects[to] if op == "invoke" else resolve(to)
+            args, kwargs = value
+            if op == "measure":
+                return measure(function, args)
+            return function(*args, **dict(kwargs))
+        except ENDS as error:
+            raise RuntimeError(f"the code asked to exit ({type(error).__name__}).") from error
+
+
+def measure(function, args):  # -> bytes taken at once
+    tracemalloc.start()
+    try:
+        function(*args)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def serve(lane):
+    from minillm.course.proxies import LANE
+    from minillm.course.wire import WallError
+
+    LANE.lane = lane
+    try:
+        lane.serve()
+    except WallError:
+        os._exit(0)
+
+
+def load(orders):  # -> what is wrong ("layers.py:3: ModuleNotFoundError: …"), or None
+    """Import the submitted module, and find the function that will be called."""
+    from minillm.course.overlay import Overlay
+    from minillm.course.proxies import resolve
+    from minillm.course.raised import Raised
+
+    preload(orders["module"])
+    overlay = Overlay("submission", "minillm")
+    overlay.install()
+    folder, own = str(overlay.impl), orders["file"]
+    try:
+        importlib.import_module(orders["module"])
+    except BaseException as error:
+        where = Raised(None, folder).place(error) or own
+        if isinstance(error, SyntaxError) and (error.filename or "").startswith(folder):
+            where = f"{error.filename.removeprefix(folder).lstrip('/')}:{error.lineno}"
+        return f"{where}: {type(error).__name__}: {getattr(error, 'msg', None) or error}"[:500]
+    for name in orders["functions"]:
+        try:
+            resolve(name)
+        except Exception:
+            return f"{own}: {name.partition(':')[2]} is gone; keep what stands around the region"
+    return None
+
+
+def preload(module):
+    """Import what the emptied module imports, so that the submission's first line finds it."""
+    try:
+        importlib.import_module(module)
+    except Exception:
+        sys.modules.pop(module, None)
 
 
 def main():
-    orders = json.loads(sys.stdin.readline())
-    out, nonce = os.fdopen(orders.pop("pipe"), "w"), orders.pop("nonce")
+    orders = json.loads(sys.argv[1])
+    connections = [socket.socket(fileno=number) for number in orders["lanes"]]
     limit(orders)
-    import pytest
+    from minillm.course import jail
 
-    def send(event):
-        print(json.dumps({"nonce": nonce} | event), file=out, flush=True)
+    wall = jail.confine(".", "tmp", hidden=orders["secret"])
+    from minillm.course import guard
+    from minillm.course.mirror import Mirror
+    from minillm.course.proxies import World, resolve
+    from minillm.course.raised import Raised
+    from minillm.course.wire import Lane
 
-    arguments = ["--impl", "submission", "--seed", str(orders["seed"]), "--time-limit", str(orders["time_limit"])]
-    arguments += ["--basetemp", "tmp/pytest", f"--ex={orders['exercise']}", *orders["files"]]
-    pytest.main(arguments, plugins=[Messenger(send, orders)])
+    world = World(Path("minillm").resolve())
+    mirror, raised = Mirror(world, 1), Raised(resolve, os.path.realpath("submission"))
+    performer = Performer(mirror)
+    lanes = [Lane(connection, mirror, performer, raised.describe, raised.restore) for connection in connections]
+    for lane in lanes[1:]:
+        threading.Thread(target=serve, args=(lane,), daemon=True).start()
+    empty = {"value": None, "changes": [], "seen": []}
+    lanes[0].send(json.dumps(empty | {"op": "locked", "lacks": wall.lacks}).encode())
+    guard.install("tmp", orders["secret"], "submission")
+    lanes[0].send(json.dumps(empty | {"op": "loaded", "trouble": load(orders)}).encode())
+    serve(lanes[0])
 
 
 if __name__ == "__main__":

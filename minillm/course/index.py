@@ -10,7 +10,7 @@ costs milliseconds and needs neither pytest nor numba. So the arguments of @exer
 import ast
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from minillm.course import regions
@@ -18,6 +18,7 @@ from minillm.errors import MiniLLMError
 
 SOURCES = {".py", ".cu", ".cuh", ".c", ".h", ".cpp"}
 KERNEL = re.compile(r"(\w+)\s*\([^;]*$")
+ID = re.compile(r"(?P<lesson>\d{1,2})(?:\.(?P<number>\d+)|-(?P<last>\d{1,2}))?(?:_\w+)?")
 
 
 class CourseError(MiniLLMError):
@@ -90,6 +91,8 @@ class Course:
             if "BEGIN" not in source:
                 continue
             for region in regions.find(source, str(path)):
+                if region.later:  # a bundle holds it as a stub; it is no exercise there
+                    continue
                 if region.id in found:
                     where = found[region.id].file
                     raise regions.RegionError(f"{path}:{region.first + 1}: exercise {region.id} is in {where} already.")
@@ -107,14 +110,20 @@ class Course:
         return {path.stem[:2]: path.stem for path in sorted((self.root / "lessons").glob("[0-9][0-9]_*.md"))}
 
     def chosen(self, ids):
-        """The exercises named by lessons ("01"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
-        choice = list(expand(ids))
-        picked = [exercise for exercise in self.exercises.values() if not choice or wanted(exercise.id, choice)]
-        for one in choice:
-            if not any(wanted(id, [one]) for id in self.exercises):
+        """The exercises named by lessons ("01", "1"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
+        choice = self.choice(ids)
+        return [exercise for exercise in self.exercises.values() if not choice or wanted(exercise.id, choice)]
+
+    def choice(self, ids):
+        """The same in its one spelling: lessons "01" and exercises "01.2". A range may span lessons without exercises."""
+        choice = []
+        for asked in ids:
+            found = [one for one in expand(asked) if any(wanted(id, [one]) for id in self.exercises)]
+            if not found:
                 have = ", ".join(sorted({id[:2] for id in self.exercises})) or "none yet"
-                raise CourseError(f"no exercise or lesson {short(one)}; lessons with exercises: {have}.")
-        return picked
+                raise CourseError(f"no exercise or lesson {short(asked)}; lessons with exercises: {have}.")
+            choice += found
+        return choice
 
     def need_tests(self):
         if not self.tests:
@@ -131,22 +140,25 @@ class Course:
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
 
 
-def expand(ids):  # "01-03" -> "01", "02", "03"
-    for id in ids:
-        found = re.fullmatch(r"([0-9]{1,2})-([0-9]{1,2})", id)
-        if "-" in id and not (found and int(found[1]) <= int(found[2])):
-            raise CourseError(f"a range of lessons is NN-NN, the lower first, such as 01-04; found {short(id)}.")
-        yield from (f"{number:02d}" for number in range(int(found[1]), int(found[2]) + 1)) if found else [id]
-
-
 def short(text, limit=40):  # what somebody typed, for a message of one line
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
 
 
+def expand(id):  # -> [id]
+    """What a person may type: "1", "01", "01_inference", "1.2", "01.2", "1-3"; an empty list where it is none of these."""
+    typed = ID.fullmatch(id.strip())
+    if typed is None:
+        return []
+    lesson = int(typed["lesson"])
+    if typed["number"]:
+        return [f"{lesson:02d}.{int(typed['number'])}"]
+    return [f"{number:02d}" for number in range(lesson, int(typed["last"] or lesson) + 1)]
+
+
 def read_marks(path):
     """The tests of a file that carry @exercise(...), or are built by exercise(...)(class)."""
-    tests = []
-    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+    tests, source = [], path.read_text(encoding="utf-8")
+    for node in ast.parse(source, str(path)).body if "exercise(" in source else ():  # most files mark none
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name, calls = node.name, node.decorator_list
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name):
@@ -172,6 +184,9 @@ def _mark(call, name, path):
     return Test(id, path.name, name, values.get("points", 1), (hints,) if isinstance(hints, str) else tuple(hints))
 
 
+_parsed = lru_cache(maxsize=1)(ast.parse)  # the regions of a file come one after another
+
+
 def _around(source, region):
     """Name and title of the function around a region: from Python's syntax tree, or for CUDA C from the lines above."""
     if region.comment == "#":
@@ -184,7 +199,7 @@ def _around(source, region):
                     best, path = child, [*names, child.name]
                     walk(child, path)
 
-        tree = ast.parse(source)
+        tree = _parsed(source)
         walk(tree, [])
         lines = (ast.get_docstring(best or tree) or "").splitlines()
         return ".".join(path), lines[0] if lines else ""

@@ -1,6 +1,6 @@
 """Open whatever a user names: a known model, a .gguf file, a folder from a hub; get back a model that runs.
 
-    transformer, tokenizer = load_model("smollm2-135m")
+transformer, tokenizer = load_model("smollm2-135m")
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,11 @@ import numpy as np
 
 from minillm.backends import get_backend
 from minillm.errors import ModelError
+from minillm.formats.expect import from_file, shown
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.random_model import tensor_shapes
+from minillm.model.tensor_store import TensorStore
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
@@ -61,18 +63,21 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
         from minillm.model.hf_folder import load_folder
 
         return load_folder(path, ops)
-    with open_gguf(path) as gguf:
+    with open_gguf(path) as gguf, from_file(path):
         config = config_from_gguf(gguf)
 
-        def tensor(name):
+        def read(name):
             gguf.forget()  # the tensor before this one: a backend has its own form of it by now
-            info = gguf.tensors.get(name)
-            return info and StoredTensor(gguf.raw(name), info.type, info.shape)
+            info = gguf.tensors[name]
+            return StoredTensor(gguf.raw(name), info.type, info.shape)
 
         tokenizer = Tokenizer.from_gguf(gguf.metadata)
         if tokenizer.vocab_size > config.vocab_size:
             raise ModelError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}.")
-        return Transformer(config, load_weights(config, tensor, ops), ops), tokenizer
+        store = TensorStore(gguf.tensors, read, path)
+        weights = load_weights(config, store, ops)
+        store.finish()
+        return Transformer(config, weights, ops), tokenizer
 
 
 def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
@@ -85,6 +90,9 @@ def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 a
             if (info := gguf.tensors.get(name)) is None or info.shape != shape:
                 raise ModelError(f"{path}: tensor {name!r} must have shape {shape}, found {info.shape if info else 'none'}.")
             parameters[name] = gguf.dequantize(name)
+        if extra := sorted(gguf.tensors.keys() - parameters.keys()):
+            few = ", ".join(map(shown, extra[:3]))
+            raise ModelError(f"{path}: {len(extra):,} tensors are not part of what is trained: {few}.")
     return config, parameters
 
 
