@@ -23,7 +23,7 @@ def new_cache(max_length=500, dtype=np.float32):
 
 
 def fill(cache, seed, count):
-    """Append `count` random tokens to every layer; return what went in, per layer (the cache gets copies)."""
+    """Append `count` random tokens to every layer; return what went in, per layer. Copies are handed out."""
     k, v = draws(seed, (LAYERS, count, KV_HEADS, D), (LAYERS, count, KV_HEADS, D))
     for layer in range(LAYERS):
         cache.append(layer, k[layer].copy(), v[layer].copy())

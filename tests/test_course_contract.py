@@ -1,5 +1,6 @@
 """What every exercise promises. These tests know no exercise by name: they bite as soon as one is written."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -70,6 +71,21 @@ def test_with_everything_blanked_the_package_imports(tmp_path):
         assert f"from {folder / 'minillm'}" in run.stdout, run.stderr
         said[folder] = {line for line in run.stdout.splitlines() if not line.startswith("from")}
     assert said[tmp_path] <= said[COURSE.package.parent]
+
+
+def test_what_is_expected_is_computed_before_a_submission_is_called():
+    """check_close(mine(q, k), oracle(q, k)) would compute the oracle from q and k as the submission left them: zeros, perhaps."""
+    for path in sorted({COURSE.root / "tests" / test.file for test in COURSE.tests}):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "check_close" and len(call.args) > 1:
+                both = names_handed_out(call.args[0]) & names_handed_out(call.args[1])
+                assert not both, f"{path.name}:{call.lineno}: compute what is expected of {', '.join(both)} in a line before"
+
+
+def names_handed_out(expression):
+    """Variables that are arguments of a call in an expression."""
+    calls = [node for node in ast.walk(expression) if isinstance(node, ast.Call)]
+    return {argument.id for call in calls for argument in call.args if isinstance(argument, ast.Name)}
 
 
 # --- what needs a run of pytest each: two run at a time, ahead of the tests that ask for them ---------------------------------

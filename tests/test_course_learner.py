@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from course_fixture import cli, project, solve
+from course_fixture import cli, project, pytest_in, python, solve
 
 from minillm.cli import backends, main
-from minillm.course import check, regions
+from minillm.course import check, grade, regions
 from minillm.course.index import CourseError
 from minillm.course.progress import Progress
 from minillm.course.start import start
@@ -52,6 +52,42 @@ def test_start_keeps_what_is_the_learners(course):
     assert not list(work.rglob("*.tmp"))
     with pytest.raises(CourseError, match="holds the reference itself"):
         start(course, ["91"], course.package)
+
+
+def test_an_exercise_that_was_not_started_is_no_free_point(course):
+    """91.2 shares a file with 91.1: it is a stub there, is lent where it is not tested, and earns nothing until it is written."""
+    work = course.root / "work"
+    start(course, ["91.1"], work)
+    text = (work / "layers.py").read_text()
+    assert "# BEGIN YOUR CODE ex=91.2 lines=2 (not started)" in text and "weights" not in text.split("ex=91.2")[1].split("END")[0]
+    text = regions.fill(text, "91.1", "return q @ k.T / np.sqrt(q.shape[-1])")
+    (work / "layers.py").write_text(text)
+    lines, done = check.check(course, Progress.load(work))
+    assert done and lines[0].startswith("91.1  done") and "course start 91" in lines[1], "91.2 is not asked for"
+    lines, done = check.check(course, Progress.load(work), ["91.2"])
+    assert not done and lines[0].startswith("91.2  to do") and "lesson 91, which is not started" in lines[1]
+    assert "91.2   -        0 of 3" in cli(course, "status").stdout
+    run = pytest_in(course, "--impl", "work")
+    assert run.returncode == 0 and "91.1   done" in run.stdout and "91.2" not in run.stdout, run.stdout
+    run = pytest_in(course, "--impl", "work", "--ex", "91.2")
+    assert "91.2   todo       0 of 3" in run.stdout, run.stdout
+    use = "from minillm.course.overlay import Overlay; Overlay('work', 'minillm').install(); import numpy as np; "
+    use += "from minillm.layers import attend; print(attend(*[np.ones((2, 3))] * 3)[0, 0])"
+    assert python(course, "-c", use).stdout == "1.0\n", "the rest of the file works"
+    scores = grade.grade(course, work, ["91"])
+    assert {score.exercise: score.earned for score in scores.tests if score.points == 3} == {"91.2": 0} and scores.earned == 3
+    assert start(course, ["91"], work) == [("layers.py", "kept, and in it begun 91.2")]
+    assert (work / "layers.py").read_text() == text.replace(" (not started)", "")
+
+
+def test_check_says_what_the_grader_would_refuse(course):
+    work = course.root / "work"
+    solve(course, work)
+    file = work / "layers.py"
+    file.write_text("import os\n" + file.read_text())
+    lines, done = check.check(course, Progress.load(work), ["91"])
+    refused = [line for line in lines if "the grader would refuse layers.py:1: import of os" in line]
+    assert done and len(refused) == 1, "once, though the file holds two exercises"
 
 
 def test_a_first_half_hour(course):

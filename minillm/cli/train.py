@@ -104,9 +104,9 @@ def state_for(task, kept, batches, decisive, resume):  # -> checkpoint.State
     from minillm.training import checkpoint
     from minillm.training.optimizer import zeros_like
 
-    if resume:
-        return checkpoint.load(kept, decisive)
     fresh = task.initial()
+    if resume:
+        return checkpoint.load(kept, decisive, like=fresh)
     return checkpoint.State(0, fresh, zeros_like(fresh), zeros_like(fresh), batches.state)
 
 
