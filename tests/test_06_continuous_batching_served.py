@@ -398,6 +398,9 @@ def test_the_engine_of_the_command_forgets_old_requests_and_hides_its_warming_up
     front, page, config = build(arguments("--blocks", "32", "--max-queue", "7"), llm)
     assert (front.max_queue, front.engine.log.keep_last, config.num_blocks) == (7, KEEP, 32)
     assert b"minillm_generation_tokens_total 0.0" in page.render(front.stats()) and front.stats()["kv_blocks_used"] == 0
+    assert front.engine.executor.transformer is llm.transformer, "batch invariance is asked for, or not there"
+    asked, _, _ = build(arguments("--blocks", "32", "--batch-invariant"), llm)
+    assert asked.engine.executor.transformer.ops is not llm.transformer.ops
     front.engine.run([[1, 2]], SamplingParams(max_tokens=3))
     assert b"minillm_generation_tokens_total 3.0" in page.render(front.stats())
 

@@ -30,7 +30,7 @@ def configure(parser):
     status.add_argument("--all", action="store_true", help="the exercises of all lessons")
     command("solution", "your lines beside the reference's", "*")
     kills = command("kills", "which wrong solution is caught by which test", "*", work=None)
-    kills.add_argument("--json", action="store_true", help="the table as JSON")
+    kills.add_argument("--json", action="store_true", help="one JSON object instead of the lines")
     notebook.configure(command("notebooks", "build notebooks from their sources, or compare with --check", work=None))
     release = command("release", "bundles for students and for the autograder", "+", work=None)
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
@@ -121,11 +121,14 @@ def _kills(args, course):
 
     from minillm.course.kills import kills, show_kill
 
-    alive = 0
+    found = []
     for kill in kills(course, args.ids):
-        print(json.dumps(kill.as_dict()) if args.json else show_kill(kill), flush=True)
-        alive += not kill.caught
-    return 1 if alive else 0
+        found.append(kill)
+        if not args.json:
+            print(show_kill(kill), flush=True)
+    if args.json:
+        print(json.dumps({"kills": [kill.as_dict() for kill in found]}))
+    return 0 if all(kill.caught for kill in found) else 1
 
 
 def _notebooks(args, course):

@@ -69,7 +69,7 @@ def report(facts):  # -> lines
     yield f"{'':20}" + "".join(f"{size(nbytes):>18}" for nbytes in weights.values())
     token = f"{facts['kv_bytes_per_token'] / 1024:,.4g} KiB a token"
     yield f"\nKV cache, 16-bit: {token}, {size(facts['kv_bytes'])} for {context:,} tokens{trained}"
-    yield f"\ntokens of KV cache that fit beside the weights, and how many contexts of {context:,} they are"
+    yield f"\ntokens of KV cache beside the weights = so many contexts of {context:,}"
     for gb, (card, fits) in zip(CARDS, facts["kv_tokens"].items(), strict=True):
         usable = facts["usable"] * gb * 1e9
         cells = [cell(tokens, context, weights[width] <= usable) for width, tokens in fits.items()]
@@ -83,8 +83,8 @@ def cell(tokens, context, there):
 
 def short(number):
     """4,413 · 98.6k · 14.1M"""
-    for unit, scale in (("M", 1e6), ("k", 1e3)):
-        if number >= 10 * scale:
+    for unit, scale, least in (("M", 1e6, 1e6), ("k", 1e3, 1e4)):
+        if number >= least:
             return f"{number / scale:,.1f}{unit}"
     return f"{number:,.0f}" if number >= 100 else f"{number:,.1f}"
 

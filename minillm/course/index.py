@@ -121,7 +121,7 @@ class Course:
             found = [one for one in expand(asked) if any(wanted(id, [one]) for id in self.exercises)]
             if not found:
                 have = ", ".join(sorted({id[:2] for id in self.exercises})) or "none yet"
-                raise CourseError(f"no exercise or lesson {asked!r}; lessons with exercises: {have}.")
+                raise CourseError(f"no exercise or lesson {short(asked)}; lessons with exercises: {have}.")
             choice += found
         return choice
 
@@ -138,6 +138,10 @@ class Course:
         lesson = self.lessons.get(region.id[:2], region.id[:2])
         tests = tuple(test for test in self.tests if test.exercise == region.id)
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
+
+
+def short(text, limit=40):  # what somebody typed, for a message of one line
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
 
 
 def expand(id):  # -> [id]
