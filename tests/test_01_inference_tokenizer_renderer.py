@@ -22,6 +22,12 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks i
 FOREVER = "{% for i in range(90000) %}" * 3 + "{% endfor %}" * 3
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """On a busy machine five seconds may be little; tests of the limit set their own."""
+    monkeypatch.setattr(sandbox, "SECONDS", 50.0)
+
+
 def rendered(template, **variables):
     return compile_template(template)(messages=[], **variables)
 
@@ -68,15 +74,14 @@ SLICES = "{% set s = 'a' * (3999999 + messages | length) %}" + "".join(f"{{% set
     [
         "{{ '%(a)300000000s' % {'a': 'x'} }}",
         "{{ strftime_now('%99999999d' ~ 'x' * 300000) }}",
-        "{{ ([10 ** 76] * 2999999) | join }}",
+        "{{ (['a' * 1000] * 300000) | join }}",
         SLICES,
         "{{ 'a' * 10 ** 11 }}",
         "{{ 'x'.center(10 ** 10) }}",
     ],
     ids=["width", "strftime", "join", "slices", "times", "center"],
 )
-def test_memory_has_a_limit_in_the_middle_of_a_call_into_c(template, monkeypatch):
-    monkeypatch.setattr(sandbox, "SECONDS", 30.0)
+def test_memory_has_a_limit_in_the_middle_of_a_call_into_c(template):
     tracemalloc.start()
     try:
         assert refusal(template) == "chat template: more than 256 MiB"
@@ -199,7 +204,6 @@ def test_each_thread_gets_its_own_answer():
 
 
 def test_one_that_was_killed_while_it_waited_is_replaced():
-    RENDERER.process.kill() if RENDERER.process else None
     first = pid()
     RENDERER.process.kill()
     while RENDERER.process.poll() is None:

@@ -1,6 +1,6 @@
 """Open whatever a user names: a known model, a .gguf file, a folder from a hub; get back a model that runs.
 
-    transformer, tokenizer = load_model("smollm2-135m")
+transformer, tokenizer = load_model("smollm2-135m")
 """
 
 from concurrent.futures import ThreadPoolExecutor

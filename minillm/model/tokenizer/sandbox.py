@@ -47,12 +47,19 @@ class Renderer:
         self.process = None
 
     def ask(self, request: bytes, seconds: float) -> tuple[bytes, str]:
-        """Kind and text of the answer (see renderer.py). Failure after `seconds`, and where the process ends."""
+        """Kind and text of the answer (see renderer.py). Failure after `seconds`, and where the process ends.
+
+        Whatever goes wrong ends the process, Control-C too: an answer that nobody read would be taken for the next one's.
+        """
         with self.lock:
-            if self.process is None or self.process.poll() is not None:
+            try:
+                if self.process is None or self.process.poll() is not None:
+                    self.stop()
+                    self.start()
+                return self._within(seconds, request)
+            except BaseException:
                 self.stop()
-                self.start()
-            return self._within(seconds, request)
+                raise
 
     def start(self):
         specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
@@ -66,12 +73,11 @@ class Renderer:
             self.process = subprocess.Popen(command, **pipes, bufsize=0, env=environment)
         except OSError as error:
             raise Failure(f"no process could be started to render it: {error}") from None
-        if self._within(START_SECONDS) != (b"r", ""):
-            self.stop()
+        if self._within(START_SECONDS) != (b"r", "") or self.process is None:
             raise Failure("the process that renders it did not start as it should")
 
-    def _within(self, seconds, request=None):
-        """Send a request, if there is one, and read an answer; whatever goes wrong ends the process."""
+    def _within(self, seconds, request=b""):
+        """Send a request, if there is one, and read an answer."""
         process, late = self.process, threading.Event()
 
         def end():
@@ -82,39 +88,23 @@ class Renderer:
         timer.daemon = True
         timer.start()
         try:
-            if request is not None:
+            if request:
                 write(process.stdin, len(request).to_bytes(8, "big"), request)
             head = read(process.stdout, 9)
             size = int.from_bytes(head[1:], "big")
             if size > LONGEST_ANSWER:
                 raise Failure(f"an answer of {size:,} bytes, more than {LONGEST_ANSWER:,}")
             answer = head[:1], read(process.stdout, size).decode("utf-8", "surrogatepass")
-            timer.cancel()
-            timer.join()
-            if late.is_set():  # in time by a hair: the process dies now, and must not meet the next request
-                self.stop()
-            return answer
-        except (EOFError, OSError):
-            raise Failure(self._last_words(late, seconds)) from None
         except UnicodeDecodeError:
-            self.stop()
             raise Failure("the answer of the process that renders it is not UTF-8") from None
-        except BaseException:  # Control-C: an answer that nobody reads would be taken for that of the next request
-            self.stop()
-            raise
+        except (EOFError, OSError):
+            raise Failure(last_words(process, late, seconds)) from None
         finally:
             timer.cancel()
-
-    def _last_words(self, late, seconds):
-        """Why the process is gone."""
-        try:
-            code = self.process.wait(1)
-        except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
-            code = "unknown"
-        self.stop()
-        if late.is_set() or code == -14:  # SIGALRM, its own clock
-            return f"more than {seconds:g} seconds"
-        return f"more than {MEMORY} MiB" if code == OUT_OF_MEMORY else f"the process that renders it ended with status {code}"
+        timer.join()
+        if late.is_set():  # in time by a hair: the process dies now, and must not meet the next request
+            self.stop()
+        return answer
 
     def stop(self):
         """End the process, and wait until it has gone."""
@@ -132,6 +122,17 @@ class Renderer:
             process.stdin.close()
             process.stdout.close()
             process.returncode = 0  # not ours to wait for
+
+
+def last_words(process, late, seconds):
+    """Why it is gone."""
+    try:
+        code = process.wait(1)
+    except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
+        code = "unknown"
+    if late.is_set() or code == -14:  # SIGALRM, its own clock
+        return f"more than {seconds:g} seconds"
+    return f"more than {MEMORY} MiB" if code == OUT_OF_MEMORY else f"the process that renders it ended with status {code}"
 
 
 def write(pipe, *parts):
