@@ -100,9 +100,30 @@ def kv_for(args, backend):  # -> dtype
     return args.kv or ("float16" if backend == "numba" else "float32")
 
 
+def beside_json(args):  # -> where what a person reads goes: with --json standard output is for the object alone
+    return sys.stderr if args.json else sys.stdout
+
+
 def print_json(values):
-    """One object on the last line of standard output."""
+    """One object, which is all that stands on standard output."""
     print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def share_now():  # -> 0 … 1
+    """The share of the cores that a process gets now, to be handed to tell_share once all is measured."""
+    from minillm.bench.machine import cpu_share
+
+    return cpu_share()
+
+
+def tell_share(before):  # -> the lower of the shares before and after
+    """A busy machine spoils what was measured: say so on standard error."""
+    from minillm.bench.machine import busy
+
+    share = min(before, share_now())
+    if line := busy(share):
+        print(f"minillm: {line}.", file=sys.stderr)
+    return round(share, 3)
 
 
 def pace(metrics):  # -> one line

@@ -18,8 +18,8 @@ from minillm.course.launch import Box
 LARGEST = 1_000_000  # bytes of one submitted file
 SKIP = shutil.ignore_patterns("__pycache__", "wrong", "hostile", "course_project", ".*")
 RUNS_IN_CHILD = {
-    "__init__.py", "child.py", "wire.py", "mirror.py", "raised.py", "overlay.py", "regions.py", "guard.py", "jail.py", "landlock.py",
-    "seccomp.py",
+    "__init__.py", "child.py", "wire.py", "mirror.py", "kinds.py", "packing.py", "unpacking.py", "raised.py", "proxies.py",
+    "overlay.py", "broken.py", "regions.py", "guard.py", "jail.py", "landlock.py", "seccomp.py",
 }  # fmt: skip
 INI = "[pytest]\ntestpaths = tests\naddopts = -q -p minillm.course.plugin -p no:cacheprovider\n"
 
