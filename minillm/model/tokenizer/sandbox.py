@@ -3,7 +3,7 @@
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from Python, but it may ask for
 'a' * 10**10 or loop for a year, and much of that is one call into C, where no check written in Python is reached. So each
 rendering happens in another process (renderer.py), which has MEMORY bytes, no files, no network, and SECONDS; one that takes more
-is ended, and the next request starts another. Messages go there as JSON and text comes back: a fifth of a millisecond.
+is ended, and the next request starts another. Messages go there as JSON and text comes back: a tenth of a millisecond.
 
 One warm process serves all templates and all threads of this one, one rendering at a time. It starts at the first use, ends
 with this process (its input closes), and is not shared with a fork.
