@@ -105,7 +105,7 @@ def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, stan
 )
 def test_a_mistake_is_one_line_and_status_2(words, says, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minillm.course.index.Course", lambda: COURSE)
+    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
     status, err = run_quietly(words, capsys, monkeypatch)
     assert status == 2 and says in err and err.startswith("minillm: ") and err.count("\n") == 1, err
 
@@ -158,7 +158,7 @@ def cli(tiny_path, tmp_path, monkeypatch, capsys):
         for name in names:
             monkeypatch.setattr(module, name, reached, raising=name != "_zip")
     monkeypatch.setattr("minillm.cli.loadtest.under_way", reached)
-    monkeypatch.setattr("minillm.course.index.Course", lambda: COURSE)
+    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
     monkeypatch.setattr(grade, "grade", reached)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINILLM_STATE", str(tmp_path / "state"))
