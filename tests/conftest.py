@@ -5,6 +5,21 @@ import pytest
 from minillm.model import zoo
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too (alone: -m slow)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What is marked slow waits until it is asked for: by --slow, by -m, by its own name, or as an exercise (--ex, --impl)."""
+    option = config.option
+    if option.slow or option.markexpr or option.ex or option.impl or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+
+
 @pytest.fixture(scope="session")
 def smollm2_path():
     """The SmolLM2-135M file, or a skip that says how to get it."""
