@@ -151,5 +151,6 @@ def writable(folder):
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "tour.json.part").open("ab").close()
+        (Path(folder) / "tour.json.part").unlink()
     except (OSError, ValueError) as error:
         raise MiniLLMError(f"--out {str(folder)[:100]!r}: {getattr(error, 'strerror', None) or error}.") from None

@@ -100,7 +100,7 @@ def alternatives(command):  # "x a|b|c F" -> "x a F", "x b F", "x c F"
 
 
 def argv(text):  # "python -m minillm.course check 01.2" -> ["course", "check", "01.2"]; None for another module of the package
-    words = shlex.split(text)
+    words = shlex.split(re.split(r" [|>] ", text)[0])  # what a pipe does with it is another program's
     if words[0].endswith(("python", "python3")):
         words = words[2:]
     module = words[0].rpartition("/")[2].split(".")

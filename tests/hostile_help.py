@@ -1,9 +1,9 @@
 """Grade attacks on the grader, each in a project of its own, and tell what became of them.
 
-    python hostile_help.py [--bare] [--old] NAME ...      one line of JSON an attack; run as whichever user is to be tried
+    python hostile_help.py [--bare] [--old] [--alone] NAME ...   one line of JSON an attack; run as whichever user is to be tried
 
 --bare takes the audit hook away, which stops most of them with a friendly sentence: what is left is the kernel's wall. --old
-takes Landlock away, as on Linux before 5.13.
+takes Landlock away, as on Linux before 5.13. --alone grades no honest exercise beside it.
 
 An attack takes the place of exercise 91.1's region; exercise 92.3, in another file of the same submission, is solved honestly.
 One that begins with "# top level" is laid below the solved function. All of them answer rightly, or leave a mark, only where
@@ -78,7 +78,7 @@ def attempt(name, folder, bare=False, old=False, lint=False, ids=("91.1", "92.3"
                   "PRIVATE": private, "TESTFOLDER": course.root / "tests", "TESTS": TESTS}  # fmt: skip
         submission(course, folder / "work", name, values)
         before, processes, began = snapshot(folder), set(family.children()), time.monotonic()
-        limits = grade.Limits(seconds=30, memory_gb=3, time_limit=5)
+        limits = grade.Limits(seconds=30, memory_gb=3, time_limit=4)
         scores = grade.grade(course, folder / "work", ids, seed=3, private=private, check=lint, limits=limits)
         seconds = time.monotonic() - began
         try:
@@ -105,7 +105,8 @@ def main():
     words = sys.argv[1:]
     for name in [word for word in words if not word.startswith("--")]:
         with tempfile.TemporaryDirectory(prefix="minillm-attack-") as folder:
-            print(json.dumps(attempt(name, Path(folder), "--bare" in words, "--old" in words)), flush=True)
+            ids = ("91.1",) if "--alone" in words else ("91.1", "92.3")
+            print(json.dumps(attempt(name, Path(folder), "--bare" in words, "--old" in words, ids=ids)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The process that renders chat templates: its limits, its life, and what happens to the requests when it dies."""
 
 import ast
+import json
 import os
 import signal
 import subprocess
@@ -214,25 +215,46 @@ def test_one_that_was_killed_while_it_waited_is_replaced():
 def test_an_answer_that_was_interrupted_is_not_taken_for_the_next(monkeypatch):
     pid()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sandbox, "read", lambda pipe, size: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sandbox, "read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         rendered("the first")
     assert rendered("the second") == "the second"
 
 
+def test_where_pipes_cannot_be_waited_for_a_thread_ends_it(monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr(sandbox, "POLLS", False)
+    assert rendered("{{ 'é' * 3 }}") == "ééé"
+    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    dumps = json.dumps
+    monkeypatch.setattr(sandbox.json, "dumps", lambda value: dumps(value | {"seconds": 60}))  # its own clock is of no help
+    assert refusal(FOREVER) == "chat template: more than 0.3 seconds"
+    monkeypatch.undo()
+    assert rendered("{{ 1 + 1 }}") == "2"
+
+
 def test_an_answer_in_time_by_a_hair_does_not_cost_the_next_request(monkeypatch):
-    """The clock strikes after the answer was read, and before it could be stopped."""
+    """The thread strikes after the answer was read, and before it could be stopped."""
     pid()
 
     class Strikes(threading.Timer):
         def cancel(self):
-            if self.interval == sandbox.SECONDS:
-                self.function()
+            self.function()
+            monkeypatch.setattr(sandbox.time, "monotonic", lambda: float("inf"))
             super().cancel()
 
     with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "POLLS", False)
         patch.setattr(sandbox.threading, "Timer", Strikes)
         assert rendered("the first") == "the first"
+    monkeypatch.undo()
     assert rendered("the second") == "the second"
+
+
+def test_a_renderer_that_does_not_read_is_ended(monkeypatch, tmp_path):
+    with_renderer(READY.replace("sys.stdin.buffer.read(20)", "import time; time.sleep(60)"), monkeypatch, tmp_path)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    with watchdog(60), pytest.raises(TokenizerError, match="more than 0.3 seconds"):
+        rendered("x", value="x" * 1_000_000)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="Control-C reaches a process group on POSIX")

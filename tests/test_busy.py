@@ -1,4 +1,4 @@
-"""A busy machine is told, a ceiling is the best of what was measured, and an integer kernel has the ceiling of its instruction."""
+"""A busy machine is told; a ceiling is the best of what was measured; integer kernels have the ceiling of their instruction."""
 
 from types import SimpleNamespace
 

@@ -69,6 +69,78 @@ def cases():
                 yield pytest.param(start, action, id=" ".join([*start, *(action.option_strings[:1] or [action.dest])]))
 
 
+def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, standard error
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    capsys.readouterr()
+    try:
+        status = main(words)
+    except SystemExit as exit_:
+        status = exit_.code
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["course", "start", "01-x"], "no exercise or lesson '01-x'"),
+        (["course", "start", "1-99999999"], "no exercise or lesson '1-99999999'"),
+        (["course", "grade", ".", "--only", "01-zz"], "no exercise or lesson '01-zz'"),
+        (["course", "start", "04.2", "--out", LONG], "File name too long"),
+        (["generate", "hello", "--model", "~nouser/x"], "cannot be looked up"),
+        (["generate", "hello", "--model", LONG], "characters)"),
+        (["generate", "hello", "--model", "a/" + LONG], "cannot be looked up: File name too long"),
+        (["generate", "hello", "--lora", LONG], "File name too long"),
+        (["tour", "--out", "/dev/null/x"], "--out '/dev/null/x': Not a directory"),
+        (["serve", "--port", "0", "--kv-memory", "9" * 400 + "G"], "a size is a number with a unit"),
+        (["serve", "--port", "0", "--backend", "numpy", "--blocks", "9" * 20], "are available"),
+        (["serve", "--host", "a\udcffb"], "cannot listen on"),
+        (["bench", "blocks", "--heads", "9"], "takes no --heads; it takes --requests"),
+        (["bench", "--batch", "0"], "--batch must be at least 1, found 0"),
+        (["bench", "--rounds", "-1"], "--rounds must be at least 1, found -1"),
+        (["bench", "training", "--batch", "1,2"], "--batch takes one number here"),
+        (["genrate"], "(did you mean generate?)"),
+        (["bench", "--promt-tokens", "3"], "(did you mean --prompt-tokens?)"),
+        (["bench", "--prompt", "3"], "unrecognized arguments: --prompt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
+    status, err = run_quietly(words, capsys, monkeypatch)
+    assert status == 2 and says in err and err.startswith("minillm: ") and err.count("\n") == 1, err
+
+
+def test_bytes_that_are_no_text_are_refused_from_every_source(capsys, monkeypatch, tiny_path):
+    """From standard input as from the command line, in a terminal of any encoding."""
+    raw = io.TextIOWrapper(io.BytesIO(b"abc\xff"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", raw)
+    assert main(["generate", "-", "--model", str(tiny_path)]) == 2
+    assert "not valid Unicode" in capsys.readouterr().err
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert "tour" in out and "bench" in out and err == ""
+
+
+def test_the_hubs_warnings_are_not_printed(monkeypatch, capsys):
+    """Without a network it warned six times before it gave up."""
+    import logging
+    import types
+
+    def fail(repo, file):
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no route")
+
+    hub = types.ModuleType("huggingface_hub")
+    hub.hf_hub_download = fail
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    status, err = run_quietly(["download", "hf:org/repo/a.gguf"], capsys, monkeypatch)
+    assert (status, err) == (2, "minillm: could not fetch 'hf:org/repo/a.gguf': no route\n")
+    assert logging.getLogger("huggingface_hub").isEnabledFor(logging.WARNING)
+
+
 @pytest.fixture
 def cli(tiny_path, tmp_path, monkeypatch, capsys):
     """Run a command whose work is cut short, in an empty folder. -> status, standard error"""
@@ -86,24 +158,19 @@ def cli(tiny_path, tmp_path, monkeypatch, capsys):
         for name in names:
             monkeypatch.setattr(module, name, reached, raising=name != "_zip")
     monkeypatch.setattr("minillm.cli.loadtest.under_way", reached)
-    monkeypatch.setattr("minillm.course.index.Course", lambda: COURSE)
+    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
     monkeypatch.setattr(grade, "grade", reached)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINILLM_STATE", str(tmp_path / "state"))
     assert main(["course", "start", "01.1", "--out", "learner"]) == 0
 
     def run(*words):
-        monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
-        capsys.readouterr()
-        try:
-            status = main([str(tiny_path) if word == "MODEL" else word for word in words])
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, capsys.readouterr().err
+        return run_quietly([str(tiny_path) if word == "MODEL" else word for word in words], capsys, monkeypatch)
 
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "action"), cases())
 def test_no_value_of_an_option_makes_a_traceback(cli, start, action):
     needed = NEEDED.get(tuple(start), ["--model", "MODEL"] if start[0] == "bench" and "model" in start else [])

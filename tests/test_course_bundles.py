@@ -4,9 +4,9 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -128,18 +128,18 @@ def test_what_is_lent_keeps_its_own_line_numbers(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def autograder(tmp_path_factory):
-    """The autograder of 01-02, set up by its own script; -> its environment, with a folder that everybody may read."""
-    root = tmp_path_factory.mktemp("autograder")
-    for folder in [root, *(parent for parent in root.parents if parent.stat().st_uid == os.getuid() and parent.parent != parent)]:
-        folder.chmod(folder.stat().st_mode | stat.S_IROTH | stat.S_IXOTH)  # pytest closes its folders to others
-    _, bundle = release(COURSE, ["01-02"], root / "dist", seed=20)
-    unpack(bundle, root / "source")
-    env = {"PATH": os.environ["PATH"], "HOME": str(root), "AUTOGRADER_VENV": str(root / "venv")}
-    env |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTP", "http"))}
-    run = subprocess.run([root / "source/setup.sh"], env=env, capture_output=True, text=True, cwd="/", umask=0o022)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return root, env
+def autograder():
+    """The autograder of 01-02, set up by its own script, in a folder that everybody may read (pytest's own are closed)."""
+    with tempfile.TemporaryDirectory(prefix="minillm-autograder-") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        _, bundle = release(COURSE, ["01-02"], root / "dist", seed=20)
+        unpack(bundle, root / "source")
+        env = {"PATH": os.environ["PATH"], "HOME": folder, "AUTOGRADER_VENV": str(root / "venv")}
+        env |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTP", "http"))}
+        run = subprocess.run([root / "source/setup.sh"], env=env, capture_output=True, text=True, cwd="/", umask=0o022)
+        assert run.returncode == 0, run.stdout + run.stderr
+        yield root, env
 
 
 def submissions():

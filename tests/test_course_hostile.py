@@ -1,7 +1,7 @@
 """Submissions that attack the grader: none earns what it did not work for, none gets out, honest work beside it keeps its score.
 
 tests/hostile/ holds them, hostile_help.py runs one. The lint is off, and so is the audit hook: what stands is the kernel's wall
-and the judge. Each is tried as root, where that is who we are, and as an ordinary user.
+and the judge. Each is tried as an ordinary user, and, where rights could make a difference, as who we are: root, most often.
 """
 
 import json
@@ -27,6 +27,12 @@ UNSEEN_BY_LINT = {  # nothing in them is forbidden to write
     "huge_int", "nan_keys", "wide_result", "zeroes_its_inputs", "huge_claim", "lying_dtype",
 }  # fmt: skip
 RIGHT_FOR_ZEROS = {"edits_conftest", "zeroes_its_inputs"}  # what they answer is right for a query of zeros: 1 point of 3
+VALUES_ALONE = {  # what they try has nothing to do with the rights of a user
+    "answers_for_others", "asks_the_judge", "bends_the_wire", "cyclic_result", "deep_result", "edits_conftest", "endless_loop",
+    "endless_compiled_loop", "exits", "hangs_on_import", "hostile_exception", "huge_claim", "huge_int", "import_hook",
+    "lying_array", "lying_dtype", "lying_numbers", "memory_of_ctypes", "nan_keys", "never_answers", "patched_checker",
+    "patched_numpy", "patches_classes", "patches_pytest", "pickle_bomb", "skips", "wide_result",
+}  # fmt: skip
 ORDINARY = 12345
 MINUTES = 3
 
@@ -55,7 +61,8 @@ def as_ordinary():
 
 def run(name, user):
     words, more, _ = as_ordinary() if user == "ordinary" else ([], {}, None)
-    command = [*words, sys.executable, str(Path(hostile_help.__file__)), "--bare", name]
+    alone = ["--alone"] if user == "self" and name not in QUICK else []
+    command = [*words, sys.executable, str(Path(hostile_help.__file__)), "--bare", *alone, name]
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(box.__file__).parents[2])}
     done = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=60 * MINUTES, **more)
     return json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr}
@@ -82,18 +89,20 @@ def told(runs, request, user):
 def test_the_instructors_are_told_how_many_there_are():
     told = (Path(__file__).parents[1] / "lessons/instructors.md").read_text()
     assert f"`tests/hostile/` holds {len(NAMES)} attacks" in told and len(NAMES) >= 64
-    assert set(QUICK) | UNSEEN_BY_LINT | RIGHT_FOR_ZEROS <= set(NAMES)
+    assert set(QUICK) | UNSEEN_BY_LINT | RIGHT_FOR_ZEROS | VALUES_ALONE <= set(NAMES)
 
 
-CASES = [pytest.param(name, "self", id=f"{name}-self", marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+CASES = [pytest.param(name, "self", id=f"{name}-self") for name in QUICK]
 CASES += [pytest.param(name, "ordinary", id=f"{name}-ordinary", marks=[pytest.mark.slow]) for name in NAMES]
+CASES += [pytest.param(name, "self", id=f"{name}-self", marks=[pytest.mark.slow]) for name in NAMES
+          if name not in QUICK and (name not in VALUES_ALONE or os.geteuid() != 0)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "user"), CASES)
 def test_an_attack_earns_nothing_and_gets_nowhere(told, name, user):
     assert "failed" not in told, told
     assert told["91.1"] == (name in RIGHT_FOR_ZEROS), f"it earned {told['91.1']}: {told['words']}"
-    assert told["92.3"] == 1, "honest work beside it lost its points"
+    assert told.get("92.3", 1) == 1, "honest work beside it lost its points"
     assert not told["marks"], "it wrote outside its folder"
     assert not told["called"], "it opened a socket"
     assert not told["changed"], "the reference, its tests, or another submission was changed"

@@ -40,10 +40,10 @@ def page(result):  # -> the text between the marks
         figures = f"{r['ttft_s'] * 1e3:,.0f} ms | {r['decode_tokens_per_s']:,.1f} tokens/s | {r['share_of_ceiling']:.0%}"
         lines.append(f"| {r['name']}: {r['idea']} | {lesson} | {figures} | {r['speedup']:.1f} × |")
     m, share = result["machine"], result["cpu_share"]
-    busy = f" The machine was busy: a process got {share:.0%} of its cores, so the figures are too low." * (share < BUSY_BELOW)
-    lines += ["", f"`{result['model']}`, {result['parameters'] / 1e6:,.1f} million parameters, on {m['cores']} cores ({m['cpu']}, "
-              f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s); every rung says the same tokens.{busy}"]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    busy = f" The machine was busy: a process got {share:.0%} of its cores; the figures are too low." * (share < BUSY_BELOW)
+    cores = f"{m['cores']} cores ({m['cpu']}, {m['read_bytes_per_s'] / 1e9:,.1f} GB/s)"
+    model = f"`{result['model']}`, {result['parameters'] / 1e6:,.1f} million parameters"
+    return "\n".join([*lines, "", f"{model}, on {cores}; every rung says the same tokens.{busy}", ""])
 
 
 def with_page(readme, text):  # -> README with the text between its marks

@@ -183,7 +183,7 @@ def api_keys(args):  # -> (key, ...) or None
 
 def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
     """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
-    from minillm.memory import available_bytes
+    from minillm.memory import available_bytes, refuse_beyond_memory
     from minillm.serving.scheduler import SchedulerConfig
 
     if args.block_size < 1:
@@ -197,6 +197,7 @@ def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
         blocks = min(wanted, max((available_bytes() or 2**31) // 4, 2**26) // block_bytes)
     if blocks < 1:
         raise MiniLLMError(f"the KV cache needs at least one block of {block_bytes:,} bytes, found {blocks:,} blocks.")
+    refuse_beyond_memory(blocks * block_bytes, f"a KV cache of {blocks:,} blocks")  # before its bookkeeping is made
     swap = args.preemption == "swap"
     return SchedulerConfig(
         num_blocks=blocks,
@@ -214,7 +215,7 @@ def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
 
 def size(text):  # "2GiB" -> bytes
     """Bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmg]i?|)b?", text.strip().lower())
     if not found:
-        raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text!r}.")
+        raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text[:40]!r}.")
     return int(float(found[1]) * UNITS[found[2]])

@@ -28,6 +28,7 @@ from minillm.errors import MiniLLMError
 
 NOBODY, STRANGERS = 65534, range(61184, 65520)  # systemd's dynamic users: no account has these numbers
 PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, CLEAR_ALL = 8, 38, 47, 4
+CAPSET = {"x86_64": 126, "aarch64": 91}  # the system call's number
 DAC_READ_SEARCH = 1 << 2  # the capability to read files of other users; Landlock still says which
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 MACHINE = ("/dev/null", "/dev/zero", "/dev/urandom", "/proc/cpuinfo", "/sys/devices/system/cpu", "/etc/ld.so.cache")
@@ -89,9 +90,10 @@ def confine(box=".", tmp="tmp", more=(), hidden=()):
 
 def drop(libc, wall, version):
     """Become nobody where we are root, and give up every capability but, where only that opens Python, reading under Landlock."""
-    keep = DAC_READ_SEARCH if version and capable(DAC_READ_SEARCH) and not all(map(public, python_folders())) else 0
+    closed = not all(map(public, python_folders()))
+    keep = DAC_READ_SEARCH if closed and version and os.uname().machine in CAPSET and capable(DAC_READ_SEARCH) else 0
     if os.geteuid() == 0:
-        if not keep and not all(map(public, python_folders())):
+        if closed and not keep:
             wall.lacks.append("root still: user nobody cannot read this Python")
             return
         libc.prctl(PR_SET_KEEPCAPS, int(bool(keep)), 0, 0, 0)
@@ -102,9 +104,10 @@ def drop(libc, wall, version):
         except OSError:  # a container that maps few users
             become(NOBODY)
     libc.prctl(PR_CAP_AMBIENT, CLEAR_ALL, 0, 0, 0)
-    header, sets = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", keep, keep, 0, 0, 0, 0)
-    if libc.syscall({"x86_64": 126, "aarch64": 91}[os.uname().machine], header, sets):  # capset
-        raise JailError(f"capabilities stay: {os.strerror(ctypes.get_errno())}.")
+    if capset := CAPSET.get(os.uname().machine):
+        header, sets = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", keep, keep, 0, 0, 0, 0)
+        if libc.syscall(capset, header, sets):
+            raise JailError(f"capabilities stay: {os.strerror(ctypes.get_errno())}.")
     wall.stands.append("nobody" if os.getuid() == NOBODY or os.getuid() in STRANGERS else f"user {os.getuid()}")
 
 
