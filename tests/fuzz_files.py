@@ -98,7 +98,7 @@ def places(value, path=()):  # -> [path of a value within a value], the largest 
 
 def changed(rng, value, odd=ODD):  # JSON value -> another one
     """One to three changes at random places. The value itself is left alone."""
-    value = json.loads(json.dumps(value)) if odd is ODD else dict(value)
+    value = deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         where = places(value)
         if not where:

@@ -78,7 +78,7 @@ def load(path, configuration, like=None):  # path, {key: value}, {name: array} o
     theirs = theirs.values
     if version != VERSION or sha256(theirs) != digest:
         found = f"{version} and {sha256(theirs)[:16]}…"
-        raise TrainingError(f"{path}: expected version {VERSION} and configuration {digest[:16]}…, found {found}.")
+        raise TrainingError(f"{path}: expected version {VERSION} and configuration {shown(digest[:16])}…, found {found}.")
     if different := differences(theirs, configuration):
         raise TrainingError(f"{path}: the checkpoint is of another configuration: {'; '.join(different[:8])}.")
     for key, array in arrays.items():
