@@ -34,7 +34,7 @@ def write(path, more=None, metadata=None):
     return path
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("numba", marks=pytest.mark.slow)])  # compiles
 def test_attention_biases_of_a_llama_are_applied(tmp_path, backend):
     """Qwen2 in llama's clothes: the same numbers, rows of Q and K, biases too, in the order of neighbouring pairs."""
     spec = tiny_models.SPECS["qwen2"]
