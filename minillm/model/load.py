@@ -41,7 +41,7 @@ def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str
     path, ops = zoo.resolve(name), get_backend(backend)
     transformer, tokenizer = load_from(path, ops)
     transformer.kv_dtype = np.dtype(kv_dtype)
-    if hasattr(ops, "compiling"):
+    if ops.compiling:
         with ops.compiling(), ThreadPoolExecutor(1) as passing:
             passing.submit(first_steps, transformer).result()
     return transformer, tokenizer
