@@ -4,10 +4,14 @@ Nothing keeps a counter of its own: the engine writes (request, kind, time) as t
 are computed afterwards. So a simulator on virtual time, a server on real time and a client that watches some other server
 are measured by the same code. Where the field uses one name in two ways, the convention is a parameter.
 
-    TTFT  first token − arrival                       what a user waits before anything appears
-    TPOT  (last token − first token) / (tokens − 1)   the pace after that; undefined for a single token
-    ITL   each gap between two tokens                 TPOT is their mean
+    TTFT  first token − arrival             what a user waits before anything appears
+    TPOT  (E2E − TTFT) / (tokens − 1)       the pace after that; undefined for a single token
+    ITL   each gap between two tokens       TPOT is their mean
     E2E   last token − arrival
+
+A request may have several answers (n > 1), which decode beside each other. TTFT ends with the first token of any, E2E with
+the last of any; each answer has a TPOT of its own, and the request's is their mean. So has it vLLM, whose engine makes a
+request of each answer, and whose histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
 
 These are of one request. Metrics of a whole log (percentiles, goodput) are in minillm/serving/metrics.py.
 """
@@ -75,9 +79,13 @@ class EventLog:
         """Requests that the log knows, in the order of their first events."""
         return [request for request in list(self._of) if request != ENGINE]
 
-    def times(self, request, kind):  # -> [seconds]
-        """When this kind of event happened to a request; of TOKEN once for each token, also of those that came together."""
-        return [e.time for e in self.of(request) if e.kind == kind for _ in range(e.tokens if kind == TOKEN else 1)]
+    def times(self, request, kind, index=None):  # -> [seconds]
+        """When this kind of event happened to a request; of TOKEN once for each token, also of those that came together.
+
+        index: of this answer alone.
+        """
+        found = [e for e in self.of(request) if e.kind == kind and index in (None, e.index)]
+        return [e.time for e in found for _ in range(e.tokens if kind == TOKEN else 1)]
 
     def _note(self, event):
         self._of.setdefault(event.request, []).append(event)
@@ -99,33 +107,64 @@ class EventLog:
         self._sweep_at = 2 * len(self.events) + 64  # when it has doubled: an event is copied once or so in its life
 
 
-def ttft(log, request):  # -> seconds
-    """Time to first token, from arrival; None where there was none."""
-    tokens = log.times(request, TOKEN)
+def ttft(log, request, index=None):  # -> seconds
+    """Time to first token, from arrival; None where there was none. index: to the first of this answer."""
+    tokens = log.times(request, TOKEN, index)
     return tokens[0] - log.times(request, ARRIVED)[0] if tokens else None
 
 
-def itl(log, request):  # -> [seconds]
-    """Inter-token latencies: the gap before each token but the first."""
-    tokens = log.times(request, TOKEN)
-    return [b - a for a, b in zip(tokens, tokens[1:], strict=False)]
+def itl(log, request, index=None):  # -> [seconds]
+    """Inter-token latencies: the gap before each token but the first of its answer."""
+    each = [log.times(request, TOKEN, i) for i in answers(log, request, index)]
+    return [b - a for times in each for a, b in zip(times, times[1:], strict=False)]
 
 
-def tpot(log, request, convention="vllm"):  # -> seconds
-    """Time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens."""
+def answers(log, request, index=None):  # -> [index]
+    """The answers of a request that have a token; or the one asked for."""
+    return sorted({e.index for e in log.of(request) if e.kind == TOKEN}) if index is None else [index]
+
+
+def tokens_of(events, kind, usage):  # [Event], ARRIVED or TOKEN, PROMPT_USAGE or USAGE -> tokens
+    """Tokens of the events of a kind, unless a server has reported (usage) how many they really were."""
+    told = [e.tokens for e in events if e.kind == usage]
+    return told[-1] if told else sum(e.tokens for e in events if e.kind == kind)
+
+
+def new_tokens(log, request, index=None):  # -> tokens
+    """Tokens of a request's answers, or of one. A server's report is of all answers: each has its share of what was seen."""
+    total, seen = tokens_of(log.of(request), TOKEN, USAGE), len(log.times(request, TOKEN))
+    return total if index is None or not seen else total * len(log.times(request, TOKEN, index)) / seen
+
+
+def tpot(log, request, convention="vllm", index=None):  # -> seconds
+    """Time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
+
+    index: of this answer; else the mean over the request's answers that have one. A server's report (USAGE) counts where
+    there is one, as a chunk may hold more tokens than a client can tell. None where no gap was seen: of a single token, and
+    of tokens that all came in one chunk.
+    """
     if convention not in ("vllm", "guidellm"):
         raise MiniLLMError(f"TPOT is defined by 'vllm' or 'guidellm', found {convention!r}.")
+    if index is None:
+        each = [tpot(log, request, convention, i) for i in answers(log, request)]
+        return mean([pace for pace in each if pace is not None])
+    times, count = log.times(request, TOKEN, index), new_tokens(log, request, index)
+    if convention == "vllm" and count > 1 and sum(e.kind == TOKEN and e.index == index for e in log.of(request)) == 1:
+        return None  # all in one chunk
     # BEGIN SOLUTION ex=01.6
-    tokens = log.times(request, TOKEN)
     if convention == "guidellm":
-        return (tokens[-1] - log.times(request, ARRIVED)[0]) / len(tokens) if tokens else None
-    return (tokens[-1] - tokens[0]) / (len(tokens) - 1) if len(tokens) > 1 else None
+        return (times[-1] - log.times(request, ARRIVED)[0]) / count if times else None
+    return (times[-1] - times[0]) / (count - 1) if count > 1 else None
     # END SOLUTION
 
 
-def e2e(log, request):  # -> seconds
-    """From arrival to the last token."""
-    tokens = log.times(request, TOKEN)
+def mean(values):  # -> number, or None of nothing
+    return sum(values) / len(values) if values else None
+
+
+def e2e(log, request, index=None):  # -> seconds
+    """From arrival to the last token. index: to the last of this answer."""
+    tokens = log.times(request, TOKEN, index)
     return tokens[-1] - log.times(request, ARRIVED)[0] if tokens else None
 
 
@@ -137,11 +176,13 @@ def throughput(log):  # -> tokens per second
     return sum(e.tokens for e in tokens) / seconds if seconds > 0 else None
 
 
-def summary(log, request):  # -> {name with unit: number}
-    """The metrics of one request, under the names that every --json output uses."""
-    first, pace = ttft(log, request), tpot(log, request)
-    prompt = next(e.tokens for e in log.of(request) if e.kind == ARRIVED)
-    whole, count = e2e(log, request), len(log.times(request, TOKEN))
+def summary(log, request, index=None):  # -> {name with unit: number}
+    """The metrics of one request, or of one of its answers, under the names that every --json output uses."""
+    prompt = next((e.tokens for e in log.of(request) if e.kind == ARRIVED), None)
+    if prompt is None:
+        raise MiniLLMError(f"the log knows nothing of request {request}: it has not arrived, or was forgotten (keep_last).")
+    first, pace = ttft(log, request, index), tpot(log, request, index=index)
+    whole, count = e2e(log, request, index), new_tokens(log, request, index)
     return {
         "prompt_tokens": prompt,
         "new_tokens": count,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from minillm.errors import RequestError
 from minillm.events import EventLog, summary
 from minillm.model.adapters import prepare
-from minillm.model.generate import Sequence, TokenLogprob, check_prompt, run
+from minillm.model.generate import Sequence, TokenLogprob, check_prompt, prompt_ids, run, separate
 from minillm.model.load import load_model
 from minillm.model.sampling import SamplingParams
 
@@ -39,8 +39,10 @@ class LLM:
     """
 
     def __init__(self, model="tiny", backend=None, kv_dtype="float32", adapters=None):
+        self.source = None if isinstance(model, tuple) else model  # where it came from: default_sampling looks there
         self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
         self.config = self.transformer.config
+        self.tokenizer.pad_to(self.config.vocab_size)
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}
 
     def load_adapter(self, source):  # path or Adapter -> LoadedAdapter
@@ -56,7 +58,7 @@ class LLM:
 
     def adapter(self, name):  # str or None -> LoadedAdapter or None
         """What a request named. RequestError for what is not there."""
-        if name is not None and name not in self.adapters:
+        if name is not None and (not isinstance(name, str) or name not in self.adapters):
             known = ", ".join(map(repr, self.adapters)) or "none"
             raise RequestError(f"no adapter is called {name!r}; there are: {known}.")
         return self.adapters.get(name)
@@ -66,8 +68,7 @@ class LLM:
 
         adapter: the name of one for all, or a list with a name or None for each prompt.
         """
-        single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-        log, prompts = EventLog(), [prompts] if single else list(prompts)
+        (prompts, single), log = separate(prompts), EventLog()
         names = adapter if isinstance(adapter, list) else [adapter] * len(prompts)
         if len(names) != len(prompts):
             raise RequestError(f"adapters are named once, or for each of {len(prompts):,} prompts; found {len(names):,} names.")
@@ -98,21 +99,22 @@ class LLM:
     def sequence(self, request, prompt, params=None, truncate=None, cache=None, adapter=None):  # -> Sequence
         """A request ready to run. cache: where its keys and values go, or lie already (PageStore.new_cache); else a new one."""
         params, adapter = params or SamplingParams(), self.adapter(adapter)
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+        ids = prompt_ids(self.tokenizer, prompt)
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
         cache = self.transformer.new_cache(len(ids) + params.max_tokens) if cache is None else cache
-        return Sequence(request, ids, params, cache, self.tokenizer.stream(after=ids), adapter=adapter)
+        text = self.tokenizer.stream(ids, params.skip_special_tokens)
+        return Sequence(request, ids, params, cache, text, adapter=adapter)
 
 
-def completion(sequence, log):  # Sequence, EventLog -> Completion
-    """What a caller gets to keep of a sequence."""
+def completion(sequence, log, index=None):  # Sequence, EventLog -> Completion
+    """What a caller gets to keep of a sequence. index: which of its request's answers it is, where there are several."""
     return Completion(
         text=sequence.text,
         token_ids=sequence.token_ids,
         prompt_token_ids=sequence.prompt_token_ids,
         finish_reason=sequence.finish_reason or "cancelled",
         logprobs=sequence.logprobs,
-        metrics=summary(log, sequence.request),
+        metrics=summary(log, sequence.request, index),
     )
 
 

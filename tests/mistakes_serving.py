@@ -72,6 +72,8 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
             "the first token is counted, and the wait for it": (times[-1] - arrived[0]) / count,
             "the gaps of n tokens are divided by n: there are n - 1": decoding / count,
             "the answers are taken for one: gaps between tokens of different answers": (times[-1] - times[0]) / max(1, count - 1),
+            "the gaps of all answers are pooled: each answer has a TPOT, and the request's is their mean": decoding
+            / max(1, count - len(answers)),
             "one answer is looked at, the first": (answers[0][-1] - answers[0][0]) / max(1, len(answers[0]) - 1),
         },
         "E2E": {

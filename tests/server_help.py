@@ -38,6 +38,7 @@ class FakeEngine:
 
     def __init__(self, delay=0.0, queue=10_000, crash_after=None, crash=None):
         self.delay, self.queue, self.crash_after, self.error = delay, queue, crash_after, None
+        self.max_queue = 10_000
         self.crash = crash or ZeroDivisionError("a bug")
         self.adapters = []
         self.submitted, self.live, self.cancelled, self.stopping, self.started = [], {}, [], False, 0
@@ -65,6 +66,9 @@ class FakeEngine:
         self.adapters.append(adapter)
         self.live[stream.request] = stream
         return stream
+
+    def longest_answer(self, prompt_tokens, n=1):
+        return CONTEXT
 
     def stats(self):
         live = len(self.live)

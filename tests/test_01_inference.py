@@ -25,7 +25,7 @@ from minillm.model.sampling import keep_top_p
 def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     x, weight = draws(seed, (rows, d), (d,))
     x = (x * scale).astype(np.float32)
-    found, expected = rms_norm(x.copy(), weight, 1e-5), oracles.rms_norm(x, weight, 1e-5)
+    expected, found = oracles.rms_norm(x, weight, 1e-5), rms_norm(x.copy(), weight, 1e-5)
     check_close(found, expected, what=f"rms_norm of {(rows, d)}", mistakes=lambda: mistakes.rms_norm(x, weight, 1e-5))
 
 
@@ -33,7 +33,7 @@ def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
 def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(rms_norm(np.zeros((2, 4), np.float32), np.ones(4, np.float32), 1e-5), np.zeros((2, 4)), what="rms_norm(zeros)")
     tiny = np.full((1, 4), 1e-3, np.float32)
-    found, expected = rms_norm(tiny.copy(), np.ones(4, np.float32), 1e-5), oracles.rms_norm(tiny, np.ones(4), 1e-5)
+    expected, found = oracles.rms_norm(tiny, np.ones(4), 1e-5), rms_norm(tiny.copy(), np.ones(4, np.float32), 1e-5)
     check_close(found, expected, what="rms_norm(1e-3)", mistakes=lambda: mistakes.rms_norm(tiny, np.ones(4), 1e-5))
 
 
@@ -109,23 +109,24 @@ def oracle_head(q, k, v):
 @given(seed=seeds, n=st.integers(1, 9), d=st.sampled_from([1, 3, 8, 64]))
 def test_one_head_attends_to_the_past_alone(seed, n, d):
     q, k, v = draws(seed, (n, d), (n, d), (n, d))
-    what = f"attention_head of {n} tokens, d = {d},"
-    check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what, mistakes=lambda: mistakes.head(q, k, v))
+    expected, what = oracle_head(q, k, v), f"attention_head of {n} tokens, d = {d},"
+    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
 @exercise("01.3", points=1, hint="With more keys than queries, the queries are the last tokens: query 0 sees n_k - n_q + 1 keys.")
 @given(seed=seeds, n_q=st.integers(1, 5), cached=st.integers(1, 9), d=st.sampled_from([1, 8]))
 def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
     q, k, v = draws(seed, (n_q, d), (n_q + cached, d), (n_q + cached, d))
-    what = f"attention_head of {n_q} queries on {n_q + cached} keys, d = {d},"
-    check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what, mistakes=lambda: mistakes.head(q, k, v))
+    expected, what = oracle_head(q, k, v), f"attention_head of {n_q} queries on {n_q + cached} keys, d = {d},"
+    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
 @exercise("01.3", points=1, hint="Use minillm.layers.softmax: it subtracts the maximum.")
 def test_large_scores_do_not_overflow():
     q, k, v = np.full((2, 4), 60.0, np.float32), np.full((2, 4), 60.0, np.float32), draws(1, (2, 4))
+    expected = oracle_head(q, k, v)
     what = "attention_head with scores of 7,200 (exp of which is inf: was the maximum subtracted?)"
-    check_close(attention_head(q, k, v), oracle_head(q, k, v), what=what)
+    check_close(attention_head(q, k, v), expected, what=what)
 
 
 @exercise("01.3", points=0, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")

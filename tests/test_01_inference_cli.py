@@ -126,9 +126,9 @@ def test_a_prompt_longer_than_the_context_names_both_lengths(cli, tiny_path, tin
     assert answer["prompt_token_ids"] == tiny.tokenizer.encode(prompt)[-(context - 4) :]
 
 
-def test_an_empty_prompt_is_refused(cli, tiny_path):
-    status, _, err = cli("generate", "--model", tiny_path, "")
-    assert status == 2 and "empty" in err
+def test_an_empty_prompt_begins_at_the_begin_of_text_token(cli, tiny_path):
+    status, out, _ = cli("generate", "--model", tiny_path, "", "--json", "--max-tokens", "3")
+    assert status == 0 and len(json.loads(out)["prompt_token_ids"]) == 1
 
 
 def test_a_file_of_another_architecture_names_the_supported_ones(cli, tmp_path):

@@ -153,7 +153,7 @@ def test_a_file_without_a_template_says_so():
         ("{{ nothing.here }}", "'nothing' is undefined"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ 1 + 'a' }}", "unsupported operand"),
-        ("{{ 'a' | center(9) }}", "No filter named 'center'"),
+        ("{{ 'a' | nofilter(9) }}", "No filter named 'nofilter'"),
         ("{% include 'x' %}", "chat template"),
         ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "chat template"),
         ("x" * 500_000, "500,000 characters, more than 400,000"),
@@ -202,7 +202,7 @@ BOMBS = [
     STORED + "{% for j in r %}{% for k in r %}" + "{% endfor %}" * 3,
     STORED + "{% for j in r if false %}{% endfor %}{% endfor %}",
     "{% set x = 'a' * 3000000 %}" + "".join(f"{{% set x{i} = x + 'a' %}}" for i in range(200)),
-    "{% macro m(n) %}{% set x = 'a' * 3000000 + 'b' %}"
+    "{% macro m(n) %}{% set x = 'a' * (3000000 + n) %}"
     "{% if n %}{{ m(n - 1) }}{% endif %}{{ x | length }}{% endmacro %}{{ m(150) }}",
     "{% set x = 'a' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
     "{% for i in range(1500) %}" + "x" * 300_000 + "{% endfor %}",

@@ -21,10 +21,10 @@ def new_cache(max_length=500):
 
 
 def fill(cache, seed, count):
-    """Append `count` random tokens to every layer; return what went in, per layer."""
+    """Append `count` random tokens to every layer; return what went in, per layer (copies are handed out: these stay as they are)."""
     k, v = draws(seed, (LAYERS, count, KV_HEADS, D), (LAYERS, count, KV_HEADS, D))
     for layer in range(LAYERS):
-        cache.append(layer, k[layer], v[layer])
+        cache.append(layer, k[layer].copy(), v[layer].copy())
     return k, v
 
 
@@ -48,9 +48,9 @@ def check_holds(cache, k, v, what="the cache", mistakes=dict):
 @exercise("02.1", points=1, hint="Within a step early layers are ahead: each layer counts for itself.")
 def test_layers_count_for_themselves():
     cache, k = new_cache(), draws(1, (3, KV_HEADS, D))
-    cache.append(0, k[:2], k[:2])
+    cache.append(0, k[:2].copy(), k[:2].copy())
     assert cache.lengths == [2, 0, 0], f"after layer 0 took 2 tokens, lengths must be [2, 0, 0], found {cache.lengths}"
-    cache.append(0, k[2:], k[2:])
+    cache.append(0, k[2:].copy(), k[2:].copy())
     assert cache.lengths == [3, 0, 0], f"after layer 0 took 2 tokens and 1 more, lengths must be [3, 0, 0], found {cache.lengths}"
     assert cache.length == 0, "a token counts when every layer holds it"
     check_close(cache.read(0)[0], k, rtol=0, atol=0, what="K of the layer that is ahead")
@@ -90,7 +90,7 @@ def test_more_than_the_limit_is_refused_and_changes_nothing():
     cache = new_cache(max_length=5)
     k, v = fill(cache, 1, 4)
     with pytest.raises(RequestError, match="holds 5 tokens, 6 were asked for"):
-        cache.append(0, k[0, :2], v[0, :2])
+        cache.append(0, k[0, :2].copy(), v[0, :2].copy())
     lengths = cache.lengths
     assert lengths == [4, 4, 4], f"after an append that was refused lengths must be [4, 4, 4] as before, found {lengths}"
     check_holds(cache, k, v, what="a cache that refused")
@@ -229,14 +229,16 @@ def test_a_fork_of_an_empty_cache_is_an_empty_cache_of_the_same_kind():
 @given(seed=seeds, kv_heads=st.integers(1, 3), group=st.sampled_from([1, 2, 3]), n_q=st.integers(1, 4), cached=st.integers(0, 4))
 def test_each_group_of_query_heads_reads_its_own_kv_head(seed, kv_heads, group, n_q, cached):
     q, k, v = draws(seed, (n_q, kv_heads * group, D), (n_q + cached, kv_heads, D), (n_q + cached, kv_heads, D))
+    expected = oracles.attention(q, k, v)
     what = f"attention of {n_q} tokens with {kv_heads * group} query heads over {kv_heads} KV heads"
-    check_close(attention(q, k, v), oracles.attention(q, k, v), what=what, mistakes=lambda: mistakes.attention(q, k, v))
+    check_close(attention(q, k, v), expected, what=what, mistakes=lambda: mistakes.attention(q, k, v))
 
 
 @exercise("02.5", points=0, hint="All query heads share the one KV head.")
 def test_multi_query_attention_is_the_case_of_one_kv_head():
     q, k, v = draws(1, (3, 9, 8), (5, 1, 8), (5, 1, 8))
-    check_close(attention(q, k, v), oracles.attention(q, k, v), what="attention of 9 query heads over 1 KV head")
+    expected = oracles.attention(q, k, v)
+    check_close(attention(q, k, v), expected, what="attention of 9 query heads over 1 KV head")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ def test_each_query_sees_what_the_mask_shows_it_across_tiles(seed, n_q, n_k, blo
 class Tape:
     """Keys or values in slow memory: what is loaded is written down."""
 
+    for_submissions = ("shape", "dtype", "ndim", "T")
+
     def __init__(self, array):
         self.array, self.loads = array, []
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
@@ -78,12 +80,12 @@ class Tape:
     def __getitem__(self, index):
         part = index[0] if isinstance(index, tuple) else index
         self.loads.append(sorted({int(i) for i in np.arange(len(self.array))[part].ravel()}))
-        return self.array[index]
+        return np.array(self.array[index])  # no view: what lies beside it was not loaded
 
     @property
     def T(self):
         self.loads.append(list(range(len(self.array))))  # all of it at once
-        return self.array.T
+        return np.array(self.array.T)
 
     def __array__(self, dtype=None, copy=None):
         self.loads.append(list(range(len(self.array))))

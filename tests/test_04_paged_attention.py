@@ -33,6 +33,7 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan):
     """paged_attention equals the loops of oracles, on pages in random order."""
     k_pages, v_pages, table = paginate(k, v, size, seed)
     k_pages, v_pages = (np.where(np.isnan(pages), np.float32(unused), pages) for pages in (k_pages, v_pages))
+    expected = oracles.attention(q, k, v)
     try:
         out = paged_attention(q, k_pages, v_pages, table, len(k))
     except MiniLLMError as error:
@@ -41,7 +42,7 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan):
     def wrong():
         return mistakes.paged(q, k, v, k_pages, v_pages, table)
 
-    check_close(out, oracles.attention(q, k, v), what=what, mistakes=wrong)
+    check_close(out, expected, what=what, mistakes=wrong)
 
 
 # --- 04.3 -----------------------------------------------------------------------------------------------------------------
@@ -114,8 +115,8 @@ def test_two_sequences_may_read_the_same_blocks():
     for table, n_k, seed in (([2, 0], 7, 1), ([2, 3], 6, 2)):
         q = draws(seed, (2, 4, D))
         k, v = (pages[table].reshape(8, 2, D)[:n_k] for pages in before)
-        what = f"attention over blocks {table}"
-        check_close(paged_attention(q, k_pages, v_pages, table, n_k), oracles.attention(q, k, v), what=what)
+        expected, what = oracles.attention(q, k, v), f"attention over blocks {table}"
+        check_close(paged_attention(q, k_pages, v_pages, table, n_k), expected, what=what)
     unchanged = (k_pages == before[0]).all() and (v_pages == before[1]).all()
     assert unchanged, "paged_attention must only read: another sequence owns these blocks too, and they have changed"
 
@@ -126,17 +127,18 @@ def test_a_table_may_be_longer_than_the_sequence():
     q, k, v = draws(5, (1, 2, D), (5, 2, D), (5, 2, D))
     k_pages, v_pages, table = paginate(k, v, 4, seed=1)
     rest = [block for block in range(len(k_pages)) if block not in table]
+    expected = oracles.attention(q, k, v)
     out = paged_attention(q, k_pages, v_pages, [*table, *rest], 5)
-    check_close(out, oracles.attention(q, k, v), what="attention over 5 keys with a table of 4 blocks of 4")
+    check_close(out, expected, what="attention over 5 keys with a table of 4 blocks of 4")
 
 
 @exercise("04.3", points=0, hint="scores and weights are float32 where the queries are.")
 def test_pages_of_16_bit_are_read_in_32():
     q, k, v = draws(6, (2, 4, D), (9, 2, D), (9, 2, D))
     k_pages, v_pages, table = paginate(k, v, 4, seed=1)
+    rounded = oracles.attention(q, k.astype(np.float16), v.astype(np.float16))
     out = paged_attention(q, k_pages.astype(np.float16), v_pages.astype(np.float16), table, 9)
     assert out.dtype == np.float32, f"pages are float16, queries float32: the result must be float32, found {out.dtype}"
-    rounded = oracles.attention(q, k.astype(np.float16), v.astype(np.float16))
     check_close(out, rounded, rtol=1e-3, atol=1e-3, what="attention over pages of float16")
 
 
@@ -171,7 +173,7 @@ def fill(cache, seed, count):
     """Append `count` random tokens to every layer; return what went in, per layer."""
     k, v = draws(seed, (LAYERS, count, KV_HEADS, D), (LAYERS, count, KV_HEADS, D))
     for layer in range(LAYERS):
-        cache.append(layer, k[layer], v[layer])
+        cache.append(layer, k[layer].copy(), v[layer].copy())
     return k, v
 
 
@@ -199,7 +201,7 @@ def test_each_layer_writes_to_its_own_pages():
     store = new_store()
     cache = store.new_cache()
     k, v = draws(1, (3, KV_HEADS, D), (3, KV_HEADS, D))
-    cache.append(1, k, v)
+    cache.append(1, k.copy(), v.copy())
     assert cache.lengths == [0, 3], f"layer 1 took 3 tokens, layer 0 none: lengths must be [0, 3], found {cache.lengths}"
     touched = bool(store.k[0].any() or store.v[0].any())
     assert not touched, "append(1, …) has written into the pages of layer 0: write to store.k[layer] and store.v[layer] alone"

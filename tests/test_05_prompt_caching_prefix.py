@@ -26,7 +26,7 @@ CACHES = [HashPrefixCache, RadixCache]
 )
 @given(tokens=tokens_of, size=sizes)
 def test_only_full_blocks_have_a_name(tokens, size):
-    blocks = [block for _, block in chain(tokens, size)]
+    blocks = [block for _, block in chain(list(tokens), size)]
     n, full = len(tokens), len(tokens) // size
     assert len(blocks) == full, f"{n} tokens fill {full} blocks of {size}, found {len(blocks)}: a partial block will change"
     expected = [tuple(tokens[i * size : (i + 1) * size]) for i in range(full)]
@@ -43,8 +43,8 @@ def test_only_full_blocks_have_a_name(tokens, size):
 )
 @given(first=tokens_of, second=tokens_of, size=sizes)
 def test_two_names_are_equal_just_when_all_tokens_up_to_there_are(first, second, size):
-    for i, (name, _) in enumerate(chain(first, size), 1):
-        for j, (other, _) in enumerate(chain(second, size), 1):
+    for i, (name, _) in enumerate(chain(list(first), size), 1):
+        for j, (other, _) in enumerate(chain(list(second), size), 1):
             a, b = first[: i * size], second[: j * size]
             if a == b:
                 assert name == other, f"{a} is the same beginning twice and must have one name, found {name} and {other}"
@@ -57,7 +57,7 @@ def test_two_names_are_equal_just_when_all_tokens_up_to_there_are(first, second,
 @exercise("05.1", points=1, hint="The salt goes into each name: tenants must not find each other's prompts.")
 def test_salts_share_nothing_and_the_chain_can_be_taken_up_anywhere():
     tokens = [1, 2, 3, 4, 5, 6]
-    mine, yours = ([name for name, _ in chain(tokens, 2, salt)] for salt in ("me", "you"))
+    mine, yours = ([name for name, _ in chain(list(tokens), 2, salt)] for salt in ("me", "you"))
     assert not set(mine) & set(yours), f"the same prompt under two salts must share no name, found {set(mine) & set(yours)}"
     rest = [name for name, _ in chain(tokens[2:], 2, "me", parent=mine[0])]
     assert rest == mine[1:], f"taken up after the first block the chain must go on as before: {mine[1:]}, found {rest}"

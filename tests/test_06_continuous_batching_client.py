@@ -248,7 +248,7 @@ def test_several_answers_are_kept_apart():
 def test_a_stream_that_breaks_has_a_name_and_no_latency(script, kind):
     outcome, log, m = watch(script)
     assert outcome.error == kind and m is None and log.of(0)[-1].kind == FAILED
-    assert metrics.latencies(log.of(0)) == (None, None, None)
+    assert metrics.latencies(log, 0) == (None, None, None)
 
 
 @pytest.mark.parametrize("end", [says("", finish_reason="stop"), b"data: [DONE]", event(b"[DONE]") + b"garbage"])

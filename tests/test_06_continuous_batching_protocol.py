@@ -51,6 +51,8 @@ def test_the_defaults_are_those_of_openais_reference():
         ("repetition_penalty", 1.25, "repetition_penalty"),
         ("seed", 12, "seed"),
         ("ignore_eos", True, "ignore_eos"),
+        ("stop_token_ids", [3, 511], "stop_token_ids"),
+        ("skip_special_tokens", False, "skip_special_tokens"),
     ],
 )
 @pytest.mark.parametrize("parse", [text, chat])
@@ -87,6 +89,18 @@ def test_a_priority_counts_only_where_the_order_is_by_priority():
     assert text(priority=0) == text()
 
 
+def test_what_a_client_leaves_out_is_as_the_model_wants_it():
+    served = replace(SERVED, sampling={"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1})
+
+    def params(**fields):
+        return parse_completion({"prompt": "a", **fields}, served).params
+
+    assert params() == SamplingParams(temperature=0.6, top_k=20, repetition_penalty=1.1)
+    assert params(temperature=1.0, top_k=-1) == SamplingParams(temperature=1.0, repetition_penalty=1.1), "the request wins"
+    assert params(temperature=0) == SamplingParams(temperature=0), "greedy stays greedy"
+    assert params(temperature=0, top_k=3) == SamplingParams(temperature=0, top_k=3)
+
+
 def test_a_negative_seed_is_a_seed_of_its_own():
     seeds = [text(seed=s).params.seed for s in (-(2**63), -2, -1, 0, 1, 2**63 - 1)]
     assert len(set(seeds)) == 6 and min(seeds) >= 0
@@ -107,6 +121,8 @@ WRONG = {
     "min_p": [1.5, -1, "0"],
     "repetition_penalty": [0, "1", 1000],
     "ignore_eos": [1, "yes"],
+    "stop_token_ids": [5, "5", [512], [-1], [1.5], [True], [[1]], [1] * 129, {}],
+    "skip_special_tokens": [0, "no", []],
     "priority": [1.5, "1", 1],
 }
 
@@ -215,9 +231,7 @@ def test_a_prompt_has_four_forms(prompt, prompts):
     "prompt",
     [
         None,
-        "",
         [],
-        [""],
         [[]],
         5,
         True,

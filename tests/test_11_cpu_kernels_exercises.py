@@ -68,8 +68,8 @@ blocks = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 def test_tiles_of_any_size_give_the_product(sizes, block, seed):
     (m, k, n), c = sizes, np.full((sizes[0], sizes[2]), kernel_mistakes.UNWRITTEN, np.float32)
     a, b = draws(seed, (m, k), (k, n))
-    blocked_matmul(a, b, c, block)
     exact = a.astype(np.float64) @ b.astype(np.float64)
+    blocked_matmul(a, b, c, block)
     check_close(c, exact, what="C", mistakes=lambda: kernel_mistakes.matmul_mistakes(a, b, block))
 
 
@@ -103,8 +103,8 @@ def test_tiles_may_run_at_the_same_time(workers):
     a, b = draws(1, (6, 8), (8, 6))
     c, turns = np.zeros((6, 6), np.float32), kernel_mistakes.Turns(workers)
     slow_a, slow_b, slow_c = (kernel_mistakes.Counted(name, x, turns.next) for name, x in (("A", a), ("B", b), ("C", c)))
-    blocked_matmul(slow_a, slow_b, slow_c, (3, 2, 2), turns.each)
     exact = a.astype(np.float64) @ b.astype(np.float64)
+    blocked_matmul(slow_a, slow_b, slow_c, (3, 2, 2), turns.each)
     assert np.allclose(c, exact, atol=1e-4), (
         f"C is wrong when {workers} cores take turns after every read, and a core in the middle of a tile waits for others: "
         f"expected {exact[0, 0]:.4f} at C[0, 0], found {c[0, 0]:.4f}, and {np.sum(~np.isclose(c, exact, atol=1e-4))} of {c.size} "
@@ -120,8 +120,8 @@ def test_tiles_may_run_at_the_same_time(workers):
 @given(n_rows=st.integers(1, 5), n_blocks=st.integers(1, 4), size=st.sampled_from([0.01, 1.0, 100.0]), seed=seeds)
 def test_the_product_with_a_normed_row_never_written(n_rows, n_blocks, size, seed):
     x, weight, codes, scales, minima = kernel_mistakes.quantized(seed, n_rows, n_blocks, size)
-    y = norm_matvec(x, weight, 1e-5, codes, scales, minima)
     exact = kernel_mistakes.norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    y = norm_matvec(x, weight, 1e-5, codes, scales, minima)
     scale = np.abs(exact).max() + 1
 
     def mistakes():
@@ -146,8 +146,8 @@ def test_x_is_read_once_and_in_blocks():
 def test_a_block_of_zeros_adds_nothing():
     x, weight, codes, scales, minima = kernel_mistakes.quantized(4, 3, 3, 1.0)
     x[32:64] = 0
-    y = norm_matvec(x, weight, 1e-5, codes, scales, minima)
     exact = kernel_mistakes.norm_matvec(x, weight, 1e-5, codes, scales, minima)
+    y = norm_matvec(x, weight, 1e-5, codes, scales, minima)
     check_close(y, exact, rtol=2e-3, atol=2e-3 * (np.abs(exact).max() + 1), what="y, where the second block of x is zeros,")
 
 

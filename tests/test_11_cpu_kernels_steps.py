@@ -129,12 +129,20 @@ def test_the_figures_of_the_ladder_follow_from_its_times(little):
 def test_the_table_prints_what_was_measured(little, monkeypatch):
     machine = SimpleNamespace(read_bytes_per_s=1e10, json=lambda: {"read_bytes_per_s": 1e10})
     monkeypatch.setattr(kernels, "measure_machine", lambda: machine)
-    monkeypatch.setattr(kernels, "random_weights", lambda config: little)
-    times = {"tokens": [1], "in_place_s": [1.0], "turned_s": [2.0], "crossover": None}
-    monkeypatch.setattr(kernels, "few_rows", lambda: times)  # attention has a bench and tests of its own
-    result = kernels.run(runs=1)
+    result = kernels.run("little", little.config, runs=1)
     text = kernels.table(result)
     assert "fused" in text and "row_by_row" in text and result["many_tokens"]["tokens"]
+    assert all(len(result[part][way]) == len(result[part]["tokens"]) for part, way in (("few_rows", "turned_s"), ("serial", "shared_s")))
+
+
+def test_both_ways_of_attention_that_are_timed_give_one_result(monkeypatch):
+    """The calls of few_rows are those of attention.py: its arguments changed once, and the benchmark was not run."""
+    outputs = []
+    monkeypatch.setattr(kernels, "best_of", lambda work, runs: outputs.append(work()[0]) or 1.0)
+    rows = kernels.few_rows(keys=40, runs=1)
+    assert len(outputs) == 2 * len(rows["tokens"])
+    for a, b in zip(outputs[::2], outputs[1::2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_thresholds_are_written_once():

@@ -58,7 +58,7 @@ def cases(ops, types):  # -> {operation: result}
     q, k, v = draws(5, N, 6, 16), draws(6, 20, 2, 16), draws(7, 20, 2, 16)
     pages = [up(np.concatenate([a, draws(8, 4, 2, 16)]).reshape(3, 8, 2, 16)[[2, 0, 1]]) for a in (k, v)]
     q, one, k, v = up(q), up(q[:1]), up(k), up(v)
-    logits = np.float32([[1, 3, 3], [0, np.nan, 9], [-np.inf, -np.inf, 0], [2, 1, np.inf]])
+    logits = np.float32([[1, 3, 3], [0, np.nan, 9], [-np.inf, -np.inf, 0], [2, 1, np.inf], [-np.inf] * 3])
     layers = ops.prepare_layers([w, other])
     found = {
         "empty": [ops.empty((2, 0, 3)), ops.empty((0,), np.float16)],
@@ -95,6 +95,11 @@ def through(ops, up, x, layers, lengths):
     found = ops.run_layers(x, layers, C, angles, step)
     assert [cache.length for cache in caches] == [n + i for i, n in enumerate(lengths, 2)]
     return found
+
+
+def test_the_likeliest_token_of_numpy():
+    logits = np.float32([[1, 3, 3], [0, np.nan, 9], [-np.inf, -np.inf, 0], [2, 1, np.inf], [-np.inf] * 3])
+    assert numpy_.most_likely(logits).tolist() == [1, -1, 2, -1, -1]
 
 
 def operations(name):

@@ -184,7 +184,7 @@ def differences(then, now, where=""):  # -> ["where: then, now"]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", action="append", default=[], type=Path, metavar="FOLDER", help="what minillm train wrote")
+    parser.add_argument("--run", action="append", default=[], type=Path, metavar="FOLDER", help="what `minillm train` wrote")
     parser.add_argument("--check", action="store_true", help="compare with figures.json")
     args = parser.parse_args()
     kept = HERE / "figures.json"

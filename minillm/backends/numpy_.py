@@ -67,9 +67,9 @@ def download(array):  # array -> array
 
 
 def most_likely(logits):  # (n, vocab) -> (n,) int64
-    """The greedy token of each row, the lowest id among equals; -1 where there is a NaN: to argmax it is the largest of all."""
+    """The greedy token of each row, the lowest id among equals; -1 where the largest is not finite. To argmax that is a NaN."""
     tokens = logits.argmax(axis=1)
-    return np.where(np.isnan(logits[np.arange(len(logits)), tokens]), -1, tokens)
+    return np.where(np.isfinite(logits[np.arange(len(logits)), tokens]), tokens, -1)
 
 
 def prepare_layers(layers):  # [LayerWeights] -> [LayerWeights]

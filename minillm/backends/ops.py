@@ -46,7 +46,7 @@ class Ops:
     attention_inputs: Callable  # x (n, d), w, c, cos, sin -> q (n, heads, d_head), k and v (n, kv_heads, d_head)
     add_feed_forward: Callable  # x (n, d), w, c -> (n, d)
     run_layers: Callable  # x (n, d), layers, c, (cos, sin), AttentionStep -> (n, d): all layers
-    most_likely: Callable  # logits (n, vocab) -> (n,) int64: the greedy token of each row, -1 where it holds a NaN
+    most_likely: Callable  # logits (n, vocab) -> (n,) int64: the largest of each row, -1 where it is NaN or infinite
 
     # --- attention: each of the last n_q of n_k tokens sees itself and all before it; k and v may be float16 --------------------
     attention: Callable  # q (n_q, heads, d), k, v (n_k, kv_heads, d) -> (n_q, heads, d)

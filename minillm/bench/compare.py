@@ -13,6 +13,7 @@ import numpy as np
 from minillm.bench.engines import NEEDS
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
+from minillm.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
 
 
 def installed(engine):  # -> bool
@@ -71,11 +72,14 @@ SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
 def speeds(answer, prompt_tokens, new_tokens, batch):  # -> dict
+    """Prefill draws the first token, decoding new_tokens more."""
+    first, last = answer["prefill_s"], answer["prefill_s"] + answer["decode_s"]
+    log = EventLog(events=[Event(0, ARRIVED, 0.0), Event(0, TOKEN, first), Event(0, TOKEN, last, new_tokens)])
     return {
         "prefill_tokens_per_s": batch * prompt_tokens / answer["prefill_s"],
         "decode_tokens_per_s": batch * new_tokens / answer["decode_s"],
-        "ttft_s": answer["prefill_s"],
-        "tpot_s": answer["decode_s"] / new_tokens,
+        "ttft_s": ttft(log, 0),
+        "tpot_s": tpot(log, 0),
         "peak_rss_bytes": answer["peak_rss_bytes"],
     }
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 
 from minillm.bench.machine import best_of, measure_machine
-from minillm.model.presets import preset
 
 TOKENS = (1, 2, 4, 8, 16, 32, 128, 512)
 FEW = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -145,8 +144,9 @@ def compared(tokens, a, b, a_name, b_name):
 
 def few_rows(d=64, keys=1024, runs=20):
     """Attention of a few queries of one head: keys read where they lie (decode.py), or turned first (prefill.py)."""
-    from minillm.attention.mask import Mask
     from minillm.backends.numba_.attention import by_splits, by_tiles
+    from minillm.backends.numba_.decode import split_keys
+    from minillm.backends.numba_.pages import EVERYTHING, ONE_BLOCK
 
     k = np.ones((keys, 1, d), np.float32)
 
@@ -155,10 +155,13 @@ def few_rows(d=64, keys=1024, runs=20):
         return best_of(lambda: way(q, k), runs)
 
     def splits(q, k):
-        return by_splits(q, k, k, 64, Mask(len(q), keys, True, None, None))
+        return by_splits(q, k[None], k[None], ONE_BLOCK, rule(q), (0, keys, split_keys(keys)))
 
     def tiles(q, k):
-        return by_tiles(q, k, k, Mask(len(q), keys, True, None, None))
+        return by_tiles(q, k[None], k[None], ONE_BLOCK, rule(q), keys)
+
+    def rule(q):  # causal, and the last query stands at the last key
+        return keys - len(q), EVERYTHING, True
 
     return compared(FEW, lambda n: seconds(splits, n), lambda n: seconds(tiles, n), "in_place_s", "turned_s")
 
@@ -174,11 +177,11 @@ def serial(columns=1536, runs=50):
     return compared(FEW, lambda n: seconds(round_by_one, n), lambda n: seconds(round_by_all, n), "one_core_s", "shared_s")
 
 
-def run(name="smollm2-135m", runs=3):  # -> dict
-    """All of it, on random weights in the shape of a published model."""
+def run(name, config, runs=3):  # -> dict
+    """All of it, on random weights in the shape of a model."""
     import numba
 
-    machine, model = measure_machine(), random_weights(preset(name))
+    machine, model = measure_machine(), random_weights(config)
     result = {
         "model": name, "weights": model.weights, "bytes": model.nbytes, "machine": machine.json(),
         "ladder": ladder(model, machine, runs), "many_tokens": many_tokens(model), "serial": serial(), "few_rows": few_rows(),

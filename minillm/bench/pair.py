@@ -79,14 +79,14 @@ def draw(p, rng):  # (vocab,), Generator -> token
     return int(np.searchsorted(np.cumsum(p), rng.random() * p.sum(), side="right").clip(0, len(p) - 1))
 
 
-def run(target, draft, documents, prompts=40):  # LLM, LLM, [text] -> dict, ready for JSON
+def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LLM, [text] -> dict, ready for JSON
     """Both perplexities, and acceptance from the beginnings of the first documents."""
     beginnings = [target.tokenizer.encode(d)[:PROMPT_TOKENS] for d in documents[:prompts]]
-    rates = {str(t): acceptance(target, draft, beginnings, t) for t in (0, 1)}
+    rates = {str(t): acceptance(target, draft, beginnings, t, new_tokens=new_tokens) for t in (0, 1)}
     models = {
         m.config.name: {"parameters": m.config.parameters(), "perplexity": perplexity(m, documents)} for m in (target, draft)
     }
-    about = {"documents": len(documents), "prompts": len(beginnings), "gamma": GAMMA}
+    about = {"documents": len(documents), "prompts": len(beginnings), "gamma": GAMMA, "new_tokens": new_tokens}
     return about | {"models": models, "acceptance_at_temperature": rates}
 
 
@@ -95,7 +95,7 @@ def table(result):  # -> text
     for name, m in result["models"].items():
         lines.append(f"{name:14}{m['parameters']:12,}{m['perplexity']:12.3f}")
     lines.append("")
-    how = f"{result['prompts']} beginnings of {PROMPT_TOKENS} tokens, {NEW_TOKENS} new"
+    how = f"{result['prompts']} beginnings of {PROMPT_TOKENS} tokens, {result['new_tokens']} new"
     lines.append(f"acceptance at γ = {result['gamma']}: {how}")
     for t, r in result["acceptance_at_temperature"].items():
         name = "greedy" if t == "0" else f"temperature {t}"

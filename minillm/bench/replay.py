@@ -118,11 +118,14 @@ def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), 
 # --- to run and to read -------------------------------------------------------------------------------------------------------
 
 
-def run(what, trace=None):  # -> dict
-    """The figures of `minillm bench paging` or `prefix`: of a trace file, or of what this project's profile of it gives."""
+def run(what, trace=None, count=None):  # -> dict
+    """The figures of `minillm bench paging` or `prefix`: of a trace file, or of what this project's profile of it gives.
+
+    count: only so many requests, the first.
+    """
     jobs = {"paging": (read_azure, "azure_conv", waste), "prefix": (read_mooncake, "mooncake_conv", prefix)}
     read, profile, replay = jobs[what]
-    requests = read(trace) if trace else draw(load(profile))
+    requests = read(trace)[:count] if trace else draw(load(profile), count)
     source = str(trace) if trace else f"drawn from the profile {profile}: {load(profile)['source']}"
     return {"source": source, "requests": len(requests), what: replay(requests)}
 

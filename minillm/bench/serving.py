@@ -71,9 +71,10 @@ def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds o
     return out
 
 
-def run(llm):  # -> dict, ready for JSON
-    """Both, for sixteen sequences."""
-    return {"model": llm.config.name, "batch": 16, "engine": overhead(llm), "invariant": slowdown(llm)}
+def run(llm, batch=16, steps=40):  # -> dict, ready for JSON
+    """Both, for so many sequences."""
+    engine, invariant = overhead(llm, batch, steps=steps), slowdown(llm, batch, steps=max(1, steps // 2))
+    return {"model": llm.config.name, "batch": batch, "engine": engine, "invariant": invariant}
 
 
 def table(result):  # -> text

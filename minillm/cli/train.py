@@ -1,8 +1,8 @@
 """`minillm train`: a model from a text, as a configuration file says. Stopped or killed, it goes on with --resume.
 
 Into the folder run.out go: config.toml (every default written out), tokenizer.gguf where one was trained, train.tokens and
-held_out.tokens, loss.csv, loss.png, checkpoint.npz, and at the end model.gguf, which `minillm generate --model` runs, or
-adapter.gguf, which `minillm generate --lora` puts beside its base.
+held_out.tokens, loss.csv, loss.png, checkpoint.npz, and at the end model.gguf (`minillm generate PROMPT --model model.gguf`),
+or adapter.gguf, to be put beside its base (`minillm generate PROMPT --lora adapter.gguf`).
 Without a terminal there is no bar but a line every run.evaluate_every steps.
 """
 

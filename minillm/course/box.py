@@ -1,71 +1,96 @@
-"""A fresh folder for one run of a submission: everything it needs, and no solution of what it submitted.
+"""Fresh folders for one run: one for the judge, with the tests; one for the submission, with no solution of what it submitted.
 
-    box/minillm/       the reference, with the submitted files emptied: there is no answer here to read
-    box/submission/    the submitted files, and only those that hold exercises: no conftest.py, no pytest.ini, no helper of theirs
-    box/tests/         the tests, copied from the reference; private ones laid over them
-    box/tmp/           the only place the child may write
+    judge's box      minillm/ as it is, tests/ with the private ones laid over them, tmp/; closed to other users
+    child's box      minillm/ with the submitted files emptied: there is no answer here to read
+                     submission/ the submitted files, and only those that hold exercises: no conftest.py, no helper of theirs
+                     tmp/ the only place the child may write
 """
 
+import os
 import shutil
-from dataclasses import dataclass
+import stat
 from pathlib import Path
 
 from minillm.course import regions
 from minillm.course.files import write
-from minillm.course.index import Course
+from minillm.course.launch import Box
 
 LARGEST = 1_000_000  # bytes of one submitted file
+SKIP = shutil.ignore_patterns("__pycache__", "wrong", "hostile", "course_project", ".*")
+RUNS_IN_CHILD = {
+    "__init__.py", "child.py", "wire.py", "mirror.py", "raised.py", "overlay.py", "regions.py", "guard.py", "jail.py", "landlock.py",
+    "seccomp.py",
+}  # fmt: skip
 INI = "[pytest]\ntestpaths = tests\naddopts = -q -p minillm.course.plugin -p no:cacheprovider\n"
 
 
-@dataclass(frozen=True)
-class Box:
-    root: Path
+def locate(work, files, refused=None):
+    """{file: its path in the submission} for files that are there: in their folder, under work/ or minillm/, or by bare name.
 
-    @property
-    def course(self):
-        return Course(self.root / "minillm", self.root)
-
-    @property
-    def tmp(self):
-        return self.root / "tmp"
-
-    @property
-    def submission(self):
-        return self.root / "submission"
-
-
-def locate(work, files):
-    """{file: its path in the submission} for files that are there: in their folder, under work/ or minillm/, or by bare name."""
-    work, found = Path(work), {}
+    A file counts only where it lies: a link that leads out of the submission could hand in the reference itself. Those are left
+    out, as are pipes, devices and what is too large; `refused`, a dict, then holds {file: why}.
+    """
+    work, found, refused = os.path.realpath(work), {}, {} if refused is None else refused
     for file in files:
         names = [file, f"work/{file}", f"minillm/{file}"]
         if sum(Path(other).name == Path(file).name for other in files) == 1:
             names.append(Path(file).name)
-        for path in (work / name for name in names):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
-                found[file] = path
+        for name in names:
+            path = Path(work, name)
+            if why := objection(path, work):
+                refused.setdefault(file, f"{name} {why}")
+            elif path.exists():
+                found[file] = path.resolve()
+                refused.pop(file, None)
                 break
     return found
 
 
-def pack(root, course, submitted, private=None):
-    """Fill folder root with a box for the submitted files ({file: path})."""
+def objection(path, work):
+    """Why a path of a submission in folder work is not taken, or None; None too where nothing is there."""
+    try:
+        real, kind = os.path.realpath(path, strict=True), os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            return "is a link that leads nowhere"
+        others = [other.name for other in path.parent.glob("*") if other.name.lower() == path.name.lower()]
+        return f"is called {others[0]}; upper and lower case are not the same" if others else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if os.path.commonpath([real, work]) != work:
+        return "leads outside the submission; hand in the file itself, not a link"
+    if not stat.S_ISREG(kind.st_mode):
+        return "is no plain file"
+    return f"holds {kind.st_size:,} bytes; at most {LARGEST:,} are taken" if kind.st_size > LARGEST else None
+
+
+def pack_judge(root, course, private=None):
+    """Fill folder root with all that the tests need: the package solved, the tests, private ones laid over them. -> Box"""
     box = Box(Path(root))
-    skip = shutil.ignore_patterns("__pycache__", "wrong", "hostile", "course_project", ".*")
-    shutil.copytree(course.package, box.root / "minillm", ignore=skip)
-    shutil.copytree(course.root / "tests", box.root / "tests", ignore=skip)
+    shutil.copytree(course.package, box.root / "minillm", ignore=SKIP)
+    shutil.copytree(course.root / "tests", box.root / "tests", ignore=SKIP)
     if private:
-        shutil.copytree(private, box.root / "tests", ignore=skip, dirs_exist_ok=True)
+        shutil.copytree(private, box.root / "tests", ignore=SKIP, dirs_exist_ok=True)
     if (course.root / "data").is_dir():
         (box.root / "data").symlink_to((course.root / "data").resolve())
-    for file, path in submitted.items():
-        write(box.submission / file, path.read_text(encoding="utf-8", errors="replace"))
-        write(box.root / "minillm" / file, regions.blank(course.source(file), name=file))
     write(box.root / "pytest.ini", INI)
     box.tmp.mkdir()
+    return box
+
+
+def pack_child(root, course, submitted):
+    """Fill folder root with what a submission ({file: text}) may see, readable to every user. -> Box"""
+    box = Box(Path(root))
+    shutil.copytree(course.package, box.root / "minillm", ignore=SKIP)
+    for path in (box.root / "minillm" / "course").iterdir():
+        if path.name not in RUNS_IN_CHILD:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    box.submission.mkdir()
+    for file, text in submitted.items():
+        write(box.submission / file, text)
+        write(box.root / "minillm" / file, regions.blank(course.source(file), name=file))
+    box.tmp.mkdir()
     for path in (box.root, *box.root.rglob("*")):  # the reference may be closed to others; its copy in the box must not be
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(0o755 if path.is_dir() else 0o644)
     box.tmp.chmod(0o777)
     return box

@@ -9,6 +9,7 @@ import time
 
 from minillm.course import regions, runner
 from minillm.course.index import SOURCES, CourseError
+from minillm.course.lint import lint
 
 
 def check(course, progress, ids=(), seed=0):
@@ -20,6 +21,7 @@ def check(course, progress, ids=(), seed=0):
             continue
         if not progress.is_written(exercise):
             return lines + _task(progress, exercise), False
+        lines += _refused(course, progress, exercise, lines)
         result = runner.run(course, progress.work, [exercise.id], seed)
         if not result.passed:
             progress.reopen(exercise)
@@ -29,7 +31,22 @@ def check(course, progress, ids=(), seed=0):
     return lines + [_beyond(course, progress)], True
 
 
+def _refused(course, progress, exercise, said):
+    """What the grader's lint would say to the file; each sentence once."""
+    stub = regions.blank(course.source(exercise.file), name=exercise.file)
+    mine = (progress.work / exercise.file).read_text(encoding="utf-8-sig", errors="replace")
+    found = [f"  the grader would refuse {line}" for line in lint(mine, stub, exercise.file) if "does not parse" not in line]
+    return [line for line in found if line not in said]
+
+
 def _task(progress, exercise):
+    if progress.later(exercise):
+        lesson = exercise.id[:2]
+        return [
+            f"{exercise.id}  to do  {exercise.title}",
+            f"  it belongs to lesson {lesson}, which is not started: lessons/{exercise.lesson}.md",
+            f"next: minillm course start {lesson} --out {progress.work}",
+        ]
     lines = f"{exercise.lines} line{'s' * (exercise.lines != 1)}"
     return [
         f"{exercise.id}  to do  {exercise.title}",
@@ -54,10 +71,10 @@ def _wrong(progress, exercise, result):
 
 def _beyond(course, progress):
     """Everything asked for is done: what now?"""
-    left = [e for e in course.exercises.values() if progress.started(e) and not progress.is_done(e)]
+    left = [e for e in course.exercises.values() if progress.started(e) and not progress.is_done(e) and not progress.later(e)]
     if left:
         return f"next: {progress.command('check')}    ({left[0].id} is the first that is not done)"
-    fresh = next((e for e in course.exercises.values() if e.tests and not progress.started(e)), None)
+    fresh = next((e for e in course.exercises.values() if e.tests and not (progress.started(e) and not progress.later(e))), None)
     if fresh:
         return f"all that you started is done. next: minillm course start {fresh.id[:2]} --out {progress.work}"
     return f"all exercises are done. next: {progress.command('status')}"
@@ -92,7 +109,7 @@ def status(course, progress):
         if not exercise.tests and not progress.started(exercise):
             continue
         word = "-"
-        if progress.started(exercise):
+        if progress.started(exercise) and not progress.later(exercise):
             written = progress.is_written(exercise)
             word = "done" if progress.is_done(exercise) else "begun" if written else "to do"
         points = exercise.points if word == "done" else 0
@@ -137,6 +154,8 @@ def watch(folder, again, pause=time.sleep):
 
 def _started(course, progress, ids):
     exercises = [exercise for exercise in course.chosen(ids) if progress.started(exercise) and exercise.tests]
+    if not any(id in course.exercises for id in ids):  # asked for by name, it is a TODO; else it is not meant
+        exercises = [exercise for exercise in exercises if not progress.later(exercise)]
     if not exercises:
         which = ids[0][:2] if ids else next((e.id[:2] for e in course.exercises.values()), "01")
         start = f"minillm course start {which} --out {progress.work}"
@@ -148,5 +167,5 @@ def _one(course, progress, id):
     if id is None:
         return current(course, progress)
     if id not in course.exercises:
-        raise CourseError(f"no exercise {id!r}; minillm course status lists them.")
+        raise CourseError(f"no exercise {id!r}; `minillm course status` lists them.")
     return _started(course, progress, [id])[0]

@@ -12,6 +12,7 @@ tells it (mistakes), and a learner who did just that reads so. draws and seeds t
 """
 
 import os
+import tracemalloc
 
 import numpy as np
 
@@ -37,6 +38,28 @@ def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=
     problem = diagnose(actual, expected, rtol, atol, mistakes)
     if problem:
         raise Mismatch(f"{what} {problem}")
+
+
+def check_memory(function, *arguments, most, why=""):
+    """Fail if a call takes `most` bytes or more at once, beside what is taken once, at a first call. Say why that is too much.
+
+    A learner is told how many it were (tracemalloc). A grader cannot ask the process under test: there the system refuses what is
+    more (remote.Wall.fits), so make it large: 30 MB and more, or memory that was freed before may do.
+    """
+    function(*arguments)
+    if fits := getattr(function, "fits", None):
+        taken = f"{most:,} or more" if not fits(most, *arguments) else ""
+    else:
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            function(*arguments)
+            bytes_taken = tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+        taken = f"{bytes_taken:,}" if bytes_taken >= most else ""
+    if taken:
+        raise Mismatch(f"{taken} bytes were taken at once, expected less than {most:,}. {why}")
 
 
 def exercise(id, *, points=1, hint=(), seconds=None):

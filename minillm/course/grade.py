@@ -1,23 +1,24 @@
 """Score a submission that nobody trusts.
 
-For each exercise: lint the file; pack a box; run the tests in a child process under limits, as a user without rights where the
-grader is root; kill everything the child started; and count what it reported. A test counts when the child planned it, reported
-each of its cases as passed, and the machinery's seal was whole at the end. So a submission that exits, hangs, forks or fills
-memory loses the exercise it does so in, and keeps what the others earn.
+For each exercise: lint the file; pack a box for the submission; start a judge, which runs the tests and calls the submission across
+a wall (judge.py); kill everything that was started; and count what the judge reported. A test counts when the judge planned it and
+reported each of its cases as passed. The submission's process can reach neither the judge nor what it says: a submission that
+exits, hangs, forks or fills memory loses the test it does so in, and one that does not load costs its own file's exercises.
 
-One process holds both the test and the code under test, so this is no wall: the wall is the container that the platform runs
-it in. lessons/instructors.md says what remains possible.
+lessons/instructors.md says what stands on which platform.
 """
 
+import functools
 import os
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from minillm.course import regions
-from minillm.course.box import locate, pack
-from minillm.course.index import CourseError
-from minillm.course.launch import launch, unprivileged
+from minillm.course.box import locate, pack_child, pack_judge
+from minillm.course.index import Course, CourseError
+from minillm.course.launch import launch
 from minillm.course.lint import lint
 
 
@@ -45,6 +46,7 @@ class Score:
 class Scores:
     tests: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    seconds: float = 0.0  # that grading took
 
     @property
     def earned(self):
@@ -64,38 +66,81 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
     if private and not Path(private).is_dir():
         raise CourseError(f"no folder {private} with private tests.")
     course.need_tests()
-    limits, scores, lintings = limits or Limits(), Scores(), {}
-    submitted = locate(work, list(dict.fromkeys(exercise.file for exercise in course.exercises.values())))
-    user = unprivileged()
-    if os.geteuid() == 0 and not user:
-        scores.notes.append("ran as root: this Python is not readable for user 'nobody', so file permissions protect nothing")
-    for exercise in course.chosen(ids):
-        with tempfile.TemporaryDirectory(prefix="minillm-box-", ignore_cleanup_errors=True) as folder:
-            box = pack(folder, course, submitted, private)
-            tests = [test for test in box.course.tests if test.exercise == exercise.id]
-            hidden = {path.name for path in Path(private).glob("test_*.py")} if private else set()
-            own = [Score(exercise.id, f"{t.file}::{t.name}", t.points, hidden=t.file in hidden) for t in tests]
-            scores.tests += own
+    began = time.monotonic()
+    limits, scores, refused = limits or Limits(), Scores(), {}
+    found = locate(work, list(dict.fromkeys(exercise.file for exercise in course.exercises.values())), refused)
+    submitted = {file: path.read_text(encoding="utf-8-sig", errors="replace") for file, path in found.items()}
+    refused = {file: why for file, why in refused.items() if file not in found}
+    hidden = {path.name for path in Path(private).glob("test_*.py")} if private else set()
+    with temporary() as folder:
+        box = pack_judge(folder, course, private)
+        tests = Course(box.root / "minillm", box.root).tests
+        for exercise in course.chosen(ids):
+            own = [test for test in tests if test.exercise == exercise.id]
+            rows = [Score(exercise.id, f"{t.file}::{t.name}", t.points, hidden=t.file in hidden) for t in own]
+            scores.tests += rows
             if exercise.file not in submitted:
-                _say(own, f"{exercise.file} was not submitted")
-                continue
-            if check and exercise.file not in lintings:
-                stub = regions.blank(course.source(exercise.file), name=exercise.file)
-                lintings[exercise.file] = lint((box.submission / exercise.file).read_text(), stub, exercise.file)
-            if found := lintings.get(exercise.file):
-                _say(own, "refused before it ran: " + "; ".join(found[:5]))
-                continue
-            secret = [str(course.package), str(course.root / "tests"), *([str(private)] if private else [])]
-            files = sorted({f"tests/{test.file}" for test in tests})
-            orders = {"exercise": exercise.id, "seed": seed, "secret": secret, "files": files}
-            orders |= {"seconds": limits.seconds, "memory": limits.memory_gb * 1e9, "time_limit": limits.time_limit}
-            events, ending = launch(box, orders, limits, user)
-            believe(own, events, ending)
+                _say(rows, refused.get(exercise.file, f"{exercise.file} was not submitted"))
+            elif check and (objections := linted(course, exercise.file, submitted[exercise.file])):
+                _say(rows, "refused before it ran: " + "; ".join(objections[:5]))
+            else:
+                secret = [str(course.package), str(course.root / "tests"), str(box.root), *([str(private)] if private else [])]
+                lent = {file: lend(course, file, text, exercise.id) for file, text in submitted.items()}
+                with temporary() as child:
+                    orders = orders_for(course, exercise, lent, seed, limits, secret)
+                    orders["box"] = str(pack_child(child, course, lent).root)
+                    orders["files"] = sorted({f"tests/{test.file}" for test in own})
+                    events, ending = launch(box, orders, limits.seconds)
+                believe(rows, events, ending)
+                scores.notes += [note for note in lacks(events) if note not in scores.notes]
+    scores.seconds = time.monotonic() - began
     return scores
 
 
+def orders_for(course, exercise, submitted, seed, limits, secret):
+    """What the judge of an exercise is told, and through it the child (judge.py, child.py)."""
+    functions, modules = [], []
+    region = next(region for region in regions.find(course.source(exercise.file)) if region.id == exercise.id)
+    if region.comment == "//":
+        folder, inside = (course.package / exercise.file).parent, exercise.file.endswith(".py")
+        files = [course.package / exercise.file] if inside else sorted(folder.glob("*.py"))
+        modules = [".".join(path.relative_to(course.package.parent).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    else:
+        functions = [f"{exercise.module}:{exercise.function}"]
+    missing = {}
+    for file, text in submitted.items():
+        missing |= {id: f"{file}:{line}" for id, line in regions.unwritten(text).items()}
+    child = {"module": functions[0].partition(":")[0] if functions else modules[0], "file": exercise.file, "functions": functions,
+             "secret": secret, "seconds": limits.seconds, "memory": limits.memory_gb * 1e9}  # fmt: skip
+    return {"exercise": exercise.id, "seed": seed, "time_limit": limits.time_limit, "missing": missing, "functions": functions,
+            "modules": modules, "child": child}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def linted(course, file, text):
+    """What the lint objects to. A file that it cannot read is that file's own misfortune."""
+    try:
+        return lint(text, regions.blank(course.source(file), name=file), file)
+    except Exception as error:
+        return [f"{file}: cannot be read ({type(error).__name__}: {str(error)[:100]})"]
+
+
+def lend(course, file, text, exercise):
+    """A submitted file in which exercises of lessons that were not started hold the reference's lines, but for the one graded."""
+    return regions.settle(text, regions.bodies(course.source(file)), {exercise})[0]
+
+
+def temporary():
+    return tempfile.TemporaryDirectory(prefix="minillm-box-", ignore_cleanup_errors=True)
+
+
+def lacks(events):
+    """What the child's wall has not, on this machine."""
+    return [note for event in events if event["event"] == "wall" for note in event["lacks"]]
+
+
 def believe(scores, events, ending):
-    """Turn the events of one child into earned points: everything not reported in full is not earned."""
+    """Turn the events of a judge into earned points: everything not reported in full is not earned."""
     plan, passed, words = {}, {}, {}
     for event in events:
         if event["event"] == "plan":
@@ -105,18 +150,17 @@ def believe(scores, events, ending):
                 passed[event["test"]] = passed.get(event["test"], 0) + 1
             else:
                 words.setdefault(event["test"], event["message"])
+        elif event["event"] == "broken":
+            words["*"] = event["message"]
         elif event["event"] == "error":
             words["*"] = f"{event['file']}: {event['message'].splitlines()[-1].removeprefix('E').strip()}"
-    broken = next((event["broken"] for event in events if event["broken"]), None)
     for score in scores:
-        if broken:
-            score.message = f"the submission replaced {broken}: nothing of this exercise counts"
-        elif score.test in words or "*" in words:
+        if score.test in words or "*" in words:
             score.message = words.get(score.test) or words["*"]
         elif score.test in plan and passed.get(score.test) == plan[score.test]:
             score.earned, score.message, score.passed = score.points, "", True
         else:
-            score.message = f"not reached: {ending}" if "gave no answer" in ending and score.test not in ending else ending
+            score.message = f"not reached: {ending}" if ending.startswith("no answer") else ending
 
 
 def _say(scores, message):

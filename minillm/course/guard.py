@@ -1,11 +1,12 @@
-"""Refuse, inside the child, what a submission has no business doing: an audit hook (PEP 578), which Python cannot take off again.
+"""Tell a submission in words what it may not do: an audit hook (PEP 578), which Python cannot take off again.
 
     writing anywhere but in the child's own temporary folder      always refused
     reading the reference or the private tests                    always refused
-    a process, a socket, a shared library, a signal               refused to the submission, not to the tests (they call g++)
+    opening a folder, or ".." on the way                          refused: with dir_fd, a path means another place than it says
+    a process, a socket, a shared library, a signal               refused to the submission, not to what it imports
 
-Who asks is found on the stack: the first caller outside the standard library. Native code is out of its sight; that is why there
-are limits, a user without rights and, in the end, a container around it.
+Who asks is found on the stack: the first caller outside the standard library. Code that reaches into the interpreter, and native
+code, are out of its sight: the wall is the kernel's (jail.py), and this says why, with the line, where it can.
 """
 
 import os
@@ -32,13 +33,17 @@ def install(writable, secret, submission):
     library = os.path.realpath(sysconfig.get_path("stdlib"))
     packages = [os.path.realpath(path) for path in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))]
 
-    realpath, fsdecode = os.path.realpath, os.fsdecode  # bound now: a name in a module can be replaced later
+    realpath, isdir, fsdecode = os.path.realpath, os.path.isdir, os.fsdecode  # bound now: names can be replaced
 
     def inside(path, folder):
         return path == folder or path.startswith(folder + os.sep)
 
     def real(path):
         return realpath(fsdecode(path))
+
+    def turns(path):
+        if os.pardir in fsdecode(path).split(os.sep):
+            raise PermissionError(f"a submission may not go through '..', as in {fsdecode(path)}")
 
     def asks():
         """File of the first caller that is not the standard library; "" where there is none."""
@@ -56,6 +61,10 @@ def install(writable, secret, submission):
             if isinstance(path, int) or path is None:
                 return
             where = real(path)
+            if mode is None:  # os.open, whose dir_fd the event does not tell
+                if isdir(where) and not inside(where, writable):
+                    raise PermissionError(f"a submission may not open the folder {where}")
+                turns(path)
             writes = (mode and set(mode) & set("wax+")) or (flags or 0) & WRITES
             if writes and not inside(where, writable) and where != os.devnull:
                 raise PermissionError(f"a submission may not write {where}")
@@ -63,6 +72,8 @@ def install(writable, secret, submission):
                 raise PermissionError(f"a submission may not read {where}")
         elif event in CHANGES:
             for path in args[:2]:
+                if isinstance(path, str | bytes):
+                    turns(path)
                 if isinstance(path, str | bytes) and not inside(real(path), writable):
                     raise PermissionError(f"a submission may not change {path}")
         elif event in ACTS and (event != "object.__setattr__" or args[1] == "__code__"):

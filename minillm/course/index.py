@@ -10,7 +10,7 @@ costs milliseconds and needs neither pytest nor numba. So the arguments of @exer
 import ast
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from minillm.course import regions
@@ -90,6 +90,8 @@ class Course:
             if "BEGIN" not in source:
                 continue
             for region in regions.find(source, str(path)):
+                if region.later:  # a bundle holds it as a stub; it is no exercise there
+                    continue
                 if region.id in found:
                     where = found[region.id].file
                     raise regions.RegionError(f"{path}:{region.first + 1}: exercise {region.id} is in {where} already.")
@@ -139,8 +141,8 @@ def expand(ids):
 
 def read_marks(path):
     """The tests of a file that carry @exercise(...), or are built by exercise(...)(class)."""
-    tests = []
-    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+    tests, source = [], path.read_text(encoding="utf-8")
+    for node in ast.parse(source, str(path)).body if "exercise(" in source else ():  # most files mark none
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name, calls = node.name, node.decorator_list
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name):
@@ -166,6 +168,9 @@ def _mark(call, name, path):
     return Test(id, path.name, name, values.get("points", 1), (hints,) if isinstance(hints, str) else tuple(hints))
 
 
+_parsed = lru_cache(maxsize=1)(ast.parse)  # the regions of a file come one after another
+
+
 def _around(source, region):
     """Name and title of the function around a region: from Python's syntax tree, or for CUDA C from the lines above."""
     if region.comment == "#":
@@ -178,7 +183,7 @@ def _around(source, region):
                     best, path = child, [*names, child.name]
                     walk(child, path)
 
-        tree = ast.parse(source)
+        tree = _parsed(source)
         walk(tree, [])
         lines = (ast.get_docstring(best or tree) or "").splitlines()
         return ".".join(path), lines[0] if lines else ""

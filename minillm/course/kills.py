@@ -65,9 +65,22 @@ def wrongs(course, ids=()):
 
 
 def kills(course, ids=(), workers=None):
-    """Try every wrong solution; yields a Kill for each, in order."""
+    """Try every wrong solution; yields a Kill for each, in order. CourseError where the reference fails its own tests."""
+    right(course, ids)
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         yield from pool.map(lambda wrong: attempt(course, wrong), wrongs(course, ids))
+
+
+def right(course, ids):
+    """Raise CourseError unless the reference passes: a test that refuses everybody kills nothing."""
+    chosen = course.chosen(ids)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in {exercise.file for exercise in chosen}:
+            write(Path(folder) / file, course.source(file))
+        result = runner.run(course, folder, [exercise.id for exercise in chosen if exercise.tests])
+    failed = [f"{o.test}: {o.message.splitlines()[0]}" for o in result.outcomes if o.status == "failed"]
+    if problems := [*result.errors, *failed]:
+        raise CourseError(f"the reference fails {len(problems)} of its own tests, so the table would say nothing: {problems[0]}")
 
 
 def attempt(course, wrong):

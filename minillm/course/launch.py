@@ -1,71 +1,85 @@
-"""Run one child to its end or its limit, and leave nothing of it behind.
+"""Run one judge to its end or its limit, and leave nothing of it behind.
 
-The child gets a clean environment, a session of its own, a pipe to report through and a log for everything else. When it ends,
-or the clock does, its process group is killed, and then whatever had crept out of the group (family.py).
+The judge gets a clean environment, a session of its own, a pipe to report through and a log for everything else. When it ends,
+or the clock does, its process group is killed, and then its children, with whatever had crept out of a group (family.py).
 """
 
 import contextlib
 import json
 import os
-import secrets
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from minillm.course.family import Family
 
-NOBODY = 65534
-LOUDEST = 4_000_000  # bytes a child may report before it is cut off
+LOUDEST = 16_000_000  # bytes a judge may report before it is cut off
 
 
-def launch(box, orders, limits, user):
-    """Run one child to its end or its limit. Returns its events and, in words, how it ended."""
-    nonce, family = secrets.token_hex(16), Family()
+@dataclass(frozen=True)
+class Box:
+    """A folder that a process works in (box.py)."""
+
+    root: Path
+
+    @property
+    def tmp(self):
+        return self.root / "tmp"
+
+    @property
+    def submission(self):
+        return self.root / "submission"
+
+
+def launch(box, orders, seconds):
+    """Run one judge to its end or its limit. Returns its events and, in words, how it ended."""
+    family = Family()
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "minillm.course.child"], cwd=box.root, env=environment(box), stdin=subprocess.PIPE, stdout=log,
-            stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True, **user,
+        judge = subprocess.Popen(
+            [sys.executable, "-m", "minillm.course.judge"], cwd=box.root, env=environment(box, keeps_bytecode=True),
+            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True,
         )  # fmt: skip
         os.close(writing)
         try:
-            with contextlib.suppress(BrokenPipeError), child.stdin:
-                child.stdin.write(json.dumps(orders | {"nonce": nonce, "pipe": writing}).encode() + b"\n")
-            told, late = listen(reading, child, time.monotonic() + limits.seconds)
+            with contextlib.suppress(BrokenPipeError), judge.stdin:
+                judge.stdin.write(json.dumps(orders | {"pipe": writing}).encode() + b"\n")
+            told, late = listen(reading, judge, time.monotonic() + seconds)
         finally:
             os.close(reading)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+                os.killpg(judge.pid, signal.SIGKILL)
+            judge.wait()
             family.end()
         log.seek(max(0, log.seek(0, os.SEEK_END) - 20_000))
-        said = [line for line in log.read().decode(errors="replace").splitlines() if line.startswith("minillm: ")]
+        said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     events = []
     for line in told.splitlines():
-        with contextlib.suppress(ValueError, AttributeError):
-            event = json.loads(line)
-            if event.pop("nonce", None) == nonce:
-                events.append(event)
+        with contextlib.suppress(ValueError):  # the last may be cut short
+            events.append(json.loads(line))
     if late:
-        return events, f"no answer within {limits.seconds:g} s; the process was ended"
-    timeouts = [line.removeprefix("minillm: ") for line in said if "gave no answer" in line]
-    ended = f"the process ended ({child.returncode}) before this test was reported: does the code exit?"
-    return events, timeouts[-1] if timeouts else ended
+        return events, f"no answer within {seconds:g} s; the processes were ended"
+    return events, f"the judge ended ({judge.returncode}) before this test was reported: {said[-1] if said else 'without a word'}"
 
 
-def environment(box):
-    """Nothing of ours: no tokens, no paths; two threads for each library that would take all."""
-    env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(box.root), "PYTHONDONTWRITEBYTECODE": "1"}
-    env |= {"PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+def environment(box, keeps_bytecode=False):
+    """Nothing of ours: no tokens, no paths; two threads for each library that would take all.
+
+    keeps_bytecode: may it keep what it compiles for the next? A judge does: pytest rewrites all of hypothesis, which takes seconds.
+    """
+    env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(box.root), "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0"}
+    env |= {"LC_ALL": "C.UTF-8"} | ({} if keeps_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"})
     env |= dict.fromkeys(("HOME", "TMPDIR", "NUMBA_CACHE_DIR", "MPLCONFIGDIR", "HYPOTHESIS_STORAGE_DIRECTORY"), str(box.tmp))
     return env | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2")
 
 
-def listen(pipe, child, deadline):
-    """What a child writes to the pipe, until it ends, says too much, or the deadline passes: (text, whether it was late)."""
+def listen(pipe, judge, deadline):
+    """What a judge writes to the pipe, until it ends, says too much, or the deadline passes: (text, whether it was late)."""
     told, finished = b"", False
     while len(told) < LOUDEST:
         left = deadline - time.monotonic()
@@ -77,20 +91,9 @@ def listen(pipe, child, deadline):
             told += piece
             if not piece:
                 break
-        elif finished:  # it is gone, and a process it left behind holds the pipe open
+        elif finished:
             break
-        finished = finished or child.poll() is not None
-    while child.poll() is None and time.monotonic() < deadline and len(told) < LOUDEST:
+        finished = finished or judge.poll() is not None
+    while judge.poll() is None and time.monotonic() < deadline and len(told) < LOUDEST:
         time.sleep(0.02)
-    return told.decode(errors="replace"), child.poll() is None
-
-
-def unprivileged():
-    """Popen's arguments for a child without rights: user nobody, where we are root and it can read this Python."""
-    if os.geteuid() != 0:
-        return {}
-    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    with contextlib.suppress(OSError):
-        trial = subprocess.run([sys.executable, "-c", "import numpy, pytest"], cwd="/", capture_output=True, **user)
-        return user if trial.returncode == 0 else {}
-    return {}
+    return told.decode(errors="replace"), judge.poll() is None

@@ -2,7 +2,8 @@
 
 An exercise is arithmetic over arrays, or bookkeeping in plain Python. It needs no files, no processes, no network and no look
 behind the interpreter's curtain; a submission that has them is sent back with the line and what to use instead. What the stub
-itself contains is allowed. This is a barrier and not a sandbox: Python is too rich to be made safe by reading it.
+itself contains is allowed. This is a courtesy and no wall: it tells an honest student early, in `check` too, what the grader
+would refuse. Python is too rich to be made safe by reading it; jail.py does that.
 """
 
 import ast
@@ -22,11 +23,14 @@ BANNED_ATTRIBUTES = {
     "os", "sys", "_os", "_sys", "subprocess", "socket", "builtins", "inspect", "importlib", "ctypes", "ctypeslib", "modules",
     "gc", "f_globals", "f_locals", "f_back", "f_builtins", "gi_frame", "cr_frame", "tb_frame", "tb_next", "objmode",
     "ExternalFunction", "fromfile", "tofile", "memmap", "genfromtxt", "loadtxt", "savetxt", "savez",
-    "savez_compressed", "DataSource", "test",
+    "savez_compressed", "DataSource", "test", "attrgetter", "methodcaller",
 }  # fmt: skip
-OWN_DUNDERS = {"__init__", "__name__", "__doc__", "__post_init__", "__len__", "__iter__", "__next__", "__file__"}
+OWN_DUNDERS = {"__init__", "__main__", "__name__", "__doc__", "__post_init__", "__len__", "__iter__", "__next__", "__file__"}
 LYING = {"__eq__", "__ne__", "__array__", "__array_ufunc__", "__array_function__", "__array_finalize__", "__instancecheck__",
          "__getattribute__", "__init_subclass__", "__set_name__", "__del__", "__array_priority__"}  # fmt: skip
+SCOPES = (  # what has variables of its own
+    ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+)
 IN_C = re.compile(
     r"\b(asm|__asm__|system|popen|fork|vfork|clone|exec[lv]p?e?|fopen|freopen|open|openat|unlink|socket|connect|syscall|dlopen|"
     r"mmap|ptrace|kill|_?exit|abort|getenv|longjmp)\s*\(|#\s*include\s*[<\"](?!cuda|mma|cooperative_groups|math|stdint)|#\s*pragma\s+GCC"
@@ -35,13 +39,14 @@ IN_C = re.compile(
 
 def lint(source, stub, name):
     """What a submitted file has and its stub has not, as lines "layers.py:12: ..."; empty if there is nothing to object to."""
+    source = source.removeprefix("\ufeff")  # Windows editors write it, and Python reads over it
     if not name.endswith(".py"):
         return _new(_in_c(source), _in_c(stub), name)
     try:
-        tree = ast.parse(source, name)
+        found = _findings(ast.parse(source, name))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return [f"{name}:{getattr(error, 'lineno', 0) or 0}: does not parse: {getattr(error, 'msg', error)}"]
-    return _new(_findings(tree), _findings(ast.parse(stub)), name)
+    return _new(found, _findings(ast.parse(stub)), name)
 
 
 def _new(found, known, name):
@@ -57,24 +62,57 @@ def _new(found, known, name):
 
 def _findings(tree):
     found = []
+    numpys = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+              if alias.name == "numpy"}  # fmt: skip
     for node in ast.walk(tree):
+        what = []
         if isinstance(node, ast.Import):
-            found += [(node.lineno, _import(alias.name)) for alias in node.names]
+            what = [_import(alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found.append((node.lineno, _import("." * node.level + (node.module or ""))))
-            found += [(node.lineno, _import(f"{node.module}.{alias.name}")) for alias in node.names if not node.level]
-            found += [(node.lineno, _attribute(alias.name)) for alias in node.names]
-        elif isinstance(node, ast.Name) and node.id in BANNED_NAMES:
-            found.append((node.lineno, f"{node.id} is not for exercises; use plain names, arrays and arithmetic"))
+            names = [alias.name for alias in node.names]
+            what = [_import("." * node.level + (node.module or "")), *map(_attribute, names)]
+            what += [_import(f"{node.module}.{name}") for name in names if not node.level]
+            what += [_file(name) for name in names if node.module == "numpy"]
         elif isinstance(node, ast.Attribute):
-            found.append((node.lineno, _attribute(node.attr)))
-            if node.attr in ("load", "save") and isinstance(node.value, ast.Name) and node.value.id in ("np", "numpy"):
-                found.append((node.lineno, f"np.{node.attr} touches files; an exercise gets its arrays as arguments"))
-        elif isinstance(node, ast.FunctionDef) and node.name in LYING:
-            found.append((node.lineno, f"a class with {node.name} can mislead a comparison; return plain arrays and numbers"))
-        elif isinstance(node, ast.Constant) and "__global__" in str(node.value):
-            found += [(node.lineno + line - 1, what) for line, what in _in_c(node.value)]
-    return {(line, what) for line, what in found if what}
+            of = node.value.id if isinstance(node.value, ast.Name) else ""
+            what = [_attribute(node.attr), _file(node.attr) if of in numpys else None]
+            what += [_import("minillm.course")] if (of, node.attr) == ("minillm", "course") else []
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            what = [_lying(node.name)]
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            what = [_lying(node.id)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type" and len(node.args) > 1:
+            what = ["type() with three arguments makes a class in disguise; write `class`"]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            what = [_lying(node.value) or (_attribute(node.value) if node.value.startswith("__") else None)]
+            if "__global__" in node.value:
+                found += [(node.lineno + line - 1, of) for line, of in _in_c(node.value)]
+        found += [(node.lineno, one) for one in what if one]
+    return {*found, *_builtins(tree, frozenset())}
+
+
+def _builtins(node, own):
+    """Banned builtins that are used below a node; variables and arguments of these names in a function (own) are not meant."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Name) and child.id in BANNED_NAMES - own:
+            yield child.lineno, f"{child.id} is not for exercises; use plain names, arrays and arithmetic"
+        yield from _builtins(child, own | _variables(child) if isinstance(child, SCOPES) else own)
+
+
+def _variables(scope):
+    """The arguments and variables of a function or comprehension itself, not of those within it."""
+    names, outer, queue = set(), set(), list(ast.iter_child_nodes(scope))
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Global):
+            outer.update(node.names)
+        if not isinstance(node, SCOPES | ast.ClassDef):
+            queue += ast.iter_child_nodes(node)
+    return names - outer
 
 
 def _import(name):
@@ -91,6 +129,14 @@ def _attribute(name):
     if name.startswith("__") and name.endswith("__") and name not in OWN_DUNDERS:
         return f".{name} looks behind the language; call the function or operator it stands for"
     return None
+
+
+def _file(name):
+    return f"np.{name} touches files; an exercise gets its arrays as arguments" if name in ("load", "save") else None
+
+
+def _lying(name):
+    return f"a class with {name} can mislead a comparison; return plain arrays and numbers" if name in LYING else None
 
 
 def _in_c(source):

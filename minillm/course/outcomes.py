@@ -62,7 +62,8 @@ def judge(outcome, exception, missing):
         outcome.status, outcome.message = "todo", f"exercise {todo} is not written yet ({missing[todo]}){needed}"
     else:
         outcome.status, outcome.kind = "failed", type(exception).__name__
-        outcome.message = str(exception) or f"{outcome.kind} without a message"
+        line = next((error.line for error in chain(exception) if isinstance(getattr(error, "line", None), str)), None)
+        outcome.message = (str(exception) or f"{outcome.kind} without a message") + (f" ({line})" if line else "")
     return outcome
 
 

@@ -3,21 +3,42 @@
 A finder in front of Python's own looks into the learner's folder first. Packages work too (work/attention/__init__.py), and so
 do files that are not Python: a reference that reads its CUDA C with importlib.resources.files(__package__) / "flash.cu"
 gets the learner's flash.cu where there is one. The course and the errors are never replaced: they do the marking.
+
+Regions that are not started get the reference's lines on their way in (regions.settle): a clone finds them in its sources, a
+student bundle, whose sources hold no solution, in a file that holds nothing else (`OTHERS`, written by release.py).
 """
 
+import ast
 import importlib.abc
 import importlib.machinery
 import importlib.readers
 import importlib.util
+import json
 import sys
+import zlib
 from pathlib import Path
 
+from minillm.course import regions
+
 PACKAGE = "minillm"
+OTHERS = "other_lessons.bin"  # in the package of a student bundle: {file: {exercise: lines}} as JSON, compressed
 KEPT = ("minillm.course", "minillm.errors", "minillm.cli")
 
 
 class Fresh(importlib.machinery.SourceFileLoader):
     """Always compiles: a .pyc is matched by second and size, and learners (and mutants) edit faster than that."""
+
+    lend = None  # what fills regions that are not started: source -> (source, its lines' numbers)
+
+    def source_to_code(self, data, path, **more):
+        if self.lend is None or regions.LATER.encode() not in data:
+            return super().source_to_code(data, path, **more)
+        text, numbers = self.lend(importlib.util.decode_source(data))
+        tree = ast.parse(text, path)
+        for node in ast.walk(tree):
+            for edge in {"lineno", "end_lineno"} & set(node._attributes):
+                setattr(node, edge, numbers[getattr(node, edge) - 1])
+        return super().source_to_code(tree, path, **more)
 
     def path_stats(self, path):
         raise OSError("no cache for a learner's file")
@@ -38,8 +59,11 @@ class WithResources(importlib.machinery.SourceFileLoader):
 
 
 class Overlay(importlib.abc.MetaPathFinder):
-    def __init__(self, impl, reference):
-        self.impl, self.reference = Path(impl).resolve(), Path(reference).resolve()
+    def __init__(self, impl, reference, under=()):
+        """under: the exercises under test; if they are not started, they stay stubs."""
+        self.impl, self.reference, self.under = Path(impl).resolve(), Path(reference).resolve(), under
+        others = self.reference / OTHERS
+        self.others = json.loads(zlib.decompress(others.read_bytes())) if others.is_file() else None
 
     def find_spec(self, name, path=None, target=None):
         top, *parts = name.split(".")
@@ -50,10 +74,22 @@ class Overlay(importlib.abc.MetaPathFinder):
         if init.is_file():
             return _spec(name, Fresh(name, str(init)), [str(place) for place in (mine, theirs) if place.is_dir()])
         if file.is_file():
-            return _spec(name, Fresh(name, str(file)))
+            return _spec(name, self._lending(Fresh(name, str(file)), "/".join(parts) + ".py"))
         if reference.is_file() and mine.is_dir() and any(f.suffix in {".cu", ".cuh", ".h"} for f in mine.iterdir()):
             return _spec(name, WithResources(name, str(reference), mine), [str(theirs)])
+        if (own := "/".join(parts) + ".py") in (self.others or ()):
+            return _spec(name, self._lending(Fresh(name, str(self.reference / own)), own))
         return None
+
+    def _lending(self, loader, file):
+        def lend(source):
+            if self.others is not None:
+                return regions.settle(source, self.others.get(file, {}), self.under)
+            reference = (self.reference / file).read_text(encoding="utf-8")
+            return regions.settle(source, regions.bodies(reference), self.under)
+
+        loader.lend = lend
+        return loader
 
     def install(self):
         """Forget what was loaded from the reference and look here first from now on."""

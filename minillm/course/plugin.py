@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from minillm.course import outcomes
+from minillm.course import outcomes, regions
 from minillm.course.index import Course, wanted
 from minillm.course.outcomes import Outcome
 from minillm.course.overlay import Overlay
@@ -37,6 +37,7 @@ class Run:
     course: Course = field(default_factory=Course)
     overlay: Overlay | None = None
     watchdog: Watchdog | None = None
+    started: set = field(default_factory=set)  # exercises with a file in impl, but for those that it marks as not started
     missing: dict = field(default_factory=dict)
     under_test: dict = field(default_factory=dict)
     outcomes: list = field(default_factory=list)
@@ -73,16 +74,22 @@ def pytest_configure(config):
     if option.impl:
         run.impl = Path(option.impl)
         run.missing = outcomes.stubs(run.impl, {exercise.file for exercise in run.course.exercises.values()})
-        run.overlay = Overlay(run.impl, run.course.package)
+        asked = {id for id in run.course.exercises if wanted(id, option.ex)}
+        run.overlay = Overlay(run.impl, run.course.package, asked)
         run.overlay.install()
         run.watchdog = Watchdog()
         config.add_cleanup(run.watchdog.close)
-        started = {id for id, exercise in run.course.exercises.items() if (run.impl / exercise.file).is_file()}
-        absent = [id for id in run.course.exercises if option.ex and wanted(id, option.ex) and id not in started]
-        if absent or not started:
+        run.started = {id for id, exercise in run.course.exercises.items() if begun(run.impl / exercise.file, id, id in asked)}
+        absent = [id for id in run.course.exercises if id in asked - run.started]
+        if absent or not run.started:
             first = absent[0] if absent else "01"
             write = f"minillm course start {first[:2]} --out {run.impl}"
             raise pytest.UsageError(f"{run.impl} holds no file for exercise {first}; write one: {write}")
+
+
+def begun(path, id, asked):
+    """Is an exercise there to be tested: its file is, and does not mark it as not started, or it was asked for by name?"""
+    return path.is_file() and (asked or not regions.is_later(path.read_text(encoding="utf-8", errors="replace"), id))
 
 
 def seed_hypothesis(option):
@@ -130,7 +137,7 @@ def pytest_collection_modifyitems(config, items):
         chosen = not option.ex or (id and wanted(id, option.ex))
         exercise = run.course.exercises.get(id)
         if run.impl:
-            chosen = chosen and exercise and (run.impl / exercise.file).is_file()
+            chosen = chosen and exercise and id in run.started
         (kept if chosen else dropped).append(item)
         if chosen and exercise:
             run.under_test[id] = exercise

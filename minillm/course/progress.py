@@ -45,7 +45,12 @@ class Progress:
         return " ".join(["minillm course", *words] + ([] if self.work == Path("work") else [f"--work {self.work}"]))
 
     def started(self, exercise):
+        """Was a file of this exercise written? Its lesson may not be begun all the same: see `later`."""
         return (self.work / exercise.file).is_file()
+
+    def later(self, exercise):
+        """Does the learner's file mark the exercise as not started?"""
+        return regions.is_later((self.work / exercise.file).read_text(encoding="utf-8", errors="replace"), exercise.id)
 
     def text(self, exercise):
         """The learner's lines of an exercise; the whole file where the marks are gone."""

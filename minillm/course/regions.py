@@ -12,6 +12,10 @@ blanked region is marked BEGIN YOUR CODE and holds one statement that says which
                        numba's compiler (or the simulator) with that name in its message
     CUDA C             #error exercise 12.3                             nvcc, nvrtc and g++ all stop with that line
 
+A file written for one lesson may hold a region of another: that is emptied as well, or it would be a solution for nothing, and
+marked (not started). Until its lesson is, `settle` lends it the reference's lines wherever the file is run, so that any lesson
+can come first.
+
 nbgrader and otter-grader read the same marks (one `#`, one blank).
 """
 
@@ -24,8 +28,9 @@ from minillm.errors import MiniLLMError
 
 MARK = re.compile(
     r"(?P<indent>[ \t]*)(?P<comment>#|//) (?P<edge>BEGIN|END) (?P<kind>SOLUTION|YOUR CODE)"
-    r"(?: ex=(?P<id>\d\d\.\d+))?(?: lines=(?P<lines>\d+))?[ \t]*"
+    r"(?: ex=(?P<id>\d\d\.\d+))?(?: lines=(?P<lines>\d+))?(?P<later> \(not started\))?[ \t]*"
 )
+LATER = " (not started)"
 NEARLY = re.compile(r"[ \t]*(#+|/{2,})[ \t]*(BEGIN|END)[ \t]+(SOLUTION|YOUR CODE)\b", re.IGNORECASE)
 UNWRITTEN = re.compile(
     r'raise NotImplementedError\("exercise (?P<python>\d\d\.\d+)"\)|#error exercise (?P<c>\d\d\.\d+)'
@@ -48,6 +53,7 @@ class Region:
     comment: str  # "#" or "//"
     lines: int  # of code in the solution: neither blank nor comment
     solved: bool
+    later: bool = False  # of a lesson that this file was not written for
 
 
 def find(source, name="source"):
@@ -81,7 +87,7 @@ def find(source, name="source"):
             size = sum(not text.lstrip().startswith(begin["comment"]) for text in body)
             solved = begin["kind"] == "SOLUTION"
             found.append(Region(begin["id"], first, number, begin["indent"], begin["comment"],
-                                size if solved else int(begin["lines"] or 0), solved))
+                                size if solved else int(begin["lines"] or 0), solved, bool(begin["later"])))
             opened = None
     if opened:
         complain(opened[0], f"exercise {opened[1]['id']} is begun and never ended.")
@@ -106,13 +112,17 @@ def fill(source, id, text):
     return "\n".join(lines[: region.first + 1] + inside + lines[region.last :]) + "\n"
 
 
-def blank(source, only=None, name="source"):
-    """The source with its regions (those in `only`, or all) emptied. Python must still parse afterwards."""
+def blank(source, only=None, name="source", later=False):
+    """The source with its regions (those in `only`, or all) emptied. Python must still parse afterwards.
+
+    later: the others are emptied too, and marked as not started.
+    """
     lines = source.splitlines()
     for region in reversed(find(source, name)):
-        if region.solved and (only is None or region.id in only):
+        mine = only is None or region.id in only
+        if region.solved and (mine or later):
             mark, stub = f"{region.comment} BEGIN YOUR CODE ex={region.id} lines={region.lines}", _stub(source, region, name)
-            inside = [region.indent + text for text in (mark, *stub, f"{region.comment} END YOUR CODE")]
+            inside = [region.indent + text for text in (mark + LATER * (not mine), *stub, f"{region.comment} END YOUR CODE")]
             lines[region.first : region.last + 1] = inside
     text = "\n".join(lines) + "\n"
     if name.endswith(".py"):
@@ -121,6 +131,44 @@ def blank(source, only=None, name="source"):
         except SyntaxError as error:
             raise RegionError(f"{name}:{error.lineno}: does not parse once blanked ({error.msg}); move the marks.") from None
     return text
+
+
+def begin(source, ids):
+    """The source in which the regions of these exercises are no longer marked as not started."""
+    lines = source.splitlines()
+    for region in find(source):
+        if region.id in ids and region.later:
+            lines[region.first] = lines[region.first].replace(LATER, "")
+    return "\n".join(lines) + "\n"
+
+
+def settle(source, bodies, under=()):
+    """Lend the regions that are not started, nor written, the lines in `bodies` ({id: text}), but for exercises in `under`.
+
+    Returns the source, and for each of its lines the number that the line had before: what a traceback should show.
+    """
+    lines, missing = source.splitlines(), unwritten(source)
+    numbers = list(range(1, len(lines) + 1))
+    try:
+        found = find(source)
+    except RegionError:  # a learner may do to the marks what they like
+        found = []
+    for region in reversed(found):
+        if region.later and region.id in missing and region.id in bodies and region.id not in under:
+            inside = textwrap.indent(bodies[region.id].strip("\n"), region.indent).splitlines()
+            lines[region.first + 1 : region.last] = inside
+            numbers[region.first + 1 : region.last] = [region.first + 2] * len(inside)
+    return "\n".join(lines) + "\n", numbers
+
+
+def is_later(source, id):
+    """Is an exercise marked as not started, and not written all the same?"""
+    return any(f"ex={id}" in line.split() and line.endswith(LATER) for line in source.splitlines()) and id in unwritten(source)
+
+
+def bodies(source):
+    """{id: the lines of its solution, without their indentation}."""
+    return {region.id: body(source, region.id) for region in find(source) if region.solved}
 
 
 def unwritten(source):

@@ -1,8 +1,10 @@
 """Two zip files of some lessons: one for students, one for the autograder.
 
-    students     the package with the released regions emptied, work/ with the stubs, lessons, cards, notebooks and visible tests;
-                 pyproject.toml adds `--impl work`, so that plain pytest tests the student, and minillm/__init__.py looks into
-                 work/ first, so that commands and notebooks run the student's code
+    students     the package with all regions emptied, work/ with the stubs, lessons, cards, notebooks and visible tests, and of
+                 data/ what those use. The lines of exercises that are not released, which the rest needs to run, are in
+                 minillm/other_lessons.bin, where nobody reads them by accident. pyproject.toml adds `--impl work`, so that plain
+                 pytest tests the student, and minillm/__init__.py looks into work/ first, so that commands and notebooks run
+                 the student's code
     autograder   the package as it is, all tests, private ones, a secret seed, and Gradescope's setup.sh and run_autograder
 
 Both are whole projects: they need the packages that pip installs, and nothing else of ours. That the reference is public on PyPI
@@ -12,13 +14,19 @@ and in the repository is a fact no bundle can change; lessons/instructors.md say
 import json
 import re
 import secrets
+import tomllib
 import zipfile
+import zlib
 from pathlib import Path
 
-from minillm.course import regions
-from minillm.course.index import SOURCES, CourseError, expand, wanted
+from minillm.course import overlay, regions
+from minillm.course.index import SOURCES, CourseError, expand
 
 TEXTS = Path(__file__).parent / "bundle"
+OF_LESSONS = {  # data that only some lessons use; each lesson's tests and notebook name what they need
+    "data/corpus": {"16"}, "data/models/eagle": {"16"}, "data/models/moral": {"16"}, "data/models/tiny-draft": {"10", "16"},
+}  # fmt: skip
+PICTURES = {".png"}  # in data/: of models' training
 SKIP = {"__pycache__", "wrong", "hostile", "course_project", ".ipynb_checkpoints"}
 ADOPT = "\nfrom minillm.course import overlay\n\noverlay.adopt(__file__)  # this bundle runs the code in work/\n"
 DATE = (2026, 1, 1, 0, 0, 0)  # the same input gives the same bytes
@@ -44,28 +52,42 @@ def release(course, ids, out, seed=None, private=None):
 
 def student_files(course, chosen):
     """(name in the zip, content) of the student bundle."""
-    ids = {exercise.id for exercise in chosen}
+    ids, others = {exercise.id for exercise in chosen}, {}
     files, lessons = {exercise.file for exercise in chosen}, {exercise.lesson for exercise in chosen}
     for name, content in package(course):
         file = name.removeprefix("minillm/")
         if Path(file).suffix in SOURCES and not file.startswith("course/"):
-            content = unmark(regions.blank(content.decode(), ids, file), ids).encode()
+            source = content.decode()
+            if rest := {id: text for id, text in regions.bodies(source).items() if id not in ids}:
+                others[file] = rest
+            content = regions.blank(source, ids, file, later=True).encode()
         if file == "__init__.py":
             content = content.rstrip() + b"\n" + ADOPT.encode()
         yield name, content
         if file in files:
             yield f"work/{file}", content
+    yield f"minillm/{overlay.OTHERS}", zlib.compress(json.dumps(others, sort_keys=True).encode())
     for path in tree(course.root / "tests"):
         marks = [test.exercise for test in course.tests if test.file == path.name]
         if not path.name.startswith("test_") or any(id in ids for id in marks):
             yield str(path.relative_to(course.root)), path.read_bytes()
-    for folder in ("lessons", "notebooks", "data"):
+    for folder in ("lessons", "notebooks"):
         for path in tree(course.root / folder):
-            if folder == "data" or path.stem in lessons or path.stem == "README":
+            if path.stem in lessons or path.stem == "README":
                 yield str(path.relative_to(course.root)), path.read_bytes()
+    yield from data(course, {lesson[:2] for lesson in lessons})
     yield from settings(course, "--impl work")
     for text in ("AGENTS.md", "README.md"):
         yield text, (TEXTS / text).read_text().replace("LESSONS", ", ".join(sorted(lessons))).encode()
+
+
+def data(course, numbers):
+    """What of data/ the lessons of these numbers use."""
+    for path in tree(course.root / "data"):
+        name = path.relative_to(course.root).as_posix()
+        ours = all(numbers & lessons for start, lessons in OF_LESSONS.items() if name.startswith(start))
+        if ours and path.suffix not in PICTURES:
+            yield name, path.read_bytes()
 
 
 def autograder_files(course, ids, seed, private):
@@ -77,10 +99,28 @@ def autograder_files(course, ids, seed, private):
     for path in tree(Path(private)) if private else ():
         yield f"private/{path.relative_to(private)}", path.read_bytes()
     yield from settings(course, "")
+    yield "requirements.txt", "\n".join([*requirements(course, "test"), ""]).encode()
     yield "release.json", json.dumps({"ids": ids, "seed": seed}).encode()
     for script in ("setup.sh", "run_autograder"):
         text = (TEXTS / script).read_text().replace("@IDS@", " ".join(ids)).replace("@SEED@", str(seed))
         yield script, text.replace("@PRIVATE@", "--tests private" if private else "").encode()
+
+
+def requirements(course, *extras):
+    """What pip must install for some extras. An extra that names this distribution itself is resolved here: it is on no index."""
+    project = tomllib.loads((course.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    own, found = re.compile(rf"{re.escape(project['name'])}\s*\[([^\]]*)\]", re.IGNORECASE), [*project.get("dependencies", [])]
+    queue, done = list(extras), set()
+    while queue:
+        if (extra := queue.pop(0).strip()) in done:
+            continue
+        done.add(extra)
+        for line in project.get("optional-dependencies", {}).get(extra, []):
+            if itself := own.match(line):
+                queue += itself[1].split(",")
+            elif line not in found:
+                found.append(line)
+    return found
 
 
 def package(course):
@@ -97,15 +137,6 @@ def settings(course, options):
     yield "pyproject.toml", re.sub(r"^(readme|license-files) = .*\n", "", text, flags=re.MULTILINE).encode()
     if (course.root / "LICENSE").is_file():
         yield "LICENSE", (course.root / "LICENSE").read_bytes()
-
-
-def unmark(source, ids):
-    """The source without the marks of exercises that are not released: they are ordinary code there."""
-    lines = source.splitlines()
-    for region in reversed(regions.find(source)):
-        if not wanted(region.id, ids):
-            del lines[region.last], lines[region.first]
-    return "\n".join(lines) + "\n"
 
 
 def tree(folder):

@@ -24,6 +24,8 @@ def gradescope(scores):
     """https://gradescope-autograders.readthedocs.io/en/latest/specs/: private tests show after the grades are published."""
     return {
         "score": scores.earned,
+        "execution_time": round(scores.seconds, 1),
+        "output": "\n".join([f"{scores.earned:g} of {scores.points:g} points", *scores.notes]),
         "visibility": "visible",
         "stdout_visibility": "hidden",
         "tests": [

@@ -1,7 +1,8 @@
 """A learner's files: the sources that hold the chosen exercises, with those exercises emptied, and nothing else.
 
-A file that is already there belongs to the learner. It is kept, word for word, except that a region of a newly started
-lesson, still exactly the reference's, is emptied in place: lesson 02 may live in a file that lesson 01 has brought already.
+Exercises of other lessons in the same files are emptied too, and marked (not started): see regions.settle. A file that is
+already there belongs to the learner. It is kept, word for word, except that the mark of a newly started lesson is taken off, and
+a region that is still exactly the reference's is emptied in place: lesson 02 may live in a file that lesson 01 has brought.
 """
 
 from pathlib import Path
@@ -24,21 +25,21 @@ def start(course, ids, out, force=False):
         reference, target = course.source(file), out / file
         if not target.exists() or force:
             report.append((file, "written anew" if target.exists() else "written"))
-            write(target, regions.blank(reference, only, file))
+            write(target, regions.blank(reference, only, file, later=True))
             continue
         report.append((file, _blank_more(target, reference, only)))
     return report
 
 
 def _blank_more(target, reference, only):
-    """Empty regions in a learner's file that still hold the reference's own text; leave everything else."""
+    """Begin regions in a learner's file, and empty what still holds the reference's own text; leave everything else."""
     mine = target.read_text(encoding="utf-8")
     try:
-        solved = {region.id for region in regions.find(mine) if region.solved} & only
-        fresh = {id for id in solved if regions.body(mine, id) == regions.body(reference, id)}
-        if fresh:
-            write(target, regions.blank(mine, fresh, target.name))
-            return "kept, and in it emptied " + ", ".join(sorted(fresh))
+        found = [region for region in regions.find(mine) if region.id in only]
+        fresh = {r.id for r in found if r.solved and regions.body(mine, r.id) == regions.body(reference, r.id)}
+        if begun := fresh | {region.id for region in found if region.later}:
+            write(target, regions.begin(regions.blank(mine, fresh, target.name), begun))
+            return "kept, and in it begun " + ", ".join(sorted(begun))
     except (regions.RegionError, SyntaxError):
         pass  # a file in the middle of an edit: hands off
     return "kept (yours; --force would overwrite it)"

@@ -84,6 +84,7 @@ class BlockType:
     """One way to store weights: its number in a file, weights and bytes per block, and how to decode.
 
     A plain type is decoded by `plain`. A packed one has `parts`: the integers of a block, and each group's scale and minimum.
+    A type that has neither can be listed, not decoded.
     """
 
     name: str
@@ -96,6 +97,10 @@ class BlockType:
     @property
     def bits_per_weight(self):
         return 8 * self.bytes / self.weights
+
+    @property
+    def decodable(self):
+        return bool(self.plain or self.parts)
 
     def decode(self, blocks, out):  # (n, bytes) uint8, (n, weights) float32 -> None
         """Blocks to float32."""
@@ -124,16 +129,27 @@ TYPES = (
     BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k),
     BlockType("BF16", 30, 1, 2, plain=bf16),
 )
+LISTED = tuple(  # further types of ggml.h: their size is known, so a file that has them can be read, but for their weights
+    BlockType(name, id, weights, nbytes)
+    for name, id, weights, nbytes in (
+        ("Q8_1", 9, 32, 40), ("Q8_K", 15, 256, 292), ("IQ2_XXS", 16, 256, 66), ("IQ2_XS", 17, 256, 74), ("IQ3_XXS", 18, 256, 98),
+        ("IQ1_S", 19, 256, 50), ("IQ4_NL", 20, 32, 18), ("IQ3_S", 21, 256, 110), ("IQ2_S", 22, 256, 82), ("IQ4_XS", 23, 256, 136),
+        ("I8", 24, 1, 1), ("I16", 25, 1, 2), ("I32", 26, 1, 4), ("I64", 27, 1, 8), ("F64", 28, 1, 8), ("IQ1_M", 29, 256, 56),
+        ("TQ1_0", 34, 256, 54), ("TQ2_0", 35, 256, 66), ("MXFP4", 39, 32, 17), ("NVFP4", 40, 64, 36), ("Q1_0", 41, 128, 18),
+    )
+)  # fmt: skip
 BLOCK_TYPES = {t.name: t for t in TYPES}
-BLOCK_TYPES_BY_ID = {t.id: t for t in TYPES}
+BLOCK_TYPES_BY_ID = {t.id: t for t in (*TYPES, *LISTED)}
 
 
 def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (..., columns) -> (..., columns) float32
     """Decode a tensor's bytes to float32, into `out` if given (a contiguous float32 array of that shape).
 
     Bit for bit what ggml computes. Works through the tensor in chunks, so the extra memory is small and constant.
-    Errors: GGUFError where the bytes are not as many as the shape needs.
+    Errors: GGUFError where the bytes are not as many as the shape needs, or the type is not one that is decoded here.
     """
+    if not type.decodable:
+        raise GGUFError(f"weights of type {type.name} are not decoded; these are: {', '.join(BLOCK_TYPES)}.")
     if shape and shape[-1] % type.weights:
         raise GGUFError(f"{type.name} packs {type.weights} weights a block, a row of {shape[-1]:,} is no multiple of that.")
     if len(raw) != type.nbytes(shape):

@@ -4,6 +4,7 @@
 
 The whole format, which is why it replaced pickled checkpoints: there is nothing in it that could run. Offsets count from
 the start of the data. The file is mapped, not read, and each entry is checked against the file's size before it is used.
+Every byte of the data belongs to one tensor, as the format demands: what no entry names could hide anything.
 
 https://github.com/huggingface/safetensors (the format's description).
 """
@@ -11,18 +12,20 @@ https://github.com/huggingface/safetensors (the format's description).
 import json
 import math
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from minillm.errors import ModelError
+from minillm.formats.expect import is_unicode, is_whole, shown
+from minillm.formats.json_file import parse_object
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a value; the types that weights of a language model come in
 LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+MOST_DIMS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class SafeTensor:
+class SafeTensor(NamedTuple):
     """One tensor: its bytes (a view of the mapped file), the name of its type, its shape."""
 
     raw: np.ndarray
@@ -32,40 +35,58 @@ class SafeTensor:
 
 def open_safetensors(path):  # path -> {name: SafeTensor}
     """Map a file and list its tensors. ModelError says what was expected and found where the file is damaged."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(8)
-        length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > min(size - 8, LONGEST_HEADER):
-            raise ModelError(f"{path}: header claims {length:,} bytes, the file has {size:,} (truncated download?).")
-        try:
-            entries = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path}: the header is no JSON: {error}.") from None
-    if not isinstance(entries, dict):
-        raise ModelError(f"{path}: the header must be an object, found {type(entries).__name__}.")
-    data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.empty(0, np.uint8)
-    return {name: view(path, data, name, entry) for name, entry in entries.items() if name != "__metadata__"}
-
-
-def view(path, data, name, entry):  # -> SafeTensor
-    """The bytes that one entry of the header claims, if they are there and as many as its shape needs."""
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ModelError(f"{path}: the entry of tensor {name!r} must have dtype, shape and two data_offsets.")
-    if dtype not in WIDTHS:
-        raise ModelError(f"{path}: tensor {name!r} has type {dtype!r}; supported are {', '.join(WIDTHS)}.")
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or length > min(size - 8, LONGEST_HEADER):
+                raise ModelError(f"{path}: header claims {length:,} bytes, the file has {size:,} (truncated download?).")
+            entries = parse_object(file.read(length), f"{path}: the header", ModelError)
+        data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.empty(0, np.uint8)
+    except OSError as refusal:
+        raise ModelError(f"{path}: cannot be read: {refusal.strerror or refusal}.") from None
+    entries.pop("__metadata__", None)
+    spans = {name: span(path, len(data), name, entry) for name, entry in entries.items()}
+    check_whole(path, len(data), spans)
+    return {name: SafeTensor(data[begin:end], dtype, shape) for name, (dtype, shape, begin, end) in spans.items()}
+
+
+def span(path, nbytes, name, entry):  # -> dtype, shape, begin, end
+    """What one entry of the header claims, if it is there and as many bytes as its shape needs."""
+    wanted = f"{path}: the entry of tensor {shown(name)} must have"
+    if not isinstance(entry, dict) or not is_unicode(name):
+        raise ModelError(f"{wanted} dtype, shape and two data_offsets, found {shown(entry)}.")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not is_list(shape, MOST_DIMS) or not is_list(offsets, 2) or len(offsets) != 2:
+        raise ModelError(f"{wanted} a shape of at most {MOST_DIMS} and two data_offsets, found {shown(shape)} and {shown(offsets)}.")
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
+        raise ModelError(f"{path}: tensor {shown(name)} has type {shown(dtype)}; supported are {', '.join(WIDTHS)}.")
+    begin, end = offsets
     needed = math.prod(shape) * WIDTHS[dtype]
-    if not begin <= end <= len(data) or end - begin != needed:
+    if not begin <= end <= nbytes or end - begin != needed:
         raise ModelError(
-            f"{path}: tensor {name!r} of shape {shape} needs {needed:,} bytes, its offsets {begin:,} to {end:,} give "
-            f"{end - begin:,} of {len(data):,} in the file (truncated download?)."
+            f"{path}: tensor {shown(name)} of shape {tuple(shape)} needs {needed:,} bytes, its offsets {begin:,} to {end:,} give "
+            f"{end - begin:,} of {nbytes:,} in the file (truncated download?)."
         )
-    return SafeTensor(data[begin:end], dtype, shape)
+    return dtype, tuple(shape), begin, end
+
+
+def is_list(values, most):
+    """Whole numbers that fit 64 bits: a product of eight of them is still one that can be printed."""
+    return isinstance(values, list) and len(values) <= most and all(is_whole(n) and 0 <= n < 2**64 for n in values)
+
+
+def check_whole(path, nbytes, spans):  # {name: (dtype, shape, begin, end)}
+    """One tensor begins where the last one ends, and the last ends with the file."""
+    at, last = 0, "the header"
+    for name, (_, _, begin, end) in sorted(spans.items(), key=lambda item: item[1][2:]):
+        if begin != at:
+            how = f"{at - begin:,} of the bytes of {last}" if begin < at else f"{begin - at:,} bytes that belong to none"
+            raise ModelError(f"{path}: tensor {shown(name)} must begin at {at:,}, behind {last}, found {begin:,}: {how}.")
+        at, last = end, shown(name)
+    if at != nbytes:
+        raise ModelError(f"{path}: the tensors must end with the data at {nbytes:,} bytes, the last, {last}, ends at {at:,}.")
 
 
 def encoded(tensors, metadata=None):  # {name: float32 or float16 array}, {str: str} -> [bytes]

@@ -11,10 +11,11 @@ import numpy as np
 
 from minillm.errors import RequestError
 from minillm.events import ARRIVED, FINISHED, TOKEN, EventLog
-from minillm.model.sampling import SamplingParams, log_softmax, sample
+from minillm.model.sampling import SamplingParams, listed, log_softmax, sample, whole
 from minillm.model.stopping import StopStrings
 from minillm.model.transformer import Segment
 
+EMPTY = "the prompt is empty: a model needs at least one token to go on from"
 PREFILL_CHUNK = 512  # tokens a step: the naive scores of a chunk take heads × chunk × context × 4 bytes
 
 
@@ -56,9 +57,9 @@ class Sequence:
         return Segment(tokens, self.cache.length, self.cache, logits, self.adapter)
 
     def accept(self, token, eos_ids, room):  # -> the text that it makes visible
-        """Take a chosen token: end of text, stop string, length, or go on."""
+        """Take a chosen token: end of text (which is no part of the text), stop string, length, or go on."""
         self.token_ids.append(token)
-        if token in eos_ids and not self.params.ignore_eos:
+        if token in self.params.stop_token_ids or (token in eos_ids and not self.params.ignore_eos):
             return self.finish("stop", self.stops.push(self.detokenizer.flush()) + self.stops.flush())
         piece = self.stops.push(self.detokenizer.push(token))
         if self.stops.hit is not None:
@@ -74,10 +75,44 @@ class Sequence:
         return piece
 
 
+def prompt_ids(tokenizer, prompt):  # Tokenizer, text or token ids -> token ids
+    """A prompt as ints. Of "" a model goes on from its begin-of-text token, also where its file puts none before a text."""
+    if isinstance(prompt, str):
+        if ids := tokenizer.encode(prompt):
+            return ids
+        if tokenizer.bos_id is None:
+            raise RequestError(f"{EMPTY}, and this one has no begin-of-text token to begin with.")
+        return [tokenizer.bos_id]
+    try:
+        found = [whole(i) for i in prompt]
+    except TypeError:
+        found = [None]
+    if None in found:
+        raise RequestError(f"a prompt is text or a list of token ids, found {prompt_shown(prompt)}.")
+    return found
+
+
+def prompt_shown(prompt):  # -> text
+    """What came in place of a prompt, at its first wrong place."""
+    try:
+        wrong = next(i for i in prompt if whole(i) is None)
+    except (TypeError, StopIteration):
+        return type(prompt).__name__
+    return f"{type(prompt).__name__} with {wrong!r:.40}"
+
+
+def separate(prompts):  # -> [prompt], whether it was a single one: text or token ids, and not a list of prompts
+    if isinstance(prompts, str):
+        return [prompts], True
+    prompts = list(listed("prompts", prompts, "texts, or of lists of token ids"))
+    single = bool(prompts) and whole(prompts[0]) is not None
+    return [prompts] if single else prompts, single
+
+
 def check_prompt(ids, context, max_tokens, truncate=None):  # -> token ids
     """Refuse a prompt that leaves no room for a token; or, with truncate="left", keep its end and room for the answer."""
     if not ids:
-        raise RequestError("the prompt is empty: a model needs at least one token to go on from.")
+        raise RequestError(f"{EMPTY}.")
     if truncate not in (None, "left"):
         raise RequestError(f"truncate must be 'left' or nothing, found {truncate!r}.")
     if truncate == "left" and len(ids) + max_tokens > context:

@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from minillm.backends import get_backend
+from minillm.backends import fitting_backend, get_backend
 from minillm.errors import ModelError
+from minillm.formats.expect import from_file
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.random_model import tensor_shapes
+from minillm.model.tensor_store import TensorStore
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
@@ -32,19 +34,28 @@ def read_config(path):  # path -> ModelConfig
 def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str -> (Transformer, Tokenizer)
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 
+    backend: as get_backend; "auto": what fits the size of the model. kv_dtype: of keys and values; "auto": what the backend
+    prefers.
+
     The first steps are made in a thread that ends with them. Whichever thread enters a parallel kernel gets helpers that stay
     as long as it does; with more of them than cores, OpenMP lets all sleep between kernels, and a decode step in another
     thread (a server's) takes twice as long.
     """
-    if kv_dtype not in KV_DTYPES:
+    if kv_dtype not in (*KV_DTYPES, "auto"):
         raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
-    path, ops = zoo.resolve(name), get_backend(backend)
+    path = zoo.resolve(name)
+    ops = get_backend(chosen(backend, path))
     transformer, tokenizer = load_from(path, ops)
-    transformer.kv_dtype = np.dtype(kv_dtype)
+    transformer.kv_dtype = np.dtype(ops.kv_dtype if kv_dtype == "auto" else kv_dtype)
     if ops.compiling:
         with ops.compiling(), ThreadPoolExecutor(1) as passing:
             passing.submit(first_steps, transformer).result()
     return transformer, tokenizer
+
+
+def chosen(backend, path):  # name, "auto" or None, path -> name or None
+    """Settle "auto" for the model at a path."""
+    return fitting_backend(stored_bytes(path)) if backend == "auto" else backend
 
 
 def first_steps(transformer):
@@ -61,18 +72,21 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
         from minillm.model.hf_folder import load_folder
 
         return load_folder(path, ops)
-    with open_gguf(path) as gguf:
+    with open_gguf(path) as gguf, from_file(path):
         config = config_from_gguf(gguf)
 
-        def tensor(name):
+        def read(name):
             gguf.forget()  # the tensor before this one: a backend has its own form of it by now
-            info = gguf.tensors.get(name)
-            return info and StoredTensor(gguf.raw(name), info.type, info.shape)
+            info = gguf.tensors[name]
+            return StoredTensor(gguf.raw(name), info.type, info.shape)
 
         tokenizer = Tokenizer.from_gguf(gguf.metadata)
         if tokenizer.vocab_size > config.vocab_size:
             raise ModelError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}.")
-        return Transformer(config, load_weights(config, tensor, ops), ops), tokenizer
+        store = TensorStore(gguf.tensors, read, path)
+        weights = load_weights(config, store, ops)
+        store.finish()
+        return Transformer(config, weights, ops), tokenizer
 
 
 def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
@@ -85,6 +99,8 @@ def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 a
             if (info := gguf.tensors.get(name)) is None or info.shape != shape:
                 raise ModelError(f"{path}: tensor {name!r} must have shape {shape}, found {info.shape if info else 'none'}.")
             parameters[name] = gguf.dequantize(name)
+        if extra := sorted(gguf.tensors.keys() - parameters.keys()):
+            raise ModelError(f"{path}: {len(extra):,} tensors are not part of what is trained: {', '.join(map(repr, extra[:3]))}.")
     return config, parameters
 
 

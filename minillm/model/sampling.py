@@ -10,13 +10,26 @@ Nguyen et al. 2024, arXiv:2407.01082 (min-p).
 
 import math
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 
 from minillm.errors import RequestError
 from minillm.layers import softmax
 
-NOT_A_NUMBER = "the model's logits hold NaN: its weights are damaged, or an activation overflowed."
+NOT_FINITE = "the model's logits hold NaN or infinity, the largest is {}: its weights are damaged, or an activation overflowed."
+WHOLE = ("max_tokens", "top_k", "logprobs", "seed")
+FLAGS = ("ignore_eos", "skip_special_tokens")
+RANGES = (  # name, lowest, highest, whether the lowest itself is allowed
+    ("max_tokens", 1, math.inf, True),
+    ("temperature", 0, math.inf, True),
+    ("top_k", 0, math.inf, True),
+    ("top_p", 0, 1, False),
+    ("min_p", 0, 1, True),
+    ("repetition_penalty", 0, math.inf, False),
+    ("logprobs", 0, 100, True),
+    ("seed", 0, math.inf, True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +38,10 @@ class SamplingParams:
 
     temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off. min_p: 0 is off. repetition_penalty: 1 is off.
     seed: same seed, same tokens, whatever else runs; None draws a fresh one.
-    stop: strings that end the output and are not part of it. logprobs: how many alternatives to report per token.
-    ignore_eos: go on to max_tokens, for benchmarks.
+    stop: strings that end the output and are not part of it; stop_token_ids: tokens that do. logprobs: how many
+    alternatives to report per token. ignore_eos: go on to max_tokens, for benchmarks; stop_token_ids end it all the same.
+    skip_special_tokens: control tokens such as <|im_end|> make no text.
+    NumPy numbers and whole floats (5.0) are taken for what they are. Errors: RequestError names the field.
     """
 
     max_tokens: int = 128
@@ -39,31 +54,66 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    skip_special_tokens: bool = True
 
     def __post_init__(self):
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
-        ranges = (  # name, lowest, highest, whether the lowest itself is allowed
-            ("max_tokens", 1, math.inf, True),
-            ("temperature", 0, math.inf, True),
-            ("top_k", 0, math.inf, True),
-            ("top_p", 0, 1, False),
-            ("min_p", 0, 1, True),
-            ("repetition_penalty", 0, math.inf, False),
-            ("logprobs", 0, 100, True),
-            ("seed", 0, math.inf, True),
-        )
-        for name, low, high, closed in ranges:
+        for name, low, high, closed in RANGES:
             value = getattr(self, name)
             if value is None and name in ("logprobs", "seed"):
                 continue
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not (low <= value <= high) or (value == low and not closed):
+            plain = whole(value) if name in WHOLE else real(value)
+            if plain is None and real(value) is not None and real(value) > low:
+                raise RequestError(f"{name} must be a whole number, found {value!r}.")
+            if plain is None or not low <= plain <= high or (plain == low and not closed):
                 limit = f"{'at least' if closed else 'above'} {low}" + (f" and at most {high}" if high < math.inf else "")
                 raise RequestError(f"{name} must be {limit}, found {value!r}.")
-            if name in ("max_tokens", "top_k", "logprobs", "seed") and value != int(value):
-                raise RequestError(f"{name} must be a whole number, found {value!r}.")
-        if not all(isinstance(s, str) and s for s in self.stop):
-            raise RequestError(f"stop strings must be non-empty text, found {list(self.stop)!r}.")
+            object.__setattr__(self, name, plain)
+        for name in FLAGS:
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise RequestError(f"{name} must be true or false, found {value!r}.")
+            object.__setattr__(self, name, bool(value))
+        stops = (self.stop,) if isinstance(self.stop, str) else listed("stop", self.stop or (), "text")
+        if not all(isinstance(s, str) and s for s in stops):
+            raise RequestError(f"stop strings must be non-empty text, found {list(stops)!r}.")
+        object.__setattr__(self, "stop", stops)
+        given = () if self.stop_token_ids is None else listed("stop_token_ids", self.stop_token_ids, "token ids")
+        ids = [whole(i) for i in given]
+        if any(i is None or i < 0 for i in ids):
+            raise RequestError(f"stop_token_ids must be whole numbers of at least 0, found {list(given)!r}.")
+        object.__setattr__(self, "stop_token_ids", tuple(ids))
+
+
+def whole(value):  # -> int or None
+    """An integer from whatever says one: 5, 5.0, NumPy's; None of what does not, such as True, 5.5, "5", NaN."""
+    if isinstance(value, bool | np.bool_) or (isinstance(value, np.ndarray) and value.ndim):
+        return None
+    if isinstance(value, float | np.floating):
+        return int(value) if math.isfinite(value) and value == int(value) else None
+    try:
+        return index(value)
+    except TypeError:
+        return None
+
+
+def real(value):  # -> float or None
+    """A finite number; None of what is none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an int beyond float64
+        return None
+
+
+def listed(name, value, what):  # -> tuple
+    """A collection from a caller, as a tuple. RequestError where it is none."""
+    try:
+        if not isinstance(value, bytes | str):
+            return tuple(value)
+    except TypeError:
+        pass
+    raise RequestError(f"{name} must be a list of {what}, found {value!r}.")
 
 
 def penalize_repetition(logits, seen, penalty):  # (vocab,), token ids, float -> (vocab,)
@@ -108,18 +158,17 @@ def keep_min_p(logits, p):  # (vocab,), float -> (vocab,)
 def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token ids -> (vocab,) float64
     """The probabilities that a request draws from; speculative decoding needs them too. Greedy puts all on one token.
 
-    Raises RequestError where logits hold a NaN: a broken model must not look like a talkative one.
+    Raises RequestError where the largest is no finite number: a broken model must not look like a talkative one.
     """
-    if np.isnan(logits).any():
-        raise RequestError(NOT_A_NUMBER)
     logits = logits.astype(np.float64)
     if params.repetition_penalty != 1.0 and len(seen):
         logits = penalize_repetition(logits, seen, params.repetition_penalty)
+    likeliest = most_likely(logits)
     if params.temperature == 0:
         certain = np.zeros_like(logits)
-        certain[np.argmax(logits)] = 1.0
+        certain[likeliest] = 1.0
         return certain
-    logits = (logits - logits.max()) / params.temperature  # first the maximum: a tiny temperature must not overflow
+    logits = (logits - logits[likeliest]) / params.temperature  # first the maximum: a tiny temperature must not overflow
     if params.top_k:
         logits = keep_top_k(logits, params.top_k)
     if params.top_p < 1:
@@ -137,11 +186,11 @@ def draw(probabilities, rng):  # (vocab,), np.random.Generator -> int
 def most_likely(logits):  # (vocab,) -> int
     """The greedy choice, the lowest id among equals, in one pass: to argmax a NaN is the largest of all, so it shows there.
 
-    Errors: as `distribution`.
+    Errors: as `distribution`. A -inf forbids a token; only where all are forbidden is it the largest.
     """
     token = int(logits.argmax())
-    if math.isnan(logits[token]):
-        raise RequestError(NOT_A_NUMBER)
+    if not math.isfinite(logits[token]):
+        raise RequestError(NOT_FINITE.format(logits[token]))
     return token
 
 

@@ -2,8 +2,8 @@
 
 GGUF names tensors the same way for every model: `token_embd.weight`, then per layer `blk.3.attn_q.weight` and so on,
 `output_norm.weight`, and `output.weight` where the head is not tied. The metadata gives the shape under the name of the
-architecture (`llama.block_count`, `qwen2.block_count`). All of that comes from a stranger: each tensor's shape is
-checked against the configuration before anything is computed.
+architecture (`llama.block_count`, `qwen2.block_count`). All of that comes from a stranger: each value has its type and range,
+each tensor's shape is checked against the configuration before anything is computed, and no tensor is left over.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.errors import ModelError
+from minillm.formats.expect import Fields, from_file, shown
 from minillm.model.config import ModelConfig, RopeScaling
 
 ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q and k
@@ -19,6 +20,8 @@ ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q an
     "qwen2": (False, True, False),
     "qwen3": (False, False, True),
 }
+ROPE_BASES = 1e-3, 1e15  # what a base, or a factor that divides frequencies, can sensibly be: nothing overflows within
+SCALES = 1e-6, 1e6
 
 
 class StoredTensor(NamedTuple):
@@ -62,48 +65,58 @@ class Weights:
 
 def config_from_gguf(gguf):  # GGUFFile -> ModelConfig
     """Read the model's shape from the file's metadata; ModelError names the key that is missing or out of range."""
-    architecture = gguf.metadata.get("general.architecture")
+    file = Fields(gguf.metadata, f"{gguf.path}: metadata ", ModelError)
+    architecture = file.text("general.architecture")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"{gguf.path}: architecture {architecture!r} is not supported; these are: {known}.")
-
-    def number(key, default=None, kind=int):
-        value = gguf.metadata.get(f"{architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            found = "nothing" if value is None else f"{type(value).__name__}"
-            raise ModelError(f"{gguf.path}: metadata {architecture}.{key} must be one number, found {found}.")
-        return kind(value)
-
+        raise ModelError(f"{gguf.path}: architecture {shown(architecture)} is not supported; these are: {known}.")
+    if (parts := file.whole("split.count", 1, high=2**32)) > 1:
+        raise ModelError(f"{gguf.path}: is one of {parts:,} parts of a split file, which is not supported: merge them first.")
     if "token_embd.weight" not in gguf.tensors:
         raise ModelError(f"{gguf.path}: tensor 'token_embd.weight' is missing.")
+
+    keys = Fields(without_prefix(gguf.metadata, f"{architecture}."), f"{gguf.path}: metadata {architecture}.", ModelError)
     interleaved, qkv_bias, qk_norm = ARCHITECTURES[architecture]
-    d_model, n_heads = number("embedding_length"), number("attention.head_count")
-    d_head = number("attention.key_length", d_model // max(n_heads, 1))
-    if (turned := number("rope.dimension_count", d_head)) != d_head:
-        raise ModelError(f"{gguf.path}: RoPE on {turned} of {d_head} components is not supported, all or none are turned.")
-    scaling = None
-    if (kind := gguf.metadata.get(f"{architecture}.rope.scaling.type", "none")) != "none":
-        if kind != "linear":
-            raise ModelError(f"{gguf.path}: RoPE scaling {kind!r} is not supported in GGUF metadata; linear is.")
-        scaling = RopeScaling("linear", number("rope.scaling.factor", kind=float))
-    return ModelConfig(
-        n_layers=number("block_count"),
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=number("attention.head_count_kv", n_heads),
-        d_head=d_head,
-        d_ff=number("feed_forward_length"),
-        vocab_size=gguf.tensors["token_embd.weight"].shape[0],
-        context_length=number("context_length"),
-        norm_eps=number("attention.layer_norm_rms_epsilon", kind=float),
-        rope_base=number("rope.freq_base", 10000.0, kind=float),
-        rope_interleaved=interleaved,
-        rope_scaling=scaling,
-        tied="output.weight" not in gguf.tensors,
-        qkv_bias=qkv_bias,
-        qk_norm=qk_norm,
-        name=model_name(gguf.metadata),
-    )
+    d_model, n_heads = keys.whole("embedding_length", low=1), keys.whole("attention.head_count", low=1)
+    d_head = keys.whole("attention.key_length", d_model // n_heads)
+    if (turned := keys.whole("rope.dimension_count", d_head)) != d_head:
+        raise ModelError(f"{gguf.path}: RoPE on {turned:,} of {d_head:,} components is not supported, all or none are turned.")
+    if not keys.flag("attention.causal", True):
+        raise ModelError(f"{gguf.path}: attention that looks ahead ({architecture}.attention.causal is false) is not supported.")
+    with from_file(gguf.path):
+        return ModelConfig(
+            n_layers=keys.whole("block_count"),
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=keys.whole("attention.head_count_kv", n_heads),
+            d_head=d_head,
+            d_ff=keys.whole("feed_forward_length"),
+            vocab_size=gguf.tensors["token_embd.weight"].shape[0],
+            context_length=keys.whole("context_length"),
+            norm_eps=keys.number("attention.layer_norm_rms_epsilon", low=0, high=1),
+            rope_base=keys.number("rope.freq_base", 10000.0, *ROPE_BASES),
+            rope_interleaved=interleaved,
+            rope_scaling=linear_scaling(keys, gguf.path),
+            tied="output.weight" not in gguf.tensors,
+            qkv_bias=qkv_bias or "blk.0.attn_q.bias" in gguf.tensors,  # a llama may have them: InternLM, Qwen in llama's clothes
+            qk_norm=qk_norm,
+            name=model_name(gguf.metadata),
+        )
+
+
+def without_prefix(values, prefix):  # {key: value}, "llama." -> {the rest of the key: value}
+    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+
+
+def linear_scaling(keys, path):  # Fields -> RopeScaling or None
+    """As llama.cpp has it: a factor means linear scaling, unless a type says otherwise. An older name of the factor is read too."""
+    factor = keys.number("rope.scaling.factor", None, *SCALES) or keys.number("rope.scale_linear", None, *SCALES)
+    kind = keys.text("rope.scaling.type", "linear" if factor else "none")
+    if kind not in ("none", "linear"):
+        raise ModelError(f"{path}: RoPE scaling {shown(kind)} is not supported in GGUF metadata; linear is.")
+    if (stretched := keys.number("rope.scaling.attn_factor", 1.0)) != 1.0:
+        raise ModelError(f"{path}: attention scaled by {stretched:g} (rope.scaling.attn_factor) is not supported.")
+    return RopeScaling("linear", factor) if factor and kind == "linear" else None
 
 
 def model_name(metadata):  # -> what to call the model in a table or a title

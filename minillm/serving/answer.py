@@ -10,7 +10,7 @@ import numpy as np
 
 from minillm.errors import RequestError
 from minillm.model.generate import Sequence, TokenLogprob, token_logprob
-from minillm.model.sampling import NOT_A_NUMBER, sample
+from minillm.model.sampling import NOT_FINITE, sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class Answer(Sequence):
         params = self.params
         return params.temperature == 0 and params.repetition_penalty == 1.0 and params.logprobs is None
 
-    def choose(self, found, eos_ids):  # (vocab,) logits, or the likeliest token, -1 for NaN -> Delta
+    def choose(self, found, eos_ids):  # (vocab,) logits, or the likeliest token (-1: there is none) -> Delta
         """Take the next token. The work is that of the vocabulary, never that of what was said so far."""
         if np.ndim(found) == 0:
             if found < 0:
-                raise RequestError(NOT_A_NUMBER)
+                raise RequestError(NOT_FINITE.format("no finite number"))
             return self.delta(int(found), [], eos_ids)
         seen = () if self.used is None else np.flatnonzero(self.used)
         token = sample(found, self.params, self.rng, seen)

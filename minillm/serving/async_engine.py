@@ -28,6 +28,7 @@ from contextlib import suppress
 
 from minillm.errors import MiniLLMError, Overloaded, Stopping
 from minillm.events import CACHED
+from minillm.serving.limits import longest_answer
 from minillm.serving.stream import Stream
 
 LONG = 4000  # characters of a prompt beyond which it is tokenized in a thread of its own
@@ -96,6 +97,10 @@ class AsyncEngine:
             raise
         finally:
             self.in_flight -= 1
+
+    def longest_answer(self, prompt_tokens, n=1):  # -> tokens that each of n answers may have
+        """What a request that does not say may be given; from limits that never change, so from any thread."""
+        return longest_answer(prompt_tokens, n, self.engine.config)
 
     def stats(self):  # -> dict
         """Requests running, waiting and swapped out, and blocks of the KV cache, as of the last step."""

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping, TokenizerError
 from minillm.serving import wire
+from minillm.serving.envelope import NOTE
 from minillm.serving.guards import read_json, respond, unless_gone
 from minillm.serving.wire import ApiError
 
@@ -38,16 +39,16 @@ class Endpoint:
         except ClientDisconnect:
             return
         job = self.parse(fields, front.served)
-        await unless_gone(receive, self.limited(job, send))
+        await unless_gone(receive, self.limited(job, Reply(send, scope[NOTE])))
 
-    async def limited(self, job, send):
+    async def limited(self, job, reply):
         """Answer within the time limit. Before anything is sent an error has a status; afterwards it is an event."""
-        reply = Reply(send)
         try:
             async with asyncio.timeout(self.front.options.timeout_s):
                 await self.answer(job, reply)
         except Exception as bad:
             error = as_api_error(bad, self.front.options, reply.accepted)
+            reply.note["error"] = error.code or error.type
             if not reply.started:
                 raise error from None
             with contextlib.suppress(TimeoutError):  # and the connection is closed
@@ -56,6 +57,9 @@ class Endpoint:
 
     async def answer(self, job, reply):
         front, streams = self.front, []
+        if (asked := len(job.prompts)) > (most := front.engine.max_queue):
+            message = f"a call of {asked:,} prompts can never be served here: the queue holds {most:,}. Send several calls."
+            raise ApiError(message, "prompt")
         prepared = [await front.prompt(prompt, job) for prompt in job.prompts]
         try:
             for ids, max_tokens in prepared:
@@ -63,6 +67,7 @@ class Endpoint:
                 options = {"n": job.n, "user": job.user, "priority": job.priority, "adapter": job.adapter}
                 streams.append(await front.engine.submit(ids, params, **options))
             reply.accepted = True
+            reply.note |= {"model": job.adapter or front.served.name, "stream": job.stream}
             writer = self.writer(job.adapter or front.served.name, front.served.tokenizer.token_bytes)
             await (self.send_stream if job.stream else self.send_whole)(job, streams, writer, reply)
         finally:
@@ -70,10 +75,11 @@ class Endpoint:
                 stream.cancel()  # one that has ended does not mind
 
     async def send_whole(self, job, streams, writer, reply):
-        deltas = {index: [] for index in range(len(streams) * job.n)}
+        deltas, tokens = {index: [] for index in range(len(streams) * job.n)}, 0
         async for index, delta in merged(streams, job.n):
             deltas[index].append(delta)
-        counts = count(streams, sum(len(d.token_ids) for ds in deltas.values() for d in ds))
+            tokens += len(delta.token_ids)
+            reply.note["usage"] = counts = count(streams, tokens)
         choices = [writer.choice(index, ds) for index, ds in deltas.items()]
         await reply.whole(writer.whole(choices, counts))
 
@@ -81,8 +87,9 @@ class Endpoint:
         more, tokens = ({"usage": None} if job.include_usage else None), 0
         async for index, delta in merged(streams, job.n):
             tokens += len(delta.token_ids)
+            reply.note["usage"] = count(streams, tokens)
             if job.usage_each:
-                more = {"usage": count(streams, tokens)}
+                more = {"usage": reply.note["usage"]}
             await reply.event(writer.chunk([writer.piece(index, delta)], more))
         if job.include_usage:
             await reply.event(writer.chunk([], {"usage": count(streams, tokens)}))
@@ -90,7 +97,10 @@ class Endpoint:
 
 
 class Reply:
-    """The response to one request, whole or in events. accepted: by the engine. started: its status has gone out."""
+    """The response to one request, whole or in events. accepted: by the engine. started: its status has gone out.
+
+    note: what the log will say of it.
+    """
 
     HEAD = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -98,8 +108,8 @@ class Reply:
         (b"x-accel-buffering", b"no"),
     ]
 
-    def __init__(self, send):
-        self.send, self.accepted, self.started = send, False, False
+    def __init__(self, send, note):
+        self.send, self.note, self.accepted, self.started = send, note, False, False
 
     async def whole(self, values):
         body = wire.encode(values)

@@ -17,16 +17,13 @@ Not for several threads at once: `async_engine` puts a thread boundary around it
 """
 
 from dataclasses import dataclass, replace
-from operator import index
-
-import numpy as np
 
 from minillm import events
-from minillm.errors import MiniLLMError, RequestError
+from minillm.errors import RequestError
 from minillm.events import ENGINE, EventLog
 from minillm.llm import completion
-from minillm.model.generate import check_prompt
-from minillm.model.sampling import SamplingParams
+from minillm.model.generate import check_prompt, prompt_ids, separate
+from minillm.model.sampling import SamplingParams, whole
 from minillm.serving.answer import Answer, Delta
 from minillm.serving.executor import ModelExecutor
 from minillm.serving.plan import SequenceId
@@ -72,6 +69,7 @@ class Engine:
         self.log = EventLog() if log is None else log
         self.running = {}  # request -> Running: accepted and not done
         self.placed = set()  # sequences that hold a place
+        self.awaited = {}  # request -> its completions once it has finished: those that `run` waits for
         self.next_request = 0
 
     @property
@@ -90,14 +88,15 @@ class Engine:
         ids = self.encode(prompt)
         self.log.add(request, events.ARRIVED, len(ids))
         try:
-            ids, loaded = self.checked(ids, params, n, truncate), self.llm.adapter(adapter)
+            n = self.answers_wanted(n)
+            ids, loaded = self.checked(ids, params, truncate), self.llm.adapter(adapter)
             longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
             self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt)))
-        except MiniLLMError:
+        except Exception:
             self.log.add(request, events.REFUSED)
             raise
         limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
-        detokenizers = [self.llm.tokenizer.stream(after=ids) for _ in range(n)]
+        detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
         answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
         self.running[request] = Running(answers, set(range(n)))
         self.executor.answers[request] = answers
@@ -107,17 +106,15 @@ class Engine:
 
     def encode(self, prompt):  # str or token ids -> token ids
         """Token ids of a prompt, as ints."""
-        if isinstance(prompt, str):
-            return self.llm.tokenizer.encode(prompt)
-        try:
-            return [index(i) for i in prompt]
-        except (TypeError, ValueError, OverflowError):
-            raise RequestError(f"a prompt is text or a list of token ids, found {type(prompt).__name__}.") from None
+        return prompt_ids(self.llm.tokenizer, prompt)
 
-    def checked(self, ids, params, n, truncate=None):  # -> token ids
-        """Refuse what no scheduler could help: no tokens, unknown tokens, too many of them, no answer wanted."""
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_ANSWERS:
+    def answers_wanted(self, n):  # -> int
+        if (found := whole(n)) is None or not 1 <= found <= MOST_ANSWERS:
             raise RequestError(f"n, the number of answers, must be 1 to {MOST_ANSWERS}, found {n!r}.")
+        return found
+
+    def checked(self, ids, params, truncate=None):  # -> token ids
+        """Refuse what no scheduler could help: no tokens, unknown tokens, too many of them."""
         ids, vocab = check_prompt(ids, self.config.context_length, params.max_tokens, truncate), self.llm.config.vocab_size
         if min(ids) < 0 or max(ids) >= vocab:
             raise RequestError(f"token ids must be 0 to {vocab - 1:,}, found {min(ids):,} to {max(ids):,}.")
@@ -185,25 +182,27 @@ class Engine:
         self.executor.adapters.pop(request, None)
         self.placed.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)
+        if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end
+            self.awaited[request] = [completion(answer, self.log, answer.index) for answer in running.answers]
 
     def run(self, prompts, params=None, **options):  # -> [[Completion]]
         """Serve prompts to the end: for each, its n completions. params: for all, or a list, one for each prompt.
 
         Raises what ends one of them, and gives the rest up with it.
         """
-        single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer))
-        prompts = [prompts] if single else list(prompts)
+        prompts, _ = separate(prompts)
         each = params if isinstance(params, list) else [params] * len(prompts)
-        answers = {}
+        asked = []
         try:
             for prompt, own in zip(prompts, each, strict=True):
-                request = self.add(prompt, own, **options)
-                answers[request] = self.running[request].answers
-            while answers.keys() & self.running.keys():
+                asked.append(self.add(prompt, own, **options))
+                self.awaited[asked[-1]] = None
+            while self.running.keys() & set(asked):
                 for delta in self.step():
-                    if delta.error is not None and delta.request in answers:
+                    if delta.error is not None and delta.request in asked:
                         raise delta.error
+            return [self.awaited[request] for request in asked]
         finally:
-            for request in answers:
+            for request in asked:
                 self.cancel(request)
-        return [[completion(answer, self.log) for answer in own] for own in answers.values()]
+                self.awaited.pop(request, None)

@@ -14,6 +14,7 @@ import reprlib
 from minillm.serving.wire import ApiError
 
 MAX_STOPS, MAX_STOP_LENGTH = 4, 256  # OpenAI's number; every stop string is looked for in every token's text
+MAX_IDS = 128  # stop_token_ids
 ANY = object()  # a field that has no influence on an answer: any value passes
 
 
@@ -91,10 +92,21 @@ class Body:
         return self.of(name, lambda v: is_whole(v) and low <= v <= high, wanted, default)
 
     def number(self, name, low, high, default):
-        return float(self.of(name, lambda v: is_number(v) and low <= v <= high, f"a number from {low} to {high}", default))
+        value = self.of(name, lambda v: is_number(v) and low <= v <= high, f"a number from {low} to {high}", default)
+        return None if value is None else float(value)
 
-    def flag(self, name):
-        return self.of(name, lambda v: isinstance(v, bool), "true or false", False)
+    def flag(self, name, default=False):
+        return self.of(name, lambda v: isinstance(v, bool), "true or false", default)
+
+    def token_ids(self, name, vocab_size):
+        """Which tokens a field means; more than MAX_IDS would be looked through for every token."""
+        wanted = f"a list of at most {MAX_IDS} token ids, whole numbers from 0 to {vocab_size - 1:,}"
+
+        def good(value):
+            ids = isinstance(value, list) and len(value) <= MAX_IDS
+            return ids and all(is_whole(i) and 0 <= i < vocab_size for i in value)
+
+        return tuple(self.of(name, good, wanted, []))
 
     def text(self, name, limit):
         value = self.of(name, lambda v: isinstance(v, str) and len(v) <= limit, f"text of at most {limit} characters", "")

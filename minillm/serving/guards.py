@@ -5,13 +5,14 @@
 
 A limit that is reached is an answer, never a hang: 408 says that the client was too slow in sending, 504 that the answer took
 longer than the server allows. Whoever hangs up gets nothing, and what was computed for him stops: his KV blocks are someone
-else's a moment later.
+else's a moment later. Who only closes its sending side still gets its answer (listen.py).
 """
 
 import asyncio
 import contextlib
 import hmac
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from minillm.serving.fields import parse_json
@@ -22,24 +23,27 @@ LINGER = 1 << 24  # bytes of a refused body that are read, so that its sender ca
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Limits of a server. api_key: None lets everybody in. Times in seconds, sizes in bytes.
+    """Limits of a server. api_key: one, or a tuple of several; None lets everybody in. Times in seconds, sizes in bytes.
 
     timeout_s: from the request to the last token. read_s: for a client to send its head, and again its body. requests: at
     hand at once, waiting ones included (each may hold a body). grace_s: for what is accepted when the server is told to stop.
-    local: take requests to the names of this machine only.
+    local: take requests to the names of this machine only. cors: web pages of these origins may ask, "*" is all; none may.
+    log: called with what there is to say of each request when it is over (envelope.py).
     """
 
-    api_key: str | None = None
+    api_key: str | tuple[str, ...] | None = None
     timeout_s: float = 600.0
     read_s: float = 20.0
     body_limit: int = 1 << 20
     requests: int = 2048
     grace_s: float = 30.0
     local: bool = False
+    cors: tuple[str, ...] = ()
+    log: Callable[[dict], None] | None = None
 
 
 class Gate:
-    """ASGI middleware: the key, and how many at once. Counts requests under way in `active`."""
+    """ASGI middleware: the key, and how many at once. Counts requests under way in `active`: of strangers none."""
 
     def __init__(self, app, options):
         self.app, self.options, self.active = app, options, 0
@@ -47,7 +51,6 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        self.active += 1
         if (b"expect", b"100-continue") not in scope["headers"]:  # who asks first sends nothing that we do not want
             patient = Linger(receive, send, self.options)
             receive, send = patient.receive, patient.send
@@ -56,12 +59,18 @@ class Gate:
                 check_host(scope["headers"])
             if scope["path"] != "/health":
                 check_key(scope["headers"], self.options.api_key)
-            if self.active > self.options.requests:
-                message = f"{self.options.requests:,} requests are at hand already, the most this server takes."
-                raise ApiError(message, status=503, type="server_error", code="too_many_requests", headers={"Retry-After": "1"})
-            return await self.app(scope, receive, send)
+            return await self.enter(scope, receive, send)
         except ApiError as error:
             return await send_error(send, error)
+
+    async def enter(self, scope, receive, send):
+        """Hold a place. Only now: who is told no may take its time to hear it, and must not keep others out meanwhile."""
+        if self.active >= self.options.requests:
+            message = f"{self.options.requests:,} requests are at hand already, the most this server takes."
+            raise ApiError(message, status=503, type="server_error", code="too_many_requests", headers={"Retry-After": "1"})
+        self.active += 1
+        try:
+            return await self.app(scope, receive, send)
         finally:
             self.active -= 1
 
@@ -112,13 +121,14 @@ def check_host(headers):  # [(bytes, bytes)]
         raise ApiError(message, status=403, code="wrong_host")
 
 
-def check_key(headers, key):  # [(bytes, bytes)], str or None
-    """Compare in a time that does not depend on how much of a wrong key is right."""
-    if key is None:
+def check_key(headers, keys):  # [(bytes, bytes)], str, tuple or None
+    """Compare in a time that does not depend on how much of a wrong key is right, nor on which of several it is."""
+    if keys is None:
         return
     given = dict(headers).get(b"authorization", b"")
     scheme, _, token = given.partition(b" ")
-    if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), key.encode()):
+    known = [hmac.compare_digest(token.strip(), key.encode()) for key in ((keys,) if isinstance(keys, str) else keys)]
+    if scheme.lower() != b"bearer" or not any(known):
         wrong = "a wrong key" if given else "none"
         raise ApiError(
             f"an API key is needed: 'Authorization: Bearer KEY', found {wrong}.",
@@ -144,7 +154,7 @@ async def respond(send, status, body, headers=()):
 
 async def read_json(request, options):  # -> object
     """The body of a request, within its limits. Only application/json: so a web page of another origin needs a leave
-    (a CORS preflight) that this server never gives."""
+    (a CORS preflight) that this server gives to the origins in Options.cors and to no other."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(f"the content type must be application/json, found {kind[:60]!r}.", status=415)

@@ -8,7 +8,9 @@ one running request can always go on, if need be after all others were sent back
 The token drawn last is never fed, hence the - 1; full blocks of the prompt are common to all n answers, the rest is not.
 """
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 from minillm.errors import RequestError
 
@@ -66,9 +68,26 @@ def blocks_at_most(request, block_size):  # -> blocks
     return shared + request.n * (-(-longest // block_size) - shared)
 
 
+def longest_answer(prompt, n, config):  # tokens, answers, SchedulerConfig -> tokens
+    """The largest max_tokens with which a prompt and its n answers can run: blocks_at_most, turned round. 0: none fits."""
+    shared, context = prompt // config.block_size, config.context_length
+    if -(-prompt // config.block_size) > config.num_blocks:
+        return 0
+    blocks = shared + (config.num_blocks - shared) // n  # of each answer, those of the prompt included
+    longest = max(1, blocks * config.block_size - prompt + 1)  # one token costs no block
+    return longest if context is None else max(0, min(longest, context - prompt))
+
+
 def refuse(request, config):
     """Raise RequestError, with what was found and what would be possible, if the request can never run to its end."""
     prompt, total = len(request.prompt), len(request.prompt) + request.max_tokens
+    for name in ("salt", "user"):
+        try:
+            hash(getattr(request, name))
+        except TypeError as error:  # "unhashable type: 'list'"
+            raise RequestError(f"{name} must be hashable, as it is looked up by: {error}.") from None
+    if not isinstance(request.priority, Real) or math.isnan(request.priority):
+        raise RequestError(f"priority must be a number, the smaller the more urgent; found {request.priority!r}.")
     if not prompt:
         raise RequestError("the prompt is empty: a model needs at least 1 token to go on from, found 0.")
     for name in ("max_tokens", "n"):

@@ -23,6 +23,7 @@ from minillm.serving.wire import ApiError, encode
 BACKLOG = 4096  # connections that the system may hold before we accept them
 VANISHED_S = 60  # for a peer to confirm what we sent it, or that it is there at all
 CLOSING_S = 5  # for responses that are complete to leave
+FIRST_PROBE_S, PROBE_S = 0.05, 1.0  # between two looks whether a client that sends no more is still there
 
 
 def bind(host, port):  # -> socket
@@ -135,7 +136,7 @@ class PatientProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1, patient for head_s seconds: then a connection on which no request has begun is closed."""
 
     head_s = 20.0
-    waiting = None
+    waiting = probing = None
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -148,6 +149,38 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc):
         super().connection_lost(exc)
         self.unwatch()
+        if self.probing is not None:
+            self.probing.cancel()
+
+    def eof_received(self):  # -> whether the connection stays open
+        """The client sends no more. With a request complete it may still read (nc -N, some proxies): RFC 9112, section 9.6.
+
+        A client that has closed for good looks the same, and its request should stop. What tells them apart is that the
+        machine of one who left answers what we send with a reset. So we send what means nothing.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        if self.probing is None:
+            self.probe(FIRST_PROBE_S)
+        return True
+
+    def probe(self, wait):
+        """An interim response, which every client of HTTP/1.1 skips; once a response has begun its own bytes do the same.
+
+        The first is answered by a reset, the second then finds the connection gone (connection_lost).
+        """
+        if self.transport.is_closing() or self.cycle.response_complete:
+            return
+        if self.conn.our_state is h11.SEND_RESPONSE and self.conn.their_http_version != b"1.0":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.probing = self.loop.call_later(wait, self.probe, PROBE_S)
+
+    def on_response_complete(self):
+        super().on_response_complete()
+        if self.probing is not None:  # nothing more will be asked
+            self.transport.close()
 
     def watch(self):
         """Run the clock while the head of a request is incomplete; further pieces of it do not wind it up again."""

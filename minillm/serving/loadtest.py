@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, PROMPT_USAGE, EventLog
+from minillm.events import ARRIVED, PROMPT_USAGE, EventLog, tokens_of
 from minillm.serving import metrics, workload
 from minillm.serving.bootstrap import distribution
 from minillm.serving.client import Outcome
@@ -175,7 +175,7 @@ def rows(test):  # -> [dict], one for each request that was sent, in their order
                 "due_s": test.requests[number].arrival if test.open_loop else None,
                 "sent_s": test.log.times(number, ARRIVED)[0] - test.start,
                 "late_s": test.lateness(number),
-                "prompt_tokens": metrics.tokens_of(test.log.of(number), ARRIVED, PROMPT_USAGE),
+                "prompt_tokens": tokens_of(test.log.of(number), ARRIVED, PROMPT_USAGE),
                 "new_tokens": m and m.new_tokens,
                 "ttft_s": m and m.ttft,
                 "tpot_s": m and m.tpot,

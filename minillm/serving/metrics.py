@@ -5,6 +5,7 @@ fast answer. Of a request that finished, with t₁ … tₙ the times of its n t
 
     TTFT = t₁ − t₀      TPOT = (tₙ − t₁) / (n − 1)      E2E = tₙ − t₀      ITL: each tᵢ₊₁ − tᵢ
 
+TPOT is that of `minillm.events`, which says what it means for several answers: it has no second definition here.
 Where the field uses one name in two ways, the convention is a parameter, named after the tool or the paper that uses it:
 
     TPOT      vllm: as above, none for one token          guidellm: E2E / n, which others call normalized
@@ -20,7 +21,7 @@ Percentiles have intervals: minillm/serving/bootstrap.py.
 from dataclasses import dataclass
 
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, PROMPT_USAGE, TOKEN, USAGE
+from minillm.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, PROMPT_USAGE, TOKEN, USAGE, tokens_of, tpot
 from minillm.serving.bootstrap import distribution
 
 OBJECTIVES = ("ttft", "tpot", "itl", "tbt", "e2e")  # a limit for itl is one for every gap
@@ -36,11 +37,8 @@ class Measures:
     ttft: float | None
     tpot: float | None
     e2e: float | None
+    normalized: float | None  # TPOT as guidellm has it
     gaps: list[float]
-
-    @property
-    def normalized(self):
-        return self.e2e / self.new_tokens if self.e2e is not None else None
 
     @property
     def tbt(self):
@@ -57,33 +55,20 @@ class Measures:
         return self.ttft is not None and all(seen[name] is None or seen[name] <= limit for name, limit in slo.items())
 
 
-def tokens_of(events, kind, usage):  # -> int
-    """Tokens of the events of a kind, unless a server has reported (usage) how many they really were."""
-    reported = [e.tokens for e in events if e.kind == usage]
-    return reported[-1] if reported else sum(e.tokens for e in events if e.kind == kind)
-
-
-def latencies(events):  # [Event] of one request -> TTFT, TPOT, E2E in seconds
+def latencies(log, request):  # -> TTFT, TPOT, E2E in seconds
     """As defined above, from the arrival, whatever came between: waiting, preemption. None where not defined.
 
-    All three are None of a request without a FINISHED event or without a token. TPOT is None where no gap was seen: a
-    single token, or all tokens in one chunk. A request may have several answers (index): the first token of any ends the
-    wait, the last of any the whole, and TPOT is the mean over all gaps of all of them. How many tokens there are says
-    tokens_of(events, TOKEN, USAGE): a chunk may hold several.
+    All three are None of a request without a FINISHED event or without a token. A request may have several answers
+    (Event.index): the first token of any ends the wait, the last of any the whole. For TPOT ask tpot(log, request), which
+    knows about single tokens, chunks of several, and the mean over answers.
     """
+    events = log.of(request)
     # BEGIN SOLUTION ex=06.4
-    tokens = [e for e in events if e.kind == TOKEN]
+    tokens = [e.time for e in events if e.kind == TOKEN]
     if not tokens or not any(e.kind == FINISHED for e in events):
         return None, None, None
     start = next(e.time for e in events if e.kind == ARRIVED)
-    first, last = {}, {}
-    for e in tokens:
-        first.setdefault(e.index, e.time)
-        last[e.index] = e.time
-    decoding = sum(last[i] - first[i] for i in first)
-    after_first = tokens_of(events, TOKEN, USAGE) - len(first)
-    tpot = decoding / after_first if after_first > 0 and len(tokens) > len(first) else None
-    return min(first.values()) - start, tpot, max(last.values()) - start
+    return min(tokens) - start, tpot(log, request), max(tokens) - start
     # END SOLUTION
 
 
@@ -103,7 +88,9 @@ def measure(log, request):  # -> Measures | None
     if not any(e.kind == FINISHED for e in events):
         return None
     prompt, new = tokens_of(events, ARRIVED, PROMPT_USAGE), tokens_of(events, TOKEN, USAGE)
-    return Measures(request, prompt, new, *latencies(events), gaps(events))
+    ttft, pace, e2e = latencies(log, request)
+    normalized = None if ttft is None else tpot(log, request, "guidellm")
+    return Measures(request, prompt, new, ttft, pace, e2e, normalized, gaps(events))
 
 
 def ends(log):  # -> {kind: number of requests}

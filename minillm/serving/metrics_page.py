@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from minillm.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, TOKEN, EventLog, e2e, tpot, ttft
+from minillm.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, TOKEN, EventLog, answers, e2e, tpot, ttft
 
 STEPS = (1, 2, 5)
 TTFT_BUCKETS = [round(d * 10.0**k, 6) for k in range(-3, 3) for d in STEPS]  # 1 ms to 500 s
@@ -70,12 +70,10 @@ class MetricsPage:
                 self.observe(log, request)
 
     def observe(self, log, request):
-        """The metrics of a request that has finished. Each of its answers has a pace, and so a TPOT, of its own."""
-        tokens = [event for event in log.of(request) if event.kind == TOKEN]
-        alone = [EventLog(events=[e for e in tokens if e.index == i]) for i in sorted({e.index for e in tokens})]
+        """The metrics of a request that has finished. Each of its answers has a TPOT of its own, as with vLLM."""
         for measure, histogram in self.histograms:
-            for one in alone if measure is tpot else [log]:
-                if (value := measure(one, request)) is not None:
+            for index in answers(log, request) if measure is tpot else [None]:
+                if (value := measure(log, request, index=index)) is not None:
                     histogram.observe(value)
 
     def collect(self):

@@ -12,8 +12,7 @@ Format: Trace Event Format, complete events ("ph": "X"), times in microseconds.
 import heapq
 from typing import NamedTuple
 
-from minillm.events import ARRIVED, CACHED, ENDS, ENGINE, PREEMPTED, PROMPT_USAGE, SCHEDULED, STEP, TOKEN, USAGE
-from minillm.serving.metrics import tokens_of
+from minillm.events import ARRIVED, CACHED, ENDS, ENGINE, PREEMPTED, PROMPT_USAGE, SCHEDULED, STEP, TOKEN, USAGE, tokens_of
 
 
 class Span(NamedTuple):

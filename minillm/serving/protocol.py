@@ -5,11 +5,14 @@
 A client must never believe that a parameter counted when it did not. So a field that we do not know is an error that names
 it. A field that we know and do not support (tools, logit_bias) passes only with the value that means "nothing": many clients
 send those. What has no influence on an answer (metadata, store=false) passes. Names and ranges are those of OpenAI's API
-reference; top_k, min_p, repetition_penalty, ignore_eos, priority are vLLM's additions to it.
+reference; top_k, min_p, repetition_penalty, ignore_eos, stop_token_ids, skip_special_tokens, priority are vLLM's additions to it.
+What a client leaves out is as the model wants it (Served.sampling, from the model's file), else as OpenAI has it.
 """
 
 from dataclasses import dataclass
 
+from minillm.model.defaults import filled
+from minillm.model.generate import EMPTY
 from minillm.model.sampling import SamplingParams
 from minillm.serving.fields import ANY, Body, check_text, is_whole, show
 from minillm.serving.wire import ApiError
@@ -17,6 +20,7 @@ from minillm.serving.wire import ApiError
 MAX_ANSWERS = 256  # prompts × n in one call
 MAX_LOGPROBS = 20
 MAX_NAME = 512  # characters of `user`
+OPENAI = {"temperature": 1.0}  # where neither client nor model says; all else is off
 NEUTRAL = {  # fields that would change the answer, and the values that ask for no change (None always does)
     "best_of": (1,), "echo": (False,), "frequency_penalty": (0,), "function_call": ("none", "auto"), "functions": ([],),
     "logit_bias": ({},), "modalities": (["text"],), "parallel_tool_calls": (True, False), "presence_penalty": (0,),
@@ -74,15 +78,13 @@ def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     n = body.whole("n", 1, MAX_ANSWERS // len(asked), 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
     params = SamplingParams(
-        temperature=body.number("temperature", 0, 2, 1.0),
-        top_k=max(0, body.whole("top_k", -1, 2**31, 0)),  # -1 is vLLM's way to switch it off
-        top_p=body.number("top_p", 1e-6, 1, 1.0),
-        min_p=body.number("min_p", 0, 1, 0.0),
-        repetition_penalty=body.number("repetition_penalty", 0.01, 100, 1.0),
+        **filled(OPENAI | served.sampling, sampling(body)),
         seed=None if seed is None else seed % 2**64,
         stop=body.stops(),
+        stop_token_ids=body.token_ids("stop_token_ids", served.vocab_size),
         logprobs=logprobs,
         ignore_eos=body.flag("ignore_eos"),
+        skip_special_tokens=body.flag("skip_special_tokens", True),
     )
     if (priority := body.whole("priority", -1000, 1000, 0)) and not served.by_priority:
         raise ApiError(f"priority counts only where the server's order is 'priority'; found {priority}.", "priority")
@@ -95,6 +97,20 @@ def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat, adapter)
 
 
+def sampling(body):  # -> {name: value}, of what the client says
+    """How to draw."""
+    found = {
+        "temperature": body.number("temperature", 0, 2, None),
+        "top_k": body.whole("top_k", -1, 2**31),
+        "top_p": body.number("top_p", 1e-6, 1, None),
+        "min_p": body.number("min_p", 0, 1, None),
+        "repetition_penalty": body.number("repetition_penalty", 0.01, 100, None),
+    }
+    if found["top_k"] == -1:  # vLLM's way to switch it off
+        found["top_k"] = 0
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def prompts(value, served):  # JSON -> [text or token ids]
     """OpenAI's four forms: text, texts, token ids, lists of token ids."""
     wanted = "text, a list of texts, token ids, or a list of lists of token ids"
@@ -104,10 +120,10 @@ def prompts(value, served):  # JSON -> [text or token ids]
     for prompt in several:
         if not isinstance(prompt, str | list) or type(prompt) is not type(several[0]):
             raise ApiError(f"prompt must be {wanted}, found {show(value)}.", "prompt")
-        if not prompt:
-            raise ApiError("prompt is empty: a model needs at least one token to go on from.", "prompt")
         if isinstance(prompt, str):
             check_text(prompt, "prompt")
+        elif not prompt:
+            raise ApiError(f"prompt: {EMPTY}.", "prompt")
         elif wrong := [i for i in prompt if not is_whole(i) or not 0 <= i < served.vocab_size]:
             wanted = f"a whole number from 0 to {served.vocab_size - 1:,}"
             raise ApiError(f"prompt: a token id is {wanted}, found {show(wrong[0])}.", "prompt")

@@ -15,18 +15,21 @@ import contextlib
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from minillm import __version__
 from minillm.errors import MiniLLMError, ModelError
+from minillm.model.generate import prompt_ids
 from minillm.serving import wire
 from minillm.serving.endpoint import Endpoint, as_api_error
-from minillm.serving.guards import Gate, Options
+from minillm.serving.envelope import around
+from minillm.serving.guards import Options
 from minillm.serving.protocol import parse_chat, parse_completion
 from minillm.serving.wire import ApiError
 
@@ -39,6 +42,7 @@ class Served:
     """What the server says of its model. max_length: tokens of a prompt with its answer, by the context or the KV pool.
 
     adapters: names of the LLM's adapters. To clients each is a model of its own, as vLLM has it.
+    sampling: keywords of SamplingParams for requests that do not say (model/defaults.py); where these do not, OpenAI's hold.
     """
 
     name: str
@@ -48,14 +52,15 @@ class Served:
     by_priority: bool = False
     created: int = 0
     adapters: tuple[str, ...] = ()
+    sampling: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, llm, name, pool_tokens=math.inf, by_priority=False):  # LLM, str, tokens of the KV pool -> Served
+    def of(cls, llm, name, pool_tokens=math.inf, by_priority=False, sampling=None):  # LLM, str, tokens of the KV pool -> Served
         limit = int(min(llm.config.context_length, pool_tokens))
         if name in llm.adapters:
             raise ModelError(f"an adapter needs a name other than the model's; found {name!r} for both.")
         tokenizer, created = llm.tokenizer, int(time.time())
-        return cls(name, tokenizer, tokenizer.vocab_size, limit, by_priority, created, tuple(llm.adapters))
+        return cls(name, tokenizer, tokenizer.vocab_size, limit, by_priority, created, tuple(llm.adapters), sampling or {})
 
     @property
     def names(self):
@@ -87,11 +92,11 @@ def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served,
         Route("/v1/completions", Endpoint(front, parse_completion, wire.TextWriter), methods=["POST"]),
         Route("/v1/chat/completions", Endpoint(front, parse_chat, wire.ChatWriter), methods=["POST"]),
         Route("/health", front.health),
+        Route("/version", front.version),
         Route("/metrics", front.metrics),
     ]
     handlers = {HTTPException: on_http_error, MiniLLMError: front.on_error, Exception: front.on_error}
-    gate = Middleware(Gate, options=front.options)
-    app = Starlette(routes=routes, middleware=[gate], exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=around(front.options), exception_handlers=handlers, lifespan=lifespan)
     app.state.front = front
     return app
 
@@ -123,10 +128,7 @@ class Front:
         """Token ids of a prompt, and how many may follow. ApiError where both together exceed the limit."""
         served, limit, what = self.served, self.served.max_length, "messages" if job.chat else "prompt"
         refuse_endless(prompt, what, limit)
-        if job.chat:
-            encode = served.tokenizer.apply_chat_template
-        else:
-            encode = list if isinstance(prompt, list) else served.tokenizer.encode
+        encode = served.tokenizer.apply_chat_template if job.chat else partial(prompt_ids, served.tokenizer)
         ids = await asyncio.get_running_loop().run_in_executor(self.tokenizing, encode, prompt)
         rest = limit - len(ids)
         if rest < 1:
@@ -138,7 +140,8 @@ class Front:
                 f"together; this server holds {limit:,}."
             )
             raise ApiError(message, what, "context_length_exceeded")
-        return ids, job.max_tokens or (rest if job.chat else min(rest, DEFAULT_COMPLETION))
+        most = min(rest, max(1, self.engine.longest_answer(len(ids), job.n)))  # n answers share the pool
+        return ids, job.max_tokens or (most if job.chat else min(most, DEFAULT_COMPLETION))
 
     async def models(self, request):
         return json_response({"object": "list", "data": [self.card(name) for name in self.served.names]})
@@ -158,6 +161,9 @@ class Front:
         """200 while requests are taken, 503 from the moment they are not: a load balancer then sends them elsewhere."""
         status = "failed" if self.engine.error else "stopping" if self.stopping else "ok"
         return json_response({"status": status}, 200 if status == "ok" else 503)
+
+    async def version(self, request):
+        return json_response({"version": __version__})
 
     async def metrics(self, request):
         if self.page is None:

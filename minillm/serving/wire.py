@@ -74,10 +74,11 @@ class Writer:
         return {**self.head, "object": self.chunk_object, "choices": choices, **(more or {})}
 
     def name(self, token):  # token id -> str
-        """A token as text. Part of a character has none: its bytes are written out, so that no two tokens look alike."""
+        """A token as text. Part of a character has none, nor has a row of the model's padding: these get names, so that no
+        two tokens look alike: OpenAI's for bytes, vLLM's for ids."""
         data = self.token_bytes(token)
         try:
-            return data.decode()
+            return data.decode() or f"token_id:{token}"
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 

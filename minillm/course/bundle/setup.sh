@@ -22,9 +22,4 @@ if ! make_venv; then
     done
     make_venv || { echo "minillm: the autograder needs Python 3.11 or newer with venv; none was found." >&2; exit 1; }
 fi
-"$venv/bin/python" - > "$venv/requirements.txt" <<'PYTHON'
-import tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print("\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
-PYTHON
-"$venv/bin/pip" install --quiet --disable-pip-version-check -r "$venv/requirements.txt"
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt

@@ -33,11 +33,12 @@ class Tokenizer:
     add_bos:       what encode does when its `bos` is None.
     space_prefix:  SentencePiece: a text gets a space in front, which decoding takes off.
     chat_template: Jinja source.
+    normalizer, ignore_merges: byte-level BPE, see there.
     """
 
     def __init__(
         self, tokens, merges=None, scores=None, token_types=None, pre="gpt-2", bos_id=None, eos_id=None, unknown_id=None,
-        extra_eos_ids=(), add_bos=False, space_prefix=True, chat_template=None,
+        extra_eos_ids=(), add_bos=False, space_prefix=True, chat_template=None, normalizer=None, ignore_merges=None,
     ):  # fmt: skip
         if (merges is None) == (scores is None):
             raise TokenizerError("a tokenizer needs merges (byte-level BPE) or scores (SentencePiece), one of the two")
@@ -50,10 +51,11 @@ class Tokenizer:
         if merges is not None:
             reachable = {m.replace(" ", "", 1) for m in merges} | set(BYTE_TO_CHAR.values())
             self.vocabulary = Vocabulary(tokens, types, declared, reachable)
-            self.model = ByteLevelBPE(self.vocabulary, merges, pre)
+            self.model = ByteLevelBPE(self.vocabulary, merges, pre, normalizer, ignore_merges)
         else:
             self.vocabulary = Vocabulary(tokens, types, declared, spaces="\u2581")
             self.model = SentencePieceBPE(self.vocabulary, scores, unknown_id, space_prefix)
+        self.rows = len(tokens)
         self.bos_id, self.eos_id, self.unknown_id, self.add_bos = bos_id, eos_id, unknown_id, add_bos
         self.special_tokens: dict[str, int] = self.vocabulary.special
         ends = {self.special_tokens[name] for name in END_NAMES if name in self.special_tokens}
@@ -68,6 +70,13 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self.vocabulary.tokens)
+
+    def pad_to(self, rows: int) -> None:
+        """The model has so many rows in its embedding; more than tokens where it was padded for speed, as Qwen2 is.
+
+        Training never meets such a row, yet sampling can draw it: then it makes no text.
+        """
+        self.rows = max(self.rows, rows)
 
     def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
         """Token ids of a text.
@@ -100,7 +109,9 @@ class Tokenizer:
         return StreamingDetokenizer(self, after, skip_special)
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes of one token; a character may be spread over several tokens."""
+        """The bytes of one token; a character may be spread over several tokens. None for the model's padding (pad_to)."""
+        if self.vocab_size <= i < self.rows:
+            return b""
         if not 0 <= i < self.vocab_size:
             raise TokenizerError(f"token id {i} is outside the vocabulary of {self.vocab_size:,} tokens")
         return self.model.token_bytes(int(i))

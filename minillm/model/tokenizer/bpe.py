@@ -9,6 +9,8 @@ it is one, else the next from U+0100 on. That is where the Ġ comes from: the sp
 Radford et al., 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
+import unicodedata
+
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer.merge import WordCache, merge
 from minillm.model.tokenizer.pretokenize import canonical, pretokenize
@@ -29,15 +31,17 @@ class ByteLevelBPE:
     """Encode and decode plain text. Control tokens are the business of Tokenizer and are out of reach from here.
 
     merges: "left right" in the order of training, as GGUF and `merges.txt` have them.
+    normalizer: "NFC" composes text first (e and an accent become é), as Qwen's tokenizers do; None takes it as it is.
+    ignore_merges: take a word that is a token as that token, even where the merges would not build it; None: as Llama 3 does,
+        where the pre-tokenizer is Llama 3's.
     missing_bytes: bytes for which the vocabulary has no token (SmolLM2 lacks 21, such as 0x04). They are dropped from
         text, as `tokenizers` and llama.cpp do: everything else survives encode and decode exactly.
     """
 
-    def __init__(self, vocabulary: Vocabulary, merges: list[str], pre: str = "gpt-2"):
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: Vocabulary, merges: list[str], pre: str = "gpt-2", normalizer=None, ignore_merges=None):
+        self.vocabulary, self.normalizer = vocabulary, normalizer
         self.pre = canonical(pre)
-        # Llama 3 takes a word that is a token as that token, even where the merges would not build it.
-        self.whole_words = self.pre == "llama-bpe"
+        self.whole_words = self.pre == "llama-bpe" if ignore_merges is None else ignore_merges
         ids = {text: i for text, i in vocabulary.ids.items() if i not in vocabulary.control_ids}
         self.byte_ids = [ids.get(char) for _, char in sorted(BYTE_TO_CHAR.items())]
         self.missing_bytes = {byte for byte, i in enumerate(self.byte_ids) if i is None}
@@ -52,6 +56,7 @@ class ByteLevelBPE:
             if user_defined is not None:
                 out.append(user_defined)
             else:
+                piece = unicodedata.normalize(self.normalizer, piece) if self.normalizer else piece
                 for word in pretokenize(piece, self.pre):
                     out += self.words[word]
         return out

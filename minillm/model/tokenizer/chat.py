@@ -19,7 +19,7 @@ MARK = "\udfff"
 
 
 class ChatTemplate:
-    """A chat template and the control tokens it speaks in. The template is compiled when it is first used."""
+    """A chat template and the control tokens it speaks in. Another process renders it (sandbox.py), started at the first use."""
 
     def __init__(self, source: str, tokenizer):
         self.source, self.tokenizer = source, tokenizer
@@ -55,8 +55,11 @@ class ChatTemplate:
             self._compiled = compile_template(self.source)
         names = {"bos_token": self.tokenizer.bos_id, "eos_token": self.tokenizer.eos_id, "unk_token": self.tokenizer.unknown_id}
         tokens = {name: self.tokenizer.vocabulary.tokens[i] for name, i in names.items() if i is not None}
-        shielded = {name: self.shield(value) for name, value in variables.items()}
-        messages = [self.shield(message) for message in messages]
+        try:
+            shielded = {name: self.shield(value) for name, value in variables.items()}
+            messages = [self.shield(message) for message in messages]
+        except RecursionError:
+            raise TokenizerError("messages and variables: nested too deeply, or within themselves") from None
         return self._compiled(**tokens | shielded, messages=messages, add_generation_prompt=add_generation_prompt)
 
     def shield(self, value, edges: bool = True):

@@ -1,179 +1,182 @@
-"""Running a stranger's template: Jinja's sandbox, with bounds on memory and time.
+"""Running a stranger's template: in a process of its own, under limits that the kernel keeps.
 
-A chat template is a program that came with a download. Jinja's sandbox keeps it away from Python (no dunder attributes, no
-imports, nothing mutable), but it may still ask for 'a' * 10**10 or loop for a year. Two rules bound memory: no value may
-hold more than LIMIT characters and items (bounds.py), checked before whatever makes a value larger than its parts; and all
-values made in one rendering hold no more than BUDGET. One bounds time: every turn of a loop and every call looks at a deadline.
+A chat template is a program that came with a download. Jinja's sandbox keeps it away from Python, but it may ask for
+'a' * 10**10 or loop for a year, and much of that is one call into C, where no check written in Python is reached. So each
+rendering happens in another process (renderer.py), which has MEMORY bytes, no files, no network, and SECONDS; one that takes more
+is ended, and the next request starts another. Messages go there as JSON and text comes back: a fifth of a millisecond.
 
-Only what grows in known ways is offered: lists of allowed filters and string methods, as templates in the wild use them.
+One warm process serves all templates and all threads of this one, one rendering at a time. It starts at the first use, ends
+with this process (its input closes), and is not shared with a fork.
+
+Limits of memory stand on Linux and other systems that honour RLIMIT_DATA or RLIMIT_AS. On macOS and Windows time is bounded and
+memory is not. Where no process can be started at all, a template is refused: there is no rendering without a limit of time.
 """
 
-import re
+import atexit
+import json
+import os
+import subprocess
+import sys
 import threading
-import time
-from datetime import datetime
-
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from importlib.util import find_spec
+from pathlib import Path
 
 from minillm.errors import TokenizerError
-from minillm.model.tokenizer.bounds import LIMIT, TooLarge, bounded, check_size, indent, join, replace, size_of, tojson
 
 SECONDS = 5.0
-BUDGET = 25 * LIMIT
-
-FILTERS = """abs capitalize count d default dictsort first float groupby int items last length list lower map max min reject
-    rejectattr reverse select selectattr sort string title trim unique upper wordcount""".split()  # noqa: SIM905
-STRING_METHODS = """capitalize count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric isspace isupper join
-    lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith
-    strip title upper""".split()  # noqa: SIM905
+START_SECONDS = 60.0  # for importing Jinja, from a slow disk
+LONGEST_SOURCE = 400_000  # characters
+LONGEST_ANSWER = 16_000_000  # bytes: the renderer's 4 million characters of four each
+OUT_OF_MEMORY, MEMORY = 77, 256  # renderer.py's exit status, and its limit in MiB
+KEPT = ("TZ", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # of the environment: no keys and no tokens go along
 
 
-def raise_exception(message):
-    raise TemplateError(message)
+def renderer_file():
+    return Path(__file__).with_name("renderer.py")
 
 
-class Generation(Extension):
-    """{% generation %} ... {% endgeneration %} marks for training what the assistant said; here it is only its content."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+class Failure(Exception):
+    """No answer: the process took too long or too much, or could not be started."""
 
 
-class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with the two bounds; every override checks, then does what its parent does."""
-
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
+class Renderer:
+    """The warm process. `ask` may be called from any thread."""
 
     def __init__(self):
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], finalize=self.made)
-        own = {"join": join, "replace": replace, "indent": indent, "tojson": tojson, "safe": lambda value: value}
-        offered = {name: self.filters[name] for name in FILTERS} | own
-        self.filters = {name: self._guard(function) for name, function in offered.items()}
-        allowed = {name: self.globals[name] for name in ("range", "dict", "namespace")}
-        clock = {"strftime_now": lambda form: datetime.now().strftime(form)}
-        self.globals = allowed | clock | {"raise_exception": raise_exception}
-        self.state = threading.local()  # a server renders in several threads
+        self.lock = threading.Lock()
+        self.process = None
+
+    def ask(self, request: bytes, seconds: float) -> tuple[bytes, str]:
+        """Kind and text of the answer (see renderer.py). Failure after `seconds`, and where the process ends."""
+        with self.lock:
+            if self.process is None or self.process.poll() is not None:
+                self.stop()
+                self.start()
+            return self._within(seconds, request)
 
     def start(self):
-        self.state.deadline, self.state.made = time.monotonic() + SECONDS, 0
+        specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
+        if None in specs or not sys.executable:
+            raise Failure("needs the packages jinja2 and markupsafe, and a Python to run them")
+        folders = {str(Path(spec.origin).parents[1]) for spec in specs}
+        command = [sys.executable, "-I", "-S", str(renderer_file()), *sorted(folders)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+        try:
+            self.process = subprocess.Popen(command, **pipes, bufsize=0, env=environment)
+        except OSError as error:
+            raise Failure(f"no process could be started to render it: {error}") from None
+        if self._within(START_SECONDS) != (b"r", ""):
+            self.stop()
+            raise Failure("the process that renders it did not start as it should")
 
-    def _guard(self, function):
-        def guarded(*args, **kwargs):
-            self.tick()
-            for value in (*args, *kwargs.values()):
-                bounded(value)
-            return self.made(function(*args, **kwargs))
+    def _within(self, seconds, request=None):
+        """Send a request, if there is one, and read an answer; whatever goes wrong ends the process."""
+        process, late = self.process, threading.Event()
 
-        guarded.__dict__.update(getattr(function, "__dict__", {}))  # Jinja's own marks: what the function wants passed first
-        return guarded
+        def end():
+            late.set()
+            process.kill()
 
-    def tick(self) -> bool:
-        if time.monotonic() > self.state.deadline:
-            raise TooLarge(f"more than {SECONDS:g} seconds")
-        return True
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            if request is not None:
+                write(process.stdin, len(request).to_bytes(8, "big"), request)
+            head = read(process.stdout, 9)
+            size = int.from_bytes(head[1:], "big")
+            if size > LONGEST_ANSWER:
+                raise Failure(f"an answer of {size:,} bytes, more than {LONGEST_ANSWER:,}")
+            answer = head[:1], read(process.stdout, size).decode("utf-8", "surrogatepass")
+            timer.cancel()
+            timer.join()
+            if late.is_set():  # in time by a hair: the process dies now, and must not meet the next request
+                self.stop()
+            return answer
+        except (EOFError, OSError):
+            raise Failure(self._last_words(late, seconds)) from None
+        except UnicodeDecodeError:
+            self.stop()
+            raise Failure("the answer of the process that renders it is not UTF-8") from None
+        except BaseException:  # Control-C: an answer that nobody reads would be taken for that of the next request
+            self.stop()
+            raise
+        finally:
+            timer.cancel()
 
-    def made(self, value):  # what an operator, a call, a filter, an output or [a, b] gives: nesting a list in itself doubles it
-        self.state.made += size_of(value)
-        if self.state.made > BUDGET:
-            raise TooLarge(f"values of {self.state.made:,} characters and items in all, more than {BUDGET:,}")
-        return value
+    def _last_words(self, late, seconds):
+        """Why the process is gone."""
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
+            code = "unknown"
+        self.stop()
+        if late.is_set() or code == -14:  # SIGALRM, its own clock
+            return f"more than {seconds:g} seconds"
+        return f"more than {MEMORY} MiB" if code == OUT_OF_MEMORY else f"the process that renders it ended with status {code}"
 
-    def grown(self, *parts) -> str:  # a ~ b ~ c
-        return self.made("".join(str(part) for part in bounded(parts)))
+    def stop(self):
+        """End the process, and wait until it has gone."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.stdin.close()
+            process.stdout.close()
+            process.wait()
 
-    def concat(self, parts) -> str:  # the output, and what {% set %} blocks and macros return
-        size, pieces = 0, []
-        for part in parts:
-            size += len(part)
-            check_size(size)
-            pieces.append(part)
-        return "".join(pieces)
-
-    def _parse(self, source, name, filename):
-        tree = super()._parse(source, name, filename)
-        return _instrument(tree)
-
-    def call_binop(self, context, operator, left, right):
-        self.tick()
-        bounded([left, right])
-        if operator == "*" and isinstance(left, int) != isinstance(right, int):
-            times, value = (left, right) if isinstance(left, int) else (right, left)
-            check_size(times * len(value) if isinstance(value, (str, list, tuple)) else 0)
-        if operator == "**" and isinstance(left, int) and isinstance(right, int):
-            check_size(left.bit_length() * abs(right))
-        if operator == "%" and isinstance(left, str) and re.search(r"%[^%a-zA-Z]*[\d*]", left):
-            raise TooLarge("a format with a field width")
-        return self.made(super().call_binop(context, operator, left, right))
-
-    def call(self, context, function, *args, **kwargs):
-        self.tick()
-        for value in (*args, *kwargs.values()):
-            bounded(value)
-        owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
-        if isinstance(owner, str) and name in ("join", "replace"):
-            return self.made(join(*args, owner) if name == "join" else replace(owner, *args, **kwargs))
-        return self.made(super().call(context, function, *args, **kwargs))
-
-    def wrap_str_format(self, value):
-        return None  # then is_safe_attribute is asked, and says no to str.format: '{:999999999}'
-
-    def is_safe_attribute(self, obj, attr, value) -> bool:
-        if isinstance(obj, str):
-            return attr in STRING_METHODS
-        return not isinstance(obj, (int, float, bytes)) and super().is_safe_attribute(obj, attr, value)
+    def forked(self):
+        """In a fork the process is the parent's: let go of its pipes, and forget it."""
+        process, self.process, self.lock = self.process, None, threading.Lock()
+        if process is not None:
+            process.stdin.close()
+            process.stdout.close()
+            process.returncode = 0  # not ours to wait for
 
 
-def _instrument(tree: nodes.Template) -> nodes.Template:
-    """Put calls of the environment's tick, grown and made into a parsed template."""
+def write(pipe, *parts):
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[pipe.write(view) :]
 
-    def call(name, *args):
-        return nodes.Call(nodes.EnvironmentAttribute(name), list(args), [], None, None)
 
-    def rebuilt(value):
-        if isinstance(value, list):
-            return [rebuilt(item) for item in value]
-        if not isinstance(value, nodes.Node):
-            return value
-        for field, child in value.iter_fields():
-            setattr(value, field, rebuilt(child))
-        if isinstance(value, nodes.For):
-            value.body.insert(0, nodes.ExprStmt(call("tick")))
-        elif isinstance(value, nodes.Concat):
-            return call("grown", *value.nodes)
-        elif isinstance(value, (nodes.List, nodes.Dict)) or (isinstance(value, nodes.Tuple) and value.ctx == "load"):
-            return call("made", value)
-        return value
+def read(pipe, size):
+    """Exactly so many bytes. EOFError where there are fewer."""
+    parts = []
+    while size:
+        parts.append(pipe.read(min(size, 1 << 20)))
+        if not parts[-1]:
+            raise EOFError
+        size -= len(parts[-1])
+    return b"".join(parts)
 
-    tree = rebuilt(tree)
-    tree.set_environment(tree.environment)
-    for node in tree.find_all(nodes.Node):
-        node.lineno = node.lineno or 1
-    return tree
+
+RENDERER = Renderer()
+atexit.register(RENDERER.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RENDERER.forked)
 
 
 def compile_template(source: str):
-    """A function of the template's variables that returns the rendered text. Errors: TokenizerError, one line."""
-    environment = BoundedEnvironment()
+    """A function of the template's variables that returns the rendered text. TokenizerError, one line, when that fails.
 
-    def guarded(action, *args, **kwargs):
-        environment.start()
-        try:
-            return action(*args, **kwargs)
-        except Exception as error:  # a template can raise whatever its expressions can: type errors, division by zero, recursion
-            line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise TokenizerError(f"chat template{line}: {said}") from None
-
-    if len(source) > LIMIT // 10:
-        raise TokenizerError(f"chat template: {len(source):,} characters, more than {LIMIT // 10:,}")
-    template = guarded(environment.from_string, source)
+    Nothing is compiled here: the renderer does so at the first call, and keeps it.
+    """
+    if len(source) > LONGEST_SOURCE:
+        raise TokenizerError(f"chat template: {len(source):,} characters, more than {LONGEST_SOURCE:,}")
 
     def render(**variables) -> str:
-        return guarded(template.render, **variables)
+        try:
+            request = json.dumps({"source": source, "variables": variables, "seconds": SECONDS}).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TokenizerError(f"chat template: messages and variables must be as JSON has them: {error}") from None
+        try:
+            kind, text = RENDERER.ask(request, SECONDS)
+        except Failure as failure:
+            raise TokenizerError(f"chat template: {failure}") from None
+        if kind != b"t":
+            raise TokenizerError(f"chat template{text}")
+        return text
 
     return render

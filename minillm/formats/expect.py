@@ -1,0 +1,168 @@
+"""What a stranger's file says is looked at once: each value has the wanted type and lies in its range, or is refused by name.
+
+JSON and GGUF metadata both give a dictionary whose values may be anything: text where a number belongs, a number of a thousand
+digits, NaN, a list in a list. Code that uses such values must not find out by crashing, nor by allocating what they claim. So
+nothing reads the dictionary itself; it asks `Fields` for a kind of value, and gets one, or raises the reader's own error:
+
+    config = Fields(values, "model/config.json: ", ModelError)
+    config.whole("hidden_size", low=1)      model/config.json: hidden_size: expected a whole number from 1 to …, found 'x'.
+
+A key with null counts as absent. What was never asked for can be asked for in the end: `unread`.
+"""
+
+import contextlib
+import math
+import reprlib
+
+from minillm.errors import MiniLLMError
+
+REQUIRED = object()  # no default: the key must be there
+MOST = 2**31 - 1  # of a whole number where nothing else is said: shapes, ids and counts are far below
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
+def shown(value):  # -> str
+    """A value for a message: one line, short, however large or deep it is."""
+    if is_whole(value) and value.bit_length() <= 64:
+        return f"{value:,}"
+    try:
+        return _short.repr(value)[:200]
+    except ValueError:  # a whole number of more digits than Python prints
+        return f"a {type(value).__name__} too large to print"
+
+
+def plain(value):
+    """A NumPy scalar, or array without dimensions, as Python's own; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value):
+    """A number that float64 holds. A whole number may be beyond it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
+
+
+def is_unicode(text):
+    """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def from_file(path):
+    """Errors of what is made from a file open with its name."""
+    try:
+        yield
+    except MiniLLMError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from None
+
+
+class Fields:
+    """A dictionary from a file. where: how messages begin, up to the key; error: what they are raised as.
+
+    Every method takes a key and returns its value as the kind that the method is called after. default: for a key that is absent or
+    null; without one the key must be there.
+    """
+
+    def __init__(self, values, where, error):
+        self.values, self.where, self.error, self.asked = values, where, error, set()
+
+    def fail(self, key, wanted, found):
+        raise self.error(f"{self.where}{key}: expected {wanted}, found {found}.")
+
+    def of(self, key, good, wanted, default=REQUIRED):
+        """A value for which good(value) holds."""
+        self.asked.add(key)
+        value = plain(self.values.get(key))
+        if value is None:
+            if default is REQUIRED:
+                self.fail(key, wanted, "nothing")
+            return default
+        if not good(value):
+            self.fail(key, wanted, shown(value))
+        return value
+
+    def whole(self, key, default=REQUIRED, low=0, high=MOST):
+        return self.of(key, lambda v: is_whole(v) and low <= v <= high, f"a whole number from {low:,} to {high:,}", default)
+
+    def number(self, key, default=REQUIRED, low=-math.inf, high=math.inf):
+        wanted = "a finite number" if low == -math.inf else f"a number from {low:g} to {high:g}"
+        value = self.of(key, lambda v: is_finite(v) and low <= v <= high, wanted, default)
+        return value if value is default else float(value)
+
+    def flag(self, key, default=REQUIRED):
+        """true or false; 1 and 0 too, as some writers store a byte."""
+        value = self.of(key, lambda v: isinstance(v, int) and v in (0, 1), "true or false", default)
+        return value if value is default else bool(value)
+
+    def text(self, key, default=REQUIRED):
+        return self.of(key, lambda v: isinstance(v, str) and is_unicode(v), "text", default)
+
+    def one_of(self, key, choices, default=REQUIRED):
+        """One of some texts, or of any values that compare with them."""
+        wanted = " or ".join(map(repr, choices))
+        return self.of(key, lambda v: isinstance(v, str | int | float) and any(same(v, c) for c in choices), wanted, default)
+
+    def inner(self, key, default=REQUIRED):  # -> Fields
+        """An object within this one. A message names both keys."""
+        value = self.of(key, lambda v: isinstance(v, dict), "an object", default)
+        return value if value is default and default is None else Fields(value, f"{self.where}{key}.", self.error)
+
+    def items(self, key, default=REQUIRED, most=MOST):  # -> [anything]
+        """A list of whatever, to be looked at one by one."""
+        wanted = "a list" if most == MOST else f"a list of at most {most:,}"
+        return self.of(key, lambda v: isinstance(v, list | tuple) and len(v) <= most, wanted, default)
+
+    def inners(self, key, default=REQUIRED, most=MOST):  # -> [Fields]
+        """A list of objects."""
+        values = self.items(key, default, most)
+        for i, value in enumerate(values):
+            if not isinstance(value, dict):
+                self.fail(f"{key}[{i}]", "an object", shown(value))
+        return [Fields(value, f"{self.where}{key}[{i}].", self.error) for i, value in enumerate(values)]
+
+    def texts(self, key, default=REQUIRED):  # -> [str]
+        values = self.of(key, lambda v: isinstance(v, list | tuple), "a list of strings", default)
+        if values is default:
+            return values
+        if set(map(type, values)) - {str}:
+            i = next(i for i, value in enumerate(values) if type(value) is not str)
+            self.fail(f"{key}[{i}]", "a string", shown(values[i]))
+        if not is_unicode("".join(values)):
+            i = next(i for i, value in enumerate(values) if not is_unicode(value))
+            self.fail(f"{key}[{i}]", "Unicode text", f"a lone surrogate in {shown(values[i])}")
+        return list(values)
+
+    def numbers(self, key, default=REQUIRED, count=None, whole=False):  # -> [int] or [float]
+        """A list of finite numbers, or a NumPy array of them. count: how many there must be."""
+        wanted = f"an array of {'whole' if whole else 'finite'} numbers" if count is None else f"an array of {count:,} numbers"
+        values = self.of(key, lambda v: isinstance(v, list | tuple) or getattr(v, "ndim", 0) == 1, wanted, default)
+        if values is default:
+            return values
+        if count is not None and len(values) != count:
+            self.fail(key, f"{count:,} numbers", f"{len(values):,}")
+        values = values.tolist() if hasattr(values, "tolist") else list(values)
+        good = {int} if whole else {int, float}
+        if set(map(type, values)) - good or not all(map(is_finite, values)):
+            i = next(i for i, value in enumerate(values) if type(value) not in good or not is_finite(value))
+            self.fail(f"{key}[{i}]", "a whole number" if whole else "a finite number", shown(values[i]))
+        return values
+
+    def unread(self):  # -> {key: value}
+        """What nobody asked for, but for null, which means nothing."""
+        return {key: value for key, value in self.values.items() if key not in self.asked and value is not None}
+
+
+def same(a, b):
+    """Equal, and true is not 1."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)

@@ -1,0 +1,48 @@
+"""JSON from a stranger: bytes become a dictionary, or an error in one line.
+
+Python's reader accepts what no other does alike: a key twice, of which it keeps the last. It can also be made to raise what is
+no ValueError, by nesting. Both are refused here, and so is a file larger than any of its kind: a byte of JSON takes up to thirty
+in memory. NaN and numbers beyond float64 pass, as some programs write them; who asks for a number does not get them (expect.py).
+"""
+
+import json
+
+LARGEST = 100_000_000  # bytes; the largest tokenizer.json in use has 33 million
+
+
+def parse_object(data, what, error):  # bytes, str, exception class -> dict
+    """A JSON object from bytes of UTF-8; `what` opens the message of an error."""
+
+    def unique(pairs):
+        if len(values := dict(pairs)) < len(pairs):
+            seen = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"the key {twice[:60]!r} is there twice")
+        return values
+
+    try:
+        values = json.loads(data.decode(), object_pairs_hook=unique)
+    except UnicodeDecodeError as wrong:
+        raise error(f"{what}: expected UTF-8, found byte 0x{data[wrong.start]:02x} at offset {wrong.start:,}.") from None
+    except RecursionError:
+        raise error(f"{what}: expected JSON, found one nested too deeply.") from None
+    except ValueError as wrong:  # a JSONDecodeError, a key twice, or a whole number of thousands of digits
+        raise error(f"{what}: is no JSON: {str(wrong)[:200]}.") from None
+    if not isinstance(values, dict):
+        raise error(f"{what}: must be an object, found {type(values).__name__}.")
+    return values
+
+
+def read_object(path, error, largest=LARGEST):  # path, exception class -> dict, or None where there is no such file
+    """The JSON object that a file holds."""
+    try:
+        if not path.exists():
+            return None
+        if not path.is_file():  # opening a named pipe would wait for a writer
+            raise error(f"{path}: expected a file, found something that is not one.")
+        if (size := path.stat().st_size) > largest:
+            raise error(f"{path}: expected at most {largest:,} bytes of JSON, found {size:,}.")
+        data = path.read_bytes()
+    except OSError as refusal:
+        raise error(f"{path}: cannot be read: {refusal.strerror or refusal}.") from None
+    return parse_object(data, path, error)

@@ -1,0 +1,82 @@
+"""How to sample where nobody says: as the model's authors recommend, else as works for most.
+
+A model that was tuned to be sampled one way reads badly another way: greedy loops, and temperature 1 lets a small model ramble.
+So files carry the authors' values, and servers take a field from the request, else from the file, else from a table:
+
+    a .gguf file      general.sampling.temp, .top_k, .top_p, .min_p, .penalty_repeat          llama.cpp writes and reads them
+    a folder          generation_config.json: temperature, top_k, top_p, min_p, repetition_penalty      as vLLM does
+    neither           USUAL, llama.cpp's own defaults
+
+Temperature 0 stays greedy to the letter: who asks for it gets none of these, so that a repetition penalty of the model's
+does not change what is the likeliest token.
+
+    default_sampling(llm)                                    {"temperature": 0.8, "top_k": 40, ...}
+    chosen_sampling(llm, {"temperature": 0.2})               the same with 0.2, as keywords of SamplingParams
+"""
+
+import json
+from pathlib import Path
+
+from minillm.errors import ModelError, RequestError
+from minillm.formats.gguf import open_gguf
+from minillm.model import zoo
+from minillm.model.sampling import SamplingParams
+
+USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+GGUF_KEYS = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "penalty_repeat"}
+LARGEST = 1 << 20  # bytes of a generation_config.json: more is something else
+
+
+def default_sampling(model):  # LLM, name or path -> {name: value}
+    """Keywords of SamplingParams for requests that say nothing. ModelError, GGUFError where the file's values are none."""
+    source = getattr(model, "source", model)
+    return (recommended(source) if source is not None else {}) or dict(USUAL)
+
+
+def chosen_sampling(model, given):  # LLM, name or path; {name: value} -> {name: value}
+    """What was given, and the model's defaults for the rest. None means not given. Temperature 0 takes no defaults."""
+    given = {name: value for name, value in given.items() if value is not None}
+    return filled(default_sampling(model), given)
+
+
+def filled(defaults, given):  # {name: value} twice -> {name: value}
+    """The request wins; greedy is greedy."""
+    return given if given.get("temperature") == 0 else defaults | given
+
+
+def recommended(source):  # name or path -> {name: value}
+    """What the model's own file says; nothing where it says nothing."""
+    path = zoo.resolve(source)
+    if path.is_dir():
+        where, said = path / "generation_config.json", {}
+        if where.is_file():
+            said = read_json(where)
+        keys = {name: name for name in GGUF_KEYS}
+    else:
+        with open_gguf(path) as gguf:
+            where, said = path, gguf.metadata
+        keys = {name: f"general.sampling.{key}" for name, key in GGUF_KEYS.items()}
+    return {name: checked(where, key, name, said[key]) for name, key in keys.items() if said.get(key) is not None}
+
+
+def read_json(path):  # Path -> dict
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ModelError(f"{path}: has at most {LARGEST:,} bytes, found {path.stat().st_size:,}.")
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}.") from None
+    if not isinstance(said, dict):
+        raise ModelError(f"{path}: must hold a JSON object, found {type(said).__name__}.")
+    return said
+
+
+def checked(path: Path, key, name, value):  # -> a value that SamplingParams takes
+    """A value from a file, in our terms: -1 switches top_k off, and 0.95 was stored in 32 bits."""
+    try:
+        if name == "top_k" and value == -1:
+            return 0
+        SamplingParams(**{name: value})
+    except (RequestError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: {key}: {error}") from None
+    return int(value) if name == "top_k" else float(f"{value:.6g}")

@@ -1,0 +1,38 @@
+"""Every tensor of a file is used, or the file is refused: what is left over would be computed without, and nobody would notice.
+
+A bias that the loader does not know of, a layer more than the configuration says, a matrix of some variant: the model still
+runs, and says something else than its authors meant. So the loader takes tensors from a store, and the store asks in the end.
+
+    store = TensorStore(names, read, path);  load_weights(config, store, ops);  store.finish()
+"""
+
+from minillm.errors import ModelError
+from minillm.formats.blocks import BLOCK_TYPES
+from minillm.formats.expect import shown
+
+
+class TensorStore:
+    """The tensors of a file, each taken by the code that uses it: what is left over in the end is named, not ignored.
+
+    read(name) -> StoredTensor; names: of all that the file has; where: the file, for messages.
+    """
+
+    def __init__(self, names, read, where):
+        self.left, self.read, self.where = set(names), read, where
+        self.names = frozenset(self.left)
+
+    def __call__(self, name):  # -> StoredTensor, or None where the file does not have it
+        if name not in self.names:
+            return None
+        self.left.discard(name)
+        tensor = self.read(name)
+        if not tensor.type.decodable:
+            known = ", ".join(BLOCK_TYPES)
+            raise ModelError(f"{self.where}: tensor {shown(name)} is of type {tensor.type.name}; supported are {known}.")
+        return tensor
+
+    def finish(self):
+        """ModelError where a tensor was not used: the model would compute something else than its authors meant."""
+        if self.left:
+            few = ", ".join(map(shown, sorted(self.left)[:3])) + (", …" if len(self.left) > 3 else "")
+            raise ModelError(f"{self.where}: {len(self.left):,} of {len(self.names):,} tensors belong to nothing we compute: {few}.")

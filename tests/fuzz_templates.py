@@ -1,0 +1,107 @@
+"""Chat templates made at random (template_grammar.py): each renders, or is refused with a TokenizerError, within bounds.
+
+    python tests/fuzz_templates.py --n 20000 --seed 1
+
+For each template: the outcome, the seconds that the caller waited, the seconds of processor time here and in the process that
+renders (a wait says little on a busy machine), the peak of memory here and there. One that raises anything else, or takes more
+than a second of processor time or 300 MB in either process, is printed with its number; the exit status says whether there was
+one. Most constructs are cheap, or the deadlines would add up to hours.
+"""
+
+import argparse
+import os
+import random
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from template_grammar import Grammar
+
+from minillm.errors import TokenizerError
+from minillm.model.tokenizer import Tokenizer, sandbox
+from minillm.model.tokenizer.bpe import BYTE_TO_CHAR
+from minillm.model.tokenizer.chat import ChatTemplate
+
+DEADLINE, BOUNDS = 0.25, (20.0, 1.0, 300.0, 300.0)  # seconds, processor seconds, MB here, MB there
+
+
+def reset_peak(process="self"):
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def peak(process="self"):
+    """Megabytes, since it was reset."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e3 if "VmHWM:" in status else 0.0
+
+
+def processor_seconds():
+    """Of this process, the renderers that have ended, and the one that lives."""
+    own, ended = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    worker = sandbox.RENDERER.process
+    fields = Path(f"/proc/{worker.pid}/stat").read_text().rsplit(")", 1)[1].split() if worker else [0] * 20
+    return own + ended.ru_utime + ended.ru_stime + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def one(template, tokenizer):  # -> outcome, [seconds, processor seconds, MB here, MB there]
+    """Render one template as a chat request does."""
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": " <|im_end|> é\n"},
+        {"role": "assistant", "content": None},
+    ]
+    tools = [{"name": "weather", "parameters": {"city": "string", "days": [1, 2.5, None, True]}}]
+    begin, used, worker = time.perf_counter(), processor_seconds(), sandbox.RENDERER.process
+    reset_peak()
+    if worker and worker.poll() is None:
+        reset_peak(worker.pid)
+    try:
+        ChatTemplate(template, tokenizer).render(messages, tools=tools)
+        outcome = "rendered"
+    except TokenizerError as error:
+        said = str(error)
+        assert said.startswith("chat template") and "\n" not in said and len(said) < 300, said
+        ends = ("more than 256 MiB", "seconds", "more than 4,000,000")
+        outcome = next((f"refused: {end}" for end in ends if said.endswith(end)), "refused: by Jinja, in a line")
+        outcome = "refused: its process crashed" if "with status" in said else outcome
+    seconds, worker = time.perf_counter() - begin, sandbox.RENDERER.process
+    # a worker that has ended is in the maximum over all children that ended, which holds for this one too
+    there = peak(worker.pid) if worker else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    return outcome, [seconds, processor_seconds() - used, peak(), there]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--huge", type=float, default=0.02, help="how often a construct asks for too much")
+    args = parser.parse_args(argv)
+    sandbox.SECONDS = DEADLINE
+    tokenizer = Tokenizer(
+        [*BYTE_TO_CHAR.values(), "<|im_start|>", "<|im_end|>"], [], token_types=[1] * 256 + [3, 3], bos_id=256, eos_id=257
+    )
+    table, worst, faults, begin = Counter(), Counter(), 0, time.perf_counter()
+    for number in range(args.n):
+        template = Grammar(random.Random(f"{args.seed}:{number}"), args.huge).template()
+        try:
+            outcome, figures = one(template, tokenizer)
+        except Exception as error:
+            outcome, figures = f"FAULT: {type(error).__name__}: {error}", [0] * 4
+        table[outcome] += 1
+        for k, value in enumerate(figures):
+            worst[outcome, k] = max(worst[outcome, k], value)
+        if "crashed" in outcome or "FAULT" in outcome or any(f > b for f, b in zip(figures, BOUNDS, strict=True)):
+            faults += 1
+            print(f"--- number {number}: {outcome}, {figures}\n{template[:500]}", flush=True)
+    print(f"{'templates':>9}  {'longest s':>9}  {'of processor':>12}  {'MB here':>8}  {'MB there':>8}  outcome")
+    for outcome, count in table.most_common():
+        wait, processor, here, there = (worst[outcome, k] for k in range(4))
+        print(f"{count:9,}  {wait:9.2f}  {processor:12.2f}  {here:8.0f}  {there:8.0f}  {outcome}")
+    print(f"{args.n:9,}  in {time.perf_counter() - begin:,.0f} s, {faults:,} outside the bounds")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
