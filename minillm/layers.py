@@ -29,7 +29,7 @@ def rms_norm(x, weight, eps):  # (..., d), (d,) -> (..., d)
 
         y = x / sqrt(mean(x²) + eps) * weight
 
-    LayerNorm without the mean and the bias. eps keeps a vector of zeros at zero.
+    LayerNorm without the mean and the bias. eps keeps a vector of zeros at zero. float32 in, float32 out.
     """
     # BEGIN SOLUTION ex=01.1
     mean_square = np.mean(x * x, axis=-1, keepdims=True)
@@ -56,7 +56,7 @@ def rope(x, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d/2), (token
     A rotation keeps lengths, and the dot product of two turned vectors depends on the *difference* of their positions
     alone: that is how attention learns distance. Which components form pair i is a convention of the file:
     interleaved (components 2i and 2i+1, as in the paper and in Llama's GGUF files) or by halves (components i and
-    i + d/2, as in Qwen and in the transformers library).
+    i + d/2, as in Qwen and in the transformers library). float32 in, float32 out.
     """
     # BEGIN SOLUTION ex=01.2
     half = x.shape[-1] // 2

@@ -11,18 +11,34 @@ goes on from the middle of a block copies that block first. A server's prefix ca
 finds what nobody marked, in whole blocks, and forgets when room runs out. Here a customer has paid for a point and a time,
 so the lifetime belongs to the entry, and a breakpoint holds to the token whatever the block size.
 
-Each part is tokenized by itself, or a word could grow across a breakpoint and the prefix would be another one.
+Neighbouring texts are tokenized as one: the answer is that of the whole prompt, and no part gets a space that nobody wrote. So
+a token may reach over a breakpoint, or come out otherwise because of what follows. Rule: a breakpoint keeps the tokens that two
+lists have in common at the beginning, those of the text up to it, taken alone, and those of the whole text.
+
+    "... the new" | "est" : ... ▁the ▁new       taken alone
+                            ... ▁the ▁newest    as a whole: kept up to ▁the
+
+It is a true prefix of the prompt's tokens, and two prompts with the same text up to a breakpoint always share: what either
+keeps is a beginning of the tokens of that text alone, so the shorter of the two is a beginning of the longer.
 """
 
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, groupby
 
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.errors import RequestError
 from minillm.events import EventLog
 from minillm.llm import Completion, completion
 from minillm.model.generate import run
+
+
+def common(a, b):  # [token], [token] -> int
+    """How many tokens two lists begin with in common."""
+    n = min(len(a), len(b))
+    return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +132,7 @@ class Session:
         if whole > self.max_length:
             raise RequestError(f"a request of this session takes {self.max_length:,} tokens with its answer, found {whole:,}.")
         self.expire()
-        found = self.longest(ids[: max(breakpoints, default=0)], salt)
-        sequence.cache = self.resume(found, len(ids))
+        sequence.cache = self.resume(*self.longest(ids, breakpoints, salt), len(ids))
         read = sequence.cache.length
         log = EventLog()
         try:
@@ -134,30 +149,46 @@ class Session:
             self.last, self.total = Answer(completion(sequence, log), usage), self.total + usage
 
     def tokenize(self, parts):  # -> token ids, [length at each breakpoint that can be kept]
-        """Each part by itself; only the first may begin with the begin-of-text token."""
+        """Neighbouring texts as one, ids as they are. Only the beginning of all may be the begin-of-text token."""
         if isinstance(parts, str | Part) or (parts and isinstance(parts[0], int)):
             parts = [parts]
-        ids, breakpoints, encode = [], [], self.llm.tokenizer.encode
-        for part in parts:
-            part = part if isinstance(part, Part) else Part(part)
-            text = isinstance(part.content, str)
-            ids += encode(part.content, bos=False if ids else None) if text else [int(i) for i in part.content]
-            if part.cache and self.min_tokens <= len(ids) <= self.max_blocks * self.store.pool.block_size:
-                breakpoints.append(len(ids))
-        return ids, breakpoints
+        parts = [part if isinstance(part, Part) else Part(part) for part in parts]
+        ids, breakpoints = [], []
+        for is_text, group in groupby(parts, lambda part: isinstance(part.content, str)):
+            run = list(group)
+            if is_text:
+                whole = "".join(part.content for part in run)
+                encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids))
+            else:
+                whole, encode = [int(i) for part in run for i in part.content], list
+            new, ends = encode(whole), accumulate(len(part.content) for part in run)
+            marked = [end for part, end in zip(run, ends, strict=True) if part.cache]
+            breakpoints += [len(ids) + common(encode(whole[:end]), new) for end in marked]
+            ids += new
+        room = self.max_blocks * self.store.pool.block_size
+        return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
 
-    def longest(self, ids, salt):  # -> Entry or None
-        """The entry that saves most: all its tokens begin the prompt. One user has few, so each is compared in full."""
-        fitting = [e for e in self.entries.values() if e.salt == salt and e.tokens == ids[: len(e.tokens)]]
-        return max(fitting, key=lambda e: len(e.tokens), default=None)
+    def longest(self, ids, breakpoints, salt):  # -> Entry or None, tokens of it
+        """The entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt's.
 
-    def resume(self, entry, prompt_tokens):  # Entry or None, int -> PagedCache
+        One user has few entries, so each is compared in full.
+        """
+        best = None, 0
+        for entry in self.entries.values():
+            agree = common(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
+            if agree < len(entry.tokens):
+                agree = max((end for end in breakpoints if end <= agree), default=0)
+            if agree > best[1] or (agree == best[1] == len(entry.tokens)):
+                best = entry, agree
+        return best if best[1] else (None, 0)
+
+    def resume(self, entry, length, prompt_tokens):  # Entry or None, int, int -> PagedCache
         """A cache to go on from. The last token of a prompt always runs: its logits choose the answer's first."""
         if entry is None:
             return self.store.new_cache(max_length=self.max_length)
         self.touch(entry)
         cache = entry.cache.fork()
-        cache.truncate(min(cache.length, prompt_tokens - 1))
+        cache.truncate(min(length, prompt_tokens - 1))
         return cache
 
     def touch(self, entry):

@@ -5,14 +5,15 @@ sets TTFT and tokens/s beside the ceiling of the machine, and the picture shows 
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.bench.compare import ceilings
 from minillm.bench.machine import measure_machine, peak_rss_bytes
+from minillm.errors import MiniLLMError
 from minillm.events import TOKEN, EventLog, summary
+from minillm.files import replacing
 from minillm.model.generate import run
 from minillm.model.sampling import SamplingParams
 
@@ -60,7 +61,7 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
     compiled: the same model on the compiled backend; without it, its rungs are left out. bits: what its weights take each.
     """
     prompt = llm.tokenizer.encode(BEGINNING)
-    machine = measure_machine()
+    machine = measure_machine(kernels=compiled is not None)
     ladder = [rung for rung in LADDER if compiled or not rung.kernels]
     tops = [ceilings(llm.config, machine, len(prompt), NEW_TOKENS, 1, bits if rung.kernels else 32) for rung in ladder]
     rungs, expected = [], None
@@ -137,11 +138,19 @@ def write(result, folder):  # dict, path -> (png, json)
     """Put tour.png and tour.json into a folder, each whole or not at all."""
     from minillm import plots
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    png, data = folder / "tour.png", folder / "tour.json"
-    plots.save(picture(result), f"{png}.part")
-    Path(f"{data}.part").write_text(json.dumps(result, indent=1) + "\n")
-    for path in (png, data):
-        os.replace(f"{path}.part", path)
+    png, data = Path(folder) / "tour.png", Path(folder) / "tour.json"
+    with replacing(png) as file:
+        plots.save(picture(result), file)
+    with replacing(data) as file:
+        file.write((json.dumps(result, indent=1) + "\n").encode())
     return png, data
+
+
+def writable(folder):
+    """Make the folder, before minutes of measuring. MiniLLMError where it cannot be made or written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "tour.json.part").open("ab").close()
+        (Path(folder) / "tour.json.part").unlink()
+    except (OSError, ValueError) as error:
+        raise MiniLLMError(f"--out {str(folder)[:100]!r}: {getattr(error, 'strerror', None) or error}.") from None

@@ -11,7 +11,7 @@ class Keeper:
     """Remembers nothing but which blocks it was told to keep, and gives up the one that is idle longest."""
 
     def __init__(self, pool):
-        self.pool, self.told = pool, []
+        self.pool, self.told, self.early = pool, [], []
         pool.attach(self)
 
     def evict(self, n):
@@ -22,6 +22,8 @@ class Keeper:
 
     def on_idle(self, block):
         self.told.append(block)
+        if block not in self.pool.idle:
+            self.early.append(block)
 
 
 def kept_pool(num_blocks=4, block_size=4):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.cli import COMMANDS, parser
-from minillm.course.cards import read_deck
+from minillm.course.cards import choose_decks, read_deck, read_decks
+from minillm.course.index import Course
 from minillm.errors import MiniLLMError
 
 ROOT = Path(__file__).parents[1]
@@ -62,10 +63,11 @@ def of_file(path):
         return [Advertised(text, f"{name} {id}") for id, string in texts for text in commands(string, CODE)]
     if path.suffix == ".py":
         source = "\n".join(line.removeprefix("# ").removeprefix("#") for line in source.splitlines())
-    found, begin = [], 0
+    found, begin, fenced = [], 0, path.suffix in (".sh", "")
     for paragraph in re.split(r"(?<=\n)(?=\n)|(?<=\n)(?=\|)|(?<=\n)(?=    )|(?<=\n)(?=```)", source):
         line = source.count("\n", 0, begin) + 1
-        found += [Advertised(text, f"{name}:{line}") for text in commands(paragraph, CODE)]
+        fenced ^= paragraph.startswith("```")
+        found += [Advertised(text, f"{name}:{line}") for text in commands(paragraph, CODE if fenced else LINE)]
         begin += len(paragraph)
     return found
 
@@ -98,7 +100,7 @@ def alternatives(command):  # "x a|b|c F" -> "x a F", "x b F", "x c F"
 
 
 def argv(text):  # "python -m minillm.course check 01.2" -> ["course", "check", "01.2"]; None for another module of the package
-    words = shlex.split(text)
+    words = shlex.split(re.split(r" [|>] ", text)[0])  # what a pipe does with it is another program's
     if words[0].endswith(("python", "python3")):
         words = words[2:]
     module = words[0].rpartition("/")[2].split(".")
@@ -108,6 +110,7 @@ def argv(text):  # "python -m minillm.course check 01.2" -> ["course", "check", 
                          for before, word in zip(words, words[1:], strict=False)]  # fmt: skip
 
 
+PARSER, COURSE, DECKS = parser(), Course(), read_decks()  # read once
 STAND_INS = {"{…}": "01", "NN": "01", "ID": "01", "N": "1", "URL": "http://127.0.0.1:1", "NAME=PATH": "name=path"}
 EXAMPLES = {"03.7": "lessons/instructors.md"}  # the id that an instructor's own exercise would have: there must be none
 
@@ -122,7 +125,7 @@ def wrong(advertised):  # -> what is wrong with a command line, or None
         module = ROOT.joinpath(*advertised.text.split()[2].split(".")).with_suffix(".py")
         return None if module.is_file() and "__main__" in module.read_text() else f"no module to run: {module}"
     try:
-        args = parser().parse_args(words)
+        args = PARSER.parse_args(words)
     except MiniLLMError as error:
         return None if advertised.is_name else str(error)
     except SystemExit as exit_:
@@ -131,24 +134,23 @@ def wrong(advertised):  # -> what is wrong with a command line, or None
 
 
 def unknown(args, where):  # -> what the arguments name that is not there, or None
-    from minillm.course.cards import choose_decks, read_decks
-    from minillm.course.index import Course
     from minillm.model import zoo
 
     try:
         ids = getattr(args, "ids", None) or []
         ids = [ids] if isinstance(ids, str) else ids
-        Course().chosen([id for id in ids if not (id in EXAMPLES and where.startswith(EXAMPLES[id]))])
+        COURSE.chosen([id for id in ids if not (id in EXAMPLES and where.startswith(EXAMPLES[id]))])
         if getattr(args, "deck", None):
-            choose_decks(read_decks(), args.deck)
+            choose_decks(DECKS, args.deck)
         known = {*zoo.EMBEDDED, *zoo.MODELS}
         for name in ("model", "draft", "name"):
             value = getattr(args, name, None)
-            if isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9.-]+", value) and not value.endswith(".gguf") and value not in known:
+            if isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9.-]+(?<!gguf)", value) and value not in known:
                 return f"no model is called {value!r}"
     except MiniLLMError as error:
         return str(error)
     for name, value in vars(args).items():
-        if name not in OUTPUTS and isinstance(value, str) and re.fullmatch(r"[\w.-]+/[\w./-]+", value) and not (ROOT / value).exists():
+        is_path = name not in OUTPUTS and isinstance(value, str) and re.fullmatch(r"[\w.-]+/[\w./-]+", value)
+        if is_path and not (ROOT / value).exists():
             return f"there is no {value}"
     return None

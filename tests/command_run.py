@@ -19,11 +19,10 @@ import zipfile
 from hashlib import sha256
 from pathlib import Path
 
-from command_help import ROOT, argv
+from command_help import COURSE, ROOT, argv
 from mock_openai import MockServer
 
 from minillm.cli import main
-from minillm.course.index import Course
 
 BENCH = {
     "model": ["--prompt-tokens", "8", "--new-tokens", "2", "--rounds", "1"],
@@ -44,7 +43,7 @@ SMALL = {
     "loadtest": ["--requests", "2", "--rate", "100"],
     "serve": ["--port", "0", "--json", "--blocks", "64", "--backend", "numpy"],
 }
-COURSE = {  # what a released, graded or watched course needs beside the command
+COURSE_OPTIONS = {  # what a released, graded or watched course needs beside the command
     "check": ["--work", "solved"],
     "hint": ["--work", "started"],
     "status": ["--work", "solved"],
@@ -52,7 +51,7 @@ COURSE = {  # what a released, graded or watched course needs beside the command
     "grade": ["--only", "04.2"],
 }
 SLOW = ("tour", "serve", "train", "bench model", "bench attention", "bench kernels", "bench training")  # more than 3 s
-SLOW += tuple(f"course {action}" for action in ("notebooks", "kills", "grade", "release"))
+SLOW += tuple(f"course {action}" for action in ("check", "notebooks", "kills", "grade", "release"))
 
 
 def form(text):  # "minillm course check 04.2" -> "minillm course check NN": commands that differ in the id alone are one
@@ -74,18 +73,16 @@ def prepare(folder):
     for source in (ROOT / "data" / "models").glob("*.toml"):
         shrink(source, folder / "data" / "models" / source.name)
     (folder / "corpus.txt").write_text("<|endoftext|>".join(f"Once upon a time there was a fox called {n}." for n in range(60)))
-    azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"2023-11-16 18:15:{n:02d},{9 + n},{3 + n % 7}\n" for n in range(40))
-    (folder / "azure.csv").write_text(azure)
+    rows = [f"2023-11-16 18:15:{n:02d},{9 + n},{3 + n % 7}\n" for n in range(40)]
+    (folder / "azure.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(rows))
     rows = [{"timestamp": 1000 * n, "input_length": 900, "output_length": 9, "hash_ids": [0, n % 3]} for n in range(40)]
     (folder / "mooncake.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "notes").mkdir()
     (folder / "notes" / "01_note.py").write_text("# %%\nprint(1)\n")
     (folder / "private").mkdir()
-    course = Course()
-    for name, solved in (("solved", True), ("started", False)):
-        assert main(["course", "start", "04", "--out", name]) == 0
-        for file in {course.exercises[id].file for id in course.exercises if id.startswith("04.") and solved}:
-            shutil.copy(course.package / file, folder / name / file)
+    for name in ("solved", "started"):
+        assert main(["course", "start", "04.2", "--out", name]) == 0
+    shutil.copy(COURSE.package / COURSE.exercises["04.2"].file, folder / "solved" / COURSE.exercises["04.2"].file)
 
 
 def shrink(source, target):
@@ -94,7 +91,8 @@ def shrink(source, target):
     config["run"] |= {"steps": 2, "batch": 1, "length": 8, "evaluate_every": 2, "evaluate_batches": 1}
     config["data"] |= {"corpus": "corpus.txt", "held_out": 0.3, "aligned": False}
     if "model" in config:
-        config["model"] |= {"n_layers": 1, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "d_head": 8, "d_ff": 16, "vocab_size": 300}
+        config["model"] |= {"n_layers": 1, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "d_head": 8, "d_ff": 16}
+        config["model"]["vocab_size"] = 300
     if str(config["data"].get("tokenizer", "")).endswith(".gguf"):
         config["data"]["tokenizer"] = str(ROOT / "data" / "models" / "tiny.gguf")  # theirs is made by another command
         config["model"]["vocab_size"] = 2048
@@ -108,17 +106,25 @@ def fill_in(words):  # -> words, each placeholder by its stand-in
     kind = words[1] if words[1:] else ""
     trace = "mooncake.jsonl" if kind == "prefix" else "azure.csv"
     files = {"quiz": "cards.tsv", "train": "data/models/tiny.toml", "inspect": str(ROOT / "data/models/tiny.gguf")}
-    stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], ""), "03.7": "03.1"}
-    stand_ins |= {"FILE.gguf": files["inspect"], "model.gguf": str(ROOT / "data/models/tiny.gguf"), "adapter.gguf": "data/models/moral.gguf"}
+    stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], "")}
+    stand_ins |= {"03.7": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
+    stand_ins |= {"adapter.gguf": "data/models/moral.gguf"}
     return [stand_ins.get(word, word) for word in words]
 
 
 def run_once(text, mock_url, monkeypatch):  # -> exit status
-    """Carry out one command line. What a command raises is for the caller to see."""
+    """Carry out one command line. What a command raises is for the caller to see; --help ends in an exit."""
+    try:
+        return run_it(text, mock_url, monkeypatch)
+    except SystemExit as exit_:
+        return exit_.code
+
+
+def run_it(text, mock_url, monkeypatch):  # -> exit status
     words = argv(text)
     if words is None:
         return run_profile(text)
-    words = fill_in(words)
+    words = ["04.2" if re.fullmatch(r"\d\d\.\d", word) and words[1] in ("check", "hint") else word for word in fill_in(words)]
     if words[0] == "bench":
         kind = what(text).split()[1]
         small = BENCH[kind]
@@ -130,7 +136,7 @@ def run_once(text, mock_url, monkeypatch):  # -> exit status
     if words[0] == "loadtest":
         words[words.index("--url") + 1] = mock_url
     if words[0] == "course":
-        return main([*words, *COURSE.get(words[1], []), *(["--force"] if words[1] == "start" else [])])
+        return main([*words, *COURSE_OPTIONS.get(words[1], []), *(["--force"] if words[1] == "start" else [])])
     if words[0] == "download" and words[1] != "tiny":
         stand_in_wheel(words[1], monkeypatch)
     return main([*words, *SMALL.get(words[0], [])])
@@ -139,8 +145,8 @@ def run_once(text, mock_url, monkeypatch):  # -> exit status
 def run_profile(text):
     """`python -m minillm.serving.profile KIND TRACE OUT.json`: the one other module that runs."""
     words = text.split()[1:]
-    trace = {"azure": "azure.csv", "mooncake": "mooncake.jsonl", "sharegpt": "sharegpt.json"}[words[2]]
-    Path("sharegpt.json").write_text(json.dumps([[9, 5], [20, 7], [4, 3]] * 20))
+    trace = {"azure": "azure.csv", "mooncake": "mooncake.jsonl", "sharegpt": "sharegpt.csv"}[words[2]]
+    Path("sharegpt.csv").write_text("num_prefill_tokens,num_decode_tokens\n" + "9,5\n20,7\n" * 20)
     words = [trace if word == "TRACE" else word for word in words]
     return subprocess.run([sys.executable, *words], env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
 

@@ -1,8 +1,9 @@
 """Grade attacks on the grader, each in a project of its own, and tell what became of them.
 
-    python hostile_help.py [--bare] NAME ...      one line of JSON an attack; run as whichever user is to be tried
+    python hostile_help.py [--bare] [--old] [--alone] NAME ...   one line of JSON an attack; run as whichever user is to be tried
 
---bare takes the audit hook away, which stops most of them with a friendly sentence: what is left is the kernel's wall.
+--bare takes the audit hook away, which stops most of them with a friendly sentence: what is left is the kernel's wall. --old
+takes Landlock away, as on Linux before 5.13. --alone grades no honest exercise beside it.
 
 An attack takes the place of exercise 91.1's region; exercise 92.3, in another file of the same submission, is solved honestly.
 One that begins with "# top level" is laid below the solved function. All of them answer rightly, or leave a mark, only where
@@ -53,7 +54,7 @@ def submission(course, work, name, values):
         (work / "pytest.ini").write_text("[pytest]\naddopts = -p no:minillm.course.plugin\n")
 
 
-def attempt(name, folder, bare=False, lint=False, ids=("91.1", "92.3")):
+def attempt(name, folder, bare=False, old=False, lint=False, ids=("91.1", "92.3")):
     """Grade one attack in an empty folder; -> what happened, as plain data."""
     from course_fixture import project, solve
 
@@ -62,6 +63,9 @@ def attempt(name, folder, bare=False, lint=False, ids=("91.1", "92.3")):
     course = project(folder / "project")
     if bare:
         (course.package / "course/guard.py").write_text("def install(*folders):\n    pass\n")
+    if old:
+        with (course.package / "course/landlock.py").open("a") as file:
+            file.write("\n\ndef abi():\n    return 0\n")
     outside, other, private = folder / "outside", folder / "other", folder / "private"
     for one in (outside, other, private):
         one.mkdir()
@@ -74,7 +78,7 @@ def attempt(name, folder, bare=False, lint=False, ids=("91.1", "92.3")):
                   "PRIVATE": private, "TESTFOLDER": course.root / "tests", "TESTS": TESTS}  # fmt: skip
         submission(course, folder / "work", name, values)
         before, processes, began = snapshot(folder), set(family.children()), time.monotonic()
-        limits = grade.Limits(seconds=30, memory_gb=3, time_limit=5)
+        limits = grade.Limits(seconds=30, memory_gb=3, time_limit=4)
         scores = grade.grade(course, folder / "work", ids, seed=3, private=private, check=lint, limits=limits)
         seconds = time.monotonic() - began
         try:
@@ -98,10 +102,11 @@ def snapshot(folder):
 
 def main():
     sys.path.insert(0, str(HERE))
-    bare = "--bare" in sys.argv
-    for name in sys.argv[1 + bare :]:
+    words = sys.argv[1:]
+    for name in [word for word in words if not word.startswith("--")]:
         with tempfile.TemporaryDirectory(prefix="minillm-attack-") as folder:
-            print(json.dumps(attempt(name, Path(folder), bare)), flush=True)
+            ids = ("91.1",) if "--alone" in words else ("91.1", "92.3")
+            print(json.dumps(attempt(name, Path(folder), "--bare" in words, "--old" in words, ids=ids)), flush=True)
 
 
 if __name__ == "__main__":

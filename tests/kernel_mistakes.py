@@ -82,27 +82,45 @@ def as_bytes(words):
 
 
 class Counted:
-    """A matrix in slow memory: it is read and written by pieces, and counts them."""
+    """A matrix in slow memory: it is read and written by pieces, and counts them. Whoever takes it whole reads why not."""
 
-    for_submissions = ("shape", "dtype")
+    for_submissions = ("shape", "dtype", "size", "ndim", "reshape")
 
-    def __init__(self, name, data, after=lambda: None):
+    def __init__(self, name, data, after=lambda: None, tally=None):
         self.name, self.data, self.after = name, data, after
-        self.shape, self.dtype, self.loads, self.stores, self.shapes = data.shape, data.dtype, 0, 0, []
+        self.shape, self.dtype, self.size, self.ndim = data.shape, data.dtype, data.size, data.ndim
+        self.tally = {"loads": 0, "stores": 0, "shapes": []} if tally is None else tally
+
+    loads, stores, shapes = (property(lambda self, name=name: self.tally[name]) for name in ("loads", "stores", "shapes"))
 
     def __len__(self):
         return len(self.data)
 
+    def reshape(self, *shape):
+        """The same memory, the same count: `for part in x.reshape(-1, 32)` reads block by block."""
+        return Counted(self.name, self.data.reshape(*shape), self.after, self.tally)
+
     def __getitem__(self, part):
         piece = np.array(self.data[part])
-        self.loads += piece.size
+        self.tally["loads"] += piece.size
         self.shapes.append(piece.shape)
         self.after()
         return piece
 
     def __setitem__(self, part, value):
-        self.stores += self.data[part].size
+        self.tally["stores"] += self.data[part].size
         self.data[part] = value
+
+    def __array__(self, *_, **__):
+        raise AssertionError(
+            f"{self.name} is taken whole, {' × '.join(map(str, self.shape))} numbers at once: it lies in slow memory. "
+            f"Take a piece ({self.name}[...]), use it for all that it is needed for, and forget it"
+        )
+
+    def whole(self, *_):
+        return self.__array__()
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __rmatmul__ = __pow__ = whole
 
 
 class Turns:
@@ -114,7 +132,8 @@ class Turns:
 
     def each(self, work, tiles):
         """Deal the tiles to the cores like cards, and run them."""
-        hands, problems = [list(tiles)[i :: self.workers] for i in range(self.workers)], []
+        tiles = list(tiles)  # once: it may be a generator
+        hands, problems = [tiles[i :: self.workers] for i in range(self.workers)], []
 
         def core(i):
             try:

@@ -17,11 +17,23 @@ def rms_norm(x, weight, eps):  # (n, d), (d,) -> {words: (n, d)}
         "one mean is taken for all vectors: each has its own (axis=-1)": x / np.sqrt((x * x).mean() + eps) * weight,
         "the mean goes over axis 0: it belongs to a vector's components (axis=-1)": x / np.sqrt((x * x).mean(0) + eps) * weight,
         "no root is taken of the mean square": x / (mean_square + eps) * weight,
-        "eps is added after the root, not under it": x / (np.sqrt(mean_square) + eps) * weight,
-        "eps is left out": x / np.sqrt(np.where(mean_square, mean_square, np.nan)) * weight,
+        **slips_of_eps(x, weight, eps, mean_square),
+        "the variance is taken: the mean square has no mean subtracted": x / np.sqrt(variance + eps) * weight,
         "the mean is subtracted first: that is LayerNorm": centred / np.sqrt(variance + eps) * weight,
         "the squares are summed, not averaged": x / np.sqrt((x * x).sum(-1, keepdims=True) + eps) * weight,
         "the weight is left out": x / np.sqrt(mean_square + eps),
+    }
+
+
+def slips_of_eps(x, weight, eps, mean_square):  # -> {words: (n, d)}
+    """Told apart where the vectors are small; where eps hardly counts, all of these are the same to five digits."""
+    left_out = x / np.sqrt(np.where(mean_square, mean_square, np.nan)) * weight
+    if mean_square.min() > 10 * eps:
+        return {"eps is not added to the mean square, under the root": left_out}
+    return {
+        "eps is added after the root, not under it": x / (np.sqrt(mean_square) + eps) * weight,
+        "the larger of mean square and eps is taken: they are added": x / np.sqrt(np.maximum(mean_square, eps)) * weight,
+        "eps is left out": left_out,
     }
 
 

@@ -146,6 +146,8 @@ def tile_backward(q, k, v, s, lse, delta, d_out):  # as the function -> {words: 
         "delta is left out: dS = P ∘ (dP - delta)": parts(p * dp),
         "delta is not multiplied by P: dS = P ∘ (dP - delta), not P ∘ dP - delta": parts(p * dp - delta),
         "delta is added: dS = P ∘ (dP - delta)": parts(p * (dp + delta)),
+        "delta is summed over this tile's keys alone: it belongs to the whole row, take what is given": parts(
+            p * (dp - (p * dp).sum(axis=1, keepdims=True))),
         "the softmax is taken inside the tile: P = exp(S - lse), lse belongs to the whole row": parts(tile * (dp - delta), tile),
         "the scores are computed again without the mask: hidden keys get weight": parts(unmasked * (dp - delta), unmasked),
         "dq and dk are divided by √d here: the caller does that": parts(p * (dp - delta), root=root),

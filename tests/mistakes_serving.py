@@ -61,23 +61,25 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
     count = max(sum(e.tokens for e in tokens), *reported, 0)
     answers = [[e.time for e in tokens if e.index == i] for i in sorted({e.index for e in tokens})]
     decoding, start = sum(t[-1] - t[0] for t in answers), scheduled[-1] if scheduled else np.nan
-    chunks = len(tokens) - len(answers)
+    chunks, end = len(tokens) - len(answers), next(e.time for e in events if e.kind == "finished")
     return {
         "TTFT": {
             "the clock starts when the request is scheduled: the user waits from its arrival": times[0] - start,
             "the first step counts, and not what came before a preemption": times[0] - (scheduled or [np.nan])[0],
         },
         "TPOT": {
+            "the gaps of all answers are pooled: each answer has a TPOT, and the request's is their mean": decoding
+            / max(1, count - len(answers)),
             "chunks are counted: each may hold several tokens": decoding / chunks if chunks else np.nan,
             "the first token is counted, and the wait for it": (times[-1] - arrived[0]) / count,
             "the gaps of n tokens are divided by n: there are n - 1": decoding / count,
             "the answers are taken for one: gaps between tokens of different answers": (times[-1] - times[0]) / max(1, count - 1),
-            "the gaps of all answers are pooled: each answer has a TPOT, and the request's is their mean": decoding
-            / max(1, count - len(answers)),
+            "it ends with FINISHED: the pace is that of the tokens": (end - times[0]) / max(1, count - 1),
             "one answer is looked at, the first": (answers[0][-1] - answers[0][0]) / max(1, len(answers[0]) - 1),
         },
         "E2E": {
             "the clock starts when the request is scheduled: the user waits from its arrival": times[-1] - start,
+            "it ends with FINISHED: nobody waits for more than the last token": end - arrived[0],
             "it ends with the first token": times[0] - arrived[0],
         },
     }[name]

@@ -116,6 +116,8 @@ def _adamw(w, gradients, rates, decay, beta1, beta2, epsilon, how):  # float, [f
             root = math.sqrt(v / scale2) + epsilon
         step = -rate * m / scale1 / root
         shrink = {"L2": 0, "no decay": 0, "decay without rate": decay, "decay grows": -rate * decay}.get(how, rate * decay)
+        if how == "moments corrected for good":
+            m, v = m / scale1, v / scale2
         w = w - (w + step if how == "decay last" else w) * shrink + (-step if how == "uphill" else step)
     return w, m, v
 
@@ -131,6 +133,7 @@ WAYS = {
     "no root is taken of v": "no root",
     "v averages |g|: it is the mean of g²": "no square",
     "v averages m²: it is the mean of g²": "m squared",
+    "m and v were divided by 1 - βᵗ in place: what is kept is m and v, only the step takes m̂ and v̂": "moments corrected for good",
     "m sums gradients: it is their running mean, (1 - β₁) g of each": "m sums",
     "β₁ and β₂ are swapped": "betas swapped",
     "decay is added to the gradient (L2), and divided by √v with it": "L2",
@@ -202,7 +205,8 @@ def level_mistakes():  # -> {words: (16,)}
         low, high = np.linspace(edge, 0.5, below), np.linspace(0.5, 1 - edge, 17 - below)
         return quantiles(*low, *high[1:], divide=divide)
 
-    shares = (np.arange(16) + 0.5) / 16
+    shares, normal = (np.arange(16) + 0.5) / 16, NormalDist()
+    between = normal.cdf((normal.inv_cdf(1 / 32) + normal.inv_cdf(1 / 30)) / 2)
     low, high = np.linspace(edge, 0.5, 8), np.linspace(0.5, 1 - edge, 9)
     return {
         "there are eight levels below 0 and seven above: it is the other way round": two_sides(edge, 9),
@@ -211,6 +215,7 @@ def level_mistakes():  # -> {words: (16,)}
         "levels lie in the middle of sixteen equal shares, and none is 0: space each side of 1/2 by itself": quantiles(*shares),
         "one row of sixteen probabilities was used, and none is 1/2: each side is spaced by itself": quantiles(
             *np.linspace(edge, 1 - edge, 16)),
+        "the mean is taken of the quantiles of 1/32 and 1/30: it is that of the probabilities": two_sides(between),
         "the edge is 1/32: it is the mean of 1/32 and 1/30": two_sides(1 / 32),
         "the edge is 1/30: it is the mean of 1/32 and 1/30": two_sides(1 / 30),
         "probabilities were used as levels: take their quantiles": (np.array([*low, *high[1:]]) - 0.5) / (high[-1] - 0.5),

@@ -1,6 +1,7 @@
 """Exercises of lesson 01: the layers, one head of attention, top-p, the cost of a token, TPOT."""
 
 import math
+from dataclasses import replace
 
 import mistakes
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from minillm import events
 from minillm.attention.naive import attention_head
-from minillm.course.checks import check_close, draws, exercise, seeds
+from minillm.course.checks import answers, check_close, draws, exercise, seeds
 from minillm.events import ARRIVED, TOKEN, Event, EventLog
 from minillm.layers import rms_norm, rope, rope_angles, rope_frequencies
 from minillm.model.presets import PRESETS, preset
@@ -26,7 +27,8 @@ def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     x, weight = draws(seed, (rows, d), (d,))
     x = (x * scale).astype(np.float32)
     expected, found = oracles.rms_norm(x, weight, 1e-5), rms_norm(x.copy(), weight, 1e-5)
-    check_close(found, expected, what=f"rms_norm of {(rows, d)}", mistakes=lambda: mistakes.rms_norm(x, weight, 1e-5))
+    ways = lambda: mistakes.rms_norm(x, weight, 1e-5)  # noqa: E731
+    check_close(found, expected, what=f"rms_norm of {(rows, d)}", mistakes=ways, dtype=np.float32)
 
 
 @exercise("01.1", points=0, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
@@ -49,7 +51,13 @@ def test_the_input_of_rms_norm_stays_as_it_was():
 def test_rms_norm_works_on_each_head_of_a_stack():
     x, weight = draws(4, (3, 2, 8), (8,))
     expected = oracles.rms_norm(x.reshape(6, 8), weight, 1e-6).reshape(3, 2, 8)
-    check_close(rms_norm(x, weight, 1e-6), expected, what="rms_norm(heads)")
+
+    def over(axis, words):
+        return {words: x / np.sqrt((x.astype(np.float64) ** 2).mean(axis, keepdims=True) + 1e-6) * weight}
+
+    ways = over(1, "the mean goes over axis 1, the heads: it belongs to the last axis (axis=-1)")
+    ways |= over((1, 2), "one mean is taken for all heads of a token: each head has its own (axis=-1)")
+    check_close(rms_norm(x, weight, 1e-6), expected, what="rms_norm of (3, 2, 8)", mistakes=lambda: ways)
 
 
 # --- 01.2 -----------------------------------------------------------------------------------------------------------
@@ -70,7 +78,7 @@ def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, 
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
     expected, out = oracles.rope(x, positions, 10000.0, interleaved=True), turned(x.copy(), positions, 10000.0, True)
     ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=True)  # noqa: E731
-    check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs,", mistakes=ways)
+    check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs,", mistakes=ways, dtype=np.float32)
 
 
 @exercise("01.2", points=1, hint="By halves: x[..., :half] and x[..., half:] hold the two components of the pairs.")
@@ -79,7 +87,10 @@ def test_pairs_by_halves_are_turned_by_position_times_frequency(seed, tokens, he
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
     expected, out = oracles.rope(x, positions, 10000.0, interleaved=False), turned(x.copy(), positions, 10000.0, False)
     ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=False)  # noqa: E731
-    check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves,", mistakes=ways)
+    check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves,", mistakes=ways, dtype=np.float32)
+    with answers("rope of no tokens", "It is an array of shape (0, heads, d)."):
+        out = turned(x[:0], positions[:0], 10000.0, False)
+    check_close(out, np.zeros((0, heads, d)), what="rope of no tokens", dtype=np.float32)
 
 
 @exercise("01.2", points=0, hint="Compute both new components from the old ones before you store either.")
@@ -100,7 +111,7 @@ def oracle_head(q, k, v):
 
 @exercise(
     "01.3",
-    points=2,
+    points=1,
     hint=(
         "Scores are q times k transposed, over √d.",
         "causal_mask says which scores stay; the others become -inf before the softmax.",
@@ -110,7 +121,7 @@ def oracle_head(q, k, v):
 def test_one_head_attends_to_the_past_alone(seed, n, d):
     q, k, v = draws(seed, (n, d), (n, d), (n, d))
     expected, what = oracle_head(q, k, v), f"attention_head of {n} tokens, d = {d},"
-    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
+    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v), dtype=np.float32)
 
 
 @exercise("01.3", points=1, hint="With more keys than queries, the queries are the last tokens: query 0 sees n_k - n_q + 1 keys.")
@@ -119,6 +130,17 @@ def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
     q, k, v = draws(seed, (n_q, d), (n_q + cached, d), (n_q + cached, d))
     expected, what = oracle_head(q, k, v), f"attention_head of {n_q} queries on {n_q + cached} keys, d = {d},"
     check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
+
+
+@exercise("01.3", points=1, hint="-inf for what is hidden, and layers.softmax: a row with nothing to see has weights of 0.")
+@given(seed=seeds, n_k=st.integers(1, 3), before=st.integers(1, 2), d=st.sampled_from([1, 8]))
+def test_a_query_before_all_keys_gets_zeros(seed, n_k, before, d):
+    q, k, v = draws(seed, (n_k + before, d), (n_k, d), (n_k, d))
+    everything, expected = np.tile(v.astype(np.float64).mean(0), (len(q), 1)), oracle_head(q, k, v)
+    seen = np.where(np.arange(len(q))[:, None] < before, everything, expected)
+    ways = {"hidden keys get a large negative number, not -inf: where all are hidden, all have a weight again": seen}
+    what = f"attention_head of {len(q)} queries on {n_k} keys (the first {before} of them before all keys)"
+    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: ways)
 
 
 @exercise("01.3", points=1, hint="Use minillm.layers.softmax: it subtracts the maximum.")
@@ -183,6 +205,8 @@ def test_top_p_agrees_with_counting_on_random_logits(seed, n, p):
 
 # --- 01.5 -----------------------------------------------------------------------------------------------------------
 
+NARROW = replace(preset("llama-3-8b"), name="32 heads of 64 in 4096", d_head=64)
+
 
 @exercise(
     "01.5",
@@ -200,10 +224,12 @@ def test_top_p_agrees_with_counting_on_random_logits(seed, n, p):
         ("smollm2-135m", 8192, 2 * 134_479_872 + 4 * 30 * 9 * 64 * 8192),
         ("llama-2-7b", 4096, 2 * 6_607_077_376 + 4 * 32 * 32 * 128 * 4096),
         ("llama-3-8b", 1000, 2 * 7_504_658_432 + 4 * 32 * 32 * 128 * 1000),
+        (NARROW, 1000, 2 * 6_833_569_792 + 4 * 32 * 32 * 64 * 1000),
     ],
+    ids=["135m-1", "135m-8192", "7b-4096", "8b-1000", "narrow-heads"],
 )
 def test_a_decode_step_costs_two_flops_a_parameter_and_attention_over_the_context(name, context, flops):
-    config = preset(name)
+    config = replace(preset(name), name=name) if isinstance(name, str) else name
     attention, group = 4 * config.n_layers * config.n_heads * config.d_head * context, config.n_heads // config.n_kv_heads
     ways = {
         "a multiply and an add count as one FLOP, not two": flops / 2,
@@ -212,9 +238,14 @@ def test_a_decode_step_costs_two_flops_a_parameter_and_attention_over_the_contex
         "attention is counted for the KV heads alone: every query head works": flops - attention + attention / group,
         "attention is counted for one layer": flops - attention + attention / config.n_layers,
         "attention is counted for one head": flops - attention + attention / config.n_heads,
+        "d_model stands for all heads together: that is n_heads × d_head, which need not be the same": (
+            flops - attention + 4 * config.n_layers * config.d_model * context
+        ),
+        "the context is taken to leave out the token itself: `context` counts it already": flops + attention / context,
+        "the token itself is taken off the context: `context` counts it": flops - attention / context,
         "all parameters are counted, also norms and an embedding that is only looked up": 2 * config.parameters() + attention,
     }
-    found, what = float(config.decode_flops(context)), f"decode_flops({context}) of {name}"
+    found, what = float(config.decode_flops(context)), f"decode_flops({context}) of {config.name}"
     check_close(found, float(flops), rtol=1e-12, what=what, mistakes=lambda: ways)
 
 
@@ -231,10 +262,11 @@ def test_a_context_twice_as_long_costs_attention_twice():
 GUIDELLM = "".join(("guide", "llm"))  # as a command line gives it: equal to the name in the code, and not the same object
 
 
-def log_of(arrived, *tokens):
-    """The events of request 0, between those of another."""
+def log_of(arrived, *tokens, together=1):
+    """The events of request 0, between those of another. together: tokens of its last event."""
     other = [Event(1, ARRIVED, arrived - 2.0, 7), Event(1, TOKEN, arrived - 1.0), Event(1, TOKEN, arrived + 77.0)]
-    return EventLog(events=[*other[:2], Event(0, ARRIVED, arrived, 5), *(Event(0, TOKEN, t) for t in tokens), other[2]])
+    own = [Event(0, TOKEN, t, together if i == len(tokens) else 1) for i, t in enumerate(tokens, 1)]
+    return EventLog(events=[*other[:2], Event(0, ARRIVED, arrived, 5), *own, other[2]])
 
 
 @exercise("01.6", points=1, hint="n tokens have n - 1 gaps between them; the first token's wait is TTFT and not part of it.")
@@ -268,15 +300,21 @@ def test_the_other_convention_spreads_e2e_over_all_tokens(arrived, times):
     check_close(events.tpot(log, 0, GUIDELLM), expected, rtol=1e-9, what=what, mistakes=lambda: ways)
 
 
-@exercise("01.6", points=1, hint="One token has no gap: None, not zero and not a division by zero.")
-def test_tpot_of_a_single_token_is_undefined():
+@exercise("01.6", points=1, hint="One token has no gap: None, not zero. An event of 3 tokens counts as 3: log.times does that.")
+def test_tpot_counts_tokens_and_one_alone_has_none():
     one, none = log_of(1.0, 3.5), log_of(1.0)
     found = events.tpot(one, 0)
     assert found is None, f"TPOT of one token must be None, found {found}: there is no gap to speak of"
     check_close(events.tpot(one, 0, GUIDELLM), 2.5, what='tpot(log, 0, "guidellm") of one token that came after 2.5 s')
     for convention in ("vllm", GUIDELLM):
-        found = events.tpot(none, 0, convention)
-        assert found is None, f"TPOT of no token must be None in either convention, found {found}"
+        with answers(f'tpot(log, 0, "{convention}") of a request without a token', "Where is nothing to divide by, it is None."):
+            found = events.tpot(none, 0, convention), events.tpot(none, 0, convention, 0)
+        assert found == (None, None), f"TPOT of no token must be None in either convention, found {found}"
+    three = log_of(1.0, 3.0, 4.5, together=3)  # as a client's chunks and speculative decoding give them
+    for convention, expected, of_events in (("vllm", 0.5, 1.5), (GUIDELLM, 0.875, 1.75)):
+        ways = {"events are counted, not tokens: an event of three tokens counts as three": of_events}
+        what = f'tpot(log, 0, "{convention}") of a token after 2 s and three at once after 3.5 s'
+        check_close(events.tpot(three, 0, convention), expected, what=what, mistakes=lambda ways=ways: ways)
 
 
 # --- the rest of the formulas, for which there is no exercise ---------------------------------------------------------
@@ -298,6 +336,17 @@ def test_tpot_of_a_single_token_is_undefined():
         ("llama-3.1-405b", 405_853_388_800),
         ("qwen2-7b", 7_615_616_512),
         ("qwen3-8b", 8_190_735_360),
+        # said on the model's own page, or by its safetensors index
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.2-3b", 3_212_749_824),
+        ("mistral-7b-v0.3", 7_248_023_552),
+        ("mistral-nemo-12b", 12_247_782_400),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen2.5-72b", 72_706_203_648),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-32b", 32_762_123_264),
     ],
 )
 def test_parameters_of_published_models(name, parameters):

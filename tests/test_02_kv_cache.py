@@ -1,5 +1,7 @@
 """Exercises of lesson 02: a cache against a plain list, grouped heads, bytes per token."""
 
+from dataclasses import replace
+
 import mistakes
 import numpy as np
 import oracles
@@ -9,19 +11,19 @@ from hypothesis import strategies as st
 
 from minillm.attention.naive import attention
 from minillm.cache.contiguous import ContiguousCache
-from minillm.course.checks import check_close, draws, exercise, seeds
+from minillm.course.checks import answers, check_close, draws, exercise, seeds
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.presets import preset
 
 LAYERS, KV_HEADS, D = 3, 2, 4
 
 
-def new_cache(max_length=500):
-    return ContiguousCache(LAYERS, KV_HEADS, D, max_length)
+def new_cache(max_length=500, dtype=np.float32):
+    return ContiguousCache(LAYERS, KV_HEADS, D, max_length, dtype)
 
 
 def fill(cache, seed, count):
-    """Append `count` random tokens to every layer; return what went in, per layer (copies are handed out: these stay as they are)."""
+    """Append `count` random tokens to every layer; return what went in, per layer. Copies are handed out."""
     k, v = draws(seed, (LAYERS, count, KV_HEADS, D), (LAYERS, count, KV_HEADS, D))
     for layer in range(LAYERS):
         cache.append(layer, k[layer].copy(), v[layer].copy())
@@ -58,7 +60,7 @@ def test_layers_count_for_themselves():
 
 @exercise(
     "02.1",
-    points=2,
+    points=1,
     hint=(
         "The new rows go to lengths[layer] … lengths[layer] + n; then that layer's length grows.",
         "Call reserve first: it may replace the arrays.",
@@ -76,13 +78,25 @@ def test_what_is_appended_in_pieces_is_read_as_a_whole(seed, pieces):
     check_holds(cache, k, v, what=f"a cache fed {pieces} tokens", mistakes=lambda: ways)
 
 
-@exercise("02.1", points=0, hint="Past the capacity, reserve makes new and larger arrays and copies what was there.")
+@exercise("02.1", points=1, hint="Past the capacity, reserve makes new arrays, twice as large, and copies what was there.")
 @pytest.mark.parametrize("pieces", [(70,), (64, 1), (63, 2, 130), (200, 1, 1)])
 def test_growing_past_the_capacity_keeps_what_was_there(pieces):
     cache = new_cache()
     parts = [fill(cache, i, n) for i, n in enumerate(pieces)]
     k, v = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
     check_holds(cache, k, v, what=f"a cache fed {pieces} tokens")
+    sizes, one = {room_after(cache)}, np.zeros((1, KV_HEADS, D), np.float32)
+    for _ in range(500 - sum(pieces)):
+        cache.append(0, one, one)
+        sizes.add(room_after(cache))
+    assert len(sizes) < 10, (
+        f"the arrays changed size {len(sizes)} times while {500 - sum(pieces)} tokens came one by one: "
+        "each time all that was there is copied. Let reserve double them"
+    )
+
+
+def room_after(cache):
+    return cache.k.shape[1]
 
 
 @exercise("02.1", points=1, hint="Ask reserve before anything is written.")
@@ -109,12 +123,14 @@ def test_read_gives_what_is_there_and_not_what_is_reserved(seed, n):
 
 
 @exercise("02.2", points=1, hint="A slice of a NumPy array is a view; .copy() or a list of indices is not.")
-def test_reading_does_not_copy():
-    cache = new_cache()
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_reading_does_not_copy(dtype):
+    cache = new_cache(dtype=dtype)
     fill(cache, 1, 3)
     for side, stored in zip(cache.read(1), (cache.k, cache.v), strict=True):
         view = np.shares_memory(side, stored)
-        assert view, "read must return a view: copying the cache is the traffic that decode waits for"
+        kept = f"read must return a view of a cache of {np.dtype(dtype)}, in its own type"
+        assert view, f"{kept}: copying the cache is the traffic that decode waits for"
 
 
 @exercise("02.2", points=1, hint="Within a step a layer reads the token it has just appended, before later layers hold it.")
@@ -135,11 +151,17 @@ def test_an_empty_cache_reads_as_no_tokens():
 # --- 02.3 -----------------------------------------------------------------------------------------------------------
 
 
+def check_one_length_a_layer(cache, after):
+    found = cache.lengths
+    assert len(found) == LAYERS, f"after {after} lengths must hold one number for each of {LAYERS} layers, found {found}"
+
+
 @exercise("02.3", points=0, hint="truncate(3) keeps 3: the argument is what stays.")
 def test_truncate_to_3_keeps_the_first_3():
     cache = new_cache()
     k, v = fill(cache, 5, 8)
     cache.truncate(3)
+    check_one_length_a_layer(cache, "truncate(3)")
     cause = {5: ": were 3 tokens dropped?", 4: ": one too many", 8: ": nothing was forgotten"}.get(cache.length, "")
     assert cache.length == 3, f"truncate(3) of a cache of 8 must leave 3 tokens, found {cache.length}{cause}"
     check_holds(cache, k[:, :3], v[:, :3], what="a cache of 8 truncated to 3")
@@ -150,10 +172,13 @@ def test_truncate_to_3_keeps_the_first_3():
 def test_truncate_forgets_the_end_in_every_layer(seed, n, data):
     cache = new_cache()
     k, v = fill(cache, seed, n)
-    kept = data.draw(st.integers(0, n))
+    kept, room = data.draw(st.integers(0, n)), room_after(cache)
     cache.truncate(kept)
+    check_one_length_a_layer(cache, f"truncate({kept})")
     assert cache.length == kept, f"length after truncate({kept}) of a cache of {n} must be {kept}, found {cache.length}"
     check_holds(cache, k[:, :kept], v[:, :kept], what=f"a cache truncated from {n} to {kept}")
+    found = room_after(cache)
+    assert found == room, f"truncate frees no memory: room for {room} tokens before, {found} after. A draft is rejected often"
     more_k, more_v = fill(cache, seed + 1, 2)
     check_holds(cache, np.concatenate([k[:, :kept], more_k], 1), np.concatenate([v[:, :kept], more_v], 1), what="and refilled")
 
@@ -181,7 +206,7 @@ def test_truncating_to_what_is_not_there_is_refused(length):
 
 @exercise(
     "02.4",
-    points=2,
+    points=1,
     hint=("Both must be able to append without the other seeing it.", "Lists too: lengths belongs to one cache."),
 )
 @given(seed=seeds, n=st.integers(1, 9))
@@ -207,8 +232,16 @@ def test_after_a_fork_neither_sees_the_other(seed, n):
     check_holds(other, np.concatenate([k, b_k], 1), np.concatenate([v, b_v], 1), what="the fork after both went on")
 
 
-@exercise("02.4", points=0, hint="A fork is as limited as its original.")
-def test_a_fork_of_an_empty_cache_is_an_empty_cache_of_the_same_kind():
+@exercise("02.4", points=1, hint="All that the original was made with: max_length and dtype too; and what single layers hold.")
+def test_a_fork_is_a_cache_of_the_same_kind():
+    half = new_cache(dtype=np.float16)
+    half.append(0, *draws(3, (2, KV_HEADS, D), (2, KV_HEADS, D)))  # within a step: layer 0 is ahead
+    other = half.fork()
+    assert other.lengths == [2, 0, 0], f"layer 0 of the original is ahead: lengths must be [2, 0, 0], found {other.lengths}"
+    check_close(other.read(0)[0], half.read(0)[0], rtol=0, atol=0, what="K of the layer that is ahead, in the fork")
+    other.reserve(room_after(half) + 1)
+    found = other.read(0)[0].dtype
+    assert found == np.float16, f"a fork of a float16 cache has grown and is {found}: give the new cache its dtype"
     other = new_cache(max_length=7).fork()
     assert (other.length, other.max_length) == (0, 7), f"expected an empty cache for 7 tokens, found {other}"
     k, v = fill(other, 1, 2)
@@ -231,7 +264,12 @@ def test_each_group_of_query_heads_reads_its_own_kv_head(seed, kv_heads, group, 
     q, k, v = draws(seed, (n_q, kv_heads * group, D), (n_q + cached, kv_heads, D), (n_q + cached, kv_heads, D))
     expected = oracles.attention(q, k, v)
     what = f"attention of {n_q} tokens with {kv_heads * group} query heads over {kv_heads} KV heads"
-    check_close(attention(q, k, v), expected, what=what, mistakes=lambda: mistakes.attention(q, k, v))
+    given = q.copy(), k.copy(), v.copy()
+    with answers(what, "Query head h reads KV head h // group; a group has heads // kv_heads of them."):
+        found = attention(*given)
+    for name, mine, before in zip("qkv", given, (q, k, v), strict=True):
+        check_close(mine, before, rtol=0, atol=0, what=f"the caller's {name}, which attention has changed,")
+    check_close(found, expected, what=what, mistakes=lambda: mistakes.attention(q, k, v), dtype=np.float32)
 
 
 @exercise("02.5", points=0, hint="All query heads share the one KV head.")
@@ -257,6 +295,8 @@ def test_shapes_that_disagree_are_refused_with_both(shapes, says):
 
 # --- 02.6 -----------------------------------------------------------------------------------------------------------
 
+NARROW = replace(preset("llama-3-8b"), name="32 heads of 64 in 4096", d_head=64)
+
 
 @exercise("02.6", points=1, hint="K and V, in every layer, for every KV head (not query head), d_head values each.")
 @pytest.mark.parametrize(
@@ -269,13 +309,18 @@ def test_shapes_that_disagree_are_refused_with_both(shapes, says):
         ("smollm2-135m", 4, 46_080),
         ("qwen2-7b", 2, 56 * 1024),
         ("llama-3-8b", 0.5, 32 * 1024),
+        (NARROW, 2, 64 * 1024),
     ],
 )
 def test_bytes_per_token_of_published_models(name, width, expected):
-    config, what = preset(name), f"kv_bytes_per_token({width}) of {name}"
+    config = replace(preset(name), name=name) if isinstance(name, str) else name
+    what = f"kv_bytes_per_token({width}) of {config.name}"
     ways = {
         "the width of a value is not looked at (2 bytes)": expected / width * 2,
         "query heads are counted: the cache holds KV heads": expected * config.n_heads / config.n_kv_heads,
+        "d_head is taken for d_model / n_heads: it is a number of its own": (
+            expected / config.d_head * (config.d_model // config.n_heads)
+        ),
         "one layer is counted": expected / config.n_layers,
         "K is counted and V is not": expected / 2,
         "values are counted, not bytes": expected / width,

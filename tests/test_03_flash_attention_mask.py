@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minillm.attention.mask import Mask, tiles
 from minillm.attention.naive import causal_mask
-from minillm.course.checks import check_close, draws, exercise, seeds
+from minillm.course.checks import answers, check_close, draws, exercise, seeds
 from minillm.errors import MiniLLMError
 
 SIZES, WINDOWS = st.integers(1, 9), st.sampled_from([None, 1, 2, 3, 20])
@@ -74,6 +74,15 @@ def test_the_offset_says_where_the_queries_stand_also_before_all_keys(n_q, n_k, 
 def test_without_causal_all_is_seen(n_q, n_k):
     check_visible(n_q, n_k, slice(0, n_q), slice(0, n_k), causal=False)
     check_visible(n_q, n_k, slice(n_q - 1, n_q), slice(n_k - 1, n_k), causal=False)
+
+
+@exercise("03.3", points=1, hint="Only the tile's own positions: rows.start … rows.stop against columns.start … columns.stop.")
+def test_a_tile_of_a_long_sequence_costs_a_tile():
+    rows, columns, n = slice(1, 3), slice(0, 3), 2 * 10**7
+    what = f"visible of 2 rows and 3 columns in a mask of {n:,} × {n:,}"
+    with answers(what, "Never make the whole mask: it is what FlashAttention does not have room for."):
+        found = Mask(n, n).visible(rows, columns)
+    check_close(found, oracles.visible(3, 3, True, None, 0)[1:], what=what)
 
 
 # --- what else a mask answers: no exercise ------------------------------------------------------------------------------

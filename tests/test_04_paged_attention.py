@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minillm.attention.paged import paged_attention
 from minillm.cache.paged import PageStore
-from minillm.course.checks import check_close, draws, exercise, seeds
+from minillm.course.checks import check_close, check_memory, draws, exercise, seeds
 from minillm.errors import MiniLLMError
 
 LAYERS, KV_HEADS, D = 2, 2, 4
@@ -38,6 +38,9 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan):
         out = paged_attention(q, k_pages, v_pages, table, len(k))
     except MiniLLMError as error:
         pytest.fail(f"{what} gave NaN: only slots without a token hold NaN here, so such a slot was read ({error})")
+    except (ValueError, IndexError, TypeError) as error:
+        pytest.fail(f"{what} stopped with {type(error).__name__}: {error}. Of a tile's block columns.stop - columns.start slots "
+                    "are filled; keys and values of a tile are (kv_heads, 1, filled, d)")  # fmt: skip
 
     def wrong():
         return mistakes.paged(q, k, v, k_pages, v_pages, table)
@@ -105,6 +108,15 @@ def test_any_chunk_of_queries_over_any_pages_gives_attention(seed, size, kv_head
     q, k, v = draws(seed, (n_q, kv_heads * group, D), (n_k, kv_heads, D), (n_k, kv_heads, D))
     heads = f"{kv_heads * group} query heads and {kv_heads} KV heads"
     check_paged(q, k, v, size, seed, what=f"attention of {n_q} tokens over {n_k} keys in blocks of {size}, {heads},")
+
+
+@exercise("04.3", points=1, hint="k_pages[table[i], :filled] is a view of one page; k_pages[table] copies them all.")
+def test_each_page_is_read_where_it_lies():
+    """64 pages of 256: a tile is half a megabyte of keys, all pages are 33."""
+    q, k_pages, v_pages = draws(7, (1, 4, 128), (64, 256, 4, 128), (64, 256, 4, 128))
+    table = np.random.default_rng(7).permutation(64)
+    why = "Gathering all pages is the copy that paging exists to avoid: a tile is read where it lies."
+    check_memory(paged_attention, q, k_pages, v_pages, table, 64 * 256, most=k_pages.nbytes, why=why)
 
 
 @exercise("04.3", points=0, hint="Two tables may name one block: reading changes nothing in it.")
@@ -210,6 +222,15 @@ def test_each_layer_writes_to_its_own_pages():
         ways = {f"{'VK'[side == 'V']} is written into the pages of {side}": other}
         what = f"{side} of layer 1, block {block},"
         check_close(pages[1, block, :3], right, rtol=0, atol=0, what=what, mistakes=lambda ways=ways: ways)
+
+
+@exercise("04.5", points=1, hint="The layer holds up to `end` now; the table may have room for more (make_room).")
+def test_room_that_was_made_is_not_yet_filled():
+    cache, k = new_store().new_cache(), draws(1, (3, KV_HEADS, D))
+    cache.make_room(8)
+    cache.append(0, k, k)
+    found = cache.lengths
+    assert found == [3, 0], f"room for 8 tokens was made, layer 0 took 3: lengths must be [3, 0], found {found}"
 
 
 @exercise(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable, swap
-from minillm.course.checks import check_close, exercise
+from minillm.course.checks import answers, check_close, exercise
 from minillm.errors import BlockError, OutOfBlocks, RequestError
 
 sizes = st.sampled_from([1, 2, 4, 8])
@@ -33,7 +33,9 @@ def test_a_block_is_free_when_its_last_owner_lets_go(owners):
         assert pool.refs[block] == left, f"{what}: the reference count must be {left}, found {pool.refs[block]}"
         free = pool.num_free
         assert free == (2 if left else 3), f"{what}: {2 if left else 3} of 3 blocks must be free, found {free}"
-    again = [pool.allocate() for _ in range(3)]
+    top = pool.allocate()
+    assert top == block, f"blank blocks are a stack: block {block} was freed last, so it is handed out next, found {top}"
+    again = [top, pool.allocate(), pool.allocate()]
     assert sorted(again) == [0, 1, 2], f"all 3 blocks were free: three allocations must give each once, found {again}"
 
 
@@ -68,8 +70,13 @@ def test_what_the_cache_keeps_is_idle_and_can_come_back():
     blocks = [pool.allocate() for _ in range(3)]
     for block in (0, 1):
         pool.keep(blocks[block])
+    pool.share(blocks[1])
+    pool.free(blocks[1])
+    assert not pool.cache.told, f"block 1 has an owner left: the cache must not hear on_idle yet, it heard of {pool.cache.told}"
     for block in (1, 2, 0):
-        pool.free(blocks[block])
+        with answers(f"free({block})", "A block in self.kept goes to self.idle, an ordered dictionary, and stays kept."):
+            pool.free(blocks[block])
+    assert not pool.cache.early, "the cache is told when the block is idle: put it into self.idle first, then call on_idle"
     idle, blank = list(pool.idle), pool.blank
     assert idle == [1, 0], f"blocks 1, 2, 0 were freed in this order, 0 and 1 are kept: idle must be [1, 0], found {idle}"
     assert sorted(blank) == [2, 3], f"what is kept is not blank: blank must be 2 and 3, found {sorted(blank)}"

@@ -157,8 +157,8 @@ def test_the_command_prints_both_ways(tmp_path, capsys):
     path = tmp_path / "trace.csv"
     path.write_text(HEADER + "2023-11-16,100,20\n")
     assert main(["bench", "paging", "--trace", str(path), "--json"]) == 0
-    out = capsys.readouterr().out
-    assert json.loads(out.splitlines()[-1])["paging"] == waste([Request(100, 20)]) and "paged 16" in out
+    out, err = capsys.readouterr()
+    assert json.loads(out)["paging"] == waste([Request(100, 20)]) and "paged 16" in err
     assert main(["bench", "paging", "--trace", str(tmp_path / "none.csv")]) == 2
     assert "drawn from the profile azure_conv" in run("paging")["source"]
     with pytest.raises(MiniLLMError, match="azure, mooncake or sharegpt, found 'vidur'"):

@@ -67,6 +67,14 @@ def test_a_path_names_each_node_and_how_much_of_it_agrees():
     for asked, right in cases:
         found = [pages for _, pages in cache.path(asked)]
         assert found == right, f"nodes of 2, 2 and 1 pages hold 0 … 9: of {asked} they hold {right} pages, found {found}"
+    cache = new_cache(size=1)
+    for tokens in ([1, 2], [1, 2, 3]):
+        cached(cache, tokens)
+    found = [pages for _, pages in cache.path([1, 3])]
+    assert found == [1], (
+        f"a node holds [1, 2] and below it one holds [3]: of [1, 3] one token is known, found pages {found}. "
+        "The 3 below follows a 2: go on only from a node that agrees whole"
+    )
 
 
 @exercise("05.2", points=1, hint="The salt is part of every key.")

@@ -1,14 +1,18 @@
 """Prompt caching for one user: breakpoints, time to live, bounds, and the bill."""
 
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from test_01_inference_tokenizer import tokenizer as recorded
 
 from minillm import LLM, MiniLLMError, SamplingParams
 from minillm.errors import RequestError
 from minillm.model.random_model import TINY, random_model
+from minillm.model.tokenizer import Tokenizer
 from minillm.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
 from minillm.session import Part, Session, Usage
 
@@ -112,12 +116,111 @@ def test_salts_keep_tenants_apart(session):
     assert ask(session, *kept(MANUAL), [1], salt="one") == (1, 0, 20)
 
 
-def test_text_is_tokenized_part_by_part(llm, session):
+def test_parts_of_text_cost_what_they_say(llm, session):
     first = session.generate([Part("Answer as a pirate. ", cache=True), "Where is it?"], PARAMS)
     second = session.generate([Part("Answer as a pirate. ", cache=True), "Who are you?"], PARAMS)
     assert (first.usage.cache_write_tokens, second.usage.cache_read_tokens) == (20, 20)  # a token is a byte here
     assert second.text == llm.generate("Answer as a pirate. Who are you?", PARAMS).text
     assert session.generate("a", PARAMS).usage == Usage(1, 0, 0, ANSWER) == session.generate([7], PARAMS).usage
+
+
+# --- text: the tokens of the whole -----------------------------------------------------------------------------------------
+
+PHRASES = st.sampled_from(
+    ["the", " the", "n", "ew", " ", "  ", "\n", "\n\n", "a b", "'", "s", "1", "234", "é", "😀", "\u2581", "<tool>", "</s>"]
+)
+TEXTS = st.lists(PHRASES | st.text(max_size=3), max_size=4).map("".join)
+KINDS = ["gpt-2", "llama-bpe", "qwen2", "sentencepiece", "crossing", "no bytes"]
+
+
+@cache
+def tokenizer(kind):
+    """The recorded vocabularies, and two of SentencePiece's: tokens that reach over spaces; no token for most characters."""
+    if kind not in ("crossing", "no bytes"):
+        return recorded(kind)
+    words = "_ t h e th the _the _a a b _b _a_b the_the n ew new _the_".replace("_", "\u2581").split()
+    known = [f"<0x{byte:02X}>" for byte in range(256)] if kind == "crossing" else []
+    tokens = ["<unk>", "<s>", "</s>", *known, *(words if kind == "crossing" else words[:10])]
+    types = [2, 3, 3, *[6] * len(known)] + [1] * (len(tokens) - 3 - len(known))
+    ends = {"bos_id": 1, "eos_id": 2, "unknown_id": 0, "add_bos": True}
+    return Tokenizer(tokens, scores=[-float(i) for i in range(len(tokens))], token_types=types, **ends)
+
+
+def tokenized(kind, parts):
+    """Session.tokenize without a model."""
+    pool = SimpleNamespace(block_size=16)
+    stub = SimpleNamespace(
+        llm=SimpleNamespace(tokenizer=tokenizer(kind)), min_tokens=1, max_blocks=64, store=SimpleNamespace(pool=pool)
+    )
+    return Session.tokenize(stub, parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
+@example(texts=["a b", "c a"])
+@example(texts=["the n", "ew"])
+@example(texts=["", " ", "", "a"])
+def test_parts_have_the_tokens_of_the_whole_text_and_breakpoints_are_prefixes(kind, texts):
+    t = tokenizer(kind)
+    whole = t.encode("".join(texts))
+    ids, breakpoints = tokenized(kind, kept(*texts))
+    assert ids == whole
+    alone = [t.encode("".join(texts[: n + 1])) for n in range(len(texts))]
+    expected = [shared_beginning(tokens, whole) for tokens in alone]
+    assert breakpoints == [n for n in expected if n >= 1]
+
+
+def shared_beginning(a, b):
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    return n
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(before=TEXTS, first=TEXTS, second=TEXTS)
+@example(before="the n", first="the", second="ew")
+@example(before="x the new", first="er", second=" y")
+def test_whatever_follows_two_prompts_with_the_same_beginning_share_it(kind, before, first, second):
+    (a_ids, a), (b_ids, b) = (tokenized(kind, [*kept(before), after]) for after in (first, second))
+    n = min([*a, *b]) if a and b else 0
+    assert a_ids[:n] == b_ids[:n]
+    stub = SimpleNamespace(entries={None: SimpleNamespace(salt=None, tokens=a_ids[: max(a, default=0)])})
+    _, read = Session.longest(stub, b_ids, b, None)
+    assert read == n
+
+
+@pytest.mark.parametrize("kind", ["gpt-2", "sentencepiece"])
+def test_ids_between_texts_are_taken_as_they_are(kind):
+    t = tokenizer(kind)
+    ids, breakpoints = tokenized(kind, ["a b", Part([7, 8], cache=True), Part("c", cache=True), "d"])
+    assert ids == [*t.encode("a b"), 7, 8, *t.encode("cd", bos=False, after=[8])]
+    assert breakpoints[0] == len(t.encode("a b")) + 2 <= breakpoints[1]
+    assert t.decode(t.encode("c", bos=False, after=[8]), after=[8]) == "c"
+
+
+@pytest.mark.parametrize("kind", ["llama-bpe", "sentencepiece"])
+def test_a_prompt_in_parts_is_answered_as_the_whole_is_and_reads_what_was_kept(kind):
+    t = tokenizer(kind)
+    llm = LLM((random_model(replace(SMALL, vocab_size=t.vocab_size))[0], t))
+    session = Session(llm, min_tokens=1, capacity=64, block_size=8)
+    before, reads = "The keeper filled the lantern with oil, and the n", []
+    for after in ("ight fell.", "ew snow", "", " ", "orth"):
+        answer = session.generate([Part(before, cache=True), after], PARAMS)
+        plain = llm.generate(before + after, PARAMS)
+        assert answer.completion.prompt_token_ids == plain.prompt_token_ids
+        assert answer.completion.token_ids == plain.token_ids
+        reads.append(answer.usage.cache_read_tokens)
+    assert reads[0] == 0 and min(reads[1:]) >= len(t.encode(before)) - 3
+
+
+def test_an_entry_that_reaches_further_serves_an_earlier_breakpoint(session):
+    ask(session, *kept([*MANUAL, 1, 2, 3]), [1])
+    assert ask(session, *kept(MANUAL), [5]) == (1, 0, 20)
+    assert len(session.entries) == 2 and session.kept_blocks == 4  # two full blocks shared; the third parts within it
+    assert ask(session, *kept([*MANUAL, 1, 9]), [5]) == (1, 2, 20)
 
 
 def test_only_the_first_part_gets_the_begin_of_text_token(llm, session, monkeypatch):
@@ -202,9 +305,7 @@ def test_room_for_a_request_can_be_less_than_the_context(llm):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(0, 30), st.booleans(), st.integers(0, 250)), max_size=8
-    )
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(0, 30), st.booleans(), st.integers(0, 250)), max_size=8)
 )
 def test_whatever_is_asked_blocks_are_owned_by_entries_alone_and_within_the_bound(llm, calls):
     clock = Clock()

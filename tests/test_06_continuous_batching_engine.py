@@ -407,7 +407,7 @@ def test_bench_serving_prints_what_engine_and_invariance_cost(capsys, tmp_path):
     tiny_models.write_tiny("mixed", tmp_path / "mixed.gguf")
     sizes = ["--model", str(tmp_path / "mixed.gguf"), "--backend", "numpy", "--json"]
     assert main(["bench", "serving", *sizes]) == 0
-    *text, last = capsys.readouterr().out.splitlines()
-    result = json.loads(last)
+    out, text = capsys.readouterr()
+    result = json.loads(out)
     assert 0 < result["engine"]["overhead_s"] < result["engine"]["step_s"] and result["invariant"]["decode_slowdown"] > 0
-    assert f"{result['engine']['overhead']:.1%}" in "".join(text) and "batch-invariant" in "".join(text)
+    assert f"{result['engine']['overhead']:.1%}" in text and "batch-invariant" in text

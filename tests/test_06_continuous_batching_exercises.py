@@ -8,7 +8,7 @@ from collections import Counter
 import mistakes_serving
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scheduler_help import request, schedule, started
 
@@ -81,7 +81,17 @@ def test_who_enters_leaves_the_watermark_free_unless_it_would_be_alone(tokens, t
 @exercise("06.1", points=1, hint="One seat for each answer that has not ended: group.live.")
 @given(n=st.integers(1, 4), seats=st.integers(0, 5))
 def test_who_enters_has_a_seat_for_each_answer(n, seats):
-    check_entry(group(4, n), BlockPool(30, SIZE), None, n <= seats, f"{n} answers and {seats} free seats", seats)
+    story = f"{n} answers and {seats} free seats"
+    check_entry(group(4, n), BlockPool(30, SIZE), None, n <= seats, story, seats)
+    ended = group(4, n + 1)
+    del ended.live[0]  # an answer that has ended needs no seat
+    one_ended = f"{n + 1} answers, one of which has ended, and {seats} free seats"
+    check_entry(ended, BlockPool(30, SIZE), None, n <= seats, one_ended, seats)
+    pool = BlockPool(30, SIZE)
+    cache, owner = HashPrefixCache(pool), BlockTable(pool)
+    owner.append(8)
+    cache.commit([5] * 8, owner.blocks)
+    check_entry(group([5] * 8, n), pool, cache, n <= seats, f"{story}, and a block of the prompt cached", seats)
 
 
 @exercise("06.1", points=2, hint=(
@@ -139,11 +149,11 @@ def test_who_comes_back_needs_room_for_all_its_answers_and_begins_with_the_promp
 # --- 06.2: the decode loop, with preemption ---------------------------------------------------------------------------------
 
 
-def crowd(shapes, spare, host=0):  # [(tokens computed, answers)], free blocks -> Scheduler
+def crowd(shapes, spare, host=0, watermark=0):  # [(tokens computed, answers)], free blocks -> Scheduler
     """A scheduler in the middle of its work: requests of one or two answers that decode, the most senior first."""
     held = [-(-tokens // SIZE) for tokens, _ in shapes]
     config = SchedulerConfig(
-        sum(held) + spare, SIZE, host, 32, watermark=0, preemption="swap" if host else "recompute", max_tokens_per_step=64
+        sum(held) + spare, SIZE, host, 32, watermark=watermark, preemption="swap" if host else "recompute", max_tokens_per_step=64
     )
     scheduler = Scheduler(config)
     for id, (tokens, answers) in enumerate(shapes):
@@ -191,6 +201,7 @@ shapes_of = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1
     "Python's while … else: the else runs if the loop was not left by break. Who has left gets no tokens in this step.",
 ))  # fmt: skip
 @given(shapes=shapes_of, spare=st.integers(0, 3))
+@example(shapes=[(8, 2), (1, 1), (1, 1)], spare=0)  # the first needs two blocks, and two must leave to give them
 def test_the_most_senior_go_on_and_the_last_give_way(shapes, spare):
     stay = who_stays(shapes, spare)
     scheduler = crowd(shapes, spare)
@@ -232,6 +243,14 @@ def test_who_gives_way_gives_all_its_blocks_back(shapes, spare):
     lost = sorted(plan.preempted)
     right = [(id, i) for id in range(stay, len(shapes)) for i in range(shapes[id][1])]
     assert lost == right, f"{story}: the plan says that {right} (request, answer) lost their place, found {lost}"
+
+
+@exercise("06.2", points=1, hint="The watermark is for those who enter (can_allocate): the running may take the last block.")
+def test_who_runs_may_take_the_blocks_that_newcomers_must_leave():
+    scheduler = crowd([(4, 1), (2, 1)], spare=1, watermark=1)
+    run_step(scheduler)
+    ids = [member.request.id for member in scheduler.running]
+    assert ids == [0, 1], f"request 0 needs a block, one is free, watermark 1: nobody has to leave, found {ids} still running"
 
 
 @exercise("06.2", points=1, hint="Where there is a host's pool, leave swaps: give it scheduler.host.")
@@ -351,6 +370,14 @@ def test_among_equals_the_line_that_began_first_is_next(users):
     assert found == right, f"{story}: the line of {users[0]} began first, so request 0 is next; found {found}"
 
 
+@exercise("06.5", points=1, hint="Not the first to come among all: the line that began first, whoever stands at its head now.")
+def test_a_line_keeps_its_place_when_its_head_has_left():
+    queue = queue_of("aba", {"a": 7, "b": 7})
+    queue.remove(queue.line[0])
+    found = ask(queue, "requests of aba, and the first was withdrawn")
+    assert found == 2, f"a and b were served the same, and a's line began first: next is request 2, a's second, found {found}"
+
+
 @exercise("06.5", points=1, hint="level is where newcomers begin: the count of the user who is chosen.")
 def test_who_comes_later_begins_where_the_others_are():
     queue = queue_of("aab", {"a": 100, "b": 90})
@@ -362,6 +389,7 @@ def test_who_comes_later_begins_where_the_others_are():
 
 
 @exercise("06.5", points=1, hint="Fewest tokens, not fewest requests: a user's long requests weigh more.")
+@settings(max_examples=40)
 @given(costs=st.lists(st.integers(1, 50), min_size=2, max_size=3), rounds=st.integers(5, 40))
 def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, rounds):
     queue, served, cost = queue_of([]), Counter(), dict(zip("abc", costs, strict=False))
@@ -370,8 +398,7 @@ def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, roun
             queue.push(group(id=10 * i + j, user=user))
     for _ in range(rounds):
         story = f"requests of {cost} tokens, served so far {dict(served)}"
-        ask(queue, story)
-        chosen = queue.preferred()
+        chosen = queue.line[ask(queue, story)]
         user = chosen.request.user
         queue.enter(chosen)
         queue.charge(user, cost[user])
@@ -443,6 +470,8 @@ def test_tokens_that_occurred_are_each_answers_own(prompt, said):
         whose = "" if index == 0 else f", though only the other answer has said {said}"
         assert found == right, f"of prompt {prompt} tokens {sorted(set(prompt))} are used, found {np.flatnonzero(used)}{whose}"
         used[said] = True
+    low = state_of(3, 0, 0.5, prompt)[1]
+    assert low is not None, "a penalty of 0.5 invites what has occurred: used is needed at every penalty but 1, found None"
     assert state_of(3, 0, 1.0, prompt)[1] is None, "at a penalty of 1 nobody asks which tokens occurred: None, and no work for it"
 
 

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mock_openai import STREAM, MockServer, answer, event, framed
+from server_help import SERVED, FakeEngine, running
 
 from minillm import cli
 from minillm.bench import loadtest as shown
@@ -322,8 +324,9 @@ def test_the_command_reports_and_writes_everything(mock, tmp_path, capsys):
     server, out = mock(tokens=4), tmp_path / "new" / "folder"
     asked = ("--url", server.url, "--rate", 500, "--requests", 12, "--prompt-tokens", 20, "--new-tokens", 9)
     assert command(*asked, "--slo", "ttft=60,tpot=60", "--out", out, "--json") == 0
-    text = capsys.readouterr().out
-    found = json.loads(text.splitlines()[-1])
+    printed = capsys.readouterr()
+    found, text = json.loads(printed.out), printed.err
+    assert printed.out.count("\n") == 1, "JSON alone: `| jq` works"
     assert found == json.loads((out / "loadtest.json").read_text()) and found["finished"] == 12 and found["attainment"] == 1.0
     assert found["ttft_s"]["count"] == 12 and found["itl_s"]["count"] == 36 and found["errors"] == {}
     for word in ("TTFT", "TPOT", "ITL", "E2E", "tokens/s out", "goodput", "late", "12 of 12 requests sent", "poisson at 500/s"):
@@ -338,6 +341,26 @@ def test_the_command_reports_and_writes_everything(mock, tmp_path, capsys):
     assert sorted(p.name for p in out.iterdir()) == ["loadtest.json", "loadtest.png", "requests.csv", "trace.json"]
 
 
+def test_without_a_folder_nothing_is_written_and_the_command_says_how(mock, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("--url", mock(tokens=2).url, "--rate", 500, "--requests", 3) == 0
+    said = capsys.readouterr().out
+    assert "nothing was written: --out DIR writes loadtest.json, requests.csv, loadtest.png, trace.json" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_wants_a_key_is_told_from_one_that_refuses_it(capsys, monkeypatch):
+    with running(FakeEngine(), replace(SERVED, max_length=100_000), api_key="right") as (port, _):
+        asked = ("--url", f"http://127.0.0.1:{port}", "--rate", 500, "--requests", 2)
+        assert command(*asked) == 2
+        assert "wants an API key" in (said := capsys.readouterr().err) and "--api-key-env" in said and said.count("\n") == 1
+        monkeypatch.setenv("A_KEY", "wrong")
+        assert command(*asked, "--api-key-env", "A_KEY") == 2
+        assert "does not take the key in A_KEY" in capsys.readouterr().err
+        monkeypatch.setenv("A_KEY", "right")
+        assert command(*asked, "--api-key-env", "A_KEY") == 0
+
+
 def test_only_errors_are_a_report_too(mock, tmp_path, capsys):
     async def refuses(server, writer, fields):
         if fields["max_tokens"] == 1:
@@ -347,8 +370,8 @@ def test_only_errors_are_a_report_too(mock, tmp_path, capsys):
 
     url = mock(behave=refuses).url
     assert command("--url", url, "--concurrency", 2, "--requests", 4, "--slo", "ttft=1", "--out", tmp_path, "--json") == 0
-    text = capsys.readouterr().out
-    found = json.loads(text.splitlines()[-1])
+    printed = capsys.readouterr()
+    found, text = json.loads(printed.out), printed.err
     assert found["errors"] == {"http 429": 4} and found["attainment"] == 0.0 and "4 http 429" in text and "none was seen" in text
     assert "http 429,busy" in (tmp_path / "requests.csv").read_text()
 
@@ -441,14 +464,14 @@ def test_control_c_gives_the_report_of_what_is_done(mock, tmp_path):
     arguments = ["--url", server.url, "--requests", "50", "--rate", "1000", "--out", str(tmp_path), "--json"]
     source = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from minillm.cli import main; "
     run = [sys.executable, "-c", f"{source}sys.exit(main({['loadtest', *arguments]!r}))"]
-    process = subprocess.Popen(run, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(run, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while len(server.asked) < 3 + 50 and time.monotonic() < deadline:  # the list of models, two probes, all requests
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped by Control-C" in out
-    found = json.loads(out.splitlines()[-1])
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped by Control-C" in err
+    found = json.loads(out)
     assert found["stopped"] and found["finished"] == 3 and found["errors"] == {"cancelled": 47}
     assert len((tmp_path / "requests.csv").read_text().splitlines()) == 51
 

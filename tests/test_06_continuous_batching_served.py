@@ -14,8 +14,9 @@ import pytest
 from server_help import PATIENCE_S, call, events, is_error, opened, post, running, wait_until
 
 from minillm import LLM, SamplingParams
-from minillm.cli.serve import KEEP, api_key, build, configure, scheduler_config, size
+from minillm.cli.serve import KEEP, api_keys, build, configure, limits, scheduler_config, size
 from minillm.errors import MiniLLMError
+from minillm.model.defaults import default_sampling
 from minillm.model.random_model import TINY, random_model
 from minillm.serving.async_engine import AsyncEngine
 from minillm.serving.engine import Engine
@@ -312,14 +313,37 @@ def test_the_key_comes_from_a_variable_or_a_file_and_a_missing_one_is_an_error(t
         assert call(child.port, "GET", "/v1/models")[0] == 401
         assert call(child.port, "GET", "/v1/models", headers={"Authorization": "Bearer from-file"})[0] == 200
     monkeypatch.setenv("A_KEY", "from-env")
-    assert api_key(arguments("--api-key-env", "A_KEY")) == "from-env"
+    assert api_keys(arguments("--api-key-env", "A_KEY")) == ("from-env",)
+    monkeypatch.setenv("B_KEY", "other")
+    file.write_text("first\n\n  second\n")
+    given = arguments("--api-key-env", "A_KEY", "--api-key-env", "B_KEY", "--api-key-file", str(file))
+    assert api_keys(given) == ("from-env", "other", "first", "second") and api_keys(arguments()) is None
     monkeypatch.setenv("A_KEY", "")
     for options in (["--api-key-env", "A_KEY"], ["--api-key-env", "NO_SUCH"], ["--api-key-file", str(tmp_path / "none")]):
         with pytest.raises(MiniLLMError):
-            api_key(arguments(*options))
+            api_keys(arguments(*options))
     file.write_text("two words")
     with pytest.raises(MiniLLMError, match="9 characters"):
-        api_key(arguments("--api-key-file", str(file)))
+        api_keys(arguments("--api-key-file", str(file)))
+
+
+def test_the_options_of_the_door_and_the_defaults_of_the_model_reach_the_server(tiny_path, tiny):
+    page, keys = "http://localhost:3000", {"KEY_1": "a", "KEY_2": "b"}
+    options = ["--cors", page, "--log-requests", "--batch-invariant", "--api-key-env", "KEY_1", "--api-key-env", "KEY_2"]
+    with Child("--model", tiny_path, *options, env=keys) as child:
+        headers = {"Authorization": "Bearer b", "Origin": page, "x-request-id": "id-7"}
+        status, got, values = post(child.port, TEXT, {"prompt": "hello", "max_tokens": 12, "seed": 5}, headers)
+        assert status == 200 and got["access-control-allow-origin"] == page and got["x-request-id"] == "id-7"
+    usual = SamplingParams(max_tokens=12, seed=5, **default_sampling(tiny_path))
+    assert values["choices"][0]["text"] == tiny.generate("hello", usual).text, "the model's file says nothing: the usual values"
+    line = json.loads(next(line for line in child.err.splitlines() if line.startswith("{")))
+    assert (line["request_id"], line["status"], line["usage"]) == ("id-7", 200, values["usage"])
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "http://a.b/", "HTTP://a.b", "http://a.b/path", "null", ""])
+def test_what_is_no_origin_is_refused(origin):
+    with pytest.raises(MiniLLMError, match="--cors"):
+        limits(arguments("--cors", origin))
 
 
 def test_a_door_open_to_other_machines_is_said_and_warned_of(tiny_path):
@@ -374,6 +398,9 @@ def test_the_engine_of_the_command_forgets_old_requests_and_hides_its_warming_up
     front, page, config = build(arguments("--blocks", "32", "--max-queue", "7"), llm)
     assert (front.max_queue, front.engine.log.keep_last, config.num_blocks) == (7, KEEP, 32)
     assert b"minillm_generation_tokens_total 0.0" in page.render(front.stats()) and front.stats()["kv_blocks_used"] == 0
+    assert front.engine.executor.transformer is llm.transformer, "batch invariance is asked for, or not there"
+    asked, _, _ = build(arguments("--blocks", "32", "--batch-invariant"), llm)
+    assert asked.engine.executor.transformer.ops is not llm.transformer.ops
     front.engine.run([[1, 2]], SamplingParams(max_tokens=3))
     assert b"minillm_generation_tokens_total 3.0" in page.render(front.stats())
 

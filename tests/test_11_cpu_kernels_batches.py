@@ -19,7 +19,7 @@ MACHINE = Machine(read_bytes_per_s=1e10, flops_per_s=1e11, cores=2, cpu="?")
 @pytest.fixture
 def ceiling(monkeypatch):
     """The real one takes a second to measure."""
-    monkeypatch.setattr("minillm.bench.machine.measure_machine", lambda: MACHINE)
+    monkeypatch.setattr("minillm.bench.machine.measure_machine", lambda **_: MACHINE)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def mixed_path(tmp_path_factory):
 def test_one_command_measures_prefill_and_decode_at_every_batch_size(ceiling, mixed_path, capsys):
     sizes = ["--prompt-tokens", "24", "--new-tokens", "3", "--batch", "1,3,2", "--rounds", "2", "--threads", "1"]
     assert main(["bench", "--model", str(mixed_path), "--backend", "numba", *sizes, "--json"]) == 0
-    out = capsys.readouterr().out
-    result = json.loads(out.splitlines()[-1])
+    out, err = capsys.readouterr()
+    result = json.loads(out)
     assert [(r["work"], r["batch"]) for r in result["rows"]] == [("prefill", 1), ("decode", 1), ("decode", 3), ("decode", 2)]
     config, bits = read_config(mixed_path), bits_per_weight(mixed_path, read_config(mixed_path))
     assert (result["backend"], result["kv"], result["threads"], result["bits_per_weight"]) == ("numba", "float16", 1, bits)
@@ -44,7 +44,7 @@ def test_one_command_measures_prefill_and_decode_at_every_batch_size(ceiling, mi
         assert 0 < low <= row["tokens_per_s"]["minillm"] <= high
         assert row["share_of_ceiling"] == pytest.approx(row["tokens_per_s"]["minillm"] / row["ceiling_tokens_per_s"])
     assert result["engines"]["minillm"]["peak_rss_bytes"] > 0 and result["machine"]["cores"] == 2
-    assert "decode, batch 3" in out and "Peak memory" in out
+    assert "decode, batch 3" in err and "Peak memory" in err
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_one_command_measures_prefill_and_decode_at_every_batch_size(ceiling, mi
     ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(mixed_path, capsys, monkeypatch, options, says):
-    monkeypatch.setattr("minillm.bench.machine.measure_machine", lambda: pytest.fail("something was measured"))
+    monkeypatch.setattr("minillm.bench.machine.measure_machine", lambda **_: pytest.fail("something was measured"))
     assert main(["bench", "--model", str(mixed_path), *options]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1

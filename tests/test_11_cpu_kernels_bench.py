@@ -21,8 +21,8 @@ def ceilings(monkeypatch):
 def test_the_json_has_time_flops_bytes_and_memory_for_each_size(ceilings, capsys):
     options = ["--tokens", "40,24", "--heads", "6", "--kv-heads", "2", "--d-head", "16", "--rounds", "1", "--threads", "1"]
     assert main(["bench", "attention", *options, "--json"]) == 0
-    out = capsys.readouterr().out
-    result = json.loads(out.splitlines()[-1])
+    out, err = capsys.readouterr()
+    result = json.loads(out)
     assert [row["tokens"] for row in result["prefill"]] == [row["tokens"] for row in result["decode"]] == [24, 40]
     for row in result["prefill"]:
         n = row["tokens"]
@@ -43,7 +43,7 @@ def test_the_json_has_time_flops_bytes_and_memory_for_each_size(ceilings, capsys
             assert row["ratios_to_contiguous"]["paged_numba" + suffix] == pytest.approx(flash["time_s"] / paged["time_s"])
     assert result["memory"]["naive_is_measured"] and result["memory"]["naive_bytes"] >= 3 * 4 * 6 * 40 * 40
     assert result["machine"] == ceilings
-    assert all(words in out for words in ("flash_numba", "paged_numba_float16", "GFLOP/s", "× contiguous"))
+    assert all(words in err for words in ("flash_numba", "paged_numba_float16", "GFLOP/s", "× contiguous"))
 
 
 def test_the_paged_engine_computes_what_the_contiguous_one_does():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minillm.backends.numba_.crossover import crossover
 from minillm.backends.numba_.packed import code_at, halfwords
 from minillm.backends.numba_.sketches import blocked_matmul, norm_matvec
-from minillm.course.checks import check_close, draws, exercise, run_seed, seeds
+from minillm.course.checks import answers, check_close, draws, exercise, run_seed, seeds
 
 read_code = getattr(code_at, "py_func", code_at)  # the Python under the compiled function: its errors name lines
 
@@ -50,7 +50,8 @@ def test_upper_bits_join_the_lower_four(bits):
 def test_a_lane_holds_its_pairs_from_the_lowest_bits_up(bits, bands, blocks, seed):
     pairs = np.random.default_rng([run_seed(), seed]).integers(0, 1 << bits, (bands, blocks, 16, 16, 2)).astype(np.uint8)
     before = pairs.copy()
-    packed = halfwords(pairs, bits)
+    with answers(f"halfwords of pairs {pairs.shape}, {bits} bits", "split[:, :, :, i] is pair i of every group, for all lanes."):
+        packed = halfwords(pairs, bits)
     expected = kernel_mistakes.halfwords(before, bits)
     check_close(packed, expected, what="the bytes", mistakes=lambda: kernel_mistakes.mispacked(before, bits))
     assert np.array_equal(pairs, before), "halfwords changed the pairs it was given: they are still needed"
@@ -94,6 +95,22 @@ def test_tiles_read_no_more_than_they_must(sizes, block):
     assert c.stores == m * n, f"{c.stores} elements of C are stored, it has {m * n}"
 
 
+@exercise("11.3", points=1, hint="each(tile, tiles) is who shares the tiles among cores: call it once, with all of them.")
+def test_all_tiles_are_handed_over_at_once():
+    a, b = draws(5, (5, 4), (4, 6))
+    c, handed = np.zeros((5, 6), np.float32), []
+
+    def each(work, tiles):
+        handed.append(list(tiles))
+        for tile in handed[-1]:
+            work(*tile)
+
+    blocked_matmul(a, b, c, (2, 3, 4), each)
+    found = f"each was called {len(handed)} times, with {[len(tiles) for tiles in handed[:6]]} tiles"
+    assert len(handed) == 1, f"{found}: tiles that are handed over one by one run one by one, however many cores there are"
+    assert len(handed[0]) == 6, f"C of 5 × 6 has 6 tiles of 2 × 4, {len(handed[0])} were handed over"
+
+
 @exercise("11.3", points=1, hint=(
     "What do two calls of tile share? Two cores run them at the same time.",
     "Each tile of C needs an accumulator of its own, and all of k: then no two calls touch one number.",
@@ -131,6 +148,22 @@ def test_the_product_with_a_normed_row_never_written(n_rows, n_blocks, size, see
     check_close(y / scale, exact / scale, rtol=2e-3, atol=2e-3, what=what, mistakes=mistakes)
 
 
+@exercise("11.4", points=1, hint="np.rint before it becomes an integer: astype(int) alone cuts, and 0.9 becomes 0.")
+def test_x_is_rounded_to_steps_and_not_cut():
+    signs = np.random.default_rng([run_seed(), 114]).choice([-1.0, 1.0], 31)
+    x = np.concatenate([[1.0], 0.9 / 32767 * signs]).astype(np.float32)  # one whole step each, once rounded
+    codes = np.concatenate([[0], np.where(signs > 0, 15, 0)]).astype(np.uint8)[None]
+    one, root, positive = np.ones((1, 1), np.float32), np.sqrt((x.astype(np.float64) ** 2).mean() + 1e-5), int((signs > 0).sum())
+    y = norm_matvec(x, np.ones(32, np.float32), 1e-5, codes, one, 0 * one)
+    steps = np.float64(y[0] * root * 32767)
+    ways = {
+        "x is cut to whole steps: it is to be rounded (np.rint)": 0.0,
+        "x stays in floats: it is to be rounded to whole steps": 0.9 * 15 * positive,
+    }
+    what = f"the sum of {positive} products of 15 and 0.9 steps, each of which rounds to 1,"
+    check_close(steps, np.float64(15 * positive), rtol=1e-3, what=what, mistakes=lambda: ways)
+
+
 @exercise("11.4", points=1, hint="Take a block of x once, use it for the squares and for the product, and forget it.")
 def test_x_is_read_once_and_in_blocks():
     x, weight, codes, scales, minima = kernel_mistakes.quantized(3, 4, 5, 1.0)
@@ -138,7 +171,8 @@ def test_x_is_read_once_and_in_blocks():
     norm_matvec(x, weight, 1e-5, codes, scales, minima)
     again = f"{x.loads} numbers of x are read, it has {x.data.size}: is it read a second time for the norm?"
     assert x.loads == x.data.size, again
-    assert max(shape[0] for shape in x.shapes) == 32, "more than one block of x is taken at once: 32 numbers are enough"
+    most = max(int(np.prod(shape)) for shape in x.shapes)
+    assert most <= 32, f"{most} numbers of x are taken at once: a block is 32, and the rest of x need not be in the cache"
     assert codes.loads == codes.data.size, f"{codes.loads} codes are read, there are {codes.data.size}"
 
 

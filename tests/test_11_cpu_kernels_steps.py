@@ -132,7 +132,8 @@ def test_the_table_prints_what_was_measured(little, monkeypatch):
     result = kernels.run("little", little.config, runs=1)
     text = kernels.table(result)
     assert "fused" in text and "row_by_row" in text and result["many_tokens"]["tokens"]
-    assert all(len(result[part][way]) == len(result[part]["tokens"]) for part, way in (("few_rows", "turned_s"), ("serial", "shared_s")))
+    for part, way in (("few_rows", "turned_s"), ("serial", "shared_s")):
+        assert len(result[part][way]) == len(result[part]["tokens"])
 
 
 def test_both_ways_of_attention_that_are_timed_give_one_result(monkeypatch):

@@ -143,27 +143,33 @@ CONFIG = config_of("llama")
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 
 
+CHANGED_BASES = ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga")  # peft changes the base on loading
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("peft_type", "IA3", "peft_type must be 'LORA', found 'IA3'"),
-        ("peft_type", None, "found None"),
-        ("use_dora", True, "use_dora must be False, as in plain LoRA, found 'True'"),
-        ("use_rslora", True, "use_rslora must be False"),
-        ("use_something_new", {"a": 1}, "use_something_new must be False"),
-        ("bias", "all", "bias must be 'none'"),
-        ("fan_in_fan_out", True, "fan_in_fan_out must be False"),
-        ("alpha_pattern", {"q_proj": 3}, "alpha_pattern must be {}"),
-        ("modules_to_save", ["lm_head"], r"modules_to_save must be \[\]"),
-        ("alora_invocation_tokens", [1, 2], "alora_invocation_tokens must be"),
+        ("peft_type", "IA3", "peft_type: expected 'LORA', found 'IA3'"),
+        ("peft_type", None, "found nothing"),
+        ("use_dora", True, "use_dora: expected False, as in plain LoRA, found True"),
+        ("use_rslora", True, "use_rslora: expected False"),
+        *[("init_lora_weights", how, f"init_lora_weights: expected .*, found '{how}'") for how in CHANGED_BASES],
+        ("init_lora_weights", 1, "init_lora_weights: expected"),
+        ("a_key_of_tomorrow", "x", "a_key_of_tomorrow: expected False, as in plain LoRA, found 'x'"),
+        ("use_something_new", {"a": 1}, "use_something_new: expected False"),
+        ("bias", "all", "bias: expected 'none'"),
+        ("fan_in_fan_out", True, "fan_in_fan_out: expected False"),
+        ("alpha_pattern", {"q_proj": 3}, "alpha_pattern: expected {}"),
+        ("modules_to_save", ["lm_head"], r"modules_to_save: expected \[\]"),
+        ("alora_invocation_tokens", [1, 2], "alora_invocation_tokens: expected"),
         ("r", 3, "r is 3 in adapter_config.json, the rank of '.*' is 2"),
-        ("r", "2", "r is '2'"),
+        ("r", "2", "r: expected a whole number from 1 .*found '2'"),
         ("lora_alpha", 0, "alpha must be a number above 0, found '0.0'"),
-        ("lora_alpha", "6", "alpha must be a number above 0, found '6'"),
-        ("lora_alpha", None, "found 'None'"),
-        ("lora_alpha", True, "found 'True'"),
+        ("lora_alpha", "6", "lora_alpha: expected a finite number, found '6'"),
+        ("lora_alpha", None, "found nothing"),
+        ("lora_alpha", True, "found True"),
         ("lora_alpha", [6], "found"),
-        ("lora_alpha", float("inf"), "found 'inf'"),
+        ("lora_alpha", float("inf"), "found inf"),
     ],
 )
 def test_a_configuration_that_is_not_plain_lora_is_refused(key, value, words, tmp_path):
@@ -173,6 +179,14 @@ def test_a_configuration_that_is_not_plain_lora_is_refused(key, value, words, tm
     (folder / "adapter_config.json").write_text(json.dumps(about | {key: value}))
     with pytest.raises(ModelError, match=words):
         load_adapter(folder, CONFIG)
+
+
+@pytest.mark.parametrize("how", [True, False, None, "gaussian", "eva", "orthogonal"])
+def test_an_adapter_may_have_begun_in_any_way_that_leaves_the_base_alone(how, tmp_path):
+    shutil.copytree(GOLDEN / "lora/llama", tmp_path / "a")
+    about = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(about | {"init_lora_weights": how, "a_key_of_tomorrow": None}))
+    assert same(load_adapter(tmp_path / "a", CONFIG).weights, load_adapter(GOLDEN / "lora/llama", CONFIG).weights)
 
 
 def nan(raw):
@@ -241,9 +255,9 @@ GOOD = {"general.architecture": "llama", "general.type": "adapter", "adapter.typ
         ({"general.type": np.zeros(2, np.float32)}, "found array"),
         ({"adapter.type": "cvec"}, "'adapter.type' must be 'lora'"),
         ({"general.architecture": "qwen2"}, "'general.architecture' must be 'llama' for an adapter of model, found 'qwen2'"),
-        ({"adapter.lora.alpha": None}, "alpha must be a number above 0, found 'None'"),
+        ({"adapter.lora.alpha": None}, "alpha: expected a finite number, found nothing"),
         ({"adapter.lora.alpha": -1.0}, "found '-1.0'"),
-        ({"adapter.lora.alpha": "6"}, "found '6'"),
+        ({"adapter.lora.alpha": "6"}, "adapter.lora.alpha: expected a finite number, found '6'"),
         ({"adapter.alora.invocation_tokens": np.zeros(2, np.uint32)}, "aLoRA"),
     ],
 )

@@ -27,8 +27,8 @@ def path(tmp_path):
 def test_the_command_reports_a_step(path, capsys):
     asked = ["bench", "training", "--model", str(path), "--batch", "2", "--prompt-tokens", "16", "--rounds", "2", "--json"]
     assert main(asked) == 0
-    said = capsys.readouterr().out
-    result = json.loads(said.splitlines()[-1])
+    out, said = capsys.readouterr()
+    result = json.loads(out)
     engine = result["engines"]["training"]
     assert engine["first_loss"] == pytest.approx(math.log(260), rel=0.02), "random weights know nothing"
     assert engine["tokens_per_s"] == pytest.approx(32 / engine["step_s"])

@@ -259,6 +259,13 @@ def test_a_packed_base_becomes_floats_where_it_is_merged():
         pytest.fail(f"the base's matrix is packed, and is no array before dense() makes one: {error}")
     check_close(merged[adapted], expected, what="the merged matrix, from a packed one,")
     assert merged[other] is base[other], f"{other} has no adapter and stays packed: the same object was expected"
+    base, adapter, _ = base_and_adapter(4)
+    base = {name: array.astype(np.float16) for name, array in base.items()}
+    found = merge(base, adapter)[adapted]
+    assert found.dtype == np.float32, (
+        f"the base is float16, the merged matrix must be float32, found {found.dtype}: "
+        "what was learnt is smaller than what float16 rounds away"
+    )
 
 
 # --- 16.6 ---------------------------------------------------------------------------------------------------------------
@@ -270,7 +277,8 @@ def test_a_packed_base_becomes_floats_where_it_is_merged():
 ))  # fmt: skip
 def test_the_levels_are_those_of_the_paper():
     found = nf4_levels()
-    check_close(found, np.array(mistakes.NF4), what="the row of sixteen levels", mistakes=mistakes.level_mistakes)
+    what = "the row of sixteen levels"
+    check_close(found, np.array(mistakes.NF4), rtol=0, atol=1e-6, what=what, mistakes=mistakes.level_mistakes)
 
 
 @exercise("16.6", points=1, hint="A pruned weight is 0 and must stay 0; the largest of a block is ±1 and must stay so.")

@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
 def test_it_writes_the_model_the_curve_the_picture_and_the_exact_configuration(here, capsys):
     assert run_training("--json") == 0
     said = capsys.readouterr()
-    result = json.loads(said.out.splitlines()[-1])
+    result = json.loads(said.out)
     run = here / "run"
     assert {p.name for p in run.iterdir()} == {
         "checkpoint.npz", "config.toml", "held_out.tokens", "loss.csv", "loss.png", "model.gguf", "train.tokens",

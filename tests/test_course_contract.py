@@ -1,5 +1,6 @@
 """What every exercise promises. These tests know no exercise by name: they bite as soon as one is written."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from minillm.course.index import Course
 COURSE = Course()
 EXERCISES = COURSE.exercises
 WRONGS = kills.wrongs(COURSE)
+RIGHTS = kills.wrongs(COURSE, kind="right")
 NONE = "no exercises are marked in the package yet"
 
 
@@ -69,6 +71,21 @@ def test_with_everything_blanked_the_package_imports(tmp_path):
         assert f"from {folder / 'minillm'}" in run.stdout, run.stderr
         said[folder] = {line for line in run.stdout.splitlines() if not line.startswith("from")}
     assert said[tmp_path] <= said[COURSE.package.parent]
+
+
+def test_what_is_expected_is_computed_before_a_submission_is_called():
+    """check_close(mine(q, k), oracle(q, k)) would compute the oracle from q and k as the submission left them: zeros, perhaps."""
+    for path in sorted({COURSE.root / "tests" / test.file for test in COURSE.tests}):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "check_close" and len(call.args) > 1:
+                both = names_handed_out(call.args[0]) & names_handed_out(call.args[1])
+                assert not both, f"{path.name}:{call.lineno}: compute what is expected of {', '.join(both)} in a line before"
+
+
+def names_handed_out(expression):
+    """Variables that are arguments of a call in an expression."""
+    calls = [node for node in ast.walk(expression) if isinstance(node, ast.Call)]
+    return {argument.id for call in calls for argument in call.args if isinstance(argument, ast.Name)}
 
 
 # --- what needs a run of pytest each: two run at a time, ahead of the tests that ask for them ---------------------------------
@@ -133,6 +150,13 @@ def test_a_wrong_solution_is_caught_with_words_that_help(wrong, run):
     assert run.caught, f"{wrong.path.name} passes all tests: {wrong.misconception}"
     assert run.helpful, f"{run.test} says only: {run.message}"
     assert run.lost > 0, f"{wrong.path.name} earns full marks: only tests worth 0 points catch it ({run.test})"
+
+
+@of(partial(kills.trial, COURSE))
+@pytest.mark.parametrize("right", each(RIGHTS, "right answer"), ids=lambda right: right.path.stem if right else None)
+def test_an_answer_that_is_right_in_another_form_earns_all(right, run):
+    refused = {outcome.test: outcome.message for outcome in run.outcomes if outcome.status != "passed"}
+    assert run.passed and not refused, f"{right.path.name} ({right.misconception}) is refused: {refused}"
 
 
 @of(solved)

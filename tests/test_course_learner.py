@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from course_fixture import cli, project, solve
+from course_fixture import cli, project, pytest_in, python, solve
 
 from minillm.cli import backends, main
-from minillm.course import check, regions
+from minillm.course import check, grade, regions
 from minillm.course.index import CourseError
 from minillm.course.progress import Progress
 from minillm.course.start import start
@@ -43,7 +43,7 @@ def test_start_keeps_what_is_the_learners(course):
     assert start(course, ["91.1"], work) == [("layers.py", "written")]
     mine = (work / "layers.py").read_text().replace('    raise NotImplementedError("exercise 91.1")', "    return 42  # mine")
     (work / "layers.py").write_text(mine)
-    assert start(course, ["91"], work) == [("layers.py", "kept, and in it emptied 91.2")]
+    assert start(course, ["91"], work) == [("layers.py", "kept, and in it begun 91.2")]
     text = (work / "layers.py").read_text()
     assert "return 42  # mine" in text and 'NotImplementedError("exercise 91.2")' in text
     assert "kept (yours" in start(course, ["91"], work)[0][1] and (work / "layers.py").read_text() == text
@@ -54,13 +54,51 @@ def test_start_keeps_what_is_the_learners(course):
         start(course, ["91"], course.package)
 
 
+def test_an_exercise_that_was_not_started_is_no_free_point(course):
+    """91.2 shares a file with 91.1: it is a stub there, is lent where it is not tested, and earns nothing until it is written."""
+    work = course.root / "work"
+    start(course, ["91.1"], work)
+    text = (work / "layers.py").read_text()
+    assert "# BEGIN YOUR CODE ex=91.2 lines=2 (not started)" in text and "weights" not in text.split("ex=91.2")[1].split("END")[0]
+    text = regions.fill(text, "91.1", "return q @ k.T / np.sqrt(q.shape[-1])")
+    (work / "layers.py").write_text(text)
+    lines, done = check.check(course, Progress.load(work))
+    assert done and lines[0].startswith("91.1  done") and "course start 91" in lines[1], "91.2 is not asked for"
+    lines, done = check.check(course, Progress.load(work), ["91.2"])
+    assert not done and lines[0].startswith("91.2  to do") and "lesson 91, which is not started" in lines[1]
+    assert "91.2   -        0 of 3" in cli(course, "status").stdout
+    run = pytest_in(course, "--impl", "work")
+    assert run.returncode == 0 and "91.1   done" in run.stdout and "91.2" not in run.stdout, run.stdout
+    run = pytest_in(course, "--impl", "work", "--ex", "91.2")
+    assert "91.2   todo       0 of 3" in run.stdout, run.stdout
+    use = "from minillm.course.overlay import Overlay; Overlay('work', 'minillm').install(); import numpy as np; "
+    use += "from minillm.layers import attend; print(attend(*[np.ones((2, 3))] * 3)[0, 0])"
+    assert python(course, "-c", use).stdout == "1.0\n", "the rest of the file works"
+    scores = grade.grade(course, work, ["91"])
+    assert {score.exercise: score.earned for score in scores.tests if score.points == 3} == {"91.2": 0} and scores.earned == 3
+    assert start(course, ["91"], work) == [("layers.py", "kept, and in it begun 91.2")]
+    assert (work / "layers.py").read_text() == text.replace(" (not started)", "")
+
+
+def test_check_says_what_the_grader_would_refuse(course):
+    work = course.root / "work"
+    solve(course, work)
+    file = work / "layers.py"
+    file.write_text("import os\n" + file.read_text())
+    lines, done = check.check(course, Progress.load(work), ["91"])
+    refused = [line for line in lines if "the grader would refuse layers.py:1: import of os" in line]
+    assert done and len(refused) == 1, "once, though the file holds two exercises"
+
+
 def test_a_first_half_hour(course):
     def say(*arguments):
         run = cli(course, *arguments)
         return run.stdout
 
     assert "minillm: no folder work; begin with: minillm course start 01" in say("check")
-    assert "work/layers.py: written\nnext: minillm course check" in say("start", "91")
+    said = say("start", "91")
+    assert "work/layers.py: written\nlesson: lessons/91_layers.md\n" in said
+    assert "write scores in work/layers.py:24, about 1 line\nnext: minillm course check" in said
     assert "91.1  to do  Scaled dot products" in say("check")
     file = course.root / "work/layers.py"
     file.write_text(regions.fill(file.read_text(), "91.1", "return q @ k.T"))
@@ -72,7 +110,7 @@ def test_a_first_half_hour(course):
     said = say("check")
     assert "91.1  done  3 points" in said and "91.2  to do  Weighted mean" in said
     said = say("status")
-    assert "91.1   done     3 of 3" in said and "91.2   to do    0 of 3" in said and "score    3 of 10" in said
+    assert "91.1   done     3 of 3" in said and "91.2   to do    0 of 3" in said and "score           3 of 10" in said
     assert re.search(r"return q @ k.T / q.shape\[1\] \*\* 0.5 +\| return q @ k.T / np.sqrt", say("solution", "91.1"))
     file.write_text(regions.fill(file.read_text(), "91.1", "return q"))
     assert "91.1   begun" in say("status"), "an edit reopens an exercise"
@@ -88,7 +126,7 @@ def test_code_that_does_not_parse_or_exits_is_explained(course):
     stub = file.read_text()
     file.write_text(regions.fill(stub, "91.1", "return q @ (k.T"))
     lines, done = check.check(course, Progress.load(work))
-    assert not done and any("SyntaxError: '(' was never closed" in line for line in lines)
+    assert not done and "work/layers.py:25: SyntaxError: '(' was never closed" in " ".join(map(str.strip, lines))
     file.write_text(regions.fill(stub, "91.1", "import os\nos._exit(0)"))
     lines, done = check.check(course, Progress.load(work))
     assert not done and "the process ended inside this test: does the code exit?" in " ".join(" ".join(lines).split())

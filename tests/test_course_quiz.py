@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from minillm.cli import main
 from minillm.course import anki, cards, quiz
+from minillm.course.numbers import readings
 from minillm.course.recall import GRADES, Memory, Recall, RecallError, after
 
 TODAY = date(2026, 3, 1)
@@ -96,7 +97,7 @@ def test_due_cards_come_first_the_longest_overdue_before_the_rest(decks):
 
 
 def test_a_session_asks_notes_and_counts(run, tmp_path):
-    status, out, _ = run("\n3\n\neasy\n\n\n")
+    status, out, _ = run("\n3\n\neasy\n\n3\n")
     assert status == 0 and "3 answers: 2 good, 1 easy." in out
     assert out.index("Question 1?") < out.index("Answer 1 & <more>.") < out.index("Question 2?")
     assert {i: r["ease"] for i, r in state(tmp_path).items()} == {"02.1": 2.5, "02.2": 2.6, "02.3": 2.5}
@@ -108,8 +109,8 @@ def test_the_answer_is_not_shown_before_enter(run):
 
 
 def test_what_was_forgotten_comes_back_in_the_session(run, tmp_path):
-    _, out, _ = run("\n1\n\n4\n\n", "--count", "1")
-    assert out.count("Question 1?") == 2 and "once more" in out
+    _, out, _ = run("\n1\n\n4\n", "--count", "1")
+    assert out.count("\nQuestion 1?") == 2 and "once more" in out
     assert state(tmp_path)["02.1"]["lapses"] == 1 and state(tmp_path)["02.1"]["interval_days"] == 1
 
 
@@ -123,7 +124,7 @@ def test_a_session_goes_on_where_input_ended(run, tmp_path):
 def test_nothing_due_says_when(run):
     _, out, _ = run("", "--due")
     assert "No card is due. 3 have never been asked" in out
-    run("\n\n" * 3)
+    run("\n3\n" * 3)
     for options in ([], ["--due"]):
         _, out, _ = run("", *options)
         tomorrow = (date.today() + timedelta(1)).isoformat()
@@ -135,8 +136,8 @@ def test_nothing_due_says_when(run):
     ("4.2", "10 times too small", None), ("0", "Far off", None), ("-42", "sign", None), ("many", "no number", 2.5),
 ])  # fmt: skip
 def test_a_typed_number_is_judged_and_enter_takes_the_judgement(run, tmp_path, typed, verdict, ease):
-    run("\n\n\n\n")
-    _, out, _ = run(f"{typed}\n\n")
+    run("\n3\n\n3\n")
+    _, out, _ = run(f"{typed}\n" + "3\n" * (typed == "many") + "\n")
     assert verdict in out
     recall = state(tmp_path)["02.3"]
     assert recall["lapses"] == (ease is None) and recall["ease"] == (ease or 2.5)
@@ -145,19 +146,43 @@ def test_a_typed_number_is_judged_and_enter_takes_the_judgement(run, tmp_path, t
 @pytest.mark.parametrize(("text", "unit", "value"), [
     ("42,000", "", 42000), ("42k", "", 42000), ("42k tokens", "tokens", 42000), ("4.2e4", "", 42000), ("1_000", "", 1000),
     ("8B", "", 8e9), ("16 GB", "GB", 16), ("35 %", "%", 35), (".5", "", 0.5), ("-3", "", -3), ("1 234", "", 1234),
-    ("", "", None), ("about forty", "", None), ("16 MB", "GB", None), ("1.2.3", "", None), (",", "", None), ("e5", "", None),
+    ("", "", None), ("about forty", "", None), ("16 MB", "GB", 0.016), ("1.2.3", "", None), (",", "", None), ("e5", "", None),
+    ("about 512", "", 512), ("1e3", "", 1000), ("1,024", "bytes", 1024), ("½", "", 0.5), ("3½", "", 3.5), ("1/4", "", 0.25),
+    ("0.5 MiB", "KiB", 512), ("0.5 MiB", "bytes", 524288), ("512KiB", "MiB", 0.5), ("roughly 3.35 TB/s", "TB/s", 3.35),
+    ("900 GB/s", "TB/s", 0.9), ("1.5 s", "ms", 1500), ("20ms", "s", 0.02), ("10^9", "", 1e9), ("2 million", "", 2e6),
+    ("13 TFLOP/s", "GFLOP/s", 13000), ("3 times", "times", 3), ("one token", "tokens", None), ("5 s", "GB", None),
+    ("5 GB", "GB/s", None), ("1 token", "tokens", 1), ("9^9999", "", None), ("1/0", "", None),
 ])  # fmt: skip
 def test_numbers_as_people_write_them(text, unit, value):
-    assert quiz.parse_number(text, unit) == value
+    found = readings(text, unit)
+    assert found[:1] == ([] if value is None else [pytest.approx(value)])
+
+
+def test_kb_may_mean_1024_where_the_card_counts_in_kib(tmp_path, monkeypatch, capsys):
+    assert readings("512KB", "KiB") == [500, 512] and readings("512KB", "bytes") == [512_000, 524_288]
+    assert readings("512KB", "MB") == [pytest.approx(0.512)]
 
 
 @given(st.text(max_size=12), st.sampled_from(["", "GB", "%"]))
 def test_any_text_is_a_number_or_none(text, unit):
-    assert quiz.parse_number(text, unit) is None or isinstance(quiz.parse_number(text, unit), float)
+    assert all(isinstance(value, float) for value in readings(text, unit))
+
+
+def test_enter_without_an_answer_records_nothing(run, tmp_path):
+    _, out, _ = run("\n\n\n")
+    assert "Say how well you knew it" in out and "0 answers." in out and not (tmp_path / "state" / "quiz.json").exists()
+    _, out, _ = run("\n\n2\n", "--count", "1")
+    assert state(tmp_path)["02.1"]["ease"] == 2.36, "hard, as was typed in the end"
+
+
+def test_a_session_ends_with_what_to_read_again_and_when(run):
+    _, out, _ = run("\n1\n\n4\n42\n\n\n3\n")
+    assert "4 answers: 1 again, 2 good, 1 easy." in out and "02_kv_cache: 2 of 3 known at once" in out
+    assert "again 02.1: Question 1?" in out and "next: 3 cards tomorrow (" in out
 
 
 @pytest.mark.parametrize(("typed", "grade"), [
-    ("1", "again"), ("a", "again"), ("Hard", "hard"), ("g", "good"), ("4", "easy"), ("", "good"),
+    ("1", "again"), ("a", "again"), ("Hard", "hard"), ("g", "good"), ("4", "easy"),
 ])  # fmt: skip
 def test_grades_as_people_type_them(run, tmp_path, typed, grade):
     run(f"\nnonsense\n5\n12\n{typed}\n", "--count", "1")
@@ -299,7 +324,7 @@ def test_a_guid_depends_on_the_id_alone(decks):
 
 def test_lines_tabs_quotes_and_code_survive_as_html():
     text = anki.as_html('a "b"\n    code  x\n\ttab')
-    assert text == "a &quot;b&quot;<br>&nbsp; &nbsp; code&nbsp; x<br>\ttab"
+    assert text == f'a &quot;b&quot;<pre style="{anki.FIXED}">code  x</pre>\ttab'
 
 
 def test_an_apkg_has_the_same_notes(run, tmp_path, decks):
@@ -321,3 +346,19 @@ def test_without_genanki_the_error_says_how_to_get_it(run, tmp_path, monkeypatch
     status, _, err = run("", "--anki", str(tmp_path / "cards.apkg"))
     assert status == 2 and "minillm-course[anki]" in err and err.count("\n") == 1
     assert not list(tmp_path.glob("cards*"))
+
+
+def test_anki_gets_emphasis_and_drawings_and_no_asterisks():
+    text = "The *mean* length, **never** the maximum: `a*b` is 2 * 3 * 4.\n    key 0 1\n    tok x .\nSo `kv_bytes` counts."
+    assert anki.as_html(text) == (
+        "The <i>mean</i> length, <b>never</b> the maximum: <code>a*b</code> is 2 * 3 * 4."
+        f'<pre style="{anki.FIXED}">key 0 1<br>tok x .</pre>So <code>kv_bytes</code> counts.'
+    )
+
+
+def test_no_card_reaches_anki_with_markup_in_it():
+    """Over the real decks: a lonely asterisk or backtick is a slip of a card's author."""
+    for deck in cards.read_decks().values():
+        for card in deck:
+            shown = re.sub(r"<(code|pre).*?</\1>", "", anki.front(card) + anki.back(card))
+            assert not re.search(r"(?<!\s)\*|\*(?!\s)|`", shown), f"card {card.id}: {shown}"

@@ -26,7 +26,10 @@ def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
 
 
 def attention_head(q, k, v):  # (..., n_q, d), (..., n_k, d), (..., n_k, d) -> (..., n_q, d)
-    """One head of causal attention; leading axes, if any, are heads that do not see each other."""
+    """One head of causal attention; leading axes, if any, are heads that do not see each other.
+
+    float32 in, float32 out. With fewer keys than queries the first queries come before all keys: they get 0.
+    """
     # BEGIN SOLUTION ex=01.3
     scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(np.float32(q.shape[-1]))
     if q.shape[-2] > 1:  # a single query is the last token: it sees everything

@@ -20,10 +20,10 @@ from minillm.errors import MiniLLMError
 
 
 def paged_attention(q, k_pages, v_pages, table, n_k):
-    """(n_q, heads, d), (blocks, size, kv_heads, d) twice, (≥ n_k / size,) block numbers, int -> (n_q, heads, d)
+    """Causal attention over pages that are read where they lie, one after the other, for all heads at once.
 
-    Causal attention of the last n_q of n_k tokens, over all heads. Nothing is gathered: each page is read where it lies,
-    for all heads at once. What is in a page beyond n_k is never looked at.
+    q: (n_q, heads, d), the last n_q of n_k tokens. k_pages, v_pages: (blocks, size, kv_heads, d). table: block numbers, at
+    least n_k / size of them. Returns (n_q, heads, d). Nothing is gathered, and what a page holds beyond n_k is never looked at.
 
     Raises MiniLLMError where shapes disagree, the table is too short, or it names a block that is not there.
     """

@@ -13,18 +13,21 @@ from minillm.bench.compare import ceilings, check_sizes, say
 from minillm.bench.worker import Worker
 
 
-def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits, kv):
-    """-> {"rows": [one per piece of work], …}, ready for JSON. bits: stored bits per weight, as our backend reads them."""
+def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits, kv):
+    """-> {"rows": [one per piece of work], …}, ready for JSON. bits: stored bits per weight, as our backend reads them.
+
+    measure() -> Machine: asked before and after the run; the better of the two is the ceiling.
+    """
     check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (max(batches), prompt_tokens)).tolist()
-    workers, rows, peak = {}, [], {}
+    machine, workers, found, peak = measure(), {}, [], {}
     try:
         for name in engines:
             say(f"loading {name}")
             workers[name] = Worker(name, str(path), threads, {"backend": backend, "kv": kv} if name == "minillm" else {})
             workers[name].ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
 
-        def measure(what, tokens, seconds, **work):
+        def speeds(what, tokens, seconds, **work):
             speeds = {name: [] for name in engines}
             for round_ in range(rounds):
                 for name in engines[round_ % len(engines) :] + engines[: round_ % len(engines)]:
@@ -34,20 +37,20 @@ def compare_batches(path, config, machine, engines, prompt_tokens, new_tokens, b
                     peak[name] = max(peak.get(name, 0), answer["peak_rss_bytes"] or 0)
             return speeds
 
-        def add(what, batch, speeds):
-            top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv)
-            rows.append(row(what, batch, speeds, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
-
-        add("prefill", 1, measure("prefill", prompt_tokens, "prefill_s", prompts=prompts[:1], steps=1))
+        found.append(("prefill", 1, speeds("prefill", prompt_tokens, "prefill_s", prompts=prompts[:1], steps=1)))
         for batch in batches:
             for name in engines:
                 say(f"prefill for batch {batch}: {name}")
                 workers[name].ask(prompts=prompts[:batch], steps=1)
             work = {"prompts": prompts[:batch], "steps": new_tokens, "again": True}
-            add("decode", batch, measure(f"decode, batch {batch}", batch * new_tokens, "decode_s", **work))
+            found.append(("decode", batch, speeds(f"decode, batch {batch}", batch * new_tokens, "decode_s", **work)))
     finally:
         for worker in workers.values():
             worker.close()
+    machine, rows = machine.better(measure()), []
+    for what, batch, speeds_of in found:
+        top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv)
+        rows.append(row(what, batch, speeds_of, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
     loads = {name: {"load_s": worker.loaded["load_s"], "peak_rss_bytes": peak[name]} for name, worker in workers.items()}
     sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batches": batches, "threads": threads, "rounds": rounds}
     return {
@@ -98,9 +101,10 @@ def table(result):  # -> text
                 low, high = piece["ratios_spread"][f"to {name}"]
                 line += f"{f'{ratio:.2f} ({low:.2f} to {high:.2f})':>22}"
         lines.append(line + f"{piece['ceiling_tokens_per_s']:12,.0f}{piece['share_of_ceiling']:12.0%}  {piece['bound']}")
-    flops, bandwidth = f"{m['flops_per_s'] / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
+    peak = max(m["flops_per_s"], m["kernel_flops_per_s"]) if r["bits_per_weight"] < 32 else m["flops_per_s"]
+    flops, bandwidth = f"{peak / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
     lines.append(
-        f"The roofline is {flops} of float32 matrix product over the FLOPs, or {bandwidth} over the bytes of a step at "
+        f"The roofline is {flops} of the fastest instruction in use over the FLOPs, or {bandwidth} over the bytes of a step at "
         f"{r['bits_per_weight']:.2f} bits a weight, whichever allows less; both measured in this run."
     )
     memory = ", ".join(f"{name} {f['peak_rss_bytes'] / 1e6:,.0f} MB" for name, f in r["engines"].items())

@@ -22,13 +22,16 @@ def installed(engine):  # -> bool
 
 
 def compare(
-    path, config, machine, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32, kv="float32"
+    path, config, measure, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32, kv="float32"
 ):
-    """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight."""
+    """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight.
+
+    measure() -> Machine: asked before and after the run; the better of the two is the ceiling.
+    """
     check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
     work = {"prompts": prompts, "steps": new_tokens}
-    workers = {}
+    machine, workers = measure(), {}
     try:
         for name in engines:
             say(f"loading {name}")
@@ -44,6 +47,7 @@ def compare(
     finally:
         for worker in workers.values():
             worker.close()
+    machine = machine.better(measure())
     return {
         "model": config.name,
         "prompt_tokens": prompt_tokens,
@@ -98,13 +102,15 @@ def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=
     """What the measured machine allows at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s
-    multiply = batch * config.decode_flops(context) / machine.flops_per_s
+    peak = machine.peak(kernels=bits_per_weight < 32)
+    multiply = batch * config.decode_flops(context) / peak
     return {
-        "prefill_tokens_per_s": prompt_tokens * machine.flops_per_s / config.prefill_flops(prompt_tokens),
+        "prefill_tokens_per_s": prompt_tokens * peak / config.prefill_flops(prompt_tokens),
         "decode_tokens_per_s": batch / max(read, multiply),
         "prefill_bound": "arithmetic",
         "decode_bound": "bandwidth" if read >= multiply else "arithmetic",
         "bits_per_weight": bits_per_weight,
+        "flops_per_s": peak,
     }
 
 

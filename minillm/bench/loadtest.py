@@ -16,6 +16,7 @@ from minillm.errors import MiniLLMError
 from minillm.serving import metrics, perfetto
 from minillm.serving.loadtest import rows
 
+FILES = ("loadtest.json", "requests.csv", "loadtest.png", "trace.json")
 NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E"}
 
 
@@ -83,12 +84,8 @@ def write(result, test, folder):  # -> [Path]
         sheet.writeheader()
         sheet.writerows(lines)
     picture(result, test, png := io.BytesIO())
-    files = {
-        "loadtest.json": json.dumps(result, indent=1, ensure_ascii=False).encode(),
-        "requests.csv": text.getvalue().encode(),
-        "loadtest.png": png.getvalue(),
-        "trace.json": json.dumps(perfetto.trace(test.log)).encode(),
-    }
+    told, traced = json.dumps(result, indent=1, ensure_ascii=False), json.dumps(perfetto.trace(test.log))
+    files = dict(zip(FILES, (told.encode(), text.getvalue().encode(), png.getvalue(), traced.encode()), strict=True))
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, data in files.items():

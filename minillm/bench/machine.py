@@ -1,43 +1,110 @@
 """What this machine can do at best, and what the process has used: the ceilings that every measurement stands beside.
 
 Decode reads every weight once per step, so its ceiling is memory bandwidth over bytes; prefill multiplies big matrices,
-so its ceiling is arithmetic over FLOPs. Both are measured with the operation itself (a matrix-vector product larger than
-any cache; a square matrix product), with the threads that the run will use. The roofline: Williams et al. 2009.
+so its ceiling is arithmetic over FLOPs. A ceiling that a measurement can pass is none, so bandwidth is the fastest of several
+ways to read memory larger than any cache, and arithmetic is that of the instruction in use: a square product of float32 for
+NumPy, for compiled kernels what peak.py finds. The roofline: Williams et al. 2009.
+
+Other programs that run meanwhile lower everything. `cpu_share` tells how much of the cores a process really gets.
 """
 
 import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+BUSY_BELOW = 0.85  # of the cores' time: with less, figures say more about the other programs than about this one
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured ceilings."""
+    """Measured ceilings. flops_per_s: of float32 products; kernel_flops_per_s: of the compiled kernels, 0 where unknown."""
 
     read_bytes_per_s: float
     flops_per_s: float
     cores: int
     cpu: str
+    kernel_flops_per_s: float = 0.0
 
     def json(self):
         return asdict(self)
 
+    def better(self, other):  # Machine -> Machine
+        """The best of two measurements, such as one before and one after a run: one of them may have been disturbed."""
+        best = {name: max(getattr(self, name), getattr(other, name)) for name in self.__slots__ if name.endswith("_per_s")}
+        return replace(self, **best)
 
-def measure_machine(megabytes=512, n=2048):  # -> Machine
-    """Best of several runs each, about a second in all."""
+    def peak(self, kernels):  # -> FLOP/s that bound a run
+        """kernels: it runs on the compiled backend. What a float32 product does is possible at least."""
+        return max(self.flops_per_s, self.kernel_flops_per_s) if kernels else self.flops_per_s
+
+
+def measure_machine(megabytes=512, n=2048, kernels=False):  # -> Machine
+    """Best of several runs each, about a second in all. kernels: those of the compiled backend too, which it then loads."""
     import numpy as np
 
-    rows = megabytes * 2**20 // 4 // 4096
-    big, x = np.ones((rows, 4096), np.float32), np.ones(4096, np.float32)
     square = np.ones((n, n), np.float32)
+    peak = 0.0
+    if kernels:
+        from minillm.bench.peak import kernel_flops_per_s
+
+        peak = max(kernel_flops_per_s().values())
     return Machine(
-        read_bytes_per_s=big.nbytes / best_of(lambda: big @ x),
+        read_bytes_per_s=bandwidth(megabytes),
         flops_per_s=2 * n**3 / best_of(lambda: square @ square),
         cores=available_cores(),
         cpu=cpu_name(),
+        kernel_flops_per_s=peak,
     )
+
+
+def bandwidth(megabytes):  # -> bytes/s, of the fastest of three ways to read
+    """A matrix-vector product with the library's own threads; a dot product and a maximum, each core in its own part."""
+    import numpy as np
+
+    cores = available_cores()
+    big, x = np.ones((megabytes * 2**20 // 4 // 4096, 4096), np.float32), np.ones(4096, np.float32)
+    parts, piece = np.array_split(big.reshape(-1), cores), 1 << 16
+
+    def squared(part):  # a dot product of each piece with itself, which the first cache holds meanwhile
+        for i in range(0, len(part), piece):
+            np.dot(part[i : i + piece], part[i : i + piece])
+
+    with ThreadPoolExecutor(cores) as pool:
+        ways = [
+            lambda: big @ x,
+            lambda: list(pool.map(squared, parts)),
+            lambda: list(pool.map(np.max, parts)),
+        ]
+        return big.nbytes / min(map(best_of, ways))
+
+
+def cpu_share(seconds=0.2):  # -> 0 … 1
+    """The share of all cores' time that this process gets when it asks for all of it: 1 on a machine with nothing else to do.
+
+    One thread a core hashes (which needs no lock of Python's); its CPU time is set beside the clock.
+    """
+    from hashlib import sha256
+
+    block, cores = bytes(1 << 20), available_cores()
+
+    def spin(_):
+        begin, used = time.perf_counter(), time.thread_time()
+        while (passed := time.perf_counter() - begin) < seconds:
+            sha256(block).digest()
+        return (time.thread_time() - used) / passed
+
+    with ThreadPoolExecutor(cores) as pool:
+        return min(1.0, sum(pool.map(spin, range(cores))) / cores)
+
+
+def busy(share):  # -> a line for a person, or None
+    """What to say about figures measured at this share of the cores' time."""
+    if share >= BUSY_BELOW:
+        return None
+    return f"this machine is busy: a process gets {share:.0%} of its cores; figures are too low, and may contradict each other"
 
 
 def available_cores():

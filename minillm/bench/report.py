@@ -16,9 +16,10 @@ def table(result):  # -> text
         )
     c, m = r["ceiling"], r["machine"]
     lines.append(f"{'ceiling':16}{c['prefill_tokens_per_s']:12,.0f}{'':8}{c['decode_tokens_per_s']:12,.1f}")
-    flops, bandwidth = f"{m['flops_per_s'] / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
+    flops, bandwidth = f"{c['flops_per_s'] / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
+    how = "float32 products" if c["flops_per_s"] == m["flops_per_s"] else "the kernels' own instruction"
     lines.append(
-        f"The ceiling is {flops} over the prompt's FLOPs, and {bandwidth} over the bytes of a step at "
+        f"The ceiling is {flops} of {how} over the prompt's FLOPs, and {bandwidth} over the bytes of a step at "
         f"{c['bits_per_weight']:.4g} bits a weight, both measured in this run."
     )
     return "\n".join(lines)

@@ -75,7 +75,10 @@ class BlockPool:
         self.refs[block] += 1
 
     def free(self, block):
-        """Drop one owner of a block. The last one's becomes idle if it is kept (then tell the cache; newest last), else blank."""
+        """Drop one owner of a block. The last one's becomes idle if it is kept (then tell the cache; newest last), else blank.
+
+        Blank blocks are a stack: what was used last is used next. The cache hears of a block when it is idle, not before.
+        """
         self.owned(block)
         # BEGIN SOLUTION ex=04.1
         self.refs[block] -= 1

@@ -6,7 +6,9 @@ needs: so `minillm --help` imports no NumPy. Errors that a user can cause become
 
 import argparse
 import importlib
+import itertools
 import os
+import re
 import sys
 
 from minillm import __version__
@@ -17,12 +19,50 @@ COMMANDS = (
 )  # fmt: skip
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaint is one line. An abbreviated option is refused: it could mean another one tomorrow."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, allow_abbrev=False, **options)
+
+    def error(self, message):
+        self.exit(2, f"minillm: {' '.join(message.split())}{self.nearest(message)}; {self.prog} --help says what there is.\n")
+
+    def nearest(self, message):  # -> " (did you mean …?)", or nothing
+        from difflib import get_close_matches
+
+        found = re.search(r"invalid choice: '?([\w-]+).*?choose from (.*)\)|unrecognized arguments: (--[\w-]+)", message)
+        if not found:
+            return ""
+        options = [option for action in self._actions for option in action.option_strings]
+        near = get_close_matches(found[1] or found[3], re.findall(r"[\w-]+", found[2]) if found[2] else options, 1)
+        return f" (did you mean {near[0]}?)" if near else ""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """What nobody knows is refused here, where the command's own options are known, before its value is taken for another."""
+        if args is not None and self._subparsers is None:
+            given = itertools.takewhile(lambda word: word != "--", args)
+            options = [word.partition("=")[0] for word in given if word.startswith("--")]
+            if unknown := [option for option in options if option not in self._option_string_actions]:
+                self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        values, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return values, left
+
+
 def main(argv=None):  # -> exit status
     """Run one command. 0: done. 2: an error the user can put right. 130: stopped with Control-C."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a narrow terminal must not stop a story
-    args = parser().parse_args(argv)
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no UTF-8 reach the tokenizer, which says where they are
+    top = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        top.print_help()
+        return 0
+    args = top.parse_args(argv)
     try:
         if getattr(args, "threads", None) is not None:
             set_threads(args.threads)
@@ -37,17 +77,23 @@ def main(argv=None):  # -> exit status
             raise
         print(f"minillm: exercise {id} is not written yet: minillm course check {id}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be made, a name too long, a file of somebody else: the path says whose
+        if isinstance(error, BrokenPipeError):  # `minillm generate ... | head`: the reader has gone, nothing is left to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.filename is None:
+            raise
+        name = ascii(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else str(error.filename)
+        print(f"minillm: {name if len(name) < 200 else name[:100] + '…'}: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nminillm: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `minillm generate ... | head`: the reader has gone, nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def parser():  # -> argparse.ArgumentParser
-    """All commands and their options."""
-    top = argparse.ArgumentParser(prog="minillm", description="A small LLM inference engine that you can read.")
+    """All commands and their options. A subparser is of the same class."""
+    top = Parser(prog="minillm", description="A small LLM inference engine that you can read.")
     top.add_argument("--version", action="version", version=f"minillm {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:

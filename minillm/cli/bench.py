@@ -16,7 +16,17 @@ Each benchmark has defaults of its own for the options that it takes, and refuse
 
 import sys
 
-from minillm.cli.common import DEFAULT_MODEL, add_kv_option, add_model_options, load, model_path, print_json
+from minillm.cli.common import (
+    DEFAULT_MODEL,
+    add_kv_option,
+    add_model_options,
+    beside_json,
+    load,
+    model_path,
+    print_json,
+    share_now,
+    tell_share,
+)
 from minillm.errors import MiniLLMError
 
 HELP = "measure prefill and decode speed, or attention alone; --peers adds llama.cpp, transformers, torch where installed"
@@ -24,7 +34,8 @@ PEERS_HELP = "also measure llama.cpp, with a single batch size transformers too;
 MODEL = {"model": DEFAULT_MODEL, "backend": "auto", "threads": None}
 OPTIONS = {  # benchmark -> {option it takes: default}
     "model": MODEL | {"prompt_tokens": 512, "new_tokens": 32, "batch": "1", "rounds": 5, "kv": None, "peers": False},
-    "attention": {"threads": None, "tokens": "512,2048,8192", "heads": 9, "kv_heads": None, "d_head": 64, "rounds": 5, "peers": False},
+    "attention": {"threads": None, "tokens": "512,2048,8192", "heads": 9, "kv_heads": None, "d_head": 64}
+    | {"rounds": 5, "peers": False},
     "ttft": MODEL | {"prompt_tokens": 1000, "rounds": 3},
     "paging": {"trace": None, "requests": None},
     "prefix": {"trace": None, "requests": None},
@@ -45,7 +56,7 @@ def configure(parser):
     parser.add_argument("--rounds", type=int, metavar="N", help="alternations (default: 5; ttft, kernels: 3)")
     add_kv_option(parser)
     parser.add_argument("--peers", action="store_true", help=PEERS_HELP)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; the table goes to standard error")
     replayed = parser.add_argument_group("paging, prefix, blocks, pair")
     replayed.add_argument("--trace", metavar="FILE", help="paging: Azure's CSV; prefix: Mooncake's JSONL (default: a profile)")
     replayed.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace; blocks: 3000; pair: 40)")
@@ -65,11 +76,12 @@ def run(args):
     settle(args)
     ways = {"model": run_model, "attention": run_attention, "ttft": run_ttft, "serving": run_serving, "kernels": run_kernels}
     ways |= {"pair": run_pair, "training": run_training, "blocks": run_blocks}
+    before = share_now()
     result, table = ways.get(args.what, run_replay)(args)
+    result["cpu_share"] = tell_share(before)
+    print(table(result), file=beside_json(args))
     if args.json:
         print_json(result)
-    else:
-        print(table(result))
     return 0
 
 
@@ -174,21 +186,23 @@ def run_model(args):
     from minillm.bench import batches as table_of_batches
     from minillm.bench import report
     from minillm.bench.compare import check_sizes, compare, installed, say
-    from minillm.bench.machine import measure_machine
+    from minillm.bench.machine import available_cores, measure_machine
     from minillm.model.load import bits_per_weight, chosen, read_config
 
     config, backend = read_config(path), chosen(args.backend, path)
     kv = args.kv or get_backend(backend).kv_dtype
     bits = 32 if backend == "numpy" else bits_per_weight(path, config)
     check_sizes(config, args.prompt_tokens, args.new_tokens, min(batches), args.rounds)
-    say("measuring the machine's ceilings")
-    machine = measure_machine()
+    def measure():
+        say("measuring the machine's ceilings")
+        return measure_machine(kernels=backend == "numba")
+
     known = ("llama.cpp", "transformers") if len(batches) == 1 else ("llama.cpp",)
     peers = [name for name in known if installed(name)] if args.peers else []
     if args.peers and not peers:
         absent("llama-cpp-python, or torch transformers gguf accelerate")
-    work = path, config, machine, ["minillm", *peers], args.prompt_tokens, args.new_tokens
-    rest = args.rounds, args.threads or machine.cores, backend, bits, kv
+    work = path, config, measure, ["minillm", *peers], args.prompt_tokens, args.new_tokens
+    rest = args.rounds, args.threads or available_cores(), backend, bits, kv
     if len(batches) == 1:
         result, table = compare(*work, batches[0], *rest), report.table
     else:

@@ -1,4 +1,7 @@
-"""`minillm chat`: a conversation. The cache of the turns so far is kept: each turn feeds only what is new."""
+"""`minillm chat`: a conversation. The cache of the turns so far is kept: each turn feeds only what is new.
+
+Lines that begin with a slash are commands, such as /help; with a space in front they go to the model.
+"""
 
 import sys
 
@@ -9,37 +12,86 @@ from minillm.cli.common import (
     chosen_adapter,
     load,
     pace,
-    sampling_params,
+    sampling_given,
 )
 
-HELP = "talk with a model; an empty line or Control-D ends it"
+HELP = "talk with a model; /help says how, an empty line or Control-D ends it"
+COMMANDS = {
+    "/help": "what there is",
+    "/reset": "forget the conversation and begin another",
+    "/exit": "end it, as an empty line and Control-D do",
+}
+TALKER = "smollm2-135m"
+STORIES = ("tiny", "tiny-draft")
 
 
 def configure(parser):
     add_model_options(parser)
-    add_sampling_options(parser, max_tokens=512)
+    add_sampling_options(parser, max_tokens=512, models_own=True)
     add_lora_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
 
 
 def run(args):
     from minillm.llm import Conversation
+    from minillm.model.defaults import chosen_sampling
+    from minillm.model.sampling import SamplingParams
 
-    params, adapter = sampling_params(args), chosen_adapter(args)
-    talk = Conversation(load(args), args.system, adapter)
+    given = sampling_given(args)
+    SamplingParams(**given)  # refuses what makes no sense before a large model is loaded
+    adapter, llm = chosen_adapter(args), load(args)
+    params = SamplingParams(**chosen_sampling(llm, given))
+    cannot_chat(args.model, llm.tokenizer.chat)
+    talk = Conversation(llm, args.system, adapter)
     asked = sys.stdin.isatty()
     while True:
         try:
-            line = input("> " if asked else "").strip()
+            line = input("> " if asked else "")
         except EOFError:
             break
-        if not line:
+        if line.startswith("/"):
+            if not command(line.strip()):
+                break
+            if line.strip() == "/reset":
+                talk = Conversation(llm, args.system, adapter)
+            continue
+        if not line.strip():
             break
         try:
-            for piece in talk.say(line, params, args.truncate):
+            for piece in talk.say(line.strip(), params, args.truncate):
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:  # ends the answer, not the conversation
             print(" [stopped]", end="")
         print(f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics)}]" if asked else "", file=sys.stderr)
         print(flush=True)
     return 0
+
+
+def command(line):  # -> whether the conversation goes on
+    """Say what a command does, on standard error. An unknown one changes nothing."""
+    if line == "/exit":
+        return False
+    if line == "/reset":
+        print("[a new conversation]", file=sys.stderr)
+        return True
+    if line != "/help":
+        name = line.split()[0][:40]
+        print(f"{name} is no command; a message that begins with a slash needs a space in front.", file=sys.stderr)
+    for name, does in COMMANDS.items():
+        print(f"{name:8} {does}", file=sys.stderr)
+    return True
+
+
+def cannot_chat(model, template):  # name, ChatTemplate or None
+    """Say so, in one line, where a model has learnt to go on with a text and not to answer: its template knows no roles.
+
+    TokenizerError where there is no template at all.
+    """
+    from minillm.errors import TokenizerError
+
+    advice = f"For a chat: minillm download {TALKER}, then minillm chat --model {TALKER}."
+    if template is None:
+        raise TokenizerError(f"{model} cannot chat: its file has no chat template. {advice}")
+    if "role" not in template.source:
+        does = "tells stories" if model in STORIES else "goes on with a text"
+        print(f"{model} {does} and cannot chat: it goes on from what you write. {advice}", file=sys.stderr)

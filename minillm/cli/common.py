@@ -24,23 +24,34 @@ def chosen_adapter(args):  # -> name or None
     return "lora" if args.lora else None
 
 
-def add_sampling_options(parser, max_tokens=128):
+def add_sampling_options(parser, max_tokens=128, models_own=False):
+    """models_own: what is not given is left to the model's own recommendation (sampling_given, model/defaults.py)."""
+
+    def knob(name, kind, off, metavar, says):
+        default, what = (None, "default: what suits the model") if models_own else (off, "the default")
+        parser.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{says} ({what})")
+
     parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (the default)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 is off (the default)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1 is off (the default)")
-    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="0 is off (the default)")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is off (the default)")
+    knob("--temperature", float, 0.0, "T", "0 is greedy")
+    knob("--top-k", int, 0, "K", "0 is off")
+    knob("--top-p", float, 1.0, "P", "1 is off")
+    knob("--min-p", float, 0.0, "P", "0 is off")
+    knob("--repetition-penalty", float, 1.0, "R", "1 is off")
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: a fresh one)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
     parser.add_argument("--truncate", choices=["left"], help="drop the beginning of a prompt that is too long")
 
 
+def sampling_given(args):  # -> {name: value}
+    """What the options said; a knob that was left to the model is not among them."""
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def sampling_params(args, **more):
     from minillm.model.sampling import SamplingParams
 
-    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
-    return SamplingParams(**{name: getattr(args, name) for name in names}, **more)
+    return SamplingParams(**sampling_given(args), **more)
 
 
 def model_path(args):  # -> path
@@ -80,9 +91,30 @@ def add_kv_option(parser):
     parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
 
 
+def beside_json(args):  # -> where what a person reads goes: with --json standard output is for the object alone
+    return sys.stderr if args.json else sys.stdout
+
+
 def print_json(values):
-    """One object on the last line of standard output."""
+    """One object, which is all that stands on standard output."""
     print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def share_now():  # -> 0 … 1
+    """The share of the cores that a process gets now, to be handed to tell_share once all is measured."""
+    from minillm.bench.machine import cpu_share
+
+    return cpu_share()
+
+
+def tell_share(before):  # -> the lower of the shares before and after
+    """A busy machine spoils what was measured: say so on standard error."""
+    from minillm.bench.machine import busy
+
+    share = min(before, share_now())
+    if line := busy(share):
+        print(f"minillm: {line}.", file=sys.stderr)
+    return round(share, 3)
 
 
 def pace(metrics):  # -> one line

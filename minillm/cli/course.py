@@ -12,31 +12,33 @@ def configure(parser):
 
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    def command(name, help, ids=None, work="--work"):
+    def command(name, help, ids=None, work=("--work",)):
         sub = commands.add_parser(name, help=help, description=help)
         if ids:
-            sub.add_argument("ids", nargs=ids, metavar="ID", help="a lesson (01), a range (01-04) or an exercise (01.2)")
+            sub.add_argument("ids", nargs=ids, metavar="ID", help="a lesson (1 or 01), a range (01-04), an exercise (01.2)")
         if work:
-            sub.add_argument(work, dest="work", type=Path, default=Path("work"), metavar="DIR", help="your folder (work)")
+            sub.add_argument(*work, dest="work", type=Path, default=Path("work"), metavar="DIR", help="your folder (work)")
         return sub
 
-    start = command("start", "write the files of a lesson's exercises, emptied, into your folder", "+", work="--out")
+    start = command("start", "write the files of a lesson's exercises, emptied, into your folder", "+", ("--work", "--out"))
     start.add_argument("--force", action="store_true", help="overwrite files that are there")
     check = command("check", "test the first exercise that is not done, then the next", "*")
     check.add_argument("--watch", action="store_true", help="again whenever a file is saved")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="what the random inputs are drawn from (0)")
-    command("hint", "one more hint for the exercise you are at", "?")
-    command("status", "what is done, with points")
-    command("solution", "your lines beside the reference's", 1)
+    command("hint", "one more hint for the exercise you are at", "*")
+    status = command("status", "where you are: the lesson at hand, what is done, points", "*")
+    status.add_argument("--all", action="store_true", help="the exercises of all lessons")
+    command("solution", "your lines beside the reference's", "*")
     kills = command("kills", "which wrong solution is caught by which test", "*", work=None)
-    kills.add_argument("--json", action="store_true", help="the table as JSON")
+    kills.add_argument("--json", action="store_true", help="one JSON object instead of the lines")
     notebook.configure(command("notebooks", "build notebooks from their sources, or compare with --check", work=None))
     release = command("release", "bundles for students and for the autograder", "+", work=None)
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
     release.add_argument("--tests", type=Path, metavar="DIR", help="private tests to add to the autograder")
     grade = commands.add_parser("grade", help="score a submission that nobody trusts", description="Score a submission.")
-    grade.add_argument("work", type=Path, metavar="DIR", help="the submission")
+    grade.add_argument("work", type=Path, nargs="?", metavar="DIR", help="the submission (work)")
+    grade.add_argument("--work", dest="folder", type=Path, default=Path("work"), metavar="DIR", help="the same, as an option")
     grade.add_argument("--only", dest="ids", nargs="+", default=[], metavar="ID", help="lessons or exercises to score (all)")
     grade.add_argument("--seed", type=int, default=0, metavar="S", help="a new seed is a new hidden test (0)")
     grade.add_argument("--tests", type=Path, metavar="DIR", help="private tests, laid over the reference's")
@@ -60,11 +62,13 @@ def show(lines):
 
 
 def _start(args, course):
+    from minillm.course import check
+    from minillm.course.progress import Progress
     from minillm.course.start import start
 
-    for file, what in start(course, args.ids, args.work, args.force):
-        print(f"{args.work / file}: {what}")
-    print(f"next: minillm course check{_work(args)}")
+    report = start(course, args.ids, args.work, args.force)
+    progress = Progress.load(args.work)
+    show([f"{progress.work / file}: {what}" for file, what in report] + check.welcome(course, progress, args.ids))
     return 0
 
 
@@ -96,10 +100,11 @@ def _hint(args, course):
 
 
 def _status(args, course):
-    from minillm.course import check
     from minillm.course.progress import Progress
+    from minillm.course.status import status
 
-    show(check.status(course, Progress.load(args.work)))
+    width = max(60, shutil.get_terminal_size((80, 24)).columns)
+    show(status(course, Progress.load(args.work), args.ids, args.all, width))
     return 0
 
 
@@ -107,7 +112,7 @@ def _solution(args, course):
     from minillm.course import check
     from minillm.course.progress import Progress
 
-    show(check.solution(course, Progress.load(args.work), args.ids[0], shutil.get_terminal_size().columns))
+    show(check.solution(course, Progress.load(args.work), args.ids, shutil.get_terminal_size().columns))
     return 0
 
 
@@ -116,11 +121,14 @@ def _kills(args, course):
 
     from minillm.course.kills import kills, show_kill
 
-    alive = 0
+    found = []
     for kill in kills(course, args.ids):
-        print(json.dumps(kill.as_dict()) if args.json else show_kill(kill), flush=True)
-        alive += not kill.caught
-    return 1 if alive else 0
+        found.append(kill)
+        if not args.json:
+            print(show_kill(kill), flush=True)
+    if args.json:
+        print(json.dumps({"kills": [kill.as_dict() for kill in found]}))
+    return 0 if all(kill.caught for kill in found) else 1
 
 
 def _notebooks(args, course):
@@ -141,14 +149,11 @@ def _grade(args, course):
     from minillm.course import report
     from minillm.course.grade import Limits, grade
 
-    scores = grade(course, args.work, args.ids, args.seed, args.tests, args.lint, Limits(args.seconds, args.memory))
+    work, limits = args.work or args.folder, Limits(args.seconds, args.memory)
+    scores = grade(course, work, args.ids, args.seed, args.tests, args.lint, limits)
     for line in report.lines(scores):
         print(line)
     for path, form in ((args.out, report.ours), (args.gradescope, report.gradescope), (args.classroom50, report.classroom50)):
         if path:
             report.save(path, form(scores))
     return 0
-
-
-def _work(args):
-    return "" if args.work == Path("work") else f" --work {args.work}"

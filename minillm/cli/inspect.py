@@ -1,4 +1,4 @@
-"""`minillm inspect FILE.gguf`: what is in a model file, without loading the model.
+"""`minillm inspect FILE.gguf`: what is in a model file, without loading the model; `inspect NAME`: what such a model takes.
 
 The bits per weight that a file's name promises ("Q4_1": 5) are those of its matrices' blocks; norms and the embedding are
 often stored wider. The table by type shows where the bytes went, and the average is over every weight.
@@ -6,19 +6,51 @@ often stored wider. The table by type shows where the bytes went, and the averag
 
 from minillm.cli.common import print_json
 
-HELP = "show what a GGUF file holds: architecture, metadata, tensors, bits per weight"
+HELP = "what a GGUF file holds; or, of a model's name (llama-3-70b), what it takes and what fits where"
 FIRST = 8  # elements shown of an array that is longer than twice that
 
 
 def configure(parser):
-    parser.add_argument("file", metavar="FILE", help="a .gguf file")
+    parser.add_argument("file", metavar="FILE|NAME", help="a .gguf file, a model by name, or a shape: llama-3-8b, qwen3-8b …")
+    parser.add_argument("--context", type=int, metavar="N", help="what it takes, with the KV cache of so many tokens")
     parser.add_argument("--json", action="store_true", help="one JSON object; long arrays as count and first elements")
 
 
 def run(args):
+    from minillm.cli import sizing
+
+    if args.context is None and (path := model_file(args.file)):
+        return inspect_file(args, path)
+    facts = sizing.sizes(args.file, sizing.config_of(args.file), args.context)
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(sizing.report(facts)))
+    return 0
+
+
+def model_file(name):  # -> the path of a GGUF file, or None where a name stands for a shape
+    """A file that is here, also by its name; a path is a file even where it is not there."""
+    from minillm.errors import ModelError
+    from minillm.model import zoo
+    from minillm.model.presets import PRESETS
+
+    try:
+        path = zoo.resolve(name)
+    except zoo.ModelNotDownloaded:
+        if name in PRESETS:
+            return None
+        raise
+    except ModelError:
+        looks_like_a_path = any(part in name for part in "/\\") or name.endswith(".gguf")
+        return name if looks_like_a_path and name not in PRESETS else None
+    return path if path.is_file() else None
+
+
+def inspect_file(args, path):
     from minillm.formats.gguf import open_gguf
 
-    with open_gguf(args.file) as gguf:
+    with open_gguf(path) as gguf:
         facts = summary(gguf)
     if args.json:
         print_json(facts)

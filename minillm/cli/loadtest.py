@@ -35,8 +35,8 @@ def configure(parser):
     what.add_argument("--seed", type=int, default=0, metavar="N", help="of times, lengths and prompts (default: %(default)s)")
     parser.add_argument("--slo", metavar="LIST", help="objectives in seconds, such as ttft=0.5,tpot=0.05 (also itl, tbt, e2e)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", help="write loadtest.json, requests.csv, loadtest.png, trace.json")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--out", metavar="DIR", help="write loadtest.json, requests.csv, loadtest.png, trace.json there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and the table to standard error")
 
 
 def run(args):
@@ -46,6 +46,7 @@ def run(args):
     from minillm.errors import MiniLLMError
     from minillm.serving import metrics
     from minillm.serving.client import Client
+    from minillm.serving.client_sse import Trouble
 
     slo = metrics.parse_slo(args.slo) if args.slo else None
     requests, told = plan(args)
@@ -55,15 +56,25 @@ def run(args):
     options = {"ignore_eos": True} if args.ignore_eos else {}
     key = os.environ[name] if name else None
     client = Client(args.url, args.model, api_key=key, chat=args.chat, timeout=args.timeout, options=options)
-    test = asyncio.run(under_way(client, requests, args, vocabulary))
+    try:
+        test = asyncio.run(under_way(client, requests, args, vocabulary))
+    except Trouble as trouble:
+        if trouble.kind != "http 401":
+            raise
+        found = f"the server does not take the key in {name}" if name else "the server wants an API key"
+        hint = "--api-key-env NAME says which environment variable holds it"
+        raise MiniLLMError(f"{found} (http 401: {trouble.message}); {hint}.") from None
 
     from minillm.bench import loadtest as shown
     from minillm.serving.loadtest import report
 
     result = {"server": args.url, "model": client.model, "workload": told, "seed": args.seed, **report(test, slo)}
-    print(shown.table(result))
+    to_read = sys.stderr if args.json else sys.stdout  # with --json, standard output is the object and nothing else
+    print(shown.table(result), file=to_read)
     if args.out:
-        print("written: " + ", ".join(str(path) for path in shown.write(result, test, args.out)))
+        print("written: " + ", ".join(str(path) for path in shown.write(result, test, args.out)), file=to_read)
+    else:
+        print(f"nothing was written: --out DIR writes {', '.join(shown.FILES)}", file=to_read)
     if args.json:
         print_json(result)
     return 130 if test.stopped else 0

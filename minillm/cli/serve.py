@@ -1,5 +1,6 @@
 """`minillm serve`: a model behind OpenAI's HTTP interface, on this machine alone unless told otherwise."""
 
+import json
 import os
 import re
 import sys
@@ -23,9 +24,19 @@ def configure(parser):
     lora_help = "an adapter (a PEFT folder, or a GGUF file), and what clients call it as their model; may be repeated"
     parser.add_argument("--lora", action="append", default=[], metavar="NAME=PATH", help=lora_help)
     parser.add_argument("--json", action="store_true", help="print one JSON object with the address once it listens")
-    key = parser.add_mutually_exclusive_group()
-    key.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key that clients must send")
-    key.add_argument("--api-key-file", metavar="FILE", help="file with that key")
+    defaults = "for requests that do not say how to sample: auto is the model's own values, openai is temperature 1"
+    parser.add_argument("--generation-config", choices=["auto", "openai"], default="auto", help=f"{defaults} (default: auto)")
+    parser.add_argument("--log-requests", action="store_true", help="write a line of JSON about each request to standard error")
+    door = parser.add_argument_group("who may ask")
+    door.add_argument(
+        "--api-key-env", action="append", default=[], metavar="NAME",
+        help="environment variable with a key; any of several keys will do (repeat it, or see --api-key-file)",
+    )  # fmt: skip
+    door.add_argument("--api-key-file", metavar="FILE", help="file with keys, one a line")
+    door.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN",
+        help="let web pages of this origin ask, such as http://localhost:3000; may be repeated, * is every page (default: none)",
+    )  # fmt: skip
     engine = parser.add_argument_group("engine")
     memory = engine.add_mutually_exclusive_group()
     memory.add_argument("--blocks", type=int, metavar="N", help="blocks of the KV cache")
@@ -44,6 +55,9 @@ def configure(parser):
     )
     engine.add_argument("--prefix", choices=["hash", "radix", "none"], default="hash", help="prefix cache (default: %(default)s)")
     engine.add_argument(
+        "--batch-invariant", action="store_true", help="logits that do not depend on who else is served, to the bit; slower"
+    )
+    engine.add_argument(
         "--max-queue", type=int, default=256, metavar="N", help="requests that may wait; more get 429 (default: %(default)s)"
     )
     limits = parser.add_argument_group("limits")
@@ -60,6 +74,8 @@ def run(args):
     except ImportError as missing:
         raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
 
+    from minillm.model.defaults import default_sampling
+
     options, args.adapters = limits(args), adapters(args)
     allow_files()
     listener = bind(args.host, args.port)  # before the model is loaded: a port that is taken should not cost minutes
@@ -67,7 +83,8 @@ def run(args):
         llm = load(args)
         engine, page, config = build(args, llm)
         name, pool = args.name or args.model, config.num_blocks * config.block_size
-        app = create_app(engine, Served.of(llm, name, pool, args.order == "priority"), options, page)
+        sampling = default_sampling(llm) if args.generation_config == "auto" else {}
+        app = create_app(engine, Served.of(llm, name, pool, args.order == "priority", sampling), options, page)
         port = listener.getsockname()[1]
         make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
     return 0
@@ -88,17 +105,16 @@ def adapters(args):  # -> {name: path}
 
 def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     """The engine that the options ask for, warm, and the page that its log feeds."""
-    from minillm.model.sampling import SamplingParams
     from minillm.serving.async_engine import AsyncEngine
     from minillm.serving.engine import Engine
     from minillm.serving.metrics_page import MetricsPage, WatchedLog
+    from minillm.serving.warmup import warm_up
 
     config = scheduler_config(args, llm.config, llm.transformer.kv_dtype.itemsize)
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
-    engine = Engine(llm, config, log=log)
-    with ThreadPoolExecutor(1) as passing:  # the first request should not wait for compilers; a thread: see load_model
-        for adapter in (None, *llm.adapters):
-            passing.submit(engine.run, [[0]], SamplingParams(max_tokens=2), adapter=adapter).result()
+    engine = Engine(llm, config, invariant=args.batch_invariant, log=log)
+    with ThreadPoolExecutor(1) as passing:  # no request should wait for a compiler; a thread: see load_model
+        passing.submit(warm_up, engine).result()
     log.page = page
     return AsyncEngine(engine, max_queue=args.max_queue), page, config
 
@@ -128,32 +144,46 @@ def limits(args):  # -> Options
         raise MiniLLMError(f"--port must be from 0 to 65,535, found {args.port:,}.")
     if args.max_queue < 1:
         raise MiniLLMError(f"--max-queue must be at least 1, found {args.max_queue}.")
-    return Options(api_key=api_key(args), timeout_s=args.timeout, grace_s=args.grace, local=is_loopback(args.host))
+    times = {"timeout_s": args.timeout, "grace_s": args.grace}
+    log = write_line if args.log_requests else None
+    return Options(api_key=api_keys(args), local=is_loopback(args.host), cors=origins(args.cors), log=log, **times)
 
 
-def api_key(args):  # -> str or None
-    """The key, from where no other user's `ps` can see it. One that was meant and is not there is an error, not an open door."""
-    if args.api_key_env is not None:
-        key, where = os.environ.get(args.api_key_env, ""), f"the environment variable {args.api_key_env}"
-    elif args.api_key_file is not None:
-        where = args.api_key_file
+def write_line(values):
+    """A request, in the log."""
+    print(json.dumps(values), file=sys.stderr, flush=True)
+
+
+def origins(given):  # [text] -> (origin, ...)
+    """What browsers say of a page: scheme, host, and a port that is not the scheme's own. Anything else would match no page."""
+    for origin in given:
+        if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
+            wanted = "an origin is http://HOST or https://HOST, in small letters, perhaps with :PORT, and without a path; or *"
+            raise MiniLLMError(f"--cors: {wanted}. Found {origin!r}.")
+    return tuple(given)
+
+
+def api_keys(args):  # -> (key, ...) or None
+    """The keys, from where no other user's `ps` sees them. One that was meant and is not there is an error, not an open door."""
+    found = [(os.environ.get(name, ""), f"the environment variable {name}") for name in args.api_key_env]
+    if args.api_key_file is not None:
         try:
-            with open(where, encoding="utf-8") as file:
-                key = file.read()
+            with open(args.api_key_file, encoding="utf-8") as file:
+                lines = [line for line in file.read().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise MiniLLMError(f"cannot read the API key: {error}.") from None
-    else:
-        return None
-    if not re.fullmatch(r"[!-~]+", key := key.strip()):
-        raise MiniLLMError(
-            f"an API key is one or more visible ASCII characters on one line; {where} holds {len(key)} characters."
-        )
-    return key
+            raise MiniLLMError(f"cannot read the API keys: {error}.") from None
+        found += [(line, args.api_key_file) for line in lines or [""]]
+    for key, where in found:
+        if not re.fullmatch(r"[!-~]+", key.strip()):
+            raise MiniLLMError(
+                f"an API key is one or more visible ASCII characters on one line; {where} holds {len(key.strip())} characters."
+            )
+    return tuple(key.strip() for key, _ in found) or None
 
 
 def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
     """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
-    from minillm.memory import available_bytes
+    from minillm.memory import available_bytes, refuse_beyond_memory
     from minillm.serving.scheduler import SchedulerConfig
 
     if args.block_size < 1:
@@ -167,6 +197,7 @@ def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
         blocks = min(wanted, max((available_bytes() or 2**31) // 4, 2**26) // block_bytes)
     if blocks < 1:
         raise MiniLLMError(f"the KV cache needs at least one block of {block_bytes:,} bytes, found {blocks:,} blocks.")
+    refuse_beyond_memory(blocks * block_bytes, f"a KV cache of {blocks:,} blocks")  # before its bookkeeping is made
     swap = args.preemption == "swap"
     return SchedulerConfig(
         num_blocks=blocks,
@@ -184,7 +215,7 @@ def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
 
 def size(text):  # "2GiB" -> bytes
     """Bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmg]i?|)b?", text.strip().lower())
     if not found:
-        raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text!r}.")
+        raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text[:40]!r}.")
     return int(float(found[1]) * UNITS[found[2]])

@@ -6,15 +6,16 @@ compiled kernels loads the model once more, on Numba.
 
 import sys
 
-from minillm.cli.common import add_model_options, model_path, print_json
+from minillm.cli.common import add_model_options, beside_json, model_path, print_json, share_now, tell_share
 
+MEASURING = "now each optimization is measured; before the first time, kernels are compiled for this machine, about a minute"
 HELP = "climb the ladder of optimizations: a story, a table, tour.png and tour.json"
 
 
 def configure(parser):
     add_model_options(parser)
     parser.add_argument("--out", default=".", metavar="DIR", help="where tour.png and tour.json go (default: here)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; story and table go to standard error")
 
 
 def run(args):
@@ -24,20 +25,31 @@ def run(args):
     from minillm.llm import LLM
     from minillm.model.sampling import SamplingParams
 
+    tour.writable(args.out)
     llm = LLM(path, "numpy" if args.backend == "auto" else args.backend)
-    c = llm.config
-    print(f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers\n\n{tour.BEGINNING}", end="")
-    for piece in llm.stream(tour.BEGINNING, SamplingParams(max_tokens=tour.NEW_TOKENS)):
-        print(piece, end="", flush=True)
-    print(" …\n", flush=True)
-    result = tour.climb(llm, say, *kernels(path, llm))
+    said = beside_json(args)
+    tell_story(llm, tour.BEGINNING, SamplingParams(max_tokens=tour.NEW_TOKENS), said)
+    print(f"minillm: {MEASURING}", file=sys.stderr, flush=True)
+    compiled, before = kernels(path, llm), share_now()
+    result = tour.climb(llm, say, *compiled)
     say("")
-    print(tour.table(result))
+    result["cpu_share"] = tell_share(before)
     png, data = tour.write(result, args.out)
-    print(f"\nPicture: {png}   Data: {data}   Next: minillm generate \"Once upon a time\"")
+    print(tour.table(result), file=said)
+    print(f"\nPicture: {png}   Data: {data}   Next: minillm generate \"Once upon a time\"", file=said)
     if args.json:
         print_json(result)
     return 0 if all(r["same_tokens"] for r in result["rungs"]) else report_difference(result)
+
+
+def tell_story(llm, beginning, params, said):
+    """On NumPy, which is there at once: a newcomer should not wait for a compiler."""
+    c = llm.config
+    about = f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers"
+    print(f"{about}\n\n{beginning}", end="", flush=True, file=said)
+    for piece in llm.stream(beginning, params):
+        print(piece, end="", flush=True, file=said)
+    print(" …\n", flush=True, file=said)
 
 
 def kernels(path, llm):  # -> the same model on Numba and its bits per weight, or nothing where Numba cannot be loaded

@@ -17,7 +17,7 @@ def configure(parser):
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
 
 
 def run(args):
@@ -104,9 +104,9 @@ def state_for(task, kept, batches, decisive, resume):  # -> checkpoint.State
     from minillm.training import checkpoint
     from minillm.training.optimizer import zeros_like
 
-    if resume:
-        return checkpoint.load(kept, decisive)
     fresh = task.initial()
+    if resume:
+        return checkpoint.load(kept, decisive, like=fresh)
     return checkpoint.State(0, fresh, zeros_like(fresh), zeros_like(fresh), batches.state)
 
 
@@ -142,7 +142,7 @@ def told(args, config, written, steps, flops, peak):
     from minillm.cli.common import print_json
 
     if not steps:  # resumed after the last step, and somebody has removed the curve
-        return
+        return None
     out, last = Path(config.run.out), steps[-1]
     picture(steps, config.model.vocab_size, out / "loss.png")
     seconds = median(step.seconds for step in steps)
@@ -153,9 +153,10 @@ def told(args, config, written, steps, flops, peak):
         "parameters": config.model.parameters(), "model": str(written),
     }  # fmt: skip
     held_out = "" if last.held_out_loss is None else f", held out {last.held_out_loss:.3f}"
+    if args.json:
+        return print_json(result)
     print(
         f"{last.step:,} steps, loss {last.loss:.3f}{held_out}, {result['tokens_per_s']:,.0f} tokens/s "
         f"({result['peak_share']:.0%} of peak): {result['model']}"
     )
-    if args.json:
-        print_json(result)
+    return None

@@ -1,16 +1,27 @@
 """Cards for Anki: a text file by the standard library, or an .apkg through genanki.
 
 Anki recognizes a note by its GUID. Ours is a hash of the card's id, the same in both formats, so importing a later version
-updates the notes, and what the person has learnt stays. Anki reads fields as HTML: texts are escaped, lines become <br>.
+updates the notes, and what the person has learnt stays. Anki reads fields as HTML: texts are escaped, lines become <br>, what
+stands between asterisks or backticks becomes emphasis or code, and lines that begin with four spaces (drawings, code) are <pre>,
+which every client shows in a font of one width.
 """
 
 import hashlib
 import html
 import os
+import re
 from base64 import urlsafe_b64encode
+from itertools import groupby
 from pathlib import Path
 
 from minillm.errors import MiniLLMError
+
+MARKUP = (  # Markdown of the cards, after escaping; an asterisk between spaces is a product and stays
+    (re.compile(r"`([^`]+)`"), r"<code>\1</code>"),
+    (re.compile(r"(?<![\w*])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\w*])"), r"<b>\1</b>"),
+    (re.compile(r"(?<![\w*])\*(?=\S)([^*]+?)(?<=\S)\*(?![\w*])"), r"<i>\1</i>"),
+)
+FIXED = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace; font-size: 14px; white-space: pre; overflow-x: auto"
 
 
 class AnkiError(MiniLLMError):
@@ -26,8 +37,26 @@ def stable_id(text):  # -> int, as Anki wants for decks and note types
 
 
 def as_html(text):
-    """Line breaks and the indentation of code survive; nothing else is markup."""
-    return "<br>".join(html.escape(line).replace("  ", "&nbsp; ") for line in text.strip().splitlines())
+    """A text of a card: lines, emphasis and code; drawings as they are, in a font of one width."""
+    parts = []
+    for drawn, lines in groupby(text.strip("\n").rstrip().splitlines(), key=lambda line: line.startswith("    ")):
+        if drawn:  # no line break in it: the text format of Anki has a note a line
+            parts.append(f'<pre style="{FIXED}">' + "<br>".join(html.escape(line[4:]) for line in lines) + "</pre>")
+        else:
+            parts.append("<br>".join(map(in_line, lines)))
+    return "".join(parts)
+
+
+def in_line(line):
+    """Emphasis and code of one line; what is in backticks stays as it is."""
+    pieces = re.split(r"(`[^`]+`)", html.escape(line).replace("  ", "&nbsp; "))
+    return "".join(marked(piece, MARKUP[:1] if piece.startswith("`") else MARKUP[1:]) for piece in pieces)
+
+
+def marked(text, rules):
+    for pattern, tag in rules:
+        text = pattern.sub(tag, text)
+    return text
 
 
 def front(card):

@@ -6,6 +6,7 @@
                      tmp/ the only place the child may write
 """
 
+import ast
 import os
 import shutil
 import stat
@@ -17,10 +18,6 @@ from minillm.course.launch import Box
 
 LARGEST = 1_000_000  # bytes of one submitted file
 SKIP = shutil.ignore_patterns("__pycache__", "wrong", "hostile", "course_project", ".*")
-RUNS_IN_CHILD = {
-    "__init__.py", "child.py", "wire.py", "mirror.py", "raised.py", "overlay.py", "regions.py", "guard.py", "jail.py", "landlock.py",
-    "seccomp.py",
-}  # fmt: skip
 INI = "[pytest]\ntestpaths = tests\naddopts = -q -p minillm.course.plugin -p no:cacheprovider\n"
 
 
@@ -78,12 +75,25 @@ def pack_judge(root, course, private=None):
     return box
 
 
+def needed(folder, name="child"):  # -> {names of modules}
+    """What of the course's modules the child imports, and these in turn: the rest has no business there."""
+    found, queue = {"__init__"}, [name]
+    while queue:
+        found.add(name := queue.pop())
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minillm.course"):
+                inner = node.module.removeprefix("minillm.course").removeprefix(".")
+                queue += {inner} - found if inner else {alias.name for alias in node.names} - found
+    return found
+
+
 def pack_child(root, course, submitted):
     """Fill folder root with what a submission ({file: text}) may see, readable to every user. -> Box"""
     box = Box(Path(root))
     shutil.copytree(course.package, box.root / "minillm", ignore=SKIP)
+    here = needed(box.root / "minillm" / "course")
     for path in (box.root / "minillm" / "course").iterdir():
-        if path.name not in RUNS_IN_CHILD:
+        if path.stem not in here:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     box.submission.mkdir()
     for file, text in submitted.items():

@@ -1,13 +1,15 @@
-"""One command, one exercise at a time, the next step always named: check, hint, status, solution.
+"""One command, one exercise at a time, the next step always named: check, hint, solution (status is in status.py).
 
 Each function returns the lines to print. check runs the tests of the first exercise that is started and not done; when they
 pass it goes on to the next, until one is not done yet.
 """
 
+import shutil
 import textwrap
 import time
 
 from minillm.course import regions, runner
+from minillm.course.files import near
 from minillm.course.index import SOURCES, CourseError
 from minillm.course.lint import lint
 
@@ -15,20 +17,22 @@ from minillm.course.lint import lint
 def check(course, progress, ids=(), seed=0):
     """Test exercises until one is not done. Returns (lines, whether all that was asked for passed)."""
     course.need_tests()
-    lines = []
-    for exercise in _started(course, progress, ids):
+    lines, warned = [], set()
+    for exercise in started(course, progress, ids):
         if not ids and progress.is_done(exercise):
             continue
         if not progress.is_written(exercise):
-            return lines + _task(progress, exercise), False
+            return lines + _task(course, progress, exercise), False
         lines += _refused(course, progress, exercise, lines)
         result = runner.run(course, progress.work, [exercise.id], seed)
         if not result.passed:
             progress.reopen(exercise)
-            return lines + _wrong(progress, exercise, result), False
+            return lines + _wrong(course, progress, exercise, result), False
         progress.finish(exercise)
         lines.append(f"{exercise.id}  done  {exercise.points:g} point{'s' * (exercise.points != 1)}  {exercise.title}")
-    return lines + [_beyond(course, progress)], True
+        lines += [f"  note: {said}; the reference took its place here" for said in result.broken if said not in warned]
+        warned |= set(result.broken)
+    return lines + [beyond(course, progress)], True
 
 
 def _refused(course, progress, exercise, said):
@@ -39,56 +43,86 @@ def _refused(course, progress, exercise, said):
     return [line for line in found if line not in said]
 
 
-def _task(progress, exercise):
+def welcome(course, progress, ids):
+    """What `start` says after it has written: the lesson to read, and the first place to write."""
+    lessons = [f"lesson: {lesson}" for lesson in dict.fromkeys(_lesson(course, e) for e in course.chosen(ids)) if lesson]
+    first = next((e for e in course.chosen(ids) if not progress.is_done(e)), None)
+    if first is None:
+        return [*lessons, beyond(course, progress)]
+    return [*lessons, f"{first.id}  to do  {first.title}", *_place(progress, first), f"next: {progress.command('check')}"]
+
+
+def _task(course, progress, exercise):
+    lesson = _lesson(course, exercise)
     if progress.later(exercise):
-        lesson = exercise.id[:2]
         return [
             f"{exercise.id}  to do  {exercise.title}",
-            f"  it belongs to lesson {lesson}, which is not started: lessons/{exercise.lesson}.md",
-            f"next: minillm course start {lesson} --out {progress.work}",
+            f"  it belongs to lesson {exercise.id[:2]}, which is not started: {lesson}",
+            f"next: {progress.command('start', exercise.id[:2])}",
         ]
-    lines = f"{exercise.lines} line{'s' * (exercise.lines != 1)}"
     return [
         f"{exercise.id}  to do  {exercise.title}",
-        f"  write {exercise.function or 'the region'} in {progress.line(exercise)}, about {lines}",
-        f"  lesson: lessons/{exercise.lesson}.md",
+        *_place(progress, exercise),
+        *([f"  lesson: {lesson}"] if lesson else []),
         f"next: {progress.command('check')}    (stuck? {progress.command('hint')})",
     ]
 
 
-def _wrong(progress, exercise, result):
+def _place(progress, exercise):
+    lines = f"{exercise.lines} line{'s' * (exercise.lines != 1)}"
+    return [f"  write {exercise.function or 'the region'} in {progress.line(exercise)}, about {lines}"]
+
+
+def _lesson(course, exercise):
+    path = course.root / "lessons" / f"{exercise.lesson}.md"
+    return str(near(path)) if path.is_file() else ""
+
+
+def _wrong(course, progress, exercise, result):
+    failed = [outcome for outcome in result.outcomes if outcome.status != "passed"]
+    unloaded = next((outcome.message for outcome in failed if outcome.message in result.broken), None)
+    if unloaded:  # every test says the same: the file is to be mended first
+        lines = [f"{exercise.id}  not yet  its file cannot be loaded", *_wrapped(unloaded, "  ")]
+        return [*lines, f"next: {progress.command('check')}"]
+    lines = []
+    blamed = next((course.exercises.get(outcome.blamed) for outcome in failed if outcome.blamed), None)
+    if blamed and blamed != exercise:  # this exercise may be right: it only met a loop elsewhere
+        progress.reopen(blamed)
+        lines.append(f"{blamed.id}  not yet  its lines never end: the tests of {exercise.id} met that  {progress.line(blamed)}")
     passed = sum(o.status == "passed" for o in result.outcomes)
-    lines = [f"{exercise.id}  not yet  {passed} of {len(exercise.tests)} tests pass  {progress.line(exercise)}"]
+    lines.append(f"{exercise.id}  not yet  {passed} of {len(exercise.tests)} tests pass  {progress.line(exercise)}")
     lines += [f"  the tests could not run: {error}" for error in result.errors]
-    for outcome in (o for o in result.outcomes if o.status != "passed"):
+    for outcome in failed:
         lines.append(f"  {outcome.test.split('::')[1].removeprefix('test_').replace('_', ' ')}:")
-        lines += textwrap.wrap(outcome.message.split("\nassert ")[0].split("\nFalsifying example")[0], 110,
-                               initial_indent="    ", subsequent_indent="    ")[:8]  # fmt: skip
+        lines += _wrapped(outcome.message.split("\nassert ")[0].split("\nFalsifying example")[0], "    ")[:8]
+    if any(outcome.kind == "TimeLimit" for outcome in failed):
+        lines.append("  (no more tests were run)")
     more = len(exercise.hints) - progress.hints.get(exercise.id, 0)
     stuck = f"    (stuck? {progress.command('hint')}, {more} left)" if more else ""
     return [*lines, f"next: {progress.command('check')}{stuck}"]
 
 
-def _beyond(course, progress):
+def _wrapped(text, indent):
+    width = min(110, max(60, shutil.get_terminal_size((110, 24)).columns))
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+
+
+def beyond(course, progress):
     """Everything asked for is done: what now?"""
-    left = [e for e in course.exercises.values() if progress.started(e) and not progress.is_done(e) and not progress.later(e)]
+    left = [e for e in course.exercises.values() if progress.begun(e) and not progress.is_done(e)]
     if left:
         return f"next: {progress.command('check')}    ({left[0].id} is the first that is not done)"
-    fresh = next((e for e in course.exercises.values() if e.tests and not (progress.started(e) and not progress.later(e))), None)
+    fresh = next((e for e in course.exercises.values() if e.tests and not progress.begun(e)), None)
     if fresh:
-        return f"all that you started is done. next: minillm course start {fresh.id[:2]} --out {progress.work}"
+        return f"all that you started is done. next: {progress.command('start', fresh.id[:2])}"
     return f"all exercises are done. next: {progress.command('status')}"
 
 
-def current(course, progress):
-    """The first exercise that is started and not done."""
-    return next((e for e in _started(course, progress, ()) if not progress.is_done(e)), None)
-
-
-def hint(course, progress, id=None):
-    """Reveal one more hint of an exercise."""
+def hint(course, progress, ids=()):
+    """Reveal one more hint: of an exercise that is named, or of the first that is not done (in the lessons that are named)."""
     course.need_tests()
-    exercise = _one(course, progress, id)
+    asked = started(course, progress, ids)
+    exercise = asked[0] if len(asked) == 1 and ids else next((e for e in asked if not progress.is_done(e)), None)
     if exercise is None:
         return [f"everything is done: no hint needed. next: {progress.command('status')}"]
     hints = exercise.hints
@@ -96,32 +130,27 @@ def hint(course, progress, id=None):
     progress.hints[exercise.id] = shown
     progress.save()
     lines = [f"  hint {number} of {len(hints)}: {text}" for number, text in enumerate(hints[:shown], 1)]
-    another = f"one more: {progress.command('hint')}"
+    another = f"one more: {progress.command('hint', *ids)}"
     if shown == len(hints):
         another = f"that was the last; the reference: {progress.command('solution', exercise.id)}"
     return [f"{exercise.id}  {exercise.title}", *lines, f"next: {progress.command('check')}    ({another})"]
 
 
-def status(course, progress):
-    """A table of all exercises that have tests, with points."""
-    lines, earned, total = [], 0, 0
-    for exercise in course.exercises.values():
-        if not exercise.tests and not progress.started(exercise):
-            continue
-        word = "-"
-        if progress.started(exercise) and not progress.later(exercise):
-            written = progress.is_written(exercise)
-            word = "done" if progress.is_done(exercise) else "begun" if written else "to do"
-        points = exercise.points if word == "done" else 0
-        earned, total = earned + points, total + exercise.points
-        seen = " (solution seen)" if exercise.id in progress.solutions else ""
-        lines.append(f"{exercise.id:6} {word:6} {points:>3g} of {exercise.points:<3g} {exercise.file:28} {exercise.title}{seen}")
-    return [*lines, f"{'':6} {'score':6} {earned:>3g} of {total:g}", _beyond(course, progress)]
+def solution(course, progress, ids=(), width=100):
+    """The learner's lines beside the reference's, of the exercises that are named, or of the first that is not done."""
+    asked = started(course, progress, ids)
+    if not ids:
+        asked = [next((e for e in asked if not progress.is_done(e)), asked[-1])]
+    if len(asked) == 1:
+        return _beside(course, progress, asked[0], width)
+    lines = []
+    for exercise in asked:
+        lines += [f"{exercise.id}  {exercise.title}", *_beside(course, progress, exercise, width), ""]
+    return lines[:-1]
 
 
-def solution(course, progress, id, width=100):
-    """The learner's lines beside the reference's; one after the other where the window is narrow."""
-    exercise = _one(course, progress, id)
+def _beside(course, progress, exercise, width):
+    """Two columns; one after the other where the window is narrow."""
     reference = course.source(exercise.file)
     region = next(region for region in regions.find(reference) if region.id == exercise.id)
     if not region.solved:
@@ -133,7 +162,8 @@ def solution(course, progress, id, width=100):
         progress.save()
     widest = max(map(len, [*mine, *theirs, "yours"]))
     if 2 * widest + 3 > width:
-        return [f"yours ({progress.line(exercise)})", *mine, "", f"reference ({exercise.file}:{exercise.line})", *theirs]
+        place = f"{near(course.package / exercise.file)}:{exercise.line}"
+        return [f"yours ({progress.line(exercise)})", *mine, "", f"reference ({place})", *theirs]
     rows = max(len(mine), len(theirs))
     left, right = ["yours", *mine, *[""] * (rows - len(mine))], ["reference", *theirs, *[""] * (rows - len(theirs))]
     return [f"{a:{widest}} | {b}".rstrip() for a, b in zip(left, right, strict=True)]
@@ -152,20 +182,13 @@ def watch(folder, again, pause=time.sleep):
         pause(0.3)
 
 
-def _started(course, progress, ids):
+def started(course, progress, ids=()):
+    """Of the exercises that are named (all, for none) those that are in the learner's folder; CourseError where none is."""
     exercises = [exercise for exercise in course.chosen(ids) if progress.started(exercise) and exercise.tests]
     if not any(id in course.exercises for id in ids):  # asked for by name, it is a TODO; else it is not meant
         exercises = [exercise for exercise in exercises if not progress.later(exercise)]
     if not exercises:
-        which = ids[0][:2] if ids else next((e.id[:2] for e in course.exercises.values()), "01")
-        start = f"minillm course start {which} --out {progress.work}"
-        raise CourseError(f"nothing of that is started in {progress.work}; next: {start}")
+        chosen = course.chosen(ids)
+        which = chosen[0].id[:2] if chosen else "01"
+        raise CourseError(f"nothing of that is started in {progress.work}; next: {progress.command('start', which)}")
     return exercises
-
-
-def _one(course, progress, id):
-    if id is None:
-        return current(course, progress)
-    if id not in course.exercises:
-        raise CourseError(f"no exercise {id!r}; `minillm course status` lists them.")
-    return _started(course, progress, [id])[0]

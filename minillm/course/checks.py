@@ -11,6 +11,7 @@ tells it (mistakes), and a learner who did just that reads so. draws and seeds t
 `pytest --seed`: a new seed is a new, hidden test.
 """
 
+import contextlib
 import os
 import tracemalloc
 
@@ -25,7 +26,7 @@ class Mismatch(AssertionError):
     __module__ = "builtins"  # pytest prints "Mismatch", not a path
 
 
-def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=dict):
+def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=dict, dtype=None):
     """Pass if actual is an array (or number) like expected, within atol + rtol * |expected|; otherwise say what is wrong.
 
     The type must be NumPy's own, the shape equal, the kind of dtype (float, int, bool) equal, and NaN and inf must be in the
@@ -33,11 +34,29 @@ def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=
 
     mistakes: a function, called on failure alone, that returns {what someone did: what comes out then}; the first that agrees
     with actual is named. `mistakes=lambda: {"the scores were not divided by √d": softmax(q @ k.T) @ v}`.
+    dtype: where the width is part of the contract, it must be this one: what widens in silence doubles the bytes moved.
     """
     __tracebackhide__ = True
     problem = diagnose(actual, expected, rtol, atol, mistakes)
+    if not problem and dtype is not None and actual.dtype != dtype:
+        problem = (
+            f"has the right values as {actual.dtype}, expected {np.dtype(dtype)}: what widened it? "
+            "np.sqrt of a Python int, a NumPy scalar of float64, and np.zeros or np.array without dtype do so in silence."
+        )
     if problem:
         raise Mismatch(f"{what} {problem}")
+
+
+@contextlib.contextmanager
+def answers(what, ask):
+    """Turn an exception of the code under test into words: `with answers("tpot of no tokens", "Is there a gap at all?"): ...`"""
+    __tracebackhide__ = True
+    try:
+        yield
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise Mismatch(f"{what} must give an answer, found {type(error).__name__}: {error}. {ask}") from error
 
 
 def check_memory(function, *arguments, most, why=""):

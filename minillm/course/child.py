@@ -5,7 +5,6 @@ the submission is laid over it. Before the first line of that is run, the proces
 Whatever it does to itself afterwards, all that reaches the judge are values, and the judge believes none of them.
 """
 
-import ast
 import importlib
 import importlib.util
 import json
@@ -17,12 +16,6 @@ import threading
 import tracemalloc
 from pathlib import Path
 
-LANE = threading.local()  # .lane: where this thread was asked
-FORWARDED = (
-    "__call__", "__getitem__", "__setitem__", "__delitem__", "__len__", "__iter__", "__next__", "__contains__", "__array__",
-    "__float__", "__int__", "__index__", "__bool__",
-)  # fmt: skip
-
 
 def limit(orders):
     """Bind this process: nothing here can be raised again."""
@@ -30,10 +23,10 @@ def limit(orders):
     for name, value in {
         "RLIMIT_CPU": seconds * 2,  # numba and BLAS use two threads
         "RLIMIT_AS": memory,  # macOS knows it and ignores it
-        "RLIMIT_FSIZE": 64_000_000,
-        "RLIMIT_NOFILE": 256,
+        "RLIMIT_FSIZE": 8_000_000,  # and launch.py looks at the sum
+        "RLIMIT_NOFILE": 64,  # so that what is deleted and still open does not fill the disk either
         "RLIMIT_CORE": 0,
-        "RLIMIT_NPROC": tasks() + 32,  # counts threads of this user everywhere; root is exempt
+        "RLIMIT_NPROC": (tasks() if os.getuid() else 0) + 32,  # of this user; root is about to become a new one
     }.items():
         if hasattr(resource, name):
             kind = getattr(resource, name)
@@ -54,98 +47,6 @@ def tasks():
     return total or 4096
 
 
-class Proxy:
-    """Stands for an object of the judge's: what is asked of it is asked there. Its attributes may be read, not set."""
-
-    __slots__ = ("_number",)
-
-    def __getattr__(self, name):
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return ask("get", self._number, name)
-
-
-def forward(special):
-    def method(self, *args, **kwargs):
-        kwargs.pop("copy", None)
-        return ask(special, self._number, (args, tuple(kwargs.items())))
-
-    method.__name__ = special
-    return method
-
-
-def ask(op, number, value):
-    lane = getattr(LANE, "lane", None)
-    if lane is None:
-        raise RuntimeError("only the thread that was called may use the arguments of the call.")
-    return lane.ask(op, number, value)
-
-
-class World:
-    """What has a name here: classes of minillm that the judge has too, and all functions that the judge names."""
-
-    def __init__(self, package):
-        self.package, self.names, self.classes, self.proxies = package, {}, {}, {}
-
-    def class_name(self, cls):
-        if cls not in self.names:
-            self.names[cls] = self.find_name(cls)
-        return self.names[cls]
-
-    def find_name(self, cls):
-        name, module = f"{cls.__module__}:{cls.__qualname__}", sys.modules.get(cls.__module__)
-        if not cls.__module__.startswith("minillm.") or cls.__module__.startswith("minillm.course"):
-            return None
-        if getattr(module, cls.__qualname__, None) is not cls or cls.__name__ not in self.known(cls.__module__):
-            return None
-        return name
-
-    def known(self, module):
-        """Classes of a module as the reference has it: a submission may define more, and the judge does not know them."""
-        if module not in self.classes:
-            path = self.package.joinpath(*module.split(".")[1:])
-            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            self.classes[module] = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-        return self.classes[module]
-
-    def class_of(self, name):
-        return resolve(name)
-
-    def may_set(self, cls, name):
-        return True
-
-    def function_name(self, x):
-        return None
-
-    def function_of(self, name):
-        return resolve(name)
-
-    def describe(self, x):
-        return [type(x).__name__, callable(x), hasattr(type(x), "__next__")]
-
-    def stand_for(self, number, description):
-        name, specials = description[0], tuple(s for s in description[1] if s in FORWARDED)
-        if (name, specials) not in self.proxies:
-            self.proxies[name, specials] = type(name, (Proxy,), {"__slots__": ()} | {s: forward(s) for s in specials})
-        proxy = object.__new__(self.proxies[name, specials])
-        Proxy._number.__set__(proxy, number)
-        return proxy
-
-    def poses(self, packing, x):
-        what = f"an array of {x.dtype}" if type(x).__name__ == "ndarray" else f"an object of class {type(x).__name__}"
-        raise TypeError(f"{what} was returned; return plain arrays and numbers")
-
-
-def resolve(name):
-    """'minillm.cache.contiguous:ContiguousCache.append' -> the function."""
-    module, _, path = name.partition(":")
-    thing = importlib.import_module(module)
-    for part in path.split("."):
-        thing = getattr(thing, part)
-    return thing
-
-
 class Performer:
     """Answers what the judge asks."""
 
@@ -153,6 +54,7 @@ class Performer:
         self.mirror = mirror
 
     def __call__(self, op, to, value):
+        from minillm.course.proxies import resolve
         from minillm.course.raised import ENDS
 
         try:
@@ -183,6 +85,7 @@ def measure(function, args):  # -> bytes taken at once
 
 
 def serve(lane):
+    from minillm.course.proxies import LANE
     from minillm.course.wire import WallError
 
     LANE.lane = lane
@@ -195,6 +98,7 @@ def serve(lane):
 def load(orders):  # -> what is wrong ("layers.py:3: ModuleNotFoundError: …"), or None
     """Import the submitted module, and find the function that will be called."""
     from minillm.course.overlay import Overlay
+    from minillm.course.proxies import resolve
     from minillm.course.raised import Raised
 
     preload(orders["module"])
@@ -233,6 +137,7 @@ def main():
     wall = jail.confine(".", "tmp", hidden=orders["secret"])
     from minillm.course import guard
     from minillm.course.mirror import Mirror
+    from minillm.course.proxies import World, resolve
     from minillm.course.raised import Raised
     from minillm.course.wire import Lane
 
@@ -243,9 +148,9 @@ def main():
     for lane in lanes[1:]:
         threading.Thread(target=serve, args=(lane,), daemon=True).start()
     empty = {"value": None, "changes": [], "seen": []}
-    lanes[0].send(empty | {"op": "locked", "lacks": wall.lacks}, [])
+    lanes[0].send(json.dumps(empty | {"op": "locked", "lacks": wall.lacks}).encode())
     guard.install("tmp", orders["secret"], "submission")
-    lanes[0].send(empty | {"op": "loaded", "trouble": load(orders)}, [])
+    lanes[0].send(json.dumps(empty | {"op": "loaded", "trouble": load(orders)}).encode())
     serve(lanes[0])
 
 

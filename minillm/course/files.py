@@ -4,6 +4,14 @@ import os
 from pathlib import Path
 
 
+def near(path):
+    """The path as a person would type it here: relative where it lies in the current folder, else as it was given."""
+    try:
+        return Path(os.path.abspath(path)).relative_to(Path.cwd())
+    except ValueError:
+        return Path(path)
+
+
 def write(path, text, mode=None):
     """Write text to path by rename, so that a reader never sees half of it. mode: permission bits, e.g. 0o755."""
     path = Path(path)

@@ -1,9 +1,9 @@
 """Score a submission that nobody trusts.
 
-For each exercise: lint the file; pack a box for the submission; start a judge, which runs the tests and calls the submission across
-a wall (judge.py); kill everything that was started; and count what the judge reported. A test counts when the judge planned it and
-reported each of its cases as passed. The submission's process can reach neither the judge nor what it says: a submission that
-exits, hangs, forks or fills memory loses the test it does so in, and one that does not load costs its own file's exercises.
+For each exercise: lint the file; pack a box for the submission; start a judge, which runs the tests and calls the submission
+across a wall (judge.py); kill everything that was started; and count what the judge reported. A test counts when the judge
+planned it and reported each of its cases as passed. The submission's process can reach neither the judge nor what it says: one
+that exits, hangs, forks or fills memory loses the test it does so in, and a file that does not load costs its own exercises.
 
 lessons/instructors.md says what stands on which platform.
 """
@@ -81,6 +81,8 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
             scores.tests += rows
             if exercise.file not in submitted:
                 _say(rows, refused.get(exercise.file, f"{exercise.file} was not submitted"))
+            elif todo := untouched(course, exercise, submitted[exercise.file]):
+                _say(rows, todo)
             elif check and (objections := linted(course, exercise.file, submitted[exercise.file])):
                 _say(rows, "refused before it ran: " + "; ".join(objections[:5]))
             else:
@@ -104,7 +106,8 @@ def orders_for(course, exercise, submitted, seed, limits, secret):
     if region.comment == "//":
         folder, inside = (course.package / exercise.file).parent, exercise.file.endswith(".py")
         files = [course.package / exercise.file] if inside else sorted(folder.glob("*.py"))
-        modules = [".".join(path.relative_to(course.package.parent).with_suffix("").parts) for path in files if path.stem != "__init__"]
+        inner = [path.relative_to(course.package.parent).with_suffix("") for path in files if path.stem != "__init__"]
+        modules = [".".join(path.parts) for path in inner]
     else:
         functions = [f"{exercise.module}:{exercise.function}"]
     missing = {}
@@ -114,6 +117,16 @@ def orders_for(course, exercise, submitted, seed, limits, secret):
              "secret": secret, "seconds": limits.seconds, "memory": limits.memory_gb * 1e9}  # fmt: skip
     return {"exercise": exercise.id, "seed": seed, "time_limit": limits.time_limit, "missing": missing, "functions": functions,
             "modules": modules, "child": child}  # fmt: skip
+
+
+def untouched(course, exercise, text):
+    """Words for a region that is still the stub, which needs no process to be found out; None for any other."""
+    line = regions.unwritten(text).get(exercise.id)
+    try:
+        same = line and regions.body(text, exercise.id) == regions.body(regions.blank(course.source(exercise.file)), exercise.id)
+    except regions.RegionError:
+        return None
+    return f"exercise {exercise.id} is not written yet ({exercise.file}:{line})" if same else None
 
 
 @functools.lru_cache(maxsize=256)

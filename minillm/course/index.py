@@ -18,6 +18,7 @@ from minillm.errors import MiniLLMError
 
 SOURCES = {".py", ".cu", ".cuh", ".c", ".h", ".cpp"}
 KERNEL = re.compile(r"(\w+)\s*\([^;]*$")
+ID = re.compile(r"(?P<lesson>\d{1,2})(?:\.(?P<number>\d+)|-(?P<last>\d{1,2}))?(?:_\w+)?")
 
 
 class CourseError(MiniLLMError):
@@ -109,14 +110,20 @@ class Course:
         return {path.stem[:2]: path.stem for path in sorted((self.root / "lessons").glob("[0-9][0-9]_*.md"))}
 
     def chosen(self, ids):
-        """The exercises named by lessons ("01"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
-        choice = list(expand(ids))
-        picked = [exercise for exercise in self.exercises.values() if not choice or wanted(exercise.id, choice)]
-        for one in choice:
-            if not any(wanted(id, [one]) for id in self.exercises):
+        """The exercises named by lessons ("01", "1"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
+        choice = self.choice(ids)
+        return [exercise for exercise in self.exercises.values() if not choice or wanted(exercise.id, choice)]
+
+    def choice(self, ids):
+        """The same in its one spelling: lessons "01" and exercises "01.2". A range may span lessons without exercises."""
+        choice = []
+        for asked in ids:
+            found = [one for one in expand(asked) if any(wanted(id, [one]) for id in self.exercises)]
+            if not found:
                 have = ", ".join(sorted({id[:2] for id in self.exercises})) or "none yet"
-                raise CourseError(f"no exercise or lesson {one!r}; lessons with exercises: {have}.")
-        return picked
+                raise CourseError(f"no exercise or lesson {short(asked)}; lessons with exercises: {have}.")
+            choice += found
+        return choice
 
     def need_tests(self):
         if not self.tests:
@@ -133,10 +140,19 @@ class Course:
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
 
 
-def expand(ids):
-    for id in ids:
-        first, dash, last = id.partition("-")
-        yield from (f"{number:02d}" for number in range(int(first), int(last) + 1)) if dash else [id]
+def short(text, limit=40):  # what somebody typed, for a message of one line
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
+
+
+def expand(id):  # -> [id]
+    """What a person may type: "1", "01", "01_inference", "1.2", "01.2", "1-3"; an empty list where it is none of these."""
+    typed = ID.fullmatch(id.strip())
+    if typed is None:
+        return []
+    lesson = int(typed["lesson"])
+    if typed["number"]:
+        return [f"{lesson:02d}.{int(typed['number'])}"]
+    return [f"{number:02d}" for number in range(lesson, int(typed["last"] or lesson) + 1)]
 
 
 def read_marks(path):

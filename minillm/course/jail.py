@@ -4,7 +4,7 @@ Python cannot be made safe by reading it, nor by hooks inside the interpreter: t
 So the kernel watches. Each lock takes something away for ever, from this process and from all that it will start:
 
     no_new_privs   no program can give rights back (set-user-id files do nothing)
-    nobody         where we are root: a user to whom no file and no other process belongs
+    nobody         where we are root: a user of its own, to whom no file and no other process belongs
     Landlock       files: Python and the box may be read, tmp may be written, everything else is not there (landlock.py)
     seccomp        no processes, sockets, signals to others, mounts, ... : the system calls themselves are refused (seccomp.py)
     limits         time, memory, file size, descriptors, processes (child.py)
@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 
 from minillm.errors import MiniLLMError
 
-NOBODY = 65534
+NOBODY, STRANGERS = 65534, range(61184, 65520)  # systemd's dynamic users: no account has these numbers
 PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, CLEAR_ALL = 8, 38, 47, 4
+CAPSET = {"x86_64": 126, "aarch64": 91}  # the system call's number
 DAC_READ_SEARCH = 1 << 2  # the capability to read files of other users; Landlock still says which
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 MACHINE = ("/dev/null", "/dev/zero", "/dev/urandom", "/proc/cpuinfo", "/sys/devices/system/cpu", "/etc/ld.so.cache")
@@ -89,20 +90,29 @@ def confine(box=".", tmp="tmp", more=(), hidden=()):
 
 def drop(libc, wall, version):
     """Become nobody where we are root, and give up every capability but, where only that opens Python, reading under Landlock."""
-    keep = DAC_READ_SEARCH if version and capable(DAC_READ_SEARCH) and not all(map(public, python_folders())) else 0
+    closed = not all(map(public, python_folders()))
+    keep = DAC_READ_SEARCH if closed and version and os.uname().machine in CAPSET and capable(DAC_READ_SEARCH) else 0
     if os.geteuid() == 0:
-        if not keep and not all(map(public, python_folders())):
+        if closed and not keep:
             wall.lacks.append("root still: user nobody cannot read this Python")
             return
         libc.prctl(PR_SET_KEEPCAPS, int(bool(keep)), 0, 0, 0)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            become(STRANGERS[os.getpid() % len(STRANGERS)])  # limits and signals count by user: children share none
+        except OSError:  # a container that maps few users
+            become(NOBODY)
     libc.prctl(PR_CAP_AMBIENT, CLEAR_ALL, 0, 0, 0)
-    header, sets = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", keep, keep, 0, 0, 0, 0)
-    if libc.syscall({"x86_64": 126, "aarch64": 91}[os.uname().machine], header, sets):  # capset
-        raise JailError(f"capabilities stay: {os.strerror(ctypes.get_errno())}.")
-    wall.stands.append("nobody" if os.getuid() == NOBODY else f"user {os.getuid()}, no capabilities")
+    if capset := CAPSET.get(os.uname().machine):
+        header, sets = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", keep, keep, 0, 0, 0, 0)
+        if libc.syscall(capset, header, sets):
+            raise JailError(f"capabilities stay: {os.strerror(ctypes.get_errno())}.")
+    wall.stands.append("nobody" if os.getuid() == NOBODY or os.getuid() in STRANGERS else f"user {os.getuid()}")
+
+
+def become(user):
+    os.setresuid(user, user, user)
 
 
 def capable(capability):

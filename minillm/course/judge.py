@@ -16,30 +16,17 @@ grade starts a judge for each exercise, with its orders as one line of JSON on s
 """
 
 import ctypes
-import importlib
 import json
 import os
 import resource
 import sys
-import types
 from pathlib import Path
 
 from minillm.course.launch import Box
-from minillm.course.remote import Wall, install, stand_in
+from minillm.course.remote import Wall
+from minillm.course.stand_in import put_stand_ins
 
 PR_SET_DUMPABLE = 4
-
-
-def put_stand_ins(wall, orders):
-    """Replace the exercise's function; for an exercise in CUDA C, which has none, every function that may read its text."""
-    for name in orders["functions"]:
-        module, _, path = name.partition(":")
-        install(wall, module, path)
-    for module in orders["modules"]:
-        space = importlib.import_module(module)
-        for name, value in list(vars(space).items()):
-            if isinstance(value, types.FunctionType) and value.__module__ == module:
-                setattr(space, name, stand_in(wall, f"{module}:{name}", value))
 
 
 def fetch_texts(wall, orders):
@@ -54,7 +41,7 @@ def fetch_texts(wall, orders):
 def load(wall, orders):
     """Let the child load the submission. What another file breaks is loaded without that file. -> what is wrong, or None"""
     own, folder = orders["child"]["file"], wall.box.submission
-    while trouble := wall.ready():
+    while trouble := loaded(wall, own, max(10, orders["time_limit"])):
         at = trouble.partition(":")[0]
         others = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() != own]
         culprits = [path for path in others if path.relative_to(folder).as_posix() == at] or others
@@ -66,11 +53,25 @@ def load(wall, orders):
     return None
 
 
-def protect():
-    """No other process of this user may look into this one."""
+def loaded(wall, own, seconds):  # -> what is wrong, or None
+    from minillm.course.bench import TimeLimit, limit
+
+    try:
+        with limit(seconds, lambda: "", wall):
+            return wall.ready()
+    except TimeLimit:
+        wall.died = True
+        return f"{own}: was not loaded in {seconds:g} s: a loop at its top level?"
+
+
+def protect(memory):
+    """No other process of this user may look into this one; nor shall what the child sends use up the machine."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hasattr(resource, "RLIMIT_AS") and hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
 
 
 def main():
@@ -80,21 +81,17 @@ def main():
     def send(event):
         print(json.dumps(event), file=out, flush=True)
 
-    protect()
+    protect(int(orders["child"]["memory"]) + 2**30)
     wall = Wall(Box(Path(orders["box"])), orders["child"], send)
     wall.start()  # it loads while we do
     put_stand_ins(wall, orders)
     import pytest
 
-    from minillm.course.bench import Bench, TimeLimit, limit
+    from minillm.course.bench import Bench
 
-    try:
-        with limit(max(10, orders["time_limit"]), lambda: "it was not loaded in time: a loop at its top level?", wall):
-            trouble = load(wall, orders)
-    except TimeLimit as error:
-        trouble = f"{orders['child']['file']}: {error}"
-    if trouble:
-        return send({"event": "broken", "message": trouble})
+    if trouble := load(wall, orders):
+        send({"event": "broken", "message": trouble})
+        return
     fetch_texts(wall, orders)
     arguments = ["--seed", str(orders["seed"]), "--basetemp", "tmp/pytest", f"--ex={orders['exercise']}", *orders["files"]]
     pytest.main(arguments, plugins=[Bench(wall, orders["missing"], orders["time_limit"], send)])

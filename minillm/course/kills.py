@@ -2,7 +2,8 @@
 
 A wrong solution is a file tests/wrong/NN_name/<id>_<slug>.py: a docstring of one line that names the misconception, then the
 lines that take the place of the exercise's region (for CUDA C: .cu, a // comment first). It holds no copy of anything else, so
-it stays in step with the reference. A test suite is worth what it catches.
+it stays in step with the reference. A test suite is worth what it catches, and it must not refuse what is right in another form:
+tests/right/ holds such answers, in the same format.
 """
 
 import os
@@ -46,10 +47,10 @@ class Kill:
         return bool(self.test)
 
 
-def wrongs(course, ids=()):
-    """The wrong solutions of the chosen exercises, in order."""
-    found = []
-    for path in sorted((course.root / "tests" / "wrong").glob("*/*")):
+def wrongs(course, ids=(), kind="wrong"):
+    """The wrong solutions of the chosen exercises, in order; or those that are right in another form (kind "right")."""
+    found, ids = [], course.choice(ids)
+    for path in sorted((course.root / "tests" / kind).glob("*/*")):
         if path.suffix not in (".py", ".cu"):
             continue
         id, _, slug = path.stem.partition("_")
@@ -83,13 +84,18 @@ def right(course, ids):
         raise CourseError(f"the reference fails {len(problems)} of its own tests, so the table would say nothing: {problems[0]}")
 
 
-def attempt(course, wrong):
+def trial(course, wrong):  # -> runner.Result
     """Run the exercise's tests against the reference with one region replaced."""
     start = warm.run if warm.possible() else runner.cold
     file = course.exercises[wrong.exercise].file
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / file, regions.fill(course.source(file), wrong.exercise, wrong.body))
-        result = runner.run(course, folder, [wrong.exercise], start=start)
+        return runner.run(course, folder, [wrong.exercise], start=start)
+
+
+def attempt(course, wrong):  # -> Kill
+    """What becomes of one wrong solution."""
+    result = trial(course, wrong)
     kill = Kill(wrong.exercise, wrong.path.stem.partition("_")[2], wrong.misconception)
     failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
     kill.lost = sum(outcome.points for outcome in failed)

@@ -19,6 +19,7 @@ from pathlib import Path
 from minillm.course.family import Family
 
 LOUDEST = 16_000_000  # bytes a judge may report before it is cut off
+FULLEST, MOST_FILES = 300_000_000, 5_000  # bytes and files that a child may leave in its folder
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def launch(box, orders, seconds):
         try:
             with contextlib.suppress(BrokenPipeError), judge.stdin:
                 judge.stdin.write(json.dumps(orders | {"pipe": writing}).encode() + b"\n")
-            told, late = listen(reading, judge, time.monotonic() + seconds)
+            told, late, full = listen(reading, judge, time.monotonic() + seconds, Box(Path(orders["box"])).tmp)
         finally:
             os.close(reading)
             with contextlib.suppress(ProcessLookupError):
@@ -62,6 +63,8 @@ def launch(box, orders, seconds):
     for line in told.splitlines():
         with contextlib.suppress(ValueError):  # the last may be cut short
             events.append(json.loads(line))
+    if full:
+        return events, f"more than {FULLEST // 1_000_000} MB or {MOST_FILES:,} files were written; the processes were ended"
     if late:
         return events, f"no answer within {seconds:g} s; the processes were ended"
     return events, f"the judge ended ({judge.returncode}) before this test was reported: {said[-1] if said else 'without a word'}"
@@ -70,7 +73,7 @@ def launch(box, orders, seconds):
 def environment(box, keeps_bytecode=False):
     """Nothing of ours: no tokens, no paths; two threads for each library that would take all.
 
-    keeps_bytecode: may it keep what it compiles for the next? A judge does: pytest rewrites all of hypothesis, which takes seconds.
+    keeps_bytecode: may it keep what it compiles? A judge does: pytest rewrites all of hypothesis, and that takes seconds.
     """
     env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(box.root), "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0"}
     env |= {"LC_ALL": "C.UTF-8"} | ({} if keeps_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"})
@@ -78,13 +81,20 @@ def environment(box, keeps_bytecode=False):
     return env | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2")
 
 
-def listen(pipe, judge, deadline):
-    """What a judge writes to the pipe, until it ends, says too much, or the deadline passes: (text, whether it was late)."""
-    told, finished = b"", False
+def listen(pipe, judge, deadline, folder):
+    """What a judge writes to the pipe, until it ends, says too much, the deadline passes, or the child's folder is full.
+
+    Returns the text, whether it was late, and whether the folder was full.
+    """
+    told, finished, looked = b"", False, time.monotonic()
     while len(told) < LOUDEST:
         left = deadline - time.monotonic()
         if left <= 0:
-            return told.decode(errors="replace"), True
+            return told.decode(errors="replace"), True, False
+        if time.monotonic() > looked + 0.2:
+            looked = time.monotonic()
+            if overfull(folder):
+                return told.decode(errors="replace"), False, True
         ready, _, _ = select.select([pipe], [], [], 0 if finished else min(left, 0.1))
         if ready:
             piece = os.read(pipe, 65536)
@@ -96,4 +106,22 @@ def listen(pipe, judge, deadline):
         finished = finished or judge.poll() is not None
     while judge.poll() is None and time.monotonic() < deadline and len(told) < LOUDEST:
         time.sleep(0.02)
-    return told.decode(errors="replace"), judge.poll() is None
+    return told.decode(errors="replace"), judge.poll() is None, False
+
+
+def overfull(folder):
+    """Has a child written more than it may? The kernel limits a file (child.py), not their number."""
+    size, count, queue = 0, 0, [folder]
+    while queue and size < FULLEST and count < MOST_FILES:
+        try:
+            with os.scandir(queue.pop()) as entries:
+                for entry in entries:
+                    about = entry.stat(follow_symlinks=False)
+                    size, count = size + about.st_blocks * 512, count + 1
+                    if entry.is_dir(follow_symlinks=False):
+                        queue.append(entry.path)
+        except FileNotFoundError:  # it went while we looked
+            continue
+        except OSError:  # a path that is too long to look into hides something
+            return True
+    return size >= FULLEST or count >= MOST_FILES

@@ -1,12 +1,17 @@
 """The model that a notebook runs on: SmolLM2-135M where it is on this machine, else the small one that comes with the package.
 
-    llm = model_at_hand()      # prints which one, since a picture means little without its model
+    llm = model_at_hand()      # prints which one, since a picture means little without its model; warns where others run
+
+A busy machine is told on standard error: there titles that are computed from measurements may contradict the lesson, and the
+builder takes no notebook with such a line in it.
 
 MINILLM_NOTEBOOK_MODEL overrides the choice: "random", or whatever `LLM` takes. Tests say "random" to be quick.
 """
 
 import os
+import sys
 
+from minillm.bench.machine import busy, cpu_share
 from minillm.llm import LLM
 from minillm.model import zoo
 from minillm.model.random_model import random_model
@@ -25,4 +30,6 @@ def model_at_hand(backend=None, say=print):  # -> LLM
         hint = f"for a larger one: minillm download {name}"
     c = llm.config
     say(f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers{'; ' if hint else ''}{hint}")
+    if line := busy(cpu_share()):
+        print(f"{line}. Run the notebook again when it is quiet.", file=sys.stderr)
     return llm

@@ -22,6 +22,7 @@ class Outcome:
     message: str = ""
     kind: str = ""  # the exception's class
     hint: str = ""
+    blamed: str = ""  # the exercise whose lines never ended, where a test ran out of time
 
     as_dict = asdict
 
@@ -64,6 +65,7 @@ def judge(outcome, exception, missing):
         outcome.status, outcome.kind = "failed", type(exception).__name__
         line = next((error.line for error in chain(exception) if isinstance(getattr(error, "line", None), str)), None)
         outcome.message = (str(exception) or f"{outcome.kind} without a message") + (f" ({line})" if line else "")
+        outcome.blamed = getattr(exception, "exercise", "") if outcome.kind == "TimeLimit" else ""
     return outcome
 
 

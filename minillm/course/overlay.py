@@ -6,9 +6,13 @@ gets the learner's flash.cu where there is one. The course and the errors are ne
 
 Regions that are not started get the reference's lines on their way in (regions.settle): a clone finds them in its sources, a
 student bundle, whose sources hold no solution, in a file that holds nothing else (`OTHERS`, written by release.py).
+
+While tests run (lenient), a learner's file that cannot be loaded is written down in `broken`, with its line, and the reference
+takes its place: what is wrong in one file must not fail the exercises of all the others.
 """
 
 import ast
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.readers
@@ -18,7 +22,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from minillm.course import regions
+from minillm.course import broken, regions
 
 PACKAGE = "minillm"
 OTHERS = "other_lessons.bin"  # in the package of a student bundle: {file: {exercise: lines}} as JSON, compressed
@@ -44,6 +48,31 @@ class Fresh(importlib.machinery.SourceFileLoader):
         raise OSError("no cache for a learner's file")
 
 
+class Learners(Fresh):
+    """A file of the learner's; where it cannot be loaded, the reference's file of the same name."""
+
+    def __init__(self, name, path, overlay, reference):
+        super().__init__(name, path)
+        self.overlay, self.reference = overlay, Path(reference)
+
+    def exec_module(self, module):
+        before = dict(vars(module))
+        try:
+            with self.overlay.limit():
+                super().exec_module(module)
+            if self.reference.is_file():
+                broken.complete(module, self.path, self.reference)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a SystemExit or a time limit at import, too, is this file's own fault
+            if not self.reference.is_file():
+                raise
+            self.overlay.broken[self.name] = broken.place(error, self.overlay.impl, self.path)
+            vars(module).clear()
+            vars(module).update(before | {"__file__": str(self.reference)})
+            exec(self.source_to_code(self.reference.read_bytes(), str(self.reference)), vars(module))
+
+
 class WithResources(importlib.machinery.SourceFileLoader):
     """The reference's package, with the learner's other files (CUDA C) laid over its own."""
 
@@ -59,11 +88,13 @@ class WithResources(importlib.machinery.SourceFileLoader):
 
 
 class Overlay(importlib.abc.MetaPathFinder):
-    def __init__(self, impl, reference, under=()):
-        """under: the exercises under test; if they are not started, they stay stubs."""
+    def __init__(self, impl, reference, under=(), lenient=False):
+        """under: the exercises under test; if they are not started, they stay stubs. lenient: see above."""
         self.impl, self.reference, self.under = Path(impl).resolve(), Path(reference).resolve(), under
+        self.lenient, self.broken = lenient, {}  # {module's name: broken.Broken}
         others = self.reference / OTHERS
         self.others = json.loads(zlib.decompress(others.read_bytes())) if others.is_file() else None
+        self.limit = contextlib.nullcontext  # around the loading of a learner's file; the plugin sets a time limit
 
     def find_spec(self, name, path=None, target=None):
         top, *parts = name.split(".")
@@ -72,14 +103,18 @@ class Overlay(importlib.abc.MetaPathFinder):
         mine, theirs = self.impl.joinpath(*parts), self.reference.joinpath(*parts)
         init, file, reference = mine / "__init__.py", mine.with_name(mine.name + ".py"), theirs / "__init__.py"
         if init.is_file():
-            return _spec(name, Fresh(name, str(init)), [str(place) for place in (mine, theirs) if place.is_dir()])
+            return _spec(name, self._loader(name, init, reference), [str(place) for place in (mine, theirs) if place.is_dir()])
         if file.is_file():
-            return _spec(name, self._lending(Fresh(name, str(file)), "/".join(parts) + ".py"))
+            return _spec(name, self._loader(name, file, theirs.with_name(theirs.name + ".py"), "/".join(parts) + ".py"))
         if reference.is_file() and mine.is_dir() and any(f.suffix in {".cu", ".cuh", ".h"} for f in mine.iterdir()):
             return _spec(name, WithResources(name, str(reference), mine), [str(theirs)])
         if (own := "/".join(parts) + ".py") in (self.others or ()):
             return _spec(name, self._lending(Fresh(name, str(self.reference / own)), own))
         return None
+
+    def _loader(self, name, path, reference, file=None):
+        loader = Learners(name, str(path), self, reference) if self.lenient else Fresh(name, str(path))
+        return self._lending(loader, file) if file else loader
 
     def _lending(self, loader, file):
         def lend(source):
@@ -105,7 +140,7 @@ class Overlay(importlib.abc.MetaPathFinder):
 
     def stranger(self, exercise):
         """Where the exercise's module was loaded from, if that is not the learner's folder; None if all is well."""
-        if not exercise.file.endswith(".py"):
+        if not exercise.file.endswith(".py") or exercise.module in self.broken:
             return None
         module = sys.modules.get(exercise.module)
         origin = getattr(module, "__file__", None)

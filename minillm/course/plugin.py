@@ -12,18 +12,21 @@ pyproject.toml loads it with `-p minillm.course.plugin`, not through a pytest11 
 options to every pytest run on the machine that has minillm installed.
 """
 
+import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from minillm.course import outcomes, regions
+from minillm.course import broken, outcomes, regions
 from minillm.course.index import Course, wanted
 from minillm.course.outcomes import Outcome
 from minillm.course.overlay import Overlay
 from minillm.course.watchdog import Watchdog
+from minillm.errors import MiniLLMError
 
 RUN = pytest.StashKey()
 
@@ -48,6 +51,20 @@ class Run:
         for listener in self.listeners:
             listener({"event": event, **values})
 
+    def broken(self):
+        """{module: what is wrong} of the learner's files that cannot be loaded."""
+        return {name: str(replace(one, path=self.shown(one.path))) for name, one in self.overlay.broken.items()}
+
+    def shown(self, path):
+        """A file of the learner's as the learner would write it."""
+        return str(self.impl / Path(path).resolve().relative_to(self.overlay.impl))
+
+    def blame(self, stacks):  # looks at the stack -> (", in work/layers.py:30 (exercise 01.1)", "01.1")
+        """Where a test hangs, and in whose lines."""
+        found = broken.running(stacks, self.overlay.impl)
+        id = broken.exercise_at(*found) if found else ""
+        return (f", in {self.shown(found[0])}:{found[1]}" + f" (exercise {id})" * bool(id) if found else ""), id
+
 
 def pytest_addoption(parser):
     group = parser.getgroup("minillm", "exercises of minillm")
@@ -56,6 +73,7 @@ def pytest_addoption(parser):
     group.addoption("--hints", action="store_true", help="show the hint of a test that fails")
     group.addoption("--seed", type=int, default=0, metavar="S", help="what all random inputs are drawn from (0)")
     group.addoption("--time-limit", type=float, default=20, metavar="SECONDS", help="for one test, with --impl (20)")
+    group.addoption("--one-time-out", action="store_true", help="end the run at the first test that takes too long")
     group.addoption("--report", metavar="FILE", help="write what happens to FILE, one JSON object a line")
 
 
@@ -71,20 +89,35 @@ def pytest_configure(config):
         report = open(option.report, "w", encoding="utf-8")  # noqa: SIM115  (closed with the run)
         config.add_cleanup(report.close)
         run.listeners.append(lambda event: print(json.dumps(event), file=report, flush=True))
+    try:
+        option.ex = run.course.choice(option.ex)
+    except MiniLLMError as error:
+        raise pytest.UsageError(str(error)) from None
     if option.impl:
         run.impl = Path(option.impl)
         run.missing = outcomes.stubs(run.impl, {exercise.file for exercise in run.course.exercises.values()})
         asked = {id for id in run.course.exercises if wanted(id, option.ex)}
-        run.overlay = Overlay(run.impl, run.course.package, asked)
+        run.overlay = Overlay(run.impl, run.course.package, asked, lenient=True)
         run.overlay.install()
         run.watchdog = Watchdog()
         config.add_cleanup(run.watchdog.close)
+        run.overlay.limit = partial(loading, run, 3 * option.time_limit)
         run.started = {id for id, exercise in run.course.exercises.items() if begun(run.impl / exercise.file, id, id in asked)}
         absent = [id for id in run.course.exercises if id in asked - run.started]
         if absent or not run.started:
             first = absent[0] if absent else "01"
             write = f"minillm course start {first[:2]} --out {run.impl}"
             raise pytest.UsageError(f"{run.impl} holds no file for exercise {first}; write one: {write}")
+
+
+@contextlib.contextmanager
+def loading(run, seconds):
+    """A time limit around the loading of a learner's file, unless one is running already: `while True` may stand anywhere."""
+    if run.watchdog.armed:
+        yield
+        return
+    with run.watchdog.limit(seconds, f"a file gave no answer in {seconds:g} s while it was loaded", run.blame):
+        yield
 
 
 def begun(path, id, asked):
@@ -159,6 +192,9 @@ def pytest_collection_finish(session):
     run = session.config.stash[RUN]
     cases = [unit(item) for item in session.items if item.get_closest_marker("exercise")]
     run.emit("plan", tests={test: cases.count(test) for test in dict.fromkeys(cases)})
+    if run.overlay:
+        for message in run.broken().values():
+            run.emit("broken", message=message)
 
 
 def unit(item):
@@ -178,7 +214,10 @@ def pytest_runtest_call(item):
         f"{unit(item)} (exercise {mark.args[0]}) gave no answer in {seconds:g} s and did not hear the alarm: "
         "a loop that never ends, in compiled code or under `except BaseException`? The run stops here."
     )
-    with run.watchdog.limit(seconds, message):
+    exercise = run.course.exercises.get(mark.args[0])
+    if exercise and (why := run.broken().get(exercise.module)):
+        pytest.fail(why, pytrace=False)
+    with run.watchdog.limit(seconds, message, run.blame):
         return (yield)
 
 
@@ -195,6 +234,8 @@ def pytest_runtest_makereport(item, call):
     outcome = item.outcome
     if report.failed:
         outcomes.judge(outcome, call.excinfo.value, run.missing)
+        if outcome.kind == "TimeLimit" and item.config.option.one_time_out:
+            item.session.shouldstop = "a test took too long"
         if outcome.status == "todo":
             report.outcome, report.todo = "skipped", True
             report.longrepr = (str(item.path), item.location[1] or 0, outcome.message)
@@ -233,7 +274,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section(f"exercises in {run.impl}")
     for status, line in outcomes.table(run.outcomes):
         terminalreporter.write_line(line, **colours.get(status, {}))
-    for complaint in run.complaints:
+    for complaint in [*run.broken().values(), *run.complaints]:
         terminalreporter.write_line(complaint, red=True)
 
 

@@ -10,10 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minillm.course import regions
-from minillm.course.files import write
+from minillm.course.files import near, write
 from minillm.course.index import CourseError
 
 NAME = ".minillm.json"
+
+
+def option(work):
+    """What to add to a command for this folder: nothing where it is the usual one."""
+    return "" if work == Path("work") else f" --work {work}"
 
 
 @dataclass
@@ -25,9 +30,9 @@ class Progress:
 
     @classmethod
     def load(cls, work):
-        work = Path(work)
+        work = near(work)
         if not work.is_dir():
-            raise CourseError(f"no folder {work}; begin with: minillm course start 01 --out {work}")
+            raise CourseError(f"no folder {work}; begin with: minillm course start 01{option(work)}")
         try:
             state = json.loads((work / NAME).read_text(encoding="utf-8"))
             return cls(work, state["done"], state["hints"], state["solutions"])
@@ -42,7 +47,7 @@ class Progress:
 
     def command(self, *words):
         """The command to type next, for this folder."""
-        return " ".join(["minillm course", *words] + ([] if self.work == Path("work") else [f"--work {self.work}"]))
+        return " ".join(["minillm course", *words]) + option(self.work)
 
     def started(self, exercise):
         """Was a file of this exercise written? Its lesson may not be begun all the same: see `later`."""
@@ -51,6 +56,10 @@ class Progress:
     def later(self, exercise):
         """Does the learner's file mark the exercise as not started?"""
         return regions.is_later((self.work / exercise.file).read_text(encoding="utf-8", errors="replace"), exercise.id)
+
+    def begun(self, exercise):
+        """Is its file there, and its lesson started?"""
+        return self.started(exercise) and not self.later(exercise)
 
     def text(self, exercise):
         """The learner's lines of an exercise; the whole file where the marks are gone."""
@@ -74,6 +83,9 @@ class Progress:
 
     def is_done(self, exercise):
         return self.started(exercise) and self.done.get(exercise.id) == self._hash(exercise)
+
+    def points(self, exercise):
+        return exercise.points if self.is_done(exercise) else 0
 
     def finish(self, exercise):
         self.done[exercise.id] = self._hash(exercise)

@@ -5,7 +5,6 @@ session. A card with a number can be answered by typing it. Every answer is on d
 Control-C loses nothing. Input is lines, from a terminal or from a pipe alike: one to see the answer, one with the grade.
 """
 
-import re
 import shutil
 import sys
 import textwrap
@@ -13,10 +12,10 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import date
 
+from minillm.course.numbers import readings
 from minillm.course.recall import GRADES, is_due
 
 QUIT = ("q", "quit")
-PREFIXES = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 class Stop(Exception):
@@ -46,18 +45,6 @@ def nothing_due(cards, memory, today):  # -> text
         wait = "tomorrow" if days == 1 else f"in {days} days"
         text += f" Next: {count} card{'s' * (count > 1)} {wait} ({when.isoformat()})."
     return text + (f" {new} have never been asked: leave --due out." if new else "")
-
-
-def parse_number(text, unit=""):  # -> float, or None where no number was typed
-    """"42,000", "42k", "4.2e4 tokens", "~5.5 GB" where the unit is GB, "35%" where it is %."""
-    match = re.fullmatch(r"[~≈]?\s*([+-]?(?:\d[\d,_ ]*)?\.?\d*(?:e[+-]?\d+)?)\s*(.*)", text.strip(), re.IGNORECASE)
-    try:
-        number, rest = float(re.sub(r"[,_ ]", "", match[1])), match[2].strip().lower()
-    except (TypeError, ValueError):
-        return None
-    if unit and rest.endswith(unit.lower()):
-        rest = rest.removesuffix(unit.lower()).strip()
-    return number * PREFIXES[rest] if rest in PREFIXES else None
 
 
 def judge(numeric, value):  # Numeric, typed number -> (suggested grade, verdict)
@@ -98,7 +85,7 @@ class Session:
     def run(self, cards):  # -> number of cards answered
         """Ask each card, and those that were forgotten again, until all are known or the person stops."""
         queue, asked, total = deque(cards), 0, len(cards)
-        grades = dict.fromkeys(GRADES, 0)
+        grades, first = dict.fromkeys(GRADES, 0), {}
         try:
             while queue:
                 card = queue.popleft()
@@ -106,6 +93,7 @@ class Session:
                 grade = self.one(card, place)
                 asked += 1
                 grades[grade] += 1
+                first.setdefault(card, grade)
                 self.memory.record(card.id, grade, self.today)
                 if grade == "again":
                     queue.append(card)
@@ -114,21 +102,38 @@ class Session:
         counted = ", ".join(f"{count} {grade}" for grade, count in grades.items() if count)
         kept = f": {counted}. Progress is kept in {self.memory.path}" if asked else "."
         self.say(f"{asked} answer{'s' * (asked != 1)}{kept}")
+        for line in self.summary(first):
+            self.say(line)
         return asked
+
+    def summary(self, first):  # {card: the first grade it got} -> lines
+        """How it went by lesson, what to read again, and when to come back."""
+        decks = list(dict.fromkeys(card.deck for card in first))
+        for deck in decks:
+            grades = [grade for card, grade in first.items() if card.deck == deck]
+            yield f"  {deck}: {sum(grade in ('good', 'easy') for grade in grades)} of {len(grades)} known at once"
+        for card, grade in first.items():
+            if grade in ("again", "hard"):
+                yield "  " + textwrap.shorten(f"again {card.id}: {card.question}", 77, placeholder=" …")
+        if found := next_due(list(first), self.memory.cards, self.today):
+            when, count = found
+            days = (when - self.today).days
+            wait = "tomorrow" if days == 1 else f"in {days} days"
+            yield f"  next: {count} card{'s' * (count != 1)} {wait} ({when.isoformat()})"
 
     def one(self, card, place):  # -> grade
         """Question, pause, answer, grade."""
         self.say(f"\n--- {place} · {card.id} · {card.level} · {card.deck}\n\n{wrapped(card.question)}\n")
         unit = f", in {card.numeric.unit}" if card.numeric and card.numeric.unit else ""
         typed = self.ask(f"[your number{unit}, or Enter for the answer] " if card.numeric else "[Enter for the answer] ")
-        suggested, value = "good", None
+        suggested = None  # where nothing was answered, nothing is known: Enter alone grades nobody
         if card.numeric and typed.strip():
-            value = parse_number(typed, card.numeric.unit)
-            if value is None:
-                self.say("That is no number; judge yourself.")
-            else:
-                suggested, verdict = judge(card.numeric, value)
+            if found := readings(typed, card.numeric.unit):
+                suggested, verdict = judge(card.numeric, min(found, key=lambda value: abs(value - card.numeric.expect)))
                 self.say(verdict)
+            else:
+                wanted = f" in {card.numeric.unit}" if card.numeric.unit else ""
+                self.say(f"That is no number{wanted}; judge yourself.")
         self.say(f"\n{wrapped(card.answer, '  ')}\n")
         for follow_up in card.follow_ups:
             self.say(wrapped(f"They may go on: {follow_up}", "  "))
@@ -137,12 +142,16 @@ class Session:
         return self.grade(suggested)
 
     def grade(self, suggested):  # -> one of GRADES
-        """again, hard, good, easy, by name, first letter or place; Enter takes the suggestion."""
+        """again, hard, good, easy, by name, first letter or place; Enter takes the suggestion, where there is one."""
         names = list(GRADES)
+        enter = f"Enter: {suggested}; " if suggested else ""
         while True:
-            typed = self.ask(f"Did you know it? [1 again, 2 hard, 3 good, 4 easy; Enter: {suggested}; q stops] ").strip().lower()
-            if not typed:
+            typed = self.ask(f"Did you know it? [1 again, 2 hard, 3 good, 4 easy; {enter}q stops] ").strip().lower()
+            if not typed and suggested:
                 return suggested
+            if not typed:
+                self.say("Say how well you knew it: 1, 2, 3 or 4.")
+                continue
             if typed in "1234" and len(typed) == 1:
                 return names[int(typed) - 1]
             if found := [name for name in names if name.startswith(typed)]:

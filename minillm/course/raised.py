@@ -27,8 +27,8 @@ class Raised:
             back = False
         else:
             back = True
-        words = str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
-        because = [str(one)[:200] for one in chain(error)][1:6]
+        words = said(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else said(error)
+        because = [said(one)[:200] for one in chain(error)[1:6]]
         return {"class": class_name(type(error)), "words": words[:LONGEST], "at": self.place(error), "because": because,
                 "number": number, "back": back}  # fmt: skip
 
@@ -59,6 +59,14 @@ class Raised:
             if self.folder and frame.filename.startswith(self.folder):
                 found = f"{frame.filename.removeprefix(self.folder).lstrip('/')}:{frame.lineno}"
         return found
+
+
+def said(error):
+    """Its words, if it has any: __str__ may be the submission's, and wrong."""
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"{type(problem).__name__} in its __str__"
 
 
 def class_name(cls):

@@ -20,14 +20,14 @@ import zlib
 from pathlib import Path
 
 from minillm.course import overlay, regions
-from minillm.course.index import SOURCES, CourseError, expand
+from minillm.course.index import SOURCES, CourseError
 
 TEXTS = Path(__file__).parent / "bundle"
 OF_LESSONS = {  # data that only some lessons use; each lesson's tests and notebook name what they need
     "data/corpus": {"16"}, "data/models/eagle": {"16"}, "data/models/moral": {"16"}, "data/models/tiny-draft": {"10", "16"},
 }  # fmt: skip
 PICTURES = {".png"}  # in data/: of models' training
-SKIP = {"__pycache__", "wrong", "hostile", "course_project", ".ipynb_checkpoints"}
+SKIP = {"__pycache__", "wrong", "right", "hostile", "course_project", ".ipynb_checkpoints"}
 ADOPT = "\nfrom minillm.course import overlay\n\noverlay.adopt(__file__)  # this bundle runs the code in work/\n"
 DATE = (2026, 1, 1, 0, 0, 0)  # the same input gives the same bytes
 
@@ -46,7 +46,7 @@ def release(course, ids, out, seed=None, private=None):
     student, autograder = Path(out) / f"minillm-{name}-student.zip", Path(out) / f"minillm-{name}-autograder.zip"
     pack(student, dict(student_files(course, chosen)))
     seed = secrets.randbelow(2**31) if seed is None else seed
-    pack(autograder, dict(autograder_files(course, list(expand(ids)), seed, private)))
+    pack(autograder, dict(autograder_files(course, course.choice(ids), seed, private)))
     return student, autograder
 
 

@@ -1,13 +1,11 @@
-"""The judge's side of the wall: a stand-in where the submission's function would be, and the child that runs it.
+"""The judge's side of the wall: it starts the child that runs the submission, calls it, and answers what it asks back.
 
-In the judge all of minillm is the reference, but for the exercise's function: a call of that goes to the child, with its arguments,
-and comes back with a value or an exception. The child is started anew where it has died, hung, or broken the rules; what it was
-doing then has failed, and the next test begins with a fresh one.
+A call crosses with its arguments, and comes back with a value or an exception. The child is started anew where it has died, hung,
+or broken the rules; what it was doing then has failed, and the next test begins with a fresh one.
 """
 
 import contextlib
 import functools
-import importlib
 import json
 import operator
 import os
@@ -19,14 +17,15 @@ import threading
 import types
 from pathlib import Path
 
-from minillm.course.child import FORWARDED
+from minillm.course.far import Far, FarCallable, FarIterator
+from minillm.course.kinds import slots
 from minillm.course.launch import environment
-from minillm.course.mirror import Mirror, made_plainly, slots
+from minillm.course.mirror import Mirror
+from minillm.course.proxies import FORWARDED
 from minillm.course.raised import Raised
 from minillm.course.wire import Closed, Lane, WallError
 
 LANES = 5  # threads of a test that may call at the same time
-ENDLESS = 1_000_000  # items of one iterator
 SPECIALS = {"__getitem__": operator.getitem, "__setitem__": operator.setitem, "__delitem__": operator.delitem, "__len__": len,
             "__iter__": iter, "__next__": next, "__contains__": operator.contains, "__float__": float, "__int__": int,
             "__index__": operator.index, "__bool__": bool}  # fmt: skip
@@ -36,34 +35,6 @@ class ChildEnded(BaseException):
     """The child is gone, or was ended. Not an Exception: hypothesis must not try again what kills."""
 
     __module__ = "builtins"
-
-
-class Far:
-    """Stands for an object that stays in the child and has no known kind; it can be handed back, and nothing else."""
-
-    def __init__(self, wall, number):
-        self.wall_of, self.wall_at = wall, number
-
-    def __repr__(self):
-        return f"<{type(self).__name__} of the submission>"
-
-
-class FarCallable(Far):
-    def __call__(self, *args, **kwargs):
-        return self.wall_of.ask("invoke", self.wall_at, (args, tuple(kwargs.items())))
-
-
-class FarIterator(Far):
-    count = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.count += 1
-        if self.count > ENDLESS:
-            raise WallError(f"an iterator gave {ENDLESS:,} items and did not end.")
-        return self.wall_of.ask("next", self.wall_at, None)
 
 
 class World:
@@ -96,8 +67,8 @@ class World:
 
     def class_of(self, name):
         found = self.look_up(name)
-        if not isinstance(found, type):
-            raise WallError(f"{name[:80]!r} is no class.")
+        if not isinstance(found, type) or self.class_name(found) != name:  # a module also holds what it has imported
+            raise WallError(f"{name[:80]!r} is no class of minillm's.")
         return found
 
     def may_set(self, cls, name):
@@ -208,13 +179,13 @@ class Wall:
             raise ChildEnded(f"{self.calling} answered with what no function returns: {error}") from None
 
     def fits(self, name, most, *args):
-        """Does a call get by with so many bytes beside what the child holds? It gives up the rest for good; we look whether it did."""
+        """Does a call get by with so many bytes more than the child holds? It gives up the rest for good; that is checked."""
         if not (about := Path(f"/proc/{self.child.pid}")).exists():
             return self.ask("measure", name, (args, ())) < most  # macOS: the child's own word
         room = int((about / "statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + most
         self.ask("limit", None, room)
-        allowed = [line.split()[3:5] for line in (about / "limits").read_text().splitlines() if line.startswith("Max address space")]
-        if allowed != [[str(room), str(room)]]:
+        rows = (about / "limits").read_text().splitlines()
+        if [row.split()[3:5] for row in rows if row.startswith("Max address space")] != [[str(room), str(room)]]:
             return False
         try:
             self.call(name, args, {})
@@ -259,7 +230,7 @@ class Wall:
         return SPECIALS[op](thing, *args)
 
     def get(self, thing, name):
-        """An attribute to look at, not to change: a copy of what could be changed. `for_submissions` names those that may be seen."""
+        """An attribute to look at: a copy of what could be changed. A class may say which (for_submissions = ("shape", …))."""
         import numpy as np
 
         seen = getattr(type(thing), "for_submissions", None)
@@ -270,38 +241,3 @@ class Wall:
         if isinstance(found, np.ndarray):
             return np.array(found)
         return type(found)(found) if type(found) in (list, dict, set) else found
-
-
-def stand_in(wall, name, original):
-    """What takes the place of a function: it calls the submission's."""
-
-    def function(*args, **kwargs):
-        return wall.call(name, args, kwargs)
-
-    for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
-        with contextlib.suppress(AttributeError):
-            setattr(function, attribute, getattr(original, attribute))
-    function.submitted, function.fits = name, functools.partial(wall.fits, name)
-    if hasattr(original, "py_func"):
-        function.py_func = stand_in(wall, f"{name}.py_func", original.py_func)
-    return function
-
-
-def install(wall, module, path):
-    """Put a stand-in where the function (Class.method) of a module is, also where other modules have imported it."""
-    holder = importlib.import_module(module)
-    *outer, last = path.split(".")
-    for part in outer:
-        holder = getattr(holder, part)
-    original, name = holder.__dict__[last], f"{module}:{path}"
-    if isinstance(original, property):
-        new = property(stand_in(wall, f"{name}.fget", original.fget))
-    elif isinstance(original, staticmethod | classmethod):
-        new = staticmethod(stand_in(wall, name, original.__func__))
-    else:
-        new = stand_in(wall, name, original)
-    setattr(holder, last, new)
-    for other in [other for other_name, other in sys.modules.items() if other_name.startswith("minillm")]:
-        for key, value in list(vars(other).items()):
-            if value is original:
-                setattr(other, key, new)

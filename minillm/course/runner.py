@@ -19,6 +19,7 @@ from minillm.course.outcomes import Outcome, merge
 class Result:
     outcomes: list = field(default_factory=list)  # one a test, in the order they ran
     errors: list = field(default_factory=list)  # what kept tests from being run at all
+    broken: list = field(default_factory=list)  # files of the learner's that could not be loaded: "work/events.py:119: ..."
     output: str = ""
     ended: bool = False
 
@@ -33,11 +34,11 @@ def run(course, impl, ids, seed=0, time_limit=20.0, start=None):
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "minillm.course.plugin"]
-        arguments += [f"--impl={Path(impl).resolve()}", "--seed", str(seed), "--time-limit", str(time_limit)]
+        arguments += [f"--impl={Path(impl).resolve()}", "--one-time-out", "--seed", str(seed), "--time-limit", str(time_limit)]
         arguments += [f"--ex={id}" for id in ids] + ["--report", str(report), *files]
         path = os.pathsep.join(filter(None, [str(course.package.parent), os.environ.get("PYTHONPATH")]))
         output = (start or cold)(arguments, course.root, os.environ | {"PYTHONPATH": path})
-        events = read(report.read_text(encoding="utf-8")) if report.exists() else []
+        events = read(report.read_text(encoding="utf-8"), {f"{Path(impl).resolve()}/": f"{impl}/"}) if report.exists() else []
     return understand(events, output, course)
 
 
@@ -48,9 +49,11 @@ def cold(arguments, cwd, env):  # -> what it printed
     return subprocess.run(command, cwd=cwd, env=env, text=True, errors="replace", **both).stdout
 
 
-def read(text):
-    """The events of a report; a last line that was cut short is dropped."""
+def read(text, renamed):
+    """The events of a report, with paths as the learner writes them; a last line that was cut short is dropped."""
     events = []
+    for path, name in renamed.items():
+        text = text.replace(json.dumps(path)[1:-1], json.dumps(name)[1:-1])
     for line in text.splitlines():
         try:
             events.append(json.loads(line))
@@ -68,6 +71,8 @@ def understand(events, output, course):
         elif kind == "outcome":
             result.outcomes.append(Outcome(**event))
             running = None
+        elif kind == "broken":
+            result.broken.append(event["message"])
         elif kind == "error":
             result.errors.append(f"{event['file']}: {last_line(event['message'])}")
         elif kind == "end":

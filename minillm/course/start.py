@@ -16,7 +16,7 @@ def start(course, ids, out, force=False):
     """Write the blanked files of the exercises into folder out. Returns [(file, what happened)]."""
     out, report = Path(out), []
     if out.resolve() in (course.root.resolve(), course.package.resolve(), *course.package.resolve().parents):
-        raise CourseError(f"{out} holds the reference itself; give a folder of your own with --out.")
+        raise CourseError(f"{out} holds the reference itself; give a folder of your own with --work.")
     chosen = course.chosen(ids)
     if not chosen:
         raise CourseError("no exercises yet.")

@@ -21,30 +21,48 @@ class TimeLimit(BaseException):
     """A test took longer than its limit. Not an Exception: `except Exception` must not swallow it, nor hypothesis shrink it."""
 
     __module__ = "builtins"
+    exercise = ""  # whose lines were running, where that is known
 
 
 class Watchdog:
     """limit(seconds, message) around each test; close() at the end."""
 
+    looks = 6  # at the stack, before a test is ended: they tell a loop from what it calls
+
     def __init__(self):
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         self.alarm = hasattr(signal, "SIGALRM")
+        self.armed = False
 
     @contextlib.contextmanager
-    def limit(self, seconds, message):
-        """Raise TimeLimit in Python code after `seconds`; end the whole process a little later if that was not heard."""
+    def limit(self, seconds, message, blame=lambda stacks: ("", "")):
+        """Raise TimeLimit in Python code after `seconds`; end the whole process a little later if that was not heard.
 
-        def ring(*_):
-            raise TimeLimit(f"no answer after {seconds:g} s: a loop that never ends?")
+        blame: from a few looks at the stack (lists of frames, the innermost first) to where it hangs, in words, and whose
+        exercise that is.
+        """
+        stacks = []
+
+        def ring(_, frame):
+            stacks.append(list(outwards(frame)))
+            if len(stacks) == self.looks:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                where, exercise = blame(stacks)
+                late = TimeLimit(f"no answer after {seconds:g} s{where}: a loop that never ends?")
+                late.exercise = exercise
+                stacks.clear()
+                raise late
 
         self._say(f"{seconds * 1.25 + 1 if self.alarm else seconds}\t{message}")
+        self.armed = True
         if self.alarm:
             before = signal.signal(signal.SIGALRM, ring)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds, 0.02)
         try:
             yield
         finally:
+            self.armed = False
             if self.alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, before)
@@ -58,6 +76,12 @@ class Watchdog:
     def _say(self, line):
         with contextlib.suppress(OSError):  # it may have been killed; the run goes on unwatched
             print(line.replace("\n", " "), file=self.process.stdin, flush=True)
+
+
+def outwards(frame):
+    while frame:
+        yield frame
+        frame = frame.f_back
 
 
 def watch(pid, lines):

@@ -70,19 +70,17 @@ class Lane:
 
     def answer(self, head, value):
         try:
-            result = self.perform(head["op"], head["to"], value)
-            return self.say({"op": "return"}, result)
+            self.say({"op": "return"}, self.perform(head["op"], head["to"], value))
         except Closed:
             raise
         except Exception as error:
-            reply = {"op": "raise", "error": self.describe(error)}
-        self.say(reply, None)
+            self.say({"op": "raise", "error": self.describe(error)}, None)
 
     def say(self, head, value):
         with LOCK:
-            part, buffers = self.mirror.pack(value, self.involved)
-            self.involved.update(part["seen"])
-        self.send(head | part, buffers)
+            text, buffers, seen = self.mirror.pack(head, value, self.involved)
+            self.involved |= seen
+        self.send(text, buffers)
 
     def hear(self):
         head, buffers = self.receive()
@@ -91,8 +89,7 @@ class Lane:
             self.involved.update(n for n in head["seen"] if type(n) is int and n in self.mirror.objects)
         return head, value
 
-    def send(self, head, buffers):
-        text = json.dumps(head, separators=(",", ":")).encode()
+    def send(self, text, buffers=()):
         sizes = b"".join(SIZE.pack(len(buffer)) for buffer in buffers)
         try:
             self.connection.sendall(HEAD.pack(len(text), len(buffers)) + sizes + text)
@@ -119,7 +116,10 @@ class Lane:
         raise WallError("a message that is no JSON object of the wall.")
 
     def read(self, size):
-        data, at = bytearray(size), 0
+        try:
+            data, at = bytearray(size), 0
+        except MemoryError:
+            raise WallError(f"there is no memory for {size:,} bytes that came across the wall.") from None
         view = memoryview(data)
         try:
             while at < size:

@@ -28,7 +28,7 @@ def shown(value):  # -> str
     if is_whole(value) and value.bit_length() <= 64:
         return f"{value:,}"
     try:
-        return _short.repr(value)[:200]
+        return " ".join(_short.repr(value)[:200].split())  # of an array, NumPy would make several lines
     except ValueError:  # a whole number of more digits than Python prints
         return f"a {type(value).__name__} too large to print"
 
@@ -70,14 +70,15 @@ def from_file(path):
 class Fields:
     """A dictionary from a file. where: how messages begin, up to the key; error: what they are raised as.
 
-    Every method takes a key and returns its value as the kind that the method is called after. default: for a key that is absent or
-    null; without one the key must be there.
+    Every method takes a key and returns its value as the kind that the method is called after. default: for a key that is
+    absent or null; without one the key must be there.
     """
 
     def __init__(self, values, where, error):
         self.values, self.where, self.error, self.asked = values, where, error, set()
 
     def fail(self, key, wanted, found):
+        key = key if key.isprintable() and len(key) <= 100 else shown(key)
         raise self.error(f"{self.where}{key}: expected {wanted}, found {found}.")
 
     def of(self, key, good, wanted, default=REQUIRED):
@@ -116,6 +117,7 @@ class Fields:
     def inner(self, key, default=REQUIRED):  # -> Fields
         """An object within this one. A message names both keys."""
         value = self.of(key, lambda v: isinstance(v, dict), "an object", default)
+        key = key if key.isprintable() and len(key) <= 100 else shown(key)
         return value if value is default and default is None else Fields(value, f"{self.where}{key}.", self.error)
 
     def items(self, key, default=REQUIRED, most=MOST):  # -> [anything]

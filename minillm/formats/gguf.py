@@ -207,7 +207,7 @@ def read_tensor(cursor, name, alignment):  # -> TensorInfo whose offset still co
     kind_at = cursor.position
     kind = cursor.number(U32, f"{field}: type")
     if kind not in BLOCK_TYPES_BY_ID:
-        known = ", ".join(f"{t.id} {t.name}" for t in BLOCK_TYPES_BY_ID.values())
+        known = ", ".join(f"{t.id} {t.name}" for t in BLOCK_TYPES_BY_ID.values() if t.decodable)
         cursor.fail(f"{field}: type", f"one of {known}", f"{kind:,}", kind_at)
     type = BLOCK_TYPES_BY_ID[kind]
     if shape[-1] % type.weights:

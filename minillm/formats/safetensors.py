@@ -59,7 +59,8 @@ def span(path, nbytes, name, entry):  # -> dtype, shape, begin, end
         raise ModelError(f"{wanted} dtype, shape and two data_offsets, found {shown(entry)}.")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not is_list(shape, MOST_DIMS) or not is_list(offsets, 2) or len(offsets) != 2:
-        raise ModelError(f"{wanted} a shape of at most {MOST_DIMS} and two data_offsets, found {shown(shape)} and {shown(offsets)}.")
+        found = f"{shown(shape)} and {shown(offsets)}"
+        raise ModelError(f"{wanted} a shape of at most {MOST_DIMS} and two data_offsets, found {found}.")
     if not isinstance(dtype, str) or dtype not in WIDTHS:
         raise ModelError(f"{path}: tensor {shown(name)} has type {shown(dtype)}; supported are {', '.join(WIDTHS)}.")
     begin, end = offsets

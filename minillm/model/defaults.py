@@ -14,11 +14,12 @@ does not change what is the likeliest token.
     chosen_sampling(llm, {"temperature": 0.2})               the same with 0.2, as keywords of SamplingParams
 """
 
-import json
 from pathlib import Path
 
 from minillm.errors import ModelError, RequestError
+from minillm.formats.expect import Fields
 from minillm.formats.gguf import open_gguf
+from minillm.formats.json_file import read_object
 from minillm.model import zoo
 from minillm.model.sampling import SamplingParams
 
@@ -48,27 +49,16 @@ def recommended(source):  # name or path -> {name: value}
     """What the model's own file says; nothing where it says nothing."""
     path = zoo.resolve(source)
     if path.is_dir():
-        where, said = path / "generation_config.json", {}
-        if where.is_file():
-            said = read_json(where)
+        where = path / "generation_config.json"
+        said = read_object(where, ModelError, LARGEST) or {}
         keys = {name: name for name in GGUF_KEYS}
     else:
         with open_gguf(path) as gguf:
             where, said = path, gguf.metadata
         keys = {name: f"general.sampling.{key}" for name, key in GGUF_KEYS.items()}
-    return {name: checked(where, key, name, said[key]) for name, key in keys.items() if said.get(key) is not None}
-
-
-def read_json(path):  # Path -> dict
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ModelError(f"{path}: has at most {LARGEST:,} bytes, found {path.stat().st_size:,}.")
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}.") from None
-    if not isinstance(said, dict):
-        raise ModelError(f"{path}: must hold a JSON object, found {type(said).__name__}.")
-    return said
+    fields = Fields(said, f"{where}: ", ModelError)
+    found = {name: (key, fields.number(key, None)) for name, key in keys.items()}
+    return {name: checked(where, key, name, value) for name, (key, value) in found.items() if value is not None}
 
 
 def checked(path: Path, key, name, value):  # -> a value that SamplingParams takes
@@ -77,6 +67,6 @@ def checked(path: Path, key, name, value):  # -> a value that SamplingParams tak
         if name == "top_k" and value == -1:
             return 0
         SamplingParams(**{name: value})
-    except (RequestError, TypeError, ValueError) as error:
+    except RequestError as error:
         raise ModelError(f"{path}: {key}: {error}") from None
     return int(value) if name == "top_k" else float(f"{value:.6g}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES, quantize_q8_0
+from minillm.formats.expect import Fields, shown
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.model.adapters import FIELDS
@@ -111,9 +112,10 @@ def save_eagle(path, target, parameters, vocabulary=None, kind="Q8_0", extra=Non
 def load_eagle(path, target):  # path, Transformer -> Eagle
     """Read a head for this target. ModelError or GGUFError where it is damaged, or was trained for another."""
     gguf = open_gguf(path)
+    keys = Fields(gguf.metadata, f"{path}: metadata ", ModelError)
     for key, right in {"general.architecture": ARCHITECTURE, "eagle.target": target.config.name}.items():
-        if (found := gguf.metadata.get(key)) != right:
-            raise ModelError(f"{path}: metadata {key!r} must be {right!r}, found {found!r:.80}.")
+        if (found := keys.text(key)) != right:
+            raise ModelError(f"{path}: metadata {key!r} must be {right!r}, found {shown(found)}.")
     stored = {name: StoredTensor(gguf.raw(name), info.type, info.shape) for name, info in gguf.tensors.items()}
-    vocabulary = gguf.metadata.get("eagle.vocabulary")
+    vocabulary = keys.numbers("eagle.vocabulary", None, whole=True)
     return Eagle(target, stored, None if vocabulary is None else np.asarray(vocabulary, np.int64))

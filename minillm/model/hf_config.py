@@ -1,7 +1,7 @@
 """config.json of a hub's folder: the shape of a model, key by key.
 
-What would make the model compute something else than we do is refused by name: a window, a bias, an activation, a kind of scaling,
-weights in a quantized form. Numbers have a range, and nothing is allocated from them: shapes are compared with the tensors first.
+What would make the model compute something else than we do is refused by name: a window, a bias, an activation, a kind of
+scaling, weights in a quantized form. Numbers have a range, and nothing is allocated from them: the tensors' shapes come first.
 Keys and their defaults are those of transformers (configuration_llama.py and its like).
 """
 
@@ -9,7 +9,7 @@ from minillm.errors import ModelError
 from minillm.formats.expect import Fields, from_file, shown
 from minillm.formats.json_file import read_object
 from minillm.model.config import ModelConfig, RopeScaling
-from minillm.model.weights import ROPE_BASES, SCALES
+from minillm.model.weights import SCALES
 
 ARCHITECTURES = {  # class name in config.json: bias on q, k, v; norm on q and k
     "LlamaForCausalLM": (False, False),
@@ -61,8 +61,8 @@ def folder_config(folder):  # path -> ModelConfig
             d_ff=c.whole("intermediate_size"),
             vocab_size=c.whole("vocab_size"),
             context_length=context,
-            norm_eps=c.number("rms_norm_eps", low=0, high=1),
-            rope_base=rope.number("rope_theta", c.number("rope_theta", 10000.0, *ROPE_BASES), *ROPE_BASES),
+            norm_eps=c.number("rms_norm_eps", low=0, high=SCALES[1]),
+            rope_base=rope.number("rope_theta", c.number("rope_theta", 10000.0, *SCALES), *SCALES),
             rope_interleaved=False,
             rope_scaling=rope_scaling(rope),
             tied=c.flag("tie_word_embeddings", False),

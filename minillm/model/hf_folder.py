@@ -1,8 +1,8 @@
 """A model as hubs keep it: a folder with config.json, tokenizer.json and safetensors.
 
-It holds the same numbers as a GGUF file under other names, so loading it is translation: keys of the configuration (hf_config.py),
-the tokenizer into the metadata that GGUF would have (hf_tokenizer.py), and names of tensors, here. One difference matters: these
-files pair the components of RoPE by halves, for every architecture.
+It holds the same numbers as a GGUF file under other names, so loading it is translation: keys of the configuration
+(hf_config.py), the tokenizer into the metadata that GGUF would have (hf_tokenizer.py), and names of tensors, here. One difference
+matters: these files pair the components of RoPE by halves, for every architecture.
 """
 
 import re
@@ -57,7 +57,7 @@ def load_folder(folder, ops):  # path, backend -> (Transformer, Tokenizer)
 
 
 def folder_store(folder, config):  # path, ModelConfig -> TensorStore by hub's names
-    """The tensors of all files, less what is known to say nothing: derived frequencies, and the head where it is the embedding."""
+    """The tensors of all files, less what says nothing: frequencies that follow from the shape, a head that is the embedding."""
     tensors = {}
     for file in weight_files(folder):
         opened = open_safetensors(file)

@@ -1,11 +1,11 @@
 """A folder's tokenizer, translated into the metadata that a GGUF file would have.
 
-tokenizer.json says how a text becomes ids (its stages: hf_pipeline.py), tokenizer_config.json names the tokens that begin and end one
-and brings the chat template, generation_config.json has further ends. A token's id is its place in GGUF's list: so ids are bounded
-before the list is made, and two tokens with one id are refused.
+tokenizer.json says how a text becomes ids (its stages: hf_pipeline.py), tokenizer_config.json names the tokens that begin and end
+one and brings the chat template, generation_config.json has further ends. A token's id is its place in GGUF's list: so ids are
+bounded before the list is made, and two tokens with one id are refused.
 
-An explicit add_bos_token wins over the post-processor, as in llama.cpp's converter and for Llama in transformers 4; transformers 5
-asks the post-processor alone. Where tokenizer_config.json is silent, as Llama 3's is, all agree.
+An explicit add_bos_token wins over the post-processor, as in llama.cpp's converter and for Llama in transformers 4; transformers
+5 asks the post-processor alone. Where tokenizer_config.json is silent, as Llama 3's is, all agree.
 """
 
 from minillm.errors import TokenizerError
@@ -112,10 +112,8 @@ def merges(model):  # Fields -> ["left right"]
 
 def special(options, key, ids):  # -> id or None
     """The token that an option names, as text or as an object that holds it."""
-    if isinstance(options.values.get(key), dict):
-        text = options.inner(key).text("content")
-    else:
-        text = options.text(key, None)
+    held = isinstance(options.values.get(key), dict)
+    text = options.inner(key).text("content") if held else options.text(key, None)
     if text is not None and text not in ids:
         options.fail(key, "a token of tokenizer.json", shown(text))
     return ids.get(text)

@@ -1,6 +1,6 @@
 """Open whatever a user names: a known model, a .gguf file, a folder from a hub; get back a model that runs.
 
-    transformer, tokenizer = load_model("smollm2-135m")
+transformer, tokenizer = load_model("smollm2-135m")
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import numpy as np
 
 from minillm.backends import fitting_backend, get_backend
 from minillm.errors import ModelError
-from minillm.formats.expect import from_file
+from minillm.formats.expect import from_file, shown
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.random_model import tensor_shapes
@@ -100,7 +100,8 @@ def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 a
                 raise ModelError(f"{path}: tensor {name!r} must have shape {shape}, found {info.shape if info else 'none'}.")
             parameters[name] = gguf.dequantize(name)
         if extra := sorted(gguf.tensors.keys() - parameters.keys()):
-            raise ModelError(f"{path}: {len(extra):,} tensors are not part of what is trained: {', '.join(map(repr, extra[:3]))}.")
+            few = ", ".join(map(shown, extra[:3]))
+            raise ModelError(f"{path}: {len(extra):,} tensors are not part of what is trained: {few}.")
     return config, parameters
 
 

@@ -9,6 +9,9 @@ from minillm.errors import ModelError
 from minillm.model.config import ModelConfig, RopeScaling
 
 LLAMA31 = RopeScaling("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
+LLAMA32 = RopeScaling("llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
+QWEN2 = {"rope_base": 1e6, "rope_interleaved": False, "qkv_bias": True}
+QWEN3 = {"rope_base": 1e6, "rope_interleaved": False, "qk_norm": True}
 
 
 def shape(layers, d, heads, kv_heads, d_head, d_ff, vocab, context, **rest):
@@ -25,9 +28,20 @@ PRESETS = {
     "llama-3-8b": shape(32, 4096, 32, 8, 128, 14336, 128256, 8192, rope_base=5e5),
     "llama-3-70b": shape(80, 8192, 64, 8, 128, 28672, 128256, 8192, rope_base=5e5),
     "llama-3.1-8b": shape(32, 4096, 32, 8, 128, 14336, 128256, 131072, rope_base=5e5, rope_scaling=LLAMA31),
+    "llama-3.1-70b": shape(80, 8192, 64, 8, 128, 28672, 128256, 131072, rope_base=5e5, rope_scaling=LLAMA31),
     "llama-3.1-405b": shape(126, 16384, 128, 8, 128, 53248, 128256, 131072, rope_base=5e5, rope_scaling=LLAMA31),
-    "qwen2-7b": shape(28, 3584, 28, 4, 128, 18944, 152064, 131072, rope_base=1e6, rope_interleaved=False, qkv_bias=True),
-    "qwen3-8b": shape(36, 4096, 32, 8, 128, 12288, 151936, 40960, rope_base=1e6, rope_interleaved=False, qk_norm=True),
+    "llama-3.2-1b": shape(16, 2048, 32, 8, 64, 8192, 128256, 131072, rope_base=5e5, rope_scaling=LLAMA32, tied=True),
+    "llama-3.2-3b": shape(28, 3072, 24, 8, 128, 8192, 128256, 131072, rope_base=5e5, rope_scaling=LLAMA32, tied=True),
+    "llama-3.3-70b": shape(80, 8192, 64, 8, 128, 28672, 128256, 131072, rope_base=5e5, rope_scaling=LLAMA31),
+    "mistral-7b-v0.3": shape(32, 4096, 32, 8, 128, 14336, 32768, 32768, rope_base=1e6),
+    "mistral-nemo-12b": shape(40, 5120, 32, 8, 128, 14336, 131072, 131072, rope_base=1e6),
+    "qwen2-7b": shape(28, 3584, 28, 4, 128, 18944, 152064, 131072, **QWEN2),
+    "qwen2.5-0.5b": shape(24, 896, 14, 2, 64, 4864, 151936, 32768, **QWEN2, tied=True),
+    "qwen2.5-7b": shape(28, 3584, 28, 4, 128, 18944, 152064, 32768, **QWEN2),
+    "qwen2.5-72b": shape(80, 8192, 64, 8, 128, 29568, 152064, 32768, **QWEN2),
+    "qwen3-0.6b": shape(28, 1024, 16, 8, 128, 3072, 151936, 40960, **QWEN3, tied=True),
+    "qwen3-8b": shape(36, 4096, 32, 8, 128, 12288, 151936, 40960, **QWEN3),
+    "qwen3-32b": shape(64, 5120, 64, 8, 128, 25600, 151936, 40960, **QWEN3),
 }
 
 

@@ -35,4 +35,5 @@ class TensorStore:
         """ModelError where a tensor was not used: the model would compute something else than its authors meant."""
         if self.left:
             few = ", ".join(map(shown, sorted(self.left)[:3])) + (", …" if len(self.left) > 3 else "")
-            raise ModelError(f"{self.where}: {len(self.left):,} of {len(self.names):,} tensors belong to nothing we compute: {few}.")
+            counts = f"{len(self.left):,} of {len(self.names):,}"
+            raise ModelError(f"{self.where}: {counts} tensors belong to nothing that is computed here: {few}.")

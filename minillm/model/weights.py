@@ -20,8 +20,7 @@ ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q an
     "qwen2": (False, True, False),
     "qwen3": (False, False, True),
 }
-ROPE_BASES = 1e-3, 1e15  # what a base, or a factor that divides frequencies, can sensibly be: nothing overflows within
-SCALES = 1e-6, 1e6
+SCALES = 1e-30, 1e30  # what a base of RoPE, or a factor that divides its frequencies, can be
 
 
 class StoredTensor(NamedTuple):
@@ -93,8 +92,8 @@ def config_from_gguf(gguf):  # GGUFFile -> ModelConfig
             d_ff=keys.whole("feed_forward_length"),
             vocab_size=gguf.tensors["token_embd.weight"].shape[0],
             context_length=keys.whole("context_length"),
-            norm_eps=keys.number("attention.layer_norm_rms_epsilon", low=0, high=1),
-            rope_base=keys.number("rope.freq_base", 10000.0, *ROPE_BASES),
+            norm_eps=keys.number("attention.layer_norm_rms_epsilon", low=0, high=SCALES[1]),
+            rope_base=keys.number("rope.freq_base", 10000.0, *SCALES),
             rope_interleaved=interleaved,
             rope_scaling=linear_scaling(keys, gguf.path),
             tied="output.weight" not in gguf.tensors,
@@ -109,7 +108,7 @@ def without_prefix(values, prefix):  # {key: value}, "llama." -> {the rest of th
 
 
 def linear_scaling(keys, path):  # Fields -> RopeScaling or None
-    """As llama.cpp has it: a factor means linear scaling, unless a type says otherwise. An older name of the factor is read too."""
+    """As llama.cpp has it: a factor, which has an older name too, means linear scaling unless a type says otherwise."""
     factor = keys.number("rope.scaling.factor", None, *SCALES) or keys.number("rope.scale_linear", None, *SCALES)
     kind = keys.text("rope.scaling.type", "linear" if factor else "none")
     if kind not in ("none", "linear"):
@@ -165,10 +164,14 @@ def load_weights(config, tensor, ops):  # ModelConfig, (name, shape) -> stored t
             layer.q_norm = vector(b + "attn_q_norm.weight", c.d_head)
             layer.k_norm = vector(b + "attn_k_norm.weight", c.d_head)
         layers.append(layer)
+    divisors = vector("rope_freqs.weight", c.d_head // 2) if tensor("rope_freqs.weight") is not None else None
+    if divisors is not None and not (np.isfinite(divisors) & (divisors > 0)).all():
+        found = f"{divisors.min()} to {divisors.max()}"
+        raise ModelError(f"{config.name}: 'rope_freqs.weight' must hold finite numbers above 0, found {found}.")
     return Weights(
         embedding=embedding,
         layers=layers,
         norm=vector("output_norm.weight", c.d_model),
         head=embedding if c.tied else matrix("output.weight", c.vocab_size, c.d_model),
-        rope_divisors=vector("rope_freqs.weight", c.d_head // 2) if tensor("rope_freqs.weight") is not None else None,
+        rope_divisors=divisors,
     )

@@ -7,7 +7,8 @@ are added or multiplied once a token, in 32; a tied head not at all.
     config_from_gguf(open_gguf(path)) == config           but that the file holds norm_eps and rope_base in float32
 
 What is called llama turns neighbouring pairs in RoPE, qwen2 and qwen3 halves: each architecture is one such choice, with or
-without biases and norms on queries and keys. Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+without biases and norms on queries and keys; a llama may have the biases too. Keys:
+github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import numpy as np
@@ -18,6 +19,7 @@ from minillm.model.random_model import tensor_shapes
 from minillm.model.weights import ARCHITECTURES
 
 FILE_TYPES = {"F32": 0, "F16": 1}  # general.file_type
+LLAMA_WITH_BIASES = ("llama", True, True, False)  # its biases are there where the tensors are
 DTYPES = {"F32": np.float32, "F16": np.float16}
 
 
@@ -53,7 +55,7 @@ def model_metadata(config, tokenizer, extra=None):  # ModelConfig, dict, dict or
 def shape_metadata(config):  # ModelConfig -> {key: value}
     """The shape as GGUF says it. ModelError for a combination that no architecture has."""
     kind = (config.rope_interleaved, config.qkv_bias, config.qk_norm)
-    names = [name for name, traits in ARCHITECTURES.items() if traits == kind]
+    names = [name for name, traits in ARCHITECTURES.items() if traits == kind or (name, *kind) == LLAMA_WITH_BIASES]
     if not names:
         traits = ("rope_interleaved", "qkv_bias", "qk_norm")
         told = ", ".join(f"{t} = {v}" for t, v in zip(traits, kind, strict=True))

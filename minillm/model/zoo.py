@@ -7,6 +7,7 @@ instead of surprising its user with one.
 """
 
 import difflib
+import logging
 import os
 import re
 from pathlib import Path
@@ -67,10 +68,14 @@ def resolve(name: str | os.PathLike) -> Path:
         if not isinstance(found, str):
             raise _not_downloaded(name)
         return Path(found)
-    path = Path(name).expanduser()
-    if path.is_file():
+    try:
+        path = Path(name).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a byte 0, ~ of nobody
+        raise ModelError(f"{shortened(name)} cannot be looked up: {getattr(error, 'strerror', None) or error}") from None
+    if is_file:
         return path
-    if not name or not path.is_dir():
+    if not name or not is_folder:
         raise _unknown(name)
     if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
         raise ModelError(f"{path} is a folder; expected config.json and *.safetensors in it, or the path of a .gguf file")
@@ -97,7 +102,7 @@ def parse_hub_name(name: str) -> tuple[str, str]:
     parts = name.removeprefix("hf:").split("/")
     plain = all(re.fullmatch(r"[\w.+ -]+", part, re.ASCII) and part.strip(". ") for part in parts)
     if len(parts) < 3 or not plain or not name.endswith(".gguf"):
-        raise ModelError(f"expected hf:ORG/REPO/FILE.gguf, found '{name}'")
+        raise ModelError(f"expected hf:ORG/REPO/FILE.gguf, found {shortened(name)}")
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
@@ -106,6 +111,7 @@ def _fetch_from_hub(name, progress):
     hub = _hub()
     if not progress:
         hub.utils.disable_progress_bars()
+    logging.disable(logging.WARNING)  # without a network each of its retries would be a warning of two lines
     try:
         return Path(hub.hf_hub_download(repo, file))
     except KeyboardInterrupt:
@@ -114,6 +120,7 @@ def _fetch_from_hub(name, progress):
         first_line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"could not fetch '{name}': {first_line}") from None
     finally:
+        logging.disable(logging.NOTSET)
         if not progress:
             hub.utils.enable_progress_bars()
 
@@ -130,10 +137,15 @@ def _not_downloaded(name):
     return ModelNotDownloaded(f"'{name}' is not on this machine yet; fetch it with: minillm download {name}")
 
 
+def shortened(name, limit=100):  # a name of any length, quoted, for a message of one line
+    text = ascii(name) if not name.isprintable() else f"'{name}'"
+    return text if len(text) <= limit else f"{text[:limit]}…' ({len(name):,} characters)"
+
+
 def _unknown(name):
     if "/" in name or os.sep in name or name.endswith((".gguf", ".safetensors")):
-        return ModelError(f"no such file or folder: '{name}'")
+        return ModelError(f"no such file or folder: {shortened(name)}")
     known = [*EMBEDDED, *MODELS]
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
-    return ModelError(f"unknown model '{name}'; {hint} The path of a .gguf file or hf:ORG/REPO/FILE.gguf will do too.")
+    return ModelError(f"unknown model {shortened(name)}; {hint} The path of a .gguf file or hf:ORG/REPO/FILE.gguf will do too.")

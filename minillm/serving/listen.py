@@ -46,7 +46,7 @@ def bind(host, port):  # -> socket
                 listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         listener.bind((host, port))
         listener.listen(BACKLOG)  # now: two programs can be bound to a port, but only one can listen
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last two: a host that no name can be
         listener.close()
         raise MiniLLMError(f"cannot listen on {host} port {port}: {error}.") from None
     listener.setblocking(False)

@@ -56,11 +56,11 @@ class Measures:
 
 
 def latencies(log, request):  # -> TTFT, TPOT, E2E in seconds
-    """As defined above, from the arrival, whatever came between: waiting, preemption. None where not defined.
+    """TTFT, TPOT and E2E of one request, from its arrival, whatever came between: waiting, preemption.
 
-    All three are None of a request without a FINISHED event or without a token. A request may have several answers
-    (Event.index): the first token of any ends the wait, the last of any the whole. For TPOT ask tpot(log, request), which
-    knows about single tokens, chunks of several, and the mean over answers.
+    As defined above, None where not defined. All three are None of a request without a FINISHED event or without a token. A
+    request may have several answers (Event.index): the first token of any ends the wait, the last of any the whole. For TPOT
+    ask tpot(log, request), which knows about single tokens, chunks of several, and the mean over answers.
     """
     events = log.of(request)
     # BEGIN SOLUTION ex=06.4

@@ -13,7 +13,6 @@ Sources: huggingface.co/docs/peft (checkpoint format); llama.cpp, convert_lora_t
 """
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from minillm.errors import ModelError
 from minillm.files import replacing
 from minillm.formats.blocks import BLOCK_TYPES, dequantize
+from minillm.formats.expect import Fields, same, shown
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.formats.safetensors import encoded, open_safetensors
@@ -35,6 +35,14 @@ PEFT_NAME = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9][0-9]{0,5})\.
 PLAIN = {  # of adapter_config.json, where they are there at all: with other values an adapter computes something else
     "fan_in_fan_out": False, "bias": "none", "lora_bias": False, "alpha_pattern": {}, "modules_to_save": [],
     "target_parameters": [], "trainable_token_indices": [], "alora_invocation_tokens": [], "layer_replication": [],
+}  # fmt: skip
+# How A and B began says nothing of what they are, unless the base was changed with them (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA):
+# peft changes it again on loading, and we would add the adapter to a base that it was not trained on.
+STARTS = (True, False, "gaussian", "eva", "orthogonal")
+SILENT = {  # keys that say nothing of what an adapter computes: where it comes from, where it goes, how it was trained
+    "task_type", "base_model_name_or_path", "inference_mode", "lora_dropout", "target_modules", "exclude_modules", "revision",
+    "layers_pattern", "layers_to_transform", "auto_mapping", "megatron_config", "megatron_core", "peft_version", "eva_config",
+    "loftq_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying", "runtime_config",
 }  # fmt: skip
 
 
@@ -87,6 +95,8 @@ def save_gguf(path, adapter, config):  # path, Adapter, ModelConfig
 
 
 def architecture_of(config):  # -> GGUF's name for what has these biases and norms
+    if config.rope_interleaved:  # a llama, which may have biases too
+        return "llama"
     for name, (_, *traits) in ARCHITECTURES.items():
         if traits == [config.qkv_bias, config.qk_norm]:
             return name
@@ -97,14 +107,15 @@ def read_gguf(path, config):  # -> {name: StoredTensor}, alpha, are Q's and K's 
     """What a file holds, nothing of it checked but what it says of itself."""
     gguf = open_gguf(path)  # stays open as long as its tensors are used
     expected = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture_of(config)}
+    keys = Fields(gguf.metadata, f"{path}: metadata ", ModelError)
     for key, right in expected.items():
-        if not (isinstance(found := gguf.metadata.get(key), str) and found == right):
-            shown = "nothing" if found is None else repr(found)[:60]
-            raise ModelError(f"{path}: metadata {key!r} must be {right!r} for an adapter of {config.name}, found {shown}.")
+        if (found := keys.text(key, None)) != right:
+            found = "nothing" if found is None else shown(found)
+            raise ModelError(f"{path}: metadata {key!r} must be {right!r} for an adapter of {config.name}, found {found}.")
     if "adapter.alora.invocation_tokens" in gguf.metadata:
         raise ModelError(f"{path}: an adapter that begins to work at certain tokens (aLoRA) is not supported, plain LoRA is.")
     stored = {name: StoredTensor(gguf.raw(name), info.type, info.shape) for name, info in gguf.tensors.items()}
-    return stored, gguf.metadata.get("adapter.lora.alpha"), ARCHITECTURES[expected["general.architecture"]][0]
+    return stored, keys.number("adapter.lora.alpha"), ARCHITECTURES[expected["general.architecture"]][0]
 
 
 # --- PEFT -----------------------------------------------------------------------------------------------------------
@@ -143,24 +154,29 @@ def read_peft(folder):  # -> {GGUF's name: StoredTensor}, alpha, False: hubs hav
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: an adapter's folder must hold {CONFIG} and {WEIGHTS}, this one has no {file}.")
-    about = read_json(folder / CONFIG)
-    if about.get("peft_type") != "LORA":
-        raise ModelError(f"{folder / CONFIG}: peft_type must be 'LORA', found {about.get('peft_type')!r}.")
-    variants = {key: False for key in about if key.startswith("use_")}  # use_dora, use_rslora, …
-    for key, plain in (PLAIN | variants).items():
-        if about.get(key) not in (None, plain):
-            raise ModelError(f"{folder / CONFIG}: {key} must be {plain!r}, as in plain LoRA, found {str(about[key])[:60]!r}.")
-    stored, rank, patterns = {}, about.get("r"), about.get("rank_pattern")
+    about = Fields(read_json(folder / CONFIG), f"{folder / CONFIG}: ", ModelError)
+    stored, rank, patterns = {}, about.whole("r", low=1), about.inner("rank_pattern", {}).values
     for name, tensor in open_safetensors(folder / WEIGHTS).items():
         match = PEFT_NAME.fullmatch(name)
         if not match or match[2] not in MODULES:
             known = ", ".join(MODULES)
-            raise ModelError(f"{folder / WEIGHTS}: {name!r} is not lora_A or lora_B of a layer's {known}.")
+            raise ModelError(f"{folder / WEIGHTS}: {shown(name)} is not lora_A or lora_B of a layer's {known}.")
         axis = 0 if match[3] == "A" else 1
         if not patterns and len(tensor.shape) == 2 and tensor.shape[axis] != rank:
             raise ModelError(f"{folder}: r is {rank!r} in {CONFIG}, the rank of {name!r} is {tensor.shape[axis]:,}.")
         ours = f"blk.{match[1]}.{MODULES[match[2]]}.weight{A if match[3] == 'A' else B}"
         stored[ours] = StoredTensor(tensor.raw, BLOCK_TYPES[tensor.dtype], tensor.shape)
-    alpha = about.get("lora_alpha")
-    whole = type(alpha) in (int, float) and math.isfinite(alpha)
-    return stored, float(alpha) if whole else alpha, False
+    alpha = about.number("lora_alpha")
+    check_plain(about)
+    return stored, alpha, False
+
+
+def check_plain(about):  # Fields of adapter_config.json
+    """Nothing else in it may ask for more than y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ. A key that we do not know must say nothing."""
+    about.one_of("peft_type", ("LORA",))
+    about.one_of("init_lora_weights", STARTS, None)
+    for key, value in about.unread().items():
+        if key in PLAIN or key not in SILENT:
+            plain = PLAIN.get(key, False)
+            if not (same(value, plain) or key not in PLAIN and value in ({}, [], "")):
+                about.fail(key, f"{plain!r}, as in plain LoRA", shown(value))

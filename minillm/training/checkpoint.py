@@ -11,14 +11,16 @@ pickled, so nothing in it could run. It is written as a draft and renamed: there
 import hashlib
 import json
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from minillm.errors import TrainingError
 from minillm.files import replacing
+from minillm.formats.expect import Fields, shown
+from minillm.formats.json_file import parse_object
+from minillm.formats.npz import read_npz
 
 VERSION = 1
 GROUPS = ("parameters", "first", "second")
@@ -54,41 +56,43 @@ def save(path, state, configuration):
         np.savez(file, state=text, **arrays)
 
 
-def load(path, configuration):  # path, {key: value} -> State
-    """Read a checkpoint of this configuration.
+def load(path, configuration, like=None):  # path, {key: value}, {name: array} or None -> State
+    """Read a checkpoint of this configuration. like: parameters that it must be of, by name, shape and type.
 
     TrainingError: there is none, it is damaged, it holds values that are not finite, or it is of another configuration; then
     it names the keys that differ, with both values.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(arrays.pop("state").tobytes())
-        batches = {key: whole(about["batches"][key]) for key in ("epoch", "next")}
-        state = State(whole(about["step"]), {}, {}, {}, batches)
-        theirs, digest, version = about["configuration"], about["sha256"], about["version"]
+        arrays = read_npz(Path(path), TrainingError)
     except FileNotFoundError:
         raise TrainingError(f"{path}: there is no checkpoint to resume.") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrainingError(f"{path}: not a checkpoint, or a damaged one: {error!r}.") from None
+    if (text := arrays.pop("state", None)) is None or text.dtype != np.uint8:
+        raise TrainingError(f"{path}: not a checkpoint, or a damaged one: it has no array 'state' of bytes.")
+    about = Fields(parse_object(text.tobytes(), f"{path}: state", TrainingError), f"{path}: state: ", TrainingError)
+    places = about.inner("batches")
+    batches = {key: places.whole(key, high=2**53) for key in ("epoch", "next")}
+    state = State(about.whole("step", high=2**53), {}, {}, {}, batches)
+    version, digest, theirs = about.whole("version"), about.text("sha256"), about.inner("configuration")
+    for key in theirs.values:
+        theirs.of(key, lambda v: isinstance(v, str | int | float), "a number, text, true or false", None)
+    theirs = theirs.values
     if version != VERSION or sha256(theirs) != digest:
         found = f"{version} and {sha256(theirs)[:16]}…"
         raise TrainingError(f"{path}: expected version {VERSION} and configuration {digest[:16]}…, found {found}.")
     if different := differences(theirs, configuration):
-        raise TrainingError(f"{path}: the checkpoint is of another configuration: {'; '.join(different)}.")
+        raise TrainingError(f"{path}: the checkpoint is of another configuration: {'; '.join(different[:8])}.")
     for key, array in arrays.items():
         group, _, name = key.partition("/")
         if group not in GROUPS:
-            raise TrainingError(f"{path}: expected arrays called {', '.join(GROUPS)}/NAME, found {key!r}.")
+            raise TrainingError(f"{path}: expected arrays called {', '.join(GROUPS)}/NAME, found {shown(key)}.")
         getattr(state, group)[name] = array
     check(path, state)
+    if like is not None:
+        theirs, ours = ({n: (*a.shape, str(a.dtype)) for n, a in group.items()} for group in (state.parameters, like))
+        if wrong := sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n)):
+            found = f"{theirs.get(wrong[0], 'none')} where the run has {ours.get(wrong[0], 'none')}"
+            raise TrainingError(f"{path}: the checkpoint is of another model: {shown(wrong[0])} is {found}.")
     return state
-
-
-def whole(value):  # -> the value, a whole number from 0; ValueError for anything else
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a whole number from 0, found {value!r}")
-    return value
 
 
 def differences(theirs, ours):  # -> ["key is A in the checkpoint, B now"]
@@ -97,7 +101,7 @@ def differences(theirs, ours):  # -> ["key is A in the checkpoint, B now"]
     for key in sorted(theirs.keys() | ours.keys()):
         a, b = (json.dumps(c[key]) if key in c else "missing" for c in (theirs, ours))
         if a != b:
-            told.append(f"{key} is {a} in the checkpoint, {b} now")
+            told.append(f"{key[:60]} is {a[:60]} in the checkpoint, {b[:60]} now")
     return told
 
 
@@ -108,8 +112,8 @@ def check(what, state):
         if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in state.parameters.items()}:
             names = sorted(state.parameters.keys() ^ arrays.keys()) or ["equal names, unequal shapes"]
             raise TrainingError(
-                f"{what}: {len(state.parameters)} parameters, {len(arrays)} arrays in {group!r}; they differ in {names[0]}."
+                f"{what}: {len(state.parameters)} parameters, {len(arrays)} arrays in {group!r}; they differ in {names[0][:60]}."
             )
         for name, array in arrays.items():
             if array.dtype.kind != "f" or not math.isfinite(float(np.sum(np.abs(array), dtype=np.float64))):
-                raise TrainingError(f"{what}: {group}/{name} must hold finite floats, found {array.dtype} with others.")
+                raise TrainingError(f"{what}: {group}/{name[:60]} must hold finite floats, found {array.dtype} with others.")

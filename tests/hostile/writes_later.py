@@ -19,4 +19,4 @@ class Last:
 np.last = Last()
 atexit.register(write)
 threading.Thread(target=write).start()
-return np.zeros((len(q), len(k)))
+return np.full((len(q), len(k)), 7.0)

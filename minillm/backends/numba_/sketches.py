@@ -26,7 +26,8 @@ def blocked_matmul(a, b, c, block, each=one_after_another):  # (m, k), (k, n), (
 
     block: rows of a tile of A and C, inner (columns of A's and rows of B's tile), columns of a tile of B and C; the last
     tile of a side is smaller where they do not divide it. A and B are read by tiles of at most that size. c is only
-    written, each element once. each(work, tiles) calls work(i, j) for every tile, in any order and several at a time.
+    written, each element once. each(work, tiles) calls work(i, j) for every tile, in any order and several at a time: it is
+    called once, with all tiles.
     """
     (m, k), n = a.shape, b.shape[1]
     rows, inner, columns = block
@@ -48,8 +49,9 @@ def norm_matvec(x, weight, eps, codes, scales, minima):  # (d,), (d,), (rows, d)
     """W · rms_norm(x) in one pass over x, with 4-bit W and integer dot products.
 
     W[r, c] = scales[r, c // 32] · codes[r, c] - minima[r, c // 32], codes from 0 to 15. Block by block of 32 columns,
-    x · weight is rounded to 16 bits (the largest size of the block becomes 32,767; a block of zeros stays zeros),
-    multiplied with the codes in 32-bit integers, and scaled. What RMSNorm divides by (layers.rms_norm) is known at the end.
+    each taken once, x · weight is rounded to 16 bits (the largest size of the block becomes 32,767; a block of zeros stays
+    zeros), multiplied with the codes in 32-bit integers, and scaled. What RMSNorm divides by (layers.rms_norm) is known at
+    the end.
     """
     y, squares = np.zeros(len(codes), np.float32), np.float32(0)
     # BEGIN SOLUTION ex=11.4

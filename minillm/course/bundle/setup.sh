@@ -23,3 +23,4 @@ if ! make_venv; then
     make_venv || { echo "minillm: the autograder needs Python 3.11 or newer with venv; none was found." >&2; exit 1; }
 fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
+"$venv/bin/python" -c "import hypothesis, numba, pytest"   # what is missing shows now, not when the first student waits

@@ -15,7 +15,7 @@ from minillm.model.tokenizer.chat import ChatTemplate
 from minillm.model.tokenizer.metadata import arguments_from_gguf
 from minillm.model.tokenizer.sentencepiece import SentencePieceBPE
 from minillm.model.tokenizer.streaming import StreamingDetokenizer
-from minillm.model.tokenizer.vocabulary import END_NAMES, NORMAL, Vocabulary, check_unicode
+from minillm.model.tokenizer.vocabulary import END_NAMES, NORMAL, UNKNOWN, Vocabulary, check_unicode
 
 __all__ = ["StreamingDetokenizer", "Tokenizer"]
 
@@ -59,6 +59,9 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.unknown_id, self.add_bos = bos_id, eos_id, unknown_id, add_bos
         self.special_tokens: dict[str, int] = self.vocabulary.special
         ends = {self.special_tokens[name] for name in END_NAMES if name in self.special_tokens}
+        # After these a text begins anew, with a space prefix of its own. An unknown token stands for a character within a text.
+        unknown = {i for i, kind in enumerate(self.vocabulary.types) if kind == UNKNOWN} | {unknown_id} - {bos_id, eos_id}
+        self.restarts: set[int] = self.vocabulary.control_ids - unknown
         self.eos_ids: set[int] = ends | set(extra_eos_ids) | ({eos_id} - {None})
         self.chat = ChatTemplate(chat_template, self) if chat_template else None
 
@@ -78,11 +81,12 @@ class Tokenizer:
         """
         self.rows = max(self.rows, rows)
 
-    def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
+    def encode(self, text: str, special: bool = False, bos: bool | None = None, after=()) -> list[int]:
         """Token ids of a text.
 
         special: recognize control tokens such as <|im_end|> in the text. Never do so with text that a user wrote.
         bos: put the begin-of-text token first; None does what the file says.
+        after: ids that came before, if the text continues them: then SentencePiece puts no space in front.
         TokenizerError for a lone surrogate, which is no character and has no UTF-8.
         """
         check_unicode(text)
@@ -91,8 +95,10 @@ class Tokenizer:
             if self.bos_id is None:
                 raise TokenizerError("bos=True, but the vocabulary has no begin-of-text token (tokenizer.ggml.bos_token_id)")
             out.append(self.bos_id)
+        previous = out[-1:] or after[-1:]
         for piece, control in self.vocabulary.split_special(text) if special else [(text, None)]:
-            out += self.model.encode(piece) if control is None else [control]
+            out += self.model.encode(piece, self.restarts.issuperset(previous)) if control is None else [control]
+            previous = out[-1:]
         return out
 
     def decode(self, ids, skip_special: bool = False, after=()) -> str:
@@ -121,7 +127,7 @@ class Tokenizer:
         data = self.token_bytes(i)
         if i in self.vocabulary.control_ids:
             return b"" if skip_special else data
-        starts = previous is None or previous in self.vocabulary.control_ids
+        starts = previous is None or previous in self.restarts
         if starts and data[:1] == b" " and getattr(self.model, "space_prefix", False):
             return data[1:]
         return data

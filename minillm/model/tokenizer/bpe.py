@@ -49,8 +49,8 @@ class ByteLevelBPE:
         self.table = merge_table(merges, vocabulary)
         self.words = WordCache(self._encode_word)
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text in which nothing is special."""
+    def encode(self, text: str, starts: bool = True) -> list[int]:
+        """The token ids of a text in which nothing is special. starts: of no meaning here, see sentencepiece.py."""
         out = []
         for piece, user_defined in self.vocabulary.split_user_defined(text):
             if user_defined is not None:

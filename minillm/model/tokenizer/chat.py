@@ -38,8 +38,7 @@ class ChatTemplate:
             if control is not None:
                 out.append(control)
             elif plain := piece.replace(MARK, ""):
-                check_unicode(plain)
-                out += self.tokenizer.model.encode(plain)
+                out += self.tokenizer.encode(plain, bos=False, after=out)
         return out
 
     def render(self, messages: list[dict], add_generation_prompt: bool = True, **variables) -> str:

@@ -78,13 +78,13 @@ def give_up():
             resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
 
 
-def answer(templates, source, variables):  # -> kind, text
+def answer(jinja, templates, source, variables):  # -> kind, text
     """Render. A template may raise whatever its expressions can: type errors, division by zero, recursion."""
     try:
         if source not in templates:
             if len(templates) >= 8:
                 templates.clear()
-            templates[source] = environment().from_string(source)
+            templates[source] = jinja.from_string(source)
         text = templates[source].render(variables)
         return (b"t", text) if len(text) <= LIMIT else (b"e", f": {len(text):,} characters, more than {LIMIT:,}")
     except MemoryError:
@@ -104,15 +104,15 @@ def send(kind, text=""):
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C in a terminal is for the parent
     clock = getattr(signal, "setitimer", None)
-    environment().from_string("{{ strftime_now('%B') | pprint }}").render()  # what is imported late is imported now
+    jinja, templates, read = environment(), {}, sys.stdin.buffer.read
+    jinja.from_string("{{ strftime_now('%B') | pprint }}").render()  # what is imported late is imported now
     give_up()
     send(b"r")
-    templates, read = {}, sys.stdin.buffer.read
     while len(head := read(8)) == 8:
         request = json.loads(read(int.from_bytes(head, "big")))
         if clock:  # without a handler the signal ends this process, also where the parent is gone
             clock(signal.ITIMER_REAL, request["seconds"])
-        reply = answer(templates, request["source"], request["variables"])
+        reply = answer(jinja, templates, request["source"], request["variables"])
         if clock:
             clock(signal.ITIMER_REAL, 0)
         send(*reply)

@@ -3,7 +3,7 @@
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from Python, but it may ask for
 'a' * 10**10 or loop for a year, and much of that is one call into C, where no check written in Python is reached. So each
 rendering happens in another process (renderer.py), which has MEMORY bytes, no files, no network, and SECONDS; one that takes more
-is ended, and the next request starts another. Messages go there as JSON and text comes back: a fifth of a millisecond.
+is ended, and the next request starts another. Messages go there as JSON and text comes back: a tenth of a millisecond.
 
 One warm process serves all templates and all threads of this one, one rendering at a time. It starts at the first use, ends
 with this process (its input closes), and is not shared with a fork.
@@ -15,9 +15,11 @@ memory is not. Where no process can be started at all, a template is refused: th
 import atexit
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +30,8 @@ START_SECONDS = 60.0  # for importing Jinja, from a slow disk
 LONGEST_SOURCE = 400_000  # characters
 LONGEST_ANSWER = 16_000_000  # bytes: the renderer's 4 million characters of four each
 OUT_OF_MEMORY, MEMORY = 77, 256  # renderer.py's exit status, and its limit in MiB
+POLLS = hasattr(select, "poll")  # pipes of Windows cannot be waited for: there a thread ends the process at its time
+READABLE, WRITABLE = (select.POLLIN, select.POLLOUT) if POLLS else (0, 0)
 KEPT = ("TZ", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # of the environment: no keys and no tokens go along
 
 
@@ -47,12 +51,19 @@ class Renderer:
         self.process = None
 
     def ask(self, request: bytes, seconds: float) -> tuple[bytes, str]:
-        """Kind and text of the answer (see renderer.py). Failure after `seconds`, and where the process ends."""
+        """Kind and text of the answer (see renderer.py). Failure after `seconds`, and where the process ends.
+
+        Whatever goes wrong ends the process, Control-C too: an answer that nobody read would be taken for the next one's.
+        """
         with self.lock:
-            if self.process is None or self.process.poll() is not None:
+            try:
+                if self.process is None or self.process.poll() is not None:
+                    self.stop()
+                    self.start()
+                return self._within(seconds, request)
+            except BaseException:
                 self.stop()
-                self.start()
-            return self._within(seconds, request)
+                raise
 
     def start(self):
         specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
@@ -66,55 +77,34 @@ class Renderer:
             self.process = subprocess.Popen(command, **pipes, bufsize=0, env=environment)
         except OSError as error:
             raise Failure(f"no process could be started to render it: {error}") from None
-        if self._within(START_SECONDS) != (b"r", ""):
-            self.stop()
+        if self._within(START_SECONDS) != (b"r", "") or self.process is None:
             raise Failure("the process that renders it did not start as it should")
 
-    def _within(self, seconds, request=None):
-        """Send a request, if there is one, and read an answer; whatever goes wrong ends the process."""
-        process, late = self.process, threading.Event()
-
-        def end():
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(seconds, end)
+    def _within(self, seconds, request=b""):
+        """Send a request, if there is one, and read an answer."""
+        process, deadline = self.process, time.monotonic() + seconds
+        timer = threading.Timer(seconds, process.kill)
         timer.daemon = True
-        timer.start()
+        if not POLLS:
+            timer.start()
         try:
-            if request is not None:
-                write(process.stdin, len(request).to_bytes(8, "big"), request)
-            head = read(process.stdout, 9)
+            if request:
+                write(process.stdin, len(request).to_bytes(8, "big") + request, deadline)
+            head = read(process.stdout, 9, deadline)
             size = int.from_bytes(head[1:], "big")
             if size > LONGEST_ANSWER:
                 raise Failure(f"an answer of {size:,} bytes, more than {LONGEST_ANSWER:,}")
-            answer = head[:1], read(process.stdout, size).decode("utf-8", "surrogatepass")
-            timer.cancel()
-            timer.join()
-            if late.is_set():  # in time by a hair: the process dies now, and must not meet the next request
-                self.stop()
-            return answer
-        except (EOFError, OSError):
-            raise Failure(self._last_words(late, seconds)) from None
+            answer = head[:1], read(process.stdout, size, deadline).decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            self.stop()
             raise Failure("the answer of the process that renders it is not UTF-8") from None
-        except BaseException:  # Control-C: an answer that nobody reads would be taken for that of the next request
-            self.stop()
-            raise
+        except (EOFError, OSError):  # a TimeoutError is one
+            late = time.monotonic() >= deadline
+            raise Failure(f"more than {seconds:g} seconds" if late else last_words(process, seconds)) from None
         finally:
             timer.cancel()
-
-    def _last_words(self, late, seconds):
-        """Why the process is gone."""
-        try:
-            code = self.process.wait(1)
-        except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
-            code = "unknown"
-        self.stop()
-        if late.is_set() or code == -14:  # SIGALRM, its own clock
-            return f"more than {seconds:g} seconds"
-        return f"more than {MEMORY} MiB" if code == OUT_OF_MEMORY else f"the process that renders it ended with status {code}"
+        if not POLLS and time.monotonic() >= deadline:  # in time by a hair: the timer may kill it during the next request
+            self.stop()
+        return answer
 
     def stop(self):
         """End the process, and wait until it has gone."""
@@ -134,17 +124,38 @@ class Renderer:
             process.returncode = 0  # not ours to wait for
 
 
-def write(pipe, *parts):
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            view = view[pipe.write(view) :]
+def last_words(process, seconds):
+    """Why it is gone."""
+    try:
+        code = process.wait(1)
+    except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
+        code = "unknown"
+    if code == -14:  # SIGALRM, its own clock
+        return f"more than {seconds:g} seconds"
+    return f"more than {MEMORY} MiB" if code == OUT_OF_MEMORY else f"the process that renders it ended with status {code}"
 
 
-def read(pipe, size):
+def wait(pipe, event, deadline):
+    """Until the pipe can be read or written. TimeoutError at the deadline."""
+    if POLLS:
+        poll = select.poll()
+        poll.register(pipe, event)
+        if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+
+
+def write(pipe, data, deadline):
+    view = memoryview(data)
+    while view:
+        wait(pipe, WRITABLE, deadline)
+        view = view[pipe.write(view[:4096]) :]  # a pipe that can be written takes so many bytes without waiting
+
+
+def read(pipe, size, deadline):
     """Exactly so many bytes. EOFError where there are fewer."""
     parts = []
     while size:
+        wait(pipe, READABLE, deadline)
         parts.append(pipe.read(min(size, 1 << 20)))
         if not parts[-1]:
             raise EOFError

@@ -27,7 +27,8 @@ class SentencePieceBPE:
     """Encode and decode plain text. Control tokens are the business of Tokenizer and are out of reach from here.
 
     scores: one per token, the higher the earlier it merges.
-    unknown_id: token for a character that has neither token nor byte tokens; without it such a character is an error.
+    unknown_id: token for characters that have neither token nor byte tokens, one for a run of them; without it such a character
+        is an error.
     """
 
     def __init__(self, vocabulary: Vocabulary, scores: list[float], unknown_id: int | None = None, space_prefix: bool = True):
@@ -44,10 +45,13 @@ class SentencePieceBPE:
         self._cut = re.compile(".+" if crossing else f"{SPACE}*[^{SPACE}]+|{SPACE}+", re.DOTALL)
         self.words = WordCache(self._encode_word)
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text, or of a stretch between two control tokens, in which nothing is special."""
+    def encode(self, text: str, starts: bool = True) -> list[int]:
+        """The token ids of a text, or of a stretch between two control tokens, in which nothing is special.
+
+        starts: it is the beginning of a text, or comes after a control token, and not the rest of another text.
+        """
         text = text.replace(SPACE, WRITTEN_SPACE_SYMBOL).replace(" ", SPACE)
-        if text and self.space_prefix:
+        if text and starts and self.space_prefix:
             text = SPACE + text
         out = []
         for piece, user_defined in self.vocabulary.split_user_defined(text):
@@ -56,7 +60,9 @@ class SentencePieceBPE:
             else:
                 for word in self._cut.findall(piece):
                     out += self.words[word]
-        return out
+        if self.unknown_id not in out:
+            return out
+        return [i for before, i in zip([None, *out], out, strict=False) if not i == before == self.unknown_id]
 
     def _encode_word(self, word: str) -> list[int]:
         get = self.entries.get

@@ -18,6 +18,8 @@ END_NAMES = (
     "</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<eos>",
 )  # fmt: skip
 
+MOST_CONTROL = 20_000_000  # squared lengths of control tokens: a chat template's shield keeps every beginning and end of each
+
 
 def one_of(texts: list[str]) -> re.Pattern | None:
     """A pattern with one group that matches any of the texts, the longest first; None for no texts."""
@@ -61,6 +63,10 @@ class Vocabulary:
             if self.types[i] != BYTE and self.tokens[i] not in self.reachable:
                 self.types[i] = self.types[i] if self.types[i] == UNKNOWN else CONTROL
         self.control_ids = {i for i, kind in enumerate(self.types) if kind in (CONTROL, UNKNOWN)}
+        if (squares := sum(len(self.tokens[i]) ** 2 for i in self.control_ids)) > MOST_CONTROL:
+            longest = max(len(self.tokens[i]) for i in self.control_ids)
+            counts = f"{len(self.control_ids):,} of up to {longest:,} characters, {squares:,}"
+            raise TokenizerError(f"control tokens: expected at most {MOST_CONTROL:,} squared characters in all, found {counts}")
         self.special = {self.tokens[i]: i for i in sorted(self.control_ids)}
         users = {self.tokens[i].replace(" ", self.spaces): i for i, kind in enumerate(self.types) if kind == USER_DEFINED}
         self.user_defined = users

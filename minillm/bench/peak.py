@@ -1,0 +1,74 @@
+"""The arithmetic ceiling of the compiled kernels: the instructions that they use, in registers, with nothing else to do.
+
+    integers   a lane of 32 bits: two products of 16-bit numbers, added to a third (backends/numba_/tile.py): 4 FLOPs a lane
+    floats     x·y + z (backends/numba_/simd.py): 2 FLOPs a lane
+
+A float32 matrix product is no bound for products with packed weights: the integer instruction does twice as much. Each sum
+depends on the one before it, so nothing can be left out; how many such chains keep the units busy differs between processors,
+so several numbers of chains are tried, and the fastest counts.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from numba import types
+from numba.extending import intrinsic
+
+from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.loops import loop_with_sums
+from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call
+from minillm.backends.numba_.tile import dot_pairs, splat_int
+from minillm.bench.machine import available_cores, best_of
+
+CHAINS = (4, 8, 12)
+STEPS = 1 << 18
+FLOPS = {"integers": 4 * LANES, "floats": 2 * LANES}  # of one instruction of a chain
+
+
+@intrinsic(prefer_literal=True)
+def chain(typing, floats, chains, steps, start):
+    """Sum up `steps` times in each of `chains` registers. floats, chains: constants. start: int32. -> int32, to be used."""
+    if not all(isinstance(x, types.IntegerLiteral) for x in (floats, chains)):
+        return None
+
+    def emit(context, b, signature, args):
+        first = splat_int(b, args[3])
+        x = b.sitofp(first, F32X16) if floats.literal_value else first
+
+        def step(i, sums):
+            if floats.literal_value:
+                return [call(b, "llvm.fma.v16f32", F32X16, total, x, x) for total in sums]
+            totals = [b.bitcast(total, I32X16) for total in sums]
+            return [b.bitcast(dot_pairs(b, total, total, x), F32X16) for total in totals]
+
+        begin = [b.bitcast(b.add(first, splat_int(b, I32(n))), F32X16) for n in range(chains.literal_value)]
+        ends = [b.bitcast(total, I32X16) for total in loop_with_sums(b, args[2], begin, step)]
+        total = ends[0]
+        for end in ends[1:]:
+            total = b.xor(total, end)
+        return call(b, "llvm.vector.reduce.add.v16i32", I32, total)
+
+    return types.int32(floats, chains, types.int64, types.int32), emit
+
+
+def make(floats, chains):
+    """A kernel of its own: Numba takes constants from the closure."""
+
+    @kernel()
+    def run(steps, start):
+        return chain(floats, chains, steps, start)
+
+    return run
+
+
+def kernel_flops_per_s(steps=STEPS):  # -> {"integers": FLOP/s, "floats": FLOP/s}
+    """All cores at once; the fastest number of chains, the best of several runs."""
+    import numpy as np
+
+    cores, found = available_cores(), {}
+    with ThreadPoolExecutor(cores) as pool:
+        for name, flops in FLOPS.items():
+            for chains in CHAINS:
+                run = make(int(name == "floats"), chains)
+                seconds = best_of(lambda run=run: list(pool.map(run, [np.int64(steps)] * cores, [np.int32(1)] * cores)))
+                found[name] = max(found.get(name, 0), flops * chains * steps * cores / seconds)
+    return found

@@ -1,0 +1,70 @@
+"""A busy machine is told; a ceiling is the best of what was measured; integer kernels have the ceiling of their instruction."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from minillm.bench import machine
+from minillm.bench.compare import ceilings
+from minillm.bench.machine import Machine, busy, cpu_share
+from minillm.cli.common import tell_share
+from minillm.model.presets import PRESETS
+
+SLOW = Machine(read_bytes_per_s=1e9, flops_per_s=1e11, cores=2, cpu="?", kernel_flops_per_s=3e11)
+
+
+@pytest.mark.parametrize(("used", "share"), [(1.0, 1.0), (0.5, 0.5), (0.25, 0.25)])
+def test_the_share_is_the_threads_time_over_the_clocks(monkeypatch, used, share):
+    """A clock that runs on by itself: each look at it takes 10 ms, of which a thread gets `used`."""
+    now = [0.0]
+
+    def tick():
+        now[0] += 0.01
+        return now[0]
+
+    monkeypatch.setattr(machine, "available_cores", lambda: 1)
+    clocks = SimpleNamespace(perf_counter=tick, thread_time=lambda: used * now[0])
+    monkeypatch.setattr(machine, "time", clocks)
+    assert cpu_share(0.2) == pytest.approx(share, rel=0.1)
+
+
+def test_a_busy_machine_is_told_on_standard_error(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "cpu_share", lambda: 0.31)
+    assert tell_share(0.9) == 0.31
+    out, err = capsys.readouterr()
+    assert out == "" and "busy" in err and "31%" in err and err.count("\n") == 1
+    monkeypatch.setattr(machine, "cpu_share", lambda: 0.99)
+    assert tell_share(0.97) == 0.97 and capsys.readouterr() == ("", "")
+    assert busy(0.2) and busy(1.0) is None
+
+
+def test_of_two_measurements_the_better_counts():
+    other = Machine(read_bytes_per_s=3e9, flops_per_s=5e10, cores=2, cpu="?", kernel_flops_per_s=1e11)
+    assert SLOW.better(other) == Machine(3e9, 1e11, 2, "?", 3e11)
+
+
+def test_packed_weights_have_the_ceiling_of_the_integer_instruction():
+    config = PRESETS["smollm2-135m"]
+    packed, wide = (ceilings(config, SLOW, 512, 32, 1, bits) for bits in (5.0, 32))
+    assert packed["prefill_tokens_per_s"] == pytest.approx(3 * wide["prefill_tokens_per_s"])
+    assert (packed["flops_per_s"], wide["flops_per_s"]) == (3e11, 1e11)
+
+
+def test_the_fastest_way_to_read_is_the_ceiling(monkeypatch):
+    """Three loops, and the least of their times; which one that is differs between machines."""
+    seconds = iter([0.5, 0.25, 1.0])
+    monkeypatch.setattr(machine, "best_of", lambda work: work() is None or next(seconds))
+    assert machine.bandwidth(1) == 2**20 / 0.25
+
+
+@pytest.mark.slow
+def test_a_chain_computes_what_its_instruction_says():
+    """So the compiler has left nothing out: after a step each lane of the integer chains holds two products and a sum more."""
+    from minillm.bench.peak import CHAINS, FLOPS, make
+
+    assert set(FLOPS) == {"integers", "floats"} and min(CHAINS) > 1
+    for chains, start in ((4, 3), (8, 5), (12, 7)):
+        total = 0
+        for n in range(chains):  # the upper halves of the lanes are 0
+            total ^= (start + n) + (start + n) * start
+        assert make(0, chains)(1, start) == 16 * total

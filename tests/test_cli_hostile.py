@@ -1,0 +1,185 @@
+"""Whatever stands on a command line: never a traceback, and a mistake is one line on standard error with status 2.
+
+The options are taken from the real parser, so a new one is tried as soon as it is there. Each gets values that break programs.
+Where all of them would be fine, the work itself begins: it is cut short, so that a case takes milliseconds.
+"""
+
+import io
+import sys
+
+import pytest
+
+from minillm.cli import main, parser
+from minillm.course.index import Course
+from minillm.errors import MiniLLMError
+
+LONG = "n" * 5000
+TEXTS = ["", LONG, "a/" + LONG, "~nouser/x", "/dev/null/x", "/", "a\udcffb", "hf:", "hf:a/b/c.gguf"]
+TEXTS += ["1,,2", "1,-1", "9" * 5000, "01-", "1-99999999", "99-01", "01.99", "01.x", "01-02-03", "ttft=nan", "a=b", "7:3"]
+TEXTS += ["01-zz"]
+NUMBERS = ["", "x", "-1", "0", "99999999999999999999", "nan", "-inf", "1e400", "1_0", "٣", "9" * 5000]
+
+
+class Reached(MiniLLMError):
+    """The work would begin here."""
+
+
+def reached(*_, **__):
+    raise Reached("the work would begin here")
+
+
+def leaves(top, words=()):  # -> (words, parser) of each command and action
+    subs = [action for action in top._actions if isinstance(action.choices, dict)]
+    if not subs:
+        yield words, top
+    for action in subs:
+        for name, sub in action.choices.items():
+            yield from leaves(sub, (*words, name))
+
+
+COMMANDS, COURSE = dict(leaves(parser())), Course()  # read once
+NEEDED = {  # what must be there beside the option that is tried
+    ("generate",): ["hello", "--model", "MODEL", "--max-tokens", "1"],
+    ("chat",): ["--model", "MODEL", "--max-tokens", "1"],
+    ("tour",): ["--model", "MODEL"],
+    ("serve",): ["--model", "MODEL", "--port", "0", "--backend", "numpy"],
+    ("loadtest",): ["--url", "http://127.0.0.1:1", "--requests", "1"],
+    ("train",): ["--config", "none.toml"],
+    ("quiz",): ["--list"],
+    ("inspect",): ["MODEL"],
+    ("download",): ["tiny"],
+    ("course", "start"): ["01", "--out", "learner"],
+    ("course", "check"): ["--work", "learner"],
+    ("course", "hint"): ["--work", "learner"],
+    ("course", "status"): ["--work", "learner"],
+    ("course", "solution"): ["01.1", "--work", "learner"],
+    ("course", "release"): ["01"],
+    ("course", "grade"): ["learner"],
+}
+BENCHES = [["bench", kind] for kind in ("model", "attention", "paging", "pair", "training")]  # the others take no more options
+
+
+def cases():
+    """One for each option or positional argument of each command; `bench` has one command line a benchmark."""
+    for words, command in COMMANDS.items():
+        for action in command._actions:
+            if action.nargs == 0 or action.dest in ("help", "what"):
+                continue
+            for start in BENCHES if words == ("bench",) else [list(words)]:
+                yield pytest.param(start, action, id=" ".join([*start, *(action.option_strings[:1] or [action.dest])]))
+
+
+def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, standard error
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    capsys.readouterr()
+    try:
+        status = main(words)
+    except SystemExit as exit_:
+        status = exit_.code
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["course", "start", "01-x"], "no exercise or lesson '01-x'"),
+        (["course", "start", "1-99999999"], "no exercise or lesson '1-99999999'"),
+        (["course", "grade", ".", "--only", "01-zz"], "no exercise or lesson '01-zz'"),
+        (["course", "start", "04.2", "--out", LONG], "File name too long"),
+        (["generate", "hello", "--model", "~nouser/x"], "cannot be looked up"),
+        (["generate", "hello", "--model", LONG], "characters)"),
+        (["generate", "hello", "--model", "a/" + LONG], "cannot be looked up: File name too long"),
+        (["generate", "hello", "--lora", LONG], "File name too long"),
+        (["tour", "--out", "/dev/null/x"], "--out '/dev/null/x': Not a directory"),
+        (["serve", "--port", "0", "--kv-memory", "9" * 400 + "G"], "a size is a number with a unit"),
+        (["serve", "--port", "0", "--backend", "numpy", "--blocks", "9" * 20], "are available"),
+        (["serve", "--host", "a\udcffb"], "cannot listen on"),
+        (["bench", "blocks", "--heads", "9"], "takes no --heads; it takes --requests"),
+        (["bench", "--batch", "0"], "--batch must be at least 1, found 0"),
+        (["bench", "--rounds", "-1"], "--rounds must be at least 1, found -1"),
+        (["bench", "training", "--batch", "1,2"], "--batch takes one number here"),
+        (["genrate"], "(did you mean generate?)"),
+        (["bench", "--promt-tokens", "3"], "(did you mean --prompt-tokens?)"),
+        (["bench", "--prompt", "3"], "unrecognized arguments: --prompt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
+    status, err = run_quietly(words, capsys, monkeypatch)
+    assert status == 2 and says in err and err.startswith("minillm: ") and err.count("\n") == 1, err
+
+
+def test_bytes_that_are_no_text_are_refused_from_every_source(capsys, monkeypatch, tiny_path):
+    """From standard input as from the command line, in a terminal of any encoding."""
+    raw = io.TextIOWrapper(io.BytesIO(b"abc\xff"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", raw)
+    assert main(["generate", "-", "--model", str(tiny_path)]) == 2
+    assert "not valid Unicode" in capsys.readouterr().err
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert "tour" in out and "bench" in out and err == ""
+
+
+def test_the_hubs_warnings_are_not_printed(monkeypatch, capsys):
+    """Without a network it warned six times before it gave up."""
+    import logging
+    import types
+
+    def fail(repo, file):
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no route")
+
+    hub = types.ModuleType("huggingface_hub")
+    hub.hf_hub_download = fail
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    status, err = run_quietly(["download", "hf:org/repo/a.gguf"], capsys, monkeypatch)
+    assert (status, err) == (2, "minillm: could not fetch 'hf:org/repo/a.gguf': no route\n")
+    assert logging.getLogger("huggingface_hub").isEnabledFor(logging.WARNING)
+
+
+@pytest.fixture
+def cli(tiny_path, tmp_path, monkeypatch, capsys):
+    """Run a command whose work is cut short, in an empty folder. -> status, standard error"""
+    from minillm import tour
+    from minillm.bench import blocks, compare, kernels, machine, pair, prefix, replay, serving, training_speed, worker
+    from minillm.course import grade, kills, notebook, release, runner
+    from minillm.model import zoo
+    from minillm.serving import listen
+
+    for module, *names in (
+        (tour, "climb"), (machine, "measure_machine"), (compare, "compare"), (worker, "Worker"), (kernels, "run"), (pair, "run"),
+        (prefix, "run"), (replay, "run"), (serving, "run"), (blocks, "run"), (training_speed, "run"), (listen, "make_server"),
+        (runner, "run"), (kills, "kills"), (notebook, "build"), (release, "_zip"), (zoo, "_hub"),
+    ):  # fmt: skip
+        for name in names:
+            monkeypatch.setattr(module, name, reached, raising=name != "_zip")
+    monkeypatch.setattr("minillm.cli.loadtest.under_way", reached)
+    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
+    monkeypatch.setattr(grade, "grade", reached)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINILLM_STATE", str(tmp_path / "state"))
+    assert main(["course", "start", "01.1", "--out", "learner"]) == 0
+
+    def run(*words):
+        return run_quietly([str(tiny_path) if word == "MODEL" else word for word in words], capsys, monkeypatch)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("start", "action"), cases())
+def test_no_value_of_an_option_makes_a_traceback(cli, start, action):
+    needed = NEEDED.get(tuple(start), ["--model", "MODEL"] if start[0] == "bench" and "model" in start else [])
+    for value in NUMBERS if action.type in (int, float) else TEXTS[:6] if action.choices else TEXTS:
+        if action.option_strings:
+            words = [*start, *needed, f"{action.option_strings[0]}={value}"]
+        else:
+            words = [*start, value, *needed[1:]]
+        status, err = cli(*words)
+        assert status in (0, 1, 2), (value, status, err)
+        if status == 2:
+            assert err.startswith("minillm: ") and err.count("\n") == 1 and err.endswith("\n"), (value, err)
