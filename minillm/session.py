@@ -106,7 +106,7 @@ class Session:
         self.max_blocks = capacity // block_size
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
-        self.store = PageStore.of(llm.config, self.max_blocks + request_blocks, block_size)
+        self.store = PageStore.of(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
         self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
         self.last = None  # the last Answer
         self.total = Usage()

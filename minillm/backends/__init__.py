@@ -1,27 +1,29 @@
 """Floor 1: the same operations, one module per kind of machine.
 
-`numpy_` hands on the reference of floor 0. A fast backend offers the same function names, so two files can be read side
-by side, and one test runs every operation of every backend that is present against the reference.
+`ops` is the contract. `numpy_` hands on the reference of floor 0. A fast backend offers the same function names, so two files
+can be read side by side, and one test runs every operation of every backend that is present against the reference.
 """
 
 import importlib
 import os
 
+from minillm.backends.ops import ops_of
 from minillm.errors import MiniLLMError
 
 BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
 WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers before the kernels are compiled
 
 
-def get_backend(name=None):
-    """The module of operations called `name`; by default what MINILLM_BACKEND says, else numpy."""
+def get_backend(name=None):  # -> ops.Ops
+    """The operations of the backend called `name`; by default what MINILLM_BACKEND says, else numpy."""
     name = name or os.environ.get("MINILLM_BACKEND") or "numpy"
     if name not in BACKENDS:
         raise MiniLLMError(f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}.")
     try:
-        return importlib.import_module(BACKENDS[name])
+        module = importlib.import_module(BACKENDS[name])
     except ImportError as error:
         raise MiniLLMError(f"the {name} backend cannot be loaded here: {error}.") from error
+    return ops_of(module)
 
 
 def fitting_backend(model_bytes):  # -> name

@@ -19,35 +19,41 @@ He and Thinking Machines Lab 2025, "Defeating Nondeterminism in LLM Inference".
 """
 
 import copy
+from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 
 from minillm import layers
 from minillm.attention.paged import check_table
 from minillm.attention.shapes import check_finite, check_shapes
-from minillm.backends.step import AttentionStep
+from minillm.errors import MiniLLMError
 from minillm.layers import softmax
 
 
 def invariant_model(transformer):  # Transformer -> Transformer
     """The same weights, run by invariant operations."""
     other = copy.copy(transformer)
-    other.ops = of(transformer.ops)
+    other.ops = invariant_ops(transformer.ops)
     return other
 
 
-def of(ops):  # a backend -> operations of the same names
-    """The backend with one order of additions. All that two rows could meet in is replaced; the rest is the backend's own.
+def invariant_ops(ops):  # Ops -> Ops
+    """The backend with one order of additions: all that two rows could meet in is replaced, the rest is the backend's own.
 
-    The products of the Numba backend add up each row alike already, whatever comes along: there it is attention alone.
+    What that is, a backend says itself (`Ops.invariant`), since only it knows which of its kernels add up each row alike. A way
+    to take sequences or layers together is never among it. MiniLLMError where it offers none.
     """
-    own = {"AttentionStep": AttentionStep, "run_layers": layers.run_layers}
-    if ops.__name__.endswith("numba_"):
-        return SimpleNamespace(**vars(ops) | own | tiled())
-    linear = partial(row_by_row, ops.linear)
-    own |= {
+    if ops.invariant is None:
+        raise MiniLLMError(f"the {ops.name} backend has no batch-invariant operations; numpy and numba have.")
+    changed = replace(ops, **ops.invariant())
+    return changed.with_attention(changed.attention, changed.paged_attention)
+
+
+def reference():  # -> {name: operation}
+    """What replaces NumPy's: its product adds up in another order for another number of rows, and so does its attention."""
+    linear = partial(row_by_row, layers.linear)
+    return {
         "linear": linear,
         "add_linear": lambda x, h, weight: x + linear(h, weight),
         "attention_inputs": partial(layers.attention_inputs, linear=linear),
@@ -55,11 +61,10 @@ def of(ops):  # a backend -> operations of the same names
         "attention": attention,
         "paged_attention": paged_attention,
     }
-    return SimpleNamespace(**vars(ops) | own)
 
 
 def row_by_row(linear, x, weight, bias=None):  # (n, d_in) -> (n, d_out)
-    """A backend's linear on one row at a time: n calls of one shape, so one order of additions."""
+    """`linear` on one row at a time: n calls of one shape, so one order of additions."""
     return np.concatenate([linear(x[i : i + 1], weight, bias) for i in range(len(x))])
 
 
@@ -81,27 +86,3 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
     check_table(q, k_pages, v_pages, table, n_k)
     used = np.asarray(table, np.int64)[: -(-n_k // k_pages.shape[1])]
     return attention(q, *(pages[used].reshape(-1, *pages.shape[2:])[:n_k] for pages in (k_pages, v_pages)))
-
-
-def tiled():  # -> {"attention", "paged_attention"}
-    """Attention of the Numba backend by its kernel of prefill alone, also for a single query.
-
-    There a row meets the keys in tiles of 64 that begin at position 0, and a tile that it does not see leaves its state
-    as it was; which rows share a tile of queries does not matter. The kernel of decode cuts the keys by their number, and
-    is chosen by the number of queries: both would show.
-    """
-    from minillm.backends.numba_.attention import ONE_BLOCK, by_tiles
-    from minillm.backends.numba_.pages import EVERYTHING
-
-    def attention(q, k, v):
-        n_q, n_k = len(q), check_shapes(q, k, v)[3]
-        out, _, good = by_tiles(q, k[None], v[None], ONE_BLOCK, (n_k - n_q, EVERYTHING, True), n_k)
-        return out if good else check_finite(out, q=q, k=k, v=v)
-
-    def paged_attention(q, k_pages, v_pages, table, n_k):
-        check_table(q, k_pages, v_pages, table, n_k)
-        pages = np.ascontiguousarray(table, np.int64), k_pages.shape[1], len(k_pages)
-        out, _, good = by_tiles(q, k_pages, v_pages, pages, (n_k - len(q), EVERYTHING, True), n_k)
-        return out if good else check_finite(out, q=q)
-
-    return {"attention": attention, "paged_attention": paged_attention}

@@ -1,14 +1,15 @@
 """The NumPy backend: the reference functions of floor 0, handed on under the names that every backend has.
 
-A backend is a module. The transformer calls `ops.linear`, `ops.attention` and so on, and does not know which module
-`ops` is. Here a weight is a float32 matrix, dequantized once at load: simple, exact, and four to eight times the bytes
-of the file. A faster backend keeps the packed blocks and unpacks them inside its kernels.
+A backend is a module (ops.py). The transformer calls `ops.linear`, `ops.attention` and so on, and does not know which module
+that is. Here host and device are the same memory, and a weight is a float32 matrix, dequantized once at load: simple, exact,
+and four to eight times the bytes of the file. A faster backend keeps the packed blocks and unpacks them inside its kernels.
 """
 
 import numpy as np
 
 from minillm.attention.naive import attention
 from minillm.attention.paged import paged_attention
+from minillm.backends.invariant import reference as invariant
 from minillm.backends.step import AttentionStep
 from minillm.formats.blocks import dequantize
 from minillm.layers import (
@@ -28,15 +29,47 @@ __all__ = [
     "add_linear",
     "attention",
     "attention_inputs",
+    "download",
     "embed",
+    "empty",
+    "invariant",
     "linear",
     "load_matrix",
+    "most_likely",
     "paged_attention",
     "prepare_layers",
     "rms_norm",
     "rope_angles",
     "run_layers",
+    "upload",
+    "zeros",
 ]
+
+
+def empty(shape, dtype=np.float32):
+    """An array whose content is whatever lay there."""
+    return np.empty(shape, dtype)
+
+
+def zeros(shape, dtype=np.float32):
+    """An array of zeros."""
+    return np.zeros(shape, dtype)
+
+
+def upload(arrays):  # [array] -> [array]
+    """What the host has, for the device: here they are one."""
+    return arrays
+
+
+def download(array):  # array -> array
+    """What the device has, for the host."""
+    return array
+
+
+def most_likely(logits):  # (n, vocab) -> (n,) int64
+    """The greedy token of each row, the lowest id among equals; -1 where the largest is not finite. To argmax that is a NaN."""
+    tokens = logits.argmax(axis=1)
+    return np.where(np.isfinite(logits[np.arange(len(logits)), tokens]), tokens, -1)
 
 
 def prepare_layers(layers):  # [LayerWeights] -> [LayerWeights]

@@ -2,21 +2,37 @@
 
 It is the only place of a step where sequences are looked at one by one: everything else runs over the tokens of all. This
 is the plain way, a loop; a backend whose time goes into the loop rather than into attention brings a faster one of the
-same two calls (`backends/numba_/batch.py`).
+same calls (`backends/numba_/batch.py`).
 """
-
-import numpy as np
 
 
 class AttentionStep:
-    """For one call of `Transformer.forward`. ops: the backend; segments with their caches; spans: which tokens are whose."""
+    """For one call of `Transformer.forward`. ops: the backend; segments with their caches; spans: which tokens are whose.
+
+    First `indices`: what it must know of the caches on the device; `place`: the same, uploaded; `attend`: layer after layer.
+    """
 
     def __init__(self, ops, segments, spans):
         self.ops, self.segments, self.spans = ops, segments, spans
 
+    def indices(self):  # -> [(n,) int64 on the host]
+        """Room is made in each cache for its new tokens; what their places are is uploaded with the tokens themselves."""
+        self.counts, found = [], []
+        for segment in self.segments:
+            own = segment.cache.indices(len(segment.tokens))
+            self.counts.append(len(own))
+            found += own
+        return found
+
+    def place(self, arrays):  # [(n,) int64 on the device], as `indices` gave them
+        """Hand each cache its own."""
+        arrays = iter(arrays)
+        for segment, count in zip(self.segments, self.counts, strict=True):
+            segment.cache.place([next(arrays) for _ in range(count)])
+
     def attend(self, layer, q, k, v):  # int, (tokens, heads, d), (tokens, kv_heads, d) twice -> (tokens, heads, d)
         """Append k and v of each segment's new tokens to its cache, and answer its queries."""
-        looked_up = np.empty_like(q)
+        looked_up = self.ops.empty(q.shape)
         for segment, span in zip(self.segments, self.spans, strict=True):
             segment.cache.append(layer, k[span], v[span])
             looked_up[span] = segment.cache.attend(self.ops, layer, q[span])

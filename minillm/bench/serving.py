@@ -25,11 +25,11 @@ def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_
     transformer, inside = engine.executor.transformer, []
 
     class Timed:
-        config = transformer.config
+        config, ops = transformer.config, transformer.ops
 
-        def forward(self, segments):
+        def logits(self, segments):
             began = time.perf_counter()
-            logits = transformer.forward(segments)
+            logits = transformer.logits(segments)
             inside.append(time.perf_counter() - began)
             return logits
 

@@ -6,13 +6,15 @@ with every token, and that must be read in full for each new one: from here on, 
 
     bytes per token = 2 (K and V) × layers × kv_heads × d_head × bytes per value
 
-Every cache of this project answers the same calls: `append`, `attend`, `read`, `truncate`, `fork`, `length`.
+Every cache of this project answers the same calls: protocol.py.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from minillm.backends import get_backend
+from minillm.backends.ops import Ops
 from minillm.errors import RequestError
 
 FIRST_CAPACITY = 64  # tokens; doubled as needed, so that appending n tokens copies O(n) of them in all
@@ -23,7 +25,7 @@ class ContiguousCache:
     """Keys and values of one sequence, in arrays of shape (layers, capacity, kv_heads, d_head).
 
     max_length: tokens it may ever hold (the model's context). dtype: float32, or float16 for half the bytes, rounded.
-    Errors: RequestError beyond max_length.
+    ops: the backend whose arrays they are, NumPy by default. Errors: RequestError beyond max_length.
     """
 
     layers: int
@@ -31,13 +33,13 @@ class ContiguousCache:
     d_head: int
     max_length: int
     dtype: type = np.float32
+    ops: Ops = field(default_factory=lambda: get_backend("numpy"), repr=False)
     k: np.ndarray = field(init=False, repr=False)
     v: np.ndarray = field(init=False, repr=False)
     lengths: list[int] = field(init=False, repr=False)  # per layer: within a step, early layers are ahead of late ones
 
     def __post_init__(self):
-        self.k = np.empty((self.layers, 0, self.kv_heads, self.d_head), self.dtype)
-        self.v = np.empty_like(self.k)
+        self.k, self.v = (self.ops.empty((self.layers, 0, self.kv_heads, self.d_head), self.dtype) for _ in "kv")
         self.lengths = [0] * self.layers
 
     @property
@@ -60,7 +62,7 @@ class ContiguousCache:
         capacity = min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY))
         for name in ("k", "v"):
             old = getattr(self, name)
-            new = np.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
+            new = self.ops.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
             new[:, : old.shape[1]] = old
             setattr(self, name, new)
 
@@ -86,6 +88,14 @@ class ContiguousCache:
         """Take the memory for n more tokens now, for all layers."""
         self.reserve(self.length + n)
 
+    def indices(self, n):  # -> []
+        """Room for n more tokens. New tokens go after the old ones: there is nothing to look up."""
+        self.make_room(n)
+        return []
+
+    def place(self, arrays):  # []
+        """Nothing, accordingly."""
+
     def pages(self):  # -> (layers, 1, capacity, kv_heads, d_head), (…), (0,)
         """The memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
         return self.k[:, None], self.v[:, None], (0,)
@@ -105,7 +115,7 @@ class ContiguousCache:
     def fork(self):
         """A second cache with the same content that goes its own way from here (a copy; paging shares instead)."""
         # BEGIN SOLUTION ex=02.4
-        other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length, self.dtype)
+        other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length, self.dtype, self.ops)
         other.k, other.v = self.k.copy(), self.v.copy()
         other.lengths = list(self.lengths)
         return other

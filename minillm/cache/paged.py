@@ -14,6 +14,7 @@ Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 
 import numpy as np
 
+from minillm.backends import get_backend
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable, swap
 from minillm.errors import RequestError
@@ -23,15 +24,17 @@ from minillm.memory import refuse_beyond_memory
 class PageStore:
     """Keys and values of all sequences of one model, and the pool that says which blocks are free.
 
-    dtype: float32, or float16 for half the bytes. Errors: MiniLLMError where it would not fit in memory.
+    dtype: float32, or float16 for half the bytes. ops: the backend whose memory it is, NumPy's (the host's) by default.
+    Errors: MiniLLMError where it would not fit in memory.
     """
 
-    def __init__(self, layers, kv_heads, d_head, num_blocks, block_size, dtype=np.float32, watermark=0):
+    def __init__(self, layers, kv_heads, d_head, num_blocks, block_size, dtype=np.float32, watermark=0, ops=None):
         shape = (layers, num_blocks, block_size, kv_heads, d_head)
         size = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         refuse_beyond_memory(size, f"a pool of {num_blocks:,} blocks of {block_size} tokens")
         self.pool = BlockPool(num_blocks, block_size, watermark)  # after the check: its lists take memory too
-        self.k, self.v = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        self.ops = ops or get_backend("numpy")
+        self.k, self.v = self.ops.zeros(shape, dtype), self.ops.zeros(shape, dtype)
 
     @classmethod
     def of(cls, config, num_blocks, block_size=16, **options):
@@ -48,19 +51,22 @@ class PageStore:
         return PagedCache(self, BlockTable(self.pool, blocks), max_length)
 
     def copy(self, pairs, source=None):  # [(from, to)]
-        """Copy whole blocks, in every layer, in the order given; from another store where one is named."""
+        """Copy whole blocks, in every layer, in the order given; from another store where one is named, by way of the host."""
         source = source or self
         for a, b in pairs:
-            self.k[:, b], self.v[:, b] = source.k[:, a], source.v[:, a]
+            k, v = source.k[:, a], source.v[:, a]
+            if source.ops is not self.ops:
+                k, v = self.ops.upload([source.ops.download(k), source.ops.download(v)])
+            self.k[:, b], self.v[:, b] = k, v
 
 
 class PagedCache:
-    """Keys and values of one sequence, in pages. The protocol is that of ContiguousCache, with `free` at the end."""
+    """Keys and values of one sequence, in pages. A protocol.KVCache, with `free` at the end."""
 
     def __init__(self, store, table, max_length=None):
         self.store, self.table, self.max_length = store, table, max_length
         self.lengths = [table.length] * len(store.k)  # per layer: within a step, early layers are ahead of late ones
-        self.made = {}  # arrays of numbers of the table, each with what it was made of: once a step, not once a layer
+        self.made = {}  # numbers of the table on the device, each with what they were made of: once a step, not once a layer
 
     @property
     def length(self):
@@ -76,7 +82,7 @@ class PagedCache:
         """Add the keys and values of n new tokens to one layer. The first layer of a step takes the blocks for all."""
         start, end = self.lengths[layer], self.lengths[layer] + len(k)
         self.make_room(end - self.length)
-        slots = self.as_array("slots", (start, end), lambda: self.table.slots(start, end))
+        slots = self.on_device("slots", (start, end))
         # BEGIN SOLUTION ex=04.5
         for pages, new in ((self.store.k, k), (self.store.v, v)):
             by_slot = pages[layer].reshape(-1, *new.shape[1:])  # (blocks · block_size, kv_heads, d_head), the same memory
@@ -99,19 +105,33 @@ class PagedCache:
 
     def read(self, layer):  # int -> (length, kv_heads, d_head), (length, kv_heads, d_head)
         """Keys and values of one layer, in order: gathered into new arrays, for tests and for moving them elsewhere."""
-        slots = self.table.slots(0, self.lengths[layer])
+        (slots,) = self.store.ops.upload([self.numbers("slots", (0, self.lengths[layer]))])
         return tuple(pages[layer].reshape(-1, *pages.shape[3:])[slots] for pages in (self.store.k, self.store.v))
 
     def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
         """Attention of the newest tokens to all that one layer holds, page by page."""
-        table = self.as_array("blocks", None, lambda: self.table.blocks)
+        table = self.on_device("blocks")
         return ops.paged_attention(q, self.store.k[layer], self.store.v[layer], table, self.lengths[layer])
 
-    def as_array(self, name, of, make):  # -> int64
-        """What `make` gives, made again only where `of` or the blocks of the table are others than last time."""
-        of = of, self.table.changes
+    def indices(self, n):  # -> [slots of n more tokens, block table]
+        """Room for n more tokens, and where they go."""
+        self.make_room(n)
+        return [self.numbers("slots", (self.length, self.length + n)), self.numbers("blocks")]
+
+    def place(self, arrays):  # [slots, block table]
+        """The same on the device, for all layers of the step."""
+        slots, blocks = arrays
+        span = self.length, self.length + len(slots)
+        self.made = {"slots": ((span, self.table.changes), slots), "blocks": (((), self.table.changes), blocks)}
+
+    def numbers(self, name, span=()):  # "slots" or "blocks" -> (n,) int64 on the host
+        return np.array(self.table.slots(*span) if name == "slots" else self.table.blocks, np.int64)
+
+    def on_device(self, name, span=()):  # -> (n,) int64
+        """What `place` gave; uploaded here, where nothing was, or the tokens or the blocks are others by now."""
+        of = span, self.table.changes
         if name not in self.made or self.made[name][0] != of:
-            self.made[name] = of, np.array(make(), np.int64)
+            self.made[name] = of, self.store.ops.upload([self.numbers(name, span)])[0]
         return self.made[name][1]
 
     def truncate(self, length):

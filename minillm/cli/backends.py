@@ -37,7 +37,7 @@ def look(name):  # -> dict
         ops = get_backend(name)
     except MiniLLMError as error:
         return {"available": False, "summary": str(error)}
-    return {"available": True, "summary": ops.__doc__.splitlines()[0], **(ops.state() if hasattr(ops, "state") else {})}
+    return {"available": True, "summary": ops.summary, **(ops.state() if ops.state else {})}
 
 
 def report(name, facts):  # -> lines

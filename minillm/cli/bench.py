@@ -20,9 +20,7 @@ from minillm.cli.common import (
     DEFAULT_MODEL,
     add_kv_option,
     add_model_options,
-    backend_for,
     beside_json,
-    kv_for,
     load,
     model_path,
     print_json,
@@ -109,10 +107,8 @@ def spelled(name):
 
 def run_ttft(args):
     from minillm.bench.prefix import run, table
-    from minillm.llm import LLM
 
-    path = model_path(args)
-    return run(LLM(path, backend_for(args, path)), args.prompt_tokens, rounds=args.rounds), table
+    return run(load(args), args.prompt_tokens, rounds=args.rounds), table
 
 
 def run_serving(args):
@@ -186,13 +182,15 @@ def run_attention(args):
 
 def run_model(args):
     batches, path = numbers("--batch", args.batch), model_path(args)
+    from minillm.backends import get_backend
     from minillm.bench import batches as table_of_batches
     from minillm.bench import report
     from minillm.bench.compare import check_sizes, compare, installed, say
     from minillm.bench.machine import available_cores, measure_machine
-    from minillm.model.load import bits_per_weight, read_config
+    from minillm.model.load import bits_per_weight, chosen, read_config
 
-    config, backend = read_config(path), backend_for(args, path)
+    config, backend = read_config(path), chosen(args.backend, path)
+    kv = args.kv or get_backend(backend).kv_dtype
     bits = 32 if backend == "numpy" else bits_per_weight(path, config)
     check_sizes(config, args.prompt_tokens, args.new_tokens, min(batches), args.rounds)
     def measure():
@@ -204,7 +202,7 @@ def run_model(args):
     if args.peers and not peers:
         absent("llama-cpp-python, or torch transformers gguf accelerate")
     work = path, config, measure, ["minillm", *peers], args.prompt_tokens, args.new_tokens
-    rest = args.rounds, args.threads or available_cores(), backend, bits, kv_for(args, backend)
+    rest = args.rounds, args.threads or available_cores(), backend, bits, kv
     if len(batches) == 1:
         result, table = compare(*work, batches[0], *rest), report.table
     else:

@@ -54,38 +54,34 @@ def sampling_params(args, **more):
     return SamplingParams(**sampling_given(args), **more)
 
 
-def model_path(args):
-    """Where the model is; if it is one we know but do not have, and somebody is there to answer, offer to fetch it."""
+def model_path(args):  # -> path
+    """Where the model is."""
+    from minillm.model import zoo
+
+    return or_download(args.model, zoo.resolve)
+
+
+def or_download(model, use):  # name or path, name or path -> anything
+    """use(model); if we know the model but do not have it, and somebody is there to answer, offer to fetch it first."""
     from minillm.model import zoo
 
     try:
-        return zoo.resolve(args.model)
+        return use(model)
     except zoo.ModelNotDownloaded:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        print(f"{args.model} is not on this machine yet. Download it now? [Y/n] ", end="", file=sys.stderr, flush=True)
+        print(f"{model} is not on this machine yet. Download it now? [Y/n] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
             raise
-        return zoo.download(args.model)
+    return use(zoo.download(model))
 
 
-def load(args):
+def load(args):  # -> LLM
     """The model that the options name."""
-    path = model_path(args)
     from minillm.llm import LLM
 
-    backend = backend_for(args, path)
-    return LLM(path, backend, kv_for(args, backend) if hasattr(args, "kv") else "float32", getattr(args, "adapters", None))
-
-
-def backend_for(args, path):  # -> name
-    """What --backend says; for "auto", what fits the model."""
-    if args.backend != "auto":
-        return args.backend
-    from minillm.backends import fitting_backend
-    from minillm.model.load import stored_bytes
-
-    return fitting_backend(stored_bytes(path))
+    kv = (args.kv or "auto") if hasattr(args, "kv") else "float32"
+    return or_download(args.model, lambda model: LLM(model, args.backend, kv, getattr(args, "adapters", None)))
 
 
 KV_HELP = "keys and values (default: float16, as other servers keep them, where the backend is numba; else float32)"
@@ -93,11 +89,6 @@ KV_HELP = "keys and values (default: float16, as other servers keep them, where 
 
 def add_kv_option(parser):
     parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
-
-
-def kv_for(args, backend):  # -> dtype
-    """What --kv says; else what fits the backend."""
-    return args.kv or ("float16" if backend == "numba" else "float32")
 
 
 def beside_json(args):  # -> where what a person reads goes: with --json standard output is for the object alone

@@ -13,8 +13,7 @@ step without an adapter does not come here. Punica: Chen et al. 2023, arXiv:2310
 arXiv:2311.03285.
 """
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -57,13 +56,19 @@ def stored(array):  # -> StoredTensor
     return StoredTensor(array.view(np.uint8).reshape(-1), BLOCK_TYPES["F32"], array.shape)
 
 
-def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)]
+def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)], [rows that are to be uploaded]
     """Which rows of the step belong to which adapter."""
     rows = {}
     for segment, span in zip(segments, spans, strict=True):
         if segment.adapter is not None:
             rows.setdefault(segment.adapter, []).append(np.arange(span.start, span.stop))
-    return [(adapter, tight(np.concatenate(parts))) for adapter, parts in rows.items()]
+    routed = [(adapter, tight(np.concatenate(parts))) for adapter, parts in rows.items()]
+    return routed, [rows for _, rows in routed if not isinstance(rows, slice)]
+
+
+def placed(routed, uploaded):  # [(LoadedAdapter, rows)], [rows] -> the same with rows on the device
+    uploaded = iter(uploaded)
+    return [(adapter, rows if isinstance(rows, slice) else next(uploaded)) for adapter, rows in routed]
 
 
 def tight(rows):  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
@@ -71,9 +76,9 @@ def tight(rows):  # (n,), rising -> the same as a slice, where there is no gap: 
     return slice(first, last + 1) if last + 1 - first == len(rows) else rows
 
 
-def with_adapters(ops, weights, routed):  # backend, [LayerWeights], routes -> operations, [LayerWeights]
+def with_adapters(ops, weights, routed):  # Ops, [LayerWeights], routes -> Ops, [LayerWeights]
     """Layers whose matrices know what to add to which rows, and operations that do. Half a layer without one runs as ever."""
-    if hasattr(ops, "routed_layers"):
+    if ops.routed_layers is not None:
         return ops, ops.routed_layers(weights, routed)
 
     def linear(x, weight, bias=None):
@@ -85,18 +90,16 @@ def with_adapters(ops, weights, routed):  # backend, [LayerWeights], routes -> o
         return y
 
     def attention_inputs(x, w, c, cos, sin):
-        if any(isinstance(weight, Adapted) for weight in (w.q, w.k, w.v)):
-            return layers.attention_inputs(x, w, c, cos, sin, linear)
-        return ops.attention_inputs(x, w, c, cos, sin)
+        own = {"linear": linear} if any(isinstance(weight, Adapted) for weight in (w.q, w.k, w.v)) else {}
+        return ops.attention_inputs(x, w, c, cos, sin, **own)
 
     def add_linear(x, h, weight):
         return x + linear(h, weight) if isinstance(weight, Adapted) else ops.add_linear(x, h, weight)
 
     def add_feed_forward(x, w, c):
-        if any(isinstance(weight, Adapted) for weight in (w.gate, w.up, w.down)):
-            return layers.add_feed_forward(x, w, c, linear)
-        return ops.add_feed_forward(x, w, c)
+        own = {"linear": linear} if any(isinstance(weight, Adapted) for weight in (w.gate, w.up, w.down)) else {}
+        return ops.add_feed_forward(x, w, c, **own)
 
     own = {"linear": linear, "attention_inputs": attention_inputs, "add_linear": add_linear}
     own |= {"add_feed_forward": add_feed_forward, "run_layers": layers.run_layers}
-    return SimpleNamespace(**vars(ops) | own), [adapted(w, i, routed) for i, w in enumerate(weights)]
+    return replace(ops, **own), [adapted(w, i, routed) for i, w in enumerate(weights)]

@@ -71,8 +71,7 @@ class Eagle:
 
     def new_cache(self):
         """An empty cache for one text: one layer, so a thirtieth of the target's for SmolLM2."""
-        cache = self.target.new_cache()
-        return type(cache)(1, cache.kv_heads, cache.d_head, cache.max_length, cache.dtype)
+        return replace(self.target.new_cache(), layers=1)
 
     def features(self, x):  # (n, d_model) of Transformer.hidden -> (n, d_model)
         """What the head takes: the target's vectors after its last norm."""

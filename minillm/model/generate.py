@@ -129,7 +129,7 @@ def prefill(transformer, sequence, chunk=PREFILL_CHUNK):  # -> (vocab,) logits o
     """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory."""
     while len(pending := sequence.pending()) > chunk:
         transformer.forward([sequence.segment(pending[:chunk], logits="none")])
-    return transformer.forward([sequence.segment(pending)])[0][-1]
+    return transformer.ops.download(transformer.logits([sequence.segment(pending)]))[-1]
 
 
 def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
@@ -160,8 +160,8 @@ def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterat
             for sequence in active:
                 sequence.cache = transformer.new_cache()
         step = [s.segment(s.pending()) for s in active]
-        for sequence, logits in zip(active, transformer.forward(step), strict=True):
-            yield choose(sequence, logits[-1])
+        for sequence, logits in zip(active, transformer.ops.download(transformer.logits(step)), strict=True):
+            yield choose(sequence, logits)
 
 
 def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from minillm.backends import get_backend
+from minillm.backends import fitting_backend, get_backend
 from minillm.errors import ModelError
 from minillm.formats.expect import from_file, shown
 from minillm.formats.gguf import open_gguf
@@ -34,19 +34,28 @@ def read_config(path):  # path -> ModelConfig
 def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str -> (Transformer, Tokenizer)
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 
+    backend: as get_backend; "auto": what fits the size of the model. kv_dtype: of keys and values; "auto": what the backend
+    prefers.
+
     The first steps are made in a thread that ends with them. Whichever thread enters a parallel kernel gets helpers that stay
     as long as it does; with more of them than cores, OpenMP lets all sleep between kernels, and a decode step in another
     thread (a server's) takes twice as long.
     """
-    if kv_dtype not in KV_DTYPES:
+    if kv_dtype not in (*KV_DTYPES, "auto"):
         raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
-    path, ops = zoo.resolve(name), get_backend(backend)
+    path = zoo.resolve(name)
+    ops = get_backend(chosen(backend, path))
     transformer, tokenizer = load_from(path, ops)
-    transformer.kv_dtype = np.dtype(kv_dtype)
-    if hasattr(ops, "compiling"):
+    transformer.kv_dtype = np.dtype(ops.kv_dtype if kv_dtype == "auto" else kv_dtype)
+    if ops.compiling:
         with ops.compiling(), ThreadPoolExecutor(1) as passing:
             passing.submit(first_steps, transformer).result()
     return transformer, tokenizer
+
+
+def chosen(backend, path):  # name, "auto" or None, path -> name or None
+    """Settle "auto" for the model at a path."""
+    return fitting_backend(stored_bytes(path)) if backend == "auto" else backend
 
 
 def first_steps(transformer):

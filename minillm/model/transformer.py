@@ -11,12 +11,14 @@ run over all tokens of all segments at once, which is why batching pays; only at
 """
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from minillm.cache.contiguous import ContiguousCache
+from minillm.cache.protocol import KVCache
 from minillm.errors import MiniLLMError, RequestError
-from minillm.model.adapters import LoadedAdapter, routes, with_adapters
+from minillm.model.adapters import LoadedAdapter, placed, routes, with_adapters
 from minillm.model.rope_scaling import scaled_frequencies
 
 
@@ -30,13 +32,18 @@ class Segment:
 
     tokens: np.ndarray
     position: int
-    cache: ContiguousCache
+    cache: KVCache
     logits: str = "last"
     adapter: LoadedAdapter | None = None
 
+    @property
+    def rows(self):
+        """How many rows of logits are wanted."""
+        return {"all": len(self.tokens), "last": 1, "none": 0}[self.logits]
+
 
 class Transformer:
-    """A model ready to run: configuration, weights, and the backend module `ops` that made the weights.
+    """A model ready to run: configuration, weights, and the operations `ops` of the backend that made the weights.
 
     kv_dtype: what new caches keep keys and values in: float32, or float16 for half the bytes and a rounding.
     """
@@ -47,47 +54,60 @@ class Transformer:
         weights.layers = ops.prepare_layers(weights.layers)
         self.ops = ops
         self.kv_dtype = np.dtype(kv_dtype)
-        self.frequencies = scaled_frequencies(config, weights.rope_divisors)
+        divisors = weights.rope_divisors
+        frequencies = scaled_frequencies(config, None if divisors is None else ops.download(divisors))
+        (self.frequencies,) = ops.upload([frequencies])
 
     def new_cache(self, tokens=0):
         """An empty KV cache of this model's shape, with room for so many tokens, where that is known, before it must grow."""
         c = self.config
-        cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, c.context_length, self.kv_dtype)
+        cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, c.context_length, self.kv_dtype, self.ops)
         cache.make_room(min(tokens, c.context_length))
         return cache
 
     def forward(self, segments):  # [Segment] -> [(positions, vocab) float32]
         """Run all segments through the model once; extend their caches; return one array of logits per segment."""
-        x, spans = self.hidden(segments)
-        return self.head(x, segments, spans)
+        return by_segment(self.logits(segments), segments)
+
+    def logits(self, segments):  # [Segment] -> (positions wanted of all, vocab) float32
+        """The same in one array, segment after segment."""
+        x, _, rows = self.all_layers(segments)
+        return self.head_of(x, rows)
 
     def hidden(self, segments):  # [Segment] -> (tokens, d_model), [slice]
         """The same without the head: each new token's vector after the last layer, and which of them are whose."""
-        for segment in segments:
-            self.check(segment)
-        bounds = np.cumsum([0] + [len(s.tokens) for s in segments])
-        spans = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-        tokens = np.concatenate([s.tokens for s in segments])
-        positions = np.concatenate([np.arange(s.position, s.position + len(s.tokens)) for s in segments])
-
-        x = self.ops.embed(tokens, self.weights.embedding)
-        ops, layers = self.ops, self.weights.layers
-        if routed := routes(segments, spans):
-            ops, layers = with_adapters(ops, layers, routed)
-        step = ops.AttentionStep(ops, segments, spans)
-        angles = ops.rope_angles(positions, self.frequencies)
-        return ops.run_layers(x, layers, self.config, angles, step), spans
+        return self.all_layers(segments)[:2]
 
     def head(self, x, segments, spans):  # -> [(positions, vocab)]
-        """Logits where they are wanted: the head is a fifth of SmolLM2's arithmetic, and prefill needs it once."""
-        first_wanted = {"all": lambda s: s.start, "last": lambda s: s.stop - 1, "none": lambda s: s.stop}
-        wanted = [np.arange(first_wanted[s.logits](span), span.stop) for s, span in zip(segments, spans, strict=True)]
-        rows = np.concatenate(wanted)
+        """Logits of what `hidden` gave, where they are wanted."""
+        (rows,) = self.ops.upload([rows_wanted(segments, spans)])
+        return by_segment(self.head_of(x, rows), segments)
+
+    def all_layers(self, segments):  # [Segment] -> (tokens, d_model), [slice], (n,) rows whose logits are wanted
+        """All but the head. What the host knows of a step (tokens, positions, slots, tables, rows) goes to the device at once."""
+        for segment in segments:
+            self.check(segment)
+        spans = [slice(a, b) for a, b in pairwise(accumulate((len(s.tokens) for s in segments), initial=0))]
+        tokens = np.concatenate([s.tokens for s in segments])
+        positions = np.concatenate([np.arange(s.position, s.position + len(s.tokens)) for s in segments])
+        step, layers = self.ops.AttentionStep(self.ops, segments, spans), self.weights.layers
+        routed, gathered = routes(segments, spans)
+        numbers = [tokens, positions, rows_wanted(segments, spans), *gathered, *step.indices()]
+        tokens, positions, rows, *rest = self.ops.upload(numbers)
+        step.place(rest[len(gathered) :])
+        if routed:
+            step.ops, layers = with_adapters(self.ops, layers, placed(routed, rest))
+
+        x = self.ops.embed(tokens, self.weights.embedding)
+        angles = self.ops.rope_angles(positions, self.frequencies)
+        return step.ops.run_layers(x, layers, self.config, angles, step), spans, rows
+
+    def head_of(self, x, rows):  # (tokens, d_model), (n,) -> (n, vocab)
+        """Logits only where they are wanted: the head is a fifth of SmolLM2's arithmetic, and prefill needs it once."""
         if len(rows) == 0:
-            return [np.empty((0, self.config.vocab_size), np.float32) for _ in segments]
+            return self.ops.empty((0, self.config.vocab_size))
         h = self.ops.rms_norm(x[rows], self.weights.norm, self.config.norm_eps)
-        logits = self.ops.linear(h, self.weights.head)
-        return np.split(logits, np.cumsum([len(w) for w in wanted])[:-1])
+        return self.ops.linear(h, self.weights.head)
 
     def check(self, segment):
         """Refuse what would silently compute nonsense: no tokens, ids outside the vocabulary, a gap to the cache."""
@@ -103,3 +123,12 @@ class Transformer:
             raise RequestError(f"{segment.position + len(tokens):,} tokens do not fit the model's context of {context:,}.")
         if segment.logits not in ("last", "all", "none"):
             raise MiniLLMError(f"logits of a segment are 'last', 'all' or 'none', found {segment.logits!r}.")
+
+
+def rows_wanted(segments, spans):  # -> (n,) rows of the step whose logits are wanted
+    return np.concatenate([np.arange(span.stop - s.rows, span.stop) for s, span in zip(segments, spans, strict=True)])
+
+
+def by_segment(logits, segments):  # (n, vocab), [Segment] -> [(positions, vocab)]
+    bounds = accumulate((s.rows for s in segments), initial=0)
+    return [logits[a:b] for a, b in pairwise(bounds)]

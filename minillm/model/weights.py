@@ -131,7 +131,7 @@ def load_weights(config, tensor, ops):  # ModelConfig, (name, shape) -> stored t
         return ops.load_matrix(required(name, shape))
 
     def vector(name, *shape):
-        return ops.load_matrix(required(name, shape)).astype(np.float32)
+        return ops.load_matrix(required(name, shape))  # float32: so the contract of a backend (backends/ops.py)
 
     def required(name, shape):
         if (found := tensor(name)) is None:

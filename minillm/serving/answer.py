@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from minillm.errors import RequestError
 from minillm.model.generate import Sequence, TokenLogprob, token_logprob
-from minillm.model.sampling import sample
+from minillm.model.sampling import NOT_FINITE, sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,27 @@ class Answer(Sequence):
         super().__post_init__()
         self.rng, self.used = fresh_state(self.params, self.index, self.prompt_token_ids, self.vocab_size)
 
-    def choose(self, logits, eos_ids):  # (vocab,) -> Delta
-        """Draw the next token. The work is that of the vocabulary, never that of what was said so far."""
+    @property
+    def greedy(self):
+        """Is the likeliest token all that it asks of the logits? Then they need not leave the device."""
+        params = self.params
+        return params.temperature == 0 and params.repetition_penalty == 1.0 and params.logprobs is None
+
+    def choose(self, found, eos_ids):  # (vocab,) logits, or the likeliest token (-1: there is none) -> Delta
+        """Take the next token. The work is that of the vocabulary, never that of what was said so far."""
+        if np.ndim(found) == 0:
+            if found < 0:
+                raise RequestError(NOT_FINITE.format("no finite number"))
+            return self.delta(int(found), [], eos_ids)
         seen = () if self.used is None else np.flatnonzero(self.used)
-        token = sample(logits, self.params, self.rng, seen)
+        token = sample(found, self.params, self.rng, seen)
         if self.used is not None:
             self.used[token] = True
-        logprobs = [] if self.params.logprobs is None else [token_logprob(logits, token, self.params.logprobs)]
+        logprobs = [] if self.params.logprobs is None else [token_logprob(found, token, self.params.logprobs)]
+        return self.delta(token, logprobs, eos_ids)
+
+    def delta(self, token, logprobs, eos_ids):  # -> Delta
+        """Accept a token, and say what it adds."""
         self.logprobs += logprobs
         text = self.accept(token, eos_ids, self.context - len(self.prompt_token_ids))
         return Delta(self.request, self.index, text, [token], logprobs, self.finish_reason)

@@ -1,8 +1,8 @@
 """The engine: many requests, one model, one step at a time.
 
-    add(prompt) ──▶ scheduler ── plan ──▶ executor ── tokens ──▶ scheduler
-                        ▲                     │ logits
-                        └── cancel            └──▶ each answer draws its own token ──▶ deltas
+    add(prompt) ──▶ scheduler ── plan ──▶ executor ── outcome: tokens ──▶ scheduler
+                        ▲                                      deltas ──▶ the readers
+                        └── cancel
 
 A loop of four lines: ask the scheduler for a plan, let the executor compute it, tell the scheduler what came of it, hand out
 the text. Batching is *continuous* because the plan is made anew for each step: who is done leaves at once, who waits comes
@@ -41,10 +41,10 @@ def default_config(config):  # ModelConfig -> SchedulerConfig
 
 @dataclass(slots=True)
 class Running:
-    """A request of this engine: its answers, and how many are not done."""
+    """A request of this engine: its answers, and the indices of those that are not done."""
 
     answers: list[Answer]
-    open: int
+    open: set[int]
 
 
 class Engine:
@@ -64,11 +64,11 @@ class Engine:
 
             transformer = invariant_model(transformer)
         self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
-        self.executor = ModelExecutor(transformer, self.choose, config.num_blocks, config.block_size, host)
+        eos_ids = llm.tokenizer.eos_ids
+        self.executor = ModelExecutor(transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids)
         self.log = EventLog() if log is None else log
         self.running = {}  # request -> Running: accepted and not done
         self.placed = set()  # sequences that hold a place
-        self.deltas = []  # of the step under way
         self.awaited = {}  # request -> its completions once it has finished: those that `run` waits for
         self.next_request = 0
 
@@ -98,7 +98,8 @@ class Engine:
         limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
         detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
         answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
-        self.running[request] = Running(answers, n)
+        self.running[request] = Running(answers, set(range(n)))
+        self.executor.answers[request] = answers
         if loaded is not None:
             self.executor.adapters[request] = loaded
         return request
@@ -125,10 +126,11 @@ class Engine:
 
     def step(self):  # -> [Delta]
         """Compute one step. One delta for each answer that drew a token; an error of one request is its own delta."""
-        self.deltas = []
         plan = self.scheduler.schedule()
         self.note(plan)
         outcome = self.executor.execute(plan)
+        for delta in outcome.deltas:
+            self.log.add(delta.request, events.TOKEN, index=delta.index)
         self.log.add(ENGINE, events.STEP, plan.tokens)
         failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
         ended = self.scheduler.update(plan, outcome)
@@ -136,8 +138,7 @@ class Engine:
             raise RuntimeError(f"ended for the scheduler: {[*ended]}, for their answers: {[*outcome.finished]}.")
         for sequence in ended:
             self.close(sequence)
-        deltas = [delta for delta in self.deltas if delta.request not in outcome.failed]
-        return deltas + failures
+        return outcome.deltas + failures
 
     def note(self, plan):
         """Write to the log who lost a place and who got one."""
@@ -153,30 +154,18 @@ class Engine:
                 self.placed.add(sequence)
             self.placed.update(share.draws)
 
-    def choose(self, sequence, logits):  # SequenceId, (vocab,) -> token, reason to finish or None
-        """What the executor calls for each token to be drawn."""
-        answer = self.running[sequence.request].answers[sequence.index]
-        delta = answer.choose(logits, self.llm.tokenizer.eos_ids)
-        self.log.add(sequence.request, events.TOKEN, index=sequence.index)
-        self.deltas.append(delta)
-        return delta.token_ids[0], delta.finish_reason
-
     def close(self, sequence):
         """One answer is complete; with the last one, the request is."""
         running = self.running[sequence.request]
-        running.open -= 1
-        if running.open == 0:
+        running.open.discard(sequence.index)
+        if not running.open:
             self.forget(sequence.request, events.FINISHED)
 
     def fail(self, request, error):  # -> [Delta]
         """End a request by an error: all its answers that are not complete say so."""
-        unfinished = [a for a in self.running[request].answers if not a.finish_reason or self.just_drawn(a)]
+        unfinished = sorted(self.running[request].open)
         self.end(request, events.FAILED)
-        return [Delta(request, a.index, "", finish_reason="error", error=error) for a in unfinished]
-
-    def just_drawn(self, answer):
-        """Did it get a token in the step under way? Then its reader has not seen it finish."""
-        return any(d.request == answer.request and d.index == answer.index for d in self.deltas)
+        return [Delta(request, index, "", finish_reason="error", error=error) for index in unfinished]
 
     def end(self, request, kind):  # -> bool
         """Leave a request unfinished."""
@@ -189,6 +178,7 @@ class Engine:
     def forget(self, request, kind):
         """Nothing of a request is kept but what the log says."""
         running = self.running.pop(request)
+        self.executor.answers.pop(request)
         self.executor.adapters.pop(request, None)
         self.placed.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)

@@ -11,7 +11,7 @@ which share the blocks of their prompt. A sequence is named (request, index).
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class SequenceId(NamedTuple):
@@ -63,3 +63,11 @@ class Result:
 
     tokens: dict[SequenceId, int] = field(default_factory=dict)
     finished: dict[SequenceId, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What turns a plan into a result: a model on real time (executor.py), a cost model on virtual time."""
+
+    def execute(self, plan: Plan) -> Result:
+        """Carry out one step. What one request suffers is in the result, if at all; only what stops all is raised."""

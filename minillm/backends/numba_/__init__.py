@@ -10,21 +10,25 @@
     layer                     half a layer in one call
     stack                     all layers of a decode step in one call
     thin                      adapters, within the kernels of layer and stack
+    invariant                 one order of additions for every batch
     compiled                  where machine code is kept between runs
 """
 
 from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
 from minillm.backends.numba_.batch import AttentionStep
 from minillm.backends.numba_.compiled import compiling, state
+from minillm.backends.numba_.invariant import invariant
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.backends.numba_.stack import Layers as prepare_layers
 from minillm.backends.numba_.stack import run_layers
 from minillm.backends.numba_.thin import RoutedLayers as routed_layers
+from minillm.backends.numpy_ import download, empty, most_likely, upload, zeros
 from minillm.layers import rms_norm, rope_angles
 from minillm.memory import keep_freed_memory
 
 keep_freed_memory()
+kv_dtype = "float16"  # half the bytes that a decode step reads
 
 __all__ = [
     "AttentionStep",
@@ -33,10 +37,15 @@ __all__ = [
     "attention",
     "attention_inputs",
     "compiling",
+    "download",
     "embed",
+    "empty",
     "flash_attention",
+    "invariant",
+    "kv_dtype",
     "linear",
     "load_matrix",
+    "most_likely",
     "paged_attention",
     "prepare_layers",
     "rms_norm",
@@ -45,4 +54,6 @@ __all__ = [
     "run_layers",
     "split_kv_attention",
     "state",
+    "upload",
+    "zeros",
 ]

@@ -125,7 +125,7 @@ class AttentionStep(step.AttentionStep):
     def __init__(self, ops, segments, spans):
         super().__init__(ops, segments, spans)
         single = [s for s in segments if len(s.tokens) == 1]
-        self.together = ops.attention.__module__.startswith(__package__) and can_batch([s.cache for s in single])
+        self.together = can_batch([s.cache for s in single])
         if self.together:
             self.caches = [s.cache for s in single]
             self.rows = np.array([span.start for span in spans if span.stop - span.start == 1])
@@ -151,6 +151,13 @@ class AttentionStep(step.AttentionStep):
         size = k.shape[2] if k.shape[1] > 1 else EVERYTHING
         lengths = np.array([cache.length + 1 for cache in self.caches])
         self.where = k_at, v_at, apart, LIKE[width], np.array(k.strides[1:4]) // width, tables, size, lengths
+
+    def indices(self):
+        """None: the kernels read what `collect` found, and longer segments ask their caches."""
+        return []
+
+    def place(self, arrays):
+        """Nothing, accordingly."""
 
     def attend(self, layer, q, k, v):
         if not self.together:

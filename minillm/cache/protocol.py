@@ -1,0 +1,55 @@
+"""What a KV cache is: the one protocol of contiguous.py and paged.py, and of any that comes (quantized, tiered).
+
+A cache holds the keys and values of one sequence, layer by layer. A forward pass appends each layer's new ones and looks at all
+of them; where they lie is the cache's own affair. Arrays are the backend's, on the device (backends/ops.py).
+
+    make_room ─▶ indices ─▶ place ─▶ append, attend   for each layer      │  truncate, fork   between steps
+    memory       on host    uploaded
+
+`indices` and `place` are there so that a step needs one upload: what a cache must know on the device about where its tokens go
+(slots, a block table) travels together with the tokens of all sequences. A cache that was not given them brings them itself.
+"""
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class KVCache(Protocol):
+    """Keys and values of one sequence. Errors: RequestError beyond what it may hold, OutOfBlocks where memory is short now."""
+
+    lengths: list[int]  # tokens held, per layer: within a step, early layers are ahead of late ones
+
+    @property
+    def length(self) -> int:
+        """Tokens held in every layer: the position of the next one."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory it occupies, used or not."""
+
+    def make_room(self, n: int) -> None:
+        """Take the memory for n more tokens now, for all layers."""
+
+    def indices(self, n: int) -> list:  # -> [int64 arrays on the host]
+        """Make room for n more tokens; what a step of them must know on the device, perhaps nothing."""
+
+    def place(self, arrays: list) -> None:  # what `indices` gave, on the device
+        """Take it back, uploaded, for the step that follows."""
+
+    def append(self, layer: int, k, v) -> None:  # (n, kv_heads, d_head) twice
+        """Add the keys and values of n new tokens to one layer, after those it holds."""
+
+    def attend(self, ops, layer: int, q):  # Ops, int, (n_q, heads, d_head) -> (n_q, heads, d_head)
+        """Attention of the newest n_q tokens to all that one layer holds."""
+
+    def read(self, layer: int):  # -> (length, kv_heads, d_head), (length, kv_heads, d_head)
+        """Keys and values of one layer, in order: for tests and lessons. Do not write to them."""
+
+    def pages(self):  # -> (layers, blocks, block_size, kv_heads, d_head) twice, block numbers
+        """The memory as pages and a block table, for kernels that read any cache where it lies."""
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on, in every layer: how a rejected draft is undone."""
+
+    def fork(self):  # -> KVCache
+        """A second cache with the same content that goes its own way from here."""
