@@ -50,7 +50,7 @@ def measure_machine(megabytes=512, n=2048, kernels=False):  # -> Machine
     if kernels:
         from minillm.bench.peak import kernel_flops_per_s
 
-        peak = max(kernel_flops_per_s().values())
+        peak = max(kernel_flops_per_s(available_cores(), best_of).values())
     return Machine(
         read_bytes_per_s=bandwidth(megabytes),
         flops_per_s=2 * n**3 / best_of(lambda: square @ square),

@@ -17,7 +17,6 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import loop_with_sums
 from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call
 from minillm.backends.numba_.tile import dot_pairs, splat_int
-from minillm.bench.machine import available_cores, best_of
 
 CHAINS = (4, 8, 12)
 STEPS = 1 << 18
@@ -60,11 +59,11 @@ def make(floats, chains):
     return run
 
 
-def kernel_flops_per_s(steps=STEPS):  # -> {"integers": FLOP/s, "floats": FLOP/s}
-    """All cores at once; the fastest number of chains, the best of several runs."""
+def kernel_flops_per_s(cores, best_of, steps=STEPS):  # int, work -> seconds -> {"integers": FLOP/s, "floats": FLOP/s}
+    """All cores at once; the fastest number of chains, timed by best_of (machine.py)."""
     import numpy as np
 
-    cores, found = available_cores(), {}
+    found = {}
     with ThreadPoolExecutor(cores) as pool:
         for name, flops in FLOPS.items():
             for chains in CHAINS:
