@@ -66,7 +66,7 @@ def read_decks(folder=None):  # -> {deck name: [Card]}
 def choose_decks(decks, name):  # {name: cards}, "04", "4", "04_paged_attention" or "paged_attention" -> only that one
     """The deck that a person means; CardError with the nearest name where there is none."""
     for deck in decks:
-        if name in (deck, deck[:2], deck[3:]) or name.isdecimal() and int(name) == int(deck[:2]):
+        if name in (deck, deck[:2], deck[3:]) or name.zfill(2) == deck[:2]:
             return {deck: decks[deck]}
     near = get_close_matches(name, [*decks, *(deck[3:] for deck in decks)], 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(decks) or 'none'}."
