@@ -137,18 +137,19 @@ class Says:
     """A transformer that goes through a list of tokens, whatever it is asked."""
 
     def __init__(self, transformer, tokens):
-        self.transformer, self.config, self.kv_dtype, self.tokens = transformer, transformer.config, transformer.kv_dtype, tokens
+        self.transformer, self.config, self.ops = transformer, transformer.config, transformer.ops
+        self.kv_dtype, self.tokens = transformer.kv_dtype, tokens
 
     def new_cache(self, tokens=0):
         return self.transformer.new_cache(tokens)
 
-    def forward(self, segments):
+    def logits(self, segments):
         rows = self.transformer.forward(segments)
         for row, segment in zip(rows, segments, strict=True):
             at = segment.position + len(segment.tokens) - 1
             row[-1:] = -1.0
             row[-1:, self.tokens[at % len(self.tokens)]] = 9.0
-        return rows
+        return np.concatenate(rows)
 
 
 def test_control_tokens_are_hidden_unless_wanted_and_a_stop_token_ends_the_text(tiny):
