@@ -136,6 +136,8 @@ def run_it(text, mock_url, monkeypatch):  # -> exit status
         return serve([*words, *SMALL["serve"]])
     if words[0] == "loadtest":
         words[words.index("--url") + 1] = mock_url
+    if words[0] == "train" and "--resume" not in words:
+        shutil.rmtree("runs", ignore_errors=True)  # of the command before
     if words[0] == "course":
         return main([*words, *COURSE_OPTIONS.get(words[1], []), *(["--force"] if words[1] == "start" else [])])
     if words[0] == "download" and words[1] != "tiny":
