@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minillm.backends import get_backend
-from minillm.backends.ops import Ops
+from minillm.backends import numpy_
+from minillm.backends.ops import Ops, ops_of
 from minillm.errors import RequestError
 
 FIRST_CAPACITY = 64  # tokens; doubled as needed, so that appending n tokens copies O(n) of them in all
@@ -33,7 +33,7 @@ class ContiguousCache:
     d_head: int
     max_length: int
     dtype: type = np.float32
-    ops: Ops = field(default_factory=lambda: get_backend("numpy"), repr=False)
+    ops: Ops = field(default_factory=lambda: ops_of(numpy_), repr=False)
     k: np.ndarray = field(init=False, repr=False)
     v: np.ndarray = field(init=False, repr=False)
     lengths: list[int] = field(init=False, repr=False)  # per layer: within a step, early layers are ahead of late ones

@@ -14,7 +14,8 @@ Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 
 import numpy as np
 
-from minillm.backends import get_backend
+from minillm.backends import numpy_
+from minillm.backends.ops import ops_of
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable, swap
 from minillm.errors import RequestError
@@ -33,7 +34,7 @@ class PageStore:
         size = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         refuse_beyond_memory(size, f"a pool of {num_blocks:,} blocks of {block_size} tokens")
         self.pool = BlockPool(num_blocks, block_size, watermark)  # after the check: its lists take memory too
-        self.ops = ops or get_backend("numpy")
+        self.ops = ops or ops_of(numpy_)
         self.k, self.v = self.ops.zeros(shape, dtype), self.ops.zeros(shape, dtype)
 
     @classmethod

@@ -90,7 +90,7 @@ def settle(args):
     mine = OPTIONS[args.what]
     for name in {name: None for options in OPTIONS.values() for name in options}:
         option, value = "--" + name.replace("_", "-"), getattr(args, name)
-        if value in (None, False):
+        if value is None or value is False:  # 0 is neither, and too small
             setattr(args, name, mine.get(name))
         elif name not in mine:
             raise MiniLLMError(f"`minillm bench {args.what}` takes no {option}; it takes {', '.join(map(spelled, mine))}.")

@@ -8,8 +8,10 @@ that exits, hangs, forks or fills memory loses the test it does so in, and a fil
 lessons/instructors.md says what stands on which platform.
 """
 
+import contextlib
 import functools
 import os
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -143,8 +145,14 @@ def lend(course, file, text, exercise):
     return regions.settle(text, regions.bodies(course.source(file)), {exercise})[0]
 
 
+@contextlib.contextmanager
 def temporary():
-    return tempfile.TemporaryDirectory(prefix="minillm-box-", ignore_cleanup_errors=True)
+    """A folder that is gone afterwards, whatever was made in it: folders nested beyond Python's recursion too."""
+    folder = tempfile.mkdtemp(prefix="minillm-box-")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
 
 
 def lacks(events):
