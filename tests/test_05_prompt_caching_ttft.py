@@ -18,13 +18,13 @@ def llm():
 
 def test_each_way_computes_what_its_share_leaves(llm, monkeypatch):
     computed = []
-    forward = llm.transformer.forward
+    logits = llm.transformer.logits
 
     def counting(segments):
         computed.append(sum(len(s.tokens) for s in segments))
-        return forward(segments)
+        return logits(segments)
 
-    monkeypatch.setattr(llm.transformer, "forward", counting)
+    monkeypatch.setattr(llm.transformer, "logits", counting)
     result = run(llm, prompt_tokens=100, question_tokens=7, rounds=2)
     assert computed == [100] + 2 * [100, 107, 7, 100, 75, 50, 25, 5]
     assert [row["cached_tokens"] for row in result["shares"]] == [0, 25, 50, 75, 95]

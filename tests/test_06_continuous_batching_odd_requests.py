@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from engine_help import SMALL, engine, greedy, small
 from hypothesis import given
@@ -160,8 +161,9 @@ def test_logits_that_are_no_numbers_end_that_request_alone(value):
         return rows
 
     class Spoiled:
-        config, kv_dtype = core.executor.transformer.config, core.executor.transformer.kv_dtype
-        forward = staticmethod(spoiled)
+        config, ops = core.executor.transformer.config, core.executor.transformer.ops
+        kv_dtype = core.executor.transformer.kv_dtype
+        logits = staticmethod(lambda segments: np.concatenate(spoiled(segments)))
 
     core.executor.transformer = Spoiled()
     bad = core.add([77, 1, 2], SamplingParams(max_tokens=5, temperature=1.0, seed=0))
