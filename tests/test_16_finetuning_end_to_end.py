@@ -224,7 +224,7 @@ WRONG = {
     "too small for the vocabulary": (corpus("Once upon a time"), "the corpus is too small for a vocabulary of 320 tokens"),
     "shorter than a batch": (changes("batch = 4", "batch = 999"), "shorter than a batch: 999 × 32 tokens and the one after them"),
     "vocabulary without room": (changes("vocab_size = 320", "vocab_size = 256"), "at least 257 (256 bytes and 1 special)"),
-    "no such architecture": (changes("tied = true", "qkv_bias = true"), "no architecture of a GGUF file has rope_interleaved"),
+    "no such architecture": (changes("tied = true", "qk_norm = true"), "no architecture of a GGUF file has rope_interleaved"),
     "a number beyond float32": (changes("tied = true", "rope_base = 1e39"), "'llama.rope.freq_base': expected at most 3.403e+38"),
     "an odd head": (changes("d_head = 16", "d_head = 15"), "d_head 15 is odd"),
     "a key of [about]": (changes("license =", "licence ="), "'licence' is no key in [about]; did you mean 'license'?"),
