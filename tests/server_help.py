@@ -12,11 +12,14 @@ import socket
 import threading
 import time
 
+from engine_help import engine
+
 from minillm.errors import Overloaded, RequestError, Stopping
 from minillm.model.generate import TokenLogprob
 from minillm.model.random_model import byte_tokenizer
 from minillm.model.stopping import StopStrings
 from minillm.serving.answer import Delta
+from minillm.serving.async_engine import AsyncEngine
 from minillm.serving.guards import Options
 from minillm.serving.listen import bind, make_server
 from minillm.serving.server import Served, create_app
@@ -178,3 +181,21 @@ def opened(port, path, body, close_after=None):  # -> socket
     connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     connection.sendall(head.encode() + data)
     return connection
+
+
+TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def openai_client(port, **options):
+    """The official client, patient, without retries."""
+    import openai
+
+    options = {"api_key": "unused", "timeout": PATIENCE_S, "max_retries": 0, **options}
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", **options)
+
+
+def served(llm=None, max_queue=256, **config):
+    """A server of a small model: use as `with served() as (port, server)`."""
+    core = engine(llm, **config)
+    return running(AsyncEngine(core, max_queue), Served.of(core.llm, "small", core.config.num_blocks * core.config.block_size))

@@ -4,27 +4,12 @@ import json
 import socket
 
 import pytest
-from engine_help import engine
-from server_help import PATIENCE_S, TOKENIZER, FakeEngine, call, opened, post, running, say, wait_until
+from server_help import CHAT, HELLO, PATIENCE_S, TEXT, TOKENIZER, FakeEngine, call, opened, post, running, say, wait_until
+from server_help import openai_client as client
 
 from minillm import __version__
-from minillm.serving.async_engine import AsyncEngine
-from minillm.serving.server import Served
 
 openai = pytest.importorskip("openai", reason="the official client is not installed: pip install openai")
-TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
-HELLO = [{"role": "user", "content": "hello"}]
-
-
-def client(port, **options):
-    options = {"api_key": "unused", "timeout": PATIENCE_S, "max_retries": 0, **options}
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", **options)
-
-
-def served(llm=None, max_queue=256, **config):
-    """A server of a small model: use as `with served() as (port, server)`."""
-    core = engine(llm, **config)
-    return running(AsyncEngine(core, max_queue), Served.of(core.llm, "small", core.config.num_blocks * core.config.block_size))
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------------

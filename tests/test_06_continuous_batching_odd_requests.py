@@ -8,7 +8,8 @@ import pytest
 from engine_help import SMALL, engine, greedy, small
 from hypothesis import given
 from hypothesis import strategies as st
-from server_help import CONTEXT, PATIENCE_S, TOKENIZER, FakeEngine, is_error, post, running
+from server_help import CHAT, CONTEXT, HELLO, TEXT, TOKENIZER, FakeEngine, is_error, post, running, served
+from server_help import openai_client as client
 
 from minillm import LLM, SamplingParams
 from minillm.errors import RequestError
@@ -19,19 +20,6 @@ from minillm.serving.request import Request
 from minillm.serving.server import Served
 
 openai = pytest.importorskip("openai", reason="the official client is not installed: pip install openai")
-TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
-HELLO = [{"role": "user", "content": "hello"}]
-
-
-def client(port, **options):
-    options = {"api_key": "unused", "timeout": PATIENCE_S, "max_retries": 0, **options}
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", **options)
-
-
-def served(llm=None, max_queue=256, **config):
-    """A server of a small model: use as `with served() as (port, server)`."""
-    core = engine(llm, **config)
-    return running(AsyncEngine(core, max_queue), Served.of(core.llm, "small", core.config.num_blocks * core.config.block_size))
 
 
 # --- queue and pool ---------------------------------------------------------------------------------------------------------
