@@ -61,7 +61,7 @@ def model_of(config, kinds, backend="numba", dtype=np.float32):
 def calls(monkeypatch):
     """How many tokens each call of the kernel for all layers had."""
     seen, kernel = [], stack.decode
-    monkeypatch.setattr(stack, "decode", lambda *args: seen.append(len(args[0])) or kernel(*args))
+    monkeypatch.setattr(stack, "decode", lambda *args: seen.append(len(args[1])) or kernel(*args))
     return seen
 
 

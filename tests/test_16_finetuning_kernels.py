@@ -88,7 +88,7 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     model = model_of(config, KINDS["F16"])
     none, a, b, _ = adapters(config, model.ops)
     kernel = stack.decode
-    monkeypatch.setattr(stack, "decode", lambda *args: calls.append(args[-2].tolist()) or kernel(*args))
+    monkeypatch.setattr(stack, "decode", lambda *args: calls.append(args[-1].runs.tolist()) or kernel(*args))
     chosen = [a, a, none, b, a]
     plain = decoded(model, chosen, [model.new_cache() for _ in chosen])
     assert calls == [[[0, 2], [4, 5], [3, 4]]] * 3, "a step is one call; neighbours with one adapter are one run"

@@ -146,7 +146,7 @@ def few_rows(d=64, keys=1024, runs=20):
     """Attention of a few queries of one head: keys read where they lie (decode.py), or turned first (prefill.py)."""
     from minillm.backends.numba_.attention import by_splits, by_tiles
     from minillm.backends.numba_.decode import split_keys
-    from minillm.backends.numba_.pages import EVERYTHING, ONE_BLOCK
+    from minillm.backends.numba_.pages import EVERYTHING, MaskRule, one_block
 
     k = np.ones((keys, 1, d), np.float32)
 
@@ -155,13 +155,13 @@ def few_rows(d=64, keys=1024, runs=20):
         return best_of(lambda: way(q, k), runs)
 
     def splits(q, k):
-        return by_splits(q, k[None], k[None], ONE_BLOCK, rule(q), (0, keys, split_keys(keys)))
+        return by_splits(q, k[None], k[None], one_block(keys), rule(q), (0, keys, split_keys(keys)))
 
     def tiles(q, k):
-        return by_tiles(q, k[None], k[None], ONE_BLOCK, rule(q), keys)
+        return by_tiles(q, k[None], k[None], one_block(keys), rule(q))
 
     def rule(q):  # causal, and the last query stands at the last key
-        return keys - len(q), EVERYTHING, True
+        return MaskRule(keys - len(q), EVERYTHING, True)
 
     return compared(FEW, lambda n: seconds(splits, n), lambda n: seconds(tiles, n), "in_place_s", "turned_s")
 

@@ -18,8 +18,8 @@ from minillm.attention.paged import check_blocks, check_pages
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.crossover import FEW_ROWS
 from minillm.backends.numba_.decode import decode, split_keys
-from minillm.backends.numba_.pages import EVERYTHING, ONE_BLOCK
-from minillm.backends.numba_.prefill import prefill, queries_per_tile, scratch_shapes
+from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, one_block
+from minillm.backends.numba_.prefill import Result, Scratch, prefill, queries_per_tile, scratch_sizes
 from minillm.memory import refuse_beyond_memory
 
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
@@ -56,12 +56,12 @@ def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None
 
 def over_one_block(q, k, v, mask, size):
     """The contiguous cache: one block. size: keys of a split, or None for the kernel of prefill."""
-    rule = mask.offset, mask.window or EVERYTHING, mask.causal
+    pages, rule = one_block(len(k)), MaskRule(mask.offset, mask.window or EVERYTHING, mask.causal)
     if size:
         seen = mask.span(slice(0, len(q)))
-        out, lse, good = by_splits(q, k[None], v[None], ONE_BLOCK, rule, (seen.start, seen.stop, size))
+        out, lse, good = by_splits(q, k[None], v[None], pages, rule, (seen.start, seen.stop, size))
     else:
-        out, lse, good = by_tiles(q, k[None], v[None], ONE_BLOCK, rule, len(k))
+        out, lse, good = by_tiles(q, k[None], v[None], pages, rule)
     if not good:
         check_finite(out, q=q, k=k, v=v)
     return out, lse
@@ -75,11 +75,12 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
     """
     check_pages(q, k_pages, v_pages, table, n_k)
     (n_q, heads, d), (blocks, block_size, kv_heads, _) = q.shape, k_pages.shape
-    pages, rule = (np.ascontiguousarray(table, np.int64), block_size, blocks), (n_k - n_q, EVERYTHING, True)
+    pages = Pages(np.ascontiguousarray(table, np.int64), block_size, blocks, n_k)
+    rule = MaskRule(n_k - n_q, EVERYTHING, True)
     if size := split_size(n_q, heads, d, n_k, kv_heads):
         out, _, good = by_splits(q, k_pages, v_pages, pages, rule, (0, n_k, size))
     else:
-        out, _, good = by_tiles(q, k_pages, v_pages, pages, rule, n_k)
+        out, _, good = by_tiles(q, k_pages, v_pages, pages, rule)
     if not good:
         check_blocks(table, blocks)
         check_finite(out, q=q)
@@ -93,29 +94,28 @@ def split_size(n_q, heads, d, n_k, kv_heads):  # -> keys, or None
     return None
 
 
-def by_tiles(q, k, v, pages, rule, n_k):  # -> out, log-sum-exp, whether all is well
+def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
     """Prefill: the threads share tiles of queries and heads."""
     (n_q, heads, d), kv_heads = q.shape, k.shape[2]
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     threads, group = numba.get_num_threads(), heads // kv_heads
     queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * threads))))  # two tiles a thread, or more
-    out, lse, bad = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool)
-    scratch = aligned(*((threads, size) for size in scratch_shapes(queries, group, d)))
-    work = threads, np.zeros(1, np.int64), queries, as_float32(q)
-    prefill(*work, *flat(k), *flat(v), (n_k, kv_heads), pages, rule, out, lse, bad, *scratch)
-    return out, lse, not bad.any()
+    result = Result(np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool))
+    scratch = Scratch(*aligned(*((threads, size) for size in scratch_sizes(queries, group, d))))
+    prefill(threads, np.zeros(1, np.int64), queries, as_float32(q), flat(k), flat(v), pages, mask, result, scratch)
+    return result.out, result.lse, not result.bad.any()
 
 
-def by_splits(q, k, v, pages, rule, span):  # -> out, log-sum-exp, whether all is well
+def by_splits(q, k, v, pages, mask, span):  # -> out, log-sum-exp, whether all is well
     """Decode: the threads share stretches of keys."""
-    return decode(numba.get_num_threads(), as_float32(q), *flat(k), *flat(v), k.shape[2], pages, rule, span)
+    return decode(numba.get_num_threads(), as_float32(q), flat(k), flat(v), pages, mask, span)
 
 
 def as_float32(q):
     return np.ascontiguousarray(q, np.float32)
 
 
-def flat(cache):  # (blocks, size, kv_heads, d) -> 1-D array over the same memory, elements to the next block, token, head
+def flat(cache):  # (blocks, size, kv_heads, d) -> Stored, over the same memory
     """k or v as the kernels read them: where they lie, and float16 as uint16, since Numba has none on the CPU.
 
     Copied only if rows are not contiguous, strides are negative or odd, or the type is another one.
@@ -130,7 +130,7 @@ def flat(cache):  # (blocks, size, kv_heads, d) -> 1-D array over the same memor
     else:
         steps = block, row, head = tuple(stride // width for stride in strides[:3])
         line = as_strided(cache, ((blocks - 1) * block + (size - 1) * row + (kv_heads - 1) * head + d,), (width,))
-    return line.view(np.uint16) if cache.dtype == FLOAT16 else line, steps
+    return Stored(line.view(np.uint16) if cache.dtype == FLOAT16 else line, *steps, kv_heads)
 
 
 def aligned(*shapes):  # (rows, columns) ... -> as many float32 arrays

@@ -5,7 +5,7 @@ tokens. A kernel that contained the steps of all the matrices it multiplies woul
 loop over bands and tokens is a function of its own for each layout, and a matrix carries its address: to a kernel, a
 matrix is six numbers, and which types a model mixes makes no difference to it.
 
-    tape    (address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds)
+    Tape    address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds
 
 A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. The code of
 float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the code
@@ -13,7 +13,9 @@ here reads codes: `rounds` says which, 0 or 1, so that a kernel rounds only for 
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
@@ -23,6 +25,34 @@ from minillm.backends.numba_.crossover import TOKENS
 from minillm.backends.numba_.tile import I64, band_times_tokens
 
 SIGNATURE = types.void(*[types.int64] * 13)
+
+
+class Tape(NamedTuple):
+    """All that a kernel must know of a matrix."""
+
+    code: int  # address
+    records: int  # address
+    blocks: int  # in a band
+    record_bytes: int
+    bands: int  # of 16 rows; 0: there is no such matrix
+    rounds: int  # 1: it is multiplied with rounded x, 0: with x as it is
+
+
+class Operand(NamedTuple):
+    """What matrices are multiplied with: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row).
+
+    `prange` takes a NamedTuple only where the kernel was given it or calls its class itself: hence Operand(x, *room(n, columns)).
+    """
+
+    x: np.ndarray  # (n, columns) float32
+    codes: np.ndarray  # (n, columns) int16
+    scale: np.ndarray  # (n, columns / 32) float32
+    sums: np.ndarray  # (n, columns / 16) int32
+
+
+@njit
+def room(n, columns):  # -> codes, scale, sums of an Operand, yet to be filled
+    return np.empty((n, columns), np.int16), np.empty((n, columns // 32), np.float32), np.empty((n, columns // 16), np.int32)
 
 
 @lru_cache
@@ -67,19 +97,19 @@ def call_code(typing, address, first, last, add, records, blocks, record_bytes, 
 
 
 @njit
-def tape_at(table, i):  # (tapes, 6) -> what `share` takes
+def tape_at(table, i):  # (tapes, 6) -> Tape
     t = table[i]
-    return t[0], t[1], t[2], t[3], t[4], t[5]
+    return Tape(t[0], t[1], t[2], t[3], t[4], t[5])
 
 
 @njit
-def share(part, parts, add, tape, x, codes, scale, sums, y):
-    """What core `part` of `parts` does of y[t] = (add · y[t]) + W x[t], for all tokens: a stretch of neighbouring bands.
+def share(part, parts, add, tape, h, y):
+    """What core `part` of `parts` does of y[t] = (add · y[t]) + W h[t], for all tokens: a stretch of neighbouring bands.
 
-    x: (n, columns) float32; codes, scale, sums: the same rounded, where the tape rounds. y: (n, 16 · bands). Each core
-    reads one long tape, and no two write to one cache line.
+    h: Operand, rounded where the tape rounds. y: (n, 16 · bands). Each core reads one long tape, and no two write to one
+    cache line.
     """
-    address, records, blocks, record_bytes, bands, _ = tape
-    first, last, n = part * bands // parts, (part + 1) * bands // parts, len(x)
-    rows, q, s, u, to = x.ctypes.data, codes.ctypes.data, scale.ctypes.data, sums.ctypes.data, y.ctypes.data
-    call_code(address, first, last, add, records, blocks, record_bytes, rows, q, s, u, n, to, y.shape[1])
+    first, last, n = part * tape.bands // parts, (part + 1) * tape.bands // parts, len(h.x)
+    x, codes, scale, sums = h.x.ctypes.data, h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
+    records, blocks, record_bytes, to = tape.records, tape.blocks, tape.record_bytes, y.ctypes.data
+    call_code(tape.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, n, to, y.shape[1])

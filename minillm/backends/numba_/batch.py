@@ -12,6 +12,7 @@ Segments of more than one token (prefill, chunks) in the same step go the plain 
 """
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,79 +21,108 @@ from numba import njit, prange
 from minillm.attention.shapes import check_finite
 from minillm.backends import step
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.decode import merge, partial, split_keys
+from minillm.backends.numba_.decode import State, merge, partial, split_keys
 from minillm.backends.numba_.loops import AHEAD
 from minillm.backends.numba_.online import KEYS, LOG2E, ZERO
-from minillm.backends.numba_.pages import EVERYTHING, find, memory
+from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, find, memory
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, store_as, sum_of, take_ticket
 
 STRETCH = 32  # splits that a thread draws at once: the next one's first keys have been asked for while it did the last
 
 
+class Caches(NamedTuple):
+    """What the kernels must know of the caches of a step, the same for all layers. One entry for each sequence, but for three."""
+
+    k_at: np.ndarray  # addresses of the first layer's keys
+    v_at: np.ndarray
+    apart: np.ndarray  # bytes from layer to layer
+    like: np.ndarray  # an empty array of the type of their numbers
+    strides: np.ndarray  # (3,) elements from block to block, token to token, head to head
+    tables: np.ndarray  # (batch, blocks) block tables
+    size: int  # tokens of a block
+    lengths: np.ndarray  # tokens, the new one included
+
+
+class Space(NamedTuple):
+    """Where a step works, the same in every layer: taken once."""
+
+    first_split: np.ndarray  # (batch + 1,) of each sequence, in the list of all
+    acc: np.ndarray  # (splits, heads · d), as decode.State
+    m: np.ndarray
+    l: np.ndarray
+    s: np.ndarray  # (threads, …)
+    side: np.ndarray
+    begins: np.ndarray
+    scaled: np.ndarray  # (batch, 1, heads, d) queries
+    lse: np.ndarray  # (batch, 1, heads)
+    tickets: np.ndarray  # (1,) the next piece of work
+
+
 @njit
-def room_for(threads, batch, heads, d, lengths):  # -> first split of each sequence, and where the threads work
-    """What a step needs beside its inputs, the same in every layer: taken once."""
-    first_split = np.zeros(batch + 1, np.int64)
+def space_for(threads, heads, d, lengths):  # -> what Space is made of
+    batch, first_split = len(lengths), np.zeros(len(lengths) + 1, np.int64)
     for b in range(batch):
         first_split[b + 1] = first_split[b] - (-lengths[b] // split_keys(lengths[b]))
     splits = first_split[batch]
     acc, m = np.empty((splits, heads * d), np.float32), np.empty((splits, heads), np.float32)
     l, s = np.empty((splits, heads * 16), np.float32), np.empty((threads, heads * KEYS), np.float32)
-    side, scaled = np.empty((threads, 16 * d), np.float32), np.empty((batch, 1, heads, d), np.float32)
-    lse = np.empty((batch, 1, heads), np.float32)
-    begins, tickets = np.empty((threads, KEYS + AHEAD), np.int64), np.empty(1, np.int64)
-    return first_split, acc, m, l, s, side, scaled, lse, begins, tickets
+    side, begins = np.empty((threads, 16 * d), np.float32), np.empty((threads, KEYS + AHEAD), np.int64)
+    scaled, lse = np.empty((batch, 1, heads, d), np.float32), np.empty((batch, 1, heads), np.float32)
+    return first_split, acc, m, l, s, side, begins, scaled, lse, np.empty(1, np.int64)
 
 
 @njit
-def enter(b, q, new_k, new_v, caches, layer, room):
-    """Before the threads set out: sequence b's new key and value go to its cache, and its query is scaled.
+def stored_at(address, caches, b, layer, kv_heads):  # -> Stored
+    """The keys, or values, of one layer of sequence b. address: of its first layer's."""
+    block, row, head = caches.strides
+    return Stored(memory(address + layer * caches.apart[b], caches.like), block, row, head, kv_heads)
 
-    caches: what AttentionStep.collect found. room: room_for's.
-    """
-    (k_at, v_at, apart, like, steps, tables, size, lengths), (_, kv_heads, d), scaled = caches, new_k.shape, room[6]
-    strides = steps[0], steps[1], steps[2]
-    row = find(lengths[b] - 1, (tables[b], size, EVERYTHING), strides)[0]
-    shift = layer * apart[b]
-    k, v = memory(k_at[b] + shift, like), memory(v_at[b] + shift, like)
+
+@njit
+def enter(b, q, new_k, new_v, caches, layer, space):
+    """Before the threads set out: sequence b's new key and value go to its cache, and its query is scaled."""
+    _, kv_heads, d = new_k.shape
+    k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
+    v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
+    newest = caches.lengths[b] - 1
+    row = find(newest, Pages(caches.tables[b], caches.size, EVERYTHING, newest + 1), k)[0]
     for g in range(kv_heads):
         for c in range(0, d, 16):
-            store_as(k, row + g * strides[2] + c, load(new_k[b, g], c))
-            store_as(v, row + g * strides[2] + c, load(new_v[b, g], c))
+            store_as(k.numbers, row + g * k.head + c, load(new_k[b, g], c))
+            store_as(v.numbers, row + g * v.head + c, load(new_v[b, g], c))
     scale = splat(LOG2E / np.float32(math.sqrt(d)))
     for h in range(q.shape[1]):
         for c in range(0, d, 16):
-            store(scaled[b, 0, h], c, mul(load(q[b, h], c), scale))
+            store(space.scaled[b, 0, h], c, mul(load(q[b, h], c), scale))
 
 
 @njit
-def work_off(t, threads, kv_heads, caches, layer, room):
+def work_off(t, threads, kv_heads, caches, layer, space):
     """What thread t does: splits from the list, a stretch of neighbouring ones at a time, until there are none."""
-    k_at, v_at, apart, like, steps, tables, size, lengths = caches
-    first_split, acc, m, l, s, side, scaled, _, begins, tickets = room
-    strides, splits, b = (steps[0], steps[1], steps[2]), first_split[len(lengths)], 0
+    first_split, b = space.first_split, 0
+    splits = first_split[len(caches.lengths)]
     stretch = max(1, min(STRETCH, splits // (4 * threads)))
     while True:
-        ticket = take_ticket(tickets) * stretch
+        ticket = take_ticket(space.tickets) * stretch
         if ticket >= splits:
             break
         for split in range(ticket, min(ticket + stretch, splits)):
             while split >= first_split[b + 1]:
                 b += 1
-            n_k, keys, shift = lengths[b], split_keys(lengths[b]), layer * apart[b]
+            n_k, keys = caches.lengths[b], split_keys(caches.lengths[b])
             first = (split - first_split[b]) * keys
-            state = acc[split], m[split], l[split], s[t], side[t], begins[t]
-            k, v = (memory(k_at[b] + shift, like), strides), (memory(v_at[b] + shift, like), strides)
-            pages, mask = (tables[b], size, EVERYTHING), (n_k - 1, EVERYTHING, True)
-            partial(first, min(first + keys, n_k), n_k, scaled[b], k, v, kv_heads, pages, mask, state)
+            state = State(space.acc[split], space.m[split], space.l[split], space.s[t], space.side[t], space.begins[t])
+            k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
+            v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
+            pages, mask = Pages(caches.tables[b], caches.size, EVERYTHING, n_k), MaskRule(n_k - 1, EVERYTHING, True)
+            partial(first, min(first + keys, n_k), space.scaled[b], k, v, pages, mask, state)
 
 
 @njit
-def leave(b, room, out):  # -> whether out[b] is finite
+def leave(b, space, out):  # -> whether out[b] is finite
     """After all: the answer to sequence b's query, merged from its splits."""
-    (first_split, acc, m, l, _, _, _, lse, _, _), poison = room, splat(ZERO)
-    own = slice(first_split[b], first_split[b + 1])
-    merge(acc[own], m[own], l[own], out[b : b + 1], lse[b])
+    own, poison = slice(space.first_split[b], space.first_split[b + 1]), splat(ZERO)
+    merge(space.acc[own], space.m[own], space.l[own], out[b : b + 1], space.lse[b])
     for h in range(out.shape[1]):
         for c in range(0, out.shape[2], 16):
             poison = fma(load(out[b, h], c), splat(ZERO), poison)  # 0 × anything finite stays 0
@@ -105,14 +135,14 @@ def attend_batch(threads, q, new_k, new_v, caches, layer, out):
 
     q, out: (batch, heads, d); new_k, new_v: (batch, kv_heads, d). Returns whether all of out is finite.
     """
-    room = room_for(threads, *q.shape, caches[-1])
-    room[-1][0], good = 0, True
+    space, good = Space(*space_for(threads, q.shape[1], q.shape[2], caches.lengths)), True
+    space.tickets[0] = 0
     for b in range(len(q)):
-        enter(b, q, new_k, new_v, caches, layer, room)
+        enter(b, q, new_k, new_v, caches, layer, space)
     for t in prange(threads):
-        work_off(t, threads, new_k.shape[1], caches, layer, room)
+        work_off(t, threads, new_k.shape[1], caches, layer, space)
     for b in range(len(q)):
-        good &= leave(b, room, out)
+        good &= leave(b, space, out)
     return good
 
 
@@ -134,11 +164,7 @@ class AttentionStep(step.AttentionStep):
             self.collect()
 
     def collect(self):
-        """What the kernels need to know of the caches, once for all layers.
-
-        Where the first layer's keys and values lie; how far apart layers are; the type of a number; elements from block to
-        block, token to token, head to head; block tables; tokens of a block; tokens, with the new one.
-        """
+        """What the kernels must know of the caches, once for all layers."""
         for cache in self.caches:
             cache.make_room(1)
         pages = [cache.pages() for cache in self.caches]
@@ -150,7 +176,8 @@ class AttentionStep(step.AttentionStep):
             row[: len(table)] = table
         size = k.shape[2] if k.shape[1] > 1 else EVERYTHING
         lengths = np.array([cache.length + 1 for cache in self.caches])
-        self.where = k_at, v_at, apart, LIKE[width], np.array(k.strides[1:4]) // width, tables, size, lengths
+        strides = np.array(k.strides[1:4]) // width
+        self.where = Caches(k_at, v_at, apart, LIKE[width], strides, tables, size, lengths)
 
     def indices(self):
         """None: the kernels read what `collect` found, and longer segments ask their caches."""

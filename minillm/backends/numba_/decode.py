@@ -17,6 +17,7 @@ Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference".
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -36,11 +37,22 @@ def split_keys(n_k):  # -> keys of a split
     return max(KEYS, -(-n_k // 32) // KEYS * KEYS)
 
 
+class State(NamedTuple):
+    """What one thread works in on one split, as flat arrays. rows: queries × heads."""
+
+    acc: np.ndarray  # rows × d, unfinished
+    m: np.ndarray  # rows
+    l: np.ndarray  # rows × 16
+    s: np.ndarray  # rows × KEYS scores
+    side: np.ndarray  # 16 × d, for keys that lie apart
+    begins: np.ndarray  # where values begin
+
+
 @kernel(parallel=True)
-def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
+def decode(threads, q, k, v, pages, mask, span):
     """Output and log-sum-exp from the keys that span = (start, stop, size) says: start … stop - 1, in splits of `size`.
 
-    q: (n_q, heads, d), d a multiple of 16. k, v, pages, mask: as in prefill. Returns out, lse, and whether all is well:
+    q: (n_q, heads, d), d a multiple of 16. k, v: Stored. pages: Pages. mask: MaskRule. Returns out, lse, and whether all is well:
     the table names blocks that there are, and out is finite. All memory is taken here, so that a decode step enters
     compiled code once: acc, m, l for each split, s, side and begins for each thread.
     """
@@ -61,9 +73,8 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
             if split >= splits:
                 break
             first = start + split * size
-            last, state = min(first + size, stop), (acc[split], m[split], l[split], s[t], side[t], begins[t])
-            keys, values = (k, k_strides), (v, v_strides)
-            partial(first, last, stop, scaled.reshape(n_q, heads, d), keys, values, kv_heads, pages, mask, state)
+            state = State(acc[split], m[split], l[split], s[t], side[t], begins[t])
+            partial(first, min(first + size, stop), scaled.reshape(n_q, heads, d), k, v, pages, mask, state)
     merge(acc, m, l, out, lse)
     poison = np.float32(0)
     for x in out.reshape(-1):
@@ -72,45 +83,45 @@ def decode(threads, q, k, k_strides, v, v_strides, kv_heads, pages, mask, span):
 
 
 @njit(error_model="numpy")
-def partial(first, last, final, q, keys, values, kv_heads, pages, mask, state):
-    """All queries and heads against keys first … last - 1 of `final`: unfinished acc, m and l."""
-    (k, k_strides), (v, v_strides), (offset, window, causal) = keys, values, mask
-    (n_q, heads, d), (acc, m, l, s, side, begins) = q.shape, state
-    group, q = heads // kv_heads, q.reshape(-1)
+def partial(first, last, q, k, v, pages, mask, state):
+    """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
+    (n_q, heads, d), final = q.shape, pages.keys
+    acc, m, l, s, side, begins = state.acc, state.m, state.l, state.s, state.side, state.begins
+    group, q = heads // k.heads, q.reshape(-1)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)
         for j in range(0, count, 16):
             n = min(16, count - j)
-            at, together = find(key + j, pages, k_strides)
-            later = find(min(key + j + AHEAD, final - 1), pages, k_strides)[0]
-            for g in range(kv_heads):
-                heads_of_g, shift = (g * group, (g + 1) * group, heads), g * k_strides[2]
+            at, together = find(key + j, pages, k)
+            later = find(min(key + j + AHEAD, final - 1), pages, k)[0]
+            for g in range(k.heads):
+                heads_of_g, shift = (g * group, (g + 1) * group, heads), g * k.head
                 if together >= n:
-                    scores(s, j, q, n_q, heads_of_g, k, at + shift, k_strides[1], d, n, later + shift)
+                    scores(s, j, q, n_q, heads_of_g, k.numbers, at + shift, k.row, d, n, later + shift)
                 else:
-                    bring_together(side, k, key + j, n, g, pages, k_strides, d)
+                    bring_together(side, k, key + j, n, g, pages, d)
                     scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n, 0)
         for r in range(n_q * heads):
-            position = offset + r // heads
-            stop = min(last, position + 1) if causal else last
-            hide(s, r * KEYS, position - window + 1 - key, stop - key)
+            position = mask.offset + r // heads
+            stop = min(last, position + 1) if mask.causal else last
+            hide(s, r * KEYS, position - mask.window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
-        find_all(begins, key, min(count + AHEAD, final - key), pages, v_strides)
+        find_all(begins, key, min(count + AHEAD, final - key), pages, v)
         for j in range(min(count + AHEAD, final - key), count + AHEAD):
             begins[j] = begins[0]
-        for g in range(kv_heads):
+        for g in range(k.heads):
             for r in range(g * group, n_q * heads, heads):
-                add_values(acc, r, s, group, v, g * v_strides[2], begins, d, count)
+                add_values(acc, r, s, group, v.numbers, g * v.head, begins, d, count)
 
 
 @njit(error_model="numpy")
-def bring_together(side, k, key, count, g, pages, strides, d):
+def bring_together(side, k, key, count, g, pages, d):
     """Up to 16 keys of one head, which lie in several blocks, side by side."""
     for j in range(count):
-        at = find(key + j, pages, strides)[0] + g * strides[2]
+        at = find(key + j, pages, k)[0] + g * k.head
         for c in range(0, d, 16):
-            store(side, j * d + c, load(k, at + c))
+            store(side, j * d + c, load(k.numbers, at + c))
 
 
 @njit(error_model="numpy")

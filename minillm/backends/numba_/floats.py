@@ -21,18 +21,17 @@ from numba import njit
 from minillm.backends.numba_.bands import SIGNATURE
 from minillm.backends.numba_.compiled import code
 from minillm.backends.numba_.loops import ADD, outer_products
-from minillm.backends.numba_.packed import BAND as SIXTEEN
-from minillm.backends.numba_.packed import aligned
+from minillm.backends.numba_.packed import BAND, aligned
 from minillm.backends.numba_.pages import memory
 from minillm.backends.numba_.simd import splat, store
 from minillm.backends.numpy_ import load_matrix as as_float32
 
-BAND = 64
+WIDE = 64  # rows of a wide band: four registers
 
 
 @dataclass(frozen=True)
 class FloatMatrix:
-    """A (rows, columns) matrix as (bands, columns, 64), float32 or float16 bits. The last band is filled with zeros."""
+    """A (rows, columns) matrix as (wide bands, columns, 64), float32 or float16 bits. The last band is filled with zeros."""
 
     bands: np.ndarray
     shape: tuple[int, int]
@@ -49,22 +48,22 @@ class FloatMatrix:
     @property
     def padded_rows(self):
         """Rows that a product writes: whole registers of them."""
-        return -(-self.shape[0] // SIXTEEN) * SIXTEEN
+        return -(-self.shape[0] // BAND) * BAND
 
     @cached_property
     def place(self):
         """For kernels, as PackedMatrix has it: address, columns of a band, bytes of a column, bands of 16 rows."""
-        return self.bands.ctypes.data, self.shape[1], BAND * self.width, self.padded_rows // SIXTEEN
+        return self.bands.ctypes.data, self.shape[1], WIDE * self.width, self.padded_rows // BAND
 
 
 def turn(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
     rows, columns = tensor.shape
     halves = tensor.type.name == "F16"
     weights = tensor.raw.view(np.uint16).reshape(rows, columns) if halves else as_float32(tensor)
-    bands = aligned((-(-rows // BAND), columns, BAND), weights.dtype)
+    bands = aligned((-(-rows // WIDE), columns, WIDE), weights.dtype)
     bands[-1] = 0
     for i, band in enumerate(bands):
-        part = weights[i * BAND : (i + 1) * BAND]
+        part = weights[i * WIDE : (i + 1) * WIDE]
         band[:, : len(part)] = part.T
     return FloatMatrix(bands, (rows, columns))
 
@@ -118,5 +117,5 @@ def columns_times_tokens(y, place, stride, x, w, at, columns, n, add, registers)
 
 
 def rows_of(weight, rows):  # FloatMatrix, (n,) -> (n, columns) float32
-    found = weight.bands[rows // BAND, :, rows % BAND]
+    found = weight.bands[rows // WIDE, :, rows % WIDE]
     return found if found.dtype == np.float32 else found.view(np.float16).astype(np.float32)

@@ -10,22 +10,22 @@ import numpy as np
 
 from minillm.attention.paged import check_table
 from minillm.attention.shapes import check_finite, check_shapes
-from minillm.backends.numba_.attention import ONE_BLOCK, by_tiles
-from minillm.backends.numba_.pages import EVERYTHING
+from minillm.backends.numba_.attention import by_tiles
+from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, one_block
 
 
 def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
     """As attention/naive.py."""
     n_q, n_k = len(q), check_shapes(q, k, v)[3]
-    out, _, good = by_tiles(q, k[None], v[None], ONE_BLOCK, (n_k - n_q, EVERYTHING, True), n_k)
+    out, _, good = by_tiles(q, k[None], v[None], one_block(n_k), MaskRule(n_k - n_q, EVERYTHING, True))
     return out if good else check_finite(out, q=q, k=k, v=v)
 
 
 def paged_attention(q, k_pages, v_pages, table, n_k):
     """As attention/paged.py."""
     check_table(q, k_pages, v_pages, table, n_k)
-    pages = np.ascontiguousarray(table, np.int64), k_pages.shape[1], len(k_pages)
-    out, _, good = by_tiles(q, k_pages, v_pages, pages, (n_k - len(q), EVERYTHING, True), n_k)
+    pages = Pages(np.ascontiguousarray(table, np.int64), k_pages.shape[1], len(k_pages), n_k)
+    out, _, good = by_tiles(q, k_pages, v_pages, pages, MaskRule(n_k - len(q), EVERYTHING, True))
     return out if good else check_finite(out, q=q)
 
 

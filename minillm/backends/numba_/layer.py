@@ -9,19 +9,33 @@ by float ones, rounded to 16 bits once for the packed ones; and x is never writt
 for itself (norm, rounding, activation) is shared among cores by tokens, what all share (matrices) by bands of rows.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from numba import njit, prange
 
 from minillm import layers
 from minillm.backends.adapted import wide
-from minillm.backends.numba_.bands import share
+from minillm.backends.numba_.bands import Operand, room, tape_at
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.linear import ADD, FRESH, fused, linear, padded, room, round_row, rounds, tape
+from minillm.backends.numba_.linear import fused, linear, round_row, tape, widened
+from minillm.backends.numba_.loops import ADD, FRESH
 from minillm.backends.numba_.packed import BAND
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
-from minillm.backends.numba_.thin import add_thin, low_room, thin_of
+from minillm.backends.numba_.thin import K, Q, Thin, V, low_room, product, routes_of
+
+
+class Turning(NamedTuple):
+    """The rotation of queries and keys to their positions (layers.rope). heads 0: none now."""
+
+    heads: int
+    kv_heads: int
+    d: int  # of a head
+    cos: np.ndarray  # (n, d / 2)
+    sin: np.ndarray
+    interleaved: bool
 
 
 @njit(inline="always")
@@ -36,9 +50,10 @@ def norm_row(x, weight, eps, out):
 
 
 @njit(inline="always")
-def turn_row(x, heads, d, cos, sin, interleaved):
-    """layers.rope of one token, in place, on the first heads · d numbers of x."""
-    step, apart = (2, 1) if interleaved else (1, d // 2)
+def turn_row(x, heads, t, turning):
+    """layers.rope of one token, in place, on the first `heads` heads of x."""
+    d, cos, sin = turning.d, turning.cos[t], turning.sin[t]
+    step, apart = (2, 1) if turning.interleaved else (1, d // 2)
     for h in range(heads):
         for i in range(d // 2):
             first = h * d + i * step
@@ -48,94 +63,98 @@ def turn_row(x, heads, d, cos, sin, interleaved):
 
 
 @njit(inline="always")
-def norm_rows(x, norm, eps, h, rounded, codes, scale, sums):
-    """Norm of all tokens, to h; and rounding, where a matrix wants it."""
+def norm_rows(x, norm, eps, h, rounds):
+    """Norm of all tokens, to h.x; and rounding, where a matrix wants it."""
     if len(x) <= SERIAL:
         for t in range(len(x)):
-            norm_row(x[t], norm, eps, h[t])
-            if rounded:
-                round_row(h[t], codes[t], scale[t], sums[t])
+            norm_row(x[t], norm, eps, h.x[t])
+            if rounds:
+                round_row(h, t)
     else:
         for t in prange(len(x)):
-            norm_row(x[t], norm, eps, h[t])
-            if rounded:
-                round_row(h[t], codes[t], scale[t], sums[t])
+            norm_row(x[t], norm, eps, h.x[t])
+            if rounds:
+                round_row(h, t)
 
 
 @njit(inline="always")
-def turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved):
+def turn_rows(q, k, turning):
     """layers.rope of queries and keys, in place."""
     if len(q) <= SERIAL:
         for t in range(len(q)):
-            turn_row(q[t], heads, d, cos[t], sin[t], interleaved)
-            turn_row(k[t], kv_heads, d, cos[t], sin[t], interleaved)
+            turn_row(q[t], turning.heads, t, turning)
+            turn_row(k[t], turning.kv_heads, t, turning)
     else:
         for t in prange(len(q)):
-            turn_row(q[t], heads, d, cos[t], sin[t], interleaved)
-            turn_row(k[t], kv_heads, d, cos[t], sin[t], interleaved)
+            turn_row(q[t], turning.heads, t, turning)
+            turn_row(k[t], turning.kv_heads, t, turning)
+
+
+@njit
+def any_rounds(tapes, first, last):
+    """Does any of these matrices want x rounded?"""
+    wanted = False
+    for matrix in range(first, last + 1):
+        wanted |= tape_at(tapes, matrix).rounds != 0
+    return wanted
 
 
 @kernel(parallel=True)
-def inputs(x, norm, eps, q_tape, k_tape, v_tape, q, k, v, heads, kv_heads, d_head, cos, sin, interleaved, threads, runs, thin):
-    """x → norm → q, k, v → turned (unless heads is 0)."""
-    h, rounded = np.empty(x.shape, np.float32), rounds(q_tape) or rounds(k_tape) or rounds(v_tape)
-    (codes, scale, sums), low = room(*x.shape), low_room(threads, runs, thin)
-    norm_rows(x, norm, eps, h, rounded, codes, scale, sums)
+def inputs(threads, x, norm, eps, tapes, outputs, turning, routes):
+    """x → norm → q, k, v → turned. tapes: (3, 6), of q, k and v; outputs: their arrays."""
+    q, k, v = outputs
+    h = Operand(np.empty(x.shape, np.float32), *room(*x.shape))
+    thin = Thin(routes.runs, routes.tapes[0], low_room(threads, routes))
+    norm_rows(x, norm, eps, h, any_rounds(tapes, Q, V))
     for part in prange(threads):
-        share(part, threads, FRESH, q_tape, h, codes, scale, sums, q)
-        share(part, threads, FRESH, k_tape, h, codes, scale, sums, k)
-        share(part, threads, FRESH, v_tape, h, codes, scale, sums, v)
-        add_thin(part, threads, runs, thin[0], 0, h, codes, scale, sums, q, low)
-        add_thin(part, threads, runs, thin[0], 1, h, codes, scale, sums, k, low)
-        add_thin(part, threads, runs, thin[0], 2, h, codes, scale, sums, v, low)
-    turn_rows(q, k, heads, kv_heads, d_head, cos, sin, interleaved)
+        product(part, threads, FRESH, tapes, thin, Q, h, q)
+        product(part, threads, FRESH, tapes, thin, K, h, k)
+        product(part, threads, FRESH, tapes, thin, V, h, v)
+    turn_rows(q, k, turning)
 
 
 @kernel(parallel=True)
-def turn(q, k, heads, kv_heads, d, cos, sin, interleaved):
+def turn(q, k, turning):
     """The turning alone, for models that do something before it."""
-    turn_rows(q, k, heads, kv_heads, d, cos, sin, interleaved)
+    turn_rows(q, k, turning)
 
 
 @njit(inline="always")
-def feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin, at, low):
-    """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens; y may be x. at: which matrix of `thin` is gate."""
-    (n, d), d_ff = x.shape, BAND * gate_tape[4]
-    h, gate, up = np.empty((n, d), np.float32), np.empty((n, d_ff), np.float32), np.empty((n, d_ff), np.float32)
-    codes, scale, sums = room(n, d)
-    codes_ff, scale_ff, sums_ff = room(n, d_ff)
-    rounded, rounded_ff = rounds(gate_tape) or rounds(up_tape), rounds(down_tape)
-    norm_rows(x, norm, eps, h, rounded, codes, scale, sums)
+def feed_forward_rows(threads, x, norm, eps, tapes, thin, gate, y):
+    """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens; y may be x. gate: where it stands, followed by up and down."""
+    n, d = x.shape
+    d_ff, rounds = BAND * tape_at(tapes, gate).bands, tape_at(tapes, gate + 2).rounds
+    h = Operand(np.empty((n, d), np.float32), *room(n, d))
+    gated, up = Operand(np.empty((n, d_ff), np.float32), *room(n, d_ff)), np.empty((n, d_ff), np.float32)
+    norm_rows(x, norm, eps, h, any_rounds(tapes, gate, gate + 1))
     for part in prange(threads):
-        share(part, threads, FRESH, gate_tape, h, codes, scale, sums, gate)
-        share(part, threads, FRESH, up_tape, h, codes, scale, sums, up)
-        add_thin(part, threads, runs, thin, at, h, codes, scale, sums, gate, low)
-        add_thin(part, threads, runs, thin, at + 1, h, codes, scale, sums, up, low)
+        product(part, threads, FRESH, tapes, thin, gate, h, gated.x)
+        product(part, threads, FRESH, tapes, thin, gate + 1, h, up)
     if n <= SERIAL:
         for t in range(n):
-            gate_row(gate[t], up[t], rounded_ff, codes_ff[t], scale_ff[t], sums_ff[t])
+            gate_row(gated, up, t, rounds)
     else:
         for t in prange(n):
-            gate_row(gate[t], up[t], rounded_ff, codes_ff[t], scale_ff[t], sums_ff[t])
+            gate_row(gated, up, t, rounds)
     for part in prange(threads):
-        share(part, threads, ADD, down_tape, gate, codes_ff, scale_ff, sums_ff, y)
-        add_thin(part, threads, runs, thin, at + 2, gate, codes_ff, scale_ff, sums_ff, y, low)
+        product(part, threads, ADD, tapes, thin, gate + 2, gated, y)
 
 
 @kernel(parallel=True)
-def feed_forward(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin):
-    """feed_forward_rows as a call."""
-    low = low_room(threads, runs, thin)
-    feed_forward_rows(x, norm, eps, gate_tape, up_tape, down_tape, y, threads, runs, thin[0], 0, low)
+def feed_forward(threads, x, norm, eps, tapes, routes, y):
+    """feed_forward_rows as a call. tapes: (3, 6), of gate, up and down."""
+    thin = Thin(routes.runs, routes.tapes[0], low_room(threads, routes))
+    feed_forward_rows(threads, x, norm, eps, tapes, thin, 0, y)
 
 
 @njit(inline="always")
-def gate_row(gate, up, rounded, codes, scale, sums):
-    """layers.swiglu of one token, in place of gate; and rounded, where the next matrix wants it."""
+def gate_row(gated, up, t, rounds):
+    """layers.swiglu of one token, in place of gated.x; and rounded, where the next matrix wants it."""
+    gate, beside = gated.x[t], up[t]
     for c in range(0, len(gate), 16):
-        swiglu16(gate, up, c)
-    if rounded:
-        round_row(gate, codes, scale, sums)
+        swiglu16(gate, beside, c)
+    if rounds:
+        round_row(gated, t)
 
 
 def attention_inputs(x, w, c, cos, sin):
@@ -146,17 +165,17 @@ def attention_inputs(x, w, c, cos, sin):
     x = np.ascontiguousarray(x, np.float32)
     n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
     q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in matrices)
-    shape, angles = (c.n_heads, c.n_kv_heads, c.d_head), (cos, sin, c.rope_interleaved)
-    now = shape if plain else (0, 0, 0)
-    tapes, thin = [tape(matrix) for matrix in matrices], thin_of(w.q, w.k, w.v)
-    inputs(x, w.attn_norm, eps, *tapes, q, k, v, *now, *angles, numba.get_num_threads(), *thin)
+    turning = Turning(c.n_heads, c.n_kv_heads, c.d_head, cos, sin, c.rope_interleaved)
+    now = turning if plain else turning._replace(heads=0, kv_heads=0)
+    tapes, routes = np.array([tape(matrix) for matrix in matrices], np.int64), routes_of(w.q, w.k, w.v)
+    inputs(numba.get_num_threads(), x, w.attn_norm, eps, tapes, (q, k, v), now, routes)
     if not plain:
-        for y, heads, bias, norm in ((q, shape[0], w.q_bias, w.q_norm), (k, shape[1], w.k_bias, w.k_norm)):
+        for y, heads, bias, norm in ((q, c.n_heads, w.q_bias, w.q_norm), (k, c.n_kv_heads, w.k_bias, w.k_norm)):
             y[:, : heads * c.d_head] = adjusted(y[:, : heads * c.d_head], bias, norm, heads, c)
         if w.v_bias is not None:
             v[:, : len(w.v_bias)] += w.v_bias
-        turn(q, k, *shape, *angles)
-    return tuple(heads_of(y, heads, c.d_head) for y, heads in ((q, shape[0]), (k, shape[1]), (v, shape[1])))
+        turn(q, k, turning)
+    return tuple(heads_of(y, heads, c.d_head) for y, heads in ((q, c.n_heads), (k, c.n_kv_heads), (v, c.n_kv_heads)))
 
 
 def adjusted(y, bias, norm, heads, c):  # (n, heads · d) -> (n, heads · d)
@@ -175,6 +194,7 @@ def add_feed_forward(x, w, c):
     if not fused(*matrices):
         return layers.add_feed_forward(x, w, c, linear=linear)
     x = np.ascontiguousarray(x, np.float32)
-    y, tapes, thin = padded(x, matrices[-1].padded_rows), [tape(matrix) for matrix in matrices], thin_of(w.gate, w.up, w.down)
-    feed_forward(x, w.ffn_norm, np.float32(c.norm_eps), *tapes, y, numba.get_num_threads(), *thin)
+    y, tapes = widened(x, matrices[-1].padded_rows), np.array([tape(matrix) for matrix in matrices], np.int64)
+    routes = routes_of(w.gate, w.up, w.down)
+    feed_forward(numba.get_num_threads(), x, w.ffn_norm, np.float32(c.norm_eps), tapes, routes, y)
     return y[:, : x.shape[1]]

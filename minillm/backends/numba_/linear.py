@@ -15,64 +15,53 @@ from numba import njit, prange
 
 from minillm.backends.adapted import Adapted
 from minillm.backends.numba_ import floats
-from minillm.backends.numba_.bands import bands_times_tokens, share
+from minillm.backends.numba_.bands import Operand, Tape, bands_times_tokens, room, share
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.floats import FloatMatrix
+from minillm.backends.numba_.loops import ADD, FRESH
 from minillm.backends.numba_.packed import BAND, LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
 from minillm.backends.numba_.tile import round_block
 from minillm.backends.numpy_ import load_matrix as as_float32
 
 PLAIN = os.environ.get("MINILLM_KERNELS") == "plain"  # the portable path of plain.py in place of the vector step
-FRESH, ADD = 0, 1
 
 
-def tape(matrix):  # PackedMatrix or FloatMatrix -> six numbers
+def tape(matrix):  # PackedMatrix or FloatMatrix -> Tape
     """All that a kernel must know of a matrix (bands.py)."""
     if isinstance(matrix, PackedMatrix):
-        return bands_times_tokens(matrix.number).address, *matrix.place, 1
-    return floats.bands_times_tokens(matrix.width).address, *matrix.place, 0
-
-
-@njit
-def rounds(tape):
-    """Does this matrix want x rounded?"""
-    return tape[5] != 0
-
-
-@njit
-def room(n, columns):  # -> (n, columns) int16, (n, columns / 32) float32, (n, columns / 16) int32
-    """Where rounded x goes: codes, scales, and sums of codes."""
-    return np.empty((n, columns), np.int16), np.empty((n, columns // 32), np.float32), np.empty((n, columns // 16), np.int32)
+        return Tape(bands_times_tokens(matrix.number).address, *matrix.place, rounds=1)
+    return Tape(floats.bands_times_tokens(matrix.width).address, *matrix.place, rounds=0)
 
 
 @njit(inline="always")
-def round_row(x, codes, scale, sums):
-    """One token: (columns,) float32 -> codes, scale, sums."""
+def round_row(h, t):
+    """Token t of an Operand: x -> codes, scale, sums."""
+    x, codes, scale, sums = h.x[t], h.codes[t], h.scale[t], h.sums[t]
     for block in range(len(scale)):
         round_block(x, 32 * block, codes, scale, sums, block)
 
 
 @njit(inline="always")
-def round_rows(x, codes, scale, sums):
+def round_rows(h):
     """All tokens."""
-    if len(x) <= SERIAL:
-        for t in range(len(x)):
-            round_row(x[t], codes[t], scale[t], sums[t])
+    if len(h.x) <= SERIAL:
+        for t in range(len(h.x)):
+            round_row(h, t)
     else:
-        for t in prange(len(x)):
-            round_row(x[t], codes[t], scale[t], sums[t])
+        for t in prange(len(h.x)):
+            round_row(h, t)
 
 
 @kernel(parallel=True)
-def times_tokens(x, tape, add, y, threads):
+def times_tokens(threads, add, tape, x, y):
     """y = (add · y) + x Wᵀ."""
-    codes, scale, sums = room(*x.shape)
-    if rounds(tape):
-        round_rows(x, codes, scale, sums)
+    h = Operand(x, *room(*x.shape))
+    if tape.rounds:
+        round_rows(h)
     for part in prange(threads):
-        share(part, threads, add, tape, x, codes, scale, sums, y)
+        share(part, threads, add, tape, h, y)
 
 
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
@@ -83,7 +72,7 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
         y = linear_plain(x, weight)
     else:
         y = np.empty((len(x), weight.padded_rows), np.float32)
-        times_tokens(np.ascontiguousarray(x, np.float32), tape(weight), FRESH, y, numba.get_num_threads())
+        times_tokens(numba.get_num_threads(), FRESH, tape(weight), np.ascontiguousarray(x, np.float32), y)
         y = y[:, : weight.shape[0]]
     return y if bias is None else y + bias
 
@@ -94,8 +83,8 @@ def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatM
         return beside(add_linear(x, h, weight.matrix), h, weight.parts)
     if not fused(weight):
         return x + linear(h, weight)
-    y = padded(x, weight.padded_rows)
-    times_tokens(np.ascontiguousarray(h, np.float32), tape(weight), ADD, y, numba.get_num_threads())
+    y = widened(x, weight.padded_rows)
+    times_tokens(numba.get_num_threads(), ADD, tape(weight), np.ascontiguousarray(h, np.float32), y)
     return y[:, : weight.shape[0]]
 
 
@@ -111,7 +100,7 @@ def fused(*weights):
     return not PLAIN and all(isinstance(w, PackedMatrix | FloatMatrix) and w.shape[1] % BAND == 0 for w in weights)
 
 
-def padded(x, columns):  # (n, d) -> (n, columns), a copy with room at the end of each row
+def widened(x, columns):  # (n, d) -> (n, columns), a copy with room at the end of each row
     y = np.empty((len(x), columns), np.float32)
     y[:, : x.shape[1]] = x
     return y

@@ -13,41 +13,71 @@ are read one by one, so for them `find_all` lists where each begins, once for al
 Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
 EVERYTHING = 1 << 40  # keys: more than any sequence has
-ONE_BLOCK = np.zeros(1, np.int64), EVERYTHING, 1  # a contiguous cache: table, block size, blocks that there are
+FIRST = np.zeros(1, np.int64)
+
+
+class Pages(NamedTuple):
+    """A sequence's block table. size: tokens in a block; blocks: that there are, in all; keys: tokens of the sequence."""
+
+    table: np.ndarray
+    size: int
+    blocks: int
+    keys: int
+
+
+class Stored(NamedTuple):
+    """Keys, or values, as kernels read them: flat memory, and the elements from one block, token and head to the next."""
+
+    numbers: np.ndarray  # float32, or the bits of float16
+    block: int
+    row: int
+    head: int
+    heads: int  # how many
+
+
+class MaskRule(NamedTuple):
+    """attention.mask.Mask in numbers: query i stands at `offset` + i and sees `window` keys up to its own, if causal."""
+
+    offset: int
+    window: int
+    causal: bool
+
+
+def one_block(keys):  # -> Pages
+    """A contiguous cache."""
+    return Pages(FIRST, EVERYTHING, 1, keys)
 
 
 @njit(error_model="numpy")
-def find(key, pages, strides):  # -> element where it begins (of the first head), keys side by side from it on
-    """pages: (table, block size, number of blocks). strides: elements from block to block, token to token, head to head."""
-    table, size, _ = pages
-    block, row, _ = strides
-    slot = key % size
-    return table[key // size] * block + slot * row, size - slot
+def find(key, pages, stored):  # -> element where it begins (of the first head), keys side by side from it on
+    slot = key % pages.size
+    return pages.table[key // pages.size] * stored.block + slot * stored.row, pages.size - slot
 
 
 @njit(error_model="numpy")
-def find_all(begins, key, count, pages, strides):
+def find_all(begins, key, count, pages, stored):
     """begins[j] = the element where key `key + j` begins."""
     j = 0
     while j < count:
-        at, together = find(key + j, pages, strides)
+        at, together = find(key + j, pages, stored)
         for i in range(j, min(j + together, count)):
-            begins[i] = at + (i - j) * strides[1]
+            begins[i] = at + (i - j) * stored.row
         j += together
 
 
 @njit(error_model="numpy")
 def all_there(pages):
     """Does the table name only blocks that there are? Asked before anything is read."""
-    table, _, blocks = pages
     good = True
-    for block in table:
-        good &= 0 <= block < blocks
+    for block in pages.table:
+        good &= 0 <= block < pages.blocks
     return good
 
 

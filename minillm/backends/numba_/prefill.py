@@ -19,6 +19,7 @@ Dao 2023, arXiv:2307.08691.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -37,70 +38,66 @@ def queries_per_tile(group):  # query heads that share a KV head -> queries
     return max(1, TILE_ROWS // group)
 
 
-def scratch_shapes(queries, group, d):  # -> what one thread works in: Q, acc, l, m, Kᵀ, V, S, as flat arrays
+class Scratch(NamedTuple):
+    """What a thread works in, as flat arrays; with a first axis of threads where it is taken. rows: of a tile of queries."""
+
+    q: np.ndarray  # rows × d, scaled
+    acc: np.ndarray  # rows × padded d
+    l: np.ndarray  # rows × 16
+    m: np.ndarray  # rows
+    k: np.ndarray  # d × KEYS: keys, turned
+    v: np.ndarray  # KEYS × padded d
+    s: np.ndarray  # BLOCK × KEYS scores
+
+
+class Result(NamedTuple):
+    """What prefill fills. bad[t]: thread t met a number that is not finite, or a block that is not there."""
+
+    out: np.ndarray  # (n_q, heads, d)
+    lse: np.ndarray  # (n_q, heads)
+    bad: np.ndarray  # (threads,)
+
+
+def scratch_sizes(queries, group, d):  # -> Scratch of numbers of elements
     rows = -(-queries * group // BLOCK) * BLOCK
-    return rows * d, rows * padded(d), rows * 16, rows, d * KEYS, KEYS * padded(d), BLOCK * KEYS
+    return Scratch(rows * d, rows * padded(d), rows * 16, rows, d * KEYS, KEYS * padded(d), BLOCK * KEYS)
 
 
 @kernel(parallel=True)
-def prefill(
-    threads,
-    tickets,
-    queries,
-    q,
-    k,
-    k_strides,
-    v,
-    v_strides,
-    kv_shape,
-    pages,
-    mask,
-    out,
-    lse,
-    bad,
-    q_rows,
-    acc,
-    l,
-    m,
-    k_turned,
-    v_copy,
-    s,
-):
-    """Fill out and lse, in tiles of so many queries; bad[t] is set where thread t met a number that is not finite.
+def prefill(threads, tickets, queries, q, k, v, pages, mask, result, scratch):
+    """Fill the result, in tiles of so many queries.
 
-    q: (n_q, heads, d). k, v: flat memory, with strides and pages as `pages.find` takes them; kv_shape: (n_k, kv_heads).
-    mask: (offset, window, causal). tickets: int64 [0], the next piece of work. The last seven: a row of scratch for each
-    thread, as scratch_shapes says. Where the table names a block that is not there, nothing is done and bad[0] set.
+    q: (n_q, heads, d). k, v: Stored. pages: Pages. mask: MaskRule. tickets: int64 [0], the next piece of work. Where the table
+    names a block that is not there, nothing is done and bad[0] set.
     """
+    bad = result.bad  # by its own name: what prange assigns to a field of a tuple is lost
     if not all_there(pages):
         bad[0] = True
         return
     for t in prange(threads):
-        scratch = q_rows[t], acc[t], l[t], m[t], k_turned[t], v_copy[t], s[t]
-        bad[t] = work(tickets, queries, q, (k, k_strides), (v, v_strides), kv_shape, pages, mask, out, lse, scratch)
+        own = Scratch(scratch.q[t], scratch.acc[t], scratch.l[t], scratch.m[t], scratch.k[t], scratch.v[t], scratch.s[t])
+        bad[t] = work(tickets, queries, q, k, v, pages, mask, result, own)
 
 
 @njit(error_model="numpy")
-def work(tickets, queries, q, keys, values, kv_shape, pages, mask, out, lse, scratch):
+def work(tickets, queries, q, k, v, pages, mask, result, scratch):
     """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
-    n_q, kv_heads = len(q), kv_shape[1]
-    tiles = -(-n_q // queries)
+    n_q, tiles = len(q), -(-len(q) // queries)
     bad = False
     while True:
         ticket = take_ticket(tickets)
-        if ticket >= tiles * kv_heads:
+        if ticket >= tiles * k.heads:
             return bad
-        first, g = (tiles - 1 - ticket // kv_heads) * queries, ticket % kv_heads
-        last = min(first + queries, n_q)
-        bad |= query_tile(first, last, g, q, keys, values, kv_shape, pages, mask, out, lse, scratch)
+        first, g = (tiles - 1 - ticket // k.heads) * queries, ticket % k.heads
+        bad |= query_tile(first, min(first + queries, n_q), g, q, k, v, pages, mask, result, scratch)
 
 
 @njit(error_model="numpy")
-def query_tile(first, last, g, q, keys, values, kv_shape, pages, mask, out, lse, scratch):
+def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
     """Queries first … last - 1 of the heads that read KV head g, against all keys they see. True if not all is finite."""
-    (k, k_strides), (v, v_strides), (n_k, kv_heads), (offset, window, causal) = keys, values, kv_shape, mask
-    q_rows, acc, l, m, k_turned, v_copy, s = scratch
-    group, d = q.shape[1] // kv_heads, q.shape[2]
+    n_k, offset, window, causal = pages.keys, mask.offset, mask.window, mask.causal
+    q_rows, acc, l, m, s = scratch.q, scratch.acc, scratch.l, scratch.m, scratch.s
+    group, d = q.shape[1] // k.heads, q.shape[2]
     wide, rows = padded(d), (last - first) * group
     blocks = -(-rows // BLOCK)
 
@@ -115,22 +112,22 @@ def query_tile(first, last, g, q, keys, values, kv_shape, pages, mask, out, lse,
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
         count = min(KEYS, stop - key)
-        turn_keys(k_turned, k, key, count, g, pages, k_strides, d)
-        copy_values(v_copy, v, key, count, g, pages, v_strides, d)
+        turn_keys(scratch.k, k, key, count, g, pages, d)
+        copy_values(scratch.v, v, key, count, g, pages, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
             if (causal and key > bottom) or key + KEYS <= top - window + 1:
                 continue  # no row of this block sees any of these keys
             r = b * BLOCK
             for j in range(0, KEYS, 16 * VECTORS):
-                outer_products(s, j, KEYS, q_rows, r * d, d, k_turned, j, KEYS, d, BLOCK, VECTORS, FRESH)
+                outer_products(s, j, KEYS, q_rows, r * d, d, scratch.k, j, KEYS, d, BLOCK, VECTORS, FRESH)
             if (causal and key + KEYS - 1 > top) or key < bottom - window + 1 or key + KEYS > n_k:
                 for j in range(BLOCK):
                     at = position + (r + j) // group
                     hide(s, j * KEYS, max(0, at - window + 1 - key), min(n_k, at + 1 if causal else n_k) - key)
             for j in range(BLOCK):
                 online_softmax(s, j * KEYS, m, l, acc, r + j, wide)
-            add_values(acc, r * wide, s, v_copy, wide)
+            add_values(acc, r * wide, s, scratch.v, wide)
 
     finite = splat(ZERO)
     for r in range(rows):
@@ -140,46 +137,46 @@ def query_tile(first, last, g, q, keys, values, kv_shape, pages, mask, out, lse,
         for c in range(0, wide, 16):
             finite = fma(load(acc, r * wide + c), splat(share * ZERO), finite)  # 0 × anything finite stays 0
         for c in range(d):
-            out[i, h, c] = acc[r * wide + c] * share
-        lse[i, h] = (m[r] + np.float32(math.log2(total))) * LN2 if total != ZERO else MINUS_INF
+            result.out[i, h, c] = acc[r * wide + c] * share
+        result.lse[i, h] = (m[r] + np.float32(math.log2(total))) * LN2 if total != ZERO else MINUS_INF
     return sum_of(finite) != ZERO
 
 
 @njit(error_model="numpy")
-def turn_keys(to, k, key, count, g, pages, strides, d):
+def turn_keys(to, k, key, count, g, pages, d):
     """to[c, j] = component c of key `key + j`, as float32: lanes become keys. Zeros where there is no key."""
     if count < KEYS:
         to[:] = ZERO
     j = 0
     while j < count:
-        at, together = find(key + j, pages, strides)
-        base, row, n = at + g * strides[2], strides[1], min(together, count - j, 16)
+        at, together = find(key + j, pages, k)
+        base, row, n = at + g * k.head, k.row, min(together, count - j, 16)
         for c in range(0, d, 16):
             if n == 16 and c + 16 <= d:
-                transpose16(to, c * KEYS + j, KEYS, k, base + c, row)
+                transpose16(to, c * KEYS + j, KEYS, k.numbers, base + c, row)
             else:
                 for i in range(n):
                     for cc in range(c, min(c + 16, d)):
-                        to[cc * KEYS + j + i] = number(k, base + i * row + cc)
+                        to[cc * KEYS + j + i] = number(k.numbers, base + i * row + cc)
         j += n
 
 
 @njit(error_model="numpy")
-def copy_values(to, v, key, count, g, pages, strides, d):
+def copy_values(to, v, key, count, g, pages, d):
     """to[j, c] = component c of value `key + j`, as float32, rows padded to whole vectors. Zeros where there is no value."""
     wide = padded(d)
     if count < KEYS or d < wide:
         to[:] = ZERO
     j = 0
     while j < count:
-        at, together = find(key + j, pages, strides)
-        base, end = at + g * strides[2], j + min(together, count - j)
+        at, together = find(key + j, pages, v)
+        base, end = at + g * v.head, j + min(together, count - j)
         while j < end:
             for c in range(0, d // 16 * 16, 16):
-                store(to, j * wide + c, load(v, base + c))
+                store(to, j * wide + c, load(v.numbers, base + c))
             for c in range(d // 16 * 16, d):
-                to[j * wide + c] = number(v, base + c)
-            j, base = j + 1, base + strides[1]
+                to[j * wide + c] = number(v.numbers, base + c)
+            j, base = j + 1, base + v.row
 
 
 @njit(error_model="numpy")

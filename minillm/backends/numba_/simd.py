@@ -10,8 +10,7 @@ register, AVX2 as two, NEON as four.
     splat(s)        s s s … s                a scalar in every lane
 
 `a` is any NumPy array and `i` counts elements from its first one, strides and shape aside: address arithmetic by hand,
-unchecked, as in C. Two functions are whole inner loops, because what matters in them is which numbers stay in registers:
-`outer_products` (a matrix product, in blocks that fit the registers) and `dots16` (sixteen dot products at once).
+unchecked, as in C. What takes several of them, and must keep its numbers in registers meanwhile, is in loops.py.
 """
 
 from llvmlite import ir

@@ -13,6 +13,7 @@ The matrices of a layer may be of any types, packed or float, since each brings 
 """
 
 from functools import cached_property
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,13 +21,22 @@ from numba import njit, prange
 
 from minillm import layers as reference
 from minillm.attention.shapes import check_finite
-from minillm.backends.numba_.bands import share, tape_at
-from minillm.backends.numba_.batch import enter, leave, room_for, work_off
+from minillm.backends.numba_.bands import Operand, room, tape_at
+from minillm.backends.numba_.batch import Space, enter, leave, space_for, work_off
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.layer import feed_forward_rows, norm_rows, turn_row
-from minillm.backends.numba_.linear import ADD, FRESH, fused, room, round_row, rounds, tape
-from minillm.backends.numba_.thin import MATRICES, RoutedLayers, add_thin, low_room
+from minillm.backends.numba_.layer import Turning, any_rounds, feed_forward_rows, norm_rows, turn_row
+from minillm.backends.numba_.linear import fused, round_row, tape
+from minillm.backends.numba_.loops import ADD, FRESH
+from minillm.backends.numba_.thin import GATE, MATRICES, K, O, Q, RoutedLayers, Thin, V, low_room, product
+
+
+class Model(NamedTuple):
+    """What the kernel must know of all layers."""
+
+    tapes: np.ndarray  # (layers, 7, 6) int64, in the order of MATRICES
+    norms: np.ndarray  # (layers, 2, d_model): before attention, before the feed-forward part
+    eps: np.float32
 
 
 class Layers(list):
@@ -39,12 +49,12 @@ class Layers(list):
 
     @cached_property
     def tapes(self):
-        """(layers, 7, 6) int64."""
+        """Of Model."""
         return np.array([[tape(matrix) for matrix in matrices(w)] for w in self], np.int64)
 
     @cached_property
     def norms(self):
-        """(layers, 2, d_model) float32: before attention, before the feed-forward part."""
+        """Of Model."""
         return np.array([[w.attn_norm, w.ffn_norm] for w in self], np.float32)
 
 
@@ -58,10 +68,10 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
     base = routed.layers if routed else layers
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
         return reference.run_layers(x, layers, c, angles, step)
-    x, shape, turning = np.array(x, np.float32, order="C"), (c.n_heads, c.n_kv_heads, c.d_head), (*angles, c.rope_interleaved)
-    model, threads = (base.tapes, base.norms, np.float32(c.norm_eps)), numba.get_num_threads()
-    runs, thin = (routed or RoutedLayers(base, ())).thin()
-    good = decode(x, *model, shape, turning, step.where, threads, runs, thin)
+    x, model = np.array(x, np.float32, order="C"), Model(base.tapes, base.norms, np.float32(c.norm_eps))
+    turning = Turning(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved)
+    routes = (routed or RoutedLayers(base, ())).routes()
+    good = decode(numba.get_num_threads(), x, model, turning, step.where, routes)
     if not good:
         check_finite(np.full(1, np.nan))
     step.done()
@@ -69,34 +79,34 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
 
 
 @njit(inline="always")
-def attend_rows(threads, q, k, v, heads, kv_heads, d, turning, caches, layer, space, answers):
-    """q and k turned, the caches extended, every query answered, and the answers rounded, where the next product wants it."""
-    n, good, found = len(q), np.empty(len(q), np.bool_), answers[0]
-    q3, k3, v3, found3 = q.reshape(n, heads, d), k.reshape(n, kv_heads, d), v.reshape(n, kv_heads, d), found.reshape(n, heads, d)
-    (cos, sin, interleaved), (_, rounded, codes, scale, sums) = turning, answers
-    space[-1][0] = 0
+def attend_rows(threads, q, k, v, turning, caches, layer, space, found, rounds):
+    """q and k turned, the caches extended, each query answered in found.x; and that rounded, where o wants it."""
+    n, heads, kv_heads, d = len(q), turning.heads, turning.kv_heads, turning.d
+    q3, k3, v3 = q.reshape(n, heads, d), k.reshape(n, kv_heads, d), v.reshape(n, kv_heads, d)
+    found3, good = found.x.reshape(n, heads, d), np.empty(n, np.bool_)
+    space.tickets[0] = 0
     if n <= SERIAL:
         for b in range(n):
-            turn_row(q[b], heads, d, cos[b], sin[b], interleaved)
-            turn_row(k[b], kv_heads, d, cos[b], sin[b], interleaved)
+            turn_row(q[b], heads, b, turning)
+            turn_row(k[b], kv_heads, b, turning)
             enter(b, q3, k3, v3, caches, layer, space)
     else:
         for b in prange(n):
-            turn_row(q[b], heads, d, cos[b], sin[b], interleaved)
-            turn_row(k[b], kv_heads, d, cos[b], sin[b], interleaved)
+            turn_row(q[b], heads, b, turning)
+            turn_row(k[b], kv_heads, b, turning)
             enter(b, q3, k3, v3, caches, layer, space)
     for t in prange(threads):
         work_off(t, threads, kv_heads, caches, layer, space)
     if n <= SERIAL:
         for b in range(n):
             good[b] = leave(b, space, found3)
-            if rounded:
-                round_row(found[b], codes[b], scale[b], sums[b])
+            if rounds:
+                round_row(found, b)
     else:
         for b in prange(n):
             good[b] = leave(b, space, found3)
-            if rounded:
-                round_row(found[b], codes[b], scale[b], sums[b])
+            if rounds:
+                round_row(found, b)
     return all_of(good)
 
 
@@ -109,28 +119,23 @@ def all_of(flags):
 
 
 @kernel(parallel=True)
-def decode(x, tapes, norms, eps, shape, turning, caches, threads, runs, thin):
+def decode(threads, x, model, turning, caches, routes):
     """The loop over the layers. Adds to x in place; returns whether what every attention found is finite."""
-    (heads, kv_heads, d), (n, d_model), good = shape, x.shape, True
-    q, found = np.empty((n, heads * d), np.float32), np.empty((n, heads * d), np.float32)
-    k, v = np.empty((n, kv_heads * d), np.float32), np.empty((n, kv_heads * d), np.float32)
-    h, (codes, scale, sums), (codes_o, scale_o, sums_o) = np.empty((n, d_model), np.float32), room(n, d_model), room(n, heads * d)
-    space, low = room_for(threads, n, heads, d, caches[-1]), low_room(threads, runs, thin)
-    for i in range(len(tapes)):
-        q_, k_, v_, o_ = tape_at(tapes[i], 0), tape_at(tapes[i], 1), tape_at(tapes[i], 2), tape_at(tapes[i], 3)
-        norm_rows(x, norms[i, 0], eps, h, rounds(q_) or rounds(k_) or rounds(v_), codes, scale, sums)
+    n, d_model = x.shape
+    wide, narrow, good = turning.heads * turning.d, turning.kv_heads * turning.d, True
+    h = Operand(np.empty((n, d_model), np.float32), *room(n, d_model))
+    q, k, v = np.empty((n, wide), np.float32), np.empty((n, narrow), np.float32), np.empty((n, narrow), np.float32)
+    found = Operand(np.empty((n, wide), np.float32), *room(n, wide))
+    space, low = Space(*space_for(threads, turning.heads, turning.d, caches.lengths)), low_room(threads, routes)
+    for i in range(len(model.tapes)):
+        tapes, norms, thin = model.tapes[i], model.norms[i], Thin(routes.runs, routes.tapes[i], low)
+        norm_rows(x, norms[0], model.eps, h, any_rounds(tapes, Q, V))
         for part in prange(threads):
-            share(part, threads, FRESH, q_, h, codes, scale, sums, q)
-            share(part, threads, FRESH, k_, h, codes, scale, sums, k)
-            share(part, threads, FRESH, v_, h, codes, scale, sums, v)
-            add_thin(part, threads, runs, thin[i], 0, h, codes, scale, sums, q, low)
-            add_thin(part, threads, runs, thin[i], 1, h, codes, scale, sums, k, low)
-            add_thin(part, threads, runs, thin[i], 2, h, codes, scale, sums, v, low)
-        answers = found, rounds(o_), codes_o, scale_o, sums_o
-        good &= attend_rows(threads, q, k, v, heads, kv_heads, d, turning, caches, i, space, answers)
+            product(part, threads, FRESH, tapes, thin, Q, h, q)
+            product(part, threads, FRESH, tapes, thin, K, h, k)
+            product(part, threads, FRESH, tapes, thin, V, h, v)
+        good &= attend_rows(threads, q, k, v, turning, caches, i, space, found, tape_at(tapes, O).rounds)
         for part in prange(threads):
-            share(part, threads, ADD, o_, found, codes_o, scale_o, sums_o, x)
-            add_thin(part, threads, runs, thin[i], 3, found, codes_o, scale_o, sums_o, x, low)
-        gate, up, down = tape_at(tapes[i], 4), tape_at(tapes[i], 5), tape_at(tapes[i], 6)
-        feed_forward_rows(x, norms[i, 1], eps, gate, up, down, x, threads, runs, thin[i], 4, low)
+            product(part, threads, ADD, tapes, thin, O, found, x)
+        feed_forward_rows(threads, x, norms[1], model.eps, tapes, thin, GATE, x)
     return good

@@ -29,10 +29,10 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens
+from minillm.backends.numba_.bands import SIGNATURE, Operand, bands_times_tokens, room
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import FRESH, linear, room, round_row, tape
-from minillm.backends.numba_.loops import outer_products
+from minillm.backends.numba_.linear import linear, round_row, tape
+from minillm.backends.numba_.loops import FRESH, outer_products
 from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
 from minillm.backends.numba_.tile import Step
@@ -92,11 +92,11 @@ def band_in_integers(words, halves, band, q, scale, sums, y):
 
 @kernel()
 def bands_in_integers(x, words, halves, y):
-    codes, scale, sums = room(1, len(x))
-    round_row(x, codes[0], scale[0], sums[0])
+    h = Operand(x.reshape(1, len(x)), *room(1, len(x)))
+    round_row(h, 0)
     y[:] = np.float32(0)
     for band in range(len(words)):
-        band_in_integers(words, halves, band, codes[0], scale[0], sums[0], y[16 * band : 16 * band + 16])
+        band_in_integers(words, halves, band, h.codes[0], h.scale[0], h.sums[0], y[16 * band : 16 * band + 16])
 
 
 class Unprepared(Step):
@@ -123,14 +123,13 @@ def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sum
 @kernel(parallel=True)
 def bands_unprepared(x, tape, y, threads):
     """linear.times_tokens for one token of Q4_1, without prefetch."""
-    _, records, blocks, record_bytes, bands, _ = tape
-    codes, scale, sums = room(1, len(x))
-    round_row(x, codes[0], scale[0], sums[0])
+    h, bands = Operand(x.reshape(1, len(x)), *room(1, len(x))), tape.bands
+    round_row(h, 0)
     for part in prange(threads):
         for band in range(part * bands // threads, (part + 1) * bands // threads):
-            at, place = records + band * blocks * record_bytes, y.ctypes.data + 64 * band
-            q, s, u = codes.ctypes.data, scale.ctypes.data, sums.ctypes.data
-            band_unprepared(1, Q4_1, FRESH, at, blocks, q, s, u, len(x), place, 0)
+            at, place = tape.records + band * tape.blocks * tape.record_bytes, y.ctypes.data + 64 * band
+            codes, scale, sums = h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
+            band_unprepared(1, Q4_1, FRESH, at, tape.blocks, codes, scale, sums, len(x), place, 0)
 
 
 # --- the other way for many tokens: a band of weights made float32 first, then a product of floats ----------------------------
@@ -183,16 +182,16 @@ def dequantized(x, matrix):  # (n, columns), PackedMatrix -> (n, rows)
 
 @kernel()
 def round_by_one(x):
-    codes, scale, sums = room(*x.shape)
+    h = Operand(x, *room(*x.shape))
     for t in range(len(x)):
-        round_row(x[t], codes[t], scale[t], sums[t])
+        round_row(h, t)
 
 
 @kernel(parallel=True)
 def round_by_all(x):
-    codes, scale, sums = room(*x.shape)
+    h = Operand(x, *room(*x.shape))
     for t in prange(len(x)):
-        round_row(x[t], codes[t], scale[t], sums[t])
+        round_row(h, t)
 
 
 # --- the steps, all called alike: x (columns,), raw (rows, blocks, 20) uint8 or a PackedMatrix -> (rows,) --------------------

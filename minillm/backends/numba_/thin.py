@@ -7,20 +7,38 @@
 A has 8 or 16 rows: every core makes z anew in less time than the cores would wait for one another. B has as many rows as W, so
 a core adds to what it has just written itself. Rows of one adapter that lie side by side go together, as a run.
 
-    runs    (runs, 2)                          first row, and the one after the last
-    thin    (layers, runs, matrices, 2, 6)     tapes (bands.py) of A and B; zeros where a matrix has none
+    runs     (runs, 2)                          first row, and the one after the last
+    tapes    (layers, runs, matrices, 2, 6)     bands.Tape of A and of B; zeros where a matrix has none
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from minillm.backends.adapted import Adapted, adapted
-from minillm.backends.numba_.bands import share, tape_at
-from minillm.backends.numba_.linear import ADD, FRESH, tape
+from minillm.backends.numba_.bands import Operand, share, tape_at
+from minillm.backends.numba_.linear import tape
+from minillm.backends.numba_.loops import ADD, FRESH
 
 MATRICES = "q", "k", "v", "o", "gate", "up", "down"
+Q, K, V, O, GATE = range(5)  # where they stand in a table of tapes; up and down follow gate
+
+
+class Routes(NamedTuple):
+    """Which rows go through which thin matrices, as a kernel is told."""
+
+    runs: np.ndarray
+    tapes: np.ndarray
+
+
+class Thin(NamedTuple):
+    """The same for one layer, and where each core puts its z."""
+
+    runs: np.ndarray
+    tapes: np.ndarray  # (runs, matrices, 2, 6)
+    low: np.ndarray  # (threads, numbers)
 
 
 @dataclass(slots=True)
@@ -33,23 +51,23 @@ class RoutedLayers:
     def __iter__(self):
         return (adapted(w, i, self.routed) for i, w in enumerate(self.layers))
 
-    def thin(self):  # -> runs, (layers, runs, 7, 2, 6)
+    def routes(self):  # -> Routes
         """For the kernel of all layers."""
         found = [(run, tapes_of(adapter)) for adapter, rows in self.routed for run in runs_of(rows)]
-        runs, thin = np.empty((len(found), 2), np.int64), np.empty((len(self.layers), len(found), len(MATRICES), 2, 6), np.int64)
-        for i, (run, tapes) in enumerate(found):
-            runs[i], thin[:, i] = run, tapes
-        return runs, thin
+        runs, tapes = np.empty((len(found), 2), np.int64), np.empty((len(self.layers), len(found), len(MATRICES), 2, 6), np.int64)
+        for i, (run, own) in enumerate(found):
+            runs[i], tapes[:, i] = run, own
+        return Routes(runs, tapes)
 
 
-def thin_of(*weights):  # matrices, some of them Adapted -> runs, (1, runs, matrices, 2, 6)
+def routes_of(*weights):  # matrices, some of them Adapted -> Routes
     """For a kernel of half a layer."""
     parts = [(i, part) for i, weight in enumerate(weights) if isinstance(weight, Adapted) for part in weight.parts]
     found = [(run, i, (tape(a), tape(b))) for i, (rows, a, b) in parts for run in runs_of(rows)]
-    runs, thin = np.empty((len(found), 2), np.int64), np.zeros((1, len(found), len(weights), 2, 6), np.int64)
+    runs, tapes = np.empty((len(found), 2), np.int64), np.zeros((1, len(found), len(weights), 2, 6), np.int64)
     for r, (run, i, pair) in enumerate(found):
-        runs[r], thin[0, r, i] = run, pair
-    return runs, thin
+        runs[r], tapes[0, r, i] = run, pair
+    return Routes(runs, tapes)
 
 
 def tapes_of(adapter):  # LoadedAdapter -> (layers, 7, 2, 6)
@@ -71,26 +89,30 @@ def runs_of(rows):  # a slice, or places that rise -> [(first, the one after the
 
 
 @njit
-def low_room(threads, runs, thin):  # -> (threads, numbers)
-    """Where each core puts its z: room for the largest, in any layer."""
-    most = 0
-    for i in range(len(thin)):
+def low_room(threads, routes):  # -> (threads, numbers)
+    """Room for the largest z, in any layer."""
+    runs, tapes, most = routes.runs, routes.tapes, 0
+    for i in range(len(tapes)):
         for r in range(len(runs)):
-            for m in range(thin.shape[2]):
-                most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * thin[i, r, m, 0, 4])
+            for m in range(tapes.shape[2]):
+                most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * tape_at(tapes[i, r, m], 0).bands)
     return np.empty((threads, most), np.float32)
 
 
 @njit
-def add_thin(part, parts, runs, thin, matrix, x, codes, scale, sums, y, low):
-    """What core `part` of `parts` does of y[t] += B A x[t] for all runs of one matrix, after its share of y = W x.
+def product(part, parts, add, tapes, thin, matrix, h, y):
+    """What core `part` of `parts` does of y[t] = (add · y[t]) + W h[t], and += B A h[t] for all runs of this matrix."""
+    share(part, parts, add, tape_at(tapes, matrix), h, y)
+    for r in range(len(thin.runs)):
+        a, b = tape_at(thin.tapes[r, matrix], 0), tape_at(thin.tapes[r, matrix], 1)
+        if a.bands:
+            first, stop, rank = thin.runs[r, 0], thin.runs[r, 1], 16 * a.bands
+            z = thin.low[part, : (stop - first) * rank].reshape(stop - first, rank)
+            share(0, 1, FRESH, a, unrounded(h.x[first:stop], h), z)
+            share(part, parts, ADD, b, unrounded(z, h), y[first:stop])
 
-    thin: that of one layer.
-    """
-    for r in range(len(runs)):
-        a, b = tape_at(thin[r, matrix], 0), tape_at(thin[r, matrix], 1)
-        if a[4]:
-            first, stop = runs[r, 0], runs[r, 1]
-            z = low[part, : (stop - first) * 16 * a[4]].reshape(stop - first, 16 * a[4])
-            share(0, 1, FRESH, a, x[first:stop], codes, scale, sums, z)  # floats: codes are not read
-            share(part, parts, ADD, b, z, codes, scale, sums, y[first:stop])
+
+@njit
+def unrounded(x, other):  # -> Operand
+    """x for float matrices, which read nothing else of it: A and B are such."""
+    return Operand(x, other.codes, other.scale, other.sums)
