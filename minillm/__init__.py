@@ -11,7 +11,7 @@ from minillm.errors import MiniLLMError
 __version__ = "0.1.0"
 __all__ = ["LLM", "MiniLLMError", "SamplingParams", "Session", "__version__"]
 
-LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling", "Session": "minillm.session"}
+LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling", "Session": "minillm.gateway.session"}
 
 
 def __getattr__(name):

@@ -9,7 +9,7 @@
 from dataclasses import dataclass
 
 from minillm.errors import RequestError
-from minillm.events import EventLog, summary
+from minillm.metrics.events import EventLog, summary
 from minillm.model.adapters import prepare
 from minillm.model.generate import Sequence, TokenLogprob, check_prompt, prompt_ids, run, separate
 from minillm.model.load import load_model
@@ -18,7 +18,7 @@ from minillm.model.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished request. metrics: ttft_s, tpot_s, tokens per second and the rest of `minillm.events.summary`."""
+    """A finished request. metrics: ttft_s, tpot_s, tokens per second and the rest of `minillm.metrics.events.summary`."""
 
     text: str
     token_ids: list[int]
@@ -47,8 +47,8 @@ class LLM:
 
     def load_adapter(self, source):  # path or Adapter -> LoadedAdapter
         """An adapter, checked against this model."""
-        from minillm.training.adapter_files import load_adapter
-        from minillm.training.lora import Adapter, check_adapter
+        from minillm.model.adapter_files import load_adapter
+        from minillm.model.lora import Adapter, check_adapter
 
         if isinstance(source, Adapter):
             check_adapter(self.config, source, "adapter")

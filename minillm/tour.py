@@ -12,8 +12,8 @@ from pathlib import Path
 from minillm.bench.compare import ceilings
 from minillm.bench.machine import measure_machine, peak_rss_bytes
 from minillm.errors import MiniLLMError
-from minillm.events import TOKEN, EventLog, summary
 from minillm.files import replacing
+from minillm.metrics.events import TOKEN, EventLog, summary
 from minillm.model.generate import run
 from minillm.model.sampling import SamplingParams
 

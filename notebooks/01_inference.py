@@ -12,7 +12,7 @@ import numpy as np
 
 from minillm import SamplingParams, plots
 from minillm.bench.machine import measure_machine
-from minillm.course.model_at_hand import model_at_hand
+from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.layers import softmax
 from minillm.model.sampling import distribution
 from minillm.model.transformer import Segment
@@ -162,7 +162,7 @@ plots.show(fig)
 # %% tags=["skip-execution"]
 from ipywidgets import interact
 
-from minillm.course.formulas import decode_ceiling, prefill_time
+from minillm.costs.time import decode_ceiling, prefill_time
 from minillm.model.presets import PRESETS
 
 

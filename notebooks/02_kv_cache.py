@@ -12,9 +12,9 @@ import numpy as np
 
 from minillm import SamplingParams, plots
 from minillm.bench.machine import measure_machine
-from minillm.course.formulas import generation_flops
-from minillm.course.model_at_hand import model_at_hand
-from minillm.events import TOKEN, EventLog, tpot, ttft
+from minillm.costs.time import generation_flops
+from minillm.course.notebooks.model_at_hand import model_at_hand
+from minillm.metrics.events import TOKEN, EventLog, tpot, ttft
 from minillm.model.generate import run
 from minillm.model.presets import PRESETS
 from minillm.model.transformer import Segment
@@ -162,7 +162,7 @@ plots.show(fig)
 # %% tags=["skip-execution"]
 from ipywidgets import interact
 
-from minillm.course.formulas import kv_tokens
+from minillm.costs.memory import kv_tokens
 
 
 @interact(name=list(PRESETS), gigabytes=(8, 640, 8), context=(512, 32768, 512), weight_bits=[16, 8, 4], kv_bits=[16, 8])

@@ -21,8 +21,8 @@ from minillm.attention.traffic import measure, standard_head, tile_walk
 from minillm.attention.traffic_formulas import flash1_moved, flash2_moved, gpt2_medium_table, standard_moved
 from minillm.backends import get_backend, numpy_
 from minillm.bench.machine import best_of, measure_machine
-from minillm.course.model_at_hand import model_at_hand
-from minillm.events import EventLog, tpot
+from minillm.course.notebooks.model_at_hand import model_at_hand
+from minillm.metrics.events import EventLog, tpot
 from minillm.model.generate import run
 from minillm.model.transformer import Segment
 

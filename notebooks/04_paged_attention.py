@@ -17,13 +17,13 @@ from minillm.bench.replay import waste, waste_table
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
-from minillm.course.formulas import kv_tokens
-from minillm.course.model_at_hand import model_at_hand
+from minillm.costs.memory import kv_tokens
+from minillm.course.notebooks.model_at_hand import model_at_hand
+from minillm.load.profiles import draw, load
+from minillm.load.traces import Request, read_azure
 from minillm.model.generate import run
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
-from minillm.serving.profile import draw, load
-from minillm.serving.traces import Request, read_azure
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 

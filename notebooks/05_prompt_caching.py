@@ -20,11 +20,11 @@ from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
-from minillm.course.model_at_hand import model_at_hand
-from minillm.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
-from minillm.serving.profile import draw, load
-from minillm.serving.traces import read_mooncake
-from minillm.session import Part, Session, Usage
+from minillm.costs.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
+from minillm.course.notebooks.model_at_hand import model_at_hand
+from minillm.gateway.session import Part, Session, Usage
+from minillm.load.profiles import draw, load
+from minillm.load.traces import read_mooncake
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 
@@ -230,7 +230,7 @@ plots.show(fig)
 # **The gap** to the floor is the premium of the one write, spread over the uses.
 #
 # The agent of the lesson: 50 steps of 1,000 tokens, each with all that came before. At 3 dollars for a million tokens of
-# input, by the prices of [prices.py](../minillm/prices.py) (look up today's):
+# input, by the prices of [costs/prices.py](../minillm/prices.py) (look up today's):
 
 # %%
 agent = sum((Usage(cache_write_tokens=1000, cache_read_tokens=1000 * step) for step in range(50)), Usage())

@@ -13,18 +13,18 @@ from statistics import mean, median
 
 from minillm import SamplingParams, plots
 from minillm.backends import WORTH_COMPILING, fitting_backend
-from minillm.course.formulas import kv_tokens
-from minillm.course.model_at_hand import model_at_hand
-from minillm.events import ARRIVED, FINISHED, PREEMPTED, SCHEDULED, TOKEN, EventLog
+from minillm.costs.memory import kv_tokens
+from minillm.course.notebooks.model_at_hand import model_at_hand
+from minillm.engine.engine import Engine
+from minillm.load.profiles import draw, load
+from minillm.load.workload import arrivals, at_times, token_ids
+from minillm.metrics.events import ARRIVED, FINISHED, PREEMPTED, SCHEDULED, TOKEN, EventLog
+from minillm.metrics.summary import all_measures, duration
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
-from minillm.serving.engine import Engine
-from minillm.serving.metrics import all_measures, duration
-from minillm.serving.plan import Result
-from minillm.serving.profile import draw, load
-from minillm.serving.request import Request
-from minillm.serving.scheduler import Scheduler, SchedulerConfig
-from minillm.serving.workload import arrivals, at_times, token_ids
+from minillm.scheduler.plan import Result
+from minillm.scheduler.request import Request
+from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 NAMES = {"static": "static", "orca": "Orca", "vllm": "vLLM", "chunked": "chunked"}

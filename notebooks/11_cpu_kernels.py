@@ -13,9 +13,9 @@ from minillm import SamplingParams, plots
 from minillm.backends.numba_.packed import LAYOUTS, code_at, interleave
 from minillm.bench import kernels
 from minillm.bench.machine import best_of, measure_machine
-from minillm.course.formulas import ridge_batch, roofline
-from minillm.course.model_at_hand import model_at_hand
-from minillm.events import EventLog, tpot
+from minillm.costs.time import ridge_batch, roofline
+from minillm.course.notebooks.model_at_hand import model_at_hand
+from minillm.metrics.events import EventLog, tpot
 from minillm.model.generate import run
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment

@@ -18,16 +18,16 @@ import minillm
 from minillm import LLM, SamplingParams, plots
 from minillm.backends import WORTH_COMPILING, fitting_backend
 from minillm.bench.machine import best_of, measure_machine
-from minillm.events import EventLog, tpot
+from minillm.engine.engine import Engine
+from minillm.metrics.events import EventLog, tpot
+from minillm.metrics.summary import duration
 from minillm.model.config import ModelConfig
 from minillm.model.generate import run
 from minillm.model.presets import preset
 from minillm.model.random_model import byte_metadata, random_tensor, tensor_shapes
 from minillm.model.transformer import Segment
 from minillm.model.write import write_model
-from minillm.serving.engine import Engine
-from minillm.serving.metrics import duration
-from minillm.serving.scheduler import SchedulerConfig
+from minillm.scheduler.scheduler import SchedulerConfig
 from minillm.training import lora, model
 from minillm.training.bpe_train import train_bpe
 from minillm.training.checkpoint import State

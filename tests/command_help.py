@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.cli import COMMANDS, parser
-from minillm.course.cards import choose_decks, read_deck, read_decks
-from minillm.course.index import Course
+from minillm.course.exercises.index import Course
+from minillm.course.interview.cards import choose_decks, read_deck, read_decks
 from minillm.errors import MiniLLMError
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def alternatives(command):  # "x a|b|c F" -> "x a F", "x b F", "x c F"
     return [command.replace(choice, one) for one in choice.split("|")] if choice else [command]
 
 
-def argv(text):  # "python -m minillm.course check 01.2" -> ["course", "check", "01.2"]; None for another module of the package
+def argv(text):  # "python -m minillm course check 01.2" -> ["course", "check", "01.2"]; None for another module of the package
     words = shlex.split(re.split(r" [|>] ", text)[0])  # what a pipe does with it is another program's
     if words[0].endswith(("python", "python3")):
         words = words[2:]

@@ -146,7 +146,7 @@ def run_it(text, mock_url, monkeypatch):  # -> exit status
 
 
 def run_profile(text):
-    """`python -m minillm.serving.profile KIND TRACE OUT.json`: the one other module that runs."""
+    """`python -m minillm.load.profiles KIND TRACE OUT.json`: the one other module that runs."""
     words = text.split()[1:]
     trace = {"azure": "azure.csv", "mooncake": "mooncake.jsonl", "sharegpt": "sharegpt.csv"}[words[2]]
     Path("sharegpt.csv").write_text("num_prefill_tokens,num_decode_tokens\n" + "9,5\n20,7\n" * 20)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import minillm
-from minillm.course.index import Course
+from minillm.course.exercises.index import Course
 
 HERE = Path(__file__).parent
 PACKAGE = Path(minillm.__file__).parent
@@ -39,7 +39,7 @@ def python(course, *arguments, **more):
 
 
 def cli(course, *arguments):
-    return python(course, "-m", "minillm.course", *arguments)
+    return python(course, "-m", "minillm", "course", *arguments)
 
 
 def pytest_in(course, *arguments):

@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 
 from minillm import LLM, SamplingParams
+from minillm.engine.engine import Engine
 from minillm.model.random_model import TINY, random_model
-from minillm.serving.engine import Engine
-from minillm.serving.scheduler import SchedulerConfig
+from minillm.scheduler.scheduler import SchedulerConfig
 
 SMALL = replace(TINY, n_layers=2, d_model=96, n_heads=6, n_kv_heads=2, d_head=16, d_ff=64, context_length=128)
 

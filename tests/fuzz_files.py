@@ -27,6 +27,7 @@ from minillm.backends import get_backend
 from minillm.errors import MiniLLMError
 from minillm.formats.gguf_write import write_gguf
 from minillm.formats.safetensors import encoded
+from minillm.model import adapter_files
 from minillm.model.defaults import recommended
 from minillm.model.hf_folder import hub_name
 from minillm.model.load import load_from
@@ -34,7 +35,7 @@ from minillm.model.random_model import CHATML, TINY, byte_metadata, random_tenso
 from minillm.model.tokenizer.bpe import BYTE_TO_CHAR
 from minillm.model.transformer import Segment
 from minillm.model.write import model_metadata
-from minillm.training import adapter_files, checkpoint
+from minillm.training import checkpoint
 from minillm.training.lora import fresh_adapter
 
 SECONDS, MEGABYTES = 1.0, 300

@@ -38,7 +38,7 @@ def submission(course, work, name, values):
     """Write the submission of an attack into folder work."""
     from course_fixture import solve
 
-    from minillm.course import regions
+    from minillm.course.exercises import regions
 
     solve(course, work)
     text = (HERE / "hostile" / f"{name}.py").read_text()
@@ -58,13 +58,13 @@ def attempt(name, folder, bare=False, old=False, lint=False, ids=("91.1", "92.3"
     """Grade one attack in an empty folder; -> what happened, as plain data."""
     from course_fixture import project, solve
 
-    from minillm.course import family, grade
+    from minillm.course.grading import family, grade
 
     course = project(folder / "project")
     if bare:
-        (course.package / "course/guard.py").write_text("def install(*folders):\n    pass\n")
+        (course.package / "course/grading/guard.py").write_text("def install(*folders):\n    pass\n")
     if old:
-        with (course.package / "course/landlock.py").open("a") as file:
+        with (course.package / "course/grading/landlock.py").open("a") as file:
             file.write("\n\ndef abi():\n    return 0\n")
     outside, other, private = folder / "outside", folder / "other", folder / "private"
     for one in (outside, other, private):

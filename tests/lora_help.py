@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from minillm.training.lora import MATRICES, Adapter, fresh_adapter
+from minillm.model.lora import MATRICES, Adapter
+from minillm.training.lora import fresh_adapter
 
 
 def random_adapter(config, rank=2, alpha=3.0, matrices=MATRICES, seed=0, strength=1.0, dtype=np.float32):

@@ -7,8 +7,8 @@ cached wrongly changes the answer, and the right answer to every request is know
 
 from itertools import accumulate
 
-from minillm.serving.plan import Plan, Result, SequenceId
-from minillm.serving.scheduler import Request, Scheduler, SchedulerConfig
+from minillm.scheduler.plan import Plan, Result, SequenceId
+from minillm.scheduler.scheduler import Request, Scheduler, SchedulerConfig
 
 VOCABULARY = 3
 

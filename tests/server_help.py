@@ -1,6 +1,6 @@
 """A server to talk to: an engine that says known things at a known pace, the port it listens on, and a plain client.
 
-The fake engine keeps the interface of `minillm.serving.async_engine` and nothing else of it: no model, no scheduler, no
+The fake engine keeps the interface of `minillm.engine.async_engine` and nothing else of it: no model, no scheduler, no
 thread. What it says is a formula of prompt, index and seed, so a test knows every answer in advance.
 """
 
@@ -14,15 +14,15 @@ import time
 
 from engine_help import engine
 
+from minillm.engine.answer import Delta
+from minillm.engine.async_engine import AsyncEngine
 from minillm.errors import Overloaded, RequestError, Stopping
 from minillm.model.generate import TokenLogprob
 from minillm.model.random_model import byte_tokenizer
 from minillm.model.stopping import StopStrings
-from minillm.serving.answer import Delta
-from minillm.serving.async_engine import AsyncEngine
-from minillm.serving.guards import Options
-from minillm.serving.listen import bind, make_server
-from minillm.serving.server import Served, create_app
+from minillm.server.app import Served, create_app
+from minillm.server.guards import Options
+from minillm.server.listen import bind, make_server
 
 PATIENCE_S = 30  # no call of a test may take longer
 TOKENIZER = byte_tokenizer(512)

@@ -266,7 +266,7 @@ if __name__ == "__main__":
     parser.add_argument("--model")
     args, rest = parser.parse_known_args()
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
-    from minillm.serving.listen import allow_files
+    from minillm.server.listen import allow_files
 
     allow_files()
     outcome = main(args.requests, args.connections, args.model, rest)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm import events
 from minillm.attention.naive import attention_head
 from minillm.course.checks import answers, check_close, draws, exercise, seeds
-from minillm.events import ARRIVED, TOKEN, Event, EventLog
 from minillm.layers import rms_norm, rope, rope_angles, rope_frequencies
+from minillm.metrics import events
+from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog
 from minillm.model.presets import PRESETS, preset
 from minillm.model.sampling import keep_top_p
 

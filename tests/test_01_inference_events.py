@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm import events
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, FINISHED, TOKEN, Event, EventLog
+from minillm.metrics import events
+from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, Event, EventLog
 from minillm.model.stopping import StopStrings
 
 MIXED = EventLog(

@@ -10,7 +10,7 @@ from minillm.attention.flash import flash1_head, flash2_head
 from minillm.attention.mask import Mask
 from minillm.attention.naive import attention_head
 from minillm.attention.traffic import Traffic, counted, measure, standard_head, tile_walk
-from minillm.course import formulas as cards
+from minillm.costs import attention as cards
 from minillm.course.checks import check_close, draws, seeds
 
 HEADS = (flash1_head, flash2_head, standard_head)
@@ -246,7 +246,7 @@ def test_gpt2_medium_in_miniature():
 
 @pytest.mark.parametrize(("n", "d", "block"), [(1, 1, 1), (128, 64, 32), (130, 16, 48)])
 def test_the_cards_count_as_the_counted_runs_do(n, d, block):
-    """course/formulas.py has its own closed forms, so that a quiz starts without NumPy; the statistics of the rows apart."""
+    """costs/ has its own closed forms, so that a quiz starts without NumPy; the statistics of the rows apart."""
     passes = -(-n // block)
     assert cards.standard_traffic(n, d) == formulas.standard_moved(n, n, d)
     assert cards.flash1_traffic(n, d, block) == formulas.flash1_moved(n, n, d, block, block) - (4 * n * passes + 3 * n)

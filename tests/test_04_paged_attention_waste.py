@@ -11,8 +11,8 @@ from minillm.bench.replay import paged_steps, power_of_two, run, waste
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.errors import MiniLLMError, RequestError, TraceError
-from minillm.serving.profile import at, draw, fit, load, quantiles
-from minillm.serving.traces import Request, read_azure, read_mooncake
+from minillm.load.profiles import at, draw, fit, load, quantiles
+from minillm.load.traces import Request, read_azure, read_mooncake
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 GOOD = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n'

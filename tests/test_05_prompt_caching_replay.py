@@ -11,8 +11,8 @@ from minillm.bench.replay import POLICIES, by_policy, hits, prefix
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
-from minillm.serving.profile import draw, load
-from minillm.serving.traces import Request, read_mooncake
+from minillm.load.profiles import draw, load
+from minillm.load.traces import Request, read_mooncake
 
 talks = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=25)
 

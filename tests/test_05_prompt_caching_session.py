@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from test_01_inference_tokenizer import tokenizer as recorded
 
 from minillm import LLM, MiniLLMError, SamplingParams
+from minillm.costs.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
 from minillm.errors import RequestError
+from minillm.gateway.session import Part, Session, Usage
 from minillm.model.random_model import TINY, random_model
 from minillm.model.tokenizer import Tokenizer
-from minillm.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
-from minillm.session import Part, Session, Usage
 
 SMALL = replace(TINY, n_layers=2, d_model=32, n_heads=2, n_kv_heads=1, d_head=16, d_ff=32, vocab_size=300, context_length=128)
 ANSWER = 3

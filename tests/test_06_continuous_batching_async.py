@@ -9,11 +9,11 @@ import pytest
 from engine_help import Spoiled, engine, greedy, small, used
 from test_06_continuous_batching_engine import kinds, nan_for
 
+from minillm.engine.answer import Delta
+from minillm.engine.async_engine import AsyncEngine
+from minillm.engine.stream import LAG, Stream
 from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping
-from minillm.events import CANCELLED, FINISHED
-from minillm.serving.answer import Delta
-from minillm.serving.async_engine import AsyncEngine
-from minillm.serving.stream import LAG, Stream
+from minillm.metrics.events import CANCELLED, FINISHED
 
 
 def served(scenario, limit_s=60, max_queue=256, one=None, **config):

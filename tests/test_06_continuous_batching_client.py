@@ -9,11 +9,23 @@ from hypothesis import strategies as st
 from mock_openai import STREAM, MockServer, answer, event, framed
 
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, CACHED, CANCELLED, ENDS, FAILED, FINISHED, PROMPT_USAGE, REFUSED, TOKEN, USAGE, EventLog
-from minillm.serving import metrics
-from minillm.serving.client import Client
-from minillm.serving.client_http import Address, Dechunker, address
-from minillm.serving.client_sse import Parser, Trouble, read_chunk
+from minillm.load.client import Client
+from minillm.load.client_http import Address, Dechunker, address
+from minillm.load.client_sse import Parser, Trouble, read_chunk
+from minillm.metrics import summary
+from minillm.metrics.events import (
+    ARRIVED,
+    CACHED,
+    CANCELLED,
+    ENDS,
+    FAILED,
+    FINISHED,
+    PROMPT_USAGE,
+    REFUSED,
+    TOKEN,
+    USAGE,
+    EventLog,
+)
 
 # --- bytes, cut anywhere ------------------------------------------------------------------------------------------------------
 
@@ -178,7 +190,7 @@ def watch(script, clock=None):
     client = Client("http://x", "m", log=EventLog(clock))
     client.pool = FakePool(clock, script)
     outcome = asyncio.run(client.complete(0, b"", 7))
-    return outcome, client.log, metrics.measure(client.log, 0)
+    return outcome, client.log, summary.measure(client.log, 0)
 
 
 def says(text, **more):
@@ -248,7 +260,7 @@ def test_several_answers_are_kept_apart():
 def test_a_stream_that_breaks_has_a_name_and_no_latency(script, kind):
     outcome, log, m = watch(script)
     assert outcome.error == kind and m is None and log.of(0)[-1].kind == FAILED
-    assert metrics.latencies(log, 0) == (None, None, None)
+    assert summary.latencies(log, 0) == (None, None, None)
 
 
 @pytest.mark.parametrize("end", [says("", finish_reason="stop"), b"data: [DONE]", event(b"[DONE]") + b"garbage"])
@@ -278,7 +290,7 @@ def test_both_apis_stream_and_keep_their_connection(chat):
     outcomes, log, server = ask(requests=4, chat=chat)
     assert [o.error for o in outcomes] == [None] * 4 and server.connections == 1
     assert all(o.texts == {0: "tok tok tok "} and o.finish_reason == "length" for o in outcomes)
-    assert all(log.times(i, USAGE) and metrics.measure(log, i).prompt_tokens == 3 for i in range(4))
+    assert all(log.times(i, USAGE) and summary.measure(log, i).prompt_tokens == 3 for i in range(4))
     for i in range(4):
         assert [e.kind for e in log.of(i)] == [ARRIVED, TOKEN, TOKEN, TOKEN, PROMPT_USAGE, USAGE, FINISHED]
         assert log.times(i, TOKEN) == sorted(log.times(i, TOKEN))
@@ -341,7 +353,7 @@ def test_hostile_servers_have_a_name_each(data, kind, words):
     assert outcomes[0].error == kind and words in outcomes[0].message
     assert "\n" not in outcomes[0].message and len(outcomes[0].message) < 300
     end = REFUSED if kind in ("http 429", "http 503") else FAILED
-    assert [e.kind for e in log.of(0) if e.kind in ENDS] == [end] and metrics.measure(log, 0) is None
+    assert [e.kind for e in log.of(0) if e.kind in ENDS] == [end] and summary.measure(log, 0) is None
 
 
 def test_a_server_that_never_answers_runs_into_the_time_limit():
@@ -358,7 +370,7 @@ def test_a_server_that_stops_in_the_middle_runs_into_it_too():
         await asyncio.sleep(60)
 
     outcomes, log, _ = ask(half, timeout=1.0)
-    assert outcomes[0].error == "timeout" and len(log.times(0, TOKEN)) == 1 and metrics.measure(log, 0) is None
+    assert outcomes[0].error == "timeout" and len(log.times(0, TOKEN)) == 1 and summary.measure(log, 0) is None
 
 
 def test_an_answer_is_whole_at_done_even_if_the_server_keeps_the_body_open():

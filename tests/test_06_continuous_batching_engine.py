@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from minillm import SamplingParams
 from minillm.errors import RequestError
-from minillm.events import ARRIVED, CACHED, CANCELLED, ENGINE, FAILED, FINISHED, PREEMPTED, REFUSED, SCHEDULED, STEP, TOKEN
+from minillm.metrics.events import (
+    ARRIVED,
+    CACHED,
+    CANCELLED,
+    ENGINE,
+    FAILED,
+    FINISHED,
+    PREEMPTED,
+    REFUSED,
+    SCHEDULED,
+    STEP,
+    TOKEN,
+)
 from minillm.model.random_model import byte_tokenizer
 
 

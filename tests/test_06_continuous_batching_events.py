@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm import events
 from minillm.errors import MiniLLMError
-from minillm.events import (
+from minillm.metrics import events
+from minillm.metrics.events import (
     ARRIVED,
     CACHED,
     CANCELLED,

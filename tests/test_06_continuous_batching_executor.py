@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from engine_help import Spoiled, small
 
+from minillm.engine.answer import Delta
+from minillm.engine.executor import ModelExecutor
 from minillm.model.transformer import Segment
-from minillm.serving.answer import Delta
-from minillm.serving.executor import ModelExecutor
-from minillm.serving.plan import Executor, Plan, SequenceId, Share
+from minillm.scheduler.plan import Executor, Plan, SequenceId, Share
 
 A, B, C = SequenceId(1, 0), SequenceId(2, 0), SequenceId(2, 1)
 PROMPT = [5, 6, 7, 8, 9, 10, 11]

@@ -16,12 +16,12 @@ from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.course.checks import check_close, exercise
+from minillm.engine.answer import Answer, fresh_state
 from minillm.model.sampling import SamplingParams
-from minillm.serving.answer import Answer, fresh_state
-from minillm.serving.order import FairQueue
-from minillm.serving.request import Group, Request
-from minillm.serving.scheduler import Scheduler, SchedulerConfig
-from minillm.serving.step import Step, divide, open_table
+from minillm.scheduler.queues import FairQueue
+from minillm.scheduler.request import Group, Request
+from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
+from minillm.scheduler.step import Step, divide, open_table
 
 SIZE = 4  # tokens of a block
 

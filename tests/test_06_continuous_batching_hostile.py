@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_help import PATIENCE_S, TOKENIZER, FakeEngine, call, is_error, opened, post, running, say, wait_until
 
-from minillm.serving.listen import allow_files
+from minillm.server.listen import allow_files
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scheduler_help import most_blocks, request, schedule, started
 
 from minillm.errors import RequestError
-from minillm.serving.limits import POLICIES, PREFIXES, SchedulerConfig, blocks_at_most
-from minillm.serving.scheduler import Request, Scheduler
+from minillm.scheduler.config import POLICIES, PREFIXES, SchedulerConfig, blocks_at_most
+from minillm.scheduler.scheduler import Request, Scheduler
 
 LIMITS = {"num_blocks": 10, "block_size": 4, "max_sequences": 4, "max_tokens_per_step": 16, "context_length": 36}
 REFUSED = [

@@ -23,9 +23,13 @@ from mock_openai import STREAM, MockServer, answer, event, framed
 from server_help import SERVED, FakeEngine, running
 
 from minillm import cli
-from minillm.bench import loadtest as shown
 from minillm.errors import MiniLLMError
-from minillm.events import (
+from minillm.load import generator, workload
+from minillm.load import report as shown
+from minillm.load.client import Client, Outcome
+from minillm.load.traces import Request
+from minillm.metrics import perfetto
+from minillm.metrics.events import (
     ARRIVED,
     CANCELLED,
     FAILED,
@@ -38,9 +42,6 @@ from minillm.events import (
     Event,
     EventLog,
 )
-from minillm.serving import loadtest, perfetto, workload
-from minillm.serving.client import Client, Outcome
-from minillm.serving.traces import Request
 
 # --- driving, on a clock of its own --------------------------------------------------------------------------------------
 
@@ -87,7 +88,7 @@ class VirtualClient:
 def virtually(requests, seconds, fails=(), **options):
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         client = VirtualClient(runner.get_loop(), seconds, fails)
-        test = runner.run(loadtest.drive(client, requests, [b""] * len(requests), **options))
+        test = runner.run(generator.drive(client, requests, [b""] * len(requests), **options))
         return client, test
 
 
@@ -124,30 +125,30 @@ def test_a_generator_that_is_late_says_so():
             return loop.now
 
         client.log.clock = slow
-        return await loadtest.drive(client, due(0, 0, 0), [b""] * 3)
+        return await generator.drive(client, due(0, 0, 0), [b""] * 3)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         client = VirtualClient(runner.get_loop(), [0, 0, 0])
         test = runner.run(go(client, runner.get_loop()))
     late = [test.lateness(i) for i in range(3)]
     assert late == sorted(late) and late[0] > 0 and late[2] >= late[0] + 1
-    report = loadtest.report(test)
+    report = generator.report(test)
     assert report["generator_late_s"]["max"] == late[2] and "TOO MUCH" in shown.generator(report)
 
 
 def test_errors_are_counted_by_name_and_have_no_latency():
     client, test = virtually(due(0, 1, 2, 3), [1, 0.001, 1, 0.001], fails={1, 3})
-    report = loadtest.report(test, {"ttft": 2.0})
+    report = generator.report(test, {"ttft": 2.0})
     assert report["errors"] == {"http 500": 2} and report["failed"] == 2 and report["finished"] == 2
     assert report["ttft_s"]["min"] == pytest.approx(1) and report["ttft_s"]["count"] == 2 and report["attainment"] == 0.5
     assert report["offered_per_s"] == pytest.approx(1) and report["planned"] == report["requests"] == 4
-    lines = loadtest.rows(test)
+    lines = generator.rows(test)
     assert [r["error"] for r in lines] == ["", "http 500", "", "http 500"] and lines[1]["ttft_s"] is None
 
 
 def stopped(requests, seconds, after, **options):
     async def go(client):
-        task = asyncio.ensure_future(loadtest.drive(client, requests, [b""] * len(requests), **options))
+        task = asyncio.ensure_future(generator.drive(client, requests, [b""] * len(requests), **options))
         await asyncio.sleep(after)
         task.cancel()
         return await task
@@ -164,7 +165,7 @@ def test_stopped_it_cancels_what_is_under_way_and_keeps_what_is_done(options, se
     ends = [client.log.of(i)[-1].kind for i in range(sent)]
     assert ends == [FINISHED, CANCELLED, CANCELLED]
     assert [test.outcomes[i].error for i in range(sent)] == [None, "cancelled", "cancelled"]
-    report = loadtest.report(test)
+    report = generator.report(test)
     assert report["stopped"] and report["errors"] == {"cancelled": 2} and report["finished"] == 1
 
 
@@ -179,7 +180,7 @@ def against(requests, behave=None, server=None, **options):
         async with MockServer(tokens=5, behave=behave, **(server or {})) as mock:
             client = Client(mock.url, **asked)
             try:
-                return await loadtest.run(client, requests, **options), mock, client
+                return await generator.run(client, requests, **options), mock, client
             finally:
                 client.close()
 
@@ -191,8 +192,8 @@ def against(requests, behave=None, server=None, **options):
 def test_text_prompts_have_as_many_tokens_as_asked_whatever_a_template_adds(chat, overhead):
     requests = workload.at_times(workload.cut([Request(n, 5) for n in (40, 100, 700)]), [0, 0, 0])
     test, mock, client = against(requests, server={"overhead": overhead}, chat=chat)
-    assert [row["prompt_tokens"] for row in loadtest.rows(test)] == [40, 100, 700]
-    assert client.model == "mock" and [row["new_tokens"] for row in loadtest.rows(test)] == [5, 5, 5]
+    assert [row["prompt_tokens"] for row in generator.rows(test)] == [40, 100, 700]
+    assert client.model == "mock" and [row["new_tokens"] for row in generator.rows(test)] == [5, 5, 5]
     assert sorted(test.log.requests()) == [0, 1, 2], "the probes are not part of the measurement"
 
 
@@ -238,7 +239,7 @@ def test_mixed_answers_are_all_accounted_for():
     for concurrency in (None, 3):
         requests = [Request(5, 2 + i, arrival=0.001 * i) for i in range(35)]
         test, _, _ = against(requests, behave, concurrency=concurrency)
-        report = loadtest.report(test)
+        report = generator.report(test)
         assert report["errors"] == {"disconnected": 10, "http 429": 5, "http 500": 5, "not http": 5}
         assert (report["finished"], report["refused"], report["failed"]) == (10, 5, 20) and report["unfinished"] == 0
 
@@ -489,14 +490,14 @@ def slow_after(count):
 
 
 def test_a_picture_of_nothing_and_of_one(tmp_path):
-    for test in (loadtest.LoadTest([], EventLog()), virtually(due(0.0), [1.0])[1]):
-        result = {"server": "s", "model": "m", "workload": "w", **loadtest.report(test, {"ttft": 1.0})}
+    for test in (generator.LoadTest([], EventLog()), virtually(due(0.0), [1.0])[1]):
+        result = {"server": "s", "model": "m", "workload": "w", **generator.report(test, {"ttft": 1.0})}
         assert shown.table(result) and len(shown.write(result, test, tmp_path)) == 4
         assert not any(isinstance(v, float) and math.isnan(v) for v in result.values())
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    test = loadtest.LoadTest([], EventLog())
+    test = generator.LoadTest([], EventLog())
     (tmp_path / "file").write_text("")
     with pytest.raises(MiniLLMError, match="cannot be written"):
-        shown.write(loadtest.report(test), test, tmp_path / "file")
+        shown.write(generator.report(test), test, tmp_path / "file")

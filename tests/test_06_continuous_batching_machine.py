@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from scheduler_help import loop, most_blocks
 
 from minillm.errors import RequestError
-from minillm.serving.limits import ORDERS, POLICIES, PREEMPTIONS, PREFIXES
-from minillm.serving.scheduler import Request
+from minillm.scheduler.config import ORDERS, POLICIES, PREEMPTIONS, PREFIXES
+from minillm.scheduler.scheduler import Request
 
 EXAMPLES, STEPS, CROWD = 12, 40, 9  # for each of the 96 ways to configure it
 anyone = st.integers(0, 999)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from minillm.course.checks import check_close, exercise
 from minillm.errors import MiniLLMError
-from minillm.events import (
+from minillm.metrics import summary
+from minillm.metrics.bootstrap import PERCENTILES, distribution, statistics
+from minillm.metrics.events import (
     ARRIVED,
     CACHED,
     CANCELLED,
@@ -28,9 +30,7 @@ from minillm.events import (
     Event,
     EventLog,
 )
-from minillm.serving import metrics
-from minillm.serving.bootstrap import PERCENTILES, distribution, statistics
-from minillm.serving.metrics import Measures, latencies, measure
+from minillm.metrics.summary import Measures, latencies, measure
 
 # --- 06.4 -------------------------------------------------------------------------------------------------------------------
 
@@ -107,9 +107,9 @@ def test_measures_of_a_request_by_hand():
     m = measure(log, 3)
     assert (m.prompt_tokens, m.new_tokens, m.gaps) == (11, 3, [0.5, 2.0])
     assert m.normalized == 3.5 / 3 and m.itl == 2.0 and m.tbt == 2.0
-    assert metrics.tpots([m]) == [1.25] and metrics.tpots([m], "guidellm") == [3.5 / 3]
-    assert metrics.itls([m]) == [[0.5, 2.0]] and metrics.itls([m], "aiperf") == [[1.25]] == metrics.itls([m], "guidellm")
-    for call in (metrics.tpots, metrics.itls):
+    assert summary.tpots([m]) == [1.25] and summary.tpots([m], "guidellm") == [3.5 / 3]
+    assert summary.itls([m]) == [[0.5, 2.0]] and summary.itls([m], "aiperf") == [[1.25]] == summary.itls([m], "guidellm")
+    for call in (summary.tpots, summary.itls):
         with pytest.raises(MiniLLMError, match="found 'mean'"):
             call([m], "mean")
 
@@ -163,7 +163,7 @@ def crowd(seed, count=40):
 def test_a_report_is_what_plain_loops_find(seed):
     log, truth = crowd(seed)
     slo = {"ttft": 2.0, "tpot": 1.5}
-    found = metrics.report(log, slo)
+    found = summary.report(log, slo)
     done = [(a, t) for a, t, end in truth if end == FINISHED]
     first, last = min(a for a, _, _ in truth), max(max([a, *t]) for a, t, _ in truth)
     for kind in (CANCELLED, FAILED, REFUSED, FINISHED):
@@ -193,28 +193,28 @@ def test_a_report_is_what_plain_loops_find(seed):
 
 
 def test_an_empty_log_has_a_report_too():
-    found = metrics.report(EventLog(), {"ttft": 1.0})
+    found = summary.report(EventLog(), {"ttft": 1.0})
     assert found["requests"] == 0 and found["requests_per_s"] is None and found["attainment"] is None
     assert found["ttft_s"] == {"count": 0} and found["goodput_per_s"] is None
-    assert metrics.report(EventLog(events=life([2.0])))["slo_s"] == {}
+    assert summary.report(EventLog(events=life([2.0])))["slo_s"] == {}
 
 
 def test_seconds_may_be_given():
     log = EventLog(events=life([2.0, 3.0]))
-    assert metrics.report(log, {"ttft": 1.0}, seconds=10.0)["requests_per_s"] == 0.1 == metrics.goodput(log, {"ttft": 1.0}, 10.0)
+    assert summary.report(log, {"ttft": 1.0}, seconds=10.0)["requests_per_s"] == 0.1 == summary.goodput(log, {"ttft": 1.0}, 10.0)
 
 
 def test_distserves_goodput_is_the_highest_rate_before_the_first_that_fails():
     runs = [(4, 0.5), (1, 1.0), (2, 0.9), (3, 0.89), (5, 0.95), (6, None)]
-    assert metrics.goodput_distserve(runs) == 2
-    assert metrics.goodput_distserve(runs, 0.89) == 3 and metrics.goodput_distserve([(1, 0.2)]) == 0.0
+    assert summary.goodput_distserve(runs) == 2
+    assert summary.goodput_distserve(runs, 0.89) == 3 and summary.goodput_distserve([(1, 0.2)]) == 0.0
 
 
 def test_objectives_are_read_from_a_line_of_text():
-    assert metrics.parse_slo("ttft=0.5, tpot = .05") == {"ttft": 0.5, "tpot": 0.05}
+    assert summary.parse_slo("ttft=0.5, tpot = .05") == {"ttft": 0.5, "tpot": 0.05}
     for bad in ("", "ttft", "itl=", "ttft=x", "ttft=0", "ttft=-1", "ttft=nan", "ttft=inf", "speed=1", "ttft=1,ttft=2", "e2e=1,"):
         with pytest.raises(MiniLLMError, match="an objective is one of ttft, tpot, itl, tbt, e2e"):
-            metrics.parse_slo(bad)
+            summary.parse_slo(bad)
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from server_help import CHAT, CONTEXT, HELLO, TEXT, TOKENIZER, FakeEngine, is_er
 from server_help import openai_client as client
 
 from minillm import LLM, SamplingParams
+from minillm.engine.async_engine import AsyncEngine
 from minillm.errors import RequestError
 from minillm.model.random_model import byte_tokenizer, random_model
-from minillm.serving.async_engine import AsyncEngine
-from minillm.serving.limits import SchedulerConfig, blocks_at_most, longest_answer
-from minillm.serving.request import Request
-from minillm.serving.server import Served
+from minillm.scheduler.config import SchedulerConfig, blocks_at_most, longest_answer
+from minillm.scheduler.request import Request
+from minillm.server.app import Served
 
 openai = pytest.importorskip("openai", reason="the official client is not installed: pip install openai")
 

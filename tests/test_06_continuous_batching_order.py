@@ -10,10 +10,10 @@ from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.errors import BlockError
-from minillm.serving.limits import ORDERS, POLICIES, PREEMPTIONS
-from minillm.serving.request import Group
-from minillm.serving.scheduler import Request
-from minillm.serving.step import open_table
+from minillm.scheduler.config import ORDERS, POLICIES, PREEMPTIONS
+from minillm.scheduler.request import Group
+from minillm.scheduler.scheduler import Request
+from minillm.scheduler.step import open_table
 
 # --- who enters -------------------------------------------------------------------------------------------------------------
 

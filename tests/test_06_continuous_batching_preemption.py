@@ -7,7 +7,7 @@ from scheduler_help import request, schedule, shown, started
 
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
-from minillm.serving.preemption import growth
+from minillm.scheduler.preemption import growth
 
 
 def test_the_last_to_come_gives_way_and_is_the_first_to_come_back():

@@ -11,9 +11,9 @@ from server_help import SERVED, TOKENIZER, Delta, is_error
 
 from minillm.model.generate import TokenLogprob
 from minillm.model.sampling import SamplingParams
-from minillm.serving.fields import parse_json
-from minillm.serving.protocol import Job, parse_chat, parse_completion
-from minillm.serving.wire import ApiError, ChatWriter, TextWriter, encode, usage
+from minillm.server.fields import parse_json
+from minillm.server.protocol import Job, parse_chat, parse_completion
+from minillm.server.wire import ApiError, ChatWriter, TextWriter, encode, usage
 
 HELLO = [{"role": "user", "content": "hello"}]
 DEFAULTS = SamplingParams(temperature=1.0)

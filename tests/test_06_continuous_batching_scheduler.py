@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduler_help import ROOMY, request, schedule, shown, started
 
-from minillm.serving.limits import POLICIES, SchedulerConfig
-from minillm.serving.plan import Plan, Result, SequenceId
-from minillm.serving.scheduler import Scheduler
-from minillm.serving.step import divide
+from minillm.scheduler.config import POLICIES, SchedulerConfig
+from minillm.scheduler.plan import Plan, Result, SequenceId
+from minillm.scheduler.scheduler import Scheduler
+from minillm.scheduler.step import divide
 
 # --- policies ---------------------------------------------------------------------------------------------------------------
 

@@ -15,14 +15,14 @@ from server_help import PATIENCE_S, call, events, is_error, opened, post, runnin
 
 from minillm import LLM, SamplingParams
 from minillm.cli.serve import KEEP, api_keys, build, configure, limits, scheduler_config, size
+from minillm.engine.async_engine import AsyncEngine
+from minillm.engine.engine import Engine
 from minillm.errors import MiniLLMError
 from minillm.model.defaults import default_sampling
 from minillm.model.random_model import TINY, random_model
-from minillm.serving.async_engine import AsyncEngine
-from minillm.serving.engine import Engine
-from minillm.serving.metrics_page import MetricsPage, WatchedLog
-from minillm.serving.scheduler import SchedulerConfig
-from minillm.serving.server import Served
+from minillm.scheduler.scheduler import SchedulerConfig
+from minillm.server.app import Served
+from minillm.server.metrics_page import MetricsPage, WatchedLog
 
 openai = pytest.importorskip("openai", reason="the official client is not installed: pip install openai")
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"

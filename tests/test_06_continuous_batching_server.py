@@ -24,10 +24,10 @@ from server_help import (
 )
 
 from minillm.errors import MiniLLMError, RequestError
-from minillm.events import ARRIVED, CACHED, CANCELLED, FINISHED, PREEMPTED, REFUSED, TOKEN, e2e, tpot, ttft
-from minillm.serving.guards import is_loopback
-from minillm.serving.listen import bind
-from minillm.serving.metrics_page import MetricsPage, WatchedLog
+from minillm.metrics.events import ARRIVED, CACHED, CANCELLED, FINISHED, PREEMPTED, REFUSED, TOKEN, e2e, tpot, ttft
+from minillm.server.guards import is_loopback
+from minillm.server.listen import bind
+from minillm.server.metrics_page import MetricsPage, WatchedLog
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -3,14 +3,13 @@
 import pytest
 from engine_help import engine, greedy, small
 
-from minillm import events
 from minillm.bench.compare import speeds
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, FINISHED, TOKEN, USAGE, Event, EventLog
-from minillm.serving import metrics
-from minillm.serving.loadtest import LoadTest, rows
-from minillm.serving.metrics_page import MetricsPage, WatchedLog
-from minillm.serving.traces import Request
+from minillm.load.generator import LoadTest, rows
+from minillm.load.traces import Request
+from minillm.metrics import events, summary
+from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, USAGE, Event, EventLog
+from minillm.server.metrics_page import MetricsPage, WatchedLog
 
 ANSWERS = {0: [2.0, 3.0, 4.0], 1: [2.5, 6.5], 2: [3.0]}  # TPOT 1.0, 4.0, and none
 BY_HAND = {"vllm": (1.0 + 4.0) / 2, "guidellm": (3.0 / 3 + 5.5 / 2 + 2.0 / 1) / 3}
@@ -31,16 +30,16 @@ def log_of(answers, usage=None, log=None):
 
 def doors(log):
     """Every way to ask for the TPOT of the one request in a log."""
-    measured = metrics.measure(log, 3)
+    measured = summary.measure(log, 3)
     client = LoadTest([None] * 3 + [Request(5, 3)], log, open_loop=False)
     return {
         "events": events.tpot(log, 3),
         "summary": events.summary(log, 3)["tpot_s"],
-        "latencies": metrics.latencies(log, 3)[1],
+        "latencies": summary.latencies(log, 3)[1],
         "measures": measured.tpot,
-        "tpots": metrics.tpots([measured])[0],
-        "itls": metrics.itls([measured], "guidellm")[0][0],
-        "report": metrics.report(log)["tpot_s"]["mean"],
+        "tpots": summary.tpots([measured])[0],
+        "itls": summary.itls([measured], "guidellm")[0][0],
+        "report": summary.report(log)["tpot_s"]["mean"],
         "load generator": rows(client)[0]["tpot_s"],
     }
 
@@ -62,7 +61,7 @@ def test_of_several_answers_it_is_the_mean_of_theirs():
     assert [events.tpot(log, 3, index=i) for i in ANSWERS] == [1.0, 4.0, None]
     for convention, expected in BY_HAND.items():
         assert events.tpot(log, 3, convention) == pytest.approx(expected)
-        assert metrics.tpots([metrics.measure(log, 3)], convention) == pytest.approx([expected])
+        assert summary.tpots([summary.measure(log, 3)], convention) == pytest.approx([expected])
     assert [events.summary(log, 3, i)["new_tokens"] for i in ANSWERS] == [3, 2, 1]
     assert events.summary(log, 3, 1)["ttft_s"] == 1.5 and events.summary(log, 3)["ttft_s"] == 1.0
 
@@ -83,7 +82,7 @@ def test_the_engine_gives_each_answer_its_own(tmp_path):
     assert [len(c.token_ids) for c in completions] == [c.metrics["new_tokens"] for c in completions]
     each = [c.metrics["tpot_s"] for c in completions]
     assert each == [events.tpot(log, request, index=i) for i in range(3)]
-    assert metrics.measure(log, request).tpot == pytest.approx(sum(each) / 3) and None not in each
+    assert summary.measure(log, request).tpot == pytest.approx(sum(each) / 3) and None not in each
 
 
 def test_a_peer_of_the_bench_is_measured_by_it_too():

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from minillm.errors import TraceError
-from minillm.serving.profile import FOLDER, draw, fit, load, quantiles
-from minillm.serving.traces import Request, read_any, read_azure, read_mooncake, read_sharegpt
+from minillm.load.profiles import FOLDER, draw, fit, load, quantiles
+from minillm.load.traces import Request, read_any, read_azure, read_mooncake, read_sharegpt
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 SHAREGPT = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n"

@@ -67,7 +67,7 @@ def test_no_kernel_is_compiled_under_traffic(how):
 
 @pytest.mark.parametrize("config", [{}, {"num_blocks": 1}, {"num_blocks": 2, "max_sequences": 1}, {"policy": "static"}], ids=str)
 def test_a_warm_up_fits_any_pool_and_leaves_nothing(config):
-    from minillm.serving.warmup import warm_up
+    from minillm.engine.warmup import warm_up
 
     core = engine(small(), prefix="hash", **config)
     warm_up(core)

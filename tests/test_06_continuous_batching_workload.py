@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.errors import MiniLLMError
-from minillm.serving import workload
-from minillm.serving.traces import HASHED_TOKENS, Request
+from minillm.load import workload
+from minillm.load.traces import HASHED_TOKENS, Request
 
 
 def gaps(times):

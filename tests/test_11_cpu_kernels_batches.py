@@ -8,8 +8,8 @@ from golden import tiny_models
 
 from minillm.bench import batches
 from minillm.bench.compare import ceilings
-from minillm.bench.engines import MiniLLM
 from minillm.bench.machine import Machine
+from minillm.bench.peers.models import MiniLLM
 from minillm.cli import main
 from minillm.model.load import bits_per_weight, read_config, stored_bytes
 

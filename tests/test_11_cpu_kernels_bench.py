@@ -49,7 +49,7 @@ def test_the_json_has_time_flops_bytes_and_memory_for_each_size(ceilings, capsys
 def test_the_paged_engine_computes_what_the_contiguous_one_does():
     import numpy as np
 
-    from minillm.bench.attention_engines import IMPLEMENTATIONS, draw
+    from minillm.bench.peers.attention import IMPLEMENTATIONS, draw
 
     rng = np.random.default_rng(0)
     q, k, v = draw(rng, (1, 6, 16)), draw(rng, (40, 2, 16)), draw(rng, (40, 2, 16))

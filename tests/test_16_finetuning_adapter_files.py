@@ -15,12 +15,13 @@ from test_16_finetuning_model import SHAPES
 
 from minillm.errors import MiniLLMError, ModelError
 from minillm.formats.gguf_write import write_gguf
+from minillm.model.adapter_files import load_adapter, save_gguf, save_peft
 from minillm.model.config import ModelConfig
 from minillm.model.load import load_model, load_parameters
+from minillm.model.lora import Adapter
 from minillm.model.transformer import Segment
 from minillm.training import model
-from minillm.training.adapter_files import load_adapter, save_gguf, save_peft
-from minillm.training.lora import Adapted, Adapter, merge
+from minillm.training.lora import Adapted, merge
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 RECORDED = json.loads((GOLDEN / "lora.json").read_text())["models"]
@@ -278,7 +279,7 @@ def test_unknown_tensors_of_a_gguf_adapter_are_refused(name, tmp_path):
 
 
 def test_shapes_are_refused_before_numbers_are_read(tmp_path, monkeypatch):
-    from minillm.training import adapter_files
+    from minillm.model import adapter_files
 
     wrong = random_adapter(CONFIG).weights | {"blk.1.ffn_up.weight.lora_a": np.zeros((2, 4096), np.float32)}
     write_gguf(tmp_path / "a.gguf", GOOD, wrong)

@@ -8,12 +8,12 @@ from training_help import write_corpus
 
 import minillm.cli
 from minillm import LLM
+from minillm.model.adapter_files import load_adapter
 from minillm.model.config import ModelConfig
 from minillm.model.load import load_parameters
 from minillm.model.random_model import byte_metadata
 from minillm.model.write import write_model
 from minillm.training import lora, model
-from minillm.training.adapter_files import load_adapter
 from minillm.training.curve import read_curve
 
 SHAPE = ModelConfig(

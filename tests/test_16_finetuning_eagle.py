@@ -10,14 +10,16 @@ from script_help import DATA, script
 
 from minillm import LLM, SamplingParams
 from minillm.bench import eagle as bench
+from minillm.costs import speculation
 from minillm.errors import GGUFError, ModelError
 from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize_q8_0
 from minillm.formats.gguf import open_gguf
 from minillm.layers import softmax
 from minillm.model.config import ModelConfig
-from minillm.model.eagle import Eagle, head_config, head_shapes, load_eagle, packed, save_eagle
 from minillm.model.random_model import random_model
 from minillm.model.transformer import Segment
+from minillm.speculative.draft import draft as speculative_draft
+from minillm.speculative.eagle import Eagle, head_config, head_shapes, load_eagle, packed, save_eagle
 from minillm.training import checkpoint, eagle
 from minillm.training.config import Optimizer, Run
 from minillm.training.eagle_data import ToldBatches, objective, tell
@@ -195,7 +197,7 @@ def test_a_chain_feeds_back_each_guess_and_the_token_drawn_from_it():
     ids = np.random.default_rng(2).integers(0, 300, 6)
     x, _ = llm.transformer.hidden([Segment(ids[:-1], 0, llm.transformer.new_cache())])
     cache = head.new_cache()
-    proposed, q = bench.draft(head, head.features(x), ids[1:], cache, 1, 4, np.random.default_rng(0))
+    proposed, q = speculative_draft(head, head.features(x), ids[1:], cache, 1, 4, np.random.default_rng(0))
     assert len(set(proposed)) == 4 and cache.length == 5
     features, tokens = list(head.features(x)), ids[1:].tolist()
     for token, row in zip(proposed, q, strict=True):
@@ -206,7 +208,7 @@ def test_a_chain_feeds_back_each_guess_and_the_token_drawn_from_it():
 
 def test_the_head_is_told_each_true_vector_once_with_the_token_after_it(monkeypatch):
     llm, told, texts = target(), [], []
-    head, draft = head_of(llm)[0], bench.draft
+    head, draft = head_of(llm)[0], speculative_draft
 
     def spy(head, features, tokens, cache, *rest):
         told.append((cache.length, features, list(tokens)))
@@ -319,9 +321,9 @@ def test_q8_0_rounds_to_half_a_step_and_refuses_what_it_cannot_hold():
 
 
 def test_expected_tokens_are_those_of_the_paper():
-    assert bench.expected_tokens(0.8, 4) == pytest.approx(1 + 0.8 + 0.64 + 0.512 + 0.4096)
-    assert bench.expected_tokens(1, 4) == 5 and bench.expected_tokens(0, 4) == 1
-    assert bench.expected_speed_up(2.0, 4, 0.25) == 1.0
+    assert speculation.expected_tokens(0.8, 4) == pytest.approx(1 + 0.8 + 0.64 + 0.512 + 0.4096)
+    assert speculation.expected_tokens(1, 4) == 5 and speculation.expected_tokens(0, 4) == 1
+    assert speculation.speed_up(2.0, 4, 0.25) == 1.0
 
 
 def test_costs_names_every_part():

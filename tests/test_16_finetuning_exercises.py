@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.course.checks import check_close, check_memory, draws, exercise, run_seed, seeds
+from minillm.model.lora import Adapter
 from minillm.quantization.nf4 import nf4_levels
 from minillm.training.cross_entropy import IGNORE, ROWS, cross_entropy
 from minillm.training.gradients import rms_norm_backward
-from minillm.training.lora import Adapter, lora_linear, merge
+from minillm.training.lora import lora_linear, merge
 from minillm.training.optimizer import adamw, zeros_like
 
 

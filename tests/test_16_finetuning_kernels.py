@@ -13,8 +13,8 @@ from test_11_cpu_kernels_stack import layer_by_layer
 from minillm.backends.numba_ import stack, thin
 from minillm.cache.paged import PageStore
 from minillm.model.adapters import prepare
+from minillm.model.lora import MATRICES, Adapter
 from minillm.model.transformer import Segment
-from minillm.training.lora import MATRICES, Adapter
 
 CASES = [("like tiny", "F16"), ("like tiny-draft", "both"), ("halves of registers", "F32"), ("like tiny", "packed q, v, down"),
          ("like tiny-draft", "packed k, o, gate")]  # fmt: skip

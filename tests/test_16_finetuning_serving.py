@@ -18,17 +18,17 @@ from minillm import LLM
 from minillm.backends import get_backend
 from minillm.backends.invariant import invariant_model
 from minillm.cli import main
+from minillm.engine.async_engine import AsyncEngine
 from minillm.errors import MiniLLMError, ModelError, RequestError
-from minillm.events import CACHED, PREEMPTED
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.llm import Conversation
+from minillm.metrics.events import CACHED, PREEMPTED
 from minillm.model import adapters, transformer
+from minillm.model.adapter_files import save_gguf, save_peft
 from minillm.model.random_model import byte_tokenizer, random_model, random_tensor, tensor_shapes
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, load_weights
-from minillm.serving.async_engine import AsyncEngine
-from minillm.serving.server import Served
-from minillm.training.adapter_files import save_gguf, save_peft
+from minillm.server.app import Served
 from minillm.training.lora import merge
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")

@@ -12,6 +12,8 @@ from minillm.bench import pair
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.random_model import TINY, random_model
+from minillm.model.sampling import distribution, draw
+from minillm.speculative.verify import verify
 from minillm.training.data import read_corpus, split
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "story_models.json").read_text())  # by record_story_models.py, llama.cpp
@@ -148,10 +150,10 @@ def test_greedy_speculation_says_what_the_target_alone_says(stories, draft):
     while len(text) < len(prompt) + 30:
         proposed, q = [], []
         for _ in range(4):
-            q.append(pair.distribution(pair.probe(draft, text + proposed)[-1], 0))
-            proposed.append(pair.draw(q[-1], rng))
-        p = [pair.distribution(row, 0) for row in pair.probe(stories, text + proposed)[len(text) - 1 :]]
-        text += pair.verify(p, q, proposed, rng)
+            q.append(distribution(pair.probe(draft, text + proposed)[-1], SamplingParams(temperature=0)))
+            proposed.append(draw(q[-1], rng))
+        p = [distribution(row, SamplingParams(temperature=0)) for row in pair.probe(stories, text + proposed)[len(text) - 1 :]]
+        text += verify(p, q, proposed, rng)
     assert text[len(prompt) :][: len(alone)] == alone
 
 
@@ -160,8 +162,8 @@ def test_what_comes_out_of_verification_is_distributed_as_the_target():
     p, q = rng.dirichlet(np.ones(6), size=3), rng.dirichlet(np.ones(6), size=2)
     first = np.zeros(6)
     for _ in range(40_000):
-        proposed = [pair.draw(row, rng) for row in q]
-        first[pair.verify(p, q, proposed, rng)[0]] += 1
+        proposed = [draw(row, rng) for row in q]
+        first[verify(p, q, proposed, rng)[0]] += 1
     assert np.abs(first / first.sum() - p[0]).max() < 0.012  # five standard deviations
 
 

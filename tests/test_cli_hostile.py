@@ -11,7 +11,7 @@ import pytest
 
 from minillm.cli import main, parser
 from minillm.cli.tour import MEASURING
-from minillm.course.index import Course
+from minillm.course.exercises.index import Course
 from minillm.errors import MiniLLMError
 
 LONG = "n" * 5000
@@ -106,7 +106,7 @@ def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, stan
 )
 def test_a_mistake_is_one_line_and_status_2(words, says, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
+    monkeypatch.setattr("minillm.course.exercises.index.Course", lambda *_: COURSE)
     status, err = run_quietly(words, capsys, monkeypatch)
     assert status == 2 and says in err and err.startswith("minillm: ") and err.count("\n") == 1, err
 
@@ -147,19 +147,21 @@ def cli(tiny_path, tmp_path, monkeypatch, capsys):
     """Run a command whose work is cut short, in an empty folder. -> status, standard error"""
     from minillm import tour
     from minillm.bench import blocks, compare, kernels, machine, pair, prefix, replay, serving, training_speed, worker
-    from minillm.course import grade, kills, notebook, release, runner
+    from minillm.course.exercises import kills, runner
+    from minillm.course.grading import grade, release
+    from minillm.course.notebooks import build
     from minillm.model import zoo
-    from minillm.serving import listen
+    from minillm.server import listen
 
     for module, *names in (
         (tour, "climb"), (machine, "measure_machine"), (compare, "compare"), (worker, "Worker"), (kernels, "run"), (pair, "run"),
         (prefix, "run"), (replay, "run"), (serving, "run"), (blocks, "run"), (training_speed, "run"), (listen, "make_server"),
-        (runner, "run"), (kills, "kills"), (notebook, "build"), (release, "_zip"), (zoo, "_hub"),
+        (runner, "run"), (kills, "kills"), (build, "build"), (release, "_zip"), (zoo, "_hub"),
     ):  # fmt: skip
         for name in names:
             monkeypatch.setattr(module, name, reached, raising=name != "_zip")
     monkeypatch.setattr("minillm.cli.loadtest.under_way", reached)
-    monkeypatch.setattr("minillm.course.index.Course", lambda *_: COURSE)
+    monkeypatch.setattr("minillm.course.exercises.index.Course", lambda *_: COURSE)
     monkeypatch.setattr(grade, "grade", reached)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINILLM_STATE", str(tmp_path / "state"))

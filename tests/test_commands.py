@@ -9,7 +9,7 @@ import pytest
 from command_help import COURSE, LINE, ROOT, Advertised, collect, commands, of_file, wrong
 from command_run import SLOW, Mock, form, prepare, run_once, what
 
-from minillm.course.cards import cards_folder, read_decks
+from minillm.course.interview.cards import cards_folder, read_decks
 
 ADVERTISED = collect()
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.md"))
@@ -29,7 +29,7 @@ def test_commands_are_found_in_every_kind_of_place():
     """A collector that finds nothing passes everything."""
     places = {one.where.split(":")[0].split(" ")[0] for one in ADVERTISED}
     wanted = {f"lessons/{name}.md" for name in ("instructors", "01_inference", "cards/README")}
-    wanted |= {f"minillm/{name}" for name in ("course/bundle/README.md", "course/progress.py", "model/zoo.py", "cli/tour.py")}
+    wanted |= {f"minillm/{name}" for name in ("course/bundle/README.md", "course/exercises/progress.py", "model/zoo.py")}
     wanted |= {"README.md", "data/models/README.md", "data/models/tiny.toml", ".ci/run", "tests/conftest.py"}
     wanted |= {f"lessons/cards/{path.name}" for path in cards_folder().glob("*.toml")}
     assert wanted <= places, wanted - places
@@ -136,7 +136,7 @@ def test_an_experiment_of_a_card_is_a_command_or_a_file():
         ("minillm train --config data/models/none.toml", "there is no data/models/none.toml"),
         ("minillm course kills 03.7", "no exercise or lesson '03.7'"),
         ("minillm generate 'hello", "no command line"),
-        ("python -m minillm.serving.nothing FILE", "no module to run"),
+        ("python -m minillm.engine.nothing FILE", "no module to run"),
     ],
 )
 def test_a_planted_mistake_is_seen(text, says, capsys):

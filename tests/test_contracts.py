@@ -8,8 +8,8 @@ import pytest
 from minillm.cache.contiguous import ContiguousCache
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.cache.protocol import KVCache
-from minillm.serving.executor import ModelExecutor
-from minillm.serving.plan import Executor
+from minillm.engine.executor import ModelExecutor
+from minillm.scheduler.plan import Executor
 
 CONTRACTS = [(KVCache, ContiguousCache), (KVCache, PagedCache), (Executor, ModelExecutor)]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from course_fixture import cli, project, pytest_in, solve
 
-from minillm.course import broken, regions, runner, warm
-from minillm.course.check import check
-from minillm.course.progress import Progress
-from minillm.course.start import start
-from minillm.course.status import status
+from minillm.course.exercises import broken, regions, runner, warm
+from minillm.course.exercises.check import check
+from minillm.course.exercises.progress import Progress
+from minillm.course.exercises.start import start
+from minillm.course.exercises.status import status
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ def test_a_folder_has_one_name_in_all_commands_and_paths_are_as_one_would_type_t
 
 def test_pytest_with_a_folder_outside_the_project_says_what_to_type(course, tmp_path):
     solve(course, tmp_path / "away")
-    run = pytest_in(course, "-p", "minillm.course.entry", "--impl", str(tmp_path / "away"))
+    run = pytest_in(course, "-p", "minillm.course.exercises.entry", "--impl", str(tmp_path / "away"))
     assert run.returncode == 4 and f"write --impl={tmp_path / 'away'}" in run.stdout, run.stdout
-    assert pytest_in(course, f"--impl={tmp_path / 'away'}", "-p", "minillm.course.entry").returncode == 0
-    other = pytest_in(course, "-p", "minillm.course.entry", "--rootdir", str(tmp_path), "-c", os.devnull, "--version")
+    assert pytest_in(course, f"--impl={tmp_path / 'away'}", "-p", "minillm.course.exercises.entry").returncode == 0
+    other = pytest_in(course, "-p", "minillm.course.exercises.entry", "--rootdir", str(tmp_path), "-c", os.devnull, "--version")
     assert other.returncode == 0
 
 
@@ -135,4 +135,5 @@ def test_the_entry_point_is_the_module_that_is_tested():
     import tomllib
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["pytest11"] == {"minillm": "minillm.course.entry"} and "minillm.course" in sys.modules
+    assert project["entry-points"]["pytest11"] == {"minillm": "minillm.course.exercises.entry"}
+    assert "minillm.course" in sys.modules

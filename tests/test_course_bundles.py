@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from course_fixture import cli, pytest_in
 
-from minillm.course import jail, overlay, regions
-from minillm.course.index import Course
-from minillm.course.release import data, release, requirements
+from minillm.course.exercises import overlay, regions
+from minillm.course.exercises.index import Course
+from minillm.course.grading import jail
+from minillm.course.grading.release import data, release, requirements
 
 COURSE = Course()
 FILES = sorted({exercise.file for exercise in COURSE.exercises.values()})

@@ -2,8 +2,8 @@
 
 import pytest
 
-from minillm.course.cards import CardError, cards_folder, choose_decks, read_deck, read_decks
-from minillm.course.formulas import NAMES, FormulaError, evaluate
+from minillm.course.interview.cards import CardError, cards_folder, choose_decks, read_deck, read_decks
+from minillm.course.interview.expressions import NAMES, FormulaError, evaluate
 from minillm.model.presets import PRESETS
 
 DECKS = sorted(cards_folder().glob("*.toml"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minillm.course import checks
 from minillm.course.checks import Mismatch, check_close, draws, seeds
-from minillm.course.diagnose import name_factor
+from minillm.course.exercises.diagnose import name_factor
 
 E = np.random.default_rng(0).standard_normal((4, 6))
 SQUARE = np.random.default_rng(1).standard_normal((5, 5))

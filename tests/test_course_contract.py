@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from minillm.course import kills, regions, runner, warm
+from minillm.course.exercises import kills, regions, runner, warm
+from minillm.course.exercises.index import Course
 from minillm.course.files import write
-from minillm.course.index import Course
 
 COURSE = Course()
 EXERCISES = COURSE.exercises

@@ -8,9 +8,10 @@ import sys
 import pytest
 from course_fixture import project, solve
 
-from minillm.course import grade, regions
-from minillm.course.index import Course
-from minillm.course.start import start
+from minillm.course.exercises import regions
+from minillm.course.exercises.index import Course
+from minillm.course.exercises.start import start
+from minillm.course.grading import grade
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grade needs Linux or macOS")
 
@@ -73,7 +74,8 @@ def test_what_another_exercise_gets_wrong_is_right_in_the_judge(course):
 
 def on_the_command_line(folder, ids, out):
     """`minillm course grade` in a process of its own; wait for it with communicate()."""
-    command = [sys.executable, "-m", "minillm.course", "grade", str(folder), "--only", *ids, "--seed", "4711", "--out", str(out)]
+    options = ["--only", *ids, "--seed", "4711", "--out", str(out)]
+    command = [sys.executable, "-m", "minillm", "course", "grade", str(folder), *options]
     return subprocess.Popen(command, cwd=Course().root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

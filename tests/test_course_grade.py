@@ -12,10 +12,11 @@ import zipfile
 import pytest
 from course_fixture import cli, project, pytest_in, python, solve
 
-from minillm.course import grade, regions, report
-from minillm.course.lint import lint
-from minillm.course.release import release
-from minillm.course.start import start
+from minillm.course.exercises import regions
+from minillm.course.exercises.start import start
+from minillm.course.grading import grade, report
+from minillm.course.grading.lint import lint
+from minillm.course.grading.release import release
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grade needs Linux or macOS")
 

@@ -17,8 +17,8 @@ import hostile_help
 import pytest
 from course_fixture import project, solve
 
-from minillm.course import box, grade, jail
-from minillm.course.lint import lint
+from minillm.course.grading import box, grade, jail
+from minillm.course.grading.lint import lint
 
 NAMES = hostile_help.names()
 QUICK = ["forged_report", "links", "scans_descriptors", "zeroes_its_inputs"]  # one each of forging, reading, writing, lying
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grade needs Lin
 @cache
 def wall():
     """What a child of the grader is locked up with on this machine."""
-    run = subprocess.run([sys.executable, "-m", "minillm.course.jail"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "minillm.course.grading.jail"], capture_output=True, text=True)
     return run.stdout.strip() or run.stderr
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from minillm.course import jail, landlock, seccomp
+from minillm.course.grading import jail, landlock, seccomp
 
 PACKAGE = Path(jail.__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the wall is Linux's")
 TRY = """
 import json, os, sys
 sys.path.insert(0, PACKAGE)
-from minillm.course import jail
+from minillm.course.grading import jail
 wall = jail.confine(BOX, TMP, hidden=[HIDDEN])
 def attempt(act):
     try:
@@ -95,8 +95,9 @@ def test_work_goes_on_numpy_numba_threads_and_an_event_loop(tmp_path):
 
 @linux
 def test_a_thread_that_runs_already_would_stay_outside_and_is_refused():
-    script = "import threading as t; from minillm.course import jail; t.Thread(target=t.Event().wait, daemon=True).start()\n"
-    run = subprocess.run([sys.executable, "-c", script + "jail.confine()"], capture_output=True, text=True, cwd=PACKAGE)
+    script = "import threading as t; from minillm.course.grading import jail\n"
+    script += "t.Thread(target=t.Event().wait, daemon=True).start(); jail.confine()"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE)
     assert "expected one thread, found 2" in run.stderr
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from course_fixture import cli, project, pytest_in
 
-from minillm.course import kills
-from minillm.course.index import CourseError
-from minillm.course.outcomes import Outcome
+from minillm.course.exercises import kills
+from minillm.course.exercises.index import CourseError
+from minillm.course.exercises.outcomes import Outcome
 
 
 def test_the_table_of_the_small_project(tmp_path):

@@ -7,10 +7,11 @@ import pytest
 from course_fixture import cli, project, pytest_in, python, solve
 
 from minillm.cli import backends, main
-from minillm.course import check, grade, regions
-from minillm.course.index import CourseError
-from minillm.course.progress import Progress
-from minillm.course.start import start
+from minillm.course.exercises import check, regions
+from minillm.course.exercises.index import CourseError
+from minillm.course.exercises.progress import Progress
+from minillm.course.exercises.start import start
+from minillm.course.grading import grade
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_an_exercise_that_was_not_started_is_no_free_point(course):
     assert run.returncode == 0 and "91.1   done" in run.stdout and "91.2" not in run.stdout, run.stdout
     run = pytest_in(course, "--impl", "work", "--ex", "91.2")
     assert "91.2   todo       0 of 3" in run.stdout, run.stdout
-    use = "from minillm.course.overlay import Overlay; Overlay('work', 'minillm').install(); import numpy as np; "
+    use = "from minillm.course.exercises.overlay import Overlay; Overlay('work', 'minillm').install(); import numpy as np; "
     use += "from minillm.layers import attend; print(attend(*[np.ones((2, 3))] * 3)[0, 0])"
     assert python(course, "-c", use).stdout == "1.0\n", "the rest of the file works"
     scores = grade.grade(course, work, ["91"])

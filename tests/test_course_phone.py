@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minillm.course.cards import cards_folder, read_decks
+from minillm.course.interview.cards import cards_folder, read_decks
 
 LESSONS = sorted((Path(__file__).parents[1] / "lessons").glob("[0-9][0-9]_*.md"))
 COLUMNS = 46

@@ -5,8 +5,8 @@ import json
 import pytest
 from course_fixture import project, pytest_in, python, solve
 
-from minillm.course import regions
-from minillm.course.start import start
+from minillm.course.exercises import regions
+from minillm.course.exercises.start import start
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.cli import main
-from minillm.course import anki, cards, quiz
-from minillm.course.numbers import readings
-from minillm.course.recall import GRADES, Memory, Recall, RecallError, after
+from minillm.course.interview import anki, cards, quiz
+from minillm.course.interview.numbers import readings
+from minillm.course.interview.recall import GRADES, Memory, Recall, RecallError, after
 
 TODAY = date(2026, 3, 1)
 DECK = "\n".join(
@@ -287,7 +287,7 @@ def test_control_c_keeps_what_was_answered(decks, tmp_path):
         pytest.skip("a shell starts its background jobs deaf to Control-C, and they pass it on")
     """A real process, interrupted while it waits for the second answer."""
     code = (
-        "import sys; from pathlib import Path; from minillm.course import cards\n"
+        "import sys; from pathlib import Path; from minillm.course.interview import cards\n"
         "cards.cards_folder = lambda: Path(sys.argv[1])\n"
         "from minillm.cli import main; sys.exit(main(['quiz']))"
     )

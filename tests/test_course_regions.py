@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minillm
-from minillm.course import regions
+from minillm.course.exercises import regions
 
 SOURCE = '''def f(x):
     """Add one."""
@@ -121,7 +121,7 @@ def k(x):
     # END SOLUTION
 '''
 LAUNCH = '''
-from minillm.course import regions
+from minillm.course.exercises import regions
 x = np.zeros(4, np.float32)
 try:
     k[1, 4](x)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.contiguous import ContiguousCache
 from minillm.cache.radix import RadixCache
-from minillm.course import remote
-from minillm.course.kinds import contents, flat
-from minillm.course.mirror import Mirror
-from minillm.course.raised import Raised
-from minillm.course.wire import Lane, WallError
+from minillm.course.grading import remote
+from minillm.course.grading.kinds import contents, flat
+from minillm.course.grading.mirror import Mirror
+from minillm.course.grading.raised import Raised
+from minillm.course.grading.wire import Lane, WallError
 from minillm.errors import OutOfBlocks, RequestError
-from minillm.events import Event
+from minillm.metrics.events import Event
 from minillm.model.sampling import SamplingParams
 
 
@@ -280,7 +280,7 @@ LIES = {
     "an object with the judge's number": ([[2, "list", []]], None),
     "a number that is no number": ([["3", "list", []]], None),
     "a class that runs": ([[3, "object", "subprocess:Popen", {}]], None),
-    "a class of the course": ([[3, "object", "minillm.course.remote:Wall", {}]], None),
+    "a class of the course": ([[3, "object", "minillm.course.grading.remote:Wall", {}]], None),
     "a class that a module has imported": ([], ["k", "minillm.layers:np.random.Generator"]),
     "a function as a class": ([[3, "object", "minillm.layers:linear", {}]], None),
     "an exception made without words": ([[3, "object", "minillm.errors:OutOfBlocks", {}]], None),
@@ -296,7 +296,7 @@ LIES = {
     "memory that is not there": ([[3, "memory", 4]], None),
     "a change of a test's own object": ([[0, "far", ["Secret", []]]], None),
     "a tuple that is no end": ([], __import__("functools").reduce(lambda x, _: ["t", x], range(99), 1)),
-    "a named tuple of another length": ([], ["N", "minillm.events:Event", 1]),
+    "a named tuple of another length": ([], ["N", "minillm.metrics.events:Event", 1]),
     "a generator of no kind": ([[3, "generator", {"bit_generator": "os"}]], None),
     "an unhashable key": ([[3, "list", []], [5, "dict", [[["@", 3], 1]]]], None),
     "a type that runs": ([], ["k", "builtins:eval"]),

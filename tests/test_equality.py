@@ -22,15 +22,15 @@ from minillm.backends import get_backend
 from minillm.cache.paged import PageStore, swap_to
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
+from minillm.engine.engine import Engine
 from minillm.errors import MiniLLMError, RequestError
-from minillm.events import CACHED, ENGINE, PREEMPTED
+from minillm.gateway.session import Part, Session
+from minillm.metrics.events import CACHED, ENGINE, PREEMPTED
 from minillm.model.generate import prefill, run
 from minillm.model.random_model import TINY, random_model
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
-from minillm.serving.engine import Engine
-from minillm.serving.scheduler import SchedulerConfig
-from minillm.session import Part, Session
+from minillm.scheduler.scheduler import SchedulerConfig
 
 NEW = 10
 

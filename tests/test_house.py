@@ -11,15 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minillm"
 FLOORS = (  # from the ground up; a module may import from its own floor and from any below
-    {"errors", "events", "files", "folders", "memory"},
-    {"layers", "attention", "quantization", "formats"},
+    {"errors", "files", "folders", "memory", "plots"},
+    {"layers", "attention", "quantization", "formats", "metrics", "costs"},
     {"backends"},
     {"cache"},
     {"model"},
-    {"speculative", "training"},
-    {"serving", "llm", "session", "prices"},
-    {"simulator"},
-    {"cli", "tour", "course", "bench", "plots", "__main__", "__init__"},
+    {"scheduler", "load", "training", "speculative"},
+    {"engine", "llm"},
+    {"server", "gateway", "simulator"},
+    {"cli", "tour", "course", "bench", "claims", "__main__", "__init__"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -51,10 +51,103 @@ def test_imports_only_go_down(path):
     assert not up, f"floor {FLOOR[here]} may not import from above: {up}"
 
 
-def test_the_test_above_sees_an_import_that_goes_up(tmp_path):
-    file = tmp_path / "bad.py"
-    file.write_text("def f():\n    from minillm.serving.engine import Engine\n")
-    assert list(imports(file)) == [("serving", 2)]
+def modules(folder, package):
+    """{dotted name: path} of the sources below a folder."""
+    return {
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in folder.rglob("*.py")
+    }
+
+
+def imported(path, known):
+    """Modules of `known` that a file imports anywhere, in functions too; `from package import module` means the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def arrows(found, rename=lambda name: name):
+    """{module: what it imports}, of modules in `found`; rename: to draw rooms in place of modules."""
+    graph = {}
+    for name, path in found.items():
+        targets = {rename(other) for other in imported(path, found) if other in found}
+        graph.setdefault(rename(name), set()).update(targets - {rename(name)})
+    return graph
+
+
+def circle(graph):
+    """Some circle of a graph as a list, or []."""
+    done, path = set(), []
+
+    def walk(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        path.append(name)
+        for other in sorted(graph.get(name, ())):
+            if found := walk(other):
+                return found
+        done.add(path.pop())
+        return []
+
+    return next((found for name in sorted(graph) if (found := walk(name))), [])
+
+
+def rooms_of(name):
+    return name.split(".")[1] if "." in name else name
+
+
+def test_no_rooms_and_no_modules_import_each_other_in_a_circle():
+    found = modules(PACKAGE, "minillm")
+    assert circle(arrows(found)) == [], "modules"
+    assert circle(arrows(found, rooms_of)) == [], "rooms"
+
+
+PURE = (*sorted(PACKAGE.glob("scheduler/*.py")), *(PACKAGE / f"cache/{n}.py" for n in (
+    "block_pool", "block_table", "policies", "prefix", "prefix_cache", "radix")))  # fmt: skip
+SERVING = [path for room in ("server", "engine", "gateway", "scheduler", "load") for path in PACKAGE.glob(f"{room}/*.py")]
+SERVING += [PACKAGE / "llm.py"]
+LAWS = (  # (who, may not import, why)
+    (PURE, {"numpy", "time", "random"}, "the scheduler and the bookkeeping of blocks know no arrays and no clock"),
+    (SERVING, {"minillm.training", "minillm.bench", "minillm.course"}, "serving needs no training"),
+    (sorted(PACKAGE.glob("simulator/*.py")), {"minillm.server", "minillm.engine", "minillm.model"}, "it knows no model"),
+    (sorted(PACKAGE.glob("speculative/*.py")), {"minillm.bench", "minillm.training"}, "a benchmark calls it, not the other way"),
+)  # fmt: skip
+
+
+def breaches(paths, banned):
+    """["file imports what"] where a law is broken."""
+    return [
+        f"{path.name} imports {name}" for path in paths for name in imported(path, {})
+        if any(name == b or name.startswith(b + ".") for b in banned)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("paths", "banned", "why"), LAWS, ids=[why for *_, why in LAWS])
+def test_the_laws_of_the_house(paths, banned, why):
+    assert breaches(paths, banned) == [], why
+
+
+def test_each_planted_violation_is_seen(tmp_path):
+    def plant(name, code):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(code)
+        return file
+
+    up = plant("bad.py", "def f():\n    from minillm.engine.engine import Engine\n")
+    assert list(imports(up)) == [("engine", 2)]
+    assert breaches([plant("step.py", "import numpy as np\n")], {"numpy"}) == ["step.py imports numpy"]
+    assert breaches([plant("plan.py", "def f():\n    from time import perf_counter\n")], {"time"}) == ["plan.py imports time"]
+    assert breaches([plant("llm.py", "import minillm.training.lora\n")], {"minillm.training"})
+    plant("p/a.py", "def f():\n    from p import b\n")
+    plant("p/b.py", "import p.a\n")
+    assert circle(arrows(modules(tmp_path / "p", "p"))) == ["p.a", "p.b"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -116,9 +209,20 @@ def test_the_readme_names_every_command_and_no_file_that_is_not_there():
 
 def test_the_picture_in_the_readme_is_true():
     """Every room that the house shows is there or said to come, and every room that is there is shown."""
-    house = re.search(r"```\n 7 .*?```", (ROOT / "README.md").read_text(), re.S)[0].split(" prompt ")[0]
+    house = re.search(r"```\n 8 .*?```", (ROOT / "README.md").read_text(), re.S)[0].split(" prompt ")[0]
     shown = {name for line in house.splitlines() for name in re.findall(r"\w+", line)}
     rooms = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("_")}
     assert rooms - shown == set(), "the README's house does not show these"
     promised = {name for line in house.splitlines() if "(to come)" in line for name in re.findall(r"(\w+)/", line)}
     assert {name for names in FLOORS for name in names} & shown - rooms <= promised, "shown, but neither there nor said to come"
+
+
+def test_contributing_says_where_things_are():
+    """Each place of its table is there and defines what it names; each link leads somewhere; each test that it names is here."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    places = re.findall(r"^\| [^|]+ \| \[[^]]+\]\(([^)]+)\)(?: `(\w+)`)? \|$", text, re.M)
+    assert len(places) >= 40
+    text_of = {path: (ROOT / path).read_text() for path, name in places if name}
+    assert [(path, name) for path, name in places if name and not re.search(rf"(def|class) {name}\b", text_of[path])] == []
+    assert [link for link in re.findall(r"\]\(([^)#]+)", text) if not (ROOT / link).exists()] == []
+    assert [name for name in re.findall(r"`(test_\w+)`", text) if name not in globals()] == []

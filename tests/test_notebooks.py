@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from minillm import cli
-from minillm.course import notebook as builder
-from minillm.course.notebook_contract import NotebookError, differences, problems, source_hash
+from minillm.course.notebooks import build as builder
+from minillm.course.notebooks.contract import NotebookError, differences, problems, source_hash
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -269,7 +269,7 @@ def test_the_watchdog_ends_a_source_that_hangs_with_its_children(tmp_path):
 
 
 def test_the_model_at_hand_says_which_it_is(tmp_path, monkeypatch):
-    from minillm.course.model_at_hand import model_at_hand
+    from minillm.course.notebooks.model_at_hand import model_at_hand
 
     monkeypatch.setenv("MINILLM_CACHE", str(tmp_path))
     said = []
@@ -281,7 +281,7 @@ def test_the_model_at_hand_says_which_it_is(tmp_path, monkeypatch):
 
 @pytest.mark.model
 def test_the_model_at_hand_is_smollm2_where_it_is_present(smollm2_path, monkeypatch):
-    from minillm.course.model_at_hand import model_at_hand
+    from minillm.course.notebooks.model_at_hand import model_at_hand
 
     monkeypatch.delenv("MINILLM_NOTEBOOK_MODEL", raising=False)
     said = []

@@ -18,10 +18,10 @@ from minillm import LLM, SamplingParams
 from minillm.backends import BACKENDS
 from minillm.cache.contiguous import ContiguousCache
 from minillm.cache.paged import PageStore
-from minillm.events import CACHED, PREEMPTED
+from minillm.gateway.session import Part, Session
+from minillm.metrics.events import CACHED, PREEMPTED
 from minillm.model.random_model import random_model
 from minillm.model.transformer import Segment
-from minillm.session import Part, Session
 
 NEW = 12
 BLOCK = (SMALL.n_layers, 4, SMALL.n_kv_heads, SMALL.d_head)  # a block of the paged cache, as a swap carries it

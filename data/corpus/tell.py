@@ -138,8 +138,8 @@ class Teller:
     """Tells stories through an engine, `together` at a time."""
 
     def __init__(self, llm, grid, seed, together, moral):
-        from minillm.serving.engine import Engine
-        from minillm.serving.scheduler import SchedulerConfig
+        from minillm.engine.engine import Engine
+        from minillm.scheduler.scheduler import SchedulerConfig
 
         blocks = together * 32
         self.engine = Engine(llm, SchedulerConfig(num_blocks=blocks, block_size=16, max_sequences=together, prefix="hash"))

@@ -55,8 +55,9 @@ def tell(llm, work, batches):  # LLM, folder, int
 
 def train(work, batches, steps):  # folder, int, int -> {what: number}
     """The head, from what was told; a checkpoint every 50 steps. Writes head.gguf."""
-    from minillm.model import eagle, zoo
+    from minillm.model import zoo
     from minillm.model.load import load_parameters
+    from minillm.speculative import eagle
     from minillm.training import checkpoint
     from minillm.training.config import Optimizer, Run
     from minillm.training.eagle import head_parameters, short_vocabulary
@@ -101,7 +102,7 @@ def measure(llm, work, prompts):  # LLM, folder, int -> {what: number}
     """Acceptance on held-out beginnings and on questions, with the short vocabulary and the whole; sizes; times."""
     from minillm.bench import eagle as bench
     from minillm.bench.pair import GAMMA, NEW_TOKENS, PROMPT_TOKENS
-    from minillm.model.eagle import load_eagle
+    from minillm.speculative.eagle import load_eagle
 
     short = load_eagle(work / "head.gguf", llm.transformer)
     heads = {"short": short, "whole": load_eagle(work / "head.gguf", llm.transformer)}
@@ -132,7 +133,7 @@ def measure(llm, work, prompts):  # LLM, folder, int -> {what: number}
 
 def head_weights(head):  # Eagle -> int
     """Weights of its matrices and norms, without an LM head."""
-    from minillm.model.eagle import head_shapes
+    from minillm.speculative.eagle import head_shapes
 
     return sum(int(np.prod(shape)) for shape in head_shapes(head.config).values())
 
@@ -147,19 +148,19 @@ def nbytes(*matrices):
 
 def expected(m, kind, name, t):  # figures, … -> {what: number}
     """What a rate promises: by the formula with weights read, with bytes read, and with the times that were taken here."""
-    from minillm.bench.eagle import expected_speed_up, expected_tokens
+    from minillm.costs.speculation import expected_tokens, speed_up
 
     r, gamma, ms = m["rates"][f"{kind}, {name}, {t}"], m["gamma"], m["milliseconds"]
     of_weights, of_bytes = ((m[by]["head"] + m[by][name]) / m[by]["target"] for by in ("weights", "bytes"))
     of_time, v = ms[name] / ms["decode step"], ms[f"look at {gamma + 1}"] / ms["decode step"]
     by_formula = expected_tokens(r["rate"], gamma)
     reached = np.cumsum([kept for kept, _ in r["by_depth"]]) / r["looks"] + 1  # tokens a look with a chain of 1, 2, … γ
-    best = max(range(1, gamma + 1), key=lambda g: expected_speed_up(reached[g - 1], g, of_weights))
+    best = max(range(1, gamma + 1), key=lambda g: speed_up(reached[g - 1], g, of_weights))
     return {
         "c": of_weights, "c_bytes": of_bytes, "c_time": of_time, "v": v, "tokens": by_formula,
-        "weights": expected_speed_up(by_formula, gamma, of_weights), "bytes": expected_speed_up(by_formula, gamma, of_bytes),
-        "time": expected_speed_up(r["tokens_per_look"], gamma, of_time, v), "best": best,
-        "at_best": expected_speed_up(reached[best - 1], best, of_weights),
+        "weights": speed_up(by_formula, gamma, of_weights), "bytes": speed_up(by_formula, gamma, of_bytes),
+        "time": speed_up(r["tokens_per_look"], gamma, of_time, v), "best": best,
+        "at_best": speed_up(reached[best - 1], best, of_weights),
     }  # fmt: skip
 
 

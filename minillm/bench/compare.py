@@ -4,21 +4,14 @@ Each round asks every engine once, in rotating order; a figure is the median ove
 ratios within each round, so that a slow minute hits both sides of it. The ceilings are measured first.
 """
 
-import importlib.util
 import statistics
 import sys
 
 import numpy as np
 
-from minillm.bench.engines import NEEDS
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
-from minillm.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
-
-
-def installed(engine):  # -> bool
-    """Whether what an engine needs can be imported here."""
-    return all(importlib.util.find_spec(package) for package in NEEDS[engine])
+from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
 
 
 def compare(

@@ -16,8 +16,11 @@ import time
 
 import numpy as np
 
-from minillm.bench.pair import GAMMA, NEW_TOKENS, distribution, draw, verify
+from minillm.bench.pair import GAMMA, NEW_TOKENS
+from minillm.model.sampling import SamplingParams, distribution
 from minillm.model.transformer import Segment
+from minillm.speculative.draft import draft, look
+from minillm.speculative.verify import verify
 
 
 def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0, on_text=None):  # -> dict
@@ -25,7 +28,7 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
 
     on_text: called with each finished text (ids, the prompt among them).
     """
-    rng, looks = np.random.default_rng(seed), 0
+    rng, looks, params = np.random.default_rng(seed), 0, SamplingParams(temperature=temperature)
     by_depth = np.zeros((gamma, 2), int)
     for prompt in prompts:
         text, end, drafts = list(prompt), len(prompt) + new_tokens, head.new_cache()
@@ -34,7 +37,7 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
         while len(text) < end and (len(text) == len(prompt) or text[-1] not in llm.tokenizer.eos_ids):
             proposed, q = draft(head, features, text[len(text) - len(features) :], drafts, temperature, gamma, rng)
             features, logits = look(llm, head, [text[-1], *proposed], cache, "all")
-            accepted = verify([distribution(row, temperature) for row in logits], q, proposed, rng)
+            accepted = verify([distribution(row, params) for row in logits], q, proposed, rng)
             cache.truncate(len(text) + len(accepted) - 1)
             text, features, looks = text + accepted, features[: len(accepted)], looks + 1
             by_depth[: len(accepted) - 1, 0] += 1
@@ -44,30 +47,6 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
     kept, looked_at = by_depth.sum(axis=0).tolist()
     rates = {"looks": looks, "looked_at": looked_at, "kept": kept, "rate": kept / looked_at, "tokens_per_look": kept / looks + 1}
     return rates | {"by_depth": by_depth.tolist()}
-
-
-def look(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, vocab) float64 logits
-    """The target reads tokens."""
-    segments = [Segment(tokens, cache.length, cache, logits)]
-    x, spans = llm.transformer.hidden(segments)
-    return head.features(x), llm.transformer.head(x, segments, spans)[0].astype(np.float64)
-
-
-def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
-    """A chain of γ tokens, and what each was drawn from. features: the target's, of the positions before tokens; only those are
-    kept in the cache."""
-    proposed, q = [], []
-    if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
-        return proposed, q
-    guessed = head.guess(features, tokens, cache)[-1:]
-    true = cache.length
-    for _ in range(gamma):
-        q.append(distribution(head.logits(guessed)[0].astype(np.float64), temperature))
-        proposed.append(draw(q[-1], rng))
-        if len(proposed) < gamma:
-            guessed = head.guess(guessed, proposed[-1:], cache)
-    cache.truncate(true)
-    return proposed, q
 
 
 def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle} -> {what: milliseconds}
@@ -99,12 +78,3 @@ def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle}
             cache.truncate(context)
     named = {1: "decode step", gamma + 1: f"look at {gamma + 1}"}
     return {named.get(name, name): round(1e3 * seconds, 4) for name, seconds in best.items()}
-
-
-def expected_tokens(alpha, gamma):  # float, int -> float
-    """Tokens a look where every draft has the same chance."""
-    return gamma + 1 if alpha == 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
-
-
-def expected_speed_up(tokens, gamma, c, v=1.0):  # tokens a look, γ, costs of a draft step and of a look in decode steps -> float
-    return tokens / (gamma * c + v)

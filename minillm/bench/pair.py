@@ -16,8 +16,9 @@ import math
 
 import numpy as np
 
-from minillm.layers import softmax
+from minillm.model.sampling import SamplingParams, distribution, draw
 from minillm.model.transformer import Segment
+from minillm.speculative.verify import verify
 
 GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
 
@@ -43,40 +44,21 @@ def probe(llm, ids):  # LLM, ids -> (len(ids), vocab) float64
 
 def acceptance(target, draft, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0):  # -> dict
     """Speculate from each prompt (ids) until the end of text or new_tokens; count what was proposed, looked at and kept."""
-    rng = np.random.default_rng(seed)
+    rng, params = np.random.default_rng(seed), SamplingParams(temperature=temperature)
     looks = looked_at = kept = 0
     for prompt in prompts:
         text, end = list(prompt), len(prompt) + new_tokens
         while len(text) < end and (len(text) == len(prompt) or text[-1] not in target.tokenizer.eos_ids):
             proposed, q = [], []
             for _ in range(gamma):
-                q.append(distribution(probe(draft, text + proposed)[-1], temperature))
+                q.append(distribution(probe(draft, text + proposed)[-1], params))
                 proposed.append(draw(q[-1], rng))
-            p = [distribution(row, temperature) for row in probe(target, text + proposed)[len(text) - 1 :]]
+            p = [distribution(row, params) for row in probe(target, text + proposed)[len(text) - 1 :]]
             accepted = verify(p, q, proposed, rng)
             text += accepted
             looks, kept = looks + 1, kept + len(accepted) - 1
             looked_at += min(len(accepted), gamma)
     return {"looks": looks, "looked_at": looked_at, "kept": kept, "rate": kept / looked_at, "tokens_per_look": kept / looks + 1}
-
-
-def verify(p, q, proposed, rng):  # [(vocab,)] γ + 1 of them, [(vocab,)], [token], Generator -> [token]
-    """The tokens kept, and one more from the target."""
-    for i, token in enumerate(proposed):
-        if rng.random() * q[i][token] >= p[i][token]:
-            left = np.maximum(p[i] - q[i], 0)
-            return [*proposed[:i], draw(left / left.sum(), rng)]
-    return [*proposed, draw(p[-1], rng)]
-
-
-def distribution(logits, temperature):  # (vocab,), float -> (vocab,) probabilities; at 0 all on the first choice
-    if temperature == 0:
-        return np.eye(1, len(logits), int(logits.argmax()))[0]
-    return softmax((logits - logits.max()) / temperature)
-
-
-def draw(p, rng):  # (vocab,), Generator -> token
-    return int(np.searchsorted(np.cumsum(p), rng.random() * p.sum(), side="right").clip(0, len(p) - 1))
 
 
 def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LLM, [text] -> dict, ready for JSON

@@ -12,8 +12,8 @@ from statistics import median
 import numpy as np
 
 from minillm.errors import RequestError
+from minillm.gateway.session import Part, Session
 from minillm.model.sampling import SamplingParams
-from minillm.session import Part, Session
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)
 ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)

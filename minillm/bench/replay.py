@@ -20,8 +20,8 @@ from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
-from minillm.serving.profile import draw, load
-from minillm.serving.traces import HASHED_TOKENS, read_azure, read_mooncake
+from minillm.load.profiles import draw, load
+from minillm.load.traces import HASHED_TOKENS, read_azure, read_mooncake
 
 POLICIES = ("lru", "lfu", "cost", "belady")
 EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the products: about 30,000 tokens for Llama-3-8B

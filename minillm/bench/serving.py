@@ -12,10 +12,10 @@ from statistics import median
 import numpy as np
 
 from minillm.backends.invariant import invariant_model
+from minillm.engine.engine import Engine
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
-from minillm.serving.engine import Engine
-from minillm.serving.scheduler import SchedulerConfig
+from minillm.scheduler.scheduler import SchedulerConfig
 
 
 def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_s", "forward_s", "overhead_s", "overhead"}

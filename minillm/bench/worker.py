@@ -70,10 +70,10 @@ def serve():
         request = json.loads(line)
         try:
             if engine is None:
-                from minillm.bench.engines import ENGINES
+                from minillm.bench.peers import engine as engine_class
 
                 start = time.perf_counter()
-                engine = ENGINES[request.pop("engine")](**request)
+                engine = engine_class(request.pop("engine"))(**request)
                 answer = {"load_s": time.perf_counter() - start}
             else:
                 answer = asdict(engine.run(**request))

@@ -71,7 +71,7 @@ def main(argv=None):  # -> exit status
         print(f"minillm: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except NotImplementedError as error:  # a stub: in a student bundle the commands run the student's code
-        from minillm.course.regions import named
+        from minillm.course.exercises.regions import named
 
         if not (id := named(str(error))):
             raise

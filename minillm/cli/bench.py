@@ -144,7 +144,8 @@ def run_pair(args):
 
 def run_training(args):
     from minillm.bench import training_speed
-    from minillm.bench.compare import installed, say
+    from minillm.bench.compare import say
+    from minillm.bench.peers import installed
 
     peers = args.peers and installed("transformers")
     if args.peers and not peers:
@@ -185,8 +186,9 @@ def run_model(args):
     from minillm.backends import get_backend
     from minillm.bench import batches as table_of_batches
     from minillm.bench import report
-    from minillm.bench.compare import check_sizes, compare, installed, say
+    from minillm.bench.compare import check_sizes, compare, say
     from minillm.bench.machine import available_cores, measure_machine
+    from minillm.bench.peers import installed
     from minillm.model.load import bits_per_weight, chosen, read_config
 
     config, backend = read_config(path), chosen(args.backend, path)

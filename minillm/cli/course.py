@@ -8,7 +8,7 @@ HELP = "the exercises: start, check, hint, status, solution; and for instructors
 
 
 def configure(parser):
-    from minillm.course import notebook
+    from minillm.course.notebooks import build
 
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
@@ -31,7 +31,7 @@ def configure(parser):
     command("solution", "your lines beside the reference's", "*")
     kills = command("kills", "which wrong solution is caught by which test", "*", work=None)
     kills.add_argument("--json", action="store_true", help="one JSON object instead of the lines")
-    notebook.configure(command("notebooks", "build notebooks from their sources, or compare with --check", work=None))
+    build.configure(command("notebooks", "build notebooks from their sources, or compare with --check", work=None))
     release = command("release", "bundles for students and for the autograder", "+", work=None)
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
@@ -52,7 +52,7 @@ def configure(parser):
 
 def run(args):
     """Carry out one action; the exit status is 0 when all that was asked for is done."""
-    from minillm.course.index import Course
+    from minillm.course.exercises.index import Course
 
     return globals()[f"_{args.action}"](args, Course())
 
@@ -62,9 +62,9 @@ def show(lines):
 
 
 def _start(args, course):
-    from minillm.course import check
-    from minillm.course.progress import Progress
-    from minillm.course.start import start
+    from minillm.course.exercises import check
+    from minillm.course.exercises.progress import Progress
+    from minillm.course.exercises.start import start
 
     report = start(course, args.ids, args.work, args.force)
     progress = Progress.load(args.work)
@@ -73,8 +73,8 @@ def _start(args, course):
 
 
 def _check(args, course):
-    from minillm.course import check
-    from minillm.course.progress import Progress
+    from minillm.course.exercises import check
+    from minillm.course.exercises.progress import Progress
 
     def once():
         lines, done = check.check(course, Progress.load(args.work), args.ids, args.seed)
@@ -92,16 +92,16 @@ def _check(args, course):
 
 
 def _hint(args, course):
-    from minillm.course import check
-    from minillm.course.progress import Progress
+    from minillm.course.exercises import check
+    from minillm.course.exercises.progress import Progress
 
     show(check.hint(course, Progress.load(args.work), args.ids))
     return 0
 
 
 def _status(args, course):
-    from minillm.course.progress import Progress
-    from minillm.course.status import status
+    from minillm.course.exercises.progress import Progress
+    from minillm.course.exercises.status import status
 
     width = max(60, shutil.get_terminal_size((80, 24)).columns)
     show(status(course, Progress.load(args.work), args.ids, args.all, width))
@@ -109,8 +109,8 @@ def _status(args, course):
 
 
 def _solution(args, course):
-    from minillm.course import check
-    from minillm.course.progress import Progress
+    from minillm.course.exercises import check
+    from minillm.course.exercises.progress import Progress
 
     show(check.solution(course, Progress.load(args.work), args.ids, shutil.get_terminal_size().columns))
     return 0
@@ -119,7 +119,7 @@ def _solution(args, course):
 def _kills(args, course):
     import json
 
-    from minillm.course.kills import kills, show_kill
+    from minillm.course.exercises.kills import kills, show_kill
 
     found = []
     for kill in kills(course, args.ids):
@@ -132,13 +132,13 @@ def _kills(args, course):
 
 
 def _notebooks(args, course):
-    from minillm.course.notebook import run
+    from minillm.course.notebooks.build import run
 
     return run(args)
 
 
 def _release(args, course):
-    from minillm.course.release import release
+    from minillm.course.grading.release import release
 
     for path in release(course, args.ids, args.out, args.seed, args.tests):
         print(path)
@@ -146,8 +146,8 @@ def _release(args, course):
 
 
 def _grade(args, course):
-    from minillm.course import report
-    from minillm.course.grade import Limits, grade
+    from minillm.course.grading import report
+    from minillm.course.grading.grade import Limits, grade
 
     work, limits = args.work or args.folder, Limits(args.seconds, args.memory)
     scores = grade(course, work, args.ids, args.seed, args.tests, args.lint, limits)

@@ -44,11 +44,11 @@ def run(args):
     import os
 
     from minillm.errors import MiniLLMError
-    from minillm.serving import metrics
-    from minillm.serving.client import Client
-    from minillm.serving.client_sse import Trouble
+    from minillm.load.client import Client
+    from minillm.load.client_sse import Trouble
+    from minillm.metrics import summary
 
-    slo = metrics.parse_slo(args.slo) if args.slo else None
+    slo = summary.parse_slo(args.slo) if args.slo else None
     requests, told = plan(args)
     vocabulary = token_range(args.token_ids) if args.token_ids else None
     if (name := args.api_key_env) and not os.environ.get(name):
@@ -65,8 +65,8 @@ def run(args):
         hint = "--api-key-env NAME says which environment variable holds it"
         raise MiniLLMError(f"{found} (http 401: {trouble.message}); {hint}.") from None
 
-    from minillm.bench import loadtest as shown
-    from minillm.serving.loadtest import report
+    from minillm.load import report as shown
+    from minillm.load.generator import report
 
     result = {"server": args.url, "model": client.model, "workload": told, "seed": args.seed, **report(test, slo)}
     to_read = sys.stderr if args.json else sys.stdout  # with --json, standard output is the object and nothing else
@@ -83,12 +83,12 @@ def run(args):
 async def under_way(client, requests, args, vocabulary):  # -> LoadTest
     from tqdm import tqdm
 
-    from minillm.serving import loadtest
+    from minillm.load import generator
 
     with tqdm(total=len(requests), unit=" requests", file=sys.stderr, disable=None) as bar:
         options = {"concurrency": args.concurrency, "seed": args.seed, "vocabulary": vocabulary, "progress": bar.update}
         try:
-            return await loadtest.run(client, requests, **options, ready=bar.unpause)
+            return await generator.run(client, requests, **options, ready=bar.unpause)
         finally:
             client.close()
 
@@ -98,9 +98,9 @@ def plan(args):  # -> [Request] with their times, and in words
     import math
 
     from minillm.errors import MiniLLMError
-    from minillm.serving import workload
-    from minillm.serving.profile import draw, load
-    from minillm.serving.traces import read_any
+    from minillm.load import workload
+    from minillm.load.profiles import draw, load
+    from minillm.load.traces import read_any
 
     if args.trace and args.lengths:
         raise MiniLLMError("--trace and --lengths both say how long requests are: give one of them.")

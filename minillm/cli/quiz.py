@@ -16,8 +16,8 @@ def configure(parser):
 def run(args):
     from datetime import date
 
-    from minillm.course.cards import CardError, choose_decks, read_decks
-    from minillm.course.recall import Memory
+    from minillm.course.interview.cards import CardError, choose_decks, read_decks
+    from minillm.course.interview.recall import Memory
 
     if args.count < 1:
         raise CardError(f"--count must be at least 1, found {args.count}.")
@@ -28,7 +28,7 @@ def run(args):
         decks = choose_decks(decks, args.deck)
     cards = [card for deck in decks.values() for card in deck]
     if args.anki:
-        from minillm.course.anki import export
+        from minillm.course.interview.anki import export
 
         print(f"{export(cards, args.anki)}: {len(cards)} card{'s' * (len(cards) != 1)}")
         return 0
@@ -40,7 +40,7 @@ def run(args):
 
 
 def hold_session(args, cards, memory, today):
-    from minillm.course.quiz import Session, ask_line, choose, nothing_due
+    from minillm.course.interview.quiz import Session, ask_line, choose, nothing_due
 
     chosen = choose(cards, memory.cards, today, args.count, args.due)
     if not chosen:
@@ -51,7 +51,7 @@ def hold_session(args, cards, memory, today):
 
 
 def list_decks(decks, memory, today):
-    from minillm.course.recall import is_due
+    from minillm.course.interview.recall import is_due
 
     width = max(len(name) for name in decks)
     print(f"{'deck':{width}}  cards    new    due")
@@ -64,7 +64,7 @@ def list_decks(decks, memory, today):
 def list_cards(cards, memory, today):
     import shutil
 
-    from minillm.course.recall import is_due
+    from minillm.course.interview.recall import is_due
 
     columns = shutil.get_terminal_size((110, 24)).columns
     for card in cards:

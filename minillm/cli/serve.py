@@ -69,8 +69,8 @@ def configure(parser):
 
 def run(args):
     try:
-        from minillm.serving.listen import allow_files, bind, make_server
-        from minillm.serving.server import Served, create_app
+        from minillm.server.app import Served, create_app
+        from minillm.server.listen import allow_files, bind, make_server
     except ImportError as missing:
         raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
 
@@ -105,10 +105,10 @@ def adapters(args):  # -> {name: path}
 
 def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     """The engine that the options ask for, warm, and the page that its log feeds."""
-    from minillm.serving.async_engine import AsyncEngine
-    from minillm.serving.engine import Engine
-    from minillm.serving.metrics_page import MetricsPage, WatchedLog
-    from minillm.serving.warmup import warm_up
+    from minillm.engine.async_engine import AsyncEngine
+    from minillm.engine.engine import Engine
+    from minillm.engine.warmup import warm_up
+    from minillm.server.metrics_page import MetricsPage, WatchedLog
 
     config = scheduler_config(args, llm.config, llm.transformer.kv_dtype.itemsize)
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
@@ -121,7 +121,7 @@ def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
 
 def announce(args, name, port, config, key):
     """Say where it listens and who can reach it, once it does."""
-    from minillm.serving.guards import is_loopback
+    from minillm.server.guards import is_loopback
 
     url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}/v1"
     local = is_loopback(args.host)
@@ -135,7 +135,7 @@ def announce(args, name, port, config, key):
 
 
 def limits(args):  # -> Options
-    from minillm.serving.guards import Options, is_loopback
+    from minillm.server.guards import Options, is_loopback
 
     for name in ("timeout", "grace"):
         if not 0 < getattr(args, name) < float("inf"):
@@ -184,7 +184,7 @@ def api_keys(args):  # -> (key, ...) or None
 def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
     """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
     from minillm.memory import available_bytes, refuse_beyond_memory
-    from minillm.serving.scheduler import SchedulerConfig
+    from minillm.scheduler.scheduler import SchedulerConfig
 
     if args.block_size < 1:
         raise MiniLLMError(f"--block-size must be at least 1, found {args.block_size}.")

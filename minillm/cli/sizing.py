@@ -32,7 +32,7 @@ def config_of(name):  # preset, or a model that is here -> ModelConfig
 
 def sizes(name, config, context=None):  # -> dict fit for JSON
     """Parameters, bytes of the weights by width, of the cache by token and for a context; and what fits on the cards."""
-    from minillm.course.formulas import kv_tokens
+    from minillm.costs.memory import kv_tokens
 
     context = config.context_length if context is None else context
     if context < 1:

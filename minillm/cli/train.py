@@ -138,8 +138,8 @@ def told(args, config, written, steps, flops, peak):
     """The picture, a summary in one line, and JSON where it was asked for."""
     from statistics import median
 
-    from minillm.bench.training import picture
     from minillm.cli.common import print_json
+    from minillm.training.picture import picture
 
     if not steps:  # resumed after the last step, and somebody has removed the curve
         return None

@@ -17,7 +17,7 @@ import tracemalloc
 
 import numpy as np
 
-from minillm.course.diagnose import diagnose
+from minillm.course.exercises.diagnose import diagnose
 
 
 class Mismatch(AssertionError):

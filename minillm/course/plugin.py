@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from minillm.course import broken, outcomes, regions
-from minillm.course.index import Course, wanted
-from minillm.course.outcomes import Outcome
-from minillm.course.overlay import Overlay
-from minillm.course.watchdog import Watchdog
+from minillm.course.exercises import broken, outcomes, regions
+from minillm.course.exercises.index import Course, wanted
+from minillm.course.exercises.outcomes import Outcome
+from minillm.course.exercises.overlay import Overlay
+from minillm.course.exercises.watchdog import Watchdog
 from minillm.errors import MiniLLMError
 
 RUN = pytest.StashKey()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minillm.errors import RequestError
-from minillm.events import ARRIVED, FINISHED, TOKEN, EventLog
+from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, EventLog
 from minillm.model.sampling import SamplingParams, listed, log_softmax, sample, whole
 from minillm.model.stopping import StopStrings
 from minillm.model.transformer import Segment

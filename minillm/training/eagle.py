@@ -20,9 +20,9 @@ arXiv:2502.14856 (a short vocabulary). Zhang et al. 2024, arXiv:2408.15766 (trai
 import numpy as np
 
 from minillm.layers import linear, rope_angles, softmax
-from minillm.model.eagle import FC, head_shapes
 from minillm.model.random_model import random_tensor
 from minillm.model.rope_scaling import scaled_frequencies
+from minillm.speculative.eagle import FC, head_shapes
 from minillm.training.layer import layer_backward, layer_forward
 from minillm.training.model import layer_weights
 

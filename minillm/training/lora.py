@@ -13,30 +13,15 @@ Hu et al. 2021, arXiv:2106.09685. Names of arrays as in llama.cpp's adapters: NA
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from minillm.errors import ModelError, TrainingError
+from minillm.errors import TrainingError
 from minillm.layers import linear
-from minillm.model.random_model import random_tensor, tensor_shapes
+from minillm.model.lora import A, Adapter, B, adapted_shapes, delta
+from minillm.model.random_model import random_tensor
 from minillm.training import model
 from minillm.training.layer import Products, dense
-
-MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-A, B = ".lora_a", ".lora_b"
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """What was learnt. weights: {"blk.0.attn_q.weight.lora_a": (r, d_in), "….lora_b": (d_out, r), …}; alpha: α."""
-
-    weights: dict
-    alpha: float
-
-    def pairs(self):  # -> {name of the matrix: (A, B)}
-        """The thin matrices, by the name of what they are added to."""
-        return {n.removesuffix(A): (a, self.weights[n.removesuffix(A) + B]) for n, a in self.weights.items() if n.endswith(A)}
 
 
 def lora_linear(x, weight, a, b, alpha):  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
@@ -54,11 +39,6 @@ def lora_backward(x, a, b, alpha, d_y):  # …, (T, d_out) -> (T, d_in), (r, d_i
     scale = alpha / len(a)
     d_low = scale * (d_y @ b)  # (T, r)
     return d_low @ a, d_low.T @ x, scale * (d_y.T @ linear(x, a))
-
-
-def delta(a, b, alpha):  # (r, d_in), (d_out, r), float -> (d_out, d_in)
-    """ΔW = (α/r) B A, what an adapter adds to a matrix."""
-    return (alpha / len(a)) * (b @ a)
 
 
 def merge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
@@ -143,52 +123,3 @@ def fresh_adapter(config, rank, alpha, matrices=("attn_q", "attn_v"), seed=0):  
     return Adapter(weights, float(alpha))
 
 
-def adapted_shapes(config, matrices):  # -> {name: (d_out, d_in)}
-    """The chosen matrices of every layer."""
-    unknown = [m for m in matrices if m not in MATRICES]
-    if unknown or not matrices:
-        raise TrainingError(f"adapters go on {', '.join(MATRICES)}, found {', '.join(map(repr, unknown)) or 'none of them'}.")
-    chosen = {f"blk.{i}.{matrix}.weight" for i in range(config.n_layers) for matrix in matrices}
-    return {name: shape for name, shape in tensor_shapes(config).items() if name in chosen}
-
-
-def adapter_parameters(config, rank, matrices=("attn_q", "attn_v")):  # -> int
-    """Numbers to learn: r (d_in + d_out) a matrix."""
-    return sum(rank * (d_out + d_in) for d_out, d_in in adapted_shapes(config, matrices).values())
-
-
-def check_adapter(config, adapter, what):  # raises ModelError, which opens with `what`
-    """Is an adapter from a stranger one for this model: known matrices, whole pairs, fitting shapes, finite numbers?"""
-    check_shapes(config, {name: array.shape for name, array in adapter.weights.items()}, adapter.alpha, what)
-    check_numbers(adapter.weights, what)
-
-
-def check_shapes(config, found, alpha, what):  # ModelConfig, {name: shape}, float
-    """All of it that can be known before a number is read."""
-    shapes = adapted_shapes(config, MATRICES)
-    if not found:
-        raise ModelError(f"{what}: an adapter needs at least one pair of matrices, found none.")
-    if isinstance(alpha, bool) or not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
-        raise ModelError(f"{what}: alpha must be a number above 0, found {str(alpha)[:40]!r}.")
-    for name, shape in found.items():
-        matrix, side = name[: -len(A)], name[-len(A) :]
-        other = matrix + (B if side == A else A)
-        if side not in (A, B) or matrix not in shapes:
-            known = f"adapters go on {', '.join(MATRICES)} of {config.n_layers:,} layers"
-            raise ModelError(f"{what}: {name!r} belongs to nothing in {config.name}; {known}.")
-        if other not in found:
-            raise ModelError(f"{what}: {name!r} is there, its other half {other!r} is missing.")
-        (d_out, d_in), of_a = shapes[matrix], found[matrix + A]
-        rank, most = of_a[0] if of_a else 0, min(d_out, d_in)
-        right = (rank, d_in) if side == A else (d_out, rank)
-        if tuple(shape) != right:
-            raise ModelError(f"{what}: {name!r} must have shape {right}, found {tuple(shape)}.")
-        if not 1 <= rank <= most:
-            raise ModelError(f"{what}: the rank of {name!r} must be 1 to {most:,}, that of the matrix, found {rank:,}.")
-
-
-def check_numbers(weights, what):  # {name: array}
-    """Finite, all of them."""
-    for name, array in weights.items():
-        if bad := int(np.count_nonzero(~np.isfinite(array))):
-            raise ModelError(f"{what}: {name!r} has {bad:,} values that are not finite.")

@@ -24,8 +24,8 @@ import tracemalloc
 from dataclasses import dataclass
 
 from minillm.errors import TrainingError
+from minillm.model.lora import adapter_parameters
 from minillm.training.attention import TILE
-from minillm.training.lora import adapter_parameters
 from minillm.training.optimizer import CHUNK
 from minillm.training.qlora import base_nbytes
 

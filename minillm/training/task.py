@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from minillm.model import zoo
+from minillm.model.adapter_files import save_gguf, save_peft
 from minillm.model.load import load_parameters
+from minillm.model.lora import Adapter
 from minillm.model.write import model_metadata, write_model
 from minillm.training import lora, model
-from minillm.training.adapter_files import save_gguf, save_peft
-from minillm.training.lora import Adapter, fresh_adapter
+from minillm.training.lora import fresh_adapter
 from minillm.training.qlora import quantize_base
 
 

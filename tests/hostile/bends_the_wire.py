@@ -14,7 +14,7 @@ frames = [
 pick = int(abs(float(q.sum())) * 1e6) % len(frames)
 head = {"op": "return", "value": ["@", 101], "changes": frames[pick], "seen": [0, 101, -7, "x"]}
 text, memory = json.dumps(head).encode(), b"@" * 8 * len(q) * len(k)
-connection = sys.modules["minillm.course.proxies"].LANE.lane.connection
+connection = sys.modules["minillm.course.grading.proxies"].LANE.lane.connection
 connection.sendall(struct.pack(">II", len(text), 1) + struct.pack(">Q", len(memory)) + text + memory)
 while True:
     pass

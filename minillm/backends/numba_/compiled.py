@@ -39,7 +39,7 @@ def fingerprint(sources=SOURCES):  # folder -> text
     switches = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and item[0] not in RUN_TIME)
     versions = numba.__version__, llvmlite.__version__, sys.version_info[:2]
     digest = hashlib.sha256(repr((versions, target, switches)).encode())
-    for path in sorted(sources.glob("*.py")):
+    for path in sorted(sources.rglob("*.py")):
         digest.update(f"{path.name} {path.stat().st_mtime_ns} ".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

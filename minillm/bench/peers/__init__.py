@@ -1,0 +1,1 @@
+"""Other engines and ours behind one call, each measured in a process of its own."""

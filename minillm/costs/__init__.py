@@ -1,0 +1,1 @@
+"""Floor 1: formulas over shapes: bytes, FLOPs, seconds, money. Each formula has one address, and it is here."""

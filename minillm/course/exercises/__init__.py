@@ -1,0 +1,1 @@
+"""Exercises cut out of the solved package: regions, index, stubs, the learner's commands, and what pytest adds."""

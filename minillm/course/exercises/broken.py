@@ -1,0 +1,72 @@
+"""Which line of a learner's is to blame: where a file cannot be loaded, and where code goes on for ever.
+
+    work/metrics/events.py:119: SyntaxError: '(' was never closed
+    work/sampling.py: keep_top_p is missing: was it renamed? (in the reference: line 84)
+    work/cache/contiguous.py:72, in exercise 02.1, never ends
+"""
+
+import ast
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from minillm.course.exercises import regions
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that cannot be loaded, or lacks what others import from it."""
+
+    path: str
+    line: int | None
+    why: str
+
+    def __str__(self):
+        return f"{self.path}:{self.line}: {self.why}" if self.line else f"{self.path}: {self.why}"
+
+
+class Incomplete(ImportError):
+    """A learner's module without a public function or class of the reference."""
+
+
+def place(error, folder, path):  # exception, learner's folder, the file that was being loaded -> Broken
+    """The last line in the learner's folder that led to an exception."""
+    why = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
+    if isinstance(error, Incomplete):
+        return Broken(path, None, str(error))
+    if isinstance(error, SyntaxError) and inside(error.filename or "", folder):
+        return Broken(error.filename, error.lineno, why)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if inside(frame.filename, folder)]
+    return Broken(lines[-1].filename, lines[-1].lineno, why) if lines else Broken(path, None, why)
+
+
+def complete(module, path, reference):
+    """Raise Incomplete where a module lacks a public function or class that the reference defines."""
+    for node in ast.parse(reference.read_bytes()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not hasattr(module, node.name):
+            raise Incomplete(f"{node.name} is missing: was it renamed? (in the reference: line {node.lineno})")
+
+
+def running(stacks, folder):  # [[frame, ...], ...] from the innermost out, learner's folder -> (path, line) or None
+    """The learner's frame that has not been left between several looks at a stack: the one whose loop never ends.
+
+    What that loop calls is entered and left, so the frames further in differ from look to look.
+    """
+    kept = set.intersection(*({id(frame) for frame in stack} for stack in stacks))
+    for frame in stacks[-1]:
+        if id(frame) in kept and inside(frame.f_code.co_filename, folder):
+            return frame.f_code.co_filename, frame.f_lineno
+    return None
+
+
+def exercise_at(path, line):  # -> id, or "" where no exercise is
+    """The exercise whose region holds a line."""
+    try:
+        found = regions.find(Path(path).read_text(encoding="utf-8", errors="replace"))
+    except regions.RegionError:
+        return ""
+    return next((region.id for region in found if region.first < line <= region.last + 1), "")
+
+
+def inside(path, folder):
+    return Path(path).is_absolute() and Path(path).resolve().is_relative_to(folder)

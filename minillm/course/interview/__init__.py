@@ -1,0 +1,1 @@
+"""Interview questions: cards with recomputed numbers, the quiz, spaced repetition, export to Anki."""

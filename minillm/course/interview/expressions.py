@@ -1,0 +1,123 @@
+"""What a card may compute with: the cost formulas, the published shapes, and arithmetic over them.
+
+    kv_tokens('llama-3-8b', memory=24e9)        decode_ceiling('llama-3-8b', bandwidth=3.35e12)
+    model('llama-2-7b').kv_bytes_per_token() / model('llama-3-8b').kv_bytes_per_token()
+
+Formulas live in minillm/costs; here a model may be named by its preset in place of its config. `evaluate` walks the syntax
+tree and knows numbers, texts, arithmetic, the functions of NAMES, and the fields and formulas of a ModelConfig. It never
+calls Python's own `eval`: an expression comes from a file, and a file is not to be trusted.
+"""
+
+import ast
+import math
+import operator
+from dataclasses import fields
+from functools import wraps
+
+from minillm.costs import attention, memory, prices, speculation, time
+from minillm.errors import MiniLLMError
+from minillm.model.config import ModelConfig
+from minillm.model.presets import preset
+
+
+class FormulaError(MiniLLMError):
+    """An expression that cannot be evaluated."""
+
+
+def model(name):  # preset's name or ModelConfig -> ModelConfig
+    """The shape of a published model; what it costs are its methods."""
+    return name if isinstance(name, ModelConfig) else preset(name)
+
+
+def named(formula):  # f(config, …) -> f(config or name of a preset, …)
+    """A formula that also takes a preset's name where it wants a ModelConfig."""
+
+    @wraps(formula)
+    def by_name(name, *args, **options):
+        return formula(model(name), *args, **options)
+
+    return by_name
+
+
+def lora_parameters(name, rank, matrices="attn_q attn_v"):  # -> numbers to learn
+    """Of adapters on these matrices of every layer: r (d_in + d_out) each. Hu et al. 2021, arXiv:2106.09685."""
+    from minillm.model.lora import adapter_parameters
+
+    return adapter_parameters(model(name), rank, matrices.split())
+
+
+def training_memory(name, batch, length, method="full", rank=8):  # -> bytes, at the worst moment of a step
+    """Ours, in float32, with activations; method: full, lora (q and v) or qlora. training/memory.py says what is counted."""
+    from minillm.training.memory import step_memory
+
+    return step_memory(model(name), batch, length, method, rank=rank).total
+
+
+FORMULAS = (
+    model, lora_parameters, training_memory, math.log, min, max,
+    memory.training_bytes, memory.kv_tokens, memory.nf4_bits, memory.blocks_for, memory.paged_waste, memory.reserved_waste,
+    memory.forked_blocks, memory.collision_probability,
+    time.prefill_time, time.decode_time, time.decode_ceiling, time.ridge_intensity, time.ridge_batch, time.roofline,
+    time.generation_flops, time.blocked_traffic, time.step_time, time.swap_time, time.static_slots, time.queue_wait,
+    attention.attention_scores_bytes, attention.attention_flops, attention.standard_traffic, attention.flash1_traffic,
+    attention.flash2_traffic, attention.rescale,
+    prices.break_even_reuses, prices.reusable, prices.cached_price,
+    speculation.expected_tokens, speculation.speculative_speedup,
+)  # fmt: skip
+OF_A_MODEL = {
+    "kv_tokens", "training_bytes", "prefill_time", "decode_time", "decode_ceiling", "generation_flops", "step_time", "swap_time",
+}  # fmt: skip
+NAMES = {f.__name__: named(f) if f.__name__ in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")
+COSTS += ("training_flops", "decode_bytes")
+ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
+OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: lambda a, b: float(a) ** b,  # 9**9**9 overflows at once
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+
+
+def evaluate(expression):  # text -> number
+    """The value of an expression; FormulaError, which quotes it, for whatever is wrong with it."""
+    try:
+        value = value_of(ast.parse(expression.strip(), mode="eval").body)
+    except MiniLLMError as error:
+        raise FormulaError(f"{expression!r}: {error}") from None
+    except SyntaxError as error:
+        raise FormulaError(f"{expression!r}: not an expression: {error.msg}.") from None
+    except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"{expression!r}: {error}.") from None
+    if isinstance(value, (bool, complex)) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise FormulaError(f"{expression!r}: must give a finite number, gave {str(value)[:60]}.")
+    return value
+
+
+def value_of(node):
+    """One node of the tree. What is not named here does not exist."""
+    match node:
+        case ast.Constant(value=int() | float() | str() as value):
+            return value
+        case ast.Name(id=name) if name in NAMES:
+            return NAMES[name]
+        case ast.Name(id=name):
+            raise FormulaError(f"no formula is called {name!r}; there are: {', '.join(NAMES)}.")
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](*map(number, (left, right)))
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](number(operand))
+        case ast.Attribute(value=owner, attr=name):
+            if not isinstance(owner := value_of(owner), ModelConfig) or name not in ATTRIBUTES:
+                raise FormulaError(f"{name!r} is no formula of a model; there are: {', '.join(COSTS)}.")
+            return getattr(owner, name)
+        case ast.Call(func=function, args=args, keywords=keywords) if all(k.arg for k in keywords):
+            return value_of(function)(*map(value_of, args), **{k.arg: value_of(k.value) for k in keywords})
+    raise FormulaError(f"{ast.unparse(node)[:60]} is not allowed: only numbers, arithmetic and the formulas are.")
+
+
+def number(node):
+    """A value to calculate with: 'a' * 10**9 would be a long text."""
+    value = value_of(node)
+    if not isinstance(value, (int, float)):
+        raise FormulaError(f"{ast.unparse(node)[:60]} is no number.")
+    return value

@@ -1,0 +1,1 @@
+"""Notebooks built from their sources, the same bytes every time."""

@@ -1,0 +1,208 @@
+"""The engine: many requests, one model, one step at a time.
+
+    add(prompt) ──▶ scheduler ── plan ──▶ executor ── outcome: tokens ──▶ scheduler
+                        ▲                                      deltas ──▶ the readers
+                        └── cancel
+
+A loop of four lines: ask the scheduler for a plan, let the executor compute it, tell the scheduler what came of it, hand out
+the text. Batching is *continuous* because the plan is made anew for each step: who is done leaves at once, who waits comes
+in at once (Yu et al. 2022, Orca). What happens is written to one event log, and every metric is a function over it.
+
+    engine = Engine(LLM("smollm2-135m"))
+    engine.add("Once upon a time", SamplingParams(max_tokens=64))
+    while engine.has_work:
+        for delta in engine.step(): print(delta.text, end="")
+
+Not for several threads at once: `async_engine` puts a thread boundary around it.
+"""
+
+from dataclasses import dataclass, replace
+
+from minillm.engine.answer import Answer, Delta
+from minillm.engine.executor import ModelExecutor
+from minillm.errors import RequestError
+from minillm.llm import completion
+from minillm.metrics import events
+from minillm.metrics.events import ENGINE, EventLog
+from minillm.model.generate import check_prompt, prompt_ids, separate
+from minillm.model.sampling import SamplingParams, whole
+from minillm.scheduler.plan import SequenceId
+from minillm.scheduler.request import Request
+from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
+
+ROOMY = 8192  # tokens of cache, at least, where nobody says how many
+MOST_ANSWERS = 128  # to one request
+
+
+def default_config(config):  # ModelConfig -> SchedulerConfig
+    """Room for one request that fills the context, or for many that do not."""
+    return SchedulerConfig(num_blocks=max(config.context_length, ROOMY) // 16, block_size=16)
+
+
+@dataclass(slots=True)
+class Running:
+    """A request of this engine: its answers, and the indices of those that are not done."""
+
+    answers: list[Answer]
+    open: set[int]
+
+
+class Engine:
+    """Serves requests to one model.
+
+    config: the limits and policies of the scheduler. invariant: logits do not depend on the batch, to the bit, and cost
+    more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long.
+    """
+
+    def __init__(self, llm, config=None, *, invariant=False, log=None):
+        config = config or default_config(llm.config)
+        context = min(config.context_length or llm.config.context_length, llm.config.context_length)
+        self.llm, self.config = llm, replace(config, context_length=context)
+        transformer = llm.transformer
+        if invariant:
+            from minillm.backends.invariant import invariant_model
+
+            transformer = invariant_model(transformer)
+        self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
+        eos_ids = llm.tokenizer.eos_ids
+        self.executor = ModelExecutor(transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids)
+        self.log = EventLog() if log is None else log
+        self.running = {}  # request -> Running: accepted and not done
+        self.placed = set()  # sequences that hold a place
+        self.awaited = {}  # request -> its completions once it has finished: those that `run` waits for
+        self.next_request = 0
+
+    @property
+    def has_work(self):
+        """Is any request not done?"""
+        return bool(self.running)
+
+    def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):  # -> request
+        """Accept a request (text or token ids), or raise RequestError with the reason why it can never be served.
+
+        n: answers. user, priority: for the order of the waiting. salt: prompts with different ones share no cached prefix.
+        adapter: the name of one of the LLM's; its keys and values are others, so it is part of the salt.
+        """
+        params, request = params or SamplingParams(), self.next_request
+        self.next_request += 1
+        ids = self.encode(prompt)
+        self.log.add(request, events.ARRIVED, len(ids))
+        try:
+            n = self.answers_wanted(n)
+            ids, loaded = self.checked(ids, params, truncate), self.llm.adapter(adapter)
+            longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
+            self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt)))
+        except Exception:
+            self.log.add(request, events.REFUSED)
+            raise
+        limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
+        detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
+        answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
+        self.running[request] = Running(answers, set(range(n)))
+        self.executor.answers[request] = answers
+        if loaded is not None:
+            self.executor.adapters[request] = loaded
+        return request
+
+    def encode(self, prompt):  # str or token ids -> token ids
+        """Token ids of a prompt, as ints."""
+        return prompt_ids(self.llm.tokenizer, prompt)
+
+    def answers_wanted(self, n):  # -> int
+        if (found := whole(n)) is None or not 1 <= found <= MOST_ANSWERS:
+            raise RequestError(f"n, the number of answers, must be 1 to {MOST_ANSWERS}, found {n!r}.")
+        return found
+
+    def checked(self, ids, params, truncate=None):  # -> token ids
+        """Refuse what no scheduler could help: no tokens, unknown tokens, too many of them."""
+        ids, vocab = check_prompt(ids, self.config.context_length, params.max_tokens, truncate), self.llm.config.vocab_size
+        if min(ids) < 0 or max(ids) >= vocab:
+            raise RequestError(f"token ids must be 0 to {vocab - 1:,}, found {min(ids):,} to {max(ids):,}.")
+        return ids
+
+    def cancel(self, request):  # -> bool
+        """Give a request up, and free its blocks now. False where it is unknown or done."""
+        return self.end(request, events.CANCELLED)
+
+    def step(self):  # -> [Delta]
+        """Compute one step. One delta for each answer that drew a token; an error of one request is its own delta."""
+        plan = self.scheduler.schedule()
+        self.note(plan)
+        outcome = self.executor.execute(plan)
+        for delta in outcome.deltas:
+            self.log.add(delta.request, events.TOKEN, index=delta.index)
+        self.log.add(ENGINE, events.STEP, plan.tokens)
+        failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
+        ended = self.scheduler.update(plan, outcome)
+        if ended.keys() != outcome.finished.keys():  # both count tokens; a disagreement would wait for ever
+            raise RuntimeError(f"ended for the scheduler: {[*ended]}, for their answers: {[*outcome.finished]}.")
+        for sequence in ended:
+            self.close(sequence)
+        return outcome.deltas + failures
+
+    def note(self, plan):
+        """Write to the log who lost a place and who got one."""
+        for sequence in plan.preempted:
+            self.placed.discard(sequence)
+            self.log.add(sequence.request, events.PREEMPTED, index=sequence.index)
+        for share in plan.shares:
+            sequence = share.sequence
+            if sequence not in self.placed:
+                self.log.add(sequence.request, events.SCHEDULED, index=sequence.index)
+                if cached := self.scheduler.cached_tokens(sequence.request):
+                    self.log.add(sequence.request, events.CACHED, cached, sequence.index)
+                self.placed.add(sequence)
+            self.placed.update(share.draws)
+
+    def close(self, sequence):
+        """One answer is complete; with the last one, the request is."""
+        running = self.running[sequence.request]
+        running.open.discard(sequence.index)
+        if not running.open:
+            self.forget(sequence.request, events.FINISHED)
+
+    def fail(self, request, error):  # -> [Delta]
+        """End a request by an error: all its answers that are not complete say so."""
+        unfinished = sorted(self.running[request].open)
+        self.end(request, events.FAILED)
+        return [Delta(request, index, "", finish_reason="error", error=error) for index in unfinished]
+
+    def end(self, request, kind):  # -> bool
+        """Leave a request unfinished."""
+        if request not in self.running:
+            return False
+        self.scheduler.cancel(request)
+        self.forget(request, kind)
+        return True
+
+    def forget(self, request, kind):
+        """Nothing of a request is kept but what the log says."""
+        running = self.running.pop(request)
+        self.executor.answers.pop(request)
+        self.executor.adapters.pop(request, None)
+        self.placed.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
+        self.log.add(request, kind)
+        if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end
+            self.awaited[request] = [completion(answer, self.log, answer.index) for answer in running.answers]
+
+    def run(self, prompts, params=None, **options):  # -> [[Completion]]
+        """Serve prompts to the end: for each, its n completions. params: for all, or a list, one for each prompt.
+
+        Raises what ends one of them, and gives the rest up with it.
+        """
+        prompts, _ = separate(prompts)
+        each = params if isinstance(params, list) else [params] * len(prompts)
+        asked = []
+        try:
+            for prompt, own in zip(prompts, each, strict=True):
+                asked.append(self.add(prompt, own, **options))
+                self.awaited[asked[-1]] = None
+            while self.running.keys() & set(asked):
+                for delta in self.step():
+                    if delta.error is not None and delta.request in asked:
+                        raise delta.error
+            return [self.awaited[request] for request in asked]
+        finally:
+            for request in asked:
+                self.cancel(request)
+                self.awaited.pop(request, None)

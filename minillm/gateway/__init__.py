@@ -1,0 +1,1 @@
+"""Floor 7: what stands between an application and the engine: sessions that keep their prefix."""

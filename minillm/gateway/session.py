@@ -1,0 +1,223 @@
+"""Prompt caching as APIs sell it: the caller marks what to keep, it is kept for a while, and the bill says what was read.
+
+    session = Session(llm, ttl_s=300)
+    manual = Part(text, cache=True)                        a breakpoint: keep everything up to here
+    first = session.generate([manual, "How do I ...?"])    usage: cache_write 1,000, input 12
+    second = session.generate([manual, "And how ...?"])    usage: cache_read 1,000, input 11: its TTFT is that of 11 tokens
+
+What is kept of a prompt is a *fork* of its paged cache, cut off at the breakpoint: a block table and no copy. Reference
+counts do the rest. Two entries that begin alike own the same blocks; dropping one frees what nobody else owns; whoever
+goes on from the middle of a block copies that block first. A server's prefix cache (prefix, radix) has another task: it
+finds what nobody marked, in whole blocks, and forgets when room runs out. Here a customer has paid for a point and a time,
+so the lifetime belongs to the entry, and a breakpoint holds to the token whatever the block size.
+
+Neighbouring texts are tokenized as one: the answer is that of the whole prompt, and no part gets a space that nobody wrote. So
+a token may reach over a breakpoint, or come out otherwise because of what follows. Rule: a breakpoint keeps the tokens that two
+lists have in common at the beginning, those of the text up to it, taken alone, and those of the whole text.
+
+    "... the new" | "est" : ... ▁the ▁new       taken alone
+                            ... ▁the ▁newest    as a whole: kept up to ▁the
+
+It is a true prefix of the prompt's tokens, and two prompts with the same text up to a breakpoint always share: what either
+keeps is a beginning of the tokens of that text alone, so the shorter of the two is a beginning of the longer.
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, groupby
+
+from minillm.cache.paged import PagedCache, PageStore
+from minillm.errors import RequestError
+from minillm.llm import Completion, completion
+from minillm.metrics.events import EventLog
+from minillm.model.generate import run
+
+
+def common(a, b):  # [token], [token] -> int
+    """How many tokens two lists begin with in common."""
+    n = min(len(a), len(b))
+    return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a prompt, text or token ids. cache: a breakpoint at its end."""
+
+    content: str | list[int]
+    cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call by what they cost. The first three add up to the prompt; `+` adds up calls.
+
+    input: computed and not kept. cache_write: computed and kept. cache_read: not computed.
+    """
+
+    input_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other):
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call gives: the completion, and what it used."""
+
+    completion: Completion
+    usage: Usage
+
+    @property
+    def text(self):
+        return self.completion.text
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A kept prefix, and when it expires unless it is used before."""
+
+    salt: object
+    tokens: list[int]
+    cache: PagedCache
+    expires: float
+
+
+class Session:
+    """One user's prompts, with breakpoints.
+
+    ttl_s: seconds that an entry lives after each use. min_tokens: shorter prefixes are not kept (APIs: 1,024 and more).
+    capacity: tokens kept at most, in whole blocks; beyond, the least recently used entry goes. The request under way has
+    room of its own, for max_length tokens of prompt and answer (the model's context, unless memory is short); one at a time.
+    clock: seconds, rising. Errors: RequestError; a refused call changes nothing.
+    """
+
+    def __init__(self, llm, ttl_s=300.0, min_tokens=64, capacity=8192, block_size=16, max_length=None, clock=time.monotonic):
+        if not (ttl_s > 0 and min_tokens >= 1 and capacity >= block_size >= 1):
+            raise RequestError(
+                "a session needs ttl_s above 0, min_tokens of at least 1 and a capacity of at least one block, "
+                f"found {ttl_s}, {min_tokens:,}, and {capacity:,} tokens in blocks of {block_size:,}."
+            )
+        self.llm, self.ttl_s, self.min_tokens, self.clock = llm, ttl_s, min_tokens, clock
+        self.max_blocks = capacity // block_size
+        self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
+        request_blocks = -(-self.max_length // block_size)
+        self.store = PageStore.of(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
+        self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
+        self.last = None  # the last Answer
+        self.total = Usage()
+
+    def generate(self, parts, params=None, salt=None):  # [Part, str or ids] -> Answer
+        """Complete a prompt. Nothing is looked up or kept beyond its last breakpoint; without one, nothing at all.
+
+        salt: anything hashable; calls with different salts share nothing (tenants, adapters).
+        """
+        for _ in self.stream(parts, params, salt):
+            pass
+        return self.last
+
+    def stream(self, parts, params=None, salt=None):  # -> iterator of str
+        """The same, piece by piece; `last` is the Answer at the end, also where the caller stops early."""
+        try:
+            hash(salt)
+        except TypeError:
+            raise RequestError(f"the salt must be hashable, found {salt!r}.") from None
+        ids, breakpoints = self.tokenize(parts)
+        sequence = self.llm.sequence(0, ids, params)
+        whole = min(len(ids) + sequence.params.max_tokens, self.llm.config.context_length)
+        if whole > self.max_length:
+            raise RequestError(f"a request of this session takes {self.max_length:,} tokens with its answer, found {whole:,}.")
+        self.expire()
+        sequence.cache = self.resume(*self.longest(ids, breakpoints, salt), len(ids))
+        read = sequence.cache.length
+        log = EventLog()
+        try:
+            for _, piece in run(self.llm.transformer, self.llm.tokenizer.eos_ids, [sequence], log):
+                if piece:
+                    yield piece
+        finally:
+            reached = [end for end in breakpoints if end <= sequence.cache.length]  # all, unless it was interrupted
+            for end in reached:
+                self.keep(salt, ids[:end], sequence.cache)
+            sequence.cache.free()
+            written = max(0, max(reached, default=0) - read)
+            usage = Usage(len(ids) - read - written, written, read, len(sequence.token_ids))
+            self.last, self.total = Answer(completion(sequence, log), usage), self.total + usage
+
+    def tokenize(self, parts):  # -> token ids, [length at each breakpoint that can be kept]
+        """Neighbouring texts as one, ids as they are. Only the beginning of all may be the begin-of-text token."""
+        if isinstance(parts, str | Part) or (parts and isinstance(parts[0], int)):
+            parts = [parts]
+        parts = [part if isinstance(part, Part) else Part(part) for part in parts]
+        ids, breakpoints = [], []
+        for is_text, group in groupby(parts, lambda part: isinstance(part.content, str)):
+            run = list(group)
+            if is_text:
+                whole = "".join(part.content for part in run)
+                encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids))
+            else:
+                whole, encode = [int(i) for part in run for i in part.content], list
+            new, ends = encode(whole), accumulate(len(part.content) for part in run)
+            marked = [end for part, end in zip(run, ends, strict=True) if part.cache]
+            breakpoints += [len(ids) + common(encode(whole[:end]), new) for end in marked]
+            ids += new
+        room = self.max_blocks * self.store.pool.block_size
+        return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
+
+    def longest(self, ids, breakpoints, salt):  # -> Entry or None, tokens of it
+        """The entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt's.
+
+        One user has few entries, so each is compared in full.
+        """
+        best = None, 0
+        for entry in self.entries.values():
+            agree = common(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
+            if agree < len(entry.tokens):
+                agree = max((end for end in breakpoints if end <= agree), default=0)
+            if agree > best[1] or (agree == best[1] == len(entry.tokens)):
+                best = entry, agree
+        return best if best[1] else (None, 0)
+
+    def resume(self, entry, length, prompt_tokens):  # Entry or None, int, int -> PagedCache
+        """A cache to go on from. The last token of a prompt always runs: its logits choose the answer's first."""
+        if entry is None:
+            return self.store.new_cache(max_length=self.max_length)
+        self.touch(entry)
+        cache = entry.cache.fork()
+        cache.truncate(min(length, prompt_tokens - 1))
+        return cache
+
+    def touch(self, entry):
+        """A use begins the time to live anew, and makes it the last to be dropped."""
+        entry.expires = self.clock() + self.ttl_s
+        self.entries.move_to_end((entry.salt, tuple(entry.tokens)))
+
+    def keep(self, salt, tokens, cache):
+        """Enter a prefix, or use it once more if it is there; then drop others until all fit."""
+        key = salt, tuple(tokens)
+        if key not in self.entries:
+            kept = cache.fork()
+            kept.truncate(len(tokens))
+            self.entries[key] = Entry(salt, tokens, kept, 0.0)
+        self.touch(self.entries[key])
+        while self.kept_blocks > self.max_blocks:
+            self.drop(next(iter(self.entries)))
+
+    def expire(self):
+        """Drop what was not used in time. Every call begins with it."""
+        now = self.clock()
+        for key in [key for key, entry in self.entries.items() if entry.expires <= now]:
+            self.drop(key)
+
+    def drop(self, key):
+        """Forget an entry; blocks that nobody else owns are free."""
+        self.entries.pop(key).cache.free()
+
+    @property
+    def kept_blocks(self):
+        """Blocks that entries own; one that they share counts once."""
+        return len({block for entry in self.entries.values() for block in entry.cache.table.blocks})

@@ -1,0 +1,97 @@
+"""A log as a picture of time: which request was where, and when, for https://ui.perfetto.dev or chrome://tracing.
+
+A track is a slot: the place that a request takes from its arrival to its end, the lowest that is free. So the number of
+tracks is the greatest number of requests at once. On it lie its spans:
+
+    queued ─ prefill ─ decode ─ preempted ─ prefill ─ decode      of a server's log, which has SCHEDULED and PREEMPTED
+    waiting ─ decode                                              of a client's log, which cannot see when work began
+
+Format: Trace Event Format, complete events ("ph": "X"), times in microseconds.
+"""
+
+import heapq
+from typing import NamedTuple
+
+from minillm.metrics.events import (
+    ARRIVED,
+    CACHED,
+    ENDS,
+    ENGINE,
+    PREEMPTED,
+    PROMPT_USAGE,
+    SCHEDULED,
+    STEP,
+    TOKEN,
+    USAGE,
+    tokens_of,
+)
+
+
+class Span(NamedTuple):
+    """A piece of a request's life, in seconds."""
+
+    slot: int
+    request: int
+    name: str
+    start: float
+    end: float
+
+
+def lives(log):  # -> [(start, end, request)] in the order of arrival
+    return sorted((log.of(r)[0].time, max(e.time for e in log.of(r)), r) for r in log.requests())
+
+
+def slots(log):  # -> {request: slot}
+    """The lowest slot that is free when a request arrives; one that ends at this very moment frees its slot first."""
+    free, busy, found = [], [], {}
+    for start, end, request in lives(log):
+        while busy and busy[0][0] <= start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        found[request] = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (end, found[request]))
+    return found
+
+
+def spans(log):  # -> [Span], by request in the order of arrival
+    """What each request did from one change to the next; a span of no length is left out."""
+    places, found = slots(log), []
+    for _, _, request in lives(log):
+        events = log.of(request)
+        state = "queued" if any(e.kind == SCHEDULED for e in events) else "waiting"
+        since = events[0].time
+        for e in events:
+            after = {SCHEDULED: "prefill", TOKEN: "decode", PREEMPTED: "preempted"}.get(e.kind, state)
+            if (after != state and not (e.kind == SCHEDULED and state == "decode")) or e.kind in ENDS:
+                if e.time > since:
+                    found.append(Span(places[request], request, state, since, e.time))
+                state, since = after, e.time
+        if events[-1].kind not in ENDS and events[-1].time > since:  # not yet at its end
+            found.append(Span(places[request], request, state, since, events[-1].time))
+    return found
+
+
+def trace(log, name="requests"):  # -> dict for JSON
+    """Trace Event Format. Time 0 is the first event of the log; the steps of an engine make a curve of their tokens."""
+    start = min((e.time for e in log.events), default=0.0)
+
+    def micros(seconds):
+        return round(seconds * 1e6, 3)
+
+    events = [{"ph": "M", "name": "process_name", "pid": 1, "args": {"name": name}}]
+    for slot in sorted(set(slots(log).values())):
+        events += [{"ph": "M", "name": "thread_name", "pid": 1, "tid": slot, "args": {"name": f"slot {slot}"}}]
+    for span in spans(log):
+        of = log.of(span.request)
+        about = {
+            "request": span.request,
+            "ended": next((e.kind for e in of if e.kind in ENDS), "unfinished"),
+            "prompt_tokens": tokens_of(of, ARRIVED, PROMPT_USAGE),
+            "new_tokens": tokens_of(of, TOKEN, USAGE),
+            "cached_tokens": sum(e.tokens for e in of if e.kind == CACHED),
+        }
+        where = {"pid": 1, "tid": span.slot, "ts": micros(span.start - start), "dur": micros(span.end - span.start)}
+        events += [{"ph": "X", "cat": span.name, "name": f"{span.name} {span.request}", **where, "args": about}]
+    steps = [e for e in log.of(ENGINE) if e.kind == STEP]
+    curve = {"ph": "C", "name": "tokens a step", "pid": 1}
+    events += [{**curve, "ts": micros(e.time - start), "args": {"tokens": e.tokens}} for e in steps]
+    return {"traceEvents": events, "displayTimeUnit": "ms"}

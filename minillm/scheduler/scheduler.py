@@ -1,0 +1,167 @@
+"""The scheduler: which tokens of which requests the next step computes, and where their keys and values go.
+
+    add ─▶ waiting ──▶ running ──▶ ended          schedule() ─▶ Plan ─▶ an executor ─▶ Result ─▶ update() ─▶ and again
+              ▲  first   │  ▲
+              └── preempted ┘ (back to waiting, or swapped to the host)
+
+Continuous batching is this: after every step, not after every batch, those who have ended leave and others take their
+place. The parts: who is refused (limits), who is next (order), how a step is filled (policies, from the parts in step),
+who must give way when blocks run out (preemption). That nobody starves and nothing deadlocks is argued in step and order.
+
+No arrays, no clock: the engine runs it with a model, the simulator with a formula. Orca: Yu et al., OSDI 2022.
+"""
+
+from collections import deque
+
+from minillm.cache.block_pool import BlockPool
+from minillm.cache.prefix import HashPrefixCache
+from minillm.cache.radix import RadixCache
+from minillm.errors import RequestError
+from minillm.scheduler.config import SchedulerConfig, refuse
+from minillm.scheduler.policies import POLICIES
+from minillm.scheduler.queues import QUEUES
+from minillm.scheduler.request import Group, Request
+from minillm.scheduler.step import Step
+
+__all__ = ["Request", "Scheduler", "SchedulerConfig"]
+
+
+class Scheduler:
+    """Plans steps for the requests it was given, until each has ended. Blocks in use when none is left: 0."""
+
+    def __init__(self, config):
+        self.config = config
+        watermark = config.num_blocks // 100 if config.watermark is None else config.watermark
+        self.pool = BlockPool(config.num_blocks, config.block_size, watermark)
+        self.host = BlockPool(config.host_blocks, config.block_size) if config.host_blocks else None
+        if config.preemption != "swap":
+            self.host = None
+        self.cache = {"hash": HashPrefixCache, "radix": RadixCache}[config.prefix](self.pool) if config.prefix else None
+        self.queue = QUEUES[config.order](config.patience, self.cache)
+        self.running, self.preempted = [], deque()  # groups, the most senior first; all that run are senior to all preempted
+        self.groups, self.sequences = {}, {}  # by request id, by SequenceId: all that have not ended
+        self.ended = {}  # groups that ended since the last schedule()
+        self.planned = None  # the plan that is being executed
+        self.filling, self.prefills_in_a_row = True, 0  # of the policies that need to know
+
+    # --- in and out -------------------------------------------------------------------------------------------------------
+
+    def add(self, request):
+        """Take a request. Raises RequestError, with the reason, if it could never run to its end."""
+        refuse(request, self.config)
+        if request.id in self.groups:
+            raise RequestError(f"request {request.id} is here already: every request needs an id of its own.")
+        group = self.groups[request.id] = Group(request)
+        self.sequences.update((sequence.id, sequence) for sequence in group.live)
+        self.queue.push(group)
+
+    def cancel(self, request_id):  # -> was it there?
+        """End a request now, wherever it is; its blocks are free at once. Also between schedule() and update()."""
+        group = self.groups.get(request_id)
+        if group is None:
+            return False
+        if group in self.running:
+            self.running.remove(group)
+        elif group in self.preempted:
+            self.preempted.remove(group)
+        else:
+            self.queue.remove(group)
+        group.forget()
+        for sequence in group.live:
+            del self.sequences[sequence.id]
+        self.ended[request_id] = self.groups.pop(request_id)
+        return True
+
+    # --- a step -----------------------------------------------------------------------------------------------------------
+
+    def schedule(self):  # -> Plan
+        """What to compute next; no shares only if there is nothing to do. The plan is to be executed, then given to update."""
+        if self.planned is not None:
+            raise RuntimeError("the last plan's results are not in: call update(plan, result) before schedule().")
+        self.ended.clear()
+        step = Step(self)
+        POLICIES[self.config.policy](step)
+        self.planned = step.plan if step.plan.shares else None
+        return step.plan
+
+    def update(self, plan, result):  # -> {SequenceId: reason} of all that ended in this step
+        """Take in what a step drew. What ends is freed: as the result says, or for its length ("length").
+
+        What was cancelled since the plan was made is ignored. Full blocks are given to the prefix cache.
+        """
+        if plan.shares and plan is not self.planned:
+            raise RuntimeError("this is not the plan that schedule() gave last.")
+        self.planned, ended = None, {}
+        for share in plan.shares:
+            sequence = self.sequences.get(share.sequence)
+            if sequence is None or sequence.table is None:
+                continue
+            self.computed(sequence, share)
+            for drawn in share.draws:
+                sequence, token = self.sequences[drawn], result.tokens[drawn]
+                request = sequence.group.request
+                sequence.tokens.append(token)
+                self.queue.charge(request.user, 1)
+                length = len(sequence.tokens) - len(request.prompt) >= request.max_tokens
+                if reason := result.finished.get(drawn) or ("length" if length else None):
+                    ended[drawn] = reason
+                    self.end(sequence)
+        if ended:
+            self.running = [group for group in self.running if group.live]
+        return ended
+
+    def computed(self, sequence, share):
+        """A share's keys and values are in the blocks: commit those now full, and fork where the prompt ends."""
+        group, table, size = sequence.group, sequence.table, self.config.block_size
+        if self.cache and table.length // size > share.position // size:
+            self.cache.commit(sequence.tokens[: table.length], table.blocks, group.request.salt)
+        if not group.forked and table.length == len(group.request.prompt):
+            group.fork()  # after the commit: a block that others share cannot be exchanged for the one in the cache
+
+    def end(self, sequence):
+        """An answer is complete."""
+        group = sequence.group
+        sequence.table.free()
+        group.live.remove(sequence)
+        del self.sequences[sequence.id]
+        if not group.live:
+            self.ended[group.request.id] = self.groups.pop(group.request.id)
+
+    # --- what may be asked --------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self):
+        """Is there a request that has not ended?"""
+        return bool(self.groups)
+
+    @property
+    def num_waiting(self):
+        """Requests that hold no blocks: those not yet let in, and those sent back to recompute."""
+        return len(self.groups) - len(self.running) - self.num_swapped
+
+    @property
+    def num_running(self):
+        """Requests that hold blocks of the device."""
+        return len(self.running)
+
+    @property
+    def num_swapped(self):
+        """Requests whose blocks are in the host's memory."""
+        return sum(group.swapped for group in self.preempted)
+
+    def cached_tokens(self, request_id):  # -> tokens
+        """Prompt tokens found in the prefix cache when the request entered. Known until the schedule() after its end; then 0."""
+        group = self.groups.get(request_id) or self.ended.get(request_id)
+        return (group.cached or 0) if group else 0
+
+    def snapshot(self):  # -> {name: count}
+        """How full everything is, for metrics."""
+        return {
+            "waiting": self.num_waiting,
+            "running": self.num_running,
+            "swapped": self.num_swapped,
+            "sequences": sum(len(group.live) for group in self.running),
+            "blocks_used": self.pool.num_blocks - self.pool.num_free,
+            "blocks_total": self.pool.num_blocks,
+            "blocks_cached": len(self.pool.kept),
+        }

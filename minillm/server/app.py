@@ -1,0 +1,189 @@
+"""The server: OpenAI's HTTP interface over an engine.
+
+    client ──POST──▶ parse and check ─▶ tokenize ─▶ engine.submit ─▶ Stream of Delta ─▶ one JSON, or one SSE chunk per token
+           ◀─429─── the queue is full      ◀─400─── it can never fit          client hangs up ─▶ cancel ─▶ blocks are free
+
+One thread runs this event loop, another the engine; between them stands the AsyncEngine. Whatever ends a request (its last
+token, an error, a time limit, a client that left, a server that stops) passes through one `finally` that cancels its
+streams, so no path leaks KV blocks.
+
+    app = create_app(AsyncEngine(engine), Served.of(llm, "smollm2-135m"))
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from minillm import __version__
+from minillm.errors import MiniLLMError, ModelError
+from minillm.model.generate import prompt_ids
+from minillm.server import wire
+from minillm.server.endpoint import Endpoint, as_api_error
+from minillm.server.envelope import around
+from minillm.server.guards import Options
+from minillm.server.protocol import parse_chat, parse_completion
+from minillm.server.wire import ApiError
+
+CHARACTERS_PER_TOKEN = 16  # English has 4 or 5, source code with deep indentation 10
+DEFAULT_COMPLETION = 16  # tokens where a client says nothing: OpenAI's; a chat goes on to the end of the context
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the server says of its model. max_length: tokens of a prompt with its answer, by the context or the KV pool.
+
+    adapters: names of the LLM's adapters. To clients each is a model of its own, as vLLM has it.
+    sampling: keywords of SamplingParams for requests that do not say (model/defaults.py); where these do not, OpenAI's hold.
+    """
+
+    name: str
+    tokenizer: object
+    vocab_size: int
+    max_length: int
+    by_priority: bool = False
+    created: int = 0
+    adapters: tuple[str, ...] = ()
+    sampling: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, llm, name, pool_tokens=math.inf, by_priority=False, sampling=None):  # LLM, str, tokens of the KV pool -> Served
+        limit = int(min(llm.config.context_length, pool_tokens))
+        if name in llm.adapters:
+            raise ModelError(f"an adapter needs a name other than the model's; found {name!r} for both.")
+        tokenizer, created = llm.tokenizer, int(time.time())
+        return cls(name, tokenizer, tokenizer.vocab_size, limit, by_priority, created, tuple(llm.adapters), sampling or {})
+
+    @property
+    def names(self):
+        """What a client may name as the model."""
+        return (self.name, *self.adapters)
+
+    def unknown(self, found):  # str -> ApiError
+        names = ", ".join(map(repr, self.names))
+        message = f"this server has the model{'s' if self.adapters else ''} {names}, found {found}."
+        return ApiError(message, "model", "model_not_found", status=404)
+
+
+def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served, Options, MetricsPage -> Starlette
+    """The ASGI application. It starts the engine when it starts and stops it when it stops. page: what /metrics shows."""
+    front = Front(engine, served, options or Options(), page)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        await engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop(drain=False)
+            front.tokenizing.shutdown(wait=False, cancel_futures=True)
+
+    routes = [
+        Route("/v1/models", front.models),
+        Route("/v1/models/{name:path}", front.model),
+        Route("/v1/completions", Endpoint(front, parse_completion, wire.TextWriter), methods=["POST"]),
+        Route("/v1/chat/completions", Endpoint(front, parse_chat, wire.ChatWriter), methods=["POST"]),
+        Route("/health", front.health),
+        Route("/version", front.version),
+        Route("/metrics", front.metrics),
+    ]
+    handlers = {HTTPException: on_http_error, MiniLLMError: front.on_error, Exception: front.on_error}
+    app = Starlette(routes=routes, middleware=around(front.options), exception_handlers=handlers, lifespan=lifespan)
+    app.state.front = front
+    return app
+
+
+def refuse_endless(prompt, what, limit):  # text, ids or messages; str; tokens
+    """Refuse what is certainly too long before it costs the time of a tokenizer, which for such texts is seconds."""
+    texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt if isinstance(m, dict)]
+    if (found := sum(map(len, texts))) > (most := CHARACTERS_PER_TOKEN * limit):
+        message = (
+            f"the {what} has {found:,} characters; this server holds {limit:,} tokens, and takes {most:,} characters for them."
+        )
+    elif len(texts) > limit:
+        message = f"there are {len(texts):,} messages; this server holds {limit:,} tokens."
+    else:
+        return
+    raise ApiError(message, what, "context_length_exceeded")
+
+
+class Front:
+    """What all requests share."""
+
+    def __init__(self, engine, served, options, page):
+        self.engine, self.served, self.options, self.page = engine, served, options, page
+        self.stopping = False
+        # Tokenizing a long prompt takes long: not on the event loop. One thread: those who wait are cancelled with ease.
+        self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    async def prompt(self, prompt, job):  # text, ids or messages; Job -> token ids, max_tokens
+        """Token ids of a prompt, and how many may follow. ApiError where both together exceed the limit."""
+        served, limit, what = self.served, self.served.max_length, "messages" if job.chat else "prompt"
+        refuse_endless(prompt, what, limit)
+        encode = served.tokenizer.apply_chat_template if job.chat else partial(prompt_ids, served.tokenizer)
+        ids = await asyncio.get_running_loop().run_in_executor(self.tokenizing, encode, prompt)
+        rest = limit - len(ids)
+        if rest < 1:
+            message = f"the {what} takes {len(ids):,} tokens; this server holds {limit:,}, and one must be left for the answer."
+            raise ApiError(message, what, "context_length_exceeded")
+        if (job.max_tokens or 0) > rest:
+            message = (
+                f"the {what} takes {len(ids):,} tokens and max_tokens is {job.max_tokens:,}, {len(ids) + job.max_tokens:,} "
+                f"together; this server holds {limit:,}."
+            )
+            raise ApiError(message, what, "context_length_exceeded")
+        most = min(rest, max(1, self.engine.longest_answer(len(ids), job.n)))  # n answers share the pool
+        return ids, job.max_tokens or (most if job.chat else min(most, DEFAULT_COMPLETION))
+
+    async def models(self, request):
+        return json_response({"object": "list", "data": [self.card(name) for name in self.served.names]})
+
+    async def model(self, request):
+        if (name := request.path_params["name"]) not in self.served.names:
+            raise self.served.unknown(repr(name[:100]))
+        return json_response(self.card(name))
+
+    def card(self, name):
+        served = self.served
+        parent = {"parent": served.name} if name in served.adapters else {}
+        return {"id": name, "object": "model", "created": served.created, "owned_by": "minillm",
+                "max_model_len": served.max_length, **parent}  # fmt: skip
+
+    async def health(self, request):
+        """200 while requests are taken, 503 from the moment they are not: a load balancer then sends them elsewhere."""
+        status = "failed" if self.engine.error else "stopping" if self.stopping else "ok"
+        return json_response({"status": status}, 200 if status == "ok" else 503)
+
+    async def version(self, request):
+        return json_response({"version": __version__})
+
+    async def metrics(self, request):
+        if self.page is None:
+            raise ApiError("this server keeps no metrics.", status=404)
+        return Response(self.page.render(self.engine.stats()), media_type=self.page.media_type)
+
+    async def on_error(self, request, bad):
+        """The last resort. What Endpoint did not turn into an answer already."""
+        return error_response(as_api_error(bad, self.options))
+
+
+async def on_http_error(request, bad):
+    """No such path, or not with this method."""
+    message = f"{request.method} {request.url.path[:100]}: {bad.detail}."
+    return error_response(ApiError(message, status=bad.status_code, headers=bad.headers))
+
+
+def json_response(values, status=200):
+    return Response(wire.encode(values), status, media_type="application/json")
+
+
+def error_response(error):
+    return Response(wire.encode(error.body()), error.status, error.headers, media_type="application/json")

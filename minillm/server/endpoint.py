@@ -1,0 +1,201 @@
+"""One request, from its body to its last byte: whole or streamed, within its time, and cancelled when nobody listens.
+
+    read_json ─▶ parse ─▶ tokenize ─▶ submit each prompt ─▶ merged deltas ─▶ one JSON, or an event for each
+                                      └──────────── finally: cancel every stream ────────────┘
+
+The order of a failure decides its form. Before the first byte an error has a status, 400 to 504. Afterwards the status is
+gone, so the error is an event of the stream, and no [DONE] follows it: a client cannot take half an answer for a whole one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from dataclasses import replace
+
+from starlette.requests import ClientDisconnect, Request
+
+from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping, TokenizerError
+from minillm.server import wire
+from minillm.server.envelope import NOTE
+from minillm.server.guards import read_json, respond, unless_gone
+from minillm.server.wire import ApiError
+
+STALLED_S = 2.0  # for a client that stopped reading to take an error
+
+
+class Endpoint:
+    """One of the two ways to ask: how a body is parsed, how answers are written."""
+
+    def __init__(self, front, parse, writer):
+        self.front, self.parse, self.writer = front, parse, writer
+
+    async def __call__(self, scope, receive, send):
+        front = self.front
+        if front.stopping:
+            raise stopping()
+        try:
+            fields = await read_json(Request(scope, receive), front.options)
+        except ClientDisconnect:
+            return
+        job = self.parse(fields, front.served)
+        await unless_gone(receive, self.limited(job, Reply(send, scope[NOTE])))
+
+    async def limited(self, job, reply):
+        """Answer within the time limit. Before anything is sent an error has a status; afterwards it is an event."""
+        try:
+            async with asyncio.timeout(self.front.options.timeout_s):
+                await self.answer(job, reply)
+        except Exception as bad:
+            error = as_api_error(bad, self.front.options, reply.accepted)
+            reply.note["error"] = error.code or error.type
+            if not reply.started:
+                raise error from None
+            with contextlib.suppress(TimeoutError):  # and the connection is closed
+                async with asyncio.timeout(STALLED_S):
+                    await reply.event(error.body(), last=True)
+
+    async def answer(self, job, reply):
+        front, streams = self.front, []
+        if (asked := len(job.prompts)) > (most := front.engine.max_queue):
+            message = f"a call of {asked:,} prompts can never be served here: the queue holds {most:,}. Send several calls."
+            raise ApiError(message, "prompt")
+        prepared = [await front.prompt(prompt, job) for prompt in job.prompts]
+        try:
+            for ids, max_tokens in prepared:
+                params = replace(job.params, max_tokens=max_tokens)
+                options = {"n": job.n, "user": job.user, "priority": job.priority, "adapter": job.adapter}
+                streams.append(await front.engine.submit(ids, params, **options))
+            reply.accepted = True
+            reply.note |= {"model": job.adapter or front.served.name, "stream": job.stream}
+            writer = self.writer(job.adapter or front.served.name, front.served.tokenizer.token_bytes)
+            await (self.send_stream if job.stream else self.send_whole)(job, streams, writer, reply)
+        finally:
+            for stream in streams:
+                stream.cancel()  # one that has ended does not mind
+
+    async def send_whole(self, job, streams, writer, reply):
+        deltas, tokens = {index: [] for index in range(len(streams) * job.n)}, 0
+        async for index, delta in merged(streams, job.n):
+            deltas[index].append(delta)
+            tokens += len(delta.token_ids)
+            reply.note["usage"] = counts = count(streams, tokens)
+        choices = [writer.choice(index, ds) for index, ds in deltas.items()]
+        await reply.whole(writer.whole(choices, counts))
+
+    async def send_stream(self, job, streams, writer, reply):
+        more, tokens = ({"usage": None} if job.include_usage else None), 0
+        async for index, delta in merged(streams, job.n):
+            tokens += len(delta.token_ids)
+            reply.note["usage"] = count(streams, tokens)
+            if job.usage_each:
+                more = {"usage": reply.note["usage"]}
+            await reply.event(writer.chunk([writer.piece(index, delta)], more))
+        if job.include_usage:
+            await reply.event(writer.chunk([], {"usage": count(streams, tokens)}))
+        await reply.done()
+
+
+class Reply:
+    """The response to one request, whole or in events. accepted: by the engine. started: its status has gone out.
+
+    note: what the log will say of it.
+    """
+
+    HEAD = [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+    ]
+
+    def __init__(self, send, note):
+        self.send, self.note, self.accepted, self.started = send, note, False, False
+
+    async def whole(self, values):
+        body = wire.encode(values)
+        self.started = True
+        await respond(self.send, 200, body)
+
+    async def event(self, values, last=False):
+        await self.write(wire.event(values), last)
+
+    async def done(self):
+        await self.write(wire.DONE, last=True)
+
+    async def write(self, data, last):
+        if not self.started:
+            self.started = True
+            await self.send({"type": "http.response.start", "status": 200, "headers": self.HEAD})
+        await self.send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+async def merged(streams, n):  # -> async iterator of (index of the choice, Delta), in the order they come
+    """The deltas of several prompts as one stream. A sequence that ends because the server stops is an error."""
+    if len(streams) == 1:
+        async for delta in streams[0]:
+            yield delta.index, checked(delta)
+        return
+    queue = asyncio.Queue()
+
+    async def pump(position, stream):
+        try:
+            async for delta in stream:
+                queue.put_nowait((position * n + delta.index, checked(delta)))
+            queue.put_nowait(None)
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.create_task(pump(i, stream)) for i, stream in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            if (item := await queue.get()) is None:
+                left -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def checked(delta):
+    """A sequence that the engine gave up has no answer."""
+    if delta.finish_reason not in (None, "stop", "length"):
+        raise stopping()
+    return delta
+
+
+def count(streams, tokens):  # -> JSON
+    """The usage of a request. The prefix cache is asked at the end: a prompt may wait long before it is looked up."""
+    prompt = sum(len(stream.prompt_token_ids) for stream in streams)
+    return wire.usage(prompt, tokens, sum(stream.cached_tokens or 0 for stream in streams))
+
+
+def stopping():
+    message = "the server is stopping and takes no more requests."
+    return ApiError(message, status=503, type="server_error", code="stopping", headers={"Retry-After": "5"})
+
+
+def as_api_error(bad, options, accepted=False):  # Exception, Options, bool -> ApiError
+    """Every failure as an answer. accepted: the request was good, so what fails now is not the client's fault.
+
+    What is not a MiniLLMError is a bug of ours: it is logged, and the client hears no details.
+    """
+    if isinstance(bad, ApiError):
+        return bad
+    if isinstance(bad, TimeoutError):
+        message = f"the answer was not complete within {options.timeout_s:g} s, this server's limit; it was cancelled."
+        # Clients repeat a request after a 5xx. To do again what took too long would take too long again.
+        return ApiError(message, status=504, type="server_error", code="timeout", headers={"x-should-retry": "false"})
+    if isinstance(bad, Overloaded):
+        wait = {"Retry-After": str(max(1, math.ceil(bad.retry_after_s)))}
+        return ApiError(str(bad), status=429, type="rate_limit_error", code="queue_full", headers=wait)
+    if isinstance(bad, Stopping):
+        return stopping()
+    if isinstance(bad, RequestError | TokenizerError) and not accepted:
+        return ApiError(str(bad))
+    logging.getLogger("minillm.server").error("a request failed", exc_info=bad)
+    message = str(bad) if isinstance(bad, MiniLLMError) else "the server failed on this request; its log says why."
+    return ApiError(message, status=500, type="server_error", code="failed")

@@ -1,0 +1,204 @@
+"""From an app to an open port and back: bind, serve, and stop without dropping anybody.
+
+    SIGTERM ─▶ new requests get 503 ─▶ accepted ones finish, for grace_s at most ─▶ the rest end with an error ─▶ close
+               /health says 503          the port stays open all the while
+
+Closing the port first, as many servers do, loses whoever connects in that moment without a word; so it comes last. A second
+signal means now. Uvicorn's own stop does the closing; its protocol gets the one limit that it lacks: a time for a client to
+send the head of its request (without one, a thousand silent connections cost an attacker nothing and us a thousand sockets).
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from minillm.errors import MiniLLMError
+from minillm.server.wire import ApiError, encode
+
+BACKLOG = 4096  # connections that the system may hold before we accept them
+VANISHED_S = 60  # for a peer to confirm what we sent it, or that it is there at all
+CLOSING_S = 5  # for responses that are complete to leave
+FIRST_PROBE_S, PROBE_S = 0.05, 1.0  # between two looks whether a client that sends no more is still there
+
+
+def bind(host, port):  # -> socket
+    """A listening socket; port 0 takes a free one. Who connects before `run` waits in its backlog.
+
+    A token is sent at once: without TCP_NODELAY the second small packet waits for the reader to confirm the first, and the
+    reader waits 40 ms with that. (asyncio sets it only on sockets that were made for IPPROTO_TCP by name.)
+    A peer that vanishes without a word is noticed: what waits to be confirmed for VANISHED_S closes the connection, and so
+    cancels its request. MiniLLMError where the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        options = {"TCP_USER_TIMEOUT": VANISHED_S * 1000, "TCP_KEEPIDLE": VANISHED_S // 2, "TCP_KEEPINTVL": VANISHED_S // 6}
+        for name, value in options.items():  # Linux; accepted sockets inherit them
+            if hasattr(socket, name):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)  # now: two programs can be bound to a port, but only one can listen
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last two: a host that no name can be
+        listener.close()
+        raise MiniLLMError(f"cannot listen on {host} port {port}: {error}.") from None
+    listener.setblocking(False)
+    return listener
+
+
+def allow_files(wanted=2 * BACKLOG):  # -> how many this process may have open
+    """Raise the soft limit of open files, which is often 1,024: every connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def make_server(app, ready=None):  # Starlette made by create_app, function -> Server
+    """A server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like.
+
+    ready: called once requests are taken.
+    """
+    options = app.state.front.options
+    http = type("Protocol", (PatientProtocol,), {"head_s": options.read_s})
+    config = uvicorn.Config(
+        app,
+        http=http,
+        ws="none",
+        lifespan="on",
+        backlog=BACKLOG,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=int(options.read_s) or 1,
+        timeout_graceful_shutdown=CLOSING_S,
+    )
+    return Server(config, app.state.front, ready)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with a stop that first lets accepted requests finish."""
+
+    def __init__(self, config, front, ready=None):
+        super().__init__(config)
+        self.front, self.ready, self.asked, self.draining = front, ready, 0, None
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        if self.ready:
+            self.ready()
+
+    def stop(self):
+        """Begin to stop; from any thread, or a signal. Called again: at once."""
+        self.asked += 1
+        if self.asked > 1:
+            self.should_exit = self.force_exit = True
+
+    def handle_exit(self, sig, frame):
+        # A terminal's Control-C: whoever pressed it is waiting. Twice SIGTERM means the same as once.
+        if sig != signal.SIGTERM or not self.asked:
+            self.stop()
+
+    async def on_tick(self, counter):
+        if self.asked and self.draining is None:
+            self.draining = asyncio.create_task(self.drain())
+        return await super().on_tick(counter)
+
+    async def drain(self):
+        """Refuse what is new, finish what is accepted; what is left after the grace time ends with an error."""
+        self.front.stopping = True
+        try:
+            finishing = asyncio.ensure_future(self.front.engine.stop(drain=True))
+            done, _ = await asyncio.wait({finishing}, timeout=self.front.options.grace_s)
+            if not done:
+                await self.front.engine.stop(drain=False)
+        finally:
+            self.should_exit = True
+
+
+class PatientProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1, patient for head_s seconds: then a connection on which no request has begun is closed."""
+
+    head_s = 20.0
+    waiting = probing = None
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.watch()
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.watch()
+
+    def connection_lost(self, exc):
+        super().connection_lost(exc)
+        self.unwatch()
+        if self.probing is not None:
+            self.probing.cancel()
+
+    def eof_received(self):  # -> whether the connection stays open
+        """The client sends no more. With a request complete it may still read (nc -N, some proxies): RFC 9112, section 9.6.
+
+        A client that has closed for good looks the same, and its request should stop. What tells them apart is that the
+        machine of one who left answers what we send with a reset. So we send what means nothing.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        if self.probing is None:
+            self.probe(FIRST_PROBE_S)
+        return True
+
+    def probe(self, wait):
+        """An interim response, which every client of HTTP/1.1 skips; once a response has begun its own bytes do the same.
+
+        The first is answered by a reset, the second then finds the connection gone (connection_lost).
+        """
+        if self.transport.is_closing() or self.cycle.response_complete:
+            return
+        if self.conn.our_state is h11.SEND_RESPONSE and self.conn.their_http_version != b"1.0":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.probing = self.loop.call_later(wait, self.probe, PROBE_S)
+
+    def on_response_complete(self):
+        super().on_response_complete()
+        if self.probing is not None:  # nothing more will be asked
+            self.transport.close()
+
+    def watch(self):
+        """Run the clock while the head of a request is incomplete; further pieces of it do not wind it up again."""
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self.unwatch()
+        elif self.waiting is None:
+            self.waiting = self.loop.call_later(self.head_s, self.timeout_keep_alive_handler)
+
+    def unwatch(self):
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+
+    def send_400_response(self, msg):
+        """What is not HTTP gets an error like all others, if no response has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = encode(ApiError(msg).body())
+            head = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+            for part in (h11.Response(status_code=400, headers=head), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(part))
+        self.transport.close()

@@ -1,0 +1,98 @@
+"""The /metrics page: the engine's event log, in the format that Prometheus reads.
+
+    event ─▶ WatchedLog.add ─▶ the log, and the page ─▶ GET /metrics ─▶ Prometheus ─▶ alerts and pictures
+
+There is no second book. The page sees each event as it is logged; when a request ends, its TTFT, TPOT and E2E are those of
+`minillm.metrics.events`, over the log, and go into histograms. What is true at this moment (requests running and waiting, KV
+blocks in use) is asked of the engine when somebody reads the page. Names follow vLLM's, with another prefix: same dashboards.
+
+A histogram in Prometheus counts how many values were at most 0.1, at most 0.2, ...: percentiles are worked out from it by
+whoever reads, and are no finer than its buckets.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from minillm.metrics.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, TOKEN, EventLog, answers, e2e, tpot, ttft
+
+STEPS = (1, 2, 5)
+TTFT_BUCKETS = [round(d * 10.0**k, 6) for k in range(-3, 3) for d in STEPS]  # 1 ms to 500 s
+TPOT_BUCKETS = [round(d * 10.0**k, 6) for k in range(-4, 1) for d in STEPS]  # 0.1 ms to 5 s
+GAUGES = {
+    "running": ("requests_running", "Requests that have a place in the step"),
+    "waiting": ("requests_waiting", "Requests that wait for one"),
+    "swapped": ("requests_swapped", "Requests whose KV blocks lie on the host"),
+    "kv_blocks_used": ("kv_blocks_used", "KV blocks that somebody owns"),
+    "kv_blocks_total": ("kv_blocks", "KV blocks there are"),
+}
+
+
+class MetricsPage:
+    """What happened so far, as text. Each server has its own: nothing is shared between two in one process."""
+
+    media_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, prefix="minillm"):
+        self.registry, self.prefix, self.now = CollectorRegistry(), prefix, {}
+        self.registry.register(self)
+
+        def counter(name, text, *labels):
+            return Counter(f"{prefix}_{name}", text, labels, registry=self.registry)
+
+        def histogram(name, text, buckets):
+            return Histogram(f"{prefix}_{name}_seconds", text, registry=self.registry, buckets=buckets)
+
+        self.requests = counter("requests", "Requests that have ended, by how", "outcome")
+        self.tokens = {
+            TOKEN: counter("generation_tokens", "Tokens generated"),
+            ARRIVED: counter("prompt_tokens", "Tokens of prompts that arrived"),
+            CACHED: counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache, so not computed"),
+        }
+        self.preemptions = counter("preemptions", "Times that a sequence lost its place to another")
+        self.histograms = (
+            (ttft, histogram("time_to_first_token", "From arrival to the first token", TTFT_BUCKETS)),
+            (tpot, histogram("time_per_output_token", "Mean gap after the first token, one value an answer", TPOT_BUCKETS)),
+            (e2e, histogram("e2e_request_latency", "From arrival to the last token", TTFT_BUCKETS)),
+        )
+
+    def feed(self, log, request, kind, tokens):
+        """Take note of an event that was just logged."""
+        if kind == CACHED and sum(event.kind == CACHED for event in log.of(request)) > 1:
+            return  # said again when it came back after a preemption, or for another of its answers
+        if kind in self.tokens:
+            self.tokens[kind].inc(tokens)
+        elif kind == PREEMPTED:
+            self.preemptions.inc()
+        elif kind in ENDS:
+            self.requests.labels(kind).inc()
+            if kind == FINISHED:
+                self.observe(log, request)
+
+    def observe(self, log, request):
+        """The metrics of a request that has finished. Each of its answers has a TPOT of its own, as with vLLM."""
+        for measure, histogram in self.histograms:
+            for index in answers(log, request) if measure is tpot else [None]:
+                if (value := measure(log, request, index=index)) is not None:
+                    histogram.observe(value)
+
+    def collect(self):
+        """Prometheus-client asks for what is true now."""
+        for key, (name, text) in GAUGES.items():
+            if key in self.now:
+                yield GaugeMetricFamily(f"{self.prefix}_{name}", text, value=self.now[key])
+
+    def render(self, stats):  # AsyncEngine.stats() -> bytes
+        self.now = stats
+        return generate_latest(self.registry)
+
+
+class WatchedLog(EventLog):
+    """An event log that shows each event to a page as it is written."""
+
+    page = None
+
+    def add(self, request, kind, tokens=1, index=0):
+        super().add(request, kind, tokens, index)
+        if self.page is not None:
+            self.page.feed(self, request, kind, tokens)

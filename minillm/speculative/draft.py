@@ -1,0 +1,30 @@
+"""Drafts from an EAGLE head, and the look of the target that checks them: both keep a cache, and forget what was rejected."""
+
+import numpy as np
+
+from minillm.model.sampling import SamplingParams, distribution, draw
+from minillm.model.transformer import Segment
+
+
+def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
+    """A chain of γ tokens, and what each was drawn from. features: the target's, of the positions before tokens; only those are
+    kept in the cache."""
+    proposed, q = [], []
+    if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
+        return proposed, q
+    guessed = head.guess(features, tokens, cache)[-1:]
+    true = cache.length
+    for _ in range(gamma):
+        q.append(distribution(head.logits(guessed)[0], SamplingParams(temperature=temperature)))
+        proposed.append(draw(q[-1], rng))
+        if len(proposed) < gamma:
+            guessed = head.guess(guessed, proposed[-1:], cache)
+    cache.truncate(true)
+    return proposed, q
+
+
+def look(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, vocab) float64 logits
+    """The target reads tokens."""
+    segments = [Segment(tokens, cache.length, cache, logits)]
+    x, spans = llm.transformer.hidden(segments)
+    return head.features(x), llm.transformer.head(x, segments, spans)[0].astype(np.float64)
