@@ -29,11 +29,14 @@ BOUNDS = 20.0, 1.0, 300.0  # seconds, processor seconds, MB
 
 
 def megabytes():
-    """The most that this process, the renderer, or one that has ended, has had so far."""
-    own, ended = (resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """The most that this process, the renderer, or one that has ended, has had so far.
+
+    For itself from /proc: getrusage goes on counting from the peak of the process that started this one.
+    """
     worker = sandbox.RENDERER.process
-    status = Path(f"/proc/{worker.pid}/status").read_text() if worker else ""
-    return max(own, ended, int(status.split("VmHWM:")[1].split()[0]) / 1e3 if "VmHWM:" in status else 0)
+    ids = [os.getpid(), worker.pid] if worker else [os.getpid()]
+    peaks = [text.split("VmHWM:")[1].split()[0] for i in ids if "VmHWM:" in (text := Path(f"/proc/{i}/status").read_text())]
+    return max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, *(int(peak) / 1e3 for peak in peaks))
 
 
 def processor_seconds():

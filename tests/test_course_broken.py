@@ -1,5 +1,6 @@
 """What is wrong with one file is said with its line, and costs that file's exercises only; a loop is named by its line."""
 
+import importlib.metadata
 import os
 import sys
 import types
@@ -124,10 +125,13 @@ def test_a_folder_has_one_name_in_all_commands_and_paths_are_as_one_would_type_t
 
 def test_pytest_with_a_folder_outside_the_project_says_what_to_type(course, tmp_path):
     solve(course, tmp_path / "away")
-    run = pytest_in(course, "-p", "minillm.course.exercises.entry", "--impl", str(tmp_path / "away"))
+    installed = any(point.name == "minillm" for point in importlib.metadata.entry_points(group="pytest11"))
+    entry = [] if installed else ["-p", "minillm.course.exercises.entry"]  # pytest loads it by itself, and not twice
+    run = pytest_in(course, *entry, "--impl", str(tmp_path / "away"))
     assert run.returncode == 4 and f"write --impl={tmp_path / 'away'}" in run.stdout, run.stdout
-    assert pytest_in(course, f"--impl={tmp_path / 'away'}", "-p", "minillm.course.exercises.entry").returncode == 0
-    other = pytest_in(course, "-p", "minillm.course.exercises.entry", "--rootdir", str(tmp_path), "-c", os.devnull, "--version")
+    run = pytest_in(course, f"--impl={tmp_path / 'away'}", *entry)
+    assert run.returncode == 0, run.stdout + run.stderr
+    other = pytest_in(course, *entry, "--rootdir", str(tmp_path), "-c", os.devnull, "--version")
     assert other.returncode == 0
 
 
