@@ -25,6 +25,7 @@ def configure(parser):
     check = command("check", "test the first exercise that is not done, then the next", "*")
     check.add_argument("--watch", action="store_true", help="again whenever a file is saved")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="what the random inputs are drawn from (0)")
+    check.add_argument("--move", action="store_true", help="first move files that have another place since you began")
     command("hint", "one more hint for the exercise you are at", "*")
     status = command("status", "where you are: the lesson at hand, what is done, points", "*")
     status.add_argument("--all", action="store_true", help="the exercises of all lessons")
@@ -52,8 +53,13 @@ def configure(parser):
 
 def run(args):
     """Carry out one action; the exit status is 0 when all that was asked for is done."""
+    from minillm.course.exercises import moved
     from minillm.course.exercises.index import Course
 
+    if getattr(args, "move", False):
+        show([f"{args.work}: {line}" for line in moved.bring_over(args.work)] or [f"{args.work}: every file is in its place."])
+    elif args.action in ("start", "check", "hint", "status", "solution"):
+        moved.refuse_old(args.work)
     return globals()[f"_{args.action}"](args, Course())
 
 
