@@ -157,6 +157,13 @@ def test_a_file_is_short_and_opens_with_its_idea(path):
     assert ast.get_docstring(ast.parse(source)), f"{path} has no module docstring"
 
 
+def test_files_appear_by_one_writer():
+    """Draft, fsync, rename are written once. A wheel is another matter: its draft is a folder that pip fills."""
+    made = {path: re.search(r"os\.replace|\bfsync\b", path.read_text()) for path in SOURCES}
+    found = {str(path.relative_to(PACKAGE)) for path in made if made[path]}
+    assert found == {"files.py", "model/wheel.py"}, found
+
+
 def in_fresh_python(code):
     """Run code in a new interpreter, give back what it prints."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from minillm.course import files
 from minillm.course.notebooks.contract import SKIP, NotebookError, differences, problems, source_hash
+from minillm.files import write_text
 
 FOLDER = Path(__file__).parents[3] / "notebooks"
 CELL_LIMIT_S = 120
@@ -117,7 +117,7 @@ def write(notebook, path):
     """The notebook appears whole or not at all."""
     import nbformat
 
-    files.write(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def sources(names, folder):  # ["02", ...] -> [path]
