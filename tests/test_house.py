@@ -157,11 +157,16 @@ def test_a_file_is_short_and_opens_with_its_idea(path):
     assert ast.get_docstring(ast.parse(source)), f"{path} has no module docstring"
 
 
-def test_files_appear_by_one_writer():
-    """Draft, fsync, rename are written once. A wheel is another matter: its draft is a folder that pip fills."""
-    made = {path: re.search(r"os\.replace|\bfsync\b", path.read_text()) for path in SOURCES}
-    found = {str(path.relative_to(PACKAGE)) for path in made if made[path]}
-    assert found == {"files.py", "model/wheel.py"}, found
+ONE_ADDRESS = (  # (what is written once, where)
+    (r"os\.replace|\bfsync\b", {"files.py", "model/wheel.py"}),  # a wheel's draft is a folder that pip fills
+    (r"\bdifflib\b", {"errors.py"}),
+)
+
+
+@pytest.mark.parametrize(("pattern", "places"), ONE_ADDRESS)
+def test_it_is_written_in_one_place(pattern, places):
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in SOURCES}
+    assert {name for name, text in texts.items() if re.search(pattern, text)} == places
 
 
 def in_fresh_python(code):

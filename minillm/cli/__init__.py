@@ -12,7 +12,7 @@ import re
 import sys
 
 from minillm import __version__
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, nearest
 
 COMMANDS = (
     "tour", "generate", "chat", "download", "inspect", "bench", "serve", "loadtest", "train", "backends", "quiz", "course",
@@ -29,14 +29,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"minillm: {' '.join(message.split())}{self.nearest(message)}; {self.prog} --help says what there is.\n")
 
     def nearest(self, message):  # -> " (did you mean …?)", or nothing
-        from difflib import get_close_matches
-
         found = re.search(r"invalid choice: '?([\w-]+).*?choose from (.*)\)|unrecognized arguments: (--[\w-]+)", message)
         if not found:
             return ""
         options = [option for action in self._actions for option in action.option_strings]
-        near = get_close_matches(found[1] or found[3], re.findall(r"[\w-]+", found[2]) if found[2] else options, 1)
-        return f" (did you mean {near[0]}?)" if near else ""
+        near = nearest(found[1] or found[3], re.findall(r"[\w-]+", found[2]) if found[2] else options)
+        return f" (did you mean {near}?)" if near else ""
 
     def parse_known_args(self, args=None, namespace=None):
         """What nobody knows is refused here, where the command's own options are known, before its value is taken for another."""
