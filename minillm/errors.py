@@ -58,7 +58,7 @@ def nearest(name, known):  # -> one of `known`, or None
     from difflib import get_close_matches  # only where something is wrong already
 
     by_lower = {other.lower(): other for other in known}
-    return next((by_lower[near] for near in get_close_matches(name.lower(), by_lower, 1, cutoff=0.5)), None)
+    return next((by_lower[near] for near in get_close_matches(name.lower(), by_lower, 1)), None)
 
 
 def did_you_mean(name, known):  # -> text
