@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from minillm.errors import MiniLLMError
-from minillm.load.client_sse import Trouble, shown
+from minillm.formats.expect import excerpt
+from minillm.load.client_sse import Trouble
 
 READ = 1 << 16  # bytes at once
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r|$)")
@@ -38,10 +39,10 @@ def address(url):  # -> Address
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError as error:
-        raise MiniLLMError(f"{shown(url)}: not a URL ({error}).") from None
+        raise MiniLLMError(f"{excerpt(url)}: not a URL ({error}).") from None
     plain = re.fullmatch(r"[!-~]*", url) and not (parts.query or parts.fragment or parts.username)
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
-        raise MiniLLMError(f"a server is given as http://HOST:PORT or https://HOST, found {shown(url)}.")
+        raise MiniLLMError(f"a server is given as http://HOST:PORT or https://HOST, found {excerpt(url)}.")
     path = parts.path.rstrip("/").removesuffix("/v1")
     return Address(parts.scheme == "https", parts.hostname, port or (443 if parts.scheme == "https" else 80), path)
 
@@ -74,7 +75,7 @@ class Dechunker:
                 continue
             size = line.partition(b";")[0].strip()
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", size):
-                raise Trouble("not http", f"expected the size of a chunk, found {shown(line)}")
+                raise Trouble("not http", f"expected the size of a chunk, found {excerpt(line)}")
             self._left = int(size, 16)
             self._trailer = not self._left
             self._left += 2 if self._left else 0
@@ -162,7 +163,7 @@ class Pool:
                 status, headers = parse_head(await reader.readuntil(b"\r\n\r\n"))
         except asyncio.IncompleteReadError as error:
             if error.partial:
-                raise Trouble("not http", f"found {shown(error.partial)}") from None
+                raise Trouble("not http", f"found {excerpt(error.partial)}") from None
             raise Closed from None
         except asyncio.LimitOverrunError:
             raise Trouble("not http", "the headers have no end") from None
@@ -199,9 +200,9 @@ def parse_head(head):  # bytes -> status, {name in lower case: value}
     lines = head[:-4].split(b"\r\n")
     match = STATUS.match(lines[0])
     if not match:
-        raise Trouble("not http", f"found {shown(lines[0])}")
+        raise Trouble("not http", f"found {excerpt(lines[0])}")
     pairs = (line.decode("latin-1").partition(":") for line in lines[1:])
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
     if not re.fullmatch(r"\d{1,15}", headers.get("content-length", "0")):
-        raise Trouble("not http", f"Content-Length is {shown(headers['content-length'])}")
+        raise Trouble("not http", f"Content-Length is {excerpt(headers['content-length'])}")
     return int(match[1]), headers
