@@ -22,7 +22,7 @@ from minillm.metrics.events import ARRIVED, FINISHED, PREEMPTED, SCHEDULED, TOKE
 from minillm.metrics.summary import all_measures, duration
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
-from minillm.scheduler.plan import Result
+from minillm.scheduler.plan import StepResult
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
 
@@ -217,7 +217,7 @@ def simulate(requests, cost=seconds_of, **limits):
         drawn = [sequence for share in plan.shares for sequence in share.draws]
         for sequence in drawn:
             log.add(sequence.request, TOKEN)
-        for sequence in scheduler.update(plan, Result(dict.fromkeys(drawn, 0))):
+        for sequence in scheduler.update(plan, StepResult(dict.fromkeys(drawn, 0))):
             log.add(sequence.request, FINISHED)
     return log
 

@@ -267,7 +267,7 @@ def test_what_can_never_be_served_is_refused_at_submission():
     assert served(scenario) == alone([1], greedy(3))
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back_and_takes_again_later():
+def test_a_full_queue_refuses_with_a_time_to_swap_in_and_takes_again_later():
     gate = threading.Semaphore(0)
 
     async def scenario(front):

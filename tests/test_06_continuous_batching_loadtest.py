@@ -26,7 +26,7 @@ from minillm import cli
 from minillm.errors import MiniLLMError
 from minillm.load import generator, workload
 from minillm.load import report as shown
-from minillm.load.client import Client, Outcome
+from minillm.load.client import Client, RequestResult
 from minillm.load.traces import Request
 from minillm.metrics import perfetto
 from minillm.metrics.events import (
@@ -79,10 +79,10 @@ class VirtualClient:
         self.under_way -= 1
         if number in self.fails:
             self.log.add(number, FAILED)
-            return Outcome(number, "http 500")
+            return RequestResult(number, "http 500")
         self.log.add(number, TOKEN)
         self.log.add(number, FINISHED)
-        return Outcome(number)
+        return RequestResult(number)
 
 
 def virtually(requests, seconds, fails=(), **options):

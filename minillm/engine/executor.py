@@ -21,12 +21,12 @@ from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.engine.answer import Delta
 from minillm.model.transformer import Segment
-from minillm.scheduler.plan import Result
+from minillm.scheduler.plan import StepResult
 
 
 @dataclass(slots=True)
-class Outcome(Result):
-    """A Result, what it adds to each answer, and the error of each request that could not go on: of such a one nothing else."""
+class ModelOutput(StepResult):
+    """A StepResult, what it adds to each answer, and the error of each request that could not go on: of such a one nothing else."""
 
     deltas: list[Delta] = field(default_factory=list)
     failed: dict[int, Exception] = field(default_factory=dict)
@@ -49,14 +49,14 @@ class ModelExecutor:
         self.answers = {}  # request -> [answer.Answer]
         self.adapters = {}  # request -> adapters.LoadedAdapter, of those that have one
 
-    def execute(self, plan):  # Plan -> Outcome
+    def execute(self, plan):  # Plan -> ModelOutput
         """Carry out one step."""
         if plan.swaps_out:
             self.host.copy(plan.swaps_out, source=self.store)
         if plan.swaps_in:
             self.store.copy(plan.swaps_in, source=self.host)
         self.store.copy(plan.copies)
-        outcome = Outcome()
+        outcome = ModelOutput()
         for share, found in self.forward(plan.shares, outcome):
             for sequence in share.draws:
                 self.draw(sequence, found, outcome)
@@ -95,7 +95,7 @@ class ModelExecutor:
         adapter = self.adapters.get(share.sequence.request)
         return Segment(share.tokens, share.position, cache, "last" if share.draws else "none", adapter)
 
-    def draw(self, sequence, found, outcome):  # SequenceId, token or (vocab,) logits, Outcome
+    def draw(self, sequence, found, outcome):  # SequenceId, token or (vocab,) logits, ModelOutput
         """One token for one sequence; what goes wrong here is its request's alone."""
         if sequence.request in outcome.failed:
             return

@@ -22,7 +22,7 @@ TURNED_AWAY = ("http 429", "http 503")
 
 
 @dataclass(slots=True)
-class Outcome:
+class RequestResult:
     """How a request ended. error: None, or what it is counted by. The times are in the log, under `request`."""
 
     request: int
@@ -74,9 +74,9 @@ class Client:
         fields |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         return json.dumps(fields | {"stream_options": {"include_usage": True}} | self.options).encode()
 
-    async def complete(self, request, body, prompt_tokens=0):  # -> Outcome
+    async def complete(self, request, body, prompt_tokens=0):  # -> RequestResult
         """Send a body and watch the answer. Whatever goes wrong is in the outcome and in the log; only a cancel is raised."""
-        outcome = Outcome(request)
+        outcome = RequestResult(request)
         self.log.add(request, ARRIVED, prompt_tokens)
         end = FAILED
         try:

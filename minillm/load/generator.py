@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from minillm.errors import MiniLLMError
 from minillm.load import workload
-from minillm.load.client import Outcome
+from minillm.load.client import RequestResult
 from minillm.load.client_sse import Trouble
 from minillm.load.traces import Request
 from minillm.metrics import summary
@@ -33,7 +33,7 @@ class LoadTest:
     requests: list
     log: object
     start: float = 0.0
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, RequestResult] = field(default_factory=dict)
     cpu_s: float = 0.0
     open_loop: bool = True
     stopped: bool = False
@@ -53,7 +53,7 @@ async def drive(client, requests, bodies, concurrency=None, progress=None):  # -
         try:
             test.outcomes[number] = await client.complete(number, bodies[number], requests[number].prompt)
         except asyncio.CancelledError:
-            test.outcomes[number] = Outcome(number, "cancelled")
+            test.outcomes[number] = RequestResult(number, "cancelled")
             raise
         finally:
             if progress:
@@ -169,7 +169,7 @@ def rows(test):  # -> [dict], one for each request that was sent, in their order
     """What a line of the CSV says of a request; None where it has no such number."""
     found = []
     for number in sorted(test.log.requests()):
-        m, outcome = summary.measure(test.log, number), test.outcomes.get(number, Outcome(number, "unfinished"))
+        m, outcome = summary.measure(test.log, number), test.outcomes.get(number, RequestResult(number, "unfinished"))
         found.append(
             {
                 "request": number,
