@@ -14,7 +14,7 @@ from minillm.bench.machine import measure_machine, peak_rss_bytes
 from minillm.errors import MiniLLMError
 from minillm.files import replacing
 from minillm.metrics.events import TOKEN, EventLog, summary
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.sampling import SamplingParams
 
 BEGINNING = "Once upon a time, there was a little fox named Ruby. One day, Ruby walked to the forest and found"
@@ -36,12 +36,12 @@ class Rung:
 
 
 def generation(**options):  # -> a rung's measure
-    """A plain greedy generation with options of `run`."""
+    """A plain greedy generation with options of `generate_tokens`."""
 
     def measure(llm, prompt):
         log = EventLog()
         sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=NEW_TOKENS))
-        for _ in run(llm.transformer, llm.tokenizer.eos_ids, [sequence], log, **options):
+        for _ in generate_tokens(llm.transformer, llm.tokenizer.eos_ids, [sequence], log, **options):
             pass
         return sequence.token_ids, log
 

@@ -21,7 +21,7 @@ from minillm.costs.memory import kv_tokens
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.load.profiles import draw, load
 from minillm.load.traces import Request, read_azure
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
 
@@ -154,7 +154,7 @@ def generate(kind, new=12):
     prompt = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
     (cache,) = make_cache(kind, len(prompt) + new)
     sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=new, ignore_eos=True), cache=cache)
-    for _ in run(model, (), [sequence]):
+    for _ in generate_tokens(model, (), [sequence]):
         pass
     return sequence.token_ids
 

@@ -77,7 +77,7 @@ def serve(policy, prompts, lengths):
     budget = 512 if policy == "chunked" else 4096
     engine = Engine(llm, SchedulerConfig(320, max_sequences=SLOTS, max_tokens_per_step=budget, policy=policy))
     engine.executor.store.k.fill(0), engine.executor.store.v.fill(0)  # the system gives memory when it is first written: slow
-    answers = engine.run(prompts, [SamplingParams(max_tokens=n, ignore_eos=True) for n in lengths])
+    answers = engine.generate(prompts, [SamplingParams(max_tokens=n, ignore_eos=True) for n in lengths])
     return engine.log, [answer.token_ids for (answer,) in answers]
 
 

@@ -28,7 +28,7 @@ def served(scenario, limit_s=60, max_queue=256, one=None, **config):
             await front.stop(drain=False)
             assert not front.thread.is_alive()
             if front.error is None:
-                assert used(front.engine) == 0 and not front.engine.running and not front.streams and not front.unmet
+                assert used(front.engine) == 0 and not front.engine.running and not front.streams and not front.awaiting_first
             assert front.in_flight == 0
 
     return asyncio.run(asyncio.wait_for(main(), limit_s))

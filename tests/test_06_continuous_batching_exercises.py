@@ -16,7 +16,7 @@ from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.course.checks import check_close, exercise
-from minillm.engine.answer import Answer, fresh_state
+from minillm.engine.answer import Answer, sampling_state
 from minillm.model.sampling import SamplingParams
 from minillm.scheduler.queues import FairQueue
 from minillm.scheduler.request import Request, SequenceGroup
@@ -216,7 +216,7 @@ def test_the_most_senior_go_on_and_the_last_give_way(shapes, spare):
     assert served == right, f"{story}: who has its blocks computes one token: {right} (request, answer), found {served}"
 
 
-@exercise("06.2", points=1, hint="The group preempted now is senior to all preempted before: it resumes before them (appendleft).")
+@exercise("06.2", points=1, hint="A group preempted now is senior to all preempted before: it resumes first (appendleft).")
 @given(shapes=shapes_of, spare=st.integers(0, 3))
 def test_who_gives_way_comes_back_in_order_of_seniority(shapes, spare):
     stay = who_stays(shapes, spare)
@@ -230,7 +230,7 @@ def test_who_gives_way_comes_back_in_order_of_seniority(shapes, spare):
     assert ids == right, f"{story}: the others come back in the order {right}, found {ids}"
 
 
-@exercise("06.2", points=2, hint="preempt(group, host, plan) gives the blocks back and notes who was preempted; nothing else does.")
+@exercise("06.2", points=2, hint="preempt(group, host, plan) gives the blocks back and notes it in the plan; nothing else does.")
 @given(shapes=shapes_of, spare=st.integers(0, 3))
 def test_who_gives_way_gives_all_its_blocks_back(shapes, spare):
     stay = who_stays(shapes, spare)
@@ -370,7 +370,7 @@ def test_among_equals_the_line_that_began_first_is_next(users):
     assert found == right, f"{story}: the line of {users[0]} began first, so request 0 is next; found {found}"
 
 
-@exercise("06.5", points=1, hint="Not the first to come among all: the queue that began first, whichever request stands at its head now.")
+@exercise("06.5", points=1, hint="Not the first request of all: the queue that began first, whatever its head is now.")
 def test_a_line_keeps_its_place_when_its_head_has_left():
     queue = queue_of("aba", {"a": 7, "b": 7})
     queue.remove(queue.waiting[0])
@@ -414,7 +414,7 @@ seeds_and = st.integers(0, 1000)
 
 def state_of(seed, index, penalty=1.0, prompt=(2, 5), vocab=8):
     params = SamplingParams(seed=seed, repetition_penalty=penalty)
-    return attempt(f"for seed {seed} and answer {index}", lambda: fresh_state(params, index, list(prompt), vocab))
+    return attempt(f"for seed {seed} and answer {index}", lambda: sampling_state(params, index, list(prompt), vocab))
 
 
 @exercise("06.6", points=2, hint=(
@@ -497,7 +497,7 @@ def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
         made = [Answer(id, prompt, params, None, Silent(), context=99, vocab_size=12) for id in requests]
         for row in logits:
             for answer in made:
-                answer.choose(row, ())
+                answer.next_token(row, ())
         return [answer.token_ids for answer in made]
 
     (alone,) = answers(0)

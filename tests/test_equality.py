@@ -26,7 +26,7 @@ from minillm.engine.engine import Engine
 from minillm.errors import MiniLLMError, RequestError
 from minillm.gateway.session import Part, Session
 from minillm.metrics.events import CACHED, ENGINE, PREEMPTED
-from minillm.model.generate import prefill, run
+from minillm.model.generate import generate_tokens, prefill
 from minillm.model.random_model import TINY, random_model
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
@@ -44,7 +44,7 @@ def prompts(tiny, count=3):
 def greedy(tiny, prompt, **options):
     """The reference: one sequence, alone."""
     sequence = tiny.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
-    for _ in run(tiny.transformer, tiny.tokenizer.eos_ids, [sequence], **options):
+    for _ in generate_tokens(tiny.transformer, tiny.tokenizer.eos_ids, [sequence], **options):
         pass
     return sequence.token_ids
 
@@ -100,7 +100,7 @@ def forked_and_truncated(tiny, prompts):
         tiny.transformer.forward([Segment([9, 8], cache.length, cache, "none")])
         sequence = tiny.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
         sequence.cache = other
-        for _ in run(tiny.transformer, (), [sequence]):
+        for _ in generate_tokens(tiny.transformer, (), [sequence]):
             pass
         out.append(sequence.token_ids)
     return out
@@ -140,7 +140,7 @@ def go_on(llm, sequences, until=None):
     """Decode together until each has so many tokens."""
     until = until or NEW
     sequences = [s for s in sequences if len(s.token_ids) < until]
-    steps = run(llm.transformer, (), sequences)
+    steps = generate_tokens(llm.transformer, (), sequences)
     for _ in steps:
         if all(len(s.token_ids) >= until for s in sequences):
             break
@@ -258,7 +258,7 @@ def served(llm, given_prompts, *, n=1, crowd=0, twice=False, tight=False, invari
     engine, rng = Engine(llm, SchedulerConfig(blocks, size, **limits), invariant=invariant), np.random.default_rng(1)
     params = SamplingParams(max_tokens=NEW, ignore_eos=True)
     if twice:
-        engine.run(given_prompts, params)
+        engine.generate(given_prompts, params)
 
     def others():
         lengths = rng.integers(1, 30, crowd // 2)

@@ -32,7 +32,7 @@ from minillm.cache.paged import PagedCache, PageStore
 from minillm.errors import RequestError
 from minillm.llm import Completion, completion
 from minillm.metrics.events import EventLog
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 
 
 def common(a, b):  # [token], [token] -> int
@@ -136,7 +136,7 @@ class Session:
         read = sequence.cache.length
         log = EventLog()
         try:
-            for _, piece in run(self.llm.transformer, self.llm.tokenizer.eos_ids, [sequence], log):
+            for _, piece in generate_tokens(self.llm.transformer, self.llm.tokenizer.eos_ids, [sequence], log):
                 if piece:
                     yield piece
         finally:

@@ -29,7 +29,7 @@ class TokenLogprob:
 
 
 @dataclass
-class Sequence:
+class SequenceState:
     """One request under way: what went in, what came out so far, and the state that belongs to it alone."""
 
     request: int
@@ -101,7 +101,7 @@ def prompt_shown(prompt):  # -> text
     return f"{type(prompt).__name__} with {wrong!r:.40}"
 
 
-def separate(prompts):  # -> [prompt], whether it was a single one: text or token ids, and not a list of prompts
+def as_prompt_list(prompts):  # -> [prompt], whether it was a single one: text or token ids, and not a list of prompts
     if isinstance(prompts, str):
         return [prompts], True
     prompts = list(listed("prompts", prompts, "texts, or of lists of token ids"))
@@ -132,7 +132,7 @@ def prefill(transformer, sequence, chunk=PREFILL_CHUNK):  # -> (vocab,) logits o
     return transformer.ops.download(transformer.logits([sequence.segment(pending)]))[-1]
 
 
-def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
+def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
     """Generate for all sequences until each has finished. Yields after every token, also when it shows no text yet.
 
     use_cache=False forgets everything after each token: what generation costs without a KV cache.
@@ -167,11 +167,11 @@ def run(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterat
 def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob
     """What the model thought of the chosen token and of the `count` likeliest ones."""
     logprobs = log_softmax(logits)
-    best = largest(logprobs, count)
+    best = top_indices(logprobs, count)
     return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})
 
 
-def largest(values, count):  # (n,), int -> (count,) indices
+def top_indices(values, count):  # (n,), int -> (count,) indices
     """Where the largest are, in descending order, the lower index first among equals. Only those are sorted."""
     count = min(count, len(values))
     if count == 0:
