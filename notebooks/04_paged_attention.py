@@ -20,7 +20,7 @@ from minillm.cache.paged import PageStore
 from minillm.costs.memory import kv_tokens
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.load.profiles import draw, load
-from minillm.load.traces import Request, read_azure
+from minillm.load.traces import TraceRequest, read_azure
 from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
@@ -146,7 +146,7 @@ def make_cache(kind, tokens, batch=1, size=16):
     """A batch of empty caches with room for so many tokens each."""
     if kind == "contiguous":
         return [model.new_cache() for _ in range(batch)]
-    store = PageStore.of(config, batch * -(-tokens // size), size)
+    store = PageStore.for_model(config, batch * -(-tokens // size), size)
     return [store.new_cache() for _ in range(batch)]
 
 
@@ -181,7 +181,7 @@ waits = {kind: (lengths, [ttft_s(kind, n) for n in lengths]) for kind in ("conti
 # the memory has room for two that reserve. How many fit in the other ways, the replay says; the rest is measured.
 
 # %% tags=["timing"]
-small = [Request(max(1, r.prompt // 16), max(1, r.output // 16)) for r in requests]
+small = [TraceRequest(max(1, r.prompt // 16), max(1, r.output // 16)) for r in requests]
 there = waste(small, reserve=512, block_sizes=(16,))
 room = {"reserve": 2, "power of two": int(2 * there["power of two"]["fits"]), "blocks of 16": int(2 * there["paged 16"]["fits"])}
 context = round(512 / there["paged 16"]["fits"] * (1 - there["paged 16"]["waste"]))

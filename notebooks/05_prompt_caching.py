@@ -234,7 +234,7 @@ plots.show(fig)
 
 # %%
 agent = sum((Usage(cache_write_tokens=1000, cache_read_tokens=1000 * step) for step in range(50)), Usage())
-bill = Prices.of(3.0, 15.0, FIVE_MINUTES)
+bill = Prices.from_scheme(3.0, 15.0, FIVE_MINUTES)
 print(agent)
 print(f"${bill.cost_without_cache(agent):.2f} without caching, ${bill.cost(agent):.2f} with it")
 

@@ -84,7 +84,7 @@ def test_an_empty_text_begins_at_bos_and_is_refused_where_there_is_none():
     bare = byte_tokenizer(512)
     bare.bos_id = None
     llm = LLM((random_model(SMALL)[0], bare))
-    for call in (llm.generate, engine(llm).run):
+    for call in (llm.generate, engine(llm).generate):
         with pytest.raises(RequestError, match="empty.*no begin-of-text token"):
             call("", ALONE)
         with pytest.raises(RequestError, match="empty"):

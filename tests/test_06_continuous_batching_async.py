@@ -123,7 +123,7 @@ def test_one_message_a_step_however_many_streams():
         front.deliver = lambda batch: (messages.append(len(batch)), deliver(batch))
         streams = [await front.submit([i], greedy(20)) for i in range(8)]
         await asyncio.gather(*map(tokens, streams))
-        return len(front.engine.log.of(-1))
+        return len(front.engine.log.events_of(-1))
 
     steps = served(scenario)
     assert len(messages) <= steps + 8 + 1, "one for each step, each acceptance, and the last words"
@@ -444,9 +444,9 @@ def test_an_idle_engine_computes_nothing_and_knows_it_is_empty():
         await until(
             lambda: front.stats() == {"running": 0, "waiting": 0, "swapped": 0, "kv_blocks_used": 0, "kv_blocks_total": 64}
         )
-        steps = len(front.engine.log.of(-1))
+        steps = len(front.engine.log.events_of(-1))
         await asyncio.sleep(0.05)
-        assert len(front.engine.log.of(-1)) == steps and front.thread.is_alive()
+        assert len(front.engine.log.events_of(-1)) == steps and front.thread.is_alive()
 
     served(scenario)
 

@@ -29,7 +29,7 @@ from minillm.model.random_model import byte_tokenizer
 
 
 def kinds(one, request):
-    return [e.kind for e in one.log.of(request)]
+    return [e.kind for e in one.log.events_of(request)]
 
 
 def alone(prompt, params, n=1, **config):
@@ -175,7 +175,7 @@ def test_a_cached_prefix_changes_nothing_but_the_work(prefix):
     first, second = one.generate([prompt], params)[0], one.generate([prompt], params)[0]
     assert first[0].token_ids == second[0].token_ids == alone(prompt, params)[0]
     assert CACHED not in kinds(one, 0)
-    assert [e.tokens for e in one.log.of(1) if e.kind == CACHED] == [20], "full blocks of 4, never the last token"
+    assert [e.tokens for e in one.log.events_of(1) if e.kind == CACHED] == [20], "full blocks of 4, never the last token"
     other = one.add(prompt, params, salt="another tenant")
     drain(one)
     assert CACHED not in kinds(one, other)
@@ -190,9 +190,9 @@ def test_the_log_tells_what_happened_in_order():
     drain(one)
     assert Counter(kinds(one, request)) == {ARRIVED: 1, SCHEDULED: 1, TOKEN: 8, FINISHED: 1}
     assert kinds(one, request)[:3] == [ARRIVED, SCHEDULED, TOKEN] and kinds(one, request)[-1] == FINISHED
-    assert one.log.of(request)[0].tokens == 20
-    assert Counter(e.index for e in one.log.of(request) if e.kind == TOKEN) == {0: 4, 1: 4}
-    steps = one.log.of(ENGINE)
+    assert one.log.events_of(request)[0].tokens == 20
+    assert Counter(e.index for e in one.log.events_of(request) if e.kind == TOKEN) == {0: 4, 1: 4}
+    steps = one.log.events_of(ENGINE)
     assert {e.kind for e in steps} == {STEP} and [e.tokens for e in steps] == [16, 4, 2, 2, 2]
     times = [e.time for e in one.log.events]
     assert times == sorted(times)
@@ -406,7 +406,7 @@ def test_whatever_comes_and_goes_answers_are_right_and_nothing_is_left(data):
     if one.scheduler.host:
         assert one.scheduler.host.num_free == 20
     for request, (key, own) in answers.items():
-        ends = [e.kind for e in one.log.of(request) if e.kind in (FINISHED, CANCELLED, FAILED)]
+        ends = [e.kind for e in one.log.events_of(request) if e.kind in (FINISHED, CANCELLED, FAILED)]
         assert len(ends) == 1, "every request ends exactly once"
         for mine, whole in zip(own, expected(*key), strict=True):
             assert mine.token_ids == (whole if ends == [FINISHED] else whole[: len(mine.token_ids)])

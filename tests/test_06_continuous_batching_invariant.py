@@ -58,7 +58,7 @@ def in_chunks(transformer, tokens, size, cache=None):
 def among(transformer, tokens, batch, seed, pages=None):
     """In pieces of chance, at a place of chance among batch - 1 neighbours who decode, or compute a prompt, of any length."""
     rng = np.random.default_rng(seed)
-    store = PageStore.of(transformer.config, batch * 130 // (pages or 1) + batch, pages) if pages else None
+    store = PageStore.for_model(transformer.config, batch * 130 // (pages or 1) + batch, pages) if pages else None
     new = store.new_cache if store else transformer.new_cache
     neighbours, mine, out = [new() for _ in range(batch - 1)], new(), []
     while mine.length < len(tokens):

@@ -75,7 +75,7 @@ def test_what_would_break_the_queue_is_refused_when_it_comes(options, word, orde
     core.add("another", greedy(4), n=2.0, priority=1.5, salt=("a", 1))
     while core.has_work:
         core.step()
-    ends = [core.log.of(request)[-1].kind for request in core.log.requests()]
+    ends = [core.log.events_of(request)[-1].kind for request in core.log.requests()]
     assert ends == ["finished", "refused", "finished"] and core.log.requests()[0] == good
 
 

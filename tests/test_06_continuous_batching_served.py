@@ -45,7 +45,7 @@ class Site:
         self.config = SchedulerConfig(**{"num_blocks": 128, "block_size": 8, "max_sequences": 16, **config})
         self.engine = Engine(llm, self.config, log=self.log)
         self.front = AsyncEngine(self.engine, max_queue=max_queue)
-        self.served = Served.of(llm, "small", self.config.num_blocks * self.config.block_size)
+        self.served = Served.from_llm(llm, "small", self.config.num_blocks * self.config.block_size)
 
     def running(self, **options):
         return running(self.front, self.served, self.page, **options)

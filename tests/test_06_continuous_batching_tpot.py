@@ -6,7 +6,7 @@ from engine_help import engine, greedy, small
 from minillm.bench.compare import speeds
 from minillm.errors import MiniLLMError
 from minillm.load.generator import LoadTest, rows
-from minillm.load.traces import Request
+from minillm.load.traces import TraceRequest
 from minillm.metrics import events, summary
 from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, USAGE, Event, EventLog
 from minillm.server.metrics_page import MetricsPage, WatchedLog
@@ -31,7 +31,7 @@ def log_of(answers, usage=None, log=None):
 def doors(log):
     """Every way to ask for the TPOT of the one request in a log."""
     measured = summary.measure(log, 3)
-    client = LoadTest([None] * 3 + [Request(5, 3)], log, open_loop=False)
+    client = LoadTest([None] * 3 + [TraceRequest(5, 3)], log, open_loop=False)
     return {
         "events": events.tpot(log, 3),
         "summary": events.summary(log, 3)["tpot_s"],

@@ -86,7 +86,7 @@ def test_a_step_is_one_call_with_the_bits_of_the_separate_ones_and_says_what_num
 def test_neither_threads_nor_pages_nor_company_change_a_bit(config, kinds, dtype):
     model, lengths = model_of(config, kinds, dtype=dtype), [9, 70, 2]
     together = decoded(model, lengths, [model.new_cache() for _ in lengths])
-    store = PageStore.of(config, 120, 16, dtype=dtype)
+    store = PageStore.for_model(config, 120, 16, dtype=dtype)
     assert np.array_equal(decoded(model, lengths, [store.new_cache() for _ in lengths]), together)
     numba.set_num_threads(1)
     assert np.array_equal(decoded(model, lengths, [model.new_cache() for _ in lengths]), together)

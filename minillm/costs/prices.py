@@ -45,7 +45,7 @@ class Prices:
                 raise MiniLLMError(f"prices are finite and 0 or more, found {name} = {getattr(self, name)}.")
 
     @classmethod
-    def of(cls, input, output, scheme):  # float, float, Scheme -> Prices
+    def from_scheme(cls, input, output, scheme):  # float, float, Scheme -> Prices
         return cls(input, output, scheme.write, scheme.read)
 
     def cost(self, usage):  # Usage -> money

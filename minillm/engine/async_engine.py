@@ -209,7 +209,7 @@ class AsyncEngine:
                 continue
             if request in self.awaiting_first:
                 self.awaiting_first.remove(request)
-                cached = next((e.tokens for e in self.engine.log.of(request) if e.kind == CACHED), 0)
+                cached = next((e.tokens for e in self.engine.log.events_of(request) if e.kind == CACHED), 0)
                 self.outbox.append((setattr, (self.streams[request], "cached_tokens", cached)))
             self.outbox.append((self.streams[request].push, (delta,)))
         for request in {delta.request for delta in deltas} - self.engine.running.keys():

@@ -42,9 +42,9 @@ class ModelExecutor:
     def __init__(self, transformer, num_blocks, block_size=16, host_blocks=0, dtype=None, eos_ids=()):
         dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
-        self.store = PageStore.of(config, num_blocks, block_size, dtype=dtype, ops=self.ops)
+        self.store = PageStore.for_model(config, num_blocks, block_size, dtype=dtype, ops=self.ops)
         host = get_backend("numpy")  # memory of the host, whatever the model runs on
-        self.host = PageStore.of(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
+        self.host = PageStore.for_model(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
         self.answers = {}  # request -> [answer.Answer]
         self.adapters = {}  # request -> adapters.LoadedAdapter, of those that have one
 

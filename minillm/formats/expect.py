@@ -81,7 +81,7 @@ class Fields:
         key = key if key.isprintable() and len(key) <= 100 else shown(key)
         raise self.error(f"{self.where}{key}: expected {wanted}, found {found}.")
 
-    def of(self, key, good, wanted, default=REQUIRED):
+    def checked(self, key, good, wanted, default=REQUIRED):
         """A value for which good(value) holds."""
         self.asked.add(key)
         value = plain(self.values.get(key))
@@ -94,36 +94,36 @@ class Fields:
         return value
 
     def whole(self, key, default=REQUIRED, low=0, high=MOST):
-        return self.of(key, lambda v: is_whole(v) and low <= v <= high, f"a whole number from {low:,} to {high:,}", default)
+        return self.checked(key, lambda v: is_whole(v) and low <= v <= high, f"a whole number from {low:,} to {high:,}", default)
 
     def number(self, key, default=REQUIRED, low=-math.inf, high=math.inf):
         wanted = "a finite number" if low == -math.inf else f"a number from {low:g} to {high:g}"
-        value = self.of(key, lambda v: is_finite(v) and low <= v <= high, wanted, default)
+        value = self.checked(key, lambda v: is_finite(v) and low <= v <= high, wanted, default)
         return value if value is default else float(value)
 
     def flag(self, key, default=REQUIRED):
         """true or false; 1 and 0 too, as some writers store a byte."""
-        value = self.of(key, lambda v: isinstance(v, int) and v in (0, 1), "true or false", default)
+        value = self.checked(key, lambda v: isinstance(v, int) and v in (0, 1), "true or false", default)
         return value if value is default else bool(value)
 
     def text(self, key, default=REQUIRED):
-        return self.of(key, lambda v: isinstance(v, str) and is_unicode(v), "text", default)
+        return self.checked(key, lambda v: isinstance(v, str) and is_unicode(v), "text", default)
 
     def one_of(self, key, choices, default=REQUIRED):
         """One of some texts, or of any values that compare with them."""
         wanted = " or ".join(map(repr, choices))
-        return self.of(key, lambda v: isinstance(v, str | int | float) and any(same(v, c) for c in choices), wanted, default)
+        return self.checked(key, lambda v: isinstance(v, str | int | float) and any(same(v, c) for c in choices), wanted, default)
 
     def inner(self, key, default=REQUIRED):  # -> Fields
         """An object within this one. A message names both keys."""
-        value = self.of(key, lambda v: isinstance(v, dict), "an object", default)
+        value = self.checked(key, lambda v: isinstance(v, dict), "an object", default)
         key = key if key.isprintable() and len(key) <= 100 else shown(key)
         return value if value is default and default is None else Fields(value, f"{self.where}{key}.", self.error)
 
     def items(self, key, default=REQUIRED, most=MOST):  # -> [anything]
         """A list of whatever, to be looked at one by one."""
         wanted = "a list" if most == MOST else f"a list of at most {most:,}"
-        return self.of(key, lambda v: isinstance(v, list | tuple) and len(v) <= most, wanted, default)
+        return self.checked(key, lambda v: isinstance(v, list | tuple) and len(v) <= most, wanted, default)
 
     def inners(self, key, default=REQUIRED, most=MOST):  # -> [Fields]
         """A list of objects."""
@@ -134,7 +134,7 @@ class Fields:
         return [Fields(value, f"{self.where}{key}[{i}].", self.error) for i, value in enumerate(values)]
 
     def texts(self, key, default=REQUIRED):  # -> [str]
-        values = self.of(key, lambda v: isinstance(v, list | tuple), "a list of strings", default)
+        values = self.checked(key, lambda v: isinstance(v, list | tuple), "a list of strings", default)
         if values is default:
             return values
         if set(map(type, values)) - {str}:
@@ -148,7 +148,7 @@ class Fields:
     def numbers(self, key, default=REQUIRED, count=None, whole=False):  # -> [int] or [float]
         """A list of finite numbers, or a NumPy array of them. count: how many there must be."""
         wanted = f"an array of {'whole' if whole else 'finite'} numbers" if count is None else f"an array of {count:,} numbers"
-        values = self.of(key, lambda v: isinstance(v, list | tuple) or getattr(v, "ndim", 0) == 1, wanted, default)
+        values = self.checked(key, lambda v: isinstance(v, list | tuple) or getattr(v, "ndim", 0) == 1, wanted, default)
         if values is default:
             return values
         if count is not None and len(values) != count:

@@ -17,9 +17,9 @@ from minillm.errors import MiniLLMError
 from minillm.load import workload
 from minillm.load.client import RequestResult
 from minillm.load.client_sse import Trouble
-from minillm.load.traces import Request
+from minillm.load.traces import TraceRequest
 from minillm.metrics import summary
-from minillm.metrics.bootstrap import distribution
+from minillm.metrics.bootstrap import bootstrap
 from minillm.metrics.events import ARRIVED, PROMPT_USAGE, EventLog, tokens_of
 
 MOST_PROMPT_TOKENS = 100_000_000  # of all requests: their prompts are made beforehand
@@ -90,10 +90,10 @@ async def probe(client):  # -> tokens per word, tokens that the server adds
     """Two short requests tell how the server counts: (1.0, 0.0) where it does not say. Trouble: it cannot do it at all."""
     counts = []
     for number, length in ((PROBE, 32), (PROBE - 1, 96)):
-        outcome = await client.complete(number, client.body(workload.text(Request(length, 1), number), 1), length)
+        outcome = await client.complete(number, client.body(workload.text(TraceRequest(length, 1), number), 1), length)
         if outcome.error and outcome.error != "empty":
             raise Trouble(outcome.error, outcome.message)
-        counts += [e.tokens for e in client.log.of(number) if e.kind == PROMPT_USAGE]
+        counts += [e.tokens for e in client.log.events_of(number) if e.kind == PROMPT_USAGE]
     if len(counts) < 2 or counts[1] <= counts[0]:
         return 1.0, 0.0
     per_word = (counts[1] - counts[0]) / 64
@@ -160,7 +160,7 @@ def report(test, slo=None):  # -> dict, ready for JSON
         **found,
         "errors": dict(errors.most_common()),
         "offered_per_s": (len(sent) - 1) / span if span and test.open_loop else None,
-        "generator_late_s": distribution(late),
+        "generator_late_s": bootstrap(late),
         "generator_cpu_cores": test.cpu_s / found["duration_s"] if found["duration_s"] else None,
     }
 
@@ -176,7 +176,7 @@ def rows(test):  # -> [dict], one for each request that was sent, in their order
                 "due_s": test.requests[number].arrival if test.open_loop else None,
                 "sent_s": test.log.times(number, ARRIVED)[0] - test.start,
                 "late_s": test.lateness(number),
-                "prompt_tokens": tokens_of(test.log.of(number), ARRIVED, PROMPT_USAGE),
+                "prompt_tokens": tokens_of(test.log.events_of(number), ARRIVED, PROMPT_USAGE),
                 "new_tokens": m and m.new_tokens,
                 "ttft_s": m and m.ttft,
                 "tpot_s": m and m.tpot,

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from minillm.errors import MiniLLMError, TraceError
-from minillm.load.traces import HASHED_TOKENS, READERS, Request, shown
+from minillm.load.traces import HASHED_TOKENS, READERS, TraceRequest, shown
 
 GROUPS = 8  # of requests by length
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "profiles"
@@ -99,7 +99,7 @@ def fit(kind, path):  # -> profile
 # --- from a profile to requests -------------------------------------------------------------------------------------------
 
 
-def draw(profile, n=None, seed=0):  # -> [Request]
+def draw(profile, n=None, seed=0):  # -> [TraceRequest]
     """n requests (as many as the trace has, unless told) like those of the trace."""
     make = {"lengths": draw_lengths, "conversations": draw_conversations}[profile["kind"]]
     try:
@@ -112,7 +112,7 @@ def draw_lengths(profile, n, rng):
     for _ in range(n):
         u = rng.random()
         group = profile["output"][min(int(u * len(profile["output"])), len(profile["output"]) - 1)]
-        yield Request(round(at(profile["prompt"], u)), round(at(group, rng.random())))
+        yield TraceRequest(round(at(profile["prompt"], u)), round(at(group, rng.random())))
 
 
 def draw_conversations(profile, n, rng):
@@ -131,7 +131,7 @@ def draw_conversations(profile, n, rng):
         next_page += new
         history.append(pages)
         prompt = len(pages) * HASHED_TOKENS - rng.randrange(HASHED_TOKENS)
-        yield Request(prompt, round(at(profile["output"], rng.random())), pages)
+        yield TraceRequest(prompt, round(at(profile["output"], rng.random())), pages)
 
 
 def around(history, ended, lag, least, most):  # -> number of a request

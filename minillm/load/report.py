@@ -138,4 +138,4 @@ def all_gaps(test):
 
 
 def log_time(test, number):
-    return test.log.of(number)[0].time - test.start
+    return test.log.events_of(number)[0].time - test.start

@@ -24,7 +24,7 @@ MOST_MS = 1e13  # of a timestamp: some 300 years
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TraceRequest:
     """One request of a trace. pages: ids of its 512-token pages in order, empty where the trace has none.
 
     arrival: seconds since the first request of the trace arrived; None where the trace has no clock.
@@ -36,27 +36,27 @@ class Request:
     arrival: float | None = None
 
 
-def read_azure(path):  # -> [Request]
+def read_azure(path):  # -> [TraceRequest]
     """Lengths and arrival times of an Azure trace. Errors: TraceError with the line."""
     requests = []
     for number, (prompt, output, stamp) in columns(path, ("ContextTokens", "GeneratedTokens", "TIMESTAMP")):
         lengths = count(prompt, path, number, "prompt"), count(output, path, number, "output")
-        requests.append(Request(*lengths, arrival=moment(stamp, path, number)))
+        requests.append(TraceRequest(*lengths, arrival=moment(stamp, path, number)))
     return since_first(whole(requests, path))
 
 
-def read_sharegpt(path):  # -> [Request]
+def read_sharegpt(path):  # -> [TraceRequest]
     """Prompt and output lengths of ShareGPT as Sarathi published them. Errors: TraceError with the line."""
     return whole(
         [
-            Request(count(prompt, path, number, "prompt"), count(output, path, number, "output"))
+            TraceRequest(count(prompt, path, number, "prompt"), count(output, path, number, "output"))
             for number, (prompt, output) in columns(path, ("num_prefill_tokens", "num_decode_tokens"))
         ],
         path,
     )
 
 
-def read_mooncake(path):  # -> [Request]
+def read_mooncake(path):  # -> [TraceRequest]
     """Lengths, page ids and arrival times of a Mooncake trace. Errors: TraceError with the line."""
     requests = []
     for number, line in lines(path):
@@ -78,14 +78,14 @@ def read_mooncake(path):  # -> [Request]
         stamp = fields["timestamp"]
         if isinstance(stamp, bool) or not isinstance(stamp, int | float) or not 0 <= stamp < MOST_MS:  # false for NaN too
             raise TraceError(f"{path}:{number}: timestamp must be a number of milliseconds, 0 or more, found {shown(stamp)}.")
-        requests.append(Request(prompt, output, tuple(pages), stamp / 1e3))
+        requests.append(TraceRequest(prompt, output, tuple(pages), stamp / 1e3))
     return since_first(whole(requests, path))
 
 
 READERS = {"azure": read_azure, "mooncake": read_mooncake, "sharegpt": read_sharegpt}
 
 
-def read_any(path):  # -> [Request]
+def read_any(path):  # -> [TraceRequest]
     """A trace of whichever of these kinds the first line shows it to be. Errors: TraceError."""
     _, first = next(lines(path), (0, ""))
     marks = {"azure": "ContextTokens", "sharegpt": "num_prefill_tokens", "mooncake": "hash_ids"}
@@ -147,7 +147,7 @@ def moment(text, path, number):  # -> seconds
         raise TraceError(f"{path}:{number}: TIMESTAMP must be a date and time, found {shown(text)}.") from None
 
 
-def since_first(requests):  # -> [Request]
+def since_first(requests):  # -> [TraceRequest]
     """The same, with the clock at 0 when the first of them arrives; in the order of the file, which may not be theirs."""
     first = min(r.arrival for r in requests)
     return [replace(r, arrival=r.arrival - first) for r in requests]

@@ -22,7 +22,7 @@ import random
 from dataclasses import replace
 
 from minillm.errors import MiniLLMError
-from minillm.load.traces import HASHED_TOKENS, Request
+from minillm.load.traces import HASHED_TOKENS, TraceRequest
 
 FREQUENT = (
     "the of and to in is that for it was on are as with his they at be this from have or by one had not but what all were "
@@ -54,12 +54,12 @@ def arrivals(count, rate, burstiness=1.0, seed=0):  # -> [seconds], from 0 on
     return [0.0, *itertools.accumulate(gaps)]
 
 
-def at_times(requests, times):  # [Request], [seconds] -> [Request]
+def at_times(requests, times):  # [TraceRequest], [seconds] -> [TraceRequest]
     """The same requests, arriving at these times."""
     return [replace(request, arrival=time) for request, time in zip(requests, times, strict=True)]
 
 
-def as_traced(requests, time_scale=1.0):  # [Request] -> [Request], in the order of arrival, from 0 on
+def as_traced(requests, time_scale=1.0):  # [TraceRequest] -> [TraceRequest], in the order of arrival, from 0 on
     """The trace's own times, each second stretched to `time_scale` seconds: 0.1 is ten times as fast as it was."""
     if not 0 < time_scale < math.inf:
         raise MiniLLMError(f"a time scale is above 0 and finite, found {time_scale}.")
@@ -73,16 +73,16 @@ def as_traced(requests, time_scale=1.0):  # [Request] -> [Request], in the order
 # --- how long -------------------------------------------------------------------------------------------------------------
 
 
-def fixed(count, prompt_tokens, new_tokens):  # -> [Request]
+def fixed(count, prompt_tokens, new_tokens):  # -> [TraceRequest]
     """Requests of one shape."""
     if not 0 < count <= MOST:
         raise MiniLLMError(f"a workload has 1 to {MOST:,} requests, found {count:,}.")
     if prompt_tokens < 1 or new_tokens < 1:
         raise MiniLLMError(f"prompt and answer have at least 1 token, found {prompt_tokens} and {new_tokens}.")
-    return [Request(prompt_tokens, new_tokens)] * count
+    return [TraceRequest(prompt_tokens, new_tokens)] * count
 
 
-def cut(requests, most_prompt=None, most_new=None):  # -> [Request]
+def cut(requests, most_prompt=None, most_new=None):  # -> [TraceRequest]
     """Lengths cut to what a small model can hold; pages of a prompt that were cut off are gone too."""
     for most in (most_prompt, most_new):
         if most is not None and most < 1:

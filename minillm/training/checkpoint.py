@@ -74,7 +74,7 @@ def load(path, configuration, like=None):  # path, {key: value}, {name: array} o
     state = State(about.whole("step", high=2**53), {}, {}, {}, batches)
     version, digest, theirs = about.whole("version"), about.text("sha256"), about.inner("configuration")
     for key in theirs.values:
-        theirs.of(key, lambda v: isinstance(v, str | int | float), "a number, text, true or false", None)
+        theirs.checked(key, lambda v: isinstance(v, str | int | float), "a number, text, true or false", None)
     theirs = theirs.values
     if version != VERSION or sha256(theirs) != digest:
         found = f"{version} and {sha256(theirs)[:16]}…"
