@@ -91,6 +91,7 @@ def commands(text, line_of_code):  # -> command lines, as a reader would type th
         if match := line_of_code.match(line) or PROSE.search(line):
             command = END.split(match[1], maxsplit=1)[0].strip()
             found += [command.rpartition('"')[0] if command.count('"') % 2 else command]
+    found = [command for command in found if not re.search("@[A-Z]+@", command)]  # a template, which release fills in
     return [one for command in found for one in alternatives(command.replace("[", "").replace("]", "").replace(" ...", ""))]
 
 
@@ -104,14 +105,14 @@ def argv(text):  # "python -m minillm course check 01.2" -> ["course", "check", 
     if words[0].endswith(("python", "python3")):
         words = words[2:]
     module = words[0].rpartition("/")[2].split(".")
-    if module[1:2] not in ([], ["course"]) or module[0] != "minillm":
+    if module != ["minillm"]:
         return None
-    return module[1:] + [("model" if "bench" in before else STAND_INS.get(word, word)) if word in STAND_INS else word
-                         for before, word in zip(words, words[1:], strict=False)]  # fmt: skip
+    return [("model" if "bench" in before else STAND_INS.get(word, word)) if word in STAND_INS else word
+            for before, word in zip(words, words[1:], strict=False)]  # fmt: skip
 
 
 PARSER, COURSE, DECKS = parser(), Course(), read_decks()  # read once
-STAND_INS = {"{…}": "01", "NN": "01", "ID": "01", "N": "1", "URL": "http://127.0.0.1:1", "NAME=PATH": "name=path"}
+STAND_INS = {"{…}": "01", "NN": "01", "NN.k": "01.1", "ID": "01", "N": "1", "URL": "http://127.0.0.1:1", "NAME=PATH": "name=path"}
 EXAMPLES = {"03.7": "lessons/instructors.md"}  # the id that an instructor's own exercise would have: there must be none
 
 

@@ -81,7 +81,7 @@ def prepare(folder):
     (folder / "notes" / "01_note.py").write_text("# %%\nprint(1)\n")
     (folder / "private").mkdir()
     for name in ("solved", "started"):
-        assert main(["course", "start", "04.2", "--out", name]) == 0
+        assert main(["course", "start", "04.2", "--work", name]) == 0
     shutil.copy(COURSE.package / COURSE.exercises["04.2"].file, folder / "solved" / COURSE.exercises["04.2"].file)
 
 

@@ -20,7 +20,8 @@ def project(folder):
     skip = shutil.ignore_patterns("__pycache__")
     for part in ("course", "cli"):
         shutil.copytree(PACKAGE / part, folder / "minillm" / part, ignore=skip)
-    shutil.copy(PACKAGE / "errors.py", folder / "minillm")
+    for file in ("__main__.py", "errors.py"):
+        shutil.copy(PACKAGE / file, folder / "minillm")
     return Course(folder / "minillm", folder)
 
 

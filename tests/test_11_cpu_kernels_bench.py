@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from minillm.bench import machine
-from minillm.bench.attention import Bench, bench_attention
+from minillm.bench.attention import Bench, run
 from minillm.cli import main
 
 
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_and_starts_nothing(ceilings, capsys, monkeypatch,
 def test_what_does_not_fit_or_takes_too_long_is_left_out_with_the_reason(monkeypatch):
     monkeypatch.setattr(Bench, "ask", lambda self, name, queries, tokens, **_: {"time_s": 0.1, "peak_bytes": 1})
     monkeypatch.setattr("minillm.bench.attention.available_bytes", lambda: 10**9)
-    result = bench_attention([512, 8192], 9, 9, 64, 1, 2, True, lambda: SimpleNamespace(json=dict))
+    result = run([512, 8192], 9, 9, 64, 1, 2, True, lambda: SimpleNamespace(json=dict))
     small, large = result["prefill"]
     assert not any("left_out" in figures for figures in small["engines"].values())
     assert "7,247,757,312 bytes" in large["engines"]["naive_numpy"]["left_out"]

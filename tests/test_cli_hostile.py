@@ -38,7 +38,8 @@ def leaves(top, words=()):  # -> (words, parser) of each command and action
             yield from leaves(sub, (*words, name))
 
 
-COMMANDS, COURSE = dict(leaves(parser())), Course()  # read once
+TOP, COURSE = parser(), Course()  # read once
+COMMANDS = dict(leaves(TOP))
 NEEDED = {  # what must be there beside the option that is tried
     ("generate",): ["hello", "--model", "MODEL", "--max-tokens", "1"],
     ("chat",): ["--model", "MODEL", "--max-tokens", "1"],
@@ -49,7 +50,8 @@ NEEDED = {  # what must be there beside the option that is tried
     ("quiz",): ["--list"],
     ("inspect",): ["MODEL"],
     ("download",): ["tiny"],
-    ("course", "start"): ["01", "--out", "learner"],
+    ("bench", "model"): ["--model", "MODEL"],
+    ("course", "start"): ["01", "--work", "learner"],
     ("course", "check"): ["--work", "learner"],
     ("course", "hint"): ["--work", "learner"],
     ("course", "status"): ["--work", "learner"],
@@ -57,17 +59,15 @@ NEEDED = {  # what must be there beside the option that is tried
     ("course", "release"): ["01"],
     ("course", "grade"): ["learner"],
 }
-BENCHES = [["bench", kind] for kind in ("model", "attention", "paging", "pair", "training")]  # the others take no more options
 
 
 def cases():
-    """One for each option or positional argument of each command; `bench` has one command line a benchmark."""
+    """One for each option or positional argument of each command, action and benchmark."""
     for words, command in COMMANDS.items():
         for action in command._actions:
-            if action.nargs == 0 or action.dest in ("help", "what"):
-                continue
-            for start in BENCHES if words == ("bench",) else [list(words)]:
-                yield pytest.param(start, action, id=" ".join([*start, *(action.option_strings[:1] or [action.dest])]))
+            if action.nargs != 0:
+                name = (action.option_strings or [action.dest])[0]
+                yield pytest.param([*words], action, id=" ".join([*words, name]))
 
 
 def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, standard error
@@ -86,7 +86,7 @@ def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, stan
         (["course", "start", "01-x"], "no exercise or lesson '01-x'"),
         (["course", "start", "1-99999999"], "no exercise or lesson '1-99999999'"),
         (["course", "grade", ".", "--only", "01-zz"], "no exercise or lesson '01-zz'"),
-        (["course", "start", "04.2", "--out", LONG], "File name too long"),
+        (["course", "start", "04.2", "--work", LONG], "File name too long"),
         (["generate", "hello", "--model", "~nouser/x"], "cannot be looked up"),
         (["generate", "hello", "--model", LONG], "characters)"),
         (["generate", "hello", "--model", "a/" + LONG], "cannot be looked up: File name too long"),
@@ -95,13 +95,21 @@ def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, stan
         (["serve", "--port", "0", "--kv-memory", "9" * 400 + "G"], "a size is a number with a unit"),
         (["serve", "--port", "0", "--backend", "numpy", "--blocks", "9" * 20], "are available"),
         (["serve", "--host", "a\udcffb"], "cannot listen on"),
-        (["bench", "blocks", "--heads", "9"], "takes no --heads; it takes --requests"),
+        (["bench", "blocks", "--heads", "9"], "unrecognized arguments: --heads (minillm bench attention has it)"),
+        (["bench", "paging", "--tokens", "5"], "(minillm bench attention has it)"),
+        (["bench", "--json", "attention"], "(attention comes before its options)"),
+        (["bench", "atention"], "(did you mean attention?)"),
         (["bench", "--batch", "0"], "--batch must be at least 1, found 0"),
         (["bench", "--rounds", "-1"], "--rounds must be at least 1, found -1"),
-        (["bench", "training", "--batch", "1,2"], "--batch takes one number here"),
+        (["bench", "training", "--batch", "1,2"], "argument --batch: invalid int value: '1,2'"),
         (["genrate"], "(did you mean generate?)"),
         (["bench", "--promt-tokens", "3"], "(did you mean --prompt-tokens?)"),
         (["bench", "--prompt", "3"], "unrecognized arguments: --prompt"),
+        (["bench", "model", "-batch", "3"], "(did you mean --batch?)"),
+        (["course", "check", "--wrk", "x"], "(did you mean --work?)"),
+        (["course", "--work", "x", "check"], "(--work comes after the name of a command that has it)"),
+        (["course", "hint", "--watch"], "(minillm course check has it)"),
+        (["--verison"], "(did you mean --version?)"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, says, capsys, monkeypatch, tmp_path):
@@ -117,6 +125,34 @@ def test_bytes_that_are_no_text_are_refused_from_every_source(capsys, monkeypatc
     monkeypatch.setattr(sys, "stdin", raw)
     assert main(["generate", "-", "--model", str(tiny_path)]) == 2
     assert "not valid Unicode" in capsys.readouterr().err
+
+
+def test_every_misspelled_option_is_answered_with_the_option(capsys):
+    """Of every command, action and benchmark, with one letter too many."""
+    missed = []
+    for words, command in COMMANDS.items():
+        for option in command._option_string_actions.keys() - {"-h", "--help"}:
+            with pytest.raises(SystemExit) as exit_:
+                TOP.parse_args([*words, option[:5] + "x" + option[5:]])
+            status, err = exit_.value.code, capsys.readouterr().err
+            near = err.partition("(did you mean ")[2].partition("?)")[0]
+            if status != 2 or err.count("\n") != 1 or near not in command._option_string_actions:
+                missed.append((words, option, err))
+    assert missed == []
+
+
+def test_bare_bench_is_the_benchmark_of_a_model():
+    for options in ([], ["--batch", "4"], ["--model", "attention", "--json"]):
+        bare, named = TOP.parse_args(["bench", *options]), TOP.parse_args(["bench", "model", *options])
+        assert bare == named and bare.what == "model"
+
+
+def test_the_registry_of_benchmarks_and_their_options_have_the_same_names():
+    from minillm.bench import BENCHMARKS, benchmark
+    from minillm.cli.benchmarks import CHOICES
+
+    assert BENCHMARKS.keys() == CHOICES.keys()
+    assert [name for name in BENCHMARKS if not (callable(benchmark(name).run) and callable(benchmark(name).table))] == []
 
 
 def test_without_a_command_there_is_help(capsys):
@@ -165,7 +201,7 @@ def cli(tiny_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grade, "grade", reached)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINILLM_STATE", str(tmp_path / "state"))
-    assert main(["course", "start", "01.1", "--out", "learner"]) == 0
+    assert main(["course", "start", "01.1", "--work", "learner"]) == 0
 
     def run(*words):
         return run_quietly([str(tiny_path) if word == "MODEL" else word for word in words], capsys, monkeypatch)
@@ -176,7 +212,7 @@ def cli(tiny_path, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(("start", "action"), list(cases()))
 def test_no_value_of_an_option_makes_a_traceback(cli, start, action):
-    needed = NEEDED.get(tuple(start), ["--model", "MODEL"] if start[0] == "bench" and "model" in start else [])
+    needed = NEEDED.get(tuple(start), [])
     for value in NUMBERS if action.type in (int, float) else TEXTS[:6] if action.choices else TEXTS:
         if action.option_strings:
             words = [*start, *needed, f"{action.option_strings[0]}={value}"]

@@ -12,11 +12,12 @@ LINES = {  # command -> command lines that the runner knows to make small
     ("inspect",): ["minillm inspect FILE --json"],
     ("backends",): ["minillm backends --json"],
     ("tour",): ["minillm tour --json"],
-    ("bench",): [f"minillm bench {kind} --json" for kind in BENCH] + ["minillm bench --batch 1,2 --json"],
     ("loadtest",): ["minillm loadtest --url URL --out DIR --json"],
     ("train",): ["minillm train --config data/models/tiny.toml --json"],
     ("course", "kills"): ["minillm course kills 03.1 --json"],
 }
+LINES |= {("bench", kind): [f"minillm bench {kind} --json"] for kind in BENCH}
+LINES["bench", "model"] += ["minillm bench --batch 1,2 --json"]
 ELSEWHERE = {("serve",): "its object comes while it runs: tests/test_06_continuous_batching_served.py reads it"}
 
 

@@ -85,7 +85,7 @@ from minillm import plots
 print("one")
 6 * 7
 
-# %%
+# %% tags=["drawing"]
 fig, (axes,) = plots.figure()
 plots.bars(axes, ["with", "without"], [2, 1], "tokens/s")
 plots.show(fig)
@@ -127,6 +127,7 @@ def test_a_notebook_keeps_the_contract_and_shows_its_outputs(built, example):
     text, code, figure, timing, skipped, last = example["cells"]
     assert code["outputs"][0]["text"] == ["one\n"] and code["outputs"][1]["data"]["text/plain"] == ["42"]
     assert figure["outputs"][0]["data"]["image/png"].startswith("iVBOR") and timing["outputs"]
+    assert figure["metadata"]["jupyter"] == {"source_hidden": True} and "jupyter" not in timing["metadata"], "drawing is folded"
     assert skipped["outputs"] == [] and skipped["execution_count"] is None and last["execution_count"] == 4
     assert example["metadata"]["minillm"] == {"source_sha256": source_hash(EXAMPLE)}
 

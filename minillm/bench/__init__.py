@@ -1,1 +1,21 @@
 """Floor 7: measurement. Work is reported beside its ceiling, and beside its peers in the same run."""
+
+import importlib
+
+BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result, ready for JSON; its table(result) -> text
+    "model": "model",
+    "attention": "attention",
+    "ttft": "prefix",
+    "paging": "replay",
+    "prefix": "replay",
+    "blocks": "blocks",
+    "serving": "serving",
+    "training": "training_speed",
+    "pair": "pair",
+    "kernels": "kernels",
+}
+
+
+def benchmark(name):  # -> module
+    """Import a benchmark, and with it NumPy and more, only once it is chosen."""
+    return importlib.import_module(f"minillm.bench.{BENCHMARKS[name]}")

@@ -12,10 +12,10 @@ calls of a millisecond on a machine that others use are disturbed more often tha
 from dataclasses import dataclass, field
 
 from minillm.attention.mask import Mask
-from minillm.bench.compare import say
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
 from minillm.memory import available_bytes, refuse_beyond_memory
+from minillm.terminal import say
 
 PREFILL = ("naive_numpy", "flash_numpy", "flash_numba", "torch")
 DECODE = ("naive_numpy", "flash_numba", "paged_numba", "flash_numba_float16", "paged_numba_float16", "torch")
@@ -124,7 +124,7 @@ class Bench:
         }
 
 
-def bench_attention(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
+def run(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
     """Prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
         raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")

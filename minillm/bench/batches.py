@@ -9,8 +9,9 @@ import statistics
 
 import numpy as np
 
-from minillm.bench.compare import ceilings, check_sizes, say
+from minillm.bench.compare import ceilings, check_sizes
 from minillm.bench.worker import Worker
+from minillm.terminal import say
 
 
 def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits, kv):

@@ -5,13 +5,13 @@ ratios within each round, so that a slow minute hits both sides of it. The ceili
 """
 
 import statistics
-import sys
 
 import numpy as np
 
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
 from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
+from minillm.terminal import say
 
 
 def compare(
@@ -105,9 +105,3 @@ def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=
         "bits_per_weight": bits_per_weight,
         "flops_per_s": peak,
     }
-
-
-def say(text):
-    """Progress, on a line of its own that the next one replaces; silent when nobody watches."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

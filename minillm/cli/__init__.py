@@ -4,51 +4,17 @@ Each module says HELP, adds its arguments in `configure(parser)`, and works in `
 needs: so `minillm --help` imports no NumPy. Errors that a user can cause become one line and exit status 2.
 """
 
-import argparse
 import importlib
-import itertools
 import os
-import re
 import sys
 
 from minillm import __version__
+from minillm.cli.arguments import Parser
 from minillm.errors import MiniLLMError
 
 COMMANDS = (
     "tour", "generate", "chat", "download", "inspect", "bench", "serve", "loadtest", "train", "backends", "quiz", "course",
 )  # fmt: skip
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, whose complaint is one line. An abbreviated option is refused: it could mean another one tomorrow."""
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, allow_abbrev=False, **options)
-
-    def error(self, message):
-        self.exit(2, f"minillm: {' '.join(message.split())}{self.nearest(message)}; {self.prog} --help says what there is.\n")
-
-    def nearest(self, message):  # -> " (did you mean …?)", or nothing
-        from difflib import get_close_matches
-
-        found = re.search(r"invalid choice: '?([\w-]+).*?choose from (.*)\)|unrecognized arguments: (--[\w-]+)", message)
-        if not found:
-            return ""
-        options = [option for action in self._actions for option in action.option_strings]
-        near = get_close_matches(found[1] or found[3], re.findall(r"[\w-]+", found[2]) if found[2] else options, 1)
-        return f" (did you mean {near[0]}?)" if near else ""
-
-    def parse_known_args(self, args=None, namespace=None):
-        """What nobody knows is refused here, where the command's own options are known, before its value is taken for another."""
-        if args is not None and self._subparsers is None:
-            given = itertools.takewhile(lambda word: word != "--", args)
-            options = [word.partition("=")[0] for word in given if word.startswith("--")]
-            if unknown := [option for option in options if option not in self._option_string_actions]:
-                self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        values, left = super().parse_known_args(args, namespace)
-        if left:
-            self.error(f"unrecognized arguments: {' '.join(left)}")
-        return values, left
 
 
 def main(argv=None):  # -> exit status
@@ -58,11 +24,11 @@ def main(argv=None):  # -> exit status
             stream.reconfigure(errors="backslashreplace")  # a narrow terminal must not stop a story
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no UTF-8 reach the tokenizer, which says where they are
-    top = parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    top, words = parser(), sys.argv[1:] if argv is None else argv
+    if not words:
         top.print_help()
         return 0
-    args = top.parse_args(argv)
+    args = top.parse_args(words)
     try:
         if getattr(args, "threads", None) is not None:
             set_threads(args.threads)
@@ -91,7 +57,7 @@ def main(argv=None):  # -> exit status
         return 130
 
 
-def parser():  # -> argparse.ArgumentParser
+def parser():  # -> Parser
     """All commands and their options. A subparser is of the same class."""
     top = Parser(prog="minillm", description="A small LLM inference engine that you can read.")
     top.add_argument("--version", action="version", version=f"minillm {__version__}")
@@ -101,6 +67,7 @@ def parser():  # -> argparse.ArgumentParser
         sub = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.configure(sub)
         sub.set_defaults(run=module.run)
+    top.introduce()
     return top
 
 

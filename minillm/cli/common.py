@@ -6,11 +6,16 @@ import sys
 DEFAULT_MODEL = "tiny"
 
 
-def add_model_options(parser):
+def add_model_options(parser, default=DEFAULT_MODEL, backend=True):
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="M", help="name, .gguf file, folder, or hf:ORG/REPO/FILE (default: %(default)s)"
+        "--model", default=default, metavar="M", help="name, .gguf file, folder, or hf:ORG/REPO/FILE (default: %(default)s)"
     )
-    parser.add_argument("--backend", metavar="B", default="auto", help="numpy, numba, or auto (default: %(default)s)")
+    if backend:
+        parser.add_argument("--backend", metavar="B", default="auto", help="numpy, numba, or auto (default: %(default)s)")
+    add_threads_option(parser)
+
+
+def add_threads_option(parser):
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
 
 

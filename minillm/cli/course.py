@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 
 HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills, notebooks"
@@ -10,34 +11,36 @@ HELP = "the exercises: start, check, hint, status, solution; and for instructors
 def configure(parser):
     from minillm.course.notebooks import build
 
-    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    commands = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def command(name, help, ids=None, work=("--work",)):
-        sub = commands.add_parser(name, help=help, description=help)
+    def command(act, help, ids=None, work=True):  # -> the parser of the action
+        sub = commands.add_parser(act.__name__.strip("_"), help=help, description=help)
+        sub.set_defaults(act=act)
         if ids:
             sub.add_argument("ids", nargs=ids, metavar="ID", help="a lesson (1 or 01), a range (01-04), an exercise (01.2)")
         if work:
-            sub.add_argument(*work, dest="work", type=Path, default=Path("work"), metavar="DIR", help="your folder (work)")
+            sub.add_argument("--work", type=Path, default=Path("work"), metavar="DIR", help="your folder (work)")
         return sub
 
-    start = command("start", "write the files of a lesson's exercises, emptied, into your folder", "+", ("--work", "--out"))
+    start = command(_start, "write the files of a lesson's exercises, emptied, into your folder", "+")
+    start.add_argument("--out", dest="work", type=Path, help=SUPPRESS)  # what --work was called here
     start.add_argument("--force", action="store_true", help="overwrite files that are there")
-    check = command("check", "test the first exercise that is not done, then the next", "*")
+    check = command(_check, "test the first exercise that is not done, then the next", "*")
     check.add_argument("--watch", action="store_true", help="again whenever a file is saved")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="what the random inputs are drawn from (0)")
     check.add_argument("--move", action="store_true", help="first move files that have another place since you began")
-    command("hint", "one more hint for the exercise you are at", "*")
-    status = command("status", "where you are: the lesson at hand, what is done, points", "*")
+    command(_hint, "one more hint for the exercise you are at", "*")
+    status = command(_status, "where you are: the lesson at hand, what is done, points", "*")
     status.add_argument("--all", action="store_true", help="the exercises of all lessons")
-    command("solution", "your lines beside the reference's", "*")
-    kills = command("kills", "which wrong solution is caught by which test", "*", work=None)
+    command(_solution, "your lines beside the reference's", "*")
+    kills = command(_kills, "which wrong solution is caught by which test", "*", work=False)
     kills.add_argument("--json", action="store_true", help="one JSON object instead of the lines")
-    build.configure(command("notebooks", "build notebooks from their sources, or compare with --check", work=None))
-    release = command("release", "bundles for students and for the autograder", "+", work=None)
+    build.configure(command(_notebooks, "build notebooks from their sources, or compare with --check", work=False))
+    release = command(_release, "bundles for students and for the autograder", "+", work=False)
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
     release.add_argument("--tests", type=Path, metavar="DIR", help="private tests to add to the autograder")
-    grade = commands.add_parser("grade", help="score a submission that nobody trusts", description="Score a submission.")
+    grade = command(_grade, "score a submission that nobody trusts", work=False)
     grade.add_argument("work", type=Path, nargs="?", metavar="DIR", help="the submission (work)")
     grade.add_argument("--work", dest="folder", type=Path, default=Path("work"), metavar="DIR", help="the same, as an option")
     grade.add_argument("--only", dest="ids", nargs="+", default=[], metavar="ID", help="lessons or exercises to score (all)")
@@ -58,9 +61,9 @@ def run(args):
 
     if getattr(args, "move", False):
         show([f"{args.work}: {line}" for line in moved.bring_over(args.work)] or [f"{args.work}: every file is in its place."])
-    elif args.action in ("start", "check", "hint", "status", "solution"):
+    elif args.act in (_start, _check, _hint, _status, _solution):
         moved.refuse_old(args.work)
-    return globals()[f"_{args.action}"](args, Course())
+    return args.act(args, Course())
 
 
 def show(lines):

@@ -81,14 +81,13 @@ def run(args):
 
 
 async def under_way(client, requests, args, vocabulary):  # -> LoadTest
-    from tqdm import tqdm
-
     from minillm.load import generator
+    from minillm.terminal import bar
 
-    with tqdm(total=len(requests), unit=" requests", file=sys.stderr, disable=None) as bar:
-        options = {"concurrency": args.concurrency, "seed": args.seed, "vocabulary": vocabulary, "progress": bar.update}
+    with bar(len(requests), "requests") as progress:
+        options = {"concurrency": args.concurrency, "seed": args.seed, "vocabulary": vocabulary, "progress": progress.update}
         try:
-            return await generator.run(client, requests, **options, ready=bar.unpause)
+            return await generator.run(client, requests, **options, ready=progress.unpause)
         finally:
             client.close()
 

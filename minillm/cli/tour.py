@@ -21,9 +21,9 @@ def configure(parser):
 def run(args):
     path = model_path(args)
     from minillm import tour
-    from minillm.bench.compare import say
     from minillm.llm import LLM
     from minillm.model.sampling import SamplingParams
+    from minillm.terminal import say
 
     tour.writable(args.out)
     llm = LLM(path, "numpy" if args.backend == "auto" else args.backend)

@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+from minillm.cli.common import add_threads_option, print_json
+
 HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss curve, exact resume"
 
 
 def configure(parser):
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
+    add_threads_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
 
 
@@ -24,8 +26,9 @@ def run(args):
     from minillm.errors import TrainingError
     from minillm.files import replacing
     from minillm.memory import refuse_beyond_memory
+    from minillm.terminal import bar
     from minillm.training.config import read
-    from minillm.training.curve import Curve, bar, pace, read_curve, row
+    from minillm.training.curve import Curve, pace, read_curve, row
     from minillm.training.data import Batches
     from minillm.training.loop import fit
     from minillm.training.paged import paged
@@ -57,7 +60,7 @@ def run(args):
     tokens = settings.micro_batches * settings.batch * settings.length
     flops, peak = task.flops_share * config.model.training_flops(tokens, settings.length), peak_flops()
     done, begin = state.step, perf_counter()
-    with Curve(out / "loss.csv", done) as curve, bar(done, settings.steps) as progress:
+    with Curve(out / "loss.csv", done) as curve, bar(settings.steps, "steps", done) as progress:
 
         def watch(step):
             told = pace(step, flops, peak)
@@ -138,7 +141,6 @@ def told(args, config, written, steps, flops, peak):
     """The picture, a summary in one line, and JSON where it was asked for."""
     from statistics import median
 
-    from minillm.cli.common import print_json
     from minillm.training.picture import picture
 
     if not steps:  # resumed after the last step, and somebody has removed the curve

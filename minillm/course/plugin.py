@@ -106,7 +106,7 @@ def pytest_configure(config):
         absent = [id for id in run.course.exercises if id in asked - run.started]
         if absent or not run.started:
             first = absent[0] if absent else "01"
-            write = f"minillm course start {first[:2]} --out {run.impl}"
+            write = f"minillm course start {first[:2]} --work {run.impl}"
             raise pytest.UsageError(f"{run.impl} holds no file for exercise {first}; write one: {write}")
 
 

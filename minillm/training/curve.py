@@ -6,7 +6,6 @@ come again. A last row that is cut short goes with them.
 
 import csv
 import io
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -65,13 +64,6 @@ def lines(steps, header=False):  # [Step] -> str
         sheet.writeheader()
     sheet.writerows(asdict(step) for step in steps)
     return text.getvalue()
-
-
-def bar(done, steps):  # -> tqdm
-    """A progress bar on standard error; disabled where that is no terminal: see `row`."""
-    from tqdm import tqdm
-
-    return tqdm(total=steps, initial=done, unit=" steps", file=sys.stderr, disable=None, dynamic_ncols=True)
 
 
 def pace(step, flops, peak):  # Step, FLOPs of a step, FLOPs/s of the machine -> one line

@@ -46,7 +46,7 @@ def refuse_old(work):
     if files := moved(work):
         places = ", ".join(f"{old} is {new} now" for old, new in files)
         folder = "" if Path(work) == Path("work") else f" --work {work}"
-        raise CourseError(f"{work} is from before files were moved: {places}. minillm course check --move{folder} moves yours.")
+        raise CourseError(f"{work} is from before files moved: {places}. To move yours: minillm course check --move{folder}.")
 
 
 def bring_over(work):  # -> [str], a line for each file

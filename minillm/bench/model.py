@@ -1,0 +1,38 @@
+"""`minillm bench`: prefill and decode of a model, beside the machine's ceilings and, if asked for, beside peers.
+
+One batch size is a comparison of engines (compare.py); several are one table of a model (batches.py).
+"""
+
+from minillm.backends import get_backend
+from minillm.bench import batches as by_batch
+from minillm.bench import compare, machine, report
+from minillm.bench.peers import installed
+from minillm.model.load import bits_per_weight, chosen, read_config
+from minillm.terminal import say
+
+
+def peers(batches):  # [int] -> names of the engines to stand beside ours that are installed
+    known = ("llama.cpp", "transformers") if len(batches) == 1 else ("llama.cpp",)
+    return [name for name in known if installed(name)]
+
+
+def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", kv=None, threads=None, peers=()):  # -> dict
+    """Measure ours and `peers` in turn. Errors: MiniLLMError for sizes that do not fit the model, before anything is loaded."""
+    config, backend = read_config(path), chosen(backend, path)
+    compare.check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
+    bits = 32 if backend == "numpy" else bits_per_weight(path, config)
+
+    def measure():
+        say("measuring the machine's ceilings")
+        return machine.measure_machine(kernels=backend == "numba")
+
+    work = path, config, measure, ["minillm", *peers], prompt_tokens, new_tokens
+    rest = rounds, threads or machine.available_cores(), backend, bits, kv or get_backend(backend).kv_dtype
+    one = len(batches) == 1
+    result = compare.compare(*work, batches[0], *rest) if one else by_batch.compare_batches(*work, batches, *rest)
+    say("")
+    return result
+
+
+def table(result):  # -> text
+    return (by_batch if "batches" in result else report).table(result)

@@ -1,0 +1,206 @@
+"""The benchmarks of `minillm bench`: for each its options with their defaults, and how its module is called with them.
+
+    add_NAME(parser)            the options, and no others: what does not belong is refused
+    run_NAME(args, module)      -> its result, ready for JSON
+
+A new one is a pair of these with its row in CHOICES, and a row of the registry in bench/ that names its module.
+"""
+
+import sys
+
+from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path
+from minillm.errors import MiniLLMError
+
+
+def add_model(parser):
+    add_model_options(parser)
+    add_counts(parser, prompt_tokens=512, new_tokens=32)
+    parser.add_argument("--batch", default="1", metavar="N,N", help="sequences at once; several: a table (default: %(default)s)")
+    add_counts(parser, rounds=5)
+    add_kv_option(parser)
+    add_peers(parser, "llama.cpp and, with a single batch size, transformers")
+
+
+def run_model(args, module):
+    batches, path = numbers("--batch", args.batch), model_path(args)
+    peers = module.peers(batches) if args.peers else []
+    if args.peers and not peers:
+        absent("llama-cpp-python, or torch transformers gguf accelerate")
+    sizes = args.prompt_tokens, args.new_tokens, args.rounds
+    return module.run(path, batches, *sizes, args.backend, args.kv, args.threads, peers)
+
+
+def add_attention(parser):
+    parser.add_argument("--tokens", default="512,2048,8192", metavar="N,N", help="sizes (default: %(default)s)")
+    add_counts(parser, heads=9)
+    parser.add_argument("--kv-heads", type=int, metavar="N", help="key and value heads (default: as many)")
+    add_counts(parser, d_head=64, rounds=5)
+    add_threads_option(parser)
+    add_peers(parser, "torch")
+
+
+def run_attention(args, module):
+    from importlib.util import find_spec
+
+    from minillm.bench.machine import available_cores, measure_machine
+
+    peers = args.peers and find_spec("torch") is not None
+    if args.peers and not peers:
+        absent("torch")
+    tokens, kv_heads = numbers("--tokens", args.tokens), args.heads if args.kv_heads is None else args.kv_heads
+    threads = args.threads or available_cores()
+    return module.run(tokens, args.heads, kv_heads, args.d_head, args.rounds, threads, peers, measure_machine)
+
+
+def add_ttft(parser):
+    add_model_options(parser)
+    add_counts(parser, prompt_tokens=1000, rounds=3)
+
+
+def run_ttft(args, module):
+    from minillm.terminal import say
+
+    result = module.run(load(args), args.prompt_tokens, rounds=args.rounds, say=say)
+    say("")
+    return result
+
+
+def add_paging(parser):
+    parser.add_argument("--trace", metavar="FILE", help="Azure's CSV (default: requests drawn from our profile of it)")
+    parser.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace)")
+
+
+def add_prefix(parser):
+    parser.add_argument("--trace", metavar="FILE", help="Mooncake's JSONL (default: requests drawn from our profile of it)")
+    parser.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace)")
+
+
+def run_paging(args, module):
+    return module.run("paging", args.trace, args.requests)
+
+
+def run_prefix(args, module):
+    return module.run("prefix", args.trace, args.requests)
+
+
+def add_blocks(parser):
+    add_counts(parser, requests=3000)
+
+
+def run_blocks(args, module):
+    return module.run(args.requests)
+
+
+def add_serving(parser):
+    add_model_options(parser)
+    add_counts(parser, batch=16, new_tokens=40)
+    add_kv_option(parser)
+
+
+def run_serving(args, module):
+    return module.run(load(args), args.batch, args.new_tokens)
+
+
+def add_training(parser):
+    add_model_options(parser, backend=False)
+    add_counts(parser, prompt_tokens=512, batch=1, rounds=5)
+    add_peers(parser, "torch")
+
+
+def run_training(args, module):
+    from minillm.bench.peers import installed
+    from minillm.terminal import say
+
+    peers = args.peers and installed("transformers")
+    if args.peers and not peers:
+        absent("torch transformers gguf accelerate")
+    return module.run(model_path(args), args.batch, args.prompt_tokens, args.rounds, args.threads, peers, say)
+
+
+def add_pair(parser):
+    add_model_options(parser)
+    parser.add_argument("--draft", default="tiny-draft", metavar="M", help="the model that proposes (default: %(default)s)")
+    add_kv_option(parser)
+    parser.add_argument("--corpus", metavar="FILE", help="documents with <|endoftext|> between them (default: our stories)")
+    parser.add_argument("--held-out", type=float, default=0.03, metavar="P", help="share to judge by (default: %(default)s)")
+    add_counts(parser, requests=40, new_tokens=96)
+
+
+def run_pair(args, module):
+    from minillm.llm import LLM
+    from minillm.model import zoo
+    from minillm.training.data import read_corpus, split
+
+    corpus = args.corpus or zoo.embedded_folder().parent / "corpus" / "stories.txt.xz"
+    _, held_out = split(read_corpus(corpus), "<|endoftext|>", args.held_out)
+    if not held_out:
+        raise MiniLLMError(f"{corpus}: no document is held out at a share of {args.held_out:g}; raise --held-out.")
+    return module.run(load(args), LLM(zoo.resolve(args.draft)), held_out, args.requests, args.new_tokens)
+
+
+def add_kernels(parser):
+    add_model_options(parser, "smollm2-135m", backend=False)
+    add_counts(parser, rounds=3)
+
+
+def run_kernels(args, module):
+    from minillm.model.load import read_config
+    from minillm.model.presets import PRESETS
+
+    if args.model in PRESETS:
+        return module.run(args.model, PRESETS[args.model], args.rounds)
+    config = read_config(model_path(args))
+    return module.run(config.name, config, args.rounds)
+
+
+# --- what several of them share -------------------------------------------------------------------------------------------
+
+COUNTS = {
+    "prompt_tokens": "tokens of each prompt",
+    "new_tokens": "tokens decoded after it",
+    "batch": "sequences at once",
+    "rounds": "how often they take turns",
+    "requests": "requests, or prompts",
+    "heads": "query heads",
+    "d_head": "components of a head",
+}
+
+
+def add_counts(parser, **defaults):  # name=default
+    """Options that take a whole number from 1 up."""
+    for name, default in defaults.items():
+        option, says = "--" + name.replace("_", "-"), f"{COUNTS[name]} (default: %(default)s)"
+        parser.add_argument(option, type=int, default=default, metavar="N", help=says)
+
+
+def add_peers(parser, which):
+    parser.add_argument("--peers", action="store_true", help=f"also measure {which}, where installed")
+
+
+def absent(packages):
+    """--peers where there is none: say so, and measure ourselves."""
+    print(f"minillm: no peer is installed, so there is none beside us; pip install {packages}", file=sys.stderr)
+
+
+def numbers(option, text):  # "1,4,8" -> [1, 4, 8]
+    try:
+        found = [int(n) for n in text.split(",")]
+    except ValueError:
+        raise MiniLLMError(f"{option} takes whole numbers with commas between, found {text!r}.") from None
+    if min(found) < 1:
+        raise MiniLLMError(f"{option} must be at least 1, found {min(found)}.")
+    return found
+
+
+CHOICES = {  # name -> what it is, its options, its call
+    "model": ("a model: prefill and decode, beside their ceilings; --batch 1,4,8,16,32: a table", add_model, run_model),
+    "attention": ("attention alone, over the number of tokens", add_attention, run_attention),
+    "ttft": ("time to first token, by the share of the prompt that is cached", add_ttft, run_ttft),
+    "paging": ("a trace of requests replayed: memory wasted by ways of allocating it", add_paging, run_paging),
+    "prefix": ("a trace of requests replayed: prefix hits by policy and capacity", add_prefix, run_prefix),
+    "blocks": ("the bookkeeping of blocks, operations a minute", add_blocks, run_blocks),
+    "serving": ("the engine's cost beside the model's, and the cost of batch invariance", add_serving, run_serving),
+    "training": ("a training step; with --peers beside torch's", add_training, run_training),
+    "pair": ("perplexity of a model and of a draft for it; how often drafts are accepted", add_pair, run_pair),
+    "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
+}
