@@ -19,7 +19,7 @@ from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
 from minillm.costs.memory import kv_tokens
 from minillm.course.notebooks.model_at_hand import model_at_hand
-from minillm.load.profiles import draw, load
+from minillm.load.profiles import draw, load_profile
 from minillm.load.traces import TraceRequest, read_azure
 from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
@@ -89,7 +89,7 @@ plots.show(fig)
 
 # %%
 trace = os.environ.get("MINILLM_AZURE_TRACE")
-profile = load("azure_conv")
+profile = load_profile("azure_conv")
 requests = read_azure(trace) if trace else draw(profile)
 source = "of the trace itself" if trace else f"drawn from this project's profile of {profile['source']}"
 print(f"{len(requests):,} requests {source}")

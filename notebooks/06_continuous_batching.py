@@ -16,7 +16,7 @@ from minillm.backends import WORTH_COMPILING, fitting_backend
 from minillm.costs.memory import kv_tokens
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.engine.engine import Engine
-from minillm.load.profiles import draw, load
+from minillm.load.profiles import draw, load_profile
 from minillm.load.workload import arrivals, at_times, token_ids
 from minillm.metrics.events import ARRIVED, FINISHED, PREEMPTED, SCHEDULED, TOKEN, EventLog
 from minillm.metrics.summary import all_measures, duration
@@ -37,7 +37,7 @@ NAMES = {"static": "static", "orca": "Orca", "vllm": "vLLM", "chunked": "chunked
 # (lesson 05). That leaves about the proportion of the vLLM paper, 161 to 338 tokens.
 
 # %%
-profile = load("sharegpt_8k")
+profile = load_profile("sharegpt_8k")
 SLOTS = 16
 
 

@@ -11,7 +11,7 @@ from minillm.bench.replay import paged_steps, power_of_two, run, waste
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.errors import MiniLLMError, RequestError, TraceError
-from minillm.load.profiles import at, draw, fit, load, quantiles
+from minillm.load.profiles import at, draw, fit, load_profile, quantiles
 from minillm.load.traces import TraceRequest, read_azure, read_mooncake
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -59,8 +59,8 @@ def test_on_the_azure_trace_paging_wastes_what_was_published():
 
 
 def test_what_is_drawn_from_the_profile_wastes_as_the_trace_does():
-    requests = draw(load("azure_conv"))
-    assert requests == draw(load("azure_conv")), "a seed gives the same requests every time"
+    requests = draw(load_profile("azure_conv"))
+    assert requests == draw(load_profile("azure_conv")), "a seed gives the same requests every time"
     check_azure(requests)
 
 
@@ -142,11 +142,11 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path, text):
     path = tmp_path / "p.json"
     path.write_text(text)
     with pytest.raises(TraceError):
-        load(path)
+        load_profile(path)
     for inside in ('"prompt": [], "output": []', '"prompt": [1, 2], "output": ["x"]', '"prompt": 5, "output": 7'):
         path.write_text(f'{{"kind": "lengths", "requests": 3, {inside}}}')
         with pytest.raises(TraceError, match="does not hold what it should"):
-            draw(load(path))
+            draw(load_profile(path))
 
 
 def test_the_command_prints_both_ways(tmp_path, capsys):

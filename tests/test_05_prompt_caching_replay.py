@@ -11,7 +11,7 @@ from minillm.bench.replay import POLICIES, by_policy, hits, prefix
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
-from minillm.load.profiles import draw, load
+from minillm.load.profiles import draw, load_profile
 from minillm.load.traces import TraceRequest, read_mooncake
 
 talks = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=25)
@@ -64,7 +64,7 @@ def test_requests_without_pages_are_refused():
 
 
 def test_on_what_is_drawn_from_the_profile_no_policy_beats_belady_and_the_curve_is_the_traces():
-    requests = draw(load("mooncake_conv"))
+    requests = draw(load_profile("mooncake_conv"))
     found = prefix(requests, capacities=(3_000_000,))
     rates = {row["policy"]: row for row in found["rows"]}
     assert set(rates) == set(POLICIES) and max(rates.values(), key=lambda row: row["hit_rate_tokens"])["policy"] == "belady"

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from minillm.errors import TraceError
-from minillm.load.profiles import FOLDER, draw, fit, load, quantiles
+from minillm.load.profiles import FOLDER, draw, fit, load_profile, quantiles
 from minillm.load.traces import TraceRequest, read_any, read_azure, read_mooncake, read_sharegpt
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -80,7 +80,7 @@ def test_a_trace_is_known_by_its_first_line(tmp_path):
 
 def test_the_profile_of_sharegpt_is_like_what_the_trace_is_said_to_be():
     """Mean and quartiles that plain Python finds in the published file; 30,731 draws, ten standard errors and more."""
-    requests = draw(load("sharegpt_8k"))
+    requests = draw(load_profile("sharegpt_8k"))
     assert len(requests) == 30_731 and all(1 <= r.prompt <= 8141 and 2 <= r.output <= 1024 for r in requests)
     assert sum(r.prompt for r in requests) / 30_731 == pytest.approx(2340, rel=0.05)
     assert sum(r.output for r in requests) / 30_731 == pytest.approx(438.7, rel=0.05)

@@ -30,7 +30,7 @@ KINDS = ("sequential", "two-stage", "ping-pong", "both")
 H100_MATMUL, H100_EXP = 989e12, 3.9e12  # FLOP/s in 16 bits, exponentials/s: the paper, §3.1
 
 
-class Step(NamedTuple):
+class Task(NamedTuple):
     """One piece of work: what (S, softmax or PV) of which tile of keys and which warpgroup, and when a unit does it."""
 
     unit: str
@@ -79,7 +79,7 @@ def waits_for(label, w, j):  # -> (label, warpgroup, tile)
     return {"S": ("softmax", w, j - 1), "softmax": ("S", w, j), "PV": ("softmax", w, j)}[label]
 
 
-def schedule(kind, tiles, costs, warpgroups=2):  # -> [Step]
+def schedule(kind, tiles, costs, warpgroups=2):  # -> [Task]
     """Start every piece of work, in order, as soon as its unit is free and what it waits for is over.
 
     tiles: of K and V; costs: {"S": time, "softmax": time, "PV": time}; warpgroups: each with rows of its own. Raises
@@ -92,11 +92,11 @@ def schedule(kind, tiles, costs, warpgroups=2):  # -> [Step]
         unit = UNIT[label]
         start = max(free[unit], over.get(waits_for(label, w, j), 0))
         end = over[label, w, j] = free[unit] = start + costs[label]
-        steps.append(Step(unit, start, end, label, w, j))
+        steps.append(Task(unit, start, end, label, w, j))
     return steps
 
 
-def total(steps):  # [Step] -> time
+def total(steps):  # [Task] -> time
     """When the last piece of work ends."""
     return max(step.end for step in steps)
 
@@ -112,7 +112,7 @@ def totals(tiles, costs, warpgroups=2):  # -> {kind: time, "bound": time}
     return times | {"bound": bound(tiles, costs, warpgroups)}
 
 
-def gantt(steps, width=100):  # [Step] -> str
+def gantt(steps, width=100):  # [Task] -> str
     """The schedule as text: a row per unit and warpgroup. S: Q Kᵀ, e: exponentials, P: P V; with the last digit of the tile."""
     scale = width / total(steps)
     rows = {(unit, w): ["·"] * width for unit in UNIT.values() for w in sorted({step.warpgroup for step in steps})}

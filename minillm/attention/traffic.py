@@ -29,7 +29,7 @@ from minillm.layers import softmax
 
 
 @dataclass
-class Step:
+class TileAccess:
     """What was moved for one tile: elements by array. parts: which slice of each array was touched."""
 
     loads: Counter = field(default_factory=Counter)
@@ -77,7 +77,7 @@ class Traffic:
         """Count one load or store of a Slow array's part. A step begins with a load after a store, or with a load repeated."""
         step = self.steps[-1] if self.steps else None
         if step is None or kind == "loads" and (step.stores or slow.name in step.loads):
-            self.steps.append(step := Step())
+            self.steps.append(step := TileAccess())
         elements = slow.data[part].size
         getattr(step, kind)[slow.name] += elements
         step.parts[slow.name] = slice(*part.indices(len(slow.data))[:2])
@@ -186,7 +186,7 @@ def measure(head, n_q, n_k, d, block_q, block_k, causal=False):
     return counted(head, q, k, v, Mask(n_q, n_k, causal), block_q, block_k)[0]
 
 
-def tile_walk(head, n_q, n_k, d, block_q, block_k, causal=False):  # -> [Step]
+def tile_walk(head, n_q, n_k, d, block_q, block_k, causal=False):  # -> [TileAccess]
     """The tiles in the order in which they are visited, and what is moved for each: a run of `measure`, step by step.
 
     A step without matrix product (the softmax of `standard_head`, the last pass of FlashAttention-1) has no columns.

@@ -25,7 +25,7 @@ from minillm.llm import completion
 from minillm.metrics import events
 from minillm.metrics.events import ENGINE, EventLog
 from minillm.model.generate import as_prompt_list, check_prompt, prompt_ids
-from minillm.model.sampling import SamplingParams, whole
+from minillm.model.sampling import SamplingParams, as_int
 from minillm.scheduler.plan import SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
@@ -109,7 +109,7 @@ class Engine:
         return prompt_ids(self.llm.tokenizer, prompt)
 
     def check_n(self, n):  # -> int
-        if (found := whole(n)) is None or not 1 <= found <= MAX_ANSWERS:
+        if (found := as_int(n)) is None or not 1 <= found <= MAX_ANSWERS:
             raise RequestError(f"n, the number of answers, must be 1 to {MAX_ANSWERS}, found {n!r}.")
         return found
 

@@ -28,7 +28,7 @@ PROBE = -2  # request number of what is sent to learn about the server; not of t
 
 @dataclass
 class LoadTest:
-    """What was sent and what came of it. start: when request 0 was due, by the log's clock."""
+    """The requests of a load test and their results. start: when request 0 was due, by the log's clock."""
 
     requests: list
     log: object
@@ -43,7 +43,7 @@ class LoadTest:
 
 
 async def drive(client, requests, bodies, concurrency=None, progress=None):  # -> LoadTest
-    """Send them all: at their arrival times, or with `concurrency` at a time. progress() is called as each ends.
+    """Send all requests: at their arrival times (open loop), or `concurrency` at a time (closed loop). progress(): after each.
 
     Cancelled (Control-C), it cancels what is under way, and returns what it has, with stopped = True.
     """
@@ -87,7 +87,7 @@ async def drive(client, requests, bodies, concurrency=None, progress=None):  # -
 
 
 async def probe(client):  # -> tokens per word, tokens that the server adds
-    """Two short requests tell how the server counts: (1.0, 0.0) where it does not say. Trouble: it cannot do it at all."""
+    """Probe with two short requests how the server counts tokens: (1.0, 0.0) where it does not say. Trouble: it fails."""
     counts = []
     for number, length in ((PROBE, 32), (PROBE - 1, 96)):
         outcome = await client.complete(number, client.body(workload.text(TraceRequest(length, 1), number), 1), length)
@@ -101,7 +101,7 @@ async def probe(client):  # -> tokens per word, tokens that the server adds
 
 
 async def prepare(client):  # -> tokens per word, tokens that the server adds
-    """Is there a server, which models has it, does it stream? Errors: MiniLLMError, in one line."""
+    """Check that there is a server, that it has the model, and that it streams. Errors: MiniLLMError, in one line."""
     try:
         names = await client.models()
     except Trouble as trouble:
@@ -122,7 +122,7 @@ async def prepare(client):  # -> tokens per word, tokens that the server adds
 
 
 async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, progress=None, ready=None):  # -> LoadTest
-    """Prepare, make the prompts, drive. vocabulary: (first, last + 1) sends token ids from it, exact; None sends text."""
+    """Run a load test: prepare, make prompts, drive. vocabulary: (first, last + 1) sends exact token ids; None sends text."""
     if concurrency is not None and concurrency < 1:
         raise MiniLLMError(f"concurrency is at least 1, found {concurrency}.")
     if vocabulary and client.chat:
@@ -147,7 +147,7 @@ async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, pr
 
 
 def report(test, slo=None):  # -> dict, ready for JSON
-    """The metrics of the log, errors by kind, and how well the generator kept its times."""
+    """Compute the metrics of the log, errors by kind, and how late the generator sent its requests."""
     errors = Counter(outcome.error for outcome in test.outcomes.values() if outcome.error)
     found = summary.report(test.log, slo)
     sent = test.log.requests()
@@ -166,7 +166,7 @@ def report(test, slo=None):  # -> dict, ready for JSON
 
 
 def rows(test):  # -> [dict], one for each request that was sent, in their order
-    """What a line of the CSV says of a request; None where it has no such number."""
+    """Make the CSV rows, one a request; None where it has no such number."""
     found = []
     for number in sorted(test.log.requests()):
         m, outcome = summary.measure(test.log, number), test.outcomes.get(number, RequestResult(number, "unfinished"))

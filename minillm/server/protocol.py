@@ -11,7 +11,7 @@ Defaults are the model's (Served.sampling, from the model's file), else OpenAI's
 
 from dataclasses import dataclass
 
-from minillm.model.defaults import filled
+from minillm.model.defaults import merge_defaults
 from minillm.model.generate import EMPTY
 from minillm.model.sampling import SamplingParams
 from minillm.server.fields import ANY, Body, check_text, is_whole, show
@@ -78,7 +78,7 @@ def make_job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     n = body.whole("n", 1, MAX_ANSWERS // len(asked), 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
     params = SamplingParams(
-        **filled(OPENAI | served.sampling, parse_sampling(body)),
+        **merge_defaults(OPENAI | served.sampling, parse_sampling(body)),
         seed=None if seed is None else seed % 2**64,
         stop=body.stops(),
         stop_token_ids=body.token_ids("stop_token_ids", served.vocab_size),

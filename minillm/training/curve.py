@@ -11,12 +11,12 @@ from pathlib import Path
 
 from minillm.errors import TrainingError
 from minillm.files import replacing
-from minillm.training.loop import Step
+from minillm.training.loop import StepStats
 
-COLUMNS = [f.name for f in fields(Step)]
+COLUMNS = [f.name for f in fields(StepStats)]
 
 
-def read_curve(path):  # path -> [Step]
+def read_curve(path):  # path -> [StepStats]
     """The rows of a curve, up to the first that is not whole; none where there is no file."""
     rows = []
     try:
@@ -27,7 +27,7 @@ def read_curve(path):  # path -> [Step]
     for row in csv.DictReader(io.StringIO(whole)):
         try:
             values = {name: (None if row[name] == "" else float(row[name])) for name in COLUMNS}
-            rows.append(Step(**values | {"step": int(row["step"]), "tokens": int(row["tokens"])}))
+            rows.append(StepStats(**values | {"step": int(row["step"]), "tokens": int(row["tokens"])}))
         except (KeyError, TypeError, ValueError):
             break
     return rows
@@ -57,7 +57,7 @@ class Curve:
             raise TrainingError(f"step {step.step:,}: the loss curve could not be written ({error}).") from error
 
 
-def lines(steps, header=False):  # [Step] -> str
+def lines(steps, header=False):  # [StepStats] -> str
     """Rows of CSV; an empty cell where nothing was measured."""
     sheet = csv.DictWriter(text := io.StringIO(), COLUMNS, lineterminator="\n")
     if header:
@@ -66,13 +66,13 @@ def lines(steps, header=False):  # [Step] -> str
     return text.getvalue()
 
 
-def pace(step, flops, peak):  # Step, FLOPs of a step, FLOPs/s of the machine -> one line
+def pace(step, flops, peak):  # StepStats, FLOPs of a step, FLOPs/s of the machine -> one line
     """Loss, speed, and the share of what the machine can do at best."""
     told = f"loss {step.loss:.3f} · {step.tokens / step.seconds:,.0f} tokens/s · {flops / step.seconds / peak:.0%} of peak"
     return told if step.held_out_loss is None else f"{told} · held out {step.held_out_loss:.3f}"
 
 
-def row(step, steps, told, seconds):  # Step, int, str, float -> a line of a log
+def row(step, steps, told, seconds):  # StepStats, int, str, float -> a line of a log
     """Where a run stands and how long it has yet to go. seconds: of each of the steps before, on average."""
     from tqdm import tqdm
 

@@ -24,7 +24,7 @@ PLACES = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", 
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepStats:
     """What one step was: mean loss in nats a token, of the held-out text where it was asked, norm before clipping."""
 
     step: int
@@ -44,7 +44,7 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
     evaluate:           parameters -> held-out loss, asked every config.run.evaluate_every steps and after the last.
     path:               where the checkpoint goes, every config.run.checkpoint_every steps and after the last; None: nowhere.
     decisive:           the configuration that the checkpoint carries.
-    watch:              told of each Step, before the checkpoint of that step is written.
+    watch:              told of each StepStats, before the checkpoint of that step is written.
     Errors: TrainingError at a loss or a gradient that is not finite. The checkpoint on disk is never of a step after it.
     """
     run, settings = config.run, {k: getattr(config.optimizer, k) for k in ("beta1", "beta2", "epsilon", "weight_decay")}
@@ -62,7 +62,7 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
         state.step, state.batches = step, batches.state
         seconds, last = time.perf_counter() - begin, step == run.steps
         asked = evaluate is not None and (last or step % run.evaluate_every == 0)
-        watch(Step(step, loss, evaluate(state.parameters) if asked else None, rate, norm, tokens, seconds))
+        watch(StepStats(step, loss, evaluate(state.parameters) if asked else None, rate, norm, tokens, seconds))
         if path and (last or step % run.checkpoint_every == 0):
             checkpoint.save(path, state, decisive or {})
             saved = step

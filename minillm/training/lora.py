@@ -66,7 +66,7 @@ def unmerge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
     return parted
 
 
-class Adapted(Products):
+class LoRAProducts(Products):
     """Products with frozen matrices, and with adapters beside those that have one: only these are trained."""
 
     def __init__(self, alpha):
@@ -96,13 +96,13 @@ def loss_and_gradients(config, base, alpha, weights, tokens, targets, *, recompu
     base: {name: array, or what has a dense()}; weights: {name: array}, those of an Adapter. The loop takes it as
     partial(loss_and_gradients, config, base, alpha).
     """
-    products = Adapted(alpha)
+    products = LoRAProducts(alpha)
     return model.loss_and_gradients(config, base | weights, tokens, targets, recompute=recompute, products=products)
 
 
 def loss(config, base, alpha, weights, tokens, targets):  # -> float
     """As model.loss, of the base with an adapter."""
-    return model.loss(config, base | weights, tokens, targets, products=Adapted(alpha))
+    return model.loss(config, base | weights, tokens, targets, products=LoRAProducts(alpha))
 
 
 def fresh_adapter(config, rank, alpha, matrices=("attn_q", "attn_v"), seed=0):  # ModelConfig, int, float -> Adapter

@@ -34,7 +34,7 @@ FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryBreakdown:
     """Bytes at the worst moment of a step, `when`. working: what is taken and given back within one layer."""
 
     when: str
@@ -50,7 +50,7 @@ class Memory:
 
 
 def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn_q", "attn_v"), recompute=False, table="f16"):
-    """ModelConfig, sequences, tokens of each -> Memory, at the peak of a training step
+    """ModelConfig, sequences, tokens of each -> MemoryBreakdown, at the peak of a training step
 
     method: "full", "lora" or "qlora". rank, matrices: of the adapter (lora.py). table: how QLoRA keeps embedding and head.
     TrainingError for another method, matrix or table than there are; whether the rank fits, lora.fresh_adapter checks.
@@ -60,7 +60,7 @@ def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn
     return max(moments_of(config, batch, length, method, rank, matrices, recompute, table), key=lambda m: m.total)
 
 
-def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -> [Memory] of each moment that can be the worst
+def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -> [MemoryBreakdown], of each possible peak
     tokens, full, packed = batch * length, method == "full", method == "qlora"
     head = c.vocab_size * c.d_model
     trained = c.parameters() if full else adapter_parameters(c, rank, matrices)
@@ -76,7 +76,7 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
         work = max(work, tokens * (3 * c.d_model + 2 * c.d_ff) + c.d_model * c.d_ff)
 
     def at(when, gradients, activations, working):
-        return Memory(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
+        return MemoryBreakdown(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
 
     of_one = layer_activations(c, None if full else matrices)
     last, first = (tokens * kept(c, layers, of_one, recompute) for layers in (c.n_layers, 1))

@@ -79,7 +79,7 @@ def stored_at(address, caches, b, layer, kv_heads):  # -> Stored
 
 
 @njit
-def enter(b, q, new_k, new_v, caches, layer, space):
+def start_sequence(b, q, new_k, new_v, caches, layer, space):
     """Before the threads set out: sequence b's new key and value go to its cache, and its query is scaled."""
     _, kv_heads, d = new_k.shape
     k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
@@ -97,7 +97,7 @@ def enter(b, q, new_k, new_v, caches, layer, space):
 
 
 @njit
-def work_off(t, threads, kv_heads, caches, layer, space):
+def attend_splits(t, threads, kv_heads, caches, layer, space):
     """What thread t does: splits from the list, a stretch of neighbouring ones at a time, until there are none."""
     first_split, b = space.first_split, 0
     splits = first_split[len(caches.lengths)]
@@ -119,7 +119,7 @@ def work_off(t, threads, kv_heads, caches, layer, space):
 
 
 @njit
-def leave(b, space, out):  # -> whether out[b] is finite
+def finish_sequence(b, space, out):  # -> whether out[b] is finite
     """After all: the answer to sequence b's query, merged from its splits."""
     own, poison = slice(space.first_split[b], space.first_split[b + 1]), splat(ZERO)
     merge(space.acc[own], space.m[own], space.l[own], out[b : b + 1], space.lse[b])
@@ -138,11 +138,11 @@ def attend_batch(threads, q, new_k, new_v, caches, layer, out):
     space, good = Space(*space_for(threads, q.shape[1], q.shape[2], caches.lengths)), True
     space.tickets[0] = 0
     for b in range(len(q)):
-        enter(b, q, new_k, new_v, caches, layer, space)
+        start_sequence(b, q, new_k, new_v, caches, layer, space)
     for t in prange(threads):
-        work_off(t, threads, new_k.shape[1], caches, layer, space)
+        attend_splits(t, threads, new_k.shape[1], caches, layer, space)
     for b in range(len(q)):
-        good &= leave(b, space, out)
+        good &= finish_sequence(b, space, out)
     return good
 
 

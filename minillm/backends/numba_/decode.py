@@ -100,7 +100,7 @@ def partial(first, last, q, k, v, pages, mask, state):
                 if together >= n:
                     scores(s, j, q, n_q, heads_of_g, k.numbers, at + shift, k.row, d, n, later + shift)
                 else:
-                    bring_together(side, k, key + j, n, g, pages, d)
+                    gather(side, k, key + j, n, g, pages, d)
                     scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n, 0)
         for r in range(n_q * heads):
             position = mask.offset + r // heads
@@ -116,7 +116,7 @@ def partial(first, last, q, k, v, pages, mask, state):
 
 
 @njit(error_model="numpy")
-def bring_together(side, k, key, count, g, pages, d):
+def gather(side, k, key, count, g, pages, d):
     """Up to 16 keys of one head, which lie in several blocks, side by side."""
     for j in range(count):
         at = find(key + j, pages, k)[0] + g * k.head

@@ -5,7 +5,7 @@ sums and reads each weight once for all six: `outer_products`, the same inner lo
 
     band     columns × 64        w[c, r] = W[64 · band + r, c]       float32, or float16 as it is in the file
 
-To a kernel it is a tape like any other (bands.py), with an address of code. It counts bands of 16 rows, as packed matrices
+To a kernel it is a handle like any other (bands.py), with an address of code. It counts bands of 16 rows, as packed matrices
 have them: the cores share those out more evenly, and a matrix may end after any of them. A stretch of rows that does not
 fill four registers goes through by two and by one; every row's sum is the same chain of multiply-adds in each.
 
@@ -56,7 +56,7 @@ class FloatMatrix:
         return self.bands.ctypes.data, self.shape[1], WIDE * self.width, self.padded_rows // BAND
 
 
-def turn(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
+def pack_floats(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
     rows, columns = tensor.shape
     halves = tensor.type.name == "F16"
     weights = tensor.raw.view(np.uint16).reshape(rows, columns) if halves else as_float32(tensor)

@@ -5,7 +5,7 @@ each block, sixteen numbers into one, and spends its time on that. Turned by nin
 belongs to row r: sixteen rows are computed side by side and nothing is ever added across lanes.
 
 A matrix is cut into bands of 16 rows, a band into blocks of 32 columns. The *record* of a block is all that one step of
-the kernel reads, in the order in which it reads it, and the records of a band follow one another like a tape:
+the kernel reads, in the order in which it reads it, and the records of a band follow one another like a handle:
 
     record   | codes: 16 rows × 32 | upper bits, for 5 and 6 bits | scales: 16 | minima: 16 |
     codes    64 bytes = 16 lanes of 32 bits = 16 rows; a lane holds eight 4-bit codes, in pairs of neighbouring columns:

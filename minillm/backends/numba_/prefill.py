@@ -76,11 +76,11 @@ def prefill(threads, tickets, queries, q, k, v, pages, mask, result, scratch):
         return
     for t in prange(threads):
         own = Scratch(scratch.q[t], scratch.acc[t], scratch.l[t], scratch.m[t], scratch.k[t], scratch.v[t], scratch.s[t])
-        bad[t] = work(tickets, queries, q, k, v, pages, mask, result, own)
+        bad[t] = run_thread(tickets, queries, q, k, v, pages, mask, result, own)
 
 
 @njit(error_model="numpy")
-def work(tickets, queries, q, k, v, pages, mask, result, scratch):
+def run_thread(tickets, queries, q, k, v, pages, mask, result, scratch):
     """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
     n_q, tiles = len(q), -(-len(q) // queries)
     bad = False
@@ -112,7 +112,7 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
         count = min(KEYS, stop - key)
-        turn_keys(scratch.k, k, key, count, g, pages, d)
+        transpose_keys(scratch.k, k, key, count, g, pages, d)
         copy_values(scratch.v, v, key, count, g, pages, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
@@ -143,7 +143,7 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
 
 
 @njit(error_model="numpy")
-def turn_keys(to, k, key, count, g, pages, d):
+def transpose_keys(to, k, key, count, g, pages, d):
     """to[c, j] = component c of key `key + j`, as float32: lanes become keys. Zeros where there is no key."""
     if count < KEYS:
         to[:] = ZERO

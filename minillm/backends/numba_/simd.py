@@ -68,7 +68,7 @@ def load_vector(builder, pointer, dtype):
     return builder.fpext(halves, F32X16)
 
 
-def ask_for(builder, pointer):
+def prefetch(builder, pointer):
     """Prefetch: ask memory for the line of a later load. A hint, harmless wherever it points."""
     place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     call(builder, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))

@@ -31,11 +31,11 @@ from numba.extending import intrinsic
 
 from minillm.backends.numba_.bands import SIGNATURE, Operand, bands_times_tokens, room
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import linear, round_row, tape
+from minillm.backends.numba_.linear import handle, linear, round_row
 from minillm.backends.numba_.loops import FRESH, outer_products
 from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
-from minillm.backends.numba_.tile import Step
+from minillm.backends.numba_.tile import TileEmitter
 
 Q4_1 = LAYOUT_LIST.index(LAYOUTS["Q4_1"])
 DOTS = ("vpdpwssd", "vpmaddwd")  # x86: 16-bit pairs multiplied and added, with and without accumulating
@@ -99,7 +99,7 @@ def bands_in_integers(x, words, halves, y):
         band_in_integers(words, halves, band, h.codes[0], h.scale[0], h.sums[0], y[16 * band : 16 * band + 16])
 
 
-class Unprepared(Step):
+class Unprepared(TileEmitter):
     """The vector step without its prefetch."""
 
     def prefetch(self, b, record):
@@ -121,15 +121,15 @@ def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sum
 
 
 @kernel(parallel=True)
-def bands_unprepared(x, tape, y, threads):
+def bands_unprepared(x, handle, y, threads):
     """linear.times_tokens for one token of Q4_1, without prefetch."""
-    h, bands = Operand(x.reshape(1, len(x)), *room(1, len(x))), tape.bands
+    h, bands = Operand(x.reshape(1, len(x)), *room(1, len(x))), handle.bands
     round_row(h, 0)
     for part in prange(threads):
         for band in range(part * bands // threads, (part + 1) * bands // threads):
-            at, place = tape.records + band * tape.blocks * tape.record_bytes, y.ctypes.data + 64 * band
+            at, place = handle.records + band * handle.blocks * handle.record_bytes, y.ctypes.data + 64 * band
             codes, scale, sums = h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
-            band_unprepared(1, Q4_1, FRESH, at, tape.blocks, codes, scale, sums, len(x), place, 0)
+            band_unprepared(1, Q4_1, FRESH, at, handle.blocks, codes, scale, sums, len(x), place, 0)
 
 
 # --- the other way for many tokens: a band of weights made float32 first, then a product of floats ----------------------------
@@ -225,7 +225,7 @@ def two_cores(x, matrix):
 
 def vector_step(x, matrix):
     y = np.empty(matrix.padded_rows, np.float32)
-    bands_unprepared(x, tape(matrix), y, numba.get_num_threads())
+    bands_unprepared(x, handle(matrix), y, numba.get_num_threads())
     return y[: matrix.shape[0]]
 
 

@@ -56,7 +56,7 @@ def step_function(module, layout, tokens):  # -> LLVM function
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block())
-    Step(LAYOUT_LIST[layout], tokens).emit(builder, *function.args)
+    TileEmitter(LAYOUT_LIST[layout], tokens).emit(builder, *function.args)
     builder.ret_void()
     return function
 
@@ -90,7 +90,7 @@ def round_block(typing, x, i, q, scale, sums, block):
     return types.void(x, types.intp, q, scale, sums, types.intp), emit
 
 
-class Step:
+class TileEmitter:
     """Emits the code for one layout and number of tokens."""
 
     def __init__(self, layout, tokens):
