@@ -15,7 +15,7 @@ def prefill_time(config, tokens, flops):  # -> seconds
 
 
 def decode_time(config, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> seconds
-    """Compute the time of a decode step at `bandwidth` bytes/s: every weight once, each sequence's cache. A lower bound of TPOT."""
+    """Compute the time of a decode step at `bandwidth` bytes/s: each weight once, each sequence's cache. A bound of TPOT."""
     return config.decode_bytes(context, batch, bits, kv_bits / 8) / bandwidth
 
 

@@ -78,7 +78,7 @@ class Eagle:
         return self.target.ops.rms_norm(x, self.target.weights.norm, self.config.norm_eps)
 
     def guess(self, features, tokens, cache):  # (n, d_model), (n,) ids, a cache -> (n, d_model)
-        """Predict the next features. features[i], true or predicted, is of the position before tokens[i]; the cache holds earlier ones."""
+        """Predict the next features. features[i], true or predicted, is of the position before tokens[i]."""
         ops, n, tokens = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
         both = np.concatenate([ops.embed(tokens, self.target.weights.embedding), features], axis=1)
         step = ops.AttentionStep(ops, [Segment(tokens, cache.length, cache)], [slice(0, n)])

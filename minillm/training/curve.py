@@ -17,7 +17,7 @@ COLUMNS = [f.name for f in fields(StepStats)]
 
 
 def read_curve(path):  # path -> [StepStats]
-    """The rows of a curve, up to the first that is not whole; none where there is no file."""
+    """Read the rows of a curve, up to the first that is not whole; none where there is no file."""
     rows = []
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def read_curve(path):  # path -> [StepStats]
 
 
 class Curve:
-    """A CSV file that gets a row a step. after: the step of the checkpoint that the run goes on from; 0 starts afresh."""
+    """A CSV file that gets a row a step. after: the step of the checkpoint that the run continues; 0 starts afresh."""
 
     def __init__(self, path, after=0):
         kept = [step for step in read_curve(path) if step.step <= after]
@@ -49,7 +49,7 @@ class Curve:
         self.file.close()
 
     def write(self, step):
-        """A row, on disk before the next step begins."""
+        """Write a row, on disk before the next step begins."""
         try:
             self.file.write(lines([step]))
             self.file.flush()
@@ -58,7 +58,7 @@ class Curve:
 
 
 def lines(steps, header=False):  # [StepStats] -> str
-    """Rows of CSV; an empty cell where nothing was measured."""
+    """Format rows of CSV; an empty cell where nothing was measured."""
     sheet = csv.DictWriter(text := io.StringIO(), COLUMNS, lineterminator="\n")
     if header:
         sheet.writeheader()
@@ -67,13 +67,13 @@ def lines(steps, header=False):  # [StepStats] -> str
 
 
 def pace(step, flops, peak):  # StepStats, FLOPs of a step, FLOPs/s of the machine -> one line
-    """Loss, speed, and the share of what the machine can do at best."""
+    """Format loss, speed, and the share of the machine's peak."""
     told = f"loss {step.loss:.3f} · {step.tokens / step.seconds:,.0f} tokens/s · {flops / step.seconds / peak:.0%} of peak"
     return told if step.held_out_loss is None else f"{told} · held out {step.held_out_loss:.3f}"
 
 
 def row(step, steps, told, seconds):  # StepStats, int, str, float -> a line of a log
-    """Where a run stands and how long it has yet to go. seconds: of each of the steps before, on average."""
+    """Format the progress of a run and its remaining time. seconds: of each of the steps before, on average."""
     from tqdm import tqdm
 
     left = tqdm.format_interval(seconds * (steps - step.step))

@@ -25,7 +25,7 @@ PLACES = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", 
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one step was: mean loss in nats a token, of the held-out text where it was asked, norm before clipping."""
+    """The figures of one step: mean loss in nats a token, held-out loss where it was evaluated, gradient norm before clipping."""
 
     step: int
     loss: float
@@ -70,13 +70,13 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
 
 
 def rate_of(config, step):  # -> float
-    """The learning rate of a step of this run."""
+    """Compute the learning rate of a step of this run."""
     o = config.optimizer
     return learning_rate(step, peak=o.learning_rate, floor=o.floor, warmup=o.warmup, steps=config.run.steps)
 
 
 def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {name: gradient}, tokens
-    """The mean loss and its gradients over `count` batches, as one batch of them all would give.
+    """Compute the mean loss and its gradients over `count` batches, as one batch of them all would give (gradient accumulation).
 
     Each weighs as many targets as it has, so that a batch with gaps (-1) counts less.
     """
@@ -100,7 +100,7 @@ def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {nam
 
 
 def not_finite(loss, gradients):  # -> str
-    """What went wrong first: the gradient nearest to the loss that is not finite, for the others follow from it."""
+    """Find the first failure: the gradient nearest to the loss that is not finite, for the others follow from it."""
     wrong = {name: int(np.count_nonzero(~np.isfinite(g))) for name, g in gradients.items()}
     wrong = {name: count for name, count in wrong.items() if count}
     told = f"the loss is {loss}"
@@ -115,7 +115,7 @@ def not_finite(loss, gradients):  # -> str
 
 
 def place(name):  # GGUF's name of a tensor -> how far along the forward pass it is used
-    """Backward runs the other way: the largest comes first. A tied embedding, used at both ends, is done only at the first."""
+    """Sort key: backward runs from the last layer to the first. A tied embedding, used at both ends, is done at the first."""
     parts = name.split(".")
     if parts[0] == "blk":
         return (1, int(parts[1]), PLACES.index(parts[2]) if parts[2] in PLACES else 0)

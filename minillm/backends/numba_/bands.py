@@ -28,7 +28,7 @@ SIGNATURE = types.void(*[types.int64] * 13)
 
 
 class MatrixHandle(NamedTuple):
-    """All that a kernel must know of a matrix."""
+    """A matrix as a kernel sees it: addresses and sizes."""
 
     code: int  # address
     records: int  # address
@@ -39,7 +39,7 @@ class MatrixHandle(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """What matrices are multiplied with: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row).
+    """The operand of a product: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row).
 
     `prange` takes a NamedTuple only where the kernel was given it or calls its class itself: hence Operand(x, *room(n, columns)).
     """
@@ -57,7 +57,7 @@ def room(n, columns):  # -> codes, scale, sums of an Operand, yet to be filled
 
 @lru_cache
 def bands_times_tokens(layout):  # number of a layout -> what has `.address`
-    """The code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
+    """Compile the code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
 
     @code(SIGNATURE)
     def run(first, last, add, records, blocks, record_bytes, rows, x, scales, sums, n, y, stride):
@@ -104,9 +104,9 @@ def handle_at(table, i):  # (handles, 6) -> MatrixHandle
 
 @njit
 def share(part, parts, add, handle, h, y):
-    """What core `part` of `parts` does of y[t] = (add · y[t]) + W h[t], for all tokens: a stretch of neighbouring bands.
+    """Compute the share of core `part` of `parts`: y[t] = (add · y[t]) + W h[t], for all tokens: a stretch of neighbouring bands.
 
-    h: Operand, rounded where the handle rounds. y: (n, 16 · bands). Each core reads one long handle, and no two write to one
+    h: Operand, rounded where the handle rounds. y: (n, 16 · bands). Each core reads one long stretch, and no two write to one
     cache line.
     """
     first, last, n = part * handle.bands // parts, (part + 1) * handle.bands // parts, len(h.x)

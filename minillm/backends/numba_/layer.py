@@ -40,7 +40,7 @@ class Rotation(NamedTuple):
 
 @njit(inline="always")
 def norm_row(x, weight, eps, out):
-    """layers.rms_norm of one token; d is a multiple of 16."""
+    """Apply layers.rms_norm to one token; d is a multiple of 16."""
     squares = splat(np.float32(0))
     for c in range(0, len(x), 16):
         squares = fma(load(x, c), load(x, c), squares)
@@ -51,7 +51,7 @@ def norm_row(x, weight, eps, out):
 
 @njit(inline="always")
 def rope_row(x, heads, t, rotation):
-    """layers.rope of one token, in place, on the first `heads` heads of x."""
+    """Apply layers.rope to one token, in place, on the first `heads` heads of x."""
     d, cos, sin = rotation.d, rotation.cos[t], rotation.sin[t]
     step, apart = (2, 1) if rotation.interleaved else (1, d // 2)
     for h in range(heads):
@@ -64,7 +64,7 @@ def rope_row(x, heads, t, rotation):
 
 @njit(inline="always")
 def norm_rows(x, norm, eps, h, rounds):
-    """Norm of all tokens, to h.x; and rounding, where a matrix wants it."""
+    """Normalize all tokens, to h.x; and round them, where a matrix wants it."""
     if len(x) <= SERIAL:
         for t in range(len(x)):
             norm_row(x[t], norm, eps, h.x[t])
@@ -79,7 +79,7 @@ def norm_rows(x, norm, eps, h, rounds):
 
 @njit(inline="always")
 def rope_rows(q, k, rotation):
-    """layers.rope of queries and keys, in place."""
+    """Apply layers.rope to queries and keys, in place."""
     if len(q) <= SERIAL:
         for t in range(len(q)):
             rope_row(q[t], rotation.heads, t, rotation)
@@ -92,7 +92,7 @@ def rope_rows(q, k, rotation):
 
 @njit
 def any_rounds(handles, first, last):
-    """Does any of these matrices want x rounded?"""
+    """Whether any of these matrices wants x rounded."""
     wanted = False
     for matrix in range(first, last + 1):
         wanted |= handle_at(handles, matrix).rounds != 0
@@ -101,7 +101,7 @@ def any_rounds(handles, first, last):
 
 @kernel(parallel=True)
 def inputs(threads, x, norm, eps, handles, outputs, rotation, routes):
-    """x → norm → q, k, v → turned. handles: (3, 6), of q, k and v; outputs: their arrays."""
+    """Compute x → norm → q, k, v → rope. handles: (3, 6), of q, k and v; outputs: their arrays."""
     q, k, v = outputs
     h = Operand(np.empty(x.shape, np.float32), *room(*x.shape))
     thin = Thin(routes.runs, routes.handles[0], low_room(threads, routes))
@@ -115,7 +115,7 @@ def inputs(threads, x, norm, eps, handles, outputs, rotation, routes):
 
 @kernel(parallel=True)
 def rope_inputs(q, k, rotation):
-    """The rotation alone, for models that do something before it."""
+    """Apply RoPE alone, for models that do something before it."""
     rope_rows(q, k, rotation)
 
 
@@ -142,14 +142,14 @@ def feed_forward_rows(threads, x, norm, eps, handles, thin, gate, y):
 
 @kernel(parallel=True)
 def feed_forward(threads, x, norm, eps, handles, routes, y):
-    """feed_forward_rows as a call. handles: (3, 6), of gate, up and down."""
+    """Call feed_forward_rows. handles: (3, 6), of gate, up and down."""
     thin = Thin(routes.runs, routes.handles[0], low_room(threads, routes))
     feed_forward_rows(threads, x, norm, eps, handles, thin, 0, y)
 
 
 @njit(inline="always")
 def gate_row(gated, up, t, rounds):
-    """layers.swiglu of one token, in place of gated.x; and rounded, where the next matrix wants it."""
+    """Apply layers.swiglu to one token, in place of gated.x; and round it, where the next matrix wants it."""
     gate, beside = gated.x[t], up[t]
     for c in range(0, len(gate), 16):
         swiglu16(gate, beside, c)
@@ -179,7 +179,7 @@ def attention_inputs(x, w, c, cos, sin):
 
 
 def adjusted(y, bias, norm, heads, c):  # (n, heads · d) -> (n, heads · d)
-    """Bias, then the norm of each head, where the model has them."""
+    """Apply bias, then the norm of each head, where the model has them."""
     y = y if bias is None else y + bias
     return y if norm is None else layers.rms_norm(y.reshape(len(y), heads, -1), norm, c.norm_eps).reshape(len(y), -1)
 

@@ -29,7 +29,7 @@ PLAIN = os.environ.get("MINILLM_KERNELS") == "plain"  # the portable path of pla
 
 
 def handle(matrix):  # PackedMatrix or FloatMatrix -> MatrixHandle
-    """All that a kernel must know of a matrix (bands.py)."""
+    """Make the handle of a matrix (bands.py)."""
     if isinstance(matrix, PackedMatrix):
         return MatrixHandle(bands_times_tokens(matrix.number).address, *matrix.place, rounds=1)
     return MatrixHandle(floats.bands_times_tokens(matrix.width).address, *matrix.place, rounds=0)
@@ -37,7 +37,7 @@ def handle(matrix):  # PackedMatrix or FloatMatrix -> MatrixHandle
 
 @njit(inline="always")
 def round_row(h, t):
-    """Token t of an Operand: x -> codes, scale, sums."""
+    """Round token t of an Operand: x -> codes, scale, sums."""
     x, codes, scale, sums = h.x[t], h.codes[t], h.scale[t], h.sums[t]
     for block in range(len(scale)):
         round_block(x, 32 * block, codes, scale, sums, block)
@@ -45,7 +45,7 @@ def round_row(h, t):
 
 @njit(inline="always")
 def round_rows(h):
-    """All tokens."""
+    """Round all tokens."""
     if len(h.x) <= SERIAL:
         for t in range(len(h.x)):
             round_row(h, t)
@@ -56,7 +56,7 @@ def round_rows(h):
 
 @kernel(parallel=True)
 def times_tokens(threads, add, handle, x, y):
-    """y = (add · y) + x Wᵀ."""
+    """Compute y = (add · y) + x Wᵀ."""
     h = Operand(x, *room(*x.shape))
     if handle.rounds:
         round_rows(h)
@@ -65,7 +65,7 @@ def times_tokens(threads, add, handle, x, y):
 
 
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
-    """As layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
+    """Compute layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
     if isinstance(weight, Adapted):
         y = add_low_rank(linear(x, weight.matrix), x, weight.parts)
     elif PLAIN and isinstance(weight, PackedMatrix):
@@ -78,7 +78,7 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
 
 
 def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatMatrix -> (n, rows)
-    """As layers.add_linear, but the sum begins at x instead of 0."""
+    """Compute layers.add_linear, but the sum begins at x instead of 0."""
     if isinstance(weight, Adapted):
         return add_low_rank(add_linear(x, h, weight.matrix), h, weight.parts)
     if not can_fuse(weight):
@@ -89,14 +89,14 @@ def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatM
 
 
 def add_low_rank(y, x, parts):  # (n, rows), (n, columns), [(rows, A, B)] -> y
-    """y[rows] += B A x[rows], as thin.py adds in the kernels."""
+    """Add y[rows] += B A x[rows], as thin.py does in the kernels."""
     for rows, a, b in parts:
         y[rows] = add_linear(y[rows], linear(x[rows], a), b)
     return y
 
 
 def can_fuse(*weights):
-    """May kernels of several steps take these: rows of x of whole registers, and the plain path not asked for?"""
+    """Whether fused kernels can take these: rows of x of whole registers, and the plain path not asked for."""
     return not PLAIN and all(isinstance(w, PackedMatrix | FloatMatrix) and w.shape[1] % BAND == 0 for w in weights)
 
 
@@ -107,12 +107,12 @@ def widened(x, columns):  # (n, d) -> (n, columns), a copy with room at the end 
 
 
 def embed(tokens, table):  # (n,), PackedMatrix or FloatMatrix -> (n, columns) float32
-    """As layers.embed."""
+    """Look up rows of the table, as layers.embed."""
     return (unpack_rows if isinstance(table, PackedMatrix) else floats.rows_of)(table, np.asarray(tokens))
 
 
 def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or float32 for a vector
-    """What `linear` and `embed` take as a weight: packed types stay packed, float16 stays float16."""
+    """Convert a stored tensor for `linear` and `embed`: packed types stay packed, float16 stays float16."""
     if len(tensor.shape) != 2:
         return as_float32(tensor)
     return pack(tensor) if tensor.type.name in LAYOUTS else floats.pack_floats(tensor)

@@ -32,7 +32,7 @@ from minillm.backends.numba_.thin import GATE, MATRICES, K, O, Q, RoutedLayers, 
 
 
 class Model(NamedTuple):
-    """What the kernel must know of all layers."""
+    """All layers of a model, as the kernel sees them."""
 
     handles: np.ndarray  # (layers, 7, 6) int64, in the order of MATRICES
     norms: np.ndarray  # (layers, 2, d_model): before attention, before the feed-forward part
@@ -40,7 +40,7 @@ class Model(NamedTuple):
 
 
 class Layers(list):
-    """The layers of a model, and what the kernel must know of them."""
+    """The layers of a model, with what the kernel needs of them."""
 
     @cached_property
     def whole(self):
@@ -80,7 +80,7 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
 
 @njit(inline="always")
 def attend_rows(threads, q, k, v, rotation, caches, layer, space, found, rounds):
-    """q and k turned, the caches extended, each query answered in found.x; and that rounded, where o wants it."""
+    """Apply RoPE to q and k, extend the caches, attend to found.x; and round that, where o wants it."""
     n, heads, kv_heads, d = len(q), rotation.heads, rotation.kv_heads, rotation.d
     q3, k3, v3 = q.reshape(n, heads, d), k.reshape(n, kv_heads, d), v.reshape(n, kv_heads, d)
     found3, good = found.x.reshape(n, heads, d), np.empty(n, np.bool_)
@@ -120,7 +120,7 @@ def all_of(flags):
 
 @kernel(parallel=True)
 def decode(threads, x, model, rotation, caches, routes):
-    """The loop over the layers. Adds to x in place; returns whether what every attention found is finite."""
+    """Run all layers. Adds to x in place; returns whether what every attention found is finite."""
     n, d_model = x.shape
     wide, narrow, good = rotation.heads * rotation.d, rotation.kv_heads * rotation.d, True
     h = Operand(np.empty((n, d_model), np.float32), *room(n, d_model))

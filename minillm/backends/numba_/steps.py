@@ -137,9 +137,10 @@ def bands_unprepared(x, handle, y, threads):
 
 @njit(error_model="numpy")
 def unpack_band(words, halves, band, at, lanes, numbers, out):
-    """out[c, at + row] = W[16 · band + row, c]. out: (columns, 64), flat; numbers: room for 16 scales and 16 minima.
+    """Unpack a band: out[c, at + row] = W[16 · band + row, c].
 
-    lanes is 16: as an argument, so that LLVM keeps the loops over rows and makes vectors of them, instead of unrolling.
+    out: (columns, 64), flat. numbers: scratch for 16 scales and 16 minima. lanes is 16: as an
+    argument, so that LLVM keeps the loops over rows and makes vectors of them, instead of unrolling.
     """
     for b in range(words.shape[1]):
         for i in range(2 * lanes):
@@ -153,7 +154,7 @@ def unpack_band(words, halves, band, at, lanes, numbers, out):
 
 @kernel(parallel=True)
 def through_floats(x, words, halves, y, threads, lanes):
-    """Four bands at a time to float32, in a scratch that stays in the core's cache, then floats.py's product for all tokens."""
+    """Unpack four bands at a time to float32, in a scratch that stays in the core's cache, then use floats.py's product."""
     n, columns, stride, fours = len(x), x.shape[1], y.shape[1], y.shape[1] // 64
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     for part in prange(threads):
@@ -173,7 +174,7 @@ def through_floats(x, words, halves, y, threads, lanes):
 
 
 def dequantized(x, matrix):  # (n, columns), PackedMatrix -> (n, rows)
-    """linear.linear by way of float32 weights."""
+    """Compute linear.linear by way of float32 weights."""
     y = np.empty((len(x), -(-matrix.padded_rows // 64) * 64), np.float32)
     words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
     through_floats(x, words, halves, y, numba.get_num_threads(), BAND)
@@ -239,7 +240,7 @@ STEPS = (*FILE_ORDER, lanes_float, lanes_integer, two_cores, vector_step, prefet
 
 @lru_cache
 def instructions_of(layout="Q4_1"):  # -> {x86 dot-product instruction: times it stands in the assembly of the product}
-    """Which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
+    """Find which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
     number = LAYOUT_LIST.index(LAYOUTS[layout])
     code = numba.njit(SIGNATURE, error_model="numpy")(bands_times_tokens(number).__wrapped__).inspect_asm(SIGNATURE.args)
     return {name: code.count(name) for name in DOTS}

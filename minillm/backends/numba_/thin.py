@@ -27,7 +27,7 @@ Q, K, V, O, GATE = range(5)  # where they stand in a table of handles; up and do
 
 
 class Routes(NamedTuple):
-    """Which rows go through which thin matrices, as a kernel is told."""
+    """The rows that go through each low-rank matrix, as a kernel sees them."""
 
     runs: np.ndarray
     handles: np.ndarray
@@ -52,7 +52,7 @@ class RoutedLayers:
         return (adapted(w, i, self.routed) for i, w in enumerate(self.layers))
 
     def routes(self):  # -> Routes
-        """For the kernel of all layers."""
+        """Make the routes for the kernel of all layers."""
         found = [(run, handles_of(adapter)) for adapter, rows in self.routed for run in runs_of(rows)]
         runs = np.empty((len(found), 2), np.int64)
         handles = np.empty((len(self.layers), len(found), len(MATRICES), 2, 6), np.int64)
@@ -62,7 +62,7 @@ class RoutedLayers:
 
 
 def routes_of(*weights):  # matrices, some of them Adapted -> Routes
-    """For a kernel of half a layer."""
+    """Make the routes for a kernel of half a layer."""
     parts = [(i, part) for i, weight in enumerate(weights) if isinstance(weight, Adapted) for part in weight.parts]
     found = [(run, i, (handle(a), handle(b))) for i, (rows, a, b) in parts for run in runs_of(rows)]
     runs, handles = np.empty((len(found), 2), np.int64), np.zeros((1, len(found), len(weights), 2, 6), np.int64)
@@ -72,7 +72,7 @@ def routes_of(*weights):  # matrices, some of them Adapted -> Routes
 
 
 def handles_of(adapter):  # LoadedAdapter -> (layers, 7, 2, 6)
-    """Worked out once, and kept with the adapter: its matrices stay where they are."""
+    """Make the handles of an adapter, once, and keep them with it: its matrices stay where they are."""
     if "handles" not in adapter.kept:
         made = np.zeros((len(adapter.layers), len(MATRICES), 2, 6), np.int64)
         for i, pairs in enumerate(adapter.layers):
@@ -91,7 +91,7 @@ def runs_of(rows):  # a slice, or places that rise -> [(first, the one after the
 
 @njit
 def low_room(threads, routes):  # -> (threads, numbers)
-    """Room for the largest z, in any layer."""
+    """Find the size of the largest z, in any layer."""
     runs, handles, most = routes.runs, routes.handles, 0
     for i in range(len(handles)):
         for r in range(len(runs)):
@@ -102,7 +102,7 @@ def low_room(threads, routes):  # -> (threads, numbers)
 
 @njit
 def product(part, parts, add, handles, thin, matrix, h, y):
-    """What core `part` of `parts` does of y[t] = (add · y[t]) + W h[t], and += B A h[t] for all runs of this matrix."""
+    """Compute the share of core `part` of `parts`: y[t] = (add · y[t]) + W h[t], and += B A h[t] for all runs of this matrix."""
     share(part, parts, add, handle_at(handles, matrix), h, y)
     for r in range(len(thin.runs)):
         a, b = handle_at(thin.handles[r, matrix], 0), handle_at(thin.handles[r, matrix], 1)
@@ -115,5 +115,5 @@ def product(part, parts, add, handles, thin, matrix, h, y):
 
 @njit
 def unrounded(x, other):  # -> Operand
-    """x for float matrices, which read nothing else of it: A and B are such."""
+    """Make an operand of x for float matrices, which read nothing else of it: A and B are such."""
     return Operand(x, other.codes, other.scale, other.sums)
