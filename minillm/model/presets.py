@@ -46,7 +46,7 @@ PRESETS = {
 
 
 def preset(name):
-    """The configuration called `name`; ModelError with the nearest name otherwise."""
+    """Find the configuration called `name`; ModelError with the nearest name otherwise."""
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(PRESETS)}."
