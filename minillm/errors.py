@@ -54,7 +54,7 @@ class Stopping(MiniLLMError):
 
 
 def nearest(name, known):  # -> one of `known`, or None
-    """The known name that is most like this one, in whatever case it was typed."""
+    """Find the known name that is most like this one, in whatever case it was typed."""
     from difflib import get_close_matches  # only where something is wrong already
 
     by_lower = {other.lower(): other for other in known}
@@ -62,7 +62,7 @@ def nearest(name, known):  # -> one of `known`, or None
 
 
 def did_you_mean(name, known):  # -> text
-    """The end of a message about an unknown name: the nearest one, or else all that there are."""
+    """End a message about an unknown name: with the nearest one, or else with all that there are."""
     if near := nearest(name, known):
         return f"did you mean {near!r}?"
     return f"there are: {', '.join(known) or 'none'}."

@@ -15,7 +15,7 @@ WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers befo
 
 
 def get_backend(name=None):  # -> ops.Ops
-    """The operations of the backend called `name`; by default what MINILLM_BACKEND says, else numpy."""
+    """Get the operations of the backend called `name`; by default MINILLM_BACKEND's, else numpy's."""
     name = name or os.environ.get("MINILLM_BACKEND") or "numpy"
     if name not in BACKENDS:
         raise MiniLLMError(f"no backend is called {name!r}; {did_you_mean(name, BACKENDS)}")
@@ -27,7 +27,7 @@ def get_backend(name=None):  # -> ops.Ops
 
 
 def fitting_backend(model_bytes):  # -> name
-    """What "auto" means, the default of the commands that run a model.
+    """Choose the backend for "auto", the default of the commands that run a model.
 
     What MINILLM_BACKEND says, where it is set. Else numba, where it can be loaded and the model is large enough to repay
     the seconds that its kernels take to compile, once for a machine; else numpy. The Python API does not choose: `LLM(...)`

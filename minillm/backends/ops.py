@@ -65,7 +65,7 @@ class Ops:
     state: Callable | None = None  # () -> {what: value} for `minillm backends`
 
     def with_attention(self, attention, paged_attention=None):  # -> Ops
-        """The same backend with another attention, looked up sequence by sequence: its own fast ways would go around it."""
+        """Replace the attention of a backend; its fast paths over many sequences, which would bypass it, are replaced too."""
         from minillm.backends.step import AttentionStep
         from minillm.layers import run_layers
 
@@ -78,7 +78,7 @@ REQUIRED = [f.name for f in fields(Ops) if f.default is MISSING and f.name not i
 
 @cache
 def ops_of(module):  # a backend -> Ops
-    """What a module offers. MiniLLMError names what it lacks of the contract."""
+    """Collect the operations of a module. MiniLLMError names what it lacks of the contract."""
     name = module.__name__.rpartition(".")[2].removesuffix("_")
     found = {f.name: getattr(module, f.name) for f in fields(Ops) if hasattr(module, f.name)}
     if missing := [required for required in REQUIRED if not callable(found.get(required))]:

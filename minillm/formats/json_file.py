@@ -13,7 +13,7 @@ LARGEST = 100_000_000  # bytes; the largest tokenizer.json in use has 33 million
 
 
 def parse_object(data, what, error, finite=False):  # bytes, str, exception class -> dict
-    """Read a JSON object from bytes of UTF-8. what: opens the message of an error. finite: no NaN, nothing beyond float64."""
+    """Parse a JSON object from bytes of UTF-8. what: opens the message of an error. finite: no NaN, nothing beyond float64."""
 
     def constant(name):
         if finite:
@@ -46,7 +46,7 @@ def parse_object(data, what, error, finite=False):  # bytes, str, exception clas
 
 
 def read_object(path, error, largest=LARGEST):  # path, exception class -> dict, or None where there is no such file
-    """The JSON object that a file holds."""
+    """Read a JSON object from a file."""
     try:
         if not path.exists():
             return None

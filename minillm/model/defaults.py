@@ -29,24 +29,24 @@ LARGEST = 1 << 20  # bytes of a generation_config.json: more is something else
 
 
 def default_sampling(model):  # LLM, name or path -> {name: value}
-    """Keywords of SamplingParams for requests that say nothing. ModelError, GGUFError where the file's values are none."""
+    """Find the sampling defaults of a model: keywords of SamplingParams. ModelError, GGUFError where the file's are bad."""
     source = getattr(model, "source", model)
     return (recommended(source) if source is not None else {}) or dict(USUAL)
 
 
 def chosen_sampling(model, given):  # LLM, name or path; {name: value} -> {name: value}
-    """What was given, and the model's defaults for the rest. None means not given. Temperature 0 takes no defaults."""
+    """Complete given sampling parameters by the model's defaults. None means not given. Temperature 0 takes no defaults."""
     given = {name: value for name, value in given.items() if value is not None}
-    return filled(default_sampling(model), given)
+    return merge_defaults(default_sampling(model), given)
 
 
-def filled(defaults, given):  # {name: value} twice -> {name: value}
-    """The request wins; greedy is greedy."""
+def merge_defaults(defaults, given):  # {name: value} twice -> {name: value}
+    """Merge defaults and given values: the request wins; greedy takes no defaults."""
     return given if given.get("temperature") == 0 else defaults | given
 
 
 def recommended(source):  # name or path -> {name: value}
-    """What the model's own file says; nothing where it says nothing."""
+    """Read the sampling values in the model's own file; {} where there are none."""
     path = zoo.resolve(source)
     if path.is_dir():
         where = path / "generation_config.json"
@@ -62,7 +62,7 @@ def recommended(source):  # name or path -> {name: value}
 
 
 def checked(path: Path, key, name, value):  # -> a value that SamplingParams takes
-    """A value from a file, in our terms: -1 switches top_k off, and 0.95 was stored in 32 bits."""
+    """Check a value from a file, and put it in our terms: -1 switches top_k off, and 0.95 was stored in 32 bits."""
     try:
         if name == "top_k" and value == -1:
             return 0

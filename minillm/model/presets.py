@@ -45,7 +45,7 @@ PRESETS = {
 
 
 def preset(name):
-    """The configuration called `name`; ModelError with the nearest name otherwise."""
+    """Find the configuration called `name`; ModelError with the nearest name otherwise."""
     if name not in PRESETS:
         raise ModelError(f"no model shape is called {name!r}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

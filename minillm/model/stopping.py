@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class StopStrings:
-    """Feed it text with `push`; it gives back what is safe to show. `hit` is the string that ended it, if one did."""
+    """Takes text with `push`, returns what is safe to show. `hit` is the stop string that ended it, if one did."""
 
     stops: tuple[str, ...]
     held: str = ""
@@ -32,11 +32,11 @@ class StopStrings:
         return text[: len(text) - keep]
 
     def flush(self):  # -> str
-        """The end: what was held back begins no stop string after all."""
+        """Return the rest at the end: it begins no stop string after all."""
         rest, self.held = self.held, ""
         return rest
 
 
 def overlap(text, stop):  # -> int
-    """Length of the longest end of text that is a proper beginning of stop."""
+    """Find the length of the longest end of text that is a proper beginning of stop."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

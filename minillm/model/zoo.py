@@ -34,19 +34,19 @@ MODELS = {
 
 
 def cache_folder() -> Path:
-    """$MINILLM_CACHE, or `minillm` in the platform's folder for what a program may fetch again."""
+    """Find the folder for downloads: $MINILLM_CACHE, or `minillm` in the platform's cache folder."""
     return user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache")
 
 
 def embedded_folder() -> Path:
-    """Where the models that come with the package are: beside it in a checkout, inside it when installed from a wheel."""
+    """Find the models that come with the package: beside it in a checkout, inside it when installed from a wheel."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "_models"
     return inside if inside.is_dir() else package.parent / "data" / "models"
 
 
 def resolve(name: str | os.PathLike) -> Path:
-    """The .gguf file, or the folder with config.json and *.safetensors, that `name` stands for. Never downloads.
+    """Find the .gguf file, or the folder with config.json and *.safetensors, that `name` stands for. Never downloads.
 
     A named model wins over a path of the same spelling; write "./smollm2-135m" for the path.
     Raises ModelNotDownloaded where `minillm download` would help, ModelError where it would not.
