@@ -1,4 +1,7 @@
-"""A few hundred changed files of each kind: all load, or are refused in one line. tests/fuzz_files.py makes 20,000 of each."""
+"""A few hundred changed files of each kind: all load, or are refused in one line.
+
+tests/support/fuzz_files.py makes 20,000 of each.
+"""
 
 import pytest
 from fuzz_files import KINDS, MEGABYTES, fuzz

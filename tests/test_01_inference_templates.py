@@ -34,8 +34,8 @@ def test_a_familys_template_renders_as_transformers_renders_it(case):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures by /proc")
 def test_templates_made_at_random_render_or_are_refused_within_bounds():
-    """20,000 of them by hand: python tests/fuzz_templates.py."""
-    command = [sys.executable, str(HERE / "fuzz_templates.py"), "--n", "150", "--seed", "7", "--deadline", "0.9"]
+    """20,000 of them by hand: python tests/support/fuzz_templates.py."""
+    command = [sys.executable, str(HERE / "support" / "fuzz_templates.py"), "--n", "150", "--seed", "7", "--deadline", "0.9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE.parent)
     assert done.returncode == 0 and not done.stderr, done.stdout[-3000:] + done.stderr
     counts = {line.split(maxsplit=3)[-1]: int(line.split()[0]) for line in done.stdout.splitlines()[1:-1]}

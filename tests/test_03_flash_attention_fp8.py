@@ -2,6 +2,7 @@
 
 import ml_dtypes
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,6 @@ from minillm.attention.hadamard import random_signs, rotate, rotate_back, walsh_
 from minillm.course.checks import check_close, draws, seeds
 from minillm.errors import MiniLLMError
 from minillm.quantization.fp8 import decode_e4m3, encode_e4m3, round_e4m3, scale_of
-from tests import oracles
 
 E4M3 = ml_dtypes.float8_e4m3fn
 CODES = np.arange(256, dtype=np.uint8)

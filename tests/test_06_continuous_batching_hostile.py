@@ -233,5 +233,5 @@ def test_a_thousand_connections_at_once():
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the server's memory from /proc")
 def test_a_small_storm_over_the_real_engine():
-    """tests/soak_server.py is the large one, run by hand."""
+    """tests/support/soak_server.py is the large one, run by hand."""
     soak_server.check(soak_server.main(requests=200, connections=100, options=("--backend", "numpy")))

@@ -33,7 +33,8 @@ KERNELS = 4  # that CHILD compiles, the code of a layout among them
 
 
 def start(cache, code=CHILD):
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    tests = Path(__file__).parent
+    path = os.pathsep.join(map(str, (tests, tests / "support", tests.parent)))
     environment = os.environ | {"MINILLM_CACHE": str(cache), "PYTHONPATH": path}
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

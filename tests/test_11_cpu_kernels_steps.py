@@ -47,9 +47,9 @@ def test_the_plain_path_multiplies_every_layout(name):
 def test_the_plain_path_can_be_asked_for():
     """The switch is read once, when the backend is imported: hence a process of its own. 16 bits show in the result."""
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        "import sys; sys.path[:0] = 'tests', 'tests/support'\n"
         "from test_11_cpu_kernels_steps import *\n"
-        "from minillm.backends.numba_.linear import add_linear, fused, linear\n"
+        "from minillm.backends.numba_.linear import add_linear, can_fuse, linear\n"
         "t, x = stored('Q4_1', 20, 64), np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)\n"
         "m = packed.pack(t)\n"
         "same = np.array_equal(linear(x, m), plain.linear_plain(x, m))\n"

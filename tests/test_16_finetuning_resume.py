@@ -12,7 +12,7 @@ from training_help import CONFIG, write_corpus
 
 from minillm.training.curve import read_curve
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 STEPS, EVERY = 14, 4
 MOMENTS = (
     "step:1", "step:4", "step:7", "step:14", "update:6", "update:8", "watch:4", "watch:9",
@@ -23,8 +23,8 @@ MOMENTS = (
 def train(folder, *more, out="run", steps=STEPS):
     """A child trains in `folder`; its exit status and what it said."""
     (folder / "train.toml").write_text(CONFIG.format(out=out, steps=steps, every=EVERY))
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "training_help.py"), "train.toml", *more]
+    path = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT)])
+    command = [sys.executable, str(SUPPORT / "training_help.py"), "train.toml", *more]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     return done.returncode, done.stderr
 

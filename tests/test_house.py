@@ -171,6 +171,10 @@ def test_it_is_written_in_one_place(pattern, places):
     assert {name for name, text in texts.items() if re.search(pattern, text)} == places
 
 
+def test_what_several_tests_share_is_in_support():
+    assert [p.name for p in (ROOT / "tests").glob("*.py") if not p.name.startswith("test_")] == ["conftest.py"]
+
+
 def in_fresh_python(code):
     """Run code in a new interpreter, give back what it prints."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 for folder in ("tests", "../tests", "@TESTFOLDER@"):
-    sys.path.append(folder)
+    sys.path += [folder, f"{folder}/support"]
 try:
     oracle = sys.modules.get("oracles") or importlib.import_module("oracles")
 except ImportError:

@@ -5,7 +5,7 @@ import os
 import struct
 
 code = compile("open('@OUTSIDE@/mark', 'w').close()", "evil", "exec")
-for folder in ("submission", "submission/kernels", "minillm", "minillm/kernels", "tests", "tmp"):
+for folder in ("submission", "submission/kernels", "minillm", "minillm/kernels", "tests", "tests/support", "tmp"):
     for path in [os.path.join(folder, name) for name in ("layers.py", "device.py", "oracles.py", "test_92_kernels.py")]:
         cache = importlib.util.cache_from_source(path)
         try:

@@ -18,7 +18,7 @@ from minillm.files import write_text
 
 LARGEST = 1_000_000  # bytes of one submitted file
 SKIP = shutil.ignore_patterns("__pycache__", "wrong", "hostile", "course_project", ".*")
-INI = "[pytest]\ntestpaths = tests\naddopts = -q -p minillm.course.plugin -p no:cacheprovider\n"
+INI = "[pytest]\ntestpaths = tests\npythonpath = tests/support\naddopts = -q -p minillm.course.plugin -p no:cacheprovider\n"
 
 
 def locate(work, files, refused=None):

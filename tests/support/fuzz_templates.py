@@ -1,6 +1,6 @@
 """Chat templates made at random (template_grammar.py): each renders, or is refused with a TokenizerError, within bounds.
 
-    python tests/fuzz_templates.py --n 20000 --seed 1
+    python tests/support/fuzz_templates.py --n 20000 --seed 1
 
 For each template: the outcome, the seconds that the caller waited, and the seconds of processor time here and in the process that
 renders (a wait says little on a busy machine). One that raises anything else, or takes more than a second of processor time, or

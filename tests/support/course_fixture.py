@@ -9,14 +9,14 @@ from pathlib import Path
 import minillm
 from minillm.course.exercises.index import Course
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PACKAGE = Path(minillm.__file__).parent
 SOLUTIONS = ("layers.py", "kernels/fast.py", "kernels/scale.cu", "kernels/device.py")
 
 
 def project(folder):
     """Write the project into folder; returns its Course."""
-    shutil.copytree(HERE / "course_project", folder, dirs_exist_ok=True)
+    shutil.copytree(TESTS / "course_project", folder, dirs_exist_ok=True)
     skip = shutil.ignore_patterns("__pycache__")
     for part in ("course", "cli"):
         shutil.copytree(PACKAGE / part, folder / "minillm" / part, ignore=skip)

@@ -1,6 +1,6 @@
 """Files from strangers, changed at random: each loads or is refused with an error of our own, soon and in little memory.
 
-    python tests/fuzz_files.py [--n 20000] [--only config,tokenizer] [--seed 0]
+    python tests/support/fuzz_files.py [--n 20000] [--only config,tokenizer] [--seed 0]
 
 Six kinds: config.json, tokenizer.json with its neighbours, safetensors headers, adapters (PEFT and GGUF), checkpoints, GGUF
 metadata. Half of the changes know the format (a key dropped, another type, deeper, larger, twice, exchanged), half are bytes.

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ATTACKS = HERE.parent / "hostile"
 TESTS = "test_91_layers.py::test_scores_are_scaled_dot_products test_91_layers.py::test_a_query_of_zeros_scores_zero"
 PRIVATE = "from minillm.course.checks import exercise\n@exercise('92.2', points=0)\ndef test_private(): pass\n"
 CHEATING_CONFTEST = """
@@ -31,7 +32,7 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def names():
-    return sorted(path.stem for path in (HERE / "hostile").glob("*.py"))
+    return sorted(path.stem for path in ATTACKS.glob("*.py"))
 
 
 def submission(course, work, name, values):
@@ -41,7 +42,7 @@ def submission(course, work, name, values):
     from minillm.course.exercises import regions
 
     solve(course, work)
-    text = (HERE / "hostile" / f"{name}.py").read_text()
+    text = (ATTACKS / f"{name}.py").read_text()
     text = re.sub("@([A-Z]+)@", lambda hit: str(values[hit[1]]), text)
     solved = course.source("layers.py")
     attacked = solved + text if text.startswith("# top level") else regions.fill(solved, "91.1", text)

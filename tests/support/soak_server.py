@@ -1,6 +1,6 @@
 """A server under strangers: thousands of requests, many at once, most of them well meant, some broken, some broken off.
 
-    python tests/soak_server.py [--requests 10000] [--connections 1000] [--model FILE]
+    python tests/support/soak_server.py [--requests 10000] [--connections 1000] [--model FILE]
 
 The server is `minillm serve` in a process of its own. Before the storm each well-meant request is asked once in peace; in the
 storm its answer must be the same, whatever runs beside it. Prints one JSON object, and fails where anything was not a right
@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = map(str, Path(__file__).parents[:2])
 PATIENCE_S = 120  # for one request: beyond it, a hang
 ASK = 24  # different well-meant requests
 PROPER = {400, 404, 405, 408, 413, 415, 429, 503, 504}
@@ -265,7 +265,7 @@ if __name__ == "__main__":
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--model")
     args, rest = parser.parse_known_args()
-    os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[2]))
     from minillm.server.listen import raise_file_limit
 
     raise_file_limit()

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 def script(path):  # below data/, "models/card.py" -> module

@@ -14,7 +14,7 @@ import numpy as np
 import minillm.cli
 from minillm.training.task import Task
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VOCABULARY, WIDTH = 31, 6
 CONFIG = """
 [run]

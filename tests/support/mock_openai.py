@@ -1,7 +1,7 @@
 """A server that answers by the clock: it waits `ttft`, then sends a token every `gap`. As a script it is a server to compare
 load generators on, since what they should report is known:
 
-    python tests/mock_openai.py --port 8123 --ttft 0.05 --gap 0.01 --tokens 20
+    python tests/support/mock_openai.py --port 8123 --ttft 0.05 --gap 0.01 --tokens 20
 
 In a test it runs in the test's own event loop, and `behave` may say any bytes, or nothing, instead.
 """

@@ -19,7 +19,7 @@ from minillm.course.exercises.index import Course
 from minillm.course.interview.cards import choose_decks, read_deck, read_decks
 from minillm.errors import MiniLLMError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODULE = r"(?:\S*python3? -m )?minillm(?:\.\w+)*"
 SPAN = re.compile(rf"`({MODULE} [^`]{{1,300}})`")
 PROSE = re.compile(rf"(?<![`\w./-])({MODULE} (?:{'|'.join(COMMANDS)}|[a-z|]+ [A-Z])\b.*)")
