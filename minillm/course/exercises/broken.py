@@ -1,4 +1,4 @@
-"""Which line of a learner's is to blame: where a file cannot be loaded, and where code goes on for ever.
+"""Which line of a learner's is at fault: where a file cannot be loaded, and where code never ends.
 
     work/metrics/events.py:119: SyntaxError: '(' was never closed
     work/sampling.py: keep_top_p is missing: was it renamed? (in the reference: line 84)

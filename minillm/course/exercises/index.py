@@ -140,7 +140,7 @@ class Course:
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
 
 
-def short(text, limit=40):  # what somebody typed, for a message of one line
+def short(text, limit=40):  # what a person typed, for a message of one line
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
 
 

@@ -2,7 +2,7 @@
 
 A deck is a file of a lesson, `lessons/cards/NN_name.toml`, with one `[[card]]` after another. A card with a `numeric` part
 names an expression over the project's own cost formulas (formulas.py); a test recomputes it, so that no answer rots when a
-formula changes. Reading is strict: a field that nobody knows is a typing error, and says so with its file and card.
+formula changes. Reading is strict: an unknown field is a typing error, and says so with its file and card.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Numbers as people type them: "about 42,000", "0.5 MiB", "512KB", "1e3 tokens", "½", "3/4", "10^9", "~5.5 GB".
 
 A number comes in the unit that the card asks for. Where a unit can be meant in two ways there are several readings: many write
-KB for 1,024 bytes. Whoever asks takes the reading nearest to what is right.
+KB for 1,024 bytes. The quiz takes the reading nearest to the right value.
 """
 
 import re
