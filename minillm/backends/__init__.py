@@ -8,7 +8,7 @@ import importlib
 import os
 
 from minillm.backends.ops import ops_of
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, did_you_mean
 
 BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
 WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers before the kernels are compiled
@@ -18,7 +18,7 @@ def get_backend(name=None):  # -> ops.Ops
     """Get the operations of the backend called `name`; by default MINILLM_BACKEND's, else numpy's."""
     name = name or os.environ.get("MINILLM_BACKEND") or "numpy"
     if name not in BACKENDS:
-        raise MiniLLMError(f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}.")
+        raise MiniLLMError(f"no backend is called {name!r}; {did_you_mean(name, BACKENDS)}")
     try:
         module = importlib.import_module(BACKENDS[name])
     except ImportError as error:

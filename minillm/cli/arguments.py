@@ -8,6 +8,8 @@ import argparse
 import re
 from itertools import takewhile
 
+from minillm.errors import nearest
+
 KNOWN_TO_ALL = {"-h", "--help"}
 
 
@@ -56,10 +58,8 @@ class Parser(argparse.ArgumentParser):
         return f" ({' and '.join(having)} ha{'ve' if having[1:] else 's'} it)" if having else ""
 
     def did_you_mean(self, word, known):
-        from difflib import get_close_matches
-
-        near = get_close_matches(word, known, 1)
-        return f" (did you mean {near[0]}?)" if near else ""
+        near = nearest(word, known)
+        return f" (did you mean {near}?)" if near else ""
 
     def parse_known_args(self, args=None, namespace=None):
         """Refuse an unknown option here, where the command's own are known, before its value is taken for another word."""

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from minillm.errors import MiniLLMError, TraceError
+from minillm.files import write_text
 from minillm.load.traces import HASHED_TOKENS, READERS, TraceRequest, shown
 
 GROUPS = 8  # of requests by length
@@ -167,9 +168,7 @@ def main(arguments):
         raise MiniLLMError(f"{usage}: 3 arguments, found {len(arguments)}.")
     kind, trace, out = arguments
     text = json.dumps(fit(kind, trace), indent=None, separators=(",", ":")).replace('],"', '],\n"').replace(',"', ',\n"')
-    part = Path(out + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(out)
+    write_text(out, text + "\n", TraceError)
 
 
 if __name__ == "__main__":

