@@ -41,7 +41,7 @@ class Mask:
             raise MiniLLMError(f"a window needs a causal mask and at least 1 key, found {self.window} and causal={self.causal}.")
 
     def visible(self, rows, columns):  # slice, slice -> (rows, columns) bool, True where the key is seen
-        """The mask of one tile: queries rows.start … rows.stop against keys columns.start … columns.stop.
+        """Make the mask of one tile: queries rows.start … rows.stop against keys columns.start … columns.stop.
 
         Query i stands at position offset + i among the keys, wherever the tile begins. It sees key j where j ≤ position
         (causal) and j > position - window (with a window): the key at its own position is one of the window. Not causal:

@@ -94,10 +94,10 @@ class ContiguousCache:
         return []
 
     def place(self, arrays):  # []
-        """Do nothing: there was nothing to upload."""
+        """Ignore it: there was nothing to upload."""
 
     def pages(self):  # -> (layers, 1, capacity, kv_heads, d_head), (…), (0,)
-        """The memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
+        """Return the memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
         return self.k[:, None], self.v[:, None], (0,)
 
     def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)

@@ -110,4 +110,4 @@ class HashPrefixCache:
         return count
 
     def on_idle(self, block):
-        """Nothing to do: the pool's own order, longest idle first, is the order of eviction."""
+        """Ignore it: the pool's own order, longest idle first, is the order of eviction."""

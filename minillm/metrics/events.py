@@ -72,15 +72,15 @@ class EventLog:
         self._note(event)
 
     def events_of(self, request):  # -> [Event]
-        """All events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
+        """List all events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
         return self._of.get(request, [])
 
     def requests(self):  # -> [request]
-        """Requests that the log knows, in the order of their first events."""
+        """List the requests that the log knows, in the order of their first events."""
         return [request for request in list(self._of) if request != ENGINE]
 
     def times(self, request, kind, index=None):  # -> [seconds]
-        """The times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
+        """List the times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
 
         index: of this answer alone.
         """
@@ -108,19 +108,19 @@ class EventLog:
 
 
 def ttft(log, request, index=None):  # -> seconds
-    """Time to first token, from arrival; None where there was none. index: to the first of this answer."""
+    """Compute the time to first token, from arrival; None where there was none. index: to the first of this answer."""
     tokens = log.times(request, TOKEN, index)
     return tokens[0] - log.times(request, ARRIVED)[0] if tokens else None
 
 
 def itl(log, request, index=None):  # -> [seconds]
-    """Inter-token latencies: the gap before each token but the first of its answer."""
+    """List the inter-token latencies: the gap before each token but the first of its answer."""
     each = [log.times(request, TOKEN, i) for i in answers(log, request, index)]
     return [b - a for times in each for a, b in zip(times, times[1:], strict=False)]
 
 
 def answers(log, request, index=None):  # -> [index]
-    """The answers of a request that have a token; or the one asked for."""
+    """List the answers of a request that have a token; or the one asked for."""
     return sorted({e.index for e in log.events_of(request) if e.kind == TOKEN}) if index is None else [index]
 
 
@@ -137,7 +137,7 @@ def new_tokens(log, request, index=None):  # -> tokens
 
 
 def tpot(log, request, convention="vllm", index=None):  # -> seconds
-    """Time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
+    """Compute the time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
 
     index: of this answer; else the mean over the request's answers that have one. A server's report (USAGE) counts where
     there is one, as a chunk may hold more tokens than a client can tell. None where no gap was seen: of a single token, and
@@ -163,13 +163,13 @@ def mean(values):  # -> number, or None of nothing
 
 
 def e2e(log, request, index=None):  # -> seconds
-    """From arrival to the last token. index: to the last of this answer."""
+    """Compute the end-to-end latency, from arrival to the last token. index: to the last of this answer."""
     tokens = log.times(request, TOKEN, index)
     return tokens[-1] - log.times(request, ARRIVED)[0] if tokens else None
 
 
 def throughput(log):  # -> tokens per second
-    """Output tokens of all requests over the time from the first arrival to the last token."""
+    """Compute output tokens of all requests over the time from the first arrival to the last token."""
     tokens = [e for e in log.events if e.kind == TOKEN]
     start = min((e.time for e in log.events if e.kind == ARRIVED), default=0.0)
     seconds = max((e.time for e in tokens), default=start) - start
@@ -177,7 +177,7 @@ def throughput(log):  # -> tokens per second
 
 
 def summary(log, request, index=None):  # -> {name with unit: number}
-    """The metrics of one request, or of one of its answers, under the names that every --json output uses."""
+    """Compute the metrics of one request, or of one of its answers, under the names that every --json output uses."""
     prompt = next((e.tokens for e in log.events_of(request) if e.kind == ARRIVED), None)
     if prompt is None:
         raise MiniLLMError(f"the log knows nothing of request {request}: it has not arrived, or was forgotten (keep_last).")

@@ -43,7 +43,7 @@ def attention_forward(q, k, v):
 
 
 def attention_gradients(q, k, v, out, lse, d_out):
-    """As attention_forward, with its results and d_out, the gradient of out -> dq, dk, dv of the shapes of q, k and v."""
+    """Compute dq, dk and dv. As attention_forward, with its results and d_out, the gradient of out."""
     dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
     delta = np.einsum("bnhd,bnhd->bhn", out, d_out)  # the D of the formula: rowsum(O ∘ dO)
     scale = q.dtype.type(1 / np.sqrt(q.shape[3]))

@@ -100,7 +100,7 @@ def kept(c, layers, of_one, recompute):  # -> numbers a token
 
 
 def layer_activations(c, adapted=None):  # -> numbers a token
-    """The arrays of layer.Activations: x, m; q, out; k, v; gate, up; the log-sum-exp; before the norm, q and k; and for dW alone
+    """Count the arrays of layer.Activations: x, m; q, out; k, v; gate, up; log-sum-exp; before the norm, q and k; and for dW alone
     h, h_m and act. adapted: names of the matrices that have adapters, where all else is frozen; None: all are trained."""
     wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
     always = 2 * c.d_model + 2 * wide + 2 * narrow + 2 * c.d_ff + c.n_heads + (wide + narrow if c.qk_norm else 0)

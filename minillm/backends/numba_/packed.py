@@ -103,7 +103,7 @@ class PackedMatrix:
 
     @cached_property
     def number(self):
-        """Its layout as a number, for kernels."""
+        """The number of its layout, for kernels."""
         return LAYOUT_LIST.index(self.layout)
 
 

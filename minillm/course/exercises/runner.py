@@ -50,7 +50,7 @@ def cold(arguments, cwd, env):  # -> what it printed
 
 
 def read(text, renamed):
-    """The events of a report, with paths as the learner writes them; a last line that was cut short is dropped."""
+    """Read the events of a report, with paths as the learner writes them; a last line that was cut short is dropped."""
     events = []
     for path, name in renamed.items():
         text = text.replace(json.dumps(path)[1:-1], json.dumps(name)[1:-1])
