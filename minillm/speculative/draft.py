@@ -7,8 +7,10 @@ from minillm.model.transformer import Segment
 
 
 def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
-    """Draft a chain of γ tokens, with the distribution of each. features: the target's, of the positions before tokens; only these
-    kept in the cache."""
+    """Draft a chain of γ tokens, with the distribution of each.
+
+    features: the target's, of the positions before tokens; only those are kept in the cache.
+    """
     proposed, q = [], []
     if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
         return proposed, q

@@ -40,7 +40,7 @@ def named(formula):  # f(config, …) -> f(config or name of a preset, …)
 
 
 def lora_parameters(name, rank, matrices="attn_q attn_v"):  # -> numbers to learn
-    """Count the parameters of adapters on these matrices of every layer: r (d_in + d_out) each. Hu et al. 2021, arXiv:2106.09685."""
+    """Count the parameters of adapters on these matrices of every layer: r (d_in + d_out) each. Hu 2021, arXiv:2106.09685."""
     from minillm.model.lora import adapter_parameters
 
     return adapter_parameters(model(name), rank, matrices.split())
