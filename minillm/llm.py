@@ -97,7 +97,7 @@ class LLM:
         return self.tokenizer.apply_chat_template(messages)
 
     def sequence(self, request, prompt, params=None, truncate=None, cache=None, adapter=None):  # -> SequenceState
-        """Make a request ready to run. cache: where its keys and values go, or lie (PageStore.new_cache); by default a new one."""
+        """Make a request ready to run. cache: where its keys and values go (PageStore.new_cache); by default a new one."""
         params, adapter = params or SamplingParams(), self.adapter(adapter)
         ids = prompt_ids(self.tokenizer, prompt)
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)

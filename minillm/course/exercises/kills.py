@@ -73,7 +73,7 @@ def kills(course, ids=(), workers=None):
 
 
 def right(course, ids):
-    """Raise CourseError unless the reference passes: a test that refuses everybody kills nothing."""
+    """Raise CourseError unless the reference passes: a test that fails every solution kills nothing."""
     chosen = course.chosen(ids)
     with tempfile.TemporaryDirectory() as folder:
         for file in {exercise.file for exercise in chosen}:

@@ -10,7 +10,7 @@ from minillm.course.grading.remote import ChildEnded
 
 
 class Bench:
-    """A plugin. wall: to the submission; missing: {exercise that is not written: where}; send: called with one dict an event."""
+    """A pytest plugin. wall: to the submission; missing: {unwritten exercise: where}; send: called with one dict an event."""
 
     def __init__(self, wall, missing, time_limit, send):
         self.wall, self.missing, self.time_limit, self.send = wall, missing, time_limit, send
