@@ -269,7 +269,7 @@ def test_a_crowd_in_a_narrow_pool_is_served_to_the_end():
     steps = attempt("with five requests in a pool for two", lambda: schedule(engine))
     ended = {id.request for id in engine.outcome}
     assert ended == set(range(5)), f"requests 0 to 4 must end, only {sorted(ended)} did in {len(steps)} steps"
-    assert engine.preempted, "seven blocks are too few for all: somebody must have given way"
+    assert engine.preempted, "seven blocks are too few for all: one must have been preempted"
     assert engine.scheduler.pool.num_free == 7, f"all have ended: 7 blocks must be free, found {engine.scheduler.pool.num_free}"
 
 
@@ -431,7 +431,7 @@ def test_seed_and_index_decide_the_numbers(seed, index):
     check_close(found, right, what=what, mistakes=lambda: mistakes_serving.numbers(seed, index))
 
 
-@exercise("06.6", points=2, hint="Make a new generator at every call. Whoever shares one takes numbers that were another's.")
+@exercise("06.6", points=2, hint="Make a new generator at every call. A shared one gives an answer numbers of another.")
 @given(seed=seeds_and, turns=st.lists(st.integers(0, 1), min_size=2, max_size=8))
 def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
     for others, pair in (("two requests with the same seed", (0, 0)), ("two answers to one request", (0, 1))):

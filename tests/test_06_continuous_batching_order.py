@@ -1,4 +1,4 @@
-"""Who enters next, in each order; and that nobody waits for ever."""
+"""Which request is admitted next, in each order; and that none starves."""
 
 from collections import Counter
 from itertools import product

@@ -24,7 +24,7 @@ class Bench:
     def pytest_runtest_call(self, item):
         mark = item.get_closest_marker("exercise")
         with limit(20, lambda: "the submission was not loaded in 20 s", self.wall):
-            self.wall.forget()
+            self.wall.reset()
             if trouble := self.wall.ready():
                 raise ChildEnded(trouble)
         seconds = (mark and mark.kwargs.get("seconds")) or self.time_limit

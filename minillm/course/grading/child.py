@@ -58,8 +58,8 @@ class Performer:
         from minillm.course.grading.raised import ENDS
 
         try:
-            if op == "forget":
-                return self.mirror.forget()
+            if op == "reset":
+                return self.mirror.reset()
             if op == "text":
                 return str(resolve(to))
             if op == "limit":

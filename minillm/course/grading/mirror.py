@@ -26,9 +26,9 @@ class Mirror:
 
     def __init__(self, world, first):
         self.world, self.next = world, first
-        self.forget()
+        self.reset()
 
-    def forget(self):
+    def reset(self):
         """Begin anew; numbers are not given twice."""
         self.objects, self.numbers, self.kinds, self.agreed = {}, {}, {}, {}
         self.looked = {}  # number -> the very things that were in it when it was last written down, and the objects it reached

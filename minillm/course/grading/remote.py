@@ -156,11 +156,11 @@ class Wall:
                 lane.connection.close()
             self.child = None
 
-    def forget(self):
+    def reset(self):
         """Reset the numbers of objects, between tests."""
         if self.child is not None and self.loaded and not self.trouble:
-            self.ask("forget", None, None)
-            self.mirror.forget()
+            self.ask("reset", None, None)
+            self.mirror.reset()
 
     def call(self, name, args, kwargs):
         self.calling = name.partition(":")[2]

@@ -74,7 +74,7 @@ def wrapped(text, indent=""):  # -> text for the terminal
 
 
 @dataclass
-class Session:
+class QuizSession:
     """One sitting. ask(prompt) returns a line or raises Stop; say(text) shows text."""
 
     memory: object  # Memory
