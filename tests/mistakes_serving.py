@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def divide(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
+def split_budget(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
     """Of a step's tokens among those who run, in order."""
     decodes = [int(n == 1) for n in pending]
     prompts = [0 if n == 1 else n for n in pending]

@@ -21,7 +21,7 @@ from minillm.model.sampling import SamplingParams
 from minillm.scheduler.queues import FairQueue
 from minillm.scheduler.request import Request, SequenceGroup
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
-from minillm.scheduler.step import PlanBuilder, divide, open_table
+from minillm.scheduler.step import PlanBuilder, allocate_table, split_budget
 
 SIZE = 4  # tokens of a block
 
@@ -51,7 +51,7 @@ def group(prompt=4, n=1, id=0, drawn=0, **more):
 def check_entry(entering, pool, cache, fits, story, seats=1, alone=False):
     """Ask whether a group enters; look at the pool before and after. -> the table"""
     free, refs = pool.num_free, list(pool.refs)
-    table = attempt(story, lambda: open_table(entering, pool, cache, seats, alone))
+    table = attempt(story, lambda: allocate_table(entering, pool, cache, seats, alone))
     says = "it should enter, and None was returned" if fits else "it must wait, and was let in"
     assert (table is not None) == fits, f"{story}: {says}"
     if table is None:
@@ -296,9 +296,10 @@ apart = st.lists(st.sampled_from([0, 1, *range(5, 13)]), min_size=1, max_size=7)
 def test_decodes_first_then_prompts_in_order(pending, spare):
     budget = sum(n == 1 for n in pending) + spare
     right = closed_form(pending, budget)
-    found = attempt(f"for {pending} pending tokens and a budget of {budget}", lambda: np.array(divide(list(pending), budget)))
+    what = f"for {pending} pending tokens and a budget of {budget}"
+    found = attempt(what, lambda: np.array(split_budget(list(pending), budget)))
     what = f"for {pending} pending tokens and a budget of {budget}, what each computes"
-    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.divide(pending, budget))
+    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.split_budget(pending, budget))
 
 
 @exercise("06.3", points=1, hint="The budget is for decodes and prompts together: no more, and no less where it is wanted.")
@@ -306,7 +307,7 @@ def test_decodes_first_then_prompts_in_order(pending, spare):
 def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
     budget = sum(n == 1 for n in pending) + spare
     right, what = min(budget, sum(pending)), f"for {pending} pending tokens and a budget of {budget}"
-    found = attempt(what, lambda: sum(divide(list(pending), budget)))
+    found = attempt(what, lambda: sum(split_budget(list(pending), budget)))
     assert found <= budget, f"{what}: {found} tokens are computed, {found - budget} too many"
     assert found == right, f"{what}: {right} tokens could be computed, only {found} are"
 
@@ -315,7 +316,7 @@ def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
 def test_a_long_prompt_beside_busy_streams_comes_to_its_end():
     left, steps = 100, []
     while left > 1 and len(steps) < 40:
-        chunk = attempt("for a long prompt among streams", lambda left=left: divide([1, left, 1, 3, 1], 16)[1])
+        chunk = attempt("for a long prompt among streams", lambda left=left: split_budget([1, left, 1, 3, 1], 16)[1])
         steps.append(chunk)
         left -= chunk
     right = [13] * 7 + [9]

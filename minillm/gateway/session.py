@@ -78,7 +78,7 @@ class SessionResponse:
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class CachedPrefix:
     """A cached prefix, and when it expires unless it is used before."""
 
     salt: object
@@ -107,7 +107,7 @@ class Session:
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
         self.store = PageStore.for_model(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
-        self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
+        self.entries = OrderedDict()  # (salt, tokens) -> CachedPrefix, least recently used first
         self.last = None  # the last SessionResponse
         self.total = Usage()
 
@@ -168,7 +168,7 @@ class Session:
         room = self.max_blocks * self.store.pool.block_size
         return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
 
-    def longest_match(self, ids, breakpoints, salt):  # -> Entry or None, tokens of it
+    def longest_match(self, ids, breakpoints, salt):  # -> CachedPrefix or None, tokens of it
         """Find the entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt.
 
         One user has few entries, so each is compared in full.
@@ -182,7 +182,7 @@ class Session:
                 best = entry, agree
         return best if best[1] else (None, 0)
 
-    def resume(self, entry, length, prompt_tokens):  # Entry or None, int, int -> PagedCache
+    def resume(self, entry, length, prompt_tokens):  # CachedPrefix or None, int, int -> PagedCache
         """Make a cache to continue from. The last token of a prompt is always computed: its logits give the answer's first."""
         if entry is None:
             return self.store.new_cache(max_length=self.max_length)
@@ -202,7 +202,7 @@ class Session:
         if key not in self.entries:
             kept = cache.fork()
             kept.truncate(len(tokens))
-            self.entries[key] = Entry(salt, tokens, kept, 0.0)
+            self.entries[key] = CachedPrefix(salt, tokens, kept, 0.0)
         self.touch(self.entries[key])
         while self.kept_blocks > self.max_blocks:
             self.evict(next(iter(self.entries)))

@@ -20,7 +20,7 @@ from minillm.scheduler.plan import Plan, Share
 from minillm.scheduler.preemption import blocks_needed, blocks_to_swap_in, preempt, swap_in
 
 
-def divide(pending, budget):  # [tokens], tokens -> [tokens]
+def split_budget(pending, budget):  # [tokens], tokens -> [tokens]
     """Divide a step's token budget among the running sequences, in order of seniority: how many tokens each computes.
 
     pending: tokens that each has still to feed; 1 is a decode, more is (the rest of) a prompt, 0 takes no part.
@@ -39,7 +39,7 @@ def divide(pending, budget):  # [tokens], tokens -> [tokens]
     # END SOLUTION
 
 
-def open_table(group, pool, cache, seats, alone):  # -> BlockTable or None
+def allocate_table(group, pool, cache, seats, alone):  # -> BlockTable or None
     """Admit a waiting group by free blocks: return its table, holding the cached part of its prompt; None if it must wait.
 
     It needs a seat for each live answer, `seats` are free; and group.blocks(pool.block_size) blocks less those found in
@@ -79,7 +79,7 @@ class PlanBuilder:
         scheduler, pool = self.scheduler, self.pool
         active = [sequence for group in scheduler.running for sequence in group.active]
         pending = [s.pending if (decode if s.decoding else prefill) else 0 for s in active]
-        share_of = dict(zip(active, divide(pending, self.left), strict=True))
+        share_of = dict(zip(active, split_budget(pending, self.left), strict=True))
         todo = deque(scheduler.running)
         while todo:
             group = todo.popleft()
@@ -141,7 +141,7 @@ class PlanBuilder:
         """Admit a group, if it fits, to compute its prompt, or as much of it as this step has room for."""
         self.full = self.left == 0
         scheduler, lead = self.scheduler, group.live[0]
-        lead.table = None if self.full else open_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
+        lead.table = None if self.full else allocate_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
         if lead.table is None:
             return False
         if whole and self.left < lead.pending <= self.config.max_tokens_per_step:
