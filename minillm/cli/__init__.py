@@ -1,4 +1,4 @@
-"""Floor 7: the command line, one module a command.
+"""Floor 8: the command line, one module a command.
 
 Each module says HELP, adds its arguments in `configure(parser)`, and works in `run(args)`, where it imports what it
 needs: so `minillm --help` imports no NumPy. Errors that a user can cause become one line and exit status 2.

@@ -1,4 +1,4 @@
-"""Floor 7: the course. Exercises cut out of the solved package, the tests that mark them, and the commands around both.
+"""Floor 8: the course. Exercises cut out of the solved package, the tests that mark them, and the commands around both.
 
     regions   what is an exercise: the lines between BEGIN SOLUTION and END SOLUTION
     index     all of them, with their lesson, tests, points and hints

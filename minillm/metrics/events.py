@@ -10,8 +10,8 @@ are measured by the same code. Where the field uses one name in two ways, the co
     E2E   last token − arrival
 
 A request may have several answers (n > 1), which decode beside each other. TTFT ends with the first token of any, E2E with
-the last of any; each answer has a TPOT of its own, and the request's is their mean. So has it vLLM, whose engine makes a
-request of each answer, and whose histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
+the last of any; each answer has a TPOT of its own, and the request's is their mean. vLLM does the same: its engine makes a
+request of each answer, and its histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
 
 These are of one request. Metrics of a whole log (percentiles, goodput) are in minillm/metrics/summary.py.
 """

@@ -1,4 +1,4 @@
-"""Drafts from an EAGLE head, and the look of the target that checks them: both keep a cache, and forget what was rejected."""
+"""Drafts from an EAGLE head, and the target's pass that verifies them: both keep a cache, and truncate rejected drafts."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What became of each test of an exercise, and the table at the end.
+"""The outcome of each test of an exercise, and the table at the end.
 
 A test that fails while its exercise is not written is a TODO, not a failure, however it failed: a stub inside a compiled kernel
 may come out as a compiler's error or as garbage, so what counts is that the learner's file still holds the stub. A test that

@@ -1,4 +1,4 @@
-"""Run the tests of some exercises against a folder, in a process of their own, and hand back what became of each.
+"""Run the tests of some exercises against a folder, in a process of their own, and return the outcome of each.
 
 A learner's code may print, exit, or never end; none of that should reach the command that asked. The plugin writes one line of
 JSON an event (--report), as it happens, so that even a run that was cut short tells what it got to.
