@@ -12,6 +12,7 @@ calls of a millisecond on a machine that others use are disturbed more often tha
 from dataclasses import dataclass, field
 
 from minillm.attention.mask import Mask
+from minillm.bench.rounds import in_turn
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
 from minillm.memory import available_bytes, refuse_beyond_memory
@@ -50,12 +51,11 @@ class Bench:
         left_out = {name: why for name in names if (why := self.reason_to_leave_out(name, queries, tokens))}
         names = [name for name in names if name not in left_out]
         slow = {name for name in names if self.foretold_s(name, queries, tokens) > SLOW_S}
-        times = {name: [] for name in names}
-        for round_ in range(self.rounds):
-            order = names[round_ % len(names) :] + names[: round_ % len(names)]
-            for name in (n for n in order if n not in slow or round_ == 0):
-                say(f"{queries:,} queries, {tokens:,} keys: round {round_ + 1} of {self.rounds}: {name}")
-                times[name].append(self.ask(name, queries, tokens, warm=name not in slow)["time_s"])
+
+        def time_s(name):
+            return self.ask(name, queries, tokens, warm=name not in slow)["time_s"]
+
+        times = in_turn(names, self.rounds, time_s, f"{queries:,} queries, {tokens:,} keys: ", once=slow)
         flops = 4 * self.d_head * self.heads * Mask(queries, tokens).pairs()
         engines = {name: self.figures(name, queries, tokens, flops, times[name]) for name in names}
         engines |= {name: {"left_out": why} for name, why in left_out.items()}

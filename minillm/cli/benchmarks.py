@@ -58,11 +58,7 @@ def add_ttft(parser):
 
 
 def run_ttft(args, module):
-    from minillm.terminal import say
-
-    result = module.run(load(args), args.prompt_tokens, rounds=args.rounds, say=say)
-    say("")
-    return result
+    return module.run(load(args), args.prompt_tokens, rounds=args.rounds)
 
 
 def add_paging(parser):
@@ -109,12 +105,11 @@ def add_training(parser):
 
 def run_training(args, module):
     from minillm.bench.peers import installed
-    from minillm.terminal import say
 
     peers = args.peers and installed("transformers")
     if args.peers and not peers:
         absent("torch transformers gguf accelerate")
-    return module.run(model_path(args), args.batch, args.prompt_tokens, args.rounds, args.threads, peers, say)
+    return module.run(model_path(args), args.batch, args.prompt_tokens, args.rounds, args.threads, peers)
 
 
 def add_pair(parser):

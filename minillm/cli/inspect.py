@@ -101,22 +101,22 @@ def plain(value):
 def report(facts):  # -> lines
     """The summary for people. Names and strings come from a stranger: they are quoted, so no control code gets through."""
     bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.2f} bits per weight"
-    yield f"{facts['path']}: GGUF version {facts['version']}, architecture {shown(facts['architecture'])}"
+    yield f"{facts['path']}: GGUF version {facts['version']}, architecture {abbreviated(facts['architecture'])}"
     yield f"{facts['file_bytes']:,} bytes, {facts['weights']:,} weights in {len(facts['tensors']):,} tensors{bits}"
     yield f"\n{'type':8}{'tensors':>9}{'weights':>16}{'bytes':>16}{'bits per weight':>17}"
     for name, row in sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"]):
         yield f"{name:8}{row['tensors']:>9,}{row['weights']:>16,}{row['bytes']:>16,}{row['bits_per_weight']:>17.4g}"
     yield "\nmetadata"
     for key, value in facts["metadata"].items():
-        yield f"  {unquoted(key)} = {shown(value)}"
+        yield f"  {unquoted(key)} = {abbreviated(value)}"
     yield f"\n{'tensors: offset':>16}{'bytes':>14}  {'type':6}{'shape':>16}  name"
     for t in facts["tensors"]:
         shape = " x ".join(map(str, t["shape"]))
         yield f"{t['offset_bytes']:>16,}{t['bytes']:>14,}  {t['type']:6}{shape:>16}  {unquoted(t['name'])}"
 
 
-def shown(value, limit=100):
-    """A value on one line, abbreviated."""
+def abbreviated(value, limit=100):
+    """A value of the metadata on one line, with how much of it there is."""
     if isinstance(value, dict):
         text = f"{repr(value['first'])[:-1]}, ...]"
         return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({value['count']:,} elements)"

@@ -33,6 +33,13 @@ def shown(value):  # -> str
         return f"a {type(value).__name__} too large to print"
 
 
+def excerpt(found):  # bytes or text -> text
+    """The beginning of a text from a stranger as it stands, without quotes and control characters: for one line."""
+    text = found[:800].decode("utf-8", "replace") if isinstance(found, bytes) else found
+    text = "".join(c if c.isprintable() else " " for c in text[:400])
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
 def plain(value):
     """Convert a NumPy scalar, or array without dimensions, to Python's own; anything else stays."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from minillm.errors import MiniLLMError, TraceError
 from minillm.files import write_text
-from minillm.load.traces import HASHED_TOKENS, READERS, TraceRequest, shown
+from minillm.formats.expect import shown
+from minillm.load.traces import HASHED_TOKENS, READERS, TraceRequest
 
 GROUPS = 8  # of requests by length
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "profiles"

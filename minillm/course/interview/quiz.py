@@ -143,7 +143,6 @@ class QuizSession:
 
     def grade(self, suggested):  # -> one of GRADES
         """again, hard, good, easy, by name, first letter or place; Enter takes the suggestion, where there is one."""
-        names = list(GRADES)
         enter = f"Enter: {suggested}; " if suggested else ""
         while True:
             typed = self.ask(f"Did you know it? [1 again, 2 hard, 3 good, 4 easy; {enter}q stops] ").strip().lower()
@@ -153,10 +152,10 @@ class QuizSession:
                 self.say("Say how well you knew it: 1, 2, 3 or 4.")
                 continue
             if typed in "1234" and len(typed) == 1:
-                return names[int(typed) - 1]
-            if found := [name for name in names if name.startswith(typed)]:
+                return GRADES[int(typed) - 1]
+            if found := [name for name in GRADES if name.startswith(typed)]:
                 return found[0]
-            self.say(f"{typed[:20]!r} is none of {', '.join(names)}.")
+            self.say(f"{typed[:20]!r} is none of {', '.join(GRADES)}.")
 
 
 def ask_line(prompt):  # -> a line; Stop at the end of input, or where the person types q
