@@ -11,6 +11,7 @@ from statistics import median
 
 import numpy as np
 
+from minillm import terminal
 from minillm.errors import RequestError
 from minillm.gateway.session import Part, Session
 from minillm.model.sampling import SamplingParams
@@ -93,11 +94,11 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
 def table(result):  # -> text
     """The measurement, to read."""
     lines = [f"{result['model']}: TTFT of a prompt of {result['prompt_tokens']:,} tokens, pages of {result['block_size']}"]
-    lines.append(f"{'shared':>10}{'TTFT':>12}{'floor':>12}{'faster':>9}")
-    lines.append(f"{'no cache':>10}{result['ttft_cold_s'] * 1e3:9,.0f} ms")
+    rows = [["no cache", f"{result['ttft_cold_s'] * 1e3:,.0f} ms"]]
     for row in result["shares"]:
-        ttft, floor = (row[name] * 1e3 for name in ("ttft_s", "floor_ttft_s"))
-        lines.append(f"{row['share']:10.0%}{ttft:9,.0f} ms{floor:9,.0f} ms{row['ratio']:8.1f}x")
+        ttft, floor = (f"{row[name] * 1e3:,.0f} ms" for name in ("ttft_s", "floor_ttft_s"))
+        rows.append([f"{row['share']:.0%}", ttft, floor, f"{row['ratio']:.1f}x"])
+    lines.append(terminal.table(["shared", "TTFT", "floor", "faster"], rows, ">"))
     s = result["system_prompt"]
     lines.append(
         f"A system prompt of {s['cached_tokens']:,} tokens and a question of {s['question_tokens']:,}: "

@@ -5,6 +5,7 @@ often stored wider. The table by type shows where the bytes went, and the averag
 """
 
 from minillm.cli.common import print_json
+from minillm.terminal import table
 
 HELP = "what a GGUF file holds; or, of a model's name (llama-3-70b), what it takes and what fits where"
 FIRST = 8  # elements shown of an array that is longer than twice that
@@ -103,16 +104,20 @@ def report(facts):  # -> lines
     bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.2f} bits per weight"
     yield f"{facts['path']}: GGUF version {facts['version']}, architecture {shown(facts['architecture'])}"
     yield f"{facts['file_bytes']:,} bytes, {facts['weights']:,} weights in {len(facts['tensors']):,} tensors{bits}"
-    yield f"\n{'type':8}{'tensors':>9}{'weights':>16}{'bytes':>16}{'bits per weight':>17}"
-    for name, row in sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"]):
-        yield f"{name:8}{row['tensors']:>9,}{row['weights']:>16,}{row['bytes']:>16,}{row['bits_per_weight']:>17.4g}"
+    types = sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"])
+    rows = [
+        [name, f"{row['tensors']:,}", f"{row['weights']:,}", f"{row['bytes']:,}", f"{row['bits_per_weight']:.4g}"]
+        for name, row in types
+    ]
+    yield "\n" + table(["type", "tensors", "weights", "bytes", "bits per weight"], rows)
     yield "\nmetadata"
     for key, value in facts["metadata"].items():
         yield f"  {unquoted(key)} = {shown(value)}"
-    yield f"\n{'tensors: offset':>16}{'bytes':>14}  {'type':6}{'shape':>16}  name"
-    for t in facts["tensors"]:
-        shape = " x ".join(map(str, t["shape"]))
-        yield f"{t['offset_bytes']:>16,}{t['bytes']:>14,}  {t['type']:6}{shape:>16}  {unquoted(t['name'])}"
+    rows = [
+        [f"{t['offset_bytes']:,}", f"{t['bytes']:,}", t["type"], " x ".join(map(str, t["shape"])), unquoted(t["name"])]
+        for t in facts["tensors"]
+    ]
+    yield "\n" + table(["tensors: offset", "bytes", "type", "shape", "name"], rows, ">><><")
 
 
 def shown(value, limit=100):

@@ -52,13 +52,14 @@ def hold_session(args, cards, memory, today):
 
 def list_decks(decks, memory, today):
     from minillm.course.interview.recall import is_due
+    from minillm.terminal import table
 
-    width = max(len(name) for name in decks)
-    print(f"{'deck':{width}}  cards    new    due")
+    rows = []
     for name, cards in decks.items():
         new = sum(card.id not in memory for card in cards)
         due = sum(is_due(memory.get(card.id), today) for card in cards)
-        print(f"{name:{width}}{len(cards):7}{new:7}{due:7}")
+        rows.append([name, str(len(cards)), str(new), str(due)])
+    print(table(["deck", "cards", "new", "due"], rows))
 
 
 def list_cards(cards, memory, today):

@@ -5,6 +5,7 @@ say it all. A tenth of a card is left to activations and the runtime, as servers
 """
 
 from minillm.errors import ModelError
+from minillm.terminal import table
 
 CARDS = {24: "RTX 4090, L4", 48: "L40S, A6000", 80: "A100, H100", 141: "H200", 192: "B200, MI300X"}  # GB: cards of today (2026)
 WIDTHS = {"16-bit": 16, "8-bit": 8, "4-bit (Q4_0)": 4.5}  # bits a weight, with the scales of its blocks
@@ -65,15 +66,16 @@ def report(facts):  # -> lines
     trained = "" if context <= facts["context_length"] else f" (the model knows {facts['context_length']:,})"
     heads = f"{facts['query_heads']} query heads and {facts['kv_heads']} KV heads of {facts['d_head']}"
     yield f"{facts['layers']} layers of {facts['d_model']:,}, {heads}, context {facts['context_length']:,}"
-    yield f"\n{'weights':20}" + "".join(f"{width:>18}" for width in weights)
-    yield f"{'':20}" + "".join(f"{size(nbytes):>18}" for nbytes in weights.values())
+    yield "\n" + table(["weights", *weights], [["", *map(size, weights.values())]])
     token = f"{facts['kv_bytes_per_token'] / 1024:,.4g} KiB a token"
     yield f"\nKV cache, 16-bit: {token}, {size(facts['kv_bytes'])} for {context:,} tokens{trained}"
     yield f"\ntokens of KV cache beside the weights = so many contexts of {context:,}"
+    rows = []
     for gb, (card, fits) in zip(CARDS, facts["kv_tokens"].items(), strict=True):
         usable = facts["usable"] * gb * 1e9
         cells = [cell(tokens, context, weights[width] <= usable) for width, tokens in fits.items()]
-        yield f"{card:>6} {CARDS[gb]:13}" + "".join(f"{text:>18}" for text in cells)
+        rows.append([card, CARDS[gb], *cells])
+    yield table(["", "", *weights], rows, "><")
     yield f"({facts['usable']:.0%} of a card; the rest is for activations and the runtime)"
 
 
