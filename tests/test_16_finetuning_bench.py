@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minillm.bench import training_speed
+from minillm.bench.peers.training import OurTraining
 from minillm.cli import main
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import byte_metadata
@@ -37,7 +38,7 @@ def test_the_command_reports_a_step(path, capsys):
 
 
 def test_a_timed_step_trains(path):
-    engine = training_speed.OurTraining(str(path), 1)
+    engine = OurTraining(str(path), 1)
     text = np.random.default_rng(1).integers(0, 260, (2, 17))
     losses = [engine.step(text[:, :-1], text[:, 1:]) for _ in range(8)]
     assert losses[-1] < losses[0] and engine.steps == 8
