@@ -26,7 +26,7 @@ config, model = llm.config, llm.transformer
 # Text becomes token ids; ids go through `Transformer.forward`; out come logits, a score for each possible next token.
 
 # %%
-ids = llm.tokenizer.encode("The capital of France is")
+ids = llm.tokenizer.encode("Once upon a time, there was a little")
 logits = model.forward([Segment(ids, 0, model.new_cache())])[0][-1]
 print([llm.tokenizer.decode([i]) for i in ids])
 for i in np.argsort(-logits)[:5]:

@@ -9,7 +9,6 @@
 import copy
 import time
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from minillm.attention.mask import Mask
 from minillm.attention.naive import attention
 from minillm.attention.traffic import measure, standard_head, tile_walk
 from minillm.attention.traffic_formulas import flash1_moved, flash2_moved, gpt2_medium_table, standard_moved
-from minillm.backends import get_backend, numpy_
+from minillm.backends import get_backend
 from minillm.bench.machine import best_of, measure_machine
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import EventLog, tpot
@@ -179,7 +178,7 @@ config = llm.config
 def with_attention(function):
     """The model, with another attention."""
     model = copy.copy(llm.transformer)
-    model.ops = SimpleNamespace(**vars(numpy_) | {"attention": function})
+    model.ops = get_backend("numpy").with_attention(function)
     return model
 
 

@@ -23,6 +23,7 @@ from minillm.metrics.events import EventLog, tpot
 from minillm.metrics.summary import duration
 from minillm.model.config import ModelConfig
 from minillm.model.generate import run
+from minillm.model.lora import MATRICES, adapter_parameters
 from minillm.model.presets import preset
 from minillm.model.random_model import byte_metadata, random_tensor, tensor_shapes
 from minillm.model.transformer import Segment
@@ -258,7 +259,7 @@ plots.show(fig)
 # use four adapters in one batch.
 
 # %% tags=["timing"]
-SEVEN = lora.MATRICES
+SEVEN = MATRICES
 
 
 def adapter_of(seed):
@@ -279,8 +280,8 @@ for name, llm, adapter in (("apart", apart, "adapter 0"), ("merged", merged, Non
     last[name] = llm.transformer.forward([segment])[0]
 differ = {name: np.abs(last[name] - last["merged"]).max() for name in ("apart", "base")}
 print(f"logits apart and merged differ by {differ['apart'] / differ['base']:.2%} of what the adapter changes (16 bits round)")
-print(f"an adapter: {lora.adapter_parameters(shape, 8, SEVEN):,} numbers, "
-      f"{lora.adapter_parameters(shape, 8, SEVEN) / shape.parameters():.1%} of the model's")  # fmt: skip
+print(f"an adapter: {adapter_parameters(shape, 8, SEVEN):,} numbers, "
+      f"{adapter_parameters(shape, 8, SEVEN) / shape.parameters():.1%} of the model's")  # fmt: skip
 
 
 def batch_tokens_per_s(llm, names):

@@ -105,10 +105,10 @@ def argv(text):  # "python -m minillm course check 01.2" -> ["course", "check", 
     if words[0].endswith(("python", "python3")):
         words = words[2:]
     module = words[0].rpartition("/")[2].split(".")
-    if module[1:2] not in ([], ["course"]) or module[0] != "minillm":
+    if module != ["minillm"]:
         return None
-    return module[1:] + [("model" if "bench" in before else STAND_INS.get(word, word)) if word in STAND_INS else word
-                         for before, word in zip(words, words[1:], strict=False)]  # fmt: skip
+    return [("model" if "bench" in before else STAND_INS.get(word, word)) if word in STAND_INS else word
+            for before, word in zip(words, words[1:], strict=False)]  # fmt: skip
 
 
 PARSER, COURSE, DECKS = parser(), Course(), read_decks()  # read once

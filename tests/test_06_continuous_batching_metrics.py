@@ -7,7 +7,7 @@ import random
 import mistakes_serving
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm.course.checks import check_close, exercise
@@ -159,6 +159,7 @@ def crowd(seed, count=40):
     return EventLog(events=sorted(events, key=lambda e: e.time)), truth
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_a_report_is_what_plain_loops_find(seed):
     log, truth = crowd(seed)

@@ -56,10 +56,12 @@ def counts(**how):  # -> kernels in memory before the warm-up, after it, and aft
     return json.loads(done.stdout.splitlines()[-1])
 
 
-MORE = [{}, {"kv": "float16", "lora": True}, {"kv": "float16", "invariant": True}, {"lora": True, "invariant": True}]
+HOW = [{}, {"kv": "float16"}, {"kv": "float16", "lora": True}, {"kv": "float16", "invariant": True},
+       {"lora": True, "invariant": True}]  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [{"kv": "float16"}, *(pytest.param(how, marks=pytest.mark.slow) for how in MORE)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_no_kernel_is_compiled_under_traffic(how):
     before, ready, after = counts(**how)
     assert before < ready == after, "in a process of its own: here other tests have compiled them all"

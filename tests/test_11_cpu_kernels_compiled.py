@@ -61,6 +61,7 @@ def expected():
     return out.getvalue().strip()
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_compiling_leaves_nothing_broken(tmp_path, expected):
     """Killed when 0, 1, 2 kernels are kept, each time soon after another; the next start goes on where it ended."""
     for moment in range(KERNELS):

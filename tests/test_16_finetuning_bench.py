@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from minillm.bench import training_speed
 from minillm.bench.peers.training import OurTraining
 from minillm.cli import main
 from minillm.model.config import ModelConfig

@@ -12,6 +12,7 @@ from test_16_finetuning_model import BASE, SHAPES, batch_of, doubles, error
 
 from minillm.errors import ModelError, TrainingError
 from minillm.model.config import ModelConfig
+from minillm.model.lora import MATRICES, adapter_parameters, check_adapter
 from minillm.model.random_model import tensor_shapes
 from minillm.training import layer, lora, model
 from minillm.training.checkpoint import State
@@ -55,7 +56,7 @@ def test_every_gradient_is_that_of_differences(shape, rank):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("matrices", [("attn_q", "attn_v"), ("ffn_down",), lora.MATRICES])
+@pytest.mark.parametrize("matrices", [("attn_q", "attn_v"), ("ffn_down",), MATRICES])
 def test_the_merged_model_has_the_same_loss_and_its_dW_gives_dA_and_dB(shape, matrices):
     """W' = W + s B A, so dB = s dW' Aᵀ and dA = s Bᵀ dW'."""
     config = SHAPES[shape]
@@ -169,14 +170,14 @@ def test_unmerged_is_the_base_within_two_roundings_and_what_has_no_adapter_is_sh
 def test_a_fresh_adapter_changes_nothing_and_has_as_many_numbers_as_the_formula():
     config = replace(SHAPES["groups of 2"], n_layers=3, d_model=12, d_ff=20)
     base, batch = doubles(config), batch_of(config, 2, 6)
-    for matrices in (("attn_q", "attn_v"), lora.MATRICES):
+    for matrices in (("attn_q", "attn_v"), MATRICES):
         adapter = lora.fresh_adapter(config, 3, 6.0, matrices)
         assert lora.loss(config, base, 6.0, adapter.weights, *batch) == model.loss(config, base, *batch)
-        assert sum(w.size for w in adapter.weights.values()) == lora.adapter_parameters(config, 3, matrices)
-        lora.check_adapter(config, adapter, "fresh")
-    other = lora.fresh_adapter(config, 3, 6.0, lora.MATRICES, seed=1)
+        assert sum(w.size for w in adapter.weights.values()) == adapter_parameters(config, 3, matrices)
+        check_adapter(config, adapter, "fresh")
+    other = lora.fresh_adapter(config, 3, 6.0, MATRICES, seed=1)
     assert all((w == other.weights[n]).all() == n.endswith(B) for n, w in adapter.weights.items())
-    again = lora.fresh_adapter(config, 3, 6.0, lora.MATRICES)
+    again = lora.fresh_adapter(config, 3, 6.0, MATRICES)
     assert all((w == again.weights[n]).all() for n, w in adapter.weights.items())
 
 
@@ -184,15 +185,15 @@ def test_gpt3_at_rank_1_has_the_papers_4_7_million_numbers():
     gpt3 = ModelConfig(
         n_layers=96, d_model=12288, n_heads=96, n_kv_heads=96, d_head=128, d_ff=4 * 12288, vocab_size=50257, context_length=2048
     )
-    assert lora.adapter_parameters(gpt3, 1) == 4_718_592  # Hu et al., Table 4: 4.7M
-    assert lora.adapter_parameters(gpt3, 8) == 37_748_736  # 37.7M
+    assert adapter_parameters(gpt3, 1) == 4_718_592  # Hu et al., Table 4: 4.7M
+    assert adapter_parameters(gpt3, 8) == 37_748_736  # 37.7M
 
 
 def test_the_loop_trains_an_adapter_and_leaves_the_base(tmp_path):
     config = replace(SHAPES["groups of 2"], d_model=16, d_ff=24)
     base, (tokens, targets) = {n: w.astype(np.float32) for n, w in doubles(config).items()}, batch_of(config, 2, 12)
     kept = {name: w.copy() for name, w in base.items()}
-    adapter = lora.fresh_adapter(config, 4, 8.0, lora.MATRICES)
+    adapter = lora.fresh_adapter(config, 4, 8.0, MATRICES)
     run = SimpleNamespace(steps=60, micro_batches=1, evaluate_every=60, checkpoint_every=60)
     optimizer = SimpleNamespace(
         beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.0, clip=1.0, learning_rate=0.05, floor=0.01, warmup=3
@@ -259,17 +260,17 @@ def change(name, array):
 )
 def test_an_adapter_from_a_stranger_is_checked(spoil, words):
     right = random_adapter(BASE)
-    lora.check_adapter(BASE, right, "mine")
+    check_adapter(BASE, right, "mine")
     with pytest.raises(ModelError, match=words) as caught:
-        lora.check_adapter(BASE, lora.Adapter(spoil(right.weights), 3.0), "theirs.gguf")
+        check_adapter(BASE, lora.Adapter(spoil(right.weights), 3.0), "theirs.gguf")
     assert str(caught.value).startswith("theirs.gguf: ")
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, float("inf"), float("nan"), "16", None])
 def test_an_alpha_that_is_none_is_refused(alpha):
     with pytest.raises(ModelError, match="alpha must be a number above 0"):
-        lora.check_adapter(BASE, lora.Adapter(random_adapter(BASE).weights, alpha), "theirs")
+        check_adapter(BASE, lora.Adapter(random_adapter(BASE).weights, alpha), "theirs")
 
 
 def test_adapters_reach_all_seven_matrices():
-    assert {n.split(".")[2] for n, s in tensor_shapes(BASE).items() if len(s) == 2 and n.startswith("blk")} == set(lora.MATRICES)
+    assert {n.split(".")[2] for n, s in tensor_shapes(BASE).items() if len(s) == 2 and n.startswith("blk")} == set(MATRICES)

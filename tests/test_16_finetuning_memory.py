@@ -11,6 +11,7 @@ import pytest
 
 from minillm.errors import TrainingError
 from minillm.model.config import ModelConfig
+from minillm.model.lora import MATRICES
 from minillm.training import lora, model
 from minillm.training.checkpoint import State
 from minillm.training.layer import EVERY_WEIGHT, layer_forward
@@ -94,7 +95,7 @@ def test_a_step_whose_worst_moment_is_the_embedding_is_counted_too():
 
 @pytest.mark.parametrize("table", ["nf4", "f16", "f32"])
 def test_so_it_is_with_every_matrix_adapted_and_each_kind_of_table(table):
-    options = {"rank": 16, "matrices": lora.MATRICES, "table": table}
+    options = {"rank": 16, "matrices": MATRICES, "table": table}
     counted = step_memory(SHAPES["untied, large vocabulary"], 1, 40, "qlora", **options)
     assert counted.total == about(peak(SHAPES["untied, large vocabulary"], 1, 40, "qlora", **options))
 
@@ -107,7 +108,7 @@ def test_each_moment_is_the_worst_somewhere():
 
 ADAPTED = [
     None, ("attn_q", "attn_v"), ("attn_k",), ("attn_output",), ("ffn_up", "attn_output"), ("ffn_down",), ("ffn_gate", "ffn_down"),
-    lora.MATRICES,
+    MATRICES,
 ]  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_activations_are_the_arrays_that_a_layer_keeps(shape, adapted):
     _, kept = layer_forward(x, model.layer_weights(weights, 0), config, angles, 2, products)
     arrays = {id(a): a.size for a in (getattr(kept, name) for name in kept.__slots__) if a is not None}
     assert sum(arrays.values()) == 14 * layer_activations(config, adapted)
-    assert (layer_activations(config, adapted) == layer_activations(config)) == (adapted in (None, lora.MATRICES))
+    assert (layer_activations(config, adapted) == layer_activations(config)) == (adapted in (None, MATRICES))
 
 
 def test_lora_takes_less_than_half_of_full_fine_tuning_and_qlora_less_than_lora():

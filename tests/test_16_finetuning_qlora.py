@@ -13,6 +13,7 @@ from test_16_finetuning_model import SHAPES, batch_of, doubles
 
 from minillm.errors import MiniLLMError, TrainingError
 from minillm.model.config import ModelConfig
+from minillm.model.lora import MATRICES
 from minillm.quantization.nf4 import NF4Matrix
 from minillm.training import lora, model
 from minillm.training.checkpoint import State
@@ -107,7 +108,7 @@ def test_one_matrix_at_a_time_is_there_as_floats(monkeypatch, recompute):
 
 def test_the_loop_trains_it_and_leaves_the_codes(tmp_path):
     weights = {name: w / 5 if w.ndim > 1 else w for name, w in floats(SMALL).items()}
-    base, adapter = quantize_base(weights), lora.fresh_adapter(SMALL, 4, 8.0, lora.MATRICES)
+    base, adapter = quantize_base(weights), lora.fresh_adapter(SMALL, 4, 8.0, MATRICES)
     codes = {name: w.codes.copy() for name, w in base.items() if isinstance(w, NF4Matrix)}
     tokens = (np.arange(48).reshape(2, 24) * 7) % 40  # what comes next is always 7 further on
     targets = (tokens + 7) % 40
@@ -127,7 +128,7 @@ def test_the_loop_trains_it_and_leaves_the_codes(tmp_path):
     assert losses[0].loss > 5 and losses[-1].loss < 0.2 * losses[0].loss
     assert all(np.array_equal(base[name].codes, kept) for name, kept in codes.items())
     merged = dequantized(lora.merge(base, adapter))
-    assert all(merged[f"blk.1.{m}.weight"].dtype == np.float32 for m in lora.MATRICES)
+    assert all(merged[f"blk.1.{m}.weight"].dtype == np.float32 for m in MATRICES)
     assert model.loss(SMALL, merged, tokens, targets) == pytest.approx(losses[-1].held_out_loss, rel=1e-4)
 
 

@@ -98,6 +98,7 @@ def test_the_card_says_what_its_figures_say():
     assert card.differences(figures, figures) == [] and len(card.differences(figures, changed)) == 1
 
 
+@pytest.mark.slow
 def test_perplexity_in_the_card_is_measured(stories, draft):
     figures = json.loads((DATA / "models" / "figures.json").read_text())
     _, held_out = split(read_corpus(DATA / "corpus" / "stories.txt.xz"), "<|endoftext|>", 0.03)
@@ -107,6 +108,7 @@ def test_perplexity_in_the_card_is_measured(stories, draft):
         assert pair.perplexity(llm, held_out) == pytest.approx(told, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_models_know_who_is_who(stories, draft):
     """They once did not, at a fine perplexity: every name was as likely as the hero's, 1 in 32."""
     card, figures = script("models/card.py"), json.loads((DATA / "models" / "figures.json").read_text())["names"]

@@ -61,6 +61,16 @@ def test_check_says_it_once_and_notes_it_beside_what_is_done(course, monkeypatch
     assert f"\n{said}" in pytest_in(course, "--impl", "work").stdout
 
 
+def test_an_error_beside_a_place_that_is_still_empty_is_named(course, monkeypatch):
+    monkeypatch.chdir(course.root)
+    file = course.root / "work/layers.py"
+    reference = regions.blank(file.read_text(), {"91.1"}, "layers.py")
+    file.write_text(reference.replace("import numpy as np", "import numpy as np\nx = = 1"))
+    lines, done = check(course, Progress.load("work"), ["91"])
+    number = file.read_text().splitlines().index("x = = 1") + 1
+    assert not done and "91.1  to do" in lines[0] and lines[-1] == f"  note: work/layers.py:{number}: SyntaxError: invalid syntax"
+
+
 def test_check_stops_at_the_first_time_out_and_names_whose_line_it_is(course, monkeypatch):
     monkeypatch.chdir(course.root)
     file = course.root / "work/layers.py"

@@ -4,6 +4,7 @@ Each function returns the lines to print. check runs the tests of the first exer
 pass it goes on to the next, until one is not done yet.
 """
 
+import ast
 import shutil
 import textwrap
 import time
@@ -22,7 +23,7 @@ def check(course, progress, ids=(), seed=0):
         if not ids and progress.is_done(exercise):
             continue
         if not progress.is_written(exercise):
-            return lines + _task(course, progress, exercise), False
+            return lines + _task(course, progress, exercise) + _unparsed(progress, exercise), False
         lines += _refused(course, progress, exercise, lines)
         result = runner.run(course, progress.work, [exercise.id], seed)
         if not result.passed:
@@ -33,6 +34,17 @@ def check(course, progress, ids=(), seed=0):
         lines += [f"  note: {said}; the reference took its place here" for said in result.broken if said not in warned]
         warned |= set(result.broken)
     return lines + [beyond(course, progress)], True
+
+
+def _unparsed(progress, exercise):
+    """A file with a place that is still empty may have an error in another one."""
+    path = progress.work / exercise.file
+    try:
+        if path.suffix == ".py":
+            ast.parse(path.read_text(encoding="utf-8-sig", errors="replace"))
+    except SyntaxError as error:
+        return [f"  note: {near(path)}:{error.lineno}: SyntaxError: {error.msg}"]
+    return []
 
 
 def _refused(course, progress, exercise, said):

@@ -10,7 +10,7 @@ costs milliseconds and needs neither pytest nor numba. So the arguments of @exer
 import ast
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from minillm.course.exercises import regions
@@ -157,8 +157,14 @@ def expand(id):  # -> [id]
 
 def read_marks(path):
     """The tests of a file that carry @exercise(...), or are built by exercise(...)(class)."""
-    tests, source = [], path.read_text(encoding="utf-8")
-    for node in ast.parse(source, str(path)).body if "exercise(" in source else ():  # most files mark none
+    source = path.read_text(encoding="utf-8")
+    return _marks(source, path) if "exercise(" in source else []  # most files mark none
+
+
+@cache  # by what the file holds: a fork server has parsed it before its children start (warm.py)
+def _marks(source, path):
+    tests = []
+    for node in ast.parse(source, str(path)).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name, calls = node.name, node.decorator_list
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name):
@@ -187,6 +193,7 @@ def _mark(call, name, path):
 _parsed = lru_cache(maxsize=1)(ast.parse)  # the regions of a file come one after another
 
 
+@cache
 def _around(source, region):
     """Name and title of the function around a region: from Python's syntax tree, or for CUDA C from the lines above."""
     if region.comment == "#":

@@ -1,7 +1,8 @@
 """Many runs of pytest that share one start: a process imports pytest, NumPy and hypothesis once, and forks for each run.
 
 Python calls that process a fork server. A run sees what it would see in an interpreter of its own: minillm and the tests are
-imported anew each time, and what a run does to its process ends with it. Systems that cannot fork start an interpreter each.
+imported anew each time, and what a run does to its process ends with it. The course itself is kept, as no learner's file takes
+its place, and with it what its index has parsed. Systems that cannot fork start an interpreter each.
 """
 
 import multiprocessing
@@ -10,7 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-PRELOAD = ["pytest", "numpy", "numpy.random", "hypothesis", "hypothesis.strategies", "hypothesis.internal.conjecture.engine"]
+from minillm.course.exercises.overlay import KEPT
+
+PRELOAD = ["pytest", "numpy", "numpy.random", "hypothesis", "hypothesis.strategies", "hypothesis.internal.conjecture.engine",
+           "_hypothesis_pytestplugin", "minillm.course.exercises.indexed"]  # fmt: skip
 
 
 def possible():
@@ -36,10 +40,12 @@ def _pytest(arguments, cwd, env, log):
     os.dup2(1, 2)
     os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(env)
-    for name in [name for name in sys.modules if name.split(".")[0] == "minillm"]:
+    os.environ.update(env | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})  # other packages' plugins take longer than a test
+    sys.path[:0] = paths = [cwd, *env.get("PYTHONPATH", "").split(os.pathsep)]
+    here = Path(__file__).resolve().parents[3]  # of this package; the course of a small project in a test is another
+    kept = KEPT if any(Path(path).resolve() == here for path in paths) else ()
+    for name in [name for name in sys.modules if name.split(".")[0] == "minillm" and not name.startswith(kept)]:
         del sys.modules[name]
-    sys.path[:0] = [cwd, *env.get("PYTHONPATH", "").split(os.pathsep)]
     import pytest
 
-    sys.exit(pytest.main(arguments))
+    sys.exit(pytest.main(["-p", "_hypothesis_pytestplugin", *arguments]))

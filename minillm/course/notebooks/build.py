@@ -8,6 +8,7 @@ Everything that varies between builds is left out: times of execution, random id
     # %%                         code; its outputs must be equal in every build
     # %% tags=["timing"]         code that measures: its outputs may differ
     # %% tags=["skip-execution"] code for a reader to run (sliders): built without outputs
+    # %% tags=["drawing"]        code that only draws: folded in Jupyter, its picture shown
 
     minillm course notebooks [NN ...] [--check]
 """
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 
 from minillm.course import files
-from minillm.course.notebooks.contract import SKIP, NotebookError, differences, problems, source_hash
+from minillm.course.notebooks.contract import DRAWING, SKIP, NotebookError, differences, problems, source_hash
 
 FOLDER = Path(__file__).parents[3] / "notebooks"
 CELL_LIMIT_S = 120
@@ -44,7 +45,10 @@ def build(source):  # path of a .py -> notebook, executed
     notebook.cells.pop(0)
     for index, cell in enumerate(notebook.cells):
         cell.id = hashlib.sha256(f"{source.stem} {index}".encode()).hexdigest()[:8]
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        tags = cell.metadata.get("tags")
+        cell.metadata = {"tags": tags} if tags else {}
+        if DRAWING in (tags or ()):
+            cell.metadata["jupyter"] = {"source_hidden": True}
     number_cells(notebook)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -9,7 +9,7 @@ import re
 
 from minillm.errors import MiniLLMError
 
-TIMING, SKIP = "timing", "skip-execution"
+TIMING, SKIP, DRAWING = "timing", "skip-execution", "drawing"
 MOST_FIGURES = 4
 MACHINE = re.compile(r"(?<![\w./])/(?:home|root|tmp|work|Users|usr)/\w[^\s'\"]*|[A-Z]:\\\w[^\s'\"]*")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
