@@ -44,7 +44,7 @@ class TrainingError(MiniLLMError):
 class Overloaded(MiniLLMError):
     """More requests wait than the queue may hold. Worth another try after `retry_after_s` seconds."""
 
-    def __init__(self, message, retry_after_s=1.0):
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

@@ -8,13 +8,16 @@ after fsync: without it a power cut can leave the new name on a file whose bytes
 
 import contextlib
 import os
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import IO
 
 from minillm.errors import MiniLLMError
 
 
 @contextlib.contextmanager
-def replacing(path, error=MiniLLMError):  # -> a binary file, open for writing
+def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError) -> Iterator[IO[bytes]]:
     """What is written to the file stands at `path` once the block is left without an error; until then, what stood there.
 
     Folders on the way are made. One writer at a time: the draft has one name, so that a kill leaves at most one behind.
@@ -40,7 +43,7 @@ def replacing(path, error=MiniLLMError):  # -> a binary file, open for writing
     sync_folder(path.parent)
 
 
-def sync_folder(folder):
+def sync_folder(folder: Path) -> None:
     """Make a rename last. Not every system can (Windows opens no folder), and the file is whole all the same."""
     if os.name != "posix":
         return

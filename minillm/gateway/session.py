@@ -24,18 +24,21 @@ keeps is a beginning of the tokens of that text alone, so the shorter of the two
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
+from typing import Any, cast
 
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.errors import RequestError
-from minillm.llm import Completion, completion
+from minillm.llm import LLM, Completion, completion
 from minillm.metrics.events import EventLog
 from minillm.model.generate import run
+from minillm.model.sampling import SamplingParams
 
 
-def common(a, b):  # [token], [token] -> int
+def common(a: list[int], b: list[int]) -> int:
     """How many tokens two lists begin with in common."""
     n = min(len(a), len(b))
     return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
@@ -47,6 +50,10 @@ class Part:
 
     content: str | list[int]
     cache: bool = False
+
+
+Piece = Part | str | list[int]
+Parts = Piece | list[Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Usage:
     cache_read_tokens: int = 0
     output_tokens: int = 0
 
-    def __add__(self, other):
+    def __add__(self, other: "Usage") -> "Usage":
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
@@ -73,7 +80,7 @@ class Answer:
     usage: Usage
 
     @property
-    def text(self):
+    def text(self) -> str:
         return self.completion.text
 
 
@@ -96,7 +103,16 @@ class Session:
     clock: seconds, rising. Errors: RequestError; a refused call changes nothing.
     """
 
-    def __init__(self, llm, ttl_s=300.0, min_tokens=64, capacity=8192, block_size=16, max_length=None, clock=time.monotonic):
+    def __init__(
+        self,
+        llm: LLM,
+        ttl_s: float = 300.0,
+        min_tokens: int = 64,
+        capacity: int = 8192,
+        block_size: int = 16,
+        max_length: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not (ttl_s > 0 and min_tokens >= 1 and capacity >= block_size >= 1):
             raise RequestError(
                 "a session needs ttl_s above 0, min_tokens of at least 1 and a capacity of at least one block, "
@@ -107,20 +123,20 @@ class Session:
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
         self.store = PageStore.of(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
-        self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
-        self.last = None  # the last Answer
+        self.entries: OrderedDict[tuple, Entry] = OrderedDict()  # by (salt, tokens), least recently used first
+        self.last: Answer | None = None
         self.total = Usage()
 
-    def generate(self, parts, params=None, salt=None):  # [Part, str or ids] -> Answer
+    def generate(self, parts: Parts, params: SamplingParams | None = None, salt: Hashable = None) -> Answer:
         """Complete a prompt. Nothing is looked up or kept beyond its last breakpoint; without one, nothing at all.
 
         salt: anything hashable; calls with different salts share nothing (tenants, adapters).
         """
         for _ in self.stream(parts, params, salt):
             pass
-        return self.last
+        return cast(Answer, self.last)
 
-    def stream(self, parts, params=None, salt=None):  # -> iterator of str
+    def stream(self, parts: Parts, params: SamplingParams | None = None, salt: Hashable = None) -> Iterator[str]:
         """The same, piece by piece; `last` is the Answer at the end, also where the caller stops early."""
         try:
             hash(salt)
@@ -148,19 +164,16 @@ class Session:
             usage = Usage(len(ids) - read - written, written, read, len(sequence.token_ids))
             self.last, self.total = Answer(completion(sequence, log), usage), self.total + usage
 
-    def tokenize(self, parts):  # -> token ids, [length at each breakpoint that can be kept]
+    def tokenize(self, parts: Parts) -> tuple[list[int], list[int]]:  # token ids, length at each breakpoint that can be kept
         """Neighbouring texts as one, ids as they are. Only the beginning of all may be the begin-of-text token."""
-        if isinstance(parts, str | Part) or (parts and isinstance(parts[0], int)):
-            parts = [parts]
-        parts = [part if isinstance(part, Part) else Part(part) for part in parts]
-        ids, breakpoints = [], []
-        for is_text, group in groupby(parts, lambda part: isinstance(part.content, str)):
+        single = isinstance(parts, str | Part) or (parts and isinstance(parts[0], int))
+        pieces: list[Part] = [part if isinstance(part, Part) else Part(part) for part in cast(list, [parts] if single else parts)]
+        ids: list[int] = []
+        breakpoints: list[int] = []
+        for is_text, group in groupby(pieces, lambda part: isinstance(part.content, str)):
             run = list(group)
-            if is_text:
-                whole = "".join(part.content for part in run)
-                encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids))
-            else:
-                whole, encode = [int(i) for part in run for i in part.content], list
+            whole: Any = "".join(str(part.content) for part in run) if is_text else [int(i) for part in run for i in part.content]
+            encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids)) if is_text else list
             new, ends = encode(whole), accumulate(len(part.content) for part in run)
             marked = [end for part, end in zip(run, ends, strict=True) if part.cache]
             breakpoints += [len(ids) + common(encode(whole[:end]), new) for end in marked]
@@ -168,12 +181,12 @@ class Session:
         room = self.max_blocks * self.store.pool.block_size
         return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
 
-    def longest(self, ids, breakpoints, salt):  # -> Entry or None, tokens of it
+    def longest(self, ids: list[int], breakpoints: list[int], salt: Hashable) -> tuple[Entry | None, int]:  # and tokens of it
         """The entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt's.
 
         One user has few entries, so each is compared in full.
         """
-        best = None, 0
+        best: tuple[Entry | None, int] = None, 0
         for entry in self.entries.values():
             agree = common(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
             if agree < len(entry.tokens):
@@ -182,7 +195,7 @@ class Session:
                 best = entry, agree
         return best if best[1] else (None, 0)
 
-    def resume(self, entry, length, prompt_tokens):  # Entry or None, int, int -> PagedCache
+    def resume(self, entry: Entry | None, length: int, prompt_tokens: int) -> PagedCache:
         """A cache to go on from. The last token of a prompt always runs: its logits choose the answer's first."""
         if entry is None:
             return self.store.new_cache(max_length=self.max_length)
@@ -191,12 +204,12 @@ class Session:
         cache.truncate(min(length, prompt_tokens - 1))
         return cache
 
-    def touch(self, entry):
+    def touch(self, entry: Entry) -> None:
         """A use begins the time to live anew, and makes it the last to be dropped."""
         entry.expires = self.clock() + self.ttl_s
         self.entries.move_to_end((entry.salt, tuple(entry.tokens)))
 
-    def keep(self, salt, tokens, cache):
+    def keep(self, salt: Hashable, tokens: list[int], cache: PagedCache) -> None:
         """Enter a prefix, or use it once more if it is there; then drop others until all fit."""
         key = salt, tuple(tokens)
         if key not in self.entries:
@@ -207,17 +220,17 @@ class Session:
         while self.kept_blocks > self.max_blocks:
             self.drop(next(iter(self.entries)))
 
-    def expire(self):
+    def expire(self) -> None:
         """Drop what was not used in time. Every call begins with it."""
         now = self.clock()
         for key in [key for key, entry in self.entries.items() if entry.expires <= now]:
             self.drop(key)
 
-    def drop(self, key):
+    def drop(self, key: tuple) -> None:
         """Forget an entry; blocks that nobody else owns are free."""
         self.entries.pop(key).cache.free()
 
     @property
-    def kept_blocks(self):
+    def kept_blocks(self) -> int:
         """Blocks that entries own; one that they share counts once."""
         return len({block for entry in self.entries.values() for block in entry.cache.table.blocks})

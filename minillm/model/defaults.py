@@ -14,7 +14,9 @@ does not change what is the likeliest token.
     chosen_sampling(llm, {"temperature": 0.2})               the same with 0.2, as keywords of SamplingParams
 """
 
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minillm.errors import ModelError, RequestError
 from minillm.formats.expect import Fields
@@ -23,29 +25,32 @@ from minillm.formats.json_file import read_object
 from minillm.model import zoo
 from minillm.model.sampling import SamplingParams
 
+if TYPE_CHECKING:
+    pass
+
 USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 GGUF_KEYS = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "penalty_repeat"}
 LARGEST = 1 << 20  # bytes of a generation_config.json: more is something else
 
 
-def default_sampling(model):  # LLM, name or path -> {name: value}
+def default_sampling(model: Any) -> dict:  # of an LLM, a name or a path
     """Keywords of SamplingParams for requests that say nothing. ModelError, GGUFError where the file's values are none."""
     source = getattr(model, "source", model)
     return (recommended(source) if source is not None else {}) or dict(USUAL)
 
 
-def chosen_sampling(model, given):  # LLM, name or path; {name: value} -> {name: value}
+def chosen_sampling(model: Any, given: dict) -> dict:  # of an LLM, a name or a path
     """What was given, and the model's defaults for the rest. None means not given. Temperature 0 takes no defaults."""
     given = {name: value for name, value in given.items() if value is not None}
     return filled(default_sampling(model), given)
 
 
-def filled(defaults, given):  # {name: value} twice -> {name: value}
+def filled(defaults: dict, given: dict) -> dict:
     """The request wins; greedy is greedy."""
     return given if given.get("temperature") == 0 else defaults | given
 
 
-def recommended(source):  # name or path -> {name: value}
+def recommended(source: str | PathLike) -> dict:
     """What the model's own file says; nothing where it says nothing."""
     path = zoo.resolve(source)
     if path.is_dir():
@@ -61,12 +66,12 @@ def recommended(source):  # name or path -> {name: value}
     return {name: checked(where, key, name, value) for name, (key, value) in found.items() if value is not None}
 
 
-def checked(path: Path, key, name, value):  # -> a value that SamplingParams takes
+def checked(path: Path, key: str, name: str, value: float) -> float:
     """A value from a file, in our terms: -1 switches top_k off, and 0.95 was stored in 32 bits."""
     try:
         if name == "top_k" and value == -1:
             return 0
-        SamplingParams(**{name: value})
+        SamplingParams(**{name: value})  # type: ignore[arg-type]  # it says which it takes
     except RequestError as error:
         raise ModelError(f"{path}: {key}: {error}") from None
     return int(value) if name == "top_k" else float(f"{value:.6g}")

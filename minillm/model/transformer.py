@@ -30,14 +30,14 @@ class Segment:
     logits: "last" for the last new position, "all" for each, "none". adapter: adapters.LoadedAdapter of this sequence.
     """
 
-    tokens: np.ndarray
+    tokens: list[int] | np.ndarray
     position: int
     cache: KVCache
     logits: str = "last"
     adapter: LoadedAdapter | None = None
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """How many rows of logits are wanted."""
         return {"all": len(self.tokens), "last": 1, "none": 0}[self.logits]
 

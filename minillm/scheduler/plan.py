@@ -18,7 +18,7 @@ class SequenceId(NamedTuple):
     """Which request, and which of its n answers."""
 
     request: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index gives way
 
 
 @dataclass(slots=True)
