@@ -51,3 +51,18 @@ class Overloaded(MiniLLMError):
 
 class Stopping(MiniLLMError):
     """The engine is shutting down and takes no more requests; or it ended before this one was done."""
+
+
+def nearest(name, known):  # -> one of `known`, or None
+    """The known name that is most like this one, in whatever case it was typed."""
+    from difflib import get_close_matches  # only where something is wrong already
+
+    by_lower = {other.lower(): other for other in known}
+    return next((by_lower[near] for near in get_close_matches(name.lower(), by_lower, 1)), None)
+
+
+def did_you_mean(name, known):  # -> text
+    """The end of a message about an unknown name: the nearest one, or else all that there are."""
+    if near := nearest(name, known):
+        return f"did you mean {near!r}?"
+    return f"there are: {', '.join(known) or 'none'}."

@@ -1,7 +1,7 @@
 """Files appear whole or not at all: written beside their place under another name, then renamed into it.
 
-Whoever is killed while writing leaves the old file as it was, and a draft that the next writer overwrites. The rename comes
-after fsync: without it a power cut can leave the new name on a file whose bytes never reached the disk.
+A writer that is killed leaves the old file as it was, and a draft that the next writer overwrites. The rename comes after
+fsync: without it a power cut can leave the new name on a file whose bytes never reached the disk.
 
     write draft ─▶ fsync ─▶ rename ─▶ fsync of the folder
 """
@@ -17,14 +17,15 @@ from minillm.errors import MiniLLMError
 
 
 @contextlib.contextmanager
-def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError) -> Iterator[IO[bytes]]:
+def replacing(path, error=MiniLLMError, shared=False):  # -> a binary file, open for writing
     """What is written to the file stands at `path` once the block is left without an error; until then, what stood there.
 
-    Folders on the way are made. One writer at a time: the draft has one name, so that a kill leaves at most one behind.
-    Where the disk refuses, the MiniLLMError of this class.
+    Folders on the way are made. The draft has one name, so that a kill leaves at most one behind; where several processes may
+    write at the same time (shared), each has its own, and the last one wins. Where the disk refuses, the MiniLLMError of this
+    class.
     """
     path = Path(path)
-    draft = path.with_name(path.name + ".part")
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(draft, "wb") as file:
@@ -43,7 +44,13 @@ def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError) ->
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def write_text(path, text, error=MiniLLMError):
+    """Put text at `path` as UTF-8 with plain line ends; two processes may do so at the same time."""
+    with replacing(path, error, shared=True) as file:
+        file.write(text.encode())
+
+
+def sync_folder(folder):
     """Make a rename last. Not every system can (Windows opens no folder), and the file is whole all the same."""
     if os.name != "posix":
         return

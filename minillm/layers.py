@@ -98,12 +98,12 @@ def attention_inputs(x, w, c, cos, sin, linear=linear):
 
 
 def add_linear(x, h, weight):  # (tokens, d_out), (tokens, d_in), (d_out, d_in) -> (tokens, d_out)
-    """x + h Wᵀ: how a part of a layer adds what it found to the stream of the token."""
+    """Add x + h Wᵀ: how a part of a layer adds its result to the residual stream."""
     return x + linear(h, weight)
 
 
 def add_feed_forward(x, w, c, linear=linear):  # (tokens, d_model) -> (tokens, d_model)
-    """x + the second half of a layer: what it does to each token by itself. w, c, linear: as in attention_inputs."""
+    """Add x + the second half of a layer, the feed-forward network. w, c, linear: as in attention_inputs."""
     h = rms_norm(x, w.ffn_norm, c.norm_eps)
     return x + linear(swiglu(linear(h, w.gate), linear(h, w.up)), w.down)
 

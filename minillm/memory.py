@@ -12,8 +12,8 @@ from minillm.errors import MiniLLMError
 ALWAYS_FITS = 2**28  # bytes; below this it is not worth asking the system
 
 
-def available_bytes() -> int | None:
-    """Bytes that could be allocated now; None where the platform does not tell."""
+def available_bytes():
+    """Count the bytes that could be allocated now; None where the platform does not tell."""
     try:
         with open("/proc/meminfo") as info:  # Linux: what is free, and what caches would give back
             return next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
@@ -25,8 +25,8 @@ def available_bytes() -> int | None:
         return None
 
 
-def refuse_beyond_memory(nbytes: float, what: str, instead: str = "") -> None:
-    """Raise MiniLLMError, with both numbers, where nbytes is more than there is. instead: what the user can do."""
+def refuse_beyond_memory(nbytes, what, instead=""):
+    """Raise MiniLLMError, with both numbers, where nbytes exceeds the available memory. instead: what the user can do."""
     if nbytes < ALWAYS_FITS:
         return
     available = available_bytes()

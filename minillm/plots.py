@@ -31,20 +31,20 @@ STYLE = {
 
 
 def figure(panels=1, width=6.4, height=4.0):  # -> Figure, [Axes]
-    """A figure with panels side by side; no global state, no window."""
+    """Make a figure with panels side by side; no global state, no window."""
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(width * panels, height), layout="constrained", dpi=STYLE["figure.dpi"])
         return fig, [fig.add_subplot(1, panels, i + 1) for i in range(panels)]
 
 
 def series(axes, index, x, y, label):
-    """A measured series, told apart by colour, marker and line."""
+    """Plot a measured series, told apart by colour, marker and line."""
     i = index % len(COLOURS)
     axes.plot(x, y, color=COLOURS[i], marker=MARKERS[i], linestyle=LINES[i], label=label, markersize=5, linewidth=1.6)
 
 
 def bars(axes, names, values, unit):
-    """One bar a name, its value written on it."""
+    """Plot one bar a name, its value written on it."""
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         bar = axes.bar(name, value, color=colour, hatch=HATCHES[i % len(HATCHES)], edgecolor="white", width=0.6)
@@ -52,12 +52,12 @@ def bars(axes, names, values, unit):
 
 
 def square(x, y, grey):
-    """A unit square of a grid, from black (0) to white (1)."""
+    """Draw a unit square of a grid, from black (0) to white (1)."""
     return Rectangle((x, y), 1, 1, facecolor=str(grey), edgecolor="white")
 
 
 def ceiling(axes, value, formula):
-    """What the machine allows: a dashed line, labelled with how it was computed."""
+    """Draw the bound of the machine: a dashed line, labelled with its formula."""
     axes.axhline(value, color="black", linestyle="--", linewidth=1.2)
     where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
     axes.annotate(formula, (0.02, value), fontsize=9, **where)
@@ -65,27 +65,27 @@ def ceiling(axes, value, formula):
 
 
 def log_scales(axes, xs):
-    """Both axes logarithmic, with a tick at each x that was measured."""
+    """Make both axes logarithmic, with a tick at each measured x."""
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(xs, [f"{x:,}" for x in xs])
     axes.minorticks_off()
 
 
 def label(axes, title, x, y):
-    """Title and axes; the units belong into x and y."""
+    """Set title and axes; the units belong into x and y."""
     axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
 
 def legend(axes):
-    """From zero up, with room above the highest point so that the legend covers nothing."""
+    """Add a legend: y from zero, with room above the highest point so that it covers nothing."""
     axes.set_ylim(0, axes.dataLim.y1 * 1.35)
     axes.legend(loc="upper left", frameon=False)
 
 
 def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
-    """Standard picture 1: TTFT in ms against x. curves: {label: (xs, seconds)}; bound: (xs, seconds, formula)."""
+    """Plot TTFT in ms against x (standard picture 1). curves: {label: (xs, seconds)}; bound: (xs, seconds, formula)."""
     if bound:
         xs, seconds, formula = bound
         axes.plot(xs, [1e3 * s for s in seconds], color="black", linestyle="--", linewidth=1.2, label=formula)
@@ -96,7 +96,7 @@ def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
 
 
 def throughput_plot(axes, speeds, title, top=None):
-    """Standard picture 2: tokens/s as bars. speeds: {label: tokens/s}; top: (tokens/s, formula) of the ceiling."""
+    """Plot tokens/s as bars (standard picture 2). speeds: {label: tokens/s}; top: (tokens/s, formula) of the ceiling."""
     if top:
         ceiling(axes, *top)
     bars(axes, list(speeds), list(speeds.values()), "tokens/s")

@@ -15,7 +15,7 @@ from minillm.bench.machine import measure_machine, peak_rss_bytes
 from minillm.errors import MiniLLMError
 from minillm.files import replacing
 from minillm.metrics.events import TOKEN, EventLog, summary
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.sampling import SamplingParams
 
 BEGINNING = "Once upon a time, there was a little fox named Ruby. One day, Ruby walked to the forest and found"
@@ -37,12 +37,12 @@ class Rung:
 
 
 def generation(**options):  # -> a rung's measure
-    """A plain greedy generation with options of `run`."""
+    """Run a plain greedy generation with options of `generate_tokens`."""
 
     def measure(llm, prompt):
         log = EventLog()
         sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=NEW_TOKENS))
-        for _ in run(llm.transformer, llm.tokenizer.eos_ids, [sequence], log, **options):
+        for _ in generate_tokens(llm.transformer, llm.tokenizer.eos_ids, [sequence], log, **options):
             pass
         return sequence.token_ids, log
 
@@ -57,7 +57,7 @@ LADDER = (
 
 
 def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, ready for JSON
-    """Measure every rung. Raises nothing where a rung disagrees: the table says so, loudly.
+    """Measure every rung. A rung whose tokens differ raises nothing; the table reports it.
 
     compiled: the same model on the compiled backend; without it, its rungs are left out. bits: what its weights take each.
     """
@@ -98,14 +98,14 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
 
 
 def table(result):  # -> text
-    """The ladder, to read."""
-    head = ["", "TTFT", "TPOT", "decode", "of ceiling", "speed-up", "same tokens"]
-    rows = [
-        [r["name"], f"{r['ttft_s'] * 1e3:,.0f} ms", f"{r['tpot_s'] * 1e3:,.1f} ms", f"{r['decode_tokens_per_s']:,.1f} tokens/s",
-         f"{r['share_of_ceiling']:.0%}", f"{r['speedup']:.1f}x", "yes" if r["same_tokens"] else "NO: a bug"]
-        for r in result["rungs"]
-    ]  # fmt: skip
-    lines = [terminal.table(head, rows, "<>>>>><")]
+    """Format the ladder as a table."""
+    lines = [f"{'':14}{'TTFT':>9}{'TPOT':>12}{'decode':>18}{'of ceiling':>12}{'speed-up':>10}  same tokens"]
+    for r in result["rungs"]:
+        same = "yes" if r["same_tokens"] else "NO: a bug"
+        lines.append(
+            f"{r['name']:14}{r['ttft_s'] * 1e3:6,.0f} ms{r['tpot_s'] * 1e3:9,.1f} ms{r['decode_tokens_per_s']:9,.1f} tokens/s"
+            f"{r['share_of_ceiling']:12.0%}{r['speedup']:9.1f}x  {same}"
+        )
     speed = result["machine"]["read_bytes_per_s"] / 1e9
     tops = {r["bits_per_weight"]: r["ceiling_tokens_per_s"] for r in result["rungs"]}
     each = ", ".join(f"{top:,.1f} tokens/s at {bits:.3g} bits a weight" for bits, top in tops.items())
@@ -114,7 +114,7 @@ def table(result):  # -> text
 
 
 def picture(result):  # -> Figure
-    """Left: throughput under its ceiling. Right: when each token came."""
+    """Plot throughput under its ceiling (left), and the arrival of each token (right)."""
     from minillm import plots
 
     rungs, top = result["rungs"], result["rungs"][-1]["ceiling_tokens_per_s"]

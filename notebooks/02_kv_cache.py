@@ -15,7 +15,7 @@ from minillm.bench.machine import measure_machine
 from minillm.costs.time import generation_flops
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import TOKEN, EventLog, tpot, ttft
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.presets import PRESETS
 from minillm.model.transformer import Segment
 
@@ -48,7 +48,7 @@ def generate(use_cache):
     log = EventLog()
     prompt = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
     sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
-    for _ in run(model, (), [sequence], log, use_cache=use_cache):
+    for _ in generate_tokens(model, (), [sequence], log, use_cache=use_cache):
         pass
     return sequence, log
 

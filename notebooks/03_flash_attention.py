@@ -22,7 +22,7 @@ from minillm.backends import get_backend
 from minillm.bench.machine import best_of, measure_machine
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import EventLog, tpot
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.transformer import Segment
 
 
@@ -191,7 +191,7 @@ def decode_tokens_per_s(model, prompt, new=12):
     log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
     sequence = llm.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
     sequence.cache = model.new_cache()
-    for _ in run(model, (), [sequence], log):
+    for _ in generate_tokens(model, (), [sequence], log):
         pass
     return 1 / tpot(log, 0), sequence.token_ids
 

@@ -19,9 +19,9 @@ from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
 from minillm.costs.memory import kv_tokens
 from minillm.course.notebooks.model_at_hand import model_at_hand
-from minillm.load.profiles import draw, load
-from minillm.load.traces import Request, read_azure
-from minillm.model.generate import run
+from minillm.load.profiles import draw, load_profile
+from minillm.load.traces import TraceRequest, read_azure
+from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
 
@@ -89,7 +89,7 @@ plots.show(fig)
 
 # %%
 trace = os.environ.get("MINILLM_AZURE_TRACE")
-profile = load("azure_conv")
+profile = load_profile("azure_conv")
 requests = read_azure(trace) if trace else draw(profile)
 source = "of the trace itself" if trace else f"drawn from this project's profile of {profile['source']}"
 print(f"{len(requests):,} requests {source}")
@@ -146,7 +146,7 @@ def make_cache(kind, tokens, batch=1, size=16):
     """A batch of empty caches with room for so many tokens each."""
     if kind == "contiguous":
         return [model.new_cache() for _ in range(batch)]
-    store = PageStore.of(config, batch * -(-tokens // size), size)
+    store = PageStore.for_model(config, batch * -(-tokens // size), size)
     return [store.new_cache() for _ in range(batch)]
 
 
@@ -154,7 +154,7 @@ def generate(kind, new=12):
     prompt = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
     (cache,) = make_cache(kind, len(prompt) + new)
     sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=new, ignore_eos=True), cache=cache)
-    for _ in run(model, (), [sequence]):
+    for _ in generate_tokens(model, (), [sequence]):
         pass
     return sequence.token_ids
 
@@ -181,7 +181,7 @@ waits = {kind: (lengths, [ttft_s(kind, n) for n in lengths]) for kind in ("conti
 # the memory has room for two that reserve. How many fit in the other ways, the replay says; the rest is measured.
 
 # %% tags=["timing"]
-small = [Request(max(1, r.prompt // 16), max(1, r.output // 16)) for r in requests]
+small = [TraceRequest(max(1, r.prompt // 16), max(1, r.output // 16)) for r in requests]
 there = waste(small, reserve=512, block_sizes=(16,))
 room = {"reserve": 2, "power of two": int(2 * there["power of two"]["fits"]), "blocks of 16": int(2 * there["paged 16"]["fits"])}
 context = round(512 / there["paged 16"]["fits"] * (1 - there["paged 16"]["waste"]))

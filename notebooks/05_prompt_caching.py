@@ -23,7 +23,7 @@ from minillm.cache.radix import RadixCache
 from minillm.costs.prices import FIVE_MINUTES, ONE_HOUR, Prices, break_even_reuses
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.gateway.session import Part, Session, Usage
-from minillm.load.profiles import draw, load
+from minillm.load.profiles import draw, load_profile
 from minillm.load.traces import read_mooncake
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
@@ -157,7 +157,7 @@ plots.show(fig)
 
 # %%
 trace = os.environ.get("MINILLM_MOONCAKE_TRACE")
-profile = load("mooncake_conv")
+profile = load_profile("mooncake_conv")
 requests = read_mooncake(trace) if trace else draw(profile)
 source = "of the trace itself" if trace else f"drawn from this project's profile of {profile['source']}"
 print(f"{len(requests):,} requests {source}")
@@ -234,7 +234,7 @@ plots.show(fig)
 
 # %%
 agent = sum((Usage(cache_write_tokens=1000, cache_read_tokens=1000 * step) for step in range(50)), Usage())
-bill = Prices.of(3.0, 15.0, FIVE_MINUTES)
+bill = Prices.from_scheme(3.0, 15.0, FIVE_MINUTES)
 print(agent)
 print(f"${bill.cost_without_cache(agent):.2f} without caching, ${bill.cost(agent):.2f} with it")
 

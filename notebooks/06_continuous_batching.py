@@ -16,13 +16,13 @@ from minillm.backends import WORTH_COMPILING, fitting_backend
 from minillm.costs.memory import kv_tokens
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.engine.engine import Engine
-from minillm.load.profiles import draw, load
+from minillm.load.profiles import draw, load_profile
 from minillm.load.workload import arrivals, at_times, token_ids
 from minillm.metrics.events import ARRIVED, FINISHED, PREEMPTED, SCHEDULED, TOKEN, EventLog
 from minillm.metrics.summary import all_measures, duration
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
-from minillm.scheduler.plan import Result
+from minillm.scheduler.plan import StepResult
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
 
@@ -37,7 +37,7 @@ NAMES = {"static": "static", "orca": "Orca", "vllm": "vLLM", "chunked": "chunked
 # (lesson 05). That leaves about the proportion of the vLLM paper, 161 to 338 tokens.
 
 # %%
-profile = load("sharegpt_8k")
+profile = load_profile("sharegpt_8k")
 SLOTS = 16
 
 
@@ -77,7 +77,7 @@ def serve(policy, prompts, lengths):
     budget = 512 if policy == "chunked" else 4096
     engine = Engine(llm, SchedulerConfig(320, max_sequences=SLOTS, max_tokens_per_step=budget, policy=policy))
     engine.executor.store.k.fill(0), engine.executor.store.v.fill(0)  # the system gives memory when it is first written: slow
-    answers = engine.run(prompts, [SamplingParams(max_tokens=n, ignore_eos=True) for n in lengths])
+    answers = engine.generate(prompts, [SamplingParams(max_tokens=n, ignore_eos=True) for n in lengths])
     return engine.log, [answer.token_ids for (answer,) in answers]
 
 
@@ -217,7 +217,7 @@ def simulate(requests, cost=seconds_of, **limits):
         drawn = [sequence for share in plan.shares for sequence in share.draws]
         for sequence in drawn:
             log.add(sequence.request, TOKEN)
-        for sequence in scheduler.update(plan, Result(dict.fromkeys(drawn, 0))):
+        for sequence in scheduler.update(plan, StepResult(dict.fromkeys(drawn, 0))):
             log.add(sequence.request, FINISHED)
     return log
 

@@ -16,7 +16,7 @@ from minillm.bench.machine import best_of, measure_machine
 from minillm.costs.time import ridge_batch, roofline
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import EventLog, tpot
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
 
@@ -117,7 +117,7 @@ def decode_tokens_per_s(llm, prompt=32, new=24):
     for _ in range(2):  # the first time warms up
         sequence, log = llm.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True)), EventLog()
         sequence.cache = llm.transformer.new_cache()
-        for _ in run(llm.transformer, (), [sequence], log):
+        for _ in generate_tokens(llm.transformer, (), [sequence], log):
             pass
     return 1 / tpot(log, 0), sequence.token_ids
 

@@ -22,7 +22,7 @@ from minillm.engine.engine import Engine
 from minillm.metrics.events import EventLog, tpot
 from minillm.metrics.summary import duration
 from minillm.model.config import ModelConfig
-from minillm.model.generate import run
+from minillm.model.generate import generate_tokens
 from minillm.model.lora import MATRICES, adapter_parameters
 from minillm.model.presets import preset
 from minillm.model.random_model import byte_metadata, random_tensor, tensor_shapes
@@ -216,7 +216,7 @@ def tpot_s(llm, adapter=None):
     for _ in range(3):
         log = EventLog()
         params = SamplingParams(max_tokens=NEW, ignore_eos=True)
-        for _ in run(llm.transformer, (), [llm.sequence(0, prompt_of(32), params, adapter=adapter)], log):
+        for _ in generate_tokens(llm.transformer, (), [llm.sequence(0, prompt_of(32), params, adapter=adapter)], log):
             pass
         paces.append(tpot(log, 0))
     return min(paces)

@@ -7,7 +7,7 @@ cached wrongly changes the answer, and the right answer to every request is know
 
 from itertools import accumulate
 
-from minillm.scheduler.plan import Plan, Result, SequenceId
+from minillm.scheduler.plan import Plan, SequenceId, StepResult
 from minillm.scheduler.scheduler import Request, Scheduler, SchedulerConfig
 
 VOCABULARY = 3
@@ -109,7 +109,7 @@ class ModelOfAnExecutor:
 
     # --- carrying out a plan ----------------------------------------------------------------------------------------------
 
-    def execute(self, plan: Plan):  # -> Result
+    def execute(self, plan: Plan):  # -> StepResult
         size, kept = self.size, self.scheduler.pool.kept
         for source, target, pairs in (
             (self.device, self.host, plan.swaps_out),
@@ -127,7 +127,7 @@ class ModelOfAnExecutor:
                 assert slot not in written, f"{share.sequence} and {written[slot]} write slot {slot} in one step"
                 written[slot] = share.sequence
                 self.device[slot] = fact
-        result = Result()
+        result = StepResult()
         for share in plan.shares:
             held = [self.device[slot] for slot in self.slots(share, 0)]
             assert held == self.facts(share), f"{share.sequence} does not read its own past: somebody wrote to it"

@@ -198,4 +198,5 @@ def openai_client(port, **options):
 def served(llm=None, max_queue=256, **config):
     """A server of a small model: use as `with served() as (port, server)`."""
     core = engine(llm, **config)
-    return running(AsyncEngine(core, max_queue), Served.of(core.llm, "small", core.config.num_blocks * core.config.block_size))
+    pool_tokens = core.config.num_blocks * core.config.block_size
+    return running(AsyncEngine(core, max_queue), Served.from_llm(core.llm, "small", pool_tokens))

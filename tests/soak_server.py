@@ -266,9 +266,9 @@ if __name__ == "__main__":
     parser.add_argument("--model")
     args, rest = parser.parse_known_args()
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
-    from minillm.server.listen import allow_files
+    from minillm.server.listen import raise_file_limit
 
-    allow_files()
+    raise_file_limit()
     outcome = main(args.requests, args.connections, args.model, rest)
     print(json.dumps(outcome, indent=1))
     check(outcome)

@@ -66,7 +66,7 @@ def test_token_ids_of_any_kind_are_a_prompt():
     expected = llm.generate(ids, ALONE).token_ids
     for prompt in (np.array(ids), np.array(ids, np.uint16), tuple(ids), [1.0, 2.0, 3.0], [np.int32(i) for i in ids], range(1, 4)):
         assert llm.generate(prompt, ALONE).token_ids == expected
-        assert engine(llm).run(prompt, ALONE)[0][0].token_ids == expected
+        assert engine(llm).generate(prompt, ALONE)[0][0].token_ids == expected
     both = llm.generate(np.array([ids, ids]), ALONE)
     assert [c.token_ids for c in both] == [expected] * 2, "a row is a prompt"
     assert llm.generate((p for p in [ids]), ALONE)[0].token_ids == expected
@@ -74,7 +74,7 @@ def test_token_ids_of_any_kind_are_a_prompt():
 
 @pytest.mark.parametrize("prompt", [5, None, [1, "a"], [1, 2.5], [None], [[1], 2], [True], [[b"a"]], object()], ids=repr)
 def test_what_is_no_prompt_is_refused_by_what_it_is(prompt):
-    for call in (small().generate, engine().run):
+    for call in (small().generate, engine().generate):
         with pytest.raises(RequestError) as found:
             call(prompt, ALONE)
         assert "token ids" in str(found.value) and "\n" not in str(found.value)
@@ -84,13 +84,13 @@ def test_an_empty_text_begins_at_bos_and_is_refused_where_there_is_none():
     bare = byte_tokenizer(512)
     bare.bos_id = None
     llm = LLM((random_model(SMALL)[0], bare))
-    for call in (llm.generate, engine(llm).run):
+    for call in (llm.generate, engine(llm).generate):
         with pytest.raises(RequestError, match="empty.*no begin-of-text token"):
             call("", ALONE)
         with pytest.raises(RequestError, match="empty"):
             call([[]], ALONE)
     bare.bos_id = 7
-    assert llm.generate("", ALONE).prompt_token_ids == [7] == engine(llm).run("", ALONE)[0][0].prompt_token_ids
+    assert llm.generate("", ALONE).prompt_token_ids == [7] == engine(llm).generate("", ALONE)[0][0].prompt_token_ids
 
 
 # --- logits -----------------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_control_tokens_are_hidden_unless_wanted_and_a_stop_token_ends_the_text(
 
     def both(**params):
         given = SamplingParams(max_tokens=3, **params)
-        alone, served = llm.generate([a], given), engine(llm).run([[a]], given)[0][0]
+        alone, served = llm.generate([a], given), engine(llm).generate([[a]], given)[0][0]
         assert (alone.text, alone.token_ids, alone.finish_reason) == (served.text, served.token_ids, served.finish_reason)
         return alone.text, alone.token_ids, alone.finish_reason
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.errors import RequestError
-from minillm.model.generate import largest
+from minillm.model.generate import top_indices
 from minillm.model.sampling import SamplingParams, distribution, draw, keep_min_p, keep_top_k, log_softmax, sample
 
 logit_rows = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(lambda x: np.array(x, np.float32))
@@ -142,7 +142,7 @@ def test_a_nan_is_refused_by_the_greedy_choice_wherever_it_is(at, penalty):
 @given(st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.5, -math.inf]), max_size=30), st.integers(0, 40))
 def test_the_largest_few_are_those_of_a_stable_sort(values, count):
     values = np.array(values)
-    assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+    assert top_indices(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
 
 
 def test_the_penalty_of_the_greedy_choice_is_computed_in_float64():

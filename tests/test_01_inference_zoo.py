@@ -35,7 +35,7 @@ def test_a_misspelt_name_gets_the_nearest_one(name):
 
 @pytest.mark.parametrize("name", ["", "zzz", "gpt"])
 def test_a_name_near_to_nothing_gets_the_known_ones(name):
-    with pytest.raises(ModelError, match="known: tiny, tiny-draft, smollm2-135m"):
+    with pytest.raises(ModelError, match="there are: tiny, tiny-draft, smollm2-135m"):
         zoo.resolve(name)
 
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from minillm.backends import numpy_
 from minillm.cache.contiguous import ContiguousCache
-from minillm.cache.paged import PageStore, swap_to
+from minillm.cache.paged import PageStore, move_to_store
 from minillm.errors import BlockError, MiniLLMError, OutOfBlocks, RequestError
 
 LAYERS, KV_HEADS, D = 2, 2, 3
@@ -126,7 +126,7 @@ class SideBySide(RuleBasedStateMachine):
         there = self.host if here is self.device else self.device
         moving = [paged for _, paged in self.pairs if paged.store is here]
         try:
-            swap_to(moving, there)
+            move_to_store(moving, there)
         except OutOfBlocks:
             return
         assert all(paged.store is there and paged.table.pool is there.pool for paged in moving)
@@ -270,7 +270,7 @@ def test_a_host_without_room_leaves_everything_where_it_was():
     fill(second, 1)
     before = state(store, first, second), state(host, there)
     with pytest.raises(OutOfBlocks, match="3 blocks are needed, 2 of 3 are free"):
-        swap_to([first, second], host)
+        move_to_store([first, second], host)
     check_same(before[0], state(store, first, second))
     check_same(before[1], state(host, there))
     check_holds(first, old)
@@ -285,13 +285,13 @@ def test_swapped_out_blocks_may_be_overwritten_and_sharing_survives():
     old = fill(first, 6)
     second = first.fork()
     new = fill(second, 1, seed=1)
-    swap_to([first, second], host)
+    move_to_store([first, second], host)
     assert store.pool.num_free == 3 and host.pool.num_free == 0 and first.store is second.store is host
     assert first.table.blocks[0] == second.table.blocks[0]
     other = store.new_cache()
     fill(other, 12, seed=9)
     other.free()
-    swap_to([first, second], store)
+    move_to_store([first, second], store)
     check_holds(first, old)
     check_holds(second, np.concatenate([old, new], axis=2))
 

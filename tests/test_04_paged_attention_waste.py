@@ -11,8 +11,8 @@ from minillm.bench.replay import paged_steps, power_of_two, run, waste
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.errors import MiniLLMError, RequestError, TraceError
-from minillm.load.profiles import at, draw, fit, load, quantiles
-from minillm.load.traces import Request, read_azure, read_mooncake
+from minillm.load.profiles import at, draw, fit, load_profile, quantiles
+from minillm.load.traces import TraceRequest, read_azure, read_mooncake
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 GOOD = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n'
@@ -30,7 +30,7 @@ def test_the_closed_form_is_what_a_table_that_grows_holds(prompt, output, size):
 
 def test_waste_of_one_request_by_hand():
     """Prompt 3, output 2: it holds 3, then 4 tokens."""
-    found = waste([Request(3, 2)], reserve=10, block_sizes=(1, 2, 4))
+    found = waste([TraceRequest(3, 2)], reserve=10, block_sizes=(1, 2, 4))
     for way, reserved in [("reserve 10", 20), ("power of two", 16), ("power of two of the output", 10), ("paged 1", 7),
                           ("exact length, known before", 10), ("paged 2", 8), ("paged 4", 8)]:  # fmt: skip
         assert found[way]["waste"] == pytest.approx(1 - 7 / reserved), way
@@ -42,9 +42,9 @@ def test_powers_of_two():
 
 
 def test_requests_longer_than_the_reservation_are_left_out():
-    assert waste([Request(3, 2), Request(9, 9)], reserve=10) == waste([Request(3, 2)], reserve=10)
+    assert waste([TraceRequest(3, 2), TraceRequest(9, 9)], reserve=10) == waste([TraceRequest(3, 2)], reserve=10)
     with pytest.raises(RequestError, match="none of 1 requests fits into 10 tokens"):
-        waste([Request(9, 9)], reserve=10)
+        waste([TraceRequest(9, 9)], reserve=10)
 
 
 def check_azure(requests):
@@ -59,8 +59,8 @@ def test_on_the_azure_trace_paging_wastes_what_was_published():
 
 
 def test_what_is_drawn_from_the_profile_wastes_as_the_trace_does():
-    requests = draw(load("azure_conv"))
-    assert requests == draw(load("azure_conv")), "a seed gives the same requests every time"
+    requests = draw(load_profile("azure_conv"))
+    assert requests == draw(load_profile("azure_conv")), "a seed gives the same requests every time"
     check_azure(requests)
 
 
@@ -134,7 +134,7 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
     with pytest.raises(TraceError, match="at most 4,000,000 characters"):
         read_azure(path)
     path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"2023-11-16, 7 ,8\r\n\r\n")
-    assert read_azure(path) == [Request(7, 8, arrival=0.0)]
+    assert read_azure(path) == [TraceRequest(7, 8, arrival=0.0)]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "lengths"}', '{"kind": [], "requests": 1}', "[" * 100_000])
@@ -142,11 +142,11 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path, text):
     path = tmp_path / "p.json"
     path.write_text(text)
     with pytest.raises(TraceError):
-        load(path)
+        load_profile(path)
     for inside in ('"prompt": [], "output": []', '"prompt": [1, 2], "output": ["x"]', '"prompt": 5, "output": 7'):
         path.write_text(f'{{"kind": "lengths", "requests": 3, {inside}}}')
         with pytest.raises(TraceError, match="does not hold what it should"):
-            draw(load(path))
+            draw(load_profile(path))
 
 
 def test_the_command_prints_both_ways(tmp_path, capsys):
@@ -158,7 +158,7 @@ def test_the_command_prints_both_ways(tmp_path, capsys):
     path.write_text(HEADER + "2023-11-16,100,20\n")
     assert main(["bench", "paging", "--trace", str(path), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["paging"] == waste([Request(100, 20)]) and "paged 16" in err
+    assert json.loads(out)["paging"] == waste([TraceRequest(100, 20)]) and "paged 16" in err
     assert main(["bench", "paging", "--trace", str(tmp_path / "none.csv")]) == 2
     assert "drawn from the profile azure_conv" in run("paging")["source"]
     with pytest.raises(MiniLLMError, match="azure, mooncake or sharegpt, found 'vidur'"):

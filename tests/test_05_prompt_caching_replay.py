@@ -11,15 +11,15 @@ from minillm.bench.replay import POLICIES, by_policy, hits, prefix
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
-from minillm.load.profiles import draw, load
-from minillm.load.traces import Request, read_mooncake
+from minillm.load.profiles import draw, load_profile
+from minillm.load.traces import TraceRequest, read_mooncake
 
 talks = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=25)
 
 
 def as_requests(turns):
     """Conversation c at length n: page ids that agree just as far as conversation and place do."""
-    return [Request(512 * n, 1, tuple(100 * c + i for i in range(n))) for c, n in turns]
+    return [TraceRequest(512 * n, 1, tuple(100 * c + i for i in range(n))) for c, n in turns]
 
 
 def plain_lru(requests, capacity):
@@ -48,7 +48,7 @@ def test_both_caches_hit_what_a_plain_simulation_hits(turns, capacity):
 
 
 def test_two_definitions_of_a_hit_rate():
-    requests = [Request(512, 1, (0,)), Request(512, 1, (0,)), Request(1024, 1, (5, 6))]
+    requests = [TraceRequest(512, 1, (0,)), TraceRequest(512, 1, (0,)), TraceRequest(1024, 1, (5, 6))]
     found = by_policy(requests, 10, "lru")
     assert found["hit_rate_tokens"] == pytest.approx(511 / 2048) and found["hit_rate_mean"] == pytest.approx(511 / 512 / 3)
 
@@ -60,11 +60,11 @@ def test_the_bench_of_the_bookkeeping_counts_what_it_does():
 
 def test_requests_without_pages_are_refused():
     with pytest.raises(RequestError, match="no page ids"):
-        prefix([Request(5, 5)])
+        prefix([TraceRequest(5, 5)])
 
 
 def test_on_what_is_drawn_from_the_profile_no_policy_beats_belady_and_the_curve_is_the_traces():
-    requests = draw(load("mooncake_conv"))
+    requests = draw(load_profile("mooncake_conv"))
     found = prefix(requests, capacities=(3_000_000,))
     rates = {row["policy"]: row for row in found["rows"]}
     assert set(rates) == set(POLICIES) and max(rates.values(), key=lambda row: row["hit_rate_tokens"])["policy"] == "belady"

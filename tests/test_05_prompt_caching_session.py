@@ -188,7 +188,7 @@ def test_whatever_follows_two_prompts_with_the_same_beginning_share_it(kind, bef
     n = min([*a, *b]) if a and b else 0
     assert a_ids[:n] == b_ids[:n]
     stub = SimpleNamespace(entries={None: SimpleNamespace(salt=None, tokens=a_ids[: max(a, default=0)])})
-    _, read = Session.longest(stub, b_ids, b, None)
+    _, read = Session.longest_match(stub, b_ids, b, None)
     assert read == n
 
 
@@ -402,8 +402,8 @@ def test_a_bill_by_hand():
     prices = Prices(input=3, output=15)
     assert prices.cost(usage) == pytest.approx((100 * 3 + 2_000 * 3.75 + 10_000 * 0.3 + 50 * 15) / 1e6) == pytest.approx(0.01155)
     assert prices.cost_without_cache(usage) == pytest.approx((12_100 * 3 + 50 * 15) / 1e6) == pytest.approx(0.03705)
-    assert Prices.of(3, 15, ONE_HOUR).cost(usage) == pytest.approx((300 + 2_000 * 6 + 3_000 + 750) / 1e6)
-    assert Prices.of(3, 15, FIVE_MINUTES) == prices
+    assert Prices.from_scheme(3, 15, ONE_HOUR).cost(usage) == pytest.approx((300 + 2_000 * 6 + 3_000 + 750) / 1e6)
+    assert Prices.from_scheme(3, 15, FIVE_MINUTES) == prices
     assert prices.cost(Usage()) == 0
 
 
@@ -417,7 +417,7 @@ def test_the_break_even_of_the_two_published_schemes():
 
 @pytest.mark.parametrize(("scheme", "reuses"), [(FIVE_MINUTES, 1), (ONE_HOUR, 2)])
 def test_caching_pays_from_the_first_whole_reuse_after_break_even(scheme, reuses):
-    prices, first, again = Prices.of(1, 1, scheme), Usage(0, 1000, 0, 0), Usage(0, 0, 1000, 0)
+    prices, first, again = Prices.from_scheme(1, 1, scheme), Usage(0, 1000, 0, 0), Usage(0, 0, 1000, 0)
     bills = [first, first + again, first + again + again]
     pays = [prices.cost(bill) < prices.cost_without_cache(bill) for bill in bills]
     assert pays.index(True) == reuses

@@ -28,7 +28,7 @@ def served(scenario, limit_s=60, max_queue=256, one=None, **config):
             await front.stop(drain=False)
             assert not front.thread.is_alive()
             if front.error is None:
-                assert used(front.engine) == 0 and not front.engine.running and not front.streams and not front.unmet
+                assert used(front.engine) == 0 and not front.engine.running and not front.streams and not front.awaiting_first
             assert front.in_flight == 0
 
     return asyncio.run(asyncio.wait_for(main(), limit_s))
@@ -123,7 +123,7 @@ def test_one_message_a_step_however_many_streams():
         front.deliver = lambda batch: (messages.append(len(batch)), deliver(batch))
         streams = [await front.submit([i], greedy(20)) for i in range(8)]
         await asyncio.gather(*map(tokens, streams))
-        return len(front.engine.log.of(-1))
+        return len(front.engine.log.events_of(-1))
 
     steps = served(scenario)
     assert len(messages) <= steps + 8 + 1, "one for each step, each acceptance, and the last words"
@@ -267,7 +267,7 @@ def test_what_can_never_be_served_is_refused_at_submission():
     assert served(scenario) == alone([1], greedy(3))
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back_and_takes_again_later():
+def test_a_full_queue_refuses_with_a_time_to_swap_in_and_takes_again_later():
     gate = threading.Semaphore(0)
 
     async def scenario(front):
@@ -444,9 +444,9 @@ def test_an_idle_engine_computes_nothing_and_knows_it_is_empty():
         await until(
             lambda: front.stats() == {"running": 0, "waiting": 0, "swapped": 0, "kv_blocks_used": 0, "kv_blocks_total": 64}
         )
-        steps = len(front.engine.log.of(-1))
+        steps = len(front.engine.log.events_of(-1))
         await asyncio.sleep(0.05)
-        assert len(front.engine.log.of(-1)) == steps and front.thread.is_alive()
+        assert len(front.engine.log.events_of(-1)) == steps and front.thread.is_alive()
 
     served(scenario)
 

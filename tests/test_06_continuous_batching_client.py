@@ -230,7 +230,7 @@ def test_the_count_of_the_server_holds():
     usage = {"prompt_tokens": 31, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 16}}
     _, log, m = watch([(1, says("ab")), (3, says("cd")), (3, event({"choices": [], "usage": usage}) + event(b"[DONE]"))])
     assert (m.prompt_tokens, m.new_tokens, m.tpot) == (31, 9, 2 / 8)
-    assert [e.tokens for kind in (PROMPT_USAGE, USAGE, CACHED) for e in log.of(0) if e.kind == kind] == [31, 9, 16]
+    assert [e.tokens for kind in (PROMPT_USAGE, USAGE, CACHED) for e in log.events_of(0) if e.kind == kind] == [31, 9, 16]
 
 
 @pytest.mark.parametrize("usage", [*({"completion_tokens": bad} for bad in ("9", -1, True, 2.5, None)), {}, 5, None])
@@ -259,7 +259,7 @@ def test_several_answers_are_kept_apart():
 )
 def test_a_stream_that_breaks_has_a_name_and_no_latency(script, kind):
     outcome, log, m = watch(script)
-    assert outcome.error == kind and m is None and log.of(0)[-1].kind == FAILED
+    assert outcome.error == kind and m is None and log.events_of(0)[-1].kind == FAILED
     assert summary.latencies(log, 0) == (None, None, None)
 
 
@@ -292,7 +292,7 @@ def test_both_apis_stream_and_keep_their_connection(chat):
     assert all(o.texts == {0: "tok tok tok "} and o.finish_reason == "length" for o in outcomes)
     assert all(log.times(i, USAGE) and summary.measure(log, i).prompt_tokens == 3 for i in range(4))
     for i in range(4):
-        assert [e.kind for e in log.of(i)] == [ARRIVED, TOKEN, TOKEN, TOKEN, PROMPT_USAGE, USAGE, FINISHED]
+        assert [e.kind for e in log.events_of(i)] == [ARRIVED, TOKEN, TOKEN, TOKEN, PROMPT_USAGE, USAGE, FINISHED]
         assert log.times(i, TOKEN) == sorted(log.times(i, TOKEN))
 
 
@@ -353,7 +353,7 @@ def test_hostile_servers_have_a_name_each(data, kind, words):
     assert outcomes[0].error == kind and words in outcomes[0].message
     assert "\n" not in outcomes[0].message and len(outcomes[0].message) < 300
     end = REFUSED if kind in ("http 429", "http 503") else FAILED
-    assert [e.kind for e in log.of(0) if e.kind in ENDS] == [end] and summary.measure(log, 0) is None
+    assert [e.kind for e in log.events_of(0) if e.kind in ENDS] == [end] and summary.measure(log, 0) is None
 
 
 def test_a_server_that_never_answers_runs_into_the_time_limit():
@@ -361,7 +361,7 @@ def test_a_server_that_never_answers_runs_into_the_time_limit():
         await asyncio.sleep(60)
 
     outcomes, log, _ = ask(silent, timeout=0.05)
-    assert outcomes[0].error == "timeout" and "0.05 s" in outcomes[0].message and log.of(0)[-1].kind == FAILED
+    assert outcomes[0].error == "timeout" and "0.05 s" in outcomes[0].message and log.events_of(0)[-1].kind == FAILED
 
 
 def test_a_server_that_stops_in_the_middle_runs_into_it_too():
@@ -420,7 +420,7 @@ def test_nobody_is_there():
         return await client.complete(0, b"{}"), client.log
 
     outcome, log = asyncio.run(go())
-    assert outcome.error == "cannot connect" and [e.kind for e in log.of(0)] == [ARRIVED, FAILED]
+    assert outcome.error == "cannot connect" and [e.kind for e in log.events_of(0)] == [ARRIVED, FAILED]
 
 
 def test_a_cancelled_request_is_logged_so_and_leaves_the_server():
@@ -436,7 +436,7 @@ def test_a_cancelled_request_is_logged_so_and_leaves_the_server():
             return client.log, client.pool._idle
 
     log, idle = asyncio.run(go())
-    assert [e.kind for e in log.of(0)] == [ARRIVED, CANCELLED] and idle == []
+    assert [e.kind for e in log.events_of(0)] == [ARRIVED, CANCELLED] and idle == []
 
 
 def test_models_and_the_servers_that_have_none():

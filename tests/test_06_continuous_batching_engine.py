@@ -29,12 +29,12 @@ from minillm.model.random_model import byte_tokenizer
 
 
 def kinds(one, request):
-    return [e.kind for e in one.log.of(request)]
+    return [e.kind for e in one.log.events_of(request)]
 
 
 def alone(prompt, params, n=1, **config):
     """What the request says with an engine to itself, from the bits of invariant operations."""
-    return said(engine(invariant=True, **config).run([prompt], params, n=n))[0]
+    return said(engine(invariant=True, **config).generate([prompt], params, n=n))[0]
 
 
 # --- one request --------------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_an_answer_is_that_of_the_plain_loop(knob):
     llm, params = small(), KNOBS[knob]
     for given_prompt in prompts(3):
         expected = llm.generate(given_prompt, params)
-        (answer,) = engine().run([given_prompt], params)[0]
+        (answer,) = engine().generate([given_prompt], params)[0]
         for name in ("text", "token_ids", "prompt_token_ids", "finish_reason"):
             assert getattr(answer, name) == getattr(expected, name), name
         assert [(t.token_id, list(t.top)) for t in answer.logprobs] == [(t.token_id, list(t.top)) for t in expected.logprobs]
@@ -66,8 +66,8 @@ def test_an_answer_is_that_of_the_plain_loop(knob):
 
 def test_a_repetition_penalty_counts_the_prompt_and_every_token_said():
     (plain,), (fair,) = (
-        engine().run([[7, 8, 9]], greedy(100))[0],
-        engine().run([[7, 8, 9]], greedy(100, repetition_penalty=1e9))[0],
+        engine().generate([[7, 8, 9]], greedy(100))[0],
+        engine().generate([[7, 8, 9]], greedy(100, repetition_penalty=1e9))[0],
     )
     assert len(set(plain.token_ids)) < 100, "the model repeats itself, or this shows nothing"
     assert len(set(fair.token_ids)) == 100 and not set(fair.token_ids) & {7, 8, 9}
@@ -95,22 +95,22 @@ def test_text_held_back_for_a_stop_string_comes_out_at_the_end():
 
 
 def test_the_end_of_text_ends_an_answer_unless_it_is_told_not_to():
-    seeds = [s for s in range(60) if 258 in said(engine().run([[3]], greedy(60, temperature=3.0, seed=s)))[0][0]]
+    seeds = [s for s in range(60) if 258 in said(engine().generate([[3]], greedy(60, temperature=3.0, seed=s)))[0][0]]
     params = greedy(60, ignore_eos=False, temperature=3.0, seed=seeds[0])
-    (answer,) = engine().run([[3]], params)[0]
+    (answer,) = engine().generate([[3]], params)[0]
     assert answer.token_ids[-1] == 258 and answer.finish_reason == "stop" and answer.token_ids.count(258) == 1
 
 
 def test_the_context_ends_an_answer_and_blocks_of_a_pool_exactly_full_suffice():
     llm = small()
     one = engine(num_blocks=32)  # 128 tokens: the context, and the pool
-    (answer,) = one.run([[5] * 120], greedy(500))[0]
+    (answer,) = one.generate([[5] * 120], greedy(500))[0]
     assert len(answer.token_ids) == 8 and answer.finish_reason == "length" and used(one) == 0
     assert answer.token_ids == llm.generate([5] * 120, greedy(500)).token_ids
 
 
 def test_a_tighter_context_than_the_models_holds():
-    (answer,) = engine(context_length=20).run([[5] * 15], greedy(500))[0]
+    (answer,) = engine(context_length=20).generate([[5] * 15], greedy(500))[0]
     assert len(answer.token_ids) == 5
     with pytest.raises(RequestError, match="20"):
         engine(context_length=20).add([5] * 20)
@@ -118,8 +118,9 @@ def test_a_tighter_context_than_the_models_holds():
 
 def test_prompts_come_as_text_as_one_and_as_many_and_each_may_have_its_own_params():
     one = engine()
-    assert said(one.run("ab", greedy(3))) == said(one.run([[97, 98]], greedy(3))) == said(one.run([97, 98], greedy(3)))
-    lengths = [[len(a) for a in answers] for answers in said(one.run(["a", "b"], [greedy(2), greedy(5)], n=2))]
+    text, lists, ids = (said(one.generate(prompt, greedy(3))) for prompt in ("ab", [[97, 98]], [97, 98]))
+    assert text == lists == ids
+    lengths = [[len(a) for a in answers] for answers in said(one.generate(["a", "b"], [greedy(2), greedy(5)], n=2))]
     assert lengths == [[2, 2], [5, 5]]
 
 
@@ -129,15 +130,15 @@ def test_prompts_come_as_text_as_one_and_as_many_and_each_may_have_its_own_param
 def test_n_answers_differ_and_each_is_what_it_would_be_without_the_others():
     params = greedy(12, temperature=1.0, seed=3)
     one = engine(invariant=True)
-    (five,) = said(one.run([[1, 2, 3]], params, n=5))
+    (five,) = said(one.generate([[1, 2, 3]], params, n=5))
     assert len({tuple(a) for a in five}) == 5 and used(one) == 0
-    assert said(engine(invariant=True).run([[1, 2, 3]], params, n=2)) == [five[:2]]
+    assert said(engine(invariant=True).generate([[1, 2, 3]], params, n=2)) == [five[:2]]
     assert five[0] == alone([1, 2, 3], params)[0], "n does not change the first"
-    assert said(engine(invariant=True).run([[1, 2, 3]], replace(params, seed=4), n=2))[0] != five[:2]
+    assert said(engine(invariant=True).generate([[1, 2, 3]], replace(params, seed=4), n=2))[0] != five[:2]
 
 
 def test_without_a_seed_every_request_and_answer_draws_its_own():
-    (a, b), (c, d) = said(engine().run([[1], [1]], greedy(12, temperature=1.0), n=2))
+    (a, b), (c, d) = said(engine().generate([[1], [1]], greedy(12, temperature=1.0), n=2))
     assert len({tuple(x) for x in (a, b, c, d)}) == 4
 
 
@@ -155,7 +156,7 @@ def test_a_seeded_request_says_the_same_alone_and_in_a_crowd_that_preempts_it(pr
     drain(one)
     assert [[a.token_ids for a in answers[r]] for r in requests] == expected
     assert any(e.kind == PREEMPTED and e.request in requests for e in one.log.events), "nobody was preempted: nothing shown"
-    assert used(one) == 0 and not one.placed and not one.running
+    assert used(one) == 0 and not one.scheduled and not one.running
 
 
 def test_without_invariant_operations_a_seed_still_decides_but_for_the_last_bits():
@@ -164,17 +165,17 @@ def test_without_invariant_operations_a_seed_still_decides_but_for_the_last_bits
     params = greedy(12, temperature=1.0, seed=7)
     given_prompts = prompts(10, seed=4)
     expected = [small().generate(p, params).token_ids for p in given_prompts]
-    assert [a[0] for a in said(engine().run(given_prompts, params))] == expected
+    assert [a[0] for a in said(engine().generate(given_prompts, params))] == expected
 
 
 @pytest.mark.parametrize("prefix", ["hash", "radix"])
 def test_a_cached_prefix_changes_nothing_but_the_work(prefix):
     params, prompt = greedy(8), list(range(40, 61))
     one = engine(prefix=prefix, invariant=True)
-    first, second = one.run([prompt], params)[0], one.run([prompt], params)[0]
+    first, second = one.generate([prompt], params)[0], one.generate([prompt], params)[0]
     assert first[0].token_ids == second[0].token_ids == alone(prompt, params)[0]
     assert CACHED not in kinds(one, 0)
-    assert [e.tokens for e in one.log.of(1) if e.kind == CACHED] == [20], "full blocks of 4, never the last token"
+    assert [e.tokens for e in one.log.events_of(1) if e.kind == CACHED] == [20], "full blocks of 4, never the last token"
     other = one.add(prompt, params, salt="another tenant")
     drain(one)
     assert CACHED not in kinds(one, other)
@@ -189,9 +190,9 @@ def test_the_log_tells_what_happened_in_order():
     drain(one)
     assert Counter(kinds(one, request)) == {ARRIVED: 1, SCHEDULED: 1, TOKEN: 8, FINISHED: 1}
     assert kinds(one, request)[:3] == [ARRIVED, SCHEDULED, TOKEN] and kinds(one, request)[-1] == FINISHED
-    assert one.log.of(request)[0].tokens == 20
-    assert Counter(e.index for e in one.log.of(request) if e.kind == TOKEN) == {0: 4, 1: 4}
-    steps = one.log.of(ENGINE)
+    assert one.log.events_of(request)[0].tokens == 20
+    assert Counter(e.index for e in one.log.events_of(request) if e.kind == TOKEN) == {0: 4, 1: 4}
+    steps = one.log.events_of(ENGINE)
     assert {e.kind for e in steps} == {STEP} and [e.tokens for e in steps] == [16, 4, 2, 2, 2]
     times = [e.time for e in one.log.events]
     assert times == sorted(times)
@@ -206,7 +207,7 @@ def test_who_loses_a_place_is_scheduled_anew():
 
 
 def test_metrics_come_with_the_completion():
-    (answer,) = engine().run([[1, 2, 3]], greedy(4))[0]
+    (answer,) = engine().generate([[1, 2, 3]], greedy(4))[0]
     assert answer.metrics["prompt_tokens"] == 3 and answer.metrics["new_tokens"] == 4 and answer.metrics["ttft_s"] > 0
 
 
@@ -295,10 +296,10 @@ def test_run_raises_what_ends_its_request():
     one = engine()
     one.executor.transformer = Spoiled(one.executor.transformer, after=nan_for(77))
     with pytest.raises(RequestError, match="NaN"):
-        one.run([[77], [1]], greedy(6))
+        one.generate([[77], [1]], greedy(6))
     assert used(one) == 0 and not one.has_work, "the others are given up with it"
     with pytest.raises(RequestError, match="empty"):
-        one.run([[1], []], greedy(6))
+        one.generate([[1], []], greedy(6))
     assert used(one) == 0 and not one.has_work, "and those that were accepted before one was refused"
 
 
@@ -326,7 +327,7 @@ def test_what_can_never_be_served_is_refused_with_the_reason_and_changes_nothing
         one.add(**arguments)
     assert says in str(error.value) and "\n" not in str(error.value)
     assert not one.has_work and not one.scheduler.has_work and used(one) == 0
-    assert said(one.run([[1, 2]], greedy(3))) == [[small().generate([1, 2], greedy(3)).token_ids]]
+    assert said(one.generate([[1, 2]], greedy(3))) == [[small().generate([1, 2], greedy(3)).token_ids]]
 
 
 def test_a_refusal_is_in_the_log():
@@ -401,11 +402,11 @@ def test_whatever_comes_and_goes_answers_are_right_and_nothing_is_left(data):
             request = live.pop(data.draw(st.integers(0, len(live) - 1)))
             assert one.cancel(request) == (FINISHED not in kinds(one, request))
     drain(one)
-    assert used(one) == 0 and not one.scheduler.has_work and not one.placed
+    assert used(one) == 0 and not one.scheduler.has_work and not one.scheduled
     if one.scheduler.host:
         assert one.scheduler.host.num_free == 20
     for request, (key, own) in answers.items():
-        ends = [e.kind for e in one.log.of(request) if e.kind in (FINISHED, CANCELLED, FAILED)]
+        ends = [e.kind for e in one.log.events_of(request) if e.kind in (FINISHED, CANCELLED, FAILED)]
         assert len(ends) == 1, "every request ends exactly once"
         for mine, whole in zip(own, expected(*key), strict=True):
             assert mine.token_ids == (whole if ends == [FINISHED] else whole[: len(mine.token_ids)])

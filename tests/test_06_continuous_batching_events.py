@@ -63,12 +63,12 @@ def test_the_index_says_what_a_walk_through_the_whole_list_says(story):
     for request, kind in story:
         log.add(request, kind)
     for request in {r for r, _ in story}:
-        assert log.of(request) == [e for e in log.events if e.request == request]
+        assert log.events_of(request) == [e for e in log.events if e.request == request]
         for kind in (ARRIVED, *MIDDLE, *ENDS):
             assert log.times(request, kind) == [e.time for e in log.events if e.request == request and e.kind == kind]
     assert log.requests() == list(dict.fromkeys(r for r, _ in story if r != ENGINE))
     again = EventLog(events=list(log.events))
-    assert all(again.of(r) == log.of(r) for r in log.requests()), "a log made of given events has the same index"
+    assert all(again.events_of(r) == log.events_of(r) for r in log.requests()), "a log made of given events has the same index"
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=300).map(lives), st.integers(1, 5))
@@ -81,13 +81,13 @@ def test_a_bounded_log_forgets_only_the_oldest_ended_requests(story, keep):
         ended += [request] if kind in ENDS else []
         gone = set(ended[:-keep])
         assert set(log.requests()) == set(whole.requests()) - gone
-        assert all(log.of(r) == whole.of(r) for r in log.requests())
+        assert all(log.events_of(r) == whole.events_of(r) for r in log.requests())
         kept = [e for e in whole.events if e.request not in gone and e.kind != STEP]
         listed = [e for e in log.events if e.request in log.requests()]
         assert listed == kept, "what is left is whole, and in order"
         first = min((e.time for e in kept), default=float("inf"))
         steps = [e for e in whole.events if e.kind == STEP and e.time >= first]
-        assert [e for e in log.of(ENGINE) if e.time >= first] == steps, "steps beside what is left are all there"
+        assert [e for e in log.events_of(ENGINE) if e.time >= first] == steps, "steps beside what is left are all there"
 
 
 def test_a_bounded_log_stays_short_for_ever():
@@ -101,7 +101,7 @@ def test_a_bounded_log_stays_short_for_ever():
         log.add(request, (FINISHED, CANCELLED, REFUSED, FAILED)[request % 4])
         longest = max(longest, len(log.events))
     assert longest <= 2 * 11 * 10 + 64, "10 requests of 10 events, steps included, and what is not swept up yet"
-    assert len(log.of(ENGINE)) <= longest and log.requests() == list(range(4_990, 5_000))
+    assert len(log.events_of(ENGINE)) <= longest and log.requests() == list(range(4_990, 5_000))
     assert len(log._ended) == 10, "nothing else grows"
 
 
@@ -132,7 +132,7 @@ def test_tokens_that_come_together_count_each():
 
 def test_an_unknown_request_has_no_events_and_asking_leaves_nothing_behind():
     log = EventLog()
-    assert log.of(7) == [] and log.times(7, TOKEN) == [] and log.requests() == [] and events.throughput(log) is None
+    assert log.events_of(7) == [] and log.times(7, TOKEN) == [] and log.requests() == [] and events.throughput(log) is None
 
 
 def test_a_log_that_keeps_nothing_is_refused():

@@ -19,7 +19,7 @@ class Drawing:
     def __init__(self, sequence, rule, greedy):
         self.sequence, self.rule, self.greedy = sequence, rule, greedy
 
-    def choose(self, found, eos_ids):
+    def next_token(self, found, eos_ids):
         token, reason = self.rule(self.sequence, found)
         return Delta(*self.sequence, "", [token], [], reason)
 

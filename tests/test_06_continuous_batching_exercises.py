@@ -16,12 +16,12 @@ from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.course.checks import check_close, exercise
-from minillm.engine.answer import Answer, fresh_state
+from minillm.engine.answer import Answer, sampling_state
 from minillm.model.sampling import SamplingParams
 from minillm.scheduler.queues import FairQueue
-from minillm.scheduler.request import Group, Request
+from minillm.scheduler.request import Request, SequenceGroup
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
-from minillm.scheduler.step import Step, divide, open_table
+from minillm.scheduler.step import PlanBuilder, divide, open_table
 
 SIZE = 4  # tokens of a block
 
@@ -39,7 +39,7 @@ def attempt(what, call):
 def group(prompt=4, n=1, id=0, drawn=0, **more):
     """A request in the scheduler: its prompt (a list, or so many tokens), and answers of so many tokens so far."""
     tokens = [id + 10] * prompt if isinstance(prompt, int) else prompt
-    made = Group(Request(id, tokens, 99, n, **more))
+    made = SequenceGroup(Request(id, tokens, 99, n, **more))
     for sequence in made.live:
         sequence.tokens += [50 + sequence.id.index] * drawn
     return made
@@ -184,8 +184,8 @@ def who_stays(shapes, spare):  # -> how many of the most senior
 
 
 def run_step(scheduler):
-    step, pool = Step(scheduler), scheduler.pool
-    attempt("in a step in which blocks run out (who has left has no table any more: it is None)", step.run)
+    step, pool = PlanBuilder(scheduler), scheduler.pool
+    attempt("in a step in which blocks run out (who has left has no table any more: it is None)", step.schedule_running)
     for member in scheduler.preempted:
         tables = [s.table for s in member.live if s.table is not None and s.table.pool is pool]
         held = sorted({block for table in tables for block in table.blocks})
@@ -197,7 +197,7 @@ shapes_of = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1
 
 
 @exercise("06.2", points=2, hint=(
-    "Take blocks from the last of scheduler.running, one group after the other, until growth(...) fits into pool.num_free.",
+    "Take blocks from the last of scheduler.running, one group after the other, until blocks_needed(...) fits pool.num_free.",
     "Python's while … else: the else runs if the loop was not left by break. Who has left gets no tokens in this step.",
 ))  # fmt: skip
 @given(shapes=shapes_of, spare=st.integers(0, 3))
@@ -216,7 +216,7 @@ def test_the_most_senior_go_on_and_the_last_give_way(shapes, spare):
     assert served == right, f"{story}: who has its blocks computes one token: {right} (request, answer), found {served}"
 
 
-@exercise("06.2", points=1, hint="Whoever leaves now was senior to all who left before: it comes back before them (appendleft).")
+@exercise("06.2", points=1, hint="A group preempted now is senior to all preempted before: it resumes first (appendleft).")
 @given(shapes=shapes_of, spare=st.integers(0, 3))
 def test_who_gives_way_comes_back_in_order_of_seniority(shapes, spare):
     stay = who_stays(shapes, spare)
@@ -230,7 +230,7 @@ def test_who_gives_way_comes_back_in_order_of_seniority(shapes, spare):
     assert ids == right, f"{story}: the others come back in the order {right}, found {ids}"
 
 
-@exercise("06.2", points=2, hint="leave(group, host, plan) gives the blocks back and writes down who left; nothing else does.")
+@exercise("06.2", points=2, hint="preempt(group, host, plan) gives the blocks back and notes it in the plan; nothing else does.")
 @given(shapes=shapes_of, spare=st.integers(0, 3))
 def test_who_gives_way_gives_all_its_blocks_back(shapes, spare):
     stay = who_stays(shapes, spare)
@@ -245,7 +245,7 @@ def test_who_gives_way_gives_all_its_blocks_back(shapes, spare):
     assert lost == right, f"{story}: the plan says that {right} (request, answer) lost their place, found {lost}"
 
 
-@exercise("06.2", points=1, hint="The watermark is for those who enter (can_allocate): the running may take the last block.")
+@exercise("06.2", points=1, hint="The watermark is for admission (can_allocate): running groups may take the last block.")
 def test_who_runs_may_take_the_blocks_that_newcomers_must_leave():
     scheduler = crowd([(4, 1), (2, 1)], spare=1, watermark=1)
     run_step(scheduler)
@@ -253,7 +253,7 @@ def test_who_runs_may_take_the_blocks_that_newcomers_must_leave():
     assert ids == [0, 1], f"request 0 needs a block, one is free, watermark 1: nobody has to leave, found {ids} still running"
 
 
-@exercise("06.2", points=1, hint="Where there is a host's pool, leave swaps: give it scheduler.host.")
+@exercise("06.2", points=1, hint="Where there is a host's pool, preempt swaps: give it scheduler.host.")
 def test_with_a_host_blocks_are_swapped_and_not_forgotten():
     scheduler = crowd([(8, 1), (8, 1), (6, 2)], 0, host=8)  # 0 and 1 need a third block each, and 2 has two
     *stay, third = scheduler.running
@@ -338,15 +338,15 @@ def ask(queue, story):
         found = attempt(story, queue.preferred)
     except pytest.fail.Exception as error:
         if (user := str(error).partition("KeyError: ")[2].strip("'")) in queue.served:
-            pytest.fail(f"{story}: {user} has no request in line; choose among the users of `lines`")
+            pytest.fail(f"{story}: {user} has no request in line; choose among the users of `queues`")
         raise
-    assert isinstance(found, Group), f"{story}: a waiting group is expected, found {found!r}"
+    assert isinstance(found, SequenceGroup), f"{story}: a waiting group is expected, found {found!r}"
     return found.request.id
 
 
 @exercise("06.5", points=2, hint=(
-    "served[user] counts tokens. Whose is the least, among the users who have a line?",
-    "lines[user] is in order of arrival: its first value is the one; it stays in line until it enters.",
+    "served[user] counts tokens. Whose is the least, among the users who have a queue?",
+    "queues[user] is in order of arrival: its first value is the one; it stays there until it is admitted.",
 ))  # fmt: skip
 @given(users=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), tokens=st.permutations([3, 40, 500, 6000]))
 def test_the_user_served_the_fewest_tokens_is_next(users, tokens):
@@ -357,11 +357,11 @@ def test_the_user_served_the_fewest_tokens_is_next(users, tokens):
     story = f"requests of {''.join(users)} in order of arrival, tokens served {served}"
     found = ask(queue, story)
     assert found == right, f"{story}: next is request {right}, the first of {poorest}; found {found} of {users[found]}"
-    waiting = sum(map(len, queue.lines.values()))
+    waiting = sum(map(len, queue.queues.values()))
     assert waiting == len(users), f"{story}: to be next is not to have entered, but now {waiting} are in line, not {len(users)}"
 
 
-@exercise("06.5", points=1, hint="lines is in the order in which the users' lines began, and min takes the first of equals.")
+@exercise("06.5", points=1, hint="queues is in the order in which the users' queues began, and min takes the first of equals.")
 @given(users=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9))
 def test_among_equals_the_line_that_began_first_is_next(users):
     right, queue = 0, queue_of(users, dict.fromkeys("abcd", 7))
@@ -370,10 +370,10 @@ def test_among_equals_the_line_that_began_first_is_next(users):
     assert found == right, f"{story}: the line of {users[0]} began first, so request 0 is next; found {found}"
 
 
-@exercise("06.5", points=1, hint="Not the first to come among all: the line that began first, whoever stands at its head now.")
+@exercise("06.5", points=1, hint="Not the first request of all: the queue that began first, whatever its head is now.")
 def test_a_line_keeps_its_place_when_its_head_has_left():
     queue = queue_of("aba", {"a": 7, "b": 7})
-    queue.remove(queue.line[0])
+    queue.remove(queue.waiting[0])
     found = ask(queue, "requests of aba, and the first was withdrawn")
     assert found == 2, f"a and b were served the same, and a's line began first: next is request 2, a's second, found {found}"
 
@@ -398,9 +398,9 @@ def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, roun
             queue.push(group(id=10 * i + j, user=user))
     for _ in range(rounds):
         story = f"requests of {cost} tokens, served so far {dict(served)}"
-        chosen = queue.line[ask(queue, story)]
+        chosen = queue.waiting[ask(queue, story)]
         user = chosen.request.user
-        queue.enter(chosen)
+        queue.pop(chosen)
         queue.charge(user, cost[user])
         served[user] += cost[user]
         apart = max(served[u] for u in cost) - min(served[u] for u in cost)
@@ -414,7 +414,7 @@ seeds_and = st.integers(0, 1000)
 
 def state_of(seed, index, penalty=1.0, prompt=(2, 5), vocab=8):
     params = SamplingParams(seed=seed, repetition_penalty=penalty)
-    return attempt(f"for seed {seed} and answer {index}", lambda: fresh_state(params, index, list(prompt), vocab))
+    return attempt(f"for seed {seed} and answer {index}", lambda: sampling_state(params, index, list(prompt), vocab))
 
 
 @exercise("06.6", points=2, hint=(
@@ -497,7 +497,7 @@ def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
         made = [Answer(id, prompt, params, None, Silent(), context=99, vocab_size=12) for id in requests]
         for row in logits:
             for answer in made:
-                answer.choose(row, ())
+                answer.next_token(row, ())
         return [answer.token_ids for answer in made]
 
     (alone,) = answers(0)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_help import PATIENCE_S, TOKENIZER, FakeEngine, call, is_error, opened, post, running, say, wait_until
 
-from minillm.server.listen import allow_files
+from minillm.server.listen import raise_file_limit
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 
@@ -205,7 +205,7 @@ def test_a_client_killed_mid_stream_frees_its_request():
 
 
 def test_a_thousand_connections_at_once():
-    if (files := allow_files()) < 2200:
+    if (files := raise_file_limit()) < 2200:
         pytest.skip(f"both ends of 1,000 connections need 2,200 open files, this machine allows {files:,}")
     engine = FakeEngine(delay=0.02)
     with running(engine) as (port, _):

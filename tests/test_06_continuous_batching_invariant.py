@@ -58,7 +58,7 @@ def in_chunks(transformer, tokens, size, cache=None):
 def among(transformer, tokens, batch, seed, pages=None):
     """In pieces of chance, at a place of chance among batch - 1 neighbours who decode, or compute a prompt, of any length."""
     rng = np.random.default_rng(seed)
-    store = PageStore.of(transformer.config, batch * 130 // (pages or 1) + batch, pages) if pages else None
+    store = PageStore.for_model(transformer.config, batch * 130 // (pages or 1) + batch, pages) if pages else None
     new = store.new_cache if store else transformer.new_cache
     neighbours, mine, out = [new() for _ in range(batch - 1)], new(), []
     while mine.length < len(tokens):
@@ -231,7 +231,7 @@ def test_an_engine_in_this_mode_gives_the_same_bits_whatever_runs_beside(backend
     """The log-probabilities, as float64 of float32 logits, show every bit."""
     llm = LLM(random_model(SMALL, backend=backend))
     params = greedy(12, temperature=1.0, seed=3, logprobs=4)
-    quiet = engine(llm, invariant=True).run([ids(6, 30)], params)[0][0]
+    quiet = engine(llm, invariant=True).generate([ids(6, 30)], params)[0][0]
     busy = engine(llm, invariant=True, num_blocks=40, max_tokens_per_step=24, prefix="radix")
     others = [busy.add(ids(7 + i, 5 + 4 * i), greedy(10)) for i in range(5)]
     mine = busy.add(ids(6, 30), params)
@@ -241,14 +241,14 @@ def test_an_engine_in_this_mode_gives_the_same_bits_whatever_runs_beside(backend
     while busy.has_work:
         busy.step()
     assert answer.token_ids == quiet.token_ids and answer.logprobs == quiet.logprobs
-    fast = engine(llm).run([ids(6, 30)], params)[0][0]
+    fast = engine(llm).generate([ids(6, 30)], params)[0][0]
     assert fast.logprobs != quiet.logprobs, "other operations, other bits: so the mode was on"
 
 
 def test_an_engine_leaves_the_model_it_was_given_as_it_is():
     llm = LLM(random_model(SMALL))
     before = llm.transformer.ops
-    said(engine(llm, invariant=True).run([[1]], greedy(2)))
+    said(engine(llm, invariant=True).generate([[1]], greedy(2)))
     assert llm.transformer.ops is before and llm.transformer.ops.linear is layers.linear
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scheduler_help import most_blocks, request, schedule, started
 
 from minillm.errors import RequestError
-from minillm.scheduler.config import POLICIES, PREFIXES, SchedulerConfig, blocks_at_most
+from minillm.scheduler.config import POLICIES, PREFIXES, SchedulerConfig, max_blocks
 from minillm.scheduler.scheduler import Request, Scheduler
 
 LIMITS = {"num_blocks": 10, "block_size": 4, "max_sequences": 4, "max_tokens_per_step": 16, "context_length": 36}
@@ -74,7 +74,7 @@ def test_a_configuration_that_cannot_be_is_refused(wrong, message):
 def test_a_request_that_fills_the_pool_to_the_last_block_runs_to_its_end(prompt, max_tokens, n, size, policy, prefix, watermark):
     asked = request(0, prompt, max_tokens, n=n)
     blocks = most_blocks(asked, size)
-    assert blocks_at_most(asked, size) == blocks
+    assert max_blocks(asked, size) == blocks
     config = {"block_size": size, "policy": policy, "prefix": prefix, "max_sequences": 4, "max_tokens_per_step": 16}
     engine = started(asked, num_blocks=blocks, watermark=min(watermark, blocks - 1), **config)
     peak = 0

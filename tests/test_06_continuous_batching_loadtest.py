@@ -26,8 +26,8 @@ from minillm import cli
 from minillm.errors import MiniLLMError
 from minillm.load import generator, workload
 from minillm.load import report as shown
-from minillm.load.client import Client, Outcome
-from minillm.load.traces import Request
+from minillm.load.client import Client, RequestResult
+from minillm.load.traces import TraceRequest
 from minillm.metrics import perfetto
 from minillm.metrics.events import (
     ARRIVED,
@@ -79,10 +79,10 @@ class VirtualClient:
         self.under_way -= 1
         if number in self.fails:
             self.log.add(number, FAILED)
-            return Outcome(number, "http 500")
+            return RequestResult(number, "http 500")
         self.log.add(number, TOKEN)
         self.log.add(number, FINISHED)
-        return Outcome(number)
+        return RequestResult(number)
 
 
 def virtually(requests, seconds, fails=(), **options):
@@ -93,7 +93,7 @@ def virtually(requests, seconds, fails=(), **options):
 
 
 def due(*times):
-    return [Request(5, 1, arrival=t) for t in times]
+    return [TraceRequest(5, 1, arrival=t) for t in times]
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 50)), min_size=1, max_size=20))
@@ -162,7 +162,7 @@ def stopped(requests, seconds, after, **options):
 def test_stopped_it_cancels_what_is_under_way_and_keeps_what_is_done(options, sent):
     client, test = stopped(due(0, 1, 2, 10), [1, 9, 9, 9], 5, **options)
     assert test.stopped and len(client.log.requests()) == sent
-    ends = [client.log.of(i)[-1].kind for i in range(sent)]
+    ends = [client.log.events_of(i)[-1].kind for i in range(sent)]
     assert ends == [FINISHED, CANCELLED, CANCELLED]
     assert [test.outcomes[i].error for i in range(sent)] == [None, "cancelled", "cancelled"]
     report = generator.report(test)
@@ -190,7 +190,7 @@ def against(requests, behave=None, server=None, **options):
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("overhead", [0, 31])
 def test_text_prompts_have_as_many_tokens_as_asked_whatever_a_template_adds(chat, overhead):
-    requests = workload.at_times(workload.cut([Request(n, 5) for n in (40, 100, 700)]), [0, 0, 0])
+    requests = workload.at_times(workload.cut([TraceRequest(n, 5) for n in (40, 100, 700)]), [0, 0, 0])
     test, mock, client = against(requests, server={"overhead": overhead}, chat=chat)
     assert [row["prompt_tokens"] for row in generator.rows(test)] == [40, 100, 700]
     assert client.model == "mock" and [row["new_tokens"] for row in generator.rows(test)] == [5, 5, 5]
@@ -200,7 +200,7 @@ def test_text_prompts_have_as_many_tokens_as_asked_whatever_a_template_adds(chat
 def test_token_ids_are_sent_as_they_are():
     test, mock, _ = against(due(0.0), vocabulary=(7, 9))
     prompt = mock.asked[-1][2]["prompt"]
-    assert len(prompt) == 5 and set(prompt) <= {7, 8} and prompt == workload.token_ids(Request(5, 1), 0, 0, (7, 9))
+    assert len(prompt) == 5 and set(prompt) <= {7, 8} and prompt == workload.token_ids(TraceRequest(5, 1), 0, 0, (7, 9))
 
 
 def test_a_server_that_does_not_say_how_it_counts_is_believed_to_count_words():
@@ -221,7 +221,7 @@ def test_what_cannot_be_run_is_said_in_one_line(options, words):
     with pytest.raises(MiniLLMError, match=words):
         against(due(0.0), **options)
     with pytest.raises(MiniLLMError, match="at most 100,000,000"):
-        against([Request(10_000_000, 1, arrival=0.0)] * 11)
+        against([TraceRequest(10_000_000, 1, arrival=0.0)] * 11)
 
 
 def test_mixed_answers_are_all_accounted_for():
@@ -237,7 +237,7 @@ def test_mixed_answers_are_all_accounted_for():
         return True
 
     for concurrency in (None, 3):
-        requests = [Request(5, 2 + i, arrival=0.001 * i) for i in range(35)]
+        requests = [TraceRequest(5, 2 + i, arrival=0.001 * i) for i in range(35)]
         test, _, _ = against(requests, behave, concurrency=concurrency)
         report = generator.report(test)
         assert report["errors"] == {"disconnected": 10, "http 429": 5, "http 500": 5, "not http": 5}

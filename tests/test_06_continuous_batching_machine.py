@@ -174,7 +174,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for group in scheduler.preempted:
             assert all((s.table is not None) == group.swapped for s in group.live)
         assert not any(group.swapped for group in scheduler.running)
-        for group in scheduler.queue.line.values():
+        for group in scheduler.queue.waiting.values():
             assert all(s.table is None for s in group.live), "a waiting request holds blocks"
 
     @invariant()
@@ -182,7 +182,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         assert set(scheduler.sequences) == set(self.loop.tokens), "a request is lost, or does not go"
         assert {id: s.tokens for id, s in scheduler.sequences.items()} == self.loop.tokens
-        inside = [g.request.id for g in [*scheduler.running, *scheduler.preempted, *scheduler.queue.line.values()]]
+        inside = [g.request.id for g in [*scheduler.running, *scheduler.preempted, *scheduler.queue.waiting.values()]]
         assert sorted(inside) == sorted(scheduler.groups), "a request is nowhere, or in two places"
         counts = scheduler.num_waiting + scheduler.num_running + scheduler.num_swapped
         assert counts == len(scheduler.groups) and scheduler.num_waiting >= len(scheduler.queue)

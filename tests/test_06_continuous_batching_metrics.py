@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minillm.course.checks import check_close, exercise
 from minillm.errors import MiniLLMError
 from minillm.metrics import summary
-from minillm.metrics.bootstrap import PERCENTILES, distribution, statistics
+from minillm.metrics.bootstrap import PERCENTILES, bootstrap, statistics
 from minillm.metrics.events import (
     ARRIVED,
     CACHED,
@@ -243,27 +243,27 @@ def test_an_interval_is_that_of_resamples_that_are_really_made(groups, seed):
     for _ in range(20):
         values = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
         made.append([values.mean(), *np.percentile(values, PERCENTILES)])
-    found = distribution(groups, resamples=20, seed=seed)
+    found = bootstrap(groups, resamples=20, seed=seed)
     for name, column in zip(("mean", *(f"p{p}" for p in PERCENTILES)), np.array(made).T, strict=True):
         assert found[f"{name}_ci"] == pytest.approx(tuple(np.quantile(column, (0.025, 0.975))), abs=1e-9)
 
 
 def test_one_request_has_no_interval_and_two_equal_ones_have_one_of_no_width():
-    assert distribution([[3.0, 4.0]])["p50_ci"] is None and distribution([[3.0, 4.0]])["p50"] == 3.5
-    assert distribution([[3.0], [3.0]])["p99_ci"] == (3.0, 3.0)
-    assert distribution([]) == {"count": 0} == distribution([[], []])
+    assert bootstrap([[3.0, 4.0]])["p50_ci"] is None and bootstrap([[3.0, 4.0]])["p50"] == 3.5
+    assert bootstrap([[3.0], [3.0]])["p99_ci"] == (3.0, 3.0)
+    assert bootstrap([]) == {"count": 0} == bootstrap([[], []])
 
 
 def test_the_same_seed_gives_the_same_interval():
     groups = [[float(i % 7), float(i)] for i in range(30)]
-    assert distribution(groups) == distribution(groups) and distribution(groups, seed=1) != distribution(groups)
+    assert bootstrap(groups) == bootstrap(groups) and bootstrap(groups, seed=1) != bootstrap(groups)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law():
     """Standard error of the mean of 400 exponentials: 1/20. The bootstrap's own error of its ends is about 5% of it."""
     rng = random.Random(5)
     values = [rng.expovariate(1.0) for _ in range(400)]
-    low, high = distribution([[v] for v in values])["mean_ci"]
+    low, high = bootstrap([[v] for v in values])["mean_ci"]
     spread = np.std(values) / 20
     assert (high - low) == pytest.approx(2 * 1.96 * spread, rel=0.15)
     assert (low + high) / 2 == pytest.approx(np.mean(values), abs=0.3 * spread)
@@ -275,7 +275,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     hits = 0
     for seed in range(200):
         rng = random.Random(seed)
-        low, high = distribution([[rng.expovariate(1.0)] for _ in range(60)], resamples=300, seed=seed)["p50_ci"]
+        low, high = bootstrap([[rng.expovariate(1.0)] for _ in range(60)], resamples=300, seed=seed)["p50_ci"]
         hits += low <= math.log(2) <= high
     assert 170 <= hits <= 199
 
@@ -284,6 +284,6 @@ def test_values_of_one_request_are_drawn_together():
     """Ten requests of 100 equal gaps know ten things, not a thousand."""
     rng = random.Random(2)
     pace = [rng.uniform(1, 2) for _ in range(10)]
-    together = distribution([[p] * 100 for p in pace])["mean_ci"]
-    alone = distribution([[p] for p in pace for _ in range(100)])["mean_ci"]
+    together = bootstrap([[p] * 100 for p in pace])["mean_ci"]
+    alone = bootstrap([[p] for p in pace for _ in range(100)])["mean_ci"]
     assert (together[1] - together[0]) > 5 * (alone[1] - alone[0])

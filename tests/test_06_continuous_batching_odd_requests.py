@@ -15,7 +15,7 @@ from minillm import LLM, SamplingParams
 from minillm.engine.async_engine import AsyncEngine
 from minillm.errors import RequestError
 from minillm.model.random_model import byte_tokenizer, random_model
-from minillm.scheduler.config import SchedulerConfig, blocks_at_most, longest_answer
+from minillm.scheduler.config import SchedulerConfig, longest_answer, max_blocks
 from minillm.scheduler.request import Request
 from minillm.server.app import Served
 
@@ -40,7 +40,7 @@ def test_the_longest_answer_is_the_last_that_fits(prompt, n, blocks, size, conte
 
     def fits(tokens):
         within = context is None or prompt + tokens <= context
-        return within and blocks_at_most(Request(0, [0] * prompt, tokens, n), size) <= blocks
+        return within and max_blocks(Request(0, [0] * prompt, tokens, n), size) <= blocks
 
     lengths = [tokens for tokens in range(1, blocks * size + 2) if fits(tokens)]
     assert longest_answer(prompt, n, config) == max(lengths, default=0)
@@ -75,7 +75,7 @@ def test_what_would_break_the_queue_is_refused_when_it_comes(options, word, orde
     core.add("another", greedy(4), n=2.0, priority=1.5, salt=("a", 1))
     while core.has_work:
         core.step()
-    ends = [core.log.of(request)[-1].kind for request in core.log.requests()]
+    ends = [core.log.events_of(request)[-1].kind for request in core.log.requests()]
     assert ends == ["finished", "refused", "finished"] and core.log.requests()[0] == good
 
 

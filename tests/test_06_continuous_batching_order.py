@@ -11,7 +11,7 @@ from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
 from minillm.errors import BlockError
 from minillm.scheduler.config import ORDERS, POLICIES, PREEMPTIONS
-from minillm.scheduler.request import Group
+from minillm.scheduler.request import SequenceGroup
 from minillm.scheduler.scheduler import Request
 from minillm.scheduler.step import open_table
 
@@ -58,7 +58,7 @@ def test_two_users_share_evenly_whatever_they_ask_for():
         for share in engine.step().shares:
             request_ = engine.requests[share.sequence.request]
             served[request_.user] += len(share.tokens)
-    assert engine.scheduler.queue.lines.keys() == {"greedy", "modest"}, "both still wait"
+    assert engine.scheduler.queue.queues.keys() == {"greedy", "modest"}, "both still wait"
     assert abs(served["greedy"] - served["modest"]) <= 2 * 32, "no more apart than two of the larger requests"
 
 
@@ -111,7 +111,7 @@ def test_the_one_who_waits_longest_is_passed_so_often_and_no_oftener(order, pati
 
 
 def a_group(prompt, n=1, **more):
-    return Group(Request(0, prompt, 4, n, **more))
+    return SequenceGroup(Request(0, prompt, 4, n, **more))
 
 
 def test_a_request_enters_if_its_blocks_leave_the_watermark_free():

@@ -7,10 +7,10 @@ from scheduler_help import request, schedule, shown, started
 
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
-from minillm.scheduler.preemption import growth
+from minillm.scheduler.preemption import blocks_needed
 
 
-def test_the_last_to_come_gives_way_and_is_the_first_to_come_back():
+def test_the_last_to_come_gives_way_and_is_the_first_to_swap_in():
     engine = started(*(request(i, 4, 9) for i in range(3)), request(3, 1, 1), num_blocks=6, policy="orca", max_sequences=3)
     found, back = [], []
     while engine.scheduler.has_work:
@@ -72,7 +72,7 @@ def test_growth_is_what_is_then_taken(prompt, answers, apart):
         for table in tables[:apart]:
             table.append(1)
         takes = [(table, n) for table in tables[-writers:]]
-        free, need = pool.num_free, growth(takes)
+        free, need = pool.num_free, blocks_needed(takes)
         for table, n in takes:
             table.append(n)
         assert free - pool.num_free == need

@@ -45,7 +45,7 @@ class Site:
         self.config = SchedulerConfig(**{"num_blocks": 128, "block_size": 8, "max_sequences": 16, **config})
         self.engine = Engine(llm, self.config, log=self.log)
         self.front = AsyncEngine(self.engine, max_queue=max_queue)
-        self.served = Served.of(llm, "small", self.config.num_blocks * self.config.block_size)
+        self.served = Served.from_llm(llm, "small", self.config.num_blocks * self.config.block_size)
 
     def running(self, **options):
         return running(self.front, self.served, self.page, **options)
@@ -401,7 +401,7 @@ def test_the_engine_of_the_command_forgets_old_requests_and_hides_its_warming_up
     assert front.engine.executor.transformer is llm.transformer, "batch invariance is asked for, or not there"
     asked, _, _ = build(arguments("--blocks", "32", "--batch-invariant"), llm)
     assert asked.engine.executor.transformer.ops is not llm.transformer.ops
-    front.engine.run([[1, 2]], SamplingParams(max_tokens=3))
+    front.engine.generate([[1, 2]], SamplingParams(max_tokens=3))
     assert b"minillm_generation_tokens_total 3.0" in page.render(front.stats())
 
 

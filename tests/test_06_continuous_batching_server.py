@@ -520,7 +520,7 @@ def test_metrics_over_http_and_two_pages_share_nothing():
     with running(FakeEngine(), page=first) as (port, _):
         status, headers, data = call(port, "GET", "/metrics")
     assert status == 200 and headers["content-type"].startswith("text/plain") and b"minillm_kv_blocks 100.0" in data
-    first.feed(None, 1, TOKEN, 5)
+    first.record(None, 1, TOKEN, 5)
     assert b"minillm_generation_tokens_total 0.0" in second.render({})
 
 

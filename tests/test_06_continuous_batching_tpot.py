@@ -6,7 +6,7 @@ from engine_help import engine, greedy, small
 from minillm.bench.compare import speeds
 from minillm.errors import MiniLLMError
 from minillm.load.generator import LoadTest, rows
-from minillm.load.traces import Request
+from minillm.load.traces import TraceRequest
 from minillm.metrics import events, summary
 from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, USAGE, Event, EventLog
 from minillm.server.metrics_page import MetricsPage, WatchedLog
@@ -31,7 +31,7 @@ def log_of(answers, usage=None, log=None):
 def doors(log):
     """Every way to ask for the TPOT of the one request in a log."""
     measured = summary.measure(log, 3)
-    client = LoadTest([None] * 3 + [Request(5, 3)], log, open_loop=False)
+    client = LoadTest([None] * 3 + [TraceRequest(5, 3)], log, open_loop=False)
     return {
         "events": events.tpot(log, 3),
         "summary": events.summary(log, 3)["tpot_s"],
@@ -76,8 +76,8 @@ def test_what_a_server_reports_is_shared_out_as_it_was_seen():
 def test_the_engine_gives_each_answer_its_own(tmp_path):
     llm, log = small(), EventLog()
     runner = engine(llm, log=log)
-    alone = runner.run("hello", greedy(12))[0][0].token_ids
-    (completions,) = runner.run("hello", greedy(12, stop_token_ids=[alone[4]], temperature=1.0, seed=3), n=3)
+    alone = runner.generate("hello", greedy(12))[0][0].token_ids
+    (completions,) = runner.generate("hello", greedy(12, stop_token_ids=[alone[4]], temperature=1.0, seed=3), n=3)
     request = log.requests()[-1]
     assert [len(c.token_ids) for c in completions] == [c.metrics["new_tokens"] for c in completions]
     each = [c.metrics["tpot_s"] for c in completions]
@@ -96,8 +96,8 @@ def test_an_unknown_request_is_an_error_in_words():
 
 
 def test_run_gives_completions_also_where_the_log_forgets():
-    """The metrics of a request are taken when it finishes: at the end of `run` the log may have forgotten it."""
+    """The metrics of a request are taken when it finishes: at the end of `generate` the log may have forgotten it."""
     log = EventLog(keep_last=1)
-    found = engine(log=log).run([[1], [2, 3], [4]], [greedy(2), greedy(2), greedy(4)])
+    found = engine(log=log).generate([[1], [2, 3], [4]], [greedy(2), greedy(2), greedy(4)])
     assert [len(c[0].token_ids) for c in found] == [2, 2, 4] and log.requests() == [2]
     assert [c[0].metrics["prompt_tokens"] for c in found] == [1, 2, 1]

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from minillm.errors import TraceError
-from minillm.load.profiles import FOLDER, draw, fit, load, quantiles
-from minillm.load.traces import Request, read_any, read_azure, read_mooncake, read_sharegpt
+from minillm.load.profiles import FOLDER, draw, fit, load_profile, quantiles
+from minillm.load.traces import TraceRequest, read_any, read_azure, read_mooncake, read_sharegpt
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 SHAREGPT = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n"
@@ -64,15 +64,15 @@ def test_a_trace_without_its_clock_is_refused(tmp_path):
 
 def test_sharegpt_has_lengths_and_no_clock(tmp_path):
     path = written(tmp_path, SHAREGPT + "74,918,992,0.08\n290,905,1195,0.32\n")
-    assert read_sharegpt(path) == [Request(74, 918), Request(290, 905)]
+    assert read_sharegpt(path) == [TraceRequest(74, 918), TraceRequest(290, 905)]
     with pytest.raises(TraceError, match=":2: output must be a whole number"):
         read_sharegpt(written(tmp_path, SHAREGPT + "74,9.5,83,7\n"))
 
 
 def test_a_trace_is_known_by_its_first_line(tmp_path):
-    assert read_any(written(tmp_path, "\ufeff" + AZURE + "2023-11-16,7,4\n")) == [Request(7, 4, arrival=0.0)]
-    assert read_any(written(tmp_path, SHAREGPT + "7,4,11,1\n")) == [Request(7, 4)]
-    assert read_any(written(tmp_path, MOONCAKE % 5)) == [Request(600, 5, (0, 1), 0.0)]
+    assert read_any(written(tmp_path, "\ufeff" + AZURE + "2023-11-16,7,4\n")) == [TraceRequest(7, 4, arrival=0.0)]
+    assert read_any(written(tmp_path, SHAREGPT + "7,4,11,1\n")) == [TraceRequest(7, 4)]
+    assert read_any(written(tmp_path, MOONCAKE % 5)) == [TraceRequest(600, 5, (0, 1), 0.0)]
     for text in ("", "hello\n", "prompt,output\n"):
         with pytest.raises(TraceError, match="known by its first line"):
             read_any(written(tmp_path, text))
@@ -80,7 +80,7 @@ def test_a_trace_is_known_by_its_first_line(tmp_path):
 
 def test_the_profile_of_sharegpt_is_like_what_the_trace_is_said_to_be():
     """Mean and quartiles that plain Python finds in the published file; 30,731 draws, ten standard errors and more."""
-    requests = draw(load("sharegpt_8k"))
+    requests = draw(load_profile("sharegpt_8k"))
     assert len(requests) == 30_731 and all(1 <= r.prompt <= 8141 and 2 <= r.output <= 1024 for r in requests)
     assert sum(r.prompt for r in requests) / 30_731 == pytest.approx(2340, rel=0.05)
     assert sum(r.output for r in requests) / 30_731 == pytest.approx(438.7, rel=0.05)

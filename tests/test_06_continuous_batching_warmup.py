@@ -74,5 +74,5 @@ def test_a_warm_up_fits_any_pool_and_leaves_nothing(config):
     core = engine(small(), prefix="hash", **config)
     warm_up(core)
     assert not core.has_work and used(core) == 0
-    kinds = {event.kind for request in core.log.requests() for event in core.log.of(request)}
+    kinds = {event.kind for request in core.log.requests() for event in core.log.events_of(request)}
     assert "failed" not in kinds and "refused" not in kinds

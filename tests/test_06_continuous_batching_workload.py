@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minillm.errors import MiniLLMError
 from minillm.load import workload
-from minillm.load.traces import HASHED_TOKENS, Request
+from minillm.load.traces import HASHED_TOKENS, TraceRequest
 
 
 def gaps(times):
@@ -68,22 +68,22 @@ def test_arrivals_that_cannot_be_are_refused(bad, words):
 
 
 def test_a_trace_keeps_its_clock_stretched():
-    trace = [Request(5, 1, arrival=4.0), Request(6, 1, arrival=2.0), Request(7, 1, arrival=2.0)]
+    trace = [TraceRequest(5, 1, arrival=4.0), TraceRequest(6, 1, arrival=2.0), TraceRequest(7, 1, arrival=2.0)]
     assert [(r.prompt, r.arrival) for r in workload.as_traced(trace, 0.5)] == [(6, 0.0), (7, 0.0), (5, 1.0)]
     assert workload.as_traced([]) == []
     for scale in (0, -1, math.inf, math.nan):
         with pytest.raises(MiniLLMError, match="time scale"):
             workload.as_traced(trace, scale)
     with pytest.raises(MiniLLMError, match="no arrival times"):
-        workload.as_traced([Request(5, 1)])
+        workload.as_traced([TraceRequest(5, 1)])
 
 
 def test_requests_can_be_given_other_times_and_lengths():
     requests = workload.at_times(workload.fixed(2, 7, 3), [0.0, 0.25])
-    assert requests == [Request(7, 3, arrival=0.0), Request(7, 3, arrival=0.25)]
-    long = Request(1300, 900, (4, 5, 6), 1.5)
-    assert workload.cut([long], 512, 10) == [Request(512, 10, (4,), 1.5)] and workload.cut([long], 513) == [
-        Request(513, 900, (4, 5), 1.5)
+    assert requests == [TraceRequest(7, 3, arrival=0.0), TraceRequest(7, 3, arrival=0.25)]
+    long = TraceRequest(1300, 900, (4, 5, 6), 1.5)
+    assert workload.cut([long], 512, 10) == [TraceRequest(512, 10, (4,), 1.5)] and workload.cut([long], 513) == [
+        TraceRequest(513, 900, (4, 5), 1.5)
     ]
     assert workload.cut([long]) == [long]
     for bad in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
@@ -93,7 +93,7 @@ def test_requests_can_be_given_other_times_and_lengths():
 
 @given(st.integers(1, 1500), st.integers(0, 1000))
 def test_prompts_have_exactly_as_many_ids_and_words(prompt, number):
-    request = Request(prompt, 1)
+    request = TraceRequest(prompt, 1)
     ids = workload.token_ids(request, number, vocabulary=(5, 9))
     assert len(ids) == prompt and set(ids) <= {5, 6, 7, 8} and ids == workload.token_ids(request, number, vocabulary=(5, 9))
     text = workload.text(request, number)
@@ -107,7 +107,8 @@ def shared(a, b):
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=4), st.lists(st.integers(0, 2), min_size=1, max_size=4), st.data())
 def test_prompts_share_their_beginning_exactly_as_far_as_their_pages(first, second, data):
     """Ids and words are drawn from many, so that equal ones beyond the shared pages are chance: below 1/100 each."""
-    prompts = [Request(HASHED_TOKENS * len(pages) - data.draw(st.integers(0, 500)), 1, tuple(pages)) for pages in (first, second)]
+    lengths = [HASHED_TOKENS * len(pages) - data.draw(st.integers(0, 500)) for pages in (first, second)]
+    prompts = [TraceRequest(n, 1, tuple(pages)) for n, pages in zip(lengths, (first, second), strict=True)]
     expected = min(HASHED_TOKENS * shared(first, second), *(r.prompt for r in prompts))
     for make in (workload.words, lambda r, n: workload.token_ids(r, n, vocabulary=(0, 50_000))):
         a, b = (make(r, number) for number, r in enumerate(prompts))
@@ -116,16 +117,16 @@ def test_prompts_share_their_beginning_exactly_as_far_as_their_pages(first, seco
 
 
 def test_prompts_without_pages_share_nothing_and_the_seed_matters():
-    request = Request(50, 1)
+    request = TraceRequest(50, 1)
     make = [workload.words(request, number, seed) for number, seed in ((0, 0), (1, 0), (0, 1))]
     assert all(shared(a, b) < 10 for a, b in ((make[0], make[1]), (make[0], make[2])))
 
 
 def test_text_leaves_room_for_what_a_template_adds():
-    assert len(workload.text(Request(100, 1), 0, overhead=31).split()) == 69
-    assert len(workload.text(Request(100, 1), 0, per_word=2.0, overhead=20).split()) == 40
-    assert len(workload.text(Request(3, 1), 0, overhead=31).split()) == 1, "a prompt is never empty"
-    assert len(workload.text(Request(600, 1, (1, 2)), 0, per_word=0.5).split()) == 1200
+    assert len(workload.text(TraceRequest(100, 1), 0, overhead=31).split()) == 69
+    assert len(workload.text(TraceRequest(100, 1), 0, per_word=2.0, overhead=20).split()) == 40
+    assert len(workload.text(TraceRequest(3, 1), 0, overhead=31).split()) == 1, "a prompt is never empty"
+    assert len(workload.text(TraceRequest(600, 1, (1, 2)), 0, per_word=0.5).split()) == 1200
 
 
 def test_the_words_are_different_and_plain():
@@ -141,4 +142,4 @@ def test_each_word_is_one_token_of_a_real_vocabulary(smollm2):
 def test_a_vocabulary_must_hold_something():
     for bad in ((5, 5), (6, 5), (-1, 5)):
         with pytest.raises(MiniLLMError, match="vocabulary"):
-            workload.token_ids(Request(5, 1), 0, vocabulary=bad)
+            workload.token_ids(TraceRequest(5, 1), 0, vocabulary=bad)

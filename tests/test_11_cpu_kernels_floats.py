@@ -1,4 +1,4 @@
-"""Float matrices in the fused kernels: as tapes beside packed ones, in every width, one call the same bits as many.
+"""Float matrices in the fused kernels: as handles beside packed ones, in every width, one call the same bits as many.
 
 Tolerance: none of a float model's inputs is rounded, so it is NumPy's but for the order of sums (1e-4 of the largest logit).
 """
@@ -16,7 +16,7 @@ from test_11_cpu_kernels_stack import decoded, layer_by_layer
 from minillm import layers
 from minillm.backends import get_backend
 from minillm.backends.numba_ import stack
-from minillm.backends.numba_.linear import fused
+from minillm.backends.numba_.linear import can_fuse
 from minillm.cache.paged import PageStore
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.random_model import random_tensor, tensor_shapes
@@ -86,7 +86,7 @@ def test_a_step_is_one_call_with_the_bits_of_the_separate_ones_and_says_what_num
 def test_neither_threads_nor_pages_nor_company_change_a_bit(config, kinds, dtype):
     model, lengths = model_of(config, kinds, dtype=dtype), [9, 70, 2]
     together = decoded(model, lengths, [model.new_cache() for _ in lengths])
-    store = PageStore.of(config, 120, 16, dtype=dtype)
+    store = PageStore.for_model(config, 120, 16, dtype=dtype)
     assert np.array_equal(decoded(model, lengths, [store.new_cache() for _ in lengths]), together)
     numba.set_num_threads(1)
     assert np.array_equal(decoded(model, lengths, [model.new_cache() for _ in lengths]), together)
@@ -101,7 +101,7 @@ def test_a_width_that_fills_no_register_goes_layer_by_layer_and_is_right(calls):
     model, reference = (model_of(config, KINDS["F16"], backend) for backend in ("numba", "numpy"))
     found, expected = (decoded(m, [3, 8], [m.new_cache() for _ in range(2)]) for m in (model, reference))
     assert not calls and np.abs(found - expected).max() < FLOAT_TOLERANCE * np.abs(expected).max()
-    assert not fused(object()), "nor do weights that are neither packed nor float"
+    assert not can_fuse(object()), "nor do weights that are neither packed nor float"
 
 
 @pytest.mark.parametrize("n", [1, 3, 9])

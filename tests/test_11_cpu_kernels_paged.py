@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minillm.attention import paged as reference
 from minillm.backends import get_backend
-from minillm.cache.paged import PageStore, swap_to
+from minillm.cache.paged import PageStore, move_to_store
 from minillm.course.checks import check_close
 from minillm.errors import MiniLLMError
 
@@ -236,7 +236,7 @@ def test_a_step_asks_the_table_once_for_all_layers(monkeypatch):
     assert [step(caches[0], n) for n in (3, 1, 1, 1, 5)] == [2, 1, 2, 1, 2]  # blocks are taken for tokens 1, 5 and 9
     caches.append(caches[0].fork())
     assert [step(cache, 1) for cache in caches] == [2, 2]  # the first to write copies a block; the other has no array yet
-    swap_to(caches, host)
+    move_to_store(caches, host)
     assert [step(cache, 1) for cache in caches] == [2, 2]
     caches[0].truncate(3)
     assert step(caches[0], 1) == 2

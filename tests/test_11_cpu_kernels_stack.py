@@ -79,7 +79,7 @@ def test_pages_and_one_thread_give_the_bits_of_a_contiguous_cache_and_two(dtype,
     model, lengths = packed(CONFIG, dtype), [9, 33, 2]
     one = decoded(model, lengths, [model.new_cache() for _ in lengths])
     for size in (1, 16):
-        store = PageStore.of(CONFIG, 80, size, dtype=dtype)
+        store = PageStore.for_model(CONFIG, 80, size, dtype=dtype)
         assert np.array_equal(decoded(model, lengths, [store.new_cache() for _ in lengths]), one)
     numba.set_num_threads(1)
     assert np.array_equal(decoded(model, lengths, [model.new_cache() for _ in lengths]), one)

@@ -21,7 +21,7 @@ from minillm.model.load import load_model, load_parameters
 from minillm.model.lora import Adapter
 from minillm.model.transformer import Segment
 from minillm.training import model
-from minillm.training.lora import Adapted, merge
+from minillm.training.lora import LoRAProducts, merge
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 RECORDED = json.loads((GOLDEN / "lora.json").read_text())["models"]
@@ -56,7 +56,7 @@ def test_merged_and_unmerged_give_the_recorded_logits_and_tokens(tiny, form):
     name, _, config, parameters = tiny
     recorded, adapter = RECORDED[name], load_adapter(GOLDEN / "lora" / (name if form == "peft" else f"{name}.gguf"), config)
     expected, merged = np.array(recorded["logits"]), merge(parameters, adapter)
-    products = Adapted(adapter.alpha)
+    products = LoRAProducts(adapter.alpha)
     apart = model.logits(config, parameters | adapter.weights, np.array([recorded["ids"]]), products)[-1]
     for found in (apart, model.logits(config, merged, np.array([recorded["ids"]]))[-1]):
         assert abs(found - expected).max() < 1e-4 * abs(expected).max()

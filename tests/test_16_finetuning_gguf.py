@@ -197,6 +197,18 @@ def test_a_writer_that_is_stopped_leaves_the_old_file_and_nothing_else(tmp_path,
     assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
 
 
+def test_two_processes_may_write_one_shared_file(tmp_path, monkeypatch):
+    """Each has a draft of its own: the file is whole all the time, and the one that ends last wins."""
+    path, processes = tmp_path / "state.json", iter((71, 72))
+    monkeypatch.setattr(files.os, "getpid", lambda: next(processes))
+    with files.replacing(path, shared=True) as first:
+        first.write(b"the first, which is long")
+        with files.replacing(path, shared=True) as second:
+            second.write(b"the second")
+        assert path.read_bytes() == b"the second"
+    assert path.read_bytes() == b"the first, which is long" and os.listdir(tmp_path) == ["state.json"]
+
+
 def test_the_file_is_complete_when_it_appears(tmp_path, monkeypatch):
     """At the moment of the rename all bytes are in the draft, in the same folder, and nothing of it is under the name."""
     path, seen, real = tmp_path / "a.gguf", [], os.replace

@@ -92,7 +92,7 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     chosen = [a, a, none, b, a]
     plain = decoded(model, chosen, [model.new_cache() for _ in chosen])
     assert calls == [[[0, 2], [4, 5], [3, 4]]] * 3, "a step is one call; neighbours with one adapter are one run"
-    store = PageStore.of(config, 40, 4, dtype=np.float32)
+    store = PageStore.for_model(config, 40, 4, dtype=np.float32)
     paged = decoded(model, chosen, [store.new_cache() for _ in chosen])
     assert (paged == plain).all() and len(calls) == 6
 

@@ -16,7 +16,7 @@ from minillm.training import checkpoint
 from minillm.training.config import read
 from minillm.training.curve import Curve, read_curve
 from minillm.training.data import Batches
-from minillm.training.loop import Step, accumulate, fit, not_finite
+from minillm.training.loop import StepStats, accumulate, fit, not_finite
 from minillm.training.optimizer import zeros_like
 
 
@@ -328,7 +328,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_curve_goes_on_from_the_checkpoint_and_drops_what_came_after_it(tmp_path):
     path = tmp_path / "loss.csv"
-    steps = [Step(n, 1 / n, None if n % 2 else 0.1 * n, 1e-3 / 3, 2.0, 48, 0.25) for n in range(1, 8)]
+    steps = [StepStats(n, 1 / n, None if n % 2 else 0.1 * n, 1e-3 / 3, 2.0, 48, 0.25) for n in range(1, 8)]
     with Curve(path) as curve:
         for step in steps[:5]:
             curve.write(step)

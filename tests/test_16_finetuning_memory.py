@@ -118,7 +118,7 @@ def test_activations_are_the_arrays_that_a_layer_keeps(shape, adapted):
     config, tokens = SHAPES[shape], np.zeros((2, 7), int)
     weights, products = model.parameters(config), EVERY_WEIGHT
     if adapted:
-        weights, products = weights | lora.fresh_adapter(config, 2, 4.0, adapted).weights, lora.Adapted(4.0)
+        weights, products = weights | lora.fresh_adapter(config, 2, 4.0, adapted).weights, lora.LoRAProducts(4.0)
     x = np.ones((14, config.d_model), np.float32)
     angles = model.angles_of(config, weights, tokens)
     _, kept = layer_forward(x, model.layer_weights(weights, 0), config, angles, 2, products)

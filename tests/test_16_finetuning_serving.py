@@ -106,7 +106,7 @@ def test_a_batch_of_base_and_two_adapters_says_what_each_says_alone_and_merged(b
     for request, (name, right) in asked.items():
         assert [d.token_ids[0] for d in found[request, 0]] == right, f"{name} in a batch"
     assert any(len(set(step)) == 3 for step in spy.seen), "no step had rows of all three"
-    preempted = any(e.kind == PREEMPTED for r in asked for e in made.log.of(r))
+    preempted = any(e.kind == PREEMPTED for r in asked for e in made.log.events_of(r))
     assert preempted == (load in ("recompute", "swap"))
     assert not made.executor.adapters and used(made) == 0
 
@@ -129,11 +129,11 @@ def test_adapters_share_no_pages_with_each_other_or_with_the_base(prefix):
     for again, name in itertools.product((False, True), NAMES):
         request = made.add(prompt, greedy(8), adapter=name)
         assert [d.token_ids[0] for d in drain(made)[request, 0]] == right[name], name
-        cached = [e.tokens for e in made.log.of(request) if e.kind == CACHED]
+        cached = [e.tokens for e in made.log.events_of(request) if e.kind == CACHED]
         assert cached == ([36] if again else []), (name, again)
     salted = made.add(prompt, greedy(8), adapter="moral", salt="somebody")
     drain(made)
-    assert not [e for e in made.log.of(salted) if e.kind == CACHED]
+    assert not [e for e in made.log.events_of(salted) if e.kind == CACHED]
 
 
 def test_a_salt_cannot_pass_for_an_adapter():
@@ -145,7 +145,7 @@ def test_a_salt_cannot_pass_for_an_adapter():
     for salt in ("moral", ("moral", None), (None, ("moral", None))):
         request = made.add(prompt, greedy(2), salt=salt)
         drain(made)
-        assert not [e for e in made.log.of(request) if e.kind == CACHED], salt
+        assert not [e for e in made.log.events_of(request) if e.kind == CACHED], salt
 
 
 def test_all_answers_to_a_request_have_its_adapter():
@@ -303,7 +303,7 @@ def test_the_model_field_names_the_adapter():
     llm = served("numpy")
     site = AsyncEngine(engine(llm, num_blocks=400))
     asked = [("small" if name is None else name, prompt, right) for name, prompt, right in expected("numpy")]
-    with running(site, Served.of(llm, "small")) as (port, _):
+    with running(site, Served.from_llm(llm, "small")) as (port, _):
         listed = json.loads(call(port, "GET", "/v1/models")[2])["data"]
         assert [(card["id"], card.get("parent")) for card in listed] == [("small", None), ("moral", "small"), ("rhyme", "small")]
         assert json.loads(call(port, "GET", "/v1/models/rhyme")[2])["id"] == "rhyme"
@@ -333,7 +333,7 @@ def test_the_server_hands_the_name_to_the_engine():
 
 def test_an_adapter_may_not_have_the_models_name():
     with pytest.raises(ModelError, match="a name other than the model's; found 'moral'"):
-        Served.of(served("numpy"), "moral")
+        Served.from_llm(served("numpy"), "moral")
 
 
 @pytest.mark.parametrize("form", ["peft", "gguf"])

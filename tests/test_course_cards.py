@@ -106,7 +106,7 @@ def test_a_deck_is_found_by_number_name_or_both():
     decks = {"02_kv_cache": ["a"], "04_paged_attention": ["b"]}
     for name in ("04", "4", "04_paged_attention", "paged_attention"):
         assert choose_decks(decks, name) == {"04_paged_attention": ["b"]}
-    with pytest.raises(CardError, match="did you mean 'kv_cache'"):
+    with pytest.raises(CardError, match="did you mean '02_kv_cache'"):
         choose_decks(decks, "kv_cahe")
     with pytest.raises(CardError, match="there are: 02_kv_cache, 04_paged_attention"):
         choose_decks(decks, "")

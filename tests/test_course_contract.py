@@ -14,7 +14,7 @@ import pytest
 
 from minillm.course.exercises import kills, regions, runner, warm
 from minillm.course.exercises.index import Course
-from minillm.course.files import write
+from minillm.files import write_text
 
 COURSE = Course()
 EXERCISES = COURSE.exercises
@@ -54,7 +54,7 @@ def test_with_everything_blanked_the_package_imports(tmp_path):
     package = tmp_path / "minillm"
     shutil.copytree(COURSE.package, package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in {exercise.file for exercise in EXERCISES.values()}:
-        write(package / file, regions.blank(COURSE.source(file), name=file))
+        write_text(package / file, regions.blank(COURSE.source(file), name=file))
     walk = (
         "import importlib, pkgutil, sys, minillm\n"
         "for module in pkgutil.walk_packages(minillm.__path__, 'minillm.'):\n"
@@ -104,7 +104,7 @@ def solved(lesson):
 def run_lesson(lesson, content, seed=0):
     with tempfile.TemporaryDirectory() as folder:
         for file in {exercise.file for exercise in EXERCISES.values() if exercise.id[:2] == lesson}:
-            write(Path(folder) / file, content(file))
+            write_text(Path(folder) / file, content(file))
         return runner.run(COURSE, folder, [lesson], seed, start=warm.run if warm.possible() else runner.cold)
 
 

@@ -14,7 +14,7 @@ from course_fixture import cli, project, pytest_in, python, solve
 
 from minillm.course.exercises import regions
 from minillm.course.exercises.start import start
-from minillm.course.grading import grade, report
+from minillm.course.grading import box, grade, report
 from minillm.course.grading.lint import lint
 from minillm.course.grading.release import release
 
@@ -67,6 +67,19 @@ def test_private_tests_count_and_stay_hidden(course, tmp_path):
     assert scores.earned == 7
     shown = {test["name"]: test["visibility"] for test in report.gradescope(scores)["tests"]}
     assert shown["one by one"] == "after_published" and shown["a query of zeros scores zero"] == "visible"
+
+
+def test_what_the_child_needs_is_found_by_any_way_round(tmp_path):
+    """A module that two others import, and a function imported from a module."""
+    sources = {
+        "grading/child": "from minillm.course.grading import other\nfrom minillm.course.exercises import regions",
+        "grading/other": "from minillm.course.exercises import regions\nfrom minillm.course.paths import near",
+        "exercises/regions": "", "paths": "", "plugin": "from minillm.course.grading import child",
+    }  # fmt: skip
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(text)
+    assert box.needed(tmp_path) == {"grading.child", "grading.other", "exercises.regions", "paths"}
 
 
 def test_a_test_that_is_worth_nothing_is_not_reported_as_passed_when_it_fails():

@@ -50,7 +50,7 @@ def test_start_keeps_what_is_the_learners(course):
     assert "kept (yours" in start(course, ["91"], work)[0][1] and (work / "layers.py").read_text() == text
     assert start(course, ["91"], work, force=True) == [("layers.py", "written anew")]
     assert "mine" not in (work / "layers.py").read_text()
-    assert not list(work.rglob("*.tmp"))
+    assert not list(work.rglob("*.part"))
     with pytest.raises(CourseError, match="holds the reference itself"):
         start(course, ["91"], course.package)
 

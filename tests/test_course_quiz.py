@@ -210,8 +210,8 @@ def test_list_shows_decks_and_cards(run):
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (["--deck", "kv_cahce"], "did you mean 'kv_cache'"), (["--count", "0"], "--count must be at least 1, found 0"),
-    (["--anki", "cards.csv"], ".tsv, .txt or .apkg"), (["--anki", "nowhere/cards.tsv"], "No such file"),
+    (["--deck", "kv_cahce"], "did you mean '02_kv_cache'"), (["--count", "0"], "--count must be at least 1, found 0"),
+    (["--anki", "cards.csv"], ".tsv, .txt or .apkg"), (["--anki", f"{'n' * 300}.tsv"], "cannot be written"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_status_2(run, tmp_path, monkeypatch, options, says):
     monkeypatch.chdir(tmp_path)

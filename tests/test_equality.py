@@ -19,14 +19,14 @@ from minillm import LLM
 from minillm.attention.flash import flash1_head, flash_attention
 from minillm.attention.split_kv import split_kv_attention
 from minillm.backends import get_backend
-from minillm.cache.paged import PageStore, swap_to
+from minillm.cache.paged import PageStore, move_to_store
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.engine.engine import Engine
 from minillm.errors import MiniLLMError, RequestError
 from minillm.gateway.session import Part, Session
 from minillm.metrics.events import CACHED, ENGINE, PREEMPTED
-from minillm.model.generate import prefill, run
+from minillm.model.generate import generate_tokens, prefill
 from minillm.model.random_model import TINY, random_model
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
@@ -44,7 +44,7 @@ def prompts(tiny, count=3):
 def greedy(tiny, prompt, **options):
     """The reference: one sequence, alone."""
     sequence = tiny.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
-    for _ in run(tiny.transformer, tiny.tokenizer.eos_ids, [sequence], **options):
+    for _ in generate_tokens(tiny.transformer, tiny.tokenizer.eos_ids, [sequence], **options):
         pass
     return sequence.token_ids
 
@@ -100,7 +100,7 @@ def forked_and_truncated(tiny, prompts):
         tiny.transformer.forward([Segment([9, 8], cache.length, cache, "none")])
         sequence = tiny.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
         sequence.cache = other
-        for _ in run(tiny.transformer, (), [sequence]):
+        for _ in generate_tokens(tiny.transformer, (), [sequence]):
             pass
         out.append(sequence.token_ids)
     return out
@@ -133,14 +133,14 @@ ATTENTION = {
 def new_store(llm, prompts, size=8, copies=1):
     """Pages for all of these at once, and some to spare."""
     blocks = sum(-(-(len(p) + NEW) // size) for p in prompts)
-    return PageStore.of(llm.config, copies * blocks + 4, size)
+    return PageStore.for_model(llm.config, copies * blocks + 4, size)
 
 
 def go_on(llm, sequences, until=None):
     """Decode together until each has so many tokens."""
     until = until or NEW
     sequences = [s for s in sequences if len(s.token_ids) < until]
-    steps = run(llm.transformer, (), sequences)
+    steps = generate_tokens(llm.transformer, (), sequences)
     for _ in steps:
         if all(len(s.token_ids) >= until for s in sequences):
             break
@@ -206,12 +206,12 @@ def swapped(llm, prompts, size=8):
     sequences = [begin(llm, p, store.new_cache()) for p in prompts]
     go_on(llm, sequences, until=3)
     caches = [s.cache for s in sequences]
-    swap_to(caches, host)
+    move_to_store(caches, host)
     assert store.pool.num_free == store.pool.num_blocks
     store.k[:], store.v[:] = 7, 7
     in_the_way = store.new_cache()
     in_the_way.table.append(1)
-    swap_to(caches, store)
+    move_to_store(caches, store)
     host.k[:], host.v[:] = 9, 9
     return go_on(llm, sequences)
 
@@ -258,7 +258,7 @@ def served(llm, given_prompts, *, n=1, crowd=0, twice=False, tight=False, invari
     engine, rng = Engine(llm, SchedulerConfig(blocks, size, **limits), invariant=invariant), np.random.default_rng(1)
     params = SamplingParams(max_tokens=NEW, ignore_eos=True)
     if twice:
-        engine.run(given_prompts, params)
+        engine.generate(given_prompts, params)
 
     def others():
         lengths = rng.integers(1, 30, crowd // 2)
@@ -276,10 +276,10 @@ def served(llm, given_prompts, *, n=1, crowd=0, twice=False, tight=False, invari
     assert engine.scheduler.pool.num_free == blocks, "blocks in use at the end: 0"
     for own in answers.values():
         assert all(a.token_ids == own[0].token_ids for a in own), "greedy answers of one request agree"
-    kinds = [e.kind for r in requests for e in engine.log.of(r)]
+    kinds = [e.kind for r in requests for e in engine.log.events_of(r)]
     assert not tight or len(requests) == 1 or kinds.count(PREEMPTED), "the pool was not tight: nothing was shown"
     assert not twice or max(map(len, given_prompts)) <= size or kinds.count(CACHED), "nothing was found in the cache"
-    most = max(e.tokens for e in engine.log.of(ENGINE))
+    most = max(e.tokens for e in engine.log.events_of(ENGINE))
     assert most <= limits.get("max_tokens_per_step", 512)
     return [own[0].token_ids for own in answers.values()]
 

@@ -157,6 +157,18 @@ def test_a_file_is_short_and_opens_with_its_idea(path):
     assert ast.get_docstring(ast.parse(source)), f"{path} has no module docstring"
 
 
+ONE_ADDRESS = (  # (what is written once, where)
+    (r"os\.replace|\bfsync\b", {"files.py", "model/wheel.py"}),  # a wheel's draft is a folder that pip fills
+    (r"\bdifflib\b", {"errors.py"}),
+)
+
+
+@pytest.mark.parametrize(("pattern", "places"), ONE_ADDRESS)
+def test_it_is_written_in_one_place(pattern, places):
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in SOURCES}
+    assert {name for name, text in texts.items() if re.search(pattern, text)} == places
+
+
 def in_fresh_python(code):
     """Run code in a new interpreter, give back what it prints."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout

@@ -83,7 +83,7 @@ def test_a_step_is_one_upload_of_numbers_and_one_download(load, params):
     made, said, steps = serve("refusing", params, **LOADS[load])
     reference, expected, _ = serve("numpy", params, **LOADS[load])
     assert said == expected, "the same tokens as NumPy's, through the wall"
-    happened = Counter(e.kind for request in made.log.requests() for e in made.log.of(request))
+    happened = Counter(e.kind for request in made.log.requests() for e in made.log.events_of(request))
     assert bool(happened[PREEMPTED]) == (load in ("swap", "all of it")) and bool(happened[CACHED]) == ("prefix" in LOADS[load])
     total = Counter()
     for trips in steps:
@@ -128,7 +128,7 @@ def test_a_cache_forks_truncates_and_grows_on_the_device(paged):
     found = []
     for transformer in (ours, plain):
         ops = transformer.ops
-        store = PageStore.of(SMALL, 40, 4, ops=ops)
+        store = PageStore.for_model(SMALL, 40, 4, ops=ops)
         cache = store.new_cache() if paged else transformer.new_cache()
         transformer.forward([Segment(list(range(90)), 0, cache, "none")])
         cache.truncate(70)
@@ -165,7 +165,7 @@ def test_the_wall_is_a_wall():
 
 def test_a_cache_that_is_not_given_its_numbers_brings_them_itself_and_is_counted():
     """What the test above would miss: a step whose caches upload for themselves."""
-    store = PageStore.of(SMALL, 40, 4, ops=refusing_backend)
+    store = PageStore.for_model(SMALL, 40, 4, ops=refusing_backend)
     cache, rows = store.new_cache(), Device(np.ones((3, SMALL.n_kv_heads, SMALL.d_head), np.float32))
     for layer in range(SMALL.n_layers):
         cache.append(layer, rows, rows)

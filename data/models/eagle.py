@@ -15,6 +15,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minillm.files import replacing
+
 HERE = Path(__file__).parent
 MODEL, CORPUS, HELD_OUT = "smollm2-135m", HERE.parent / "corpus" / "stories.txt.xz", 0.03
 TOGETHER, LENGTH, SHORTEST, LONGEST, SEED = 64, 128, 8, 24, 7  # texts told at once, tokens a text, and of a beginning
@@ -47,9 +49,8 @@ def tell(llm, work, batches):  # LLM, folder, int
         chosen = [documents[(number * TOGETHER + i) % len(documents)] for i in range(TOGETHER)]
         beginnings = [llm.tokenizer.encode(d)[:n] for d, n in zip(chosen, lengths, strict=True)]
         told = eagle_data.tell(llm.transformer, beginnings, LENGTH, llm.tokenizer.eos_ids, [SEED, number, 1])
-        part = path.with_suffix(".part.npz")
-        np.savez(part, ids=told.ids, features=told.features, counts=told.counts)
-        part.replace(path)
+        with replacing(path) as file:
+            np.savez(file, ids=told.ids, features=told.features, counts=told.counts)
         print(f"told {number + 1} of {batches}, {time.time() - begin:.0f} s", flush=True)
 
 

@@ -78,7 +78,7 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None, block_q=6
 
 
 def all_heads(q, k, v, causal=True, window=None, offset=None, block_q=64, block_k=64, head=flash2_head):
-    """flash_attention without the last look at the output, for callers that put several together and look once."""
+    """Run flash_attention without its check of the output, for callers that merge several results and check once."""
     n_q, heads, _, n_k, kv_heads = check_shapes(q, k, v)
     check_block(block_q=block_q, block_k=block_k)
     refuse_beyond_memory(q.nbytes + 2 * heads * n_q * q.itemsize, f"attention: the output for q of shape {q.shape}")

@@ -29,19 +29,19 @@ PAPER = {"unfused, per tensor": 2.4e-2, "rotation only": 9.3e-3, "block only": 2
 
 
 def outliers(rng, shape, rate=0.001, std=10.0):  # -> shape, float32
-    """The paper's recipe: N(0, 1) + N(0, std²) · Bernoulli(rate). rate = 0 gives plain Gaussians."""
+    """Draw inputs by the paper's recipe: N(0, 1) + N(0, std²) · Bernoulli(rate). rate = 0 gives plain Gaussians."""
     x = rng.standard_normal(shape) + std * rng.standard_normal(shape) * (rng.random(shape) < rate)
     return x.astype(np.float32)
 
 
 def attention_float64(q, k, v):  # (n_q, d), (n_k, d), (n_k, d) -> (n_q, d) float64
-    """The formula, without a mask, for one head: what errors are measured against."""
+    """Compute attention by the formula, without a mask, for one head: the reference for errors."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     return softmax(q @ k.T / np.sqrt(q.shape[1])) @ v
 
 
 def unfused_fp8(q, k, v):  # (n, heads, d) three times -> (n, heads, d)
-    """FP8 attention without fusion, one scale per tensor: the softmax is complete before P is rounded to e4m3."""
+    """Compute FP8 attention without fusion, one scale per tensor: the softmax is complete before P is rounded to e4m3."""
     (q8, sq), (k8, sk), (v8, sv) = (quantize_tiles(x, len(x), "tensor") for x in (q, k, v))
     out = np.empty_like(q)
     for h in range(q.shape[1]):
@@ -69,7 +69,7 @@ def fp8_error_table(n=2048, d=128, heads=2, seed=0, rate=0.001, block=128):
 
 
 def report(errors):  # {name: RMSE} -> str
-    """The table as text: our RMSE, how many times that of "block + rotation" it is, and the paper's figures where it has one."""
+    """Format the table: our RMSE, how many times that of "block + rotation" it is, and the paper's figures where it has one."""
     best, paper_best = errors["block + rotation"], PAPER["block + rotation"]
     lines = [f"{'e4m3, RMSE':<22}{'here':>10}{'×':>6}{'paper':>10}{'×':>6}"]
     for name, error in errors.items():

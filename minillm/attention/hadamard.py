@@ -22,7 +22,7 @@ from minillm.errors import MiniLLMError
 
 
 def walsh_hadamard(x):  # (..., d) -> (..., d)
-    """x H for the orthogonal, symmetric Hadamard matrix H, which is its own inverse. d must be a power of two."""
+    """Compute x H for the orthogonal, symmetric Hadamard matrix H, which is its own inverse. d must be a power of two."""
     d = x.shape[-1]
     if d < 1 or d & (d - 1):
         raise MiniLLMError(f"hadamard: the fast transform needs a power of two of components, found {d}.")
@@ -36,15 +36,15 @@ def walsh_hadamard(x):  # (..., d) -> (..., d)
 
 
 def random_signs(d, seed):  # int, int -> (d,) float32 of ±1
-    """The diagonal of the rotation. Q and K must be rotated by the same."""
+    """Draw the diagonal of the rotation. Q and K must be rotated by the same."""
     return np.random.default_rng(seed).choice(np.float32([-1, 1]), d)
 
 
 def rotate(x, signs):  # (..., d), (d,) -> (..., d)
-    """x M, with M = diag(signs) H."""
+    """Compute x M, with M = diag(signs) H."""
     return walsh_hadamard(x * signs)
 
 
 def rotate_back(y, signs):  # (..., d), (d,) -> (..., d)
-    """y Mᵀ: what rotate did, undone. Attention never needs it."""
+    """Undo `rotate`: y Mᵀ. Attention never needs it."""
     return walsh_hadamard(y) * signs

@@ -21,7 +21,7 @@ from minillm.errors import MiniLLMError
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which of n_k keys each of n_q queries may see.
+    """The mask of n_q queries over n_k keys.
 
     causal: a query sees no key after its own position. window: it sees its own and the window - 1 keys before it.
     offset: the position of query 0 among the keys; by default the queries are the last n_q tokens, n_k - n_q. Negative
@@ -59,31 +59,31 @@ class Mask:
         return seen
 
     def span(self, rows):  # slice -> slice
-        """The keys that at least one of these queries sees, from the first to the last. All other tiles are skipped."""
+        """Find the keys that at least one of these queries sees, from the first to the last. All other tiles are skipped."""
         first, last = self.offset + rows.start, self.offset + rows.stop - 1  # positions of the first and last query
         start = 0 if self.window is None else max(0, first - self.window + 1)
         stop = self.n_k if not self.causal else min(self.n_k, last + 1)
         return slice(min(start, max(stop, 0)), max(stop, 0))
 
     def hides_all(self, rows, columns):  # slice, slice -> bool
-        """True where none of these queries sees any of these keys: the tile need not be loaded."""
+        """Whether none of these queries sees any of these keys: the tile need not be loaded."""
         span = self.span(rows)
         return columns.start >= span.stop or columns.stop <= span.start
 
     def hides_nothing(self, rows, columns):  # slice, slice -> bool
-        """True where all of these queries see all of these keys: most tiles need no mask at all."""
+        """Whether all of these queries see all of these keys: most tiles need no mask at all."""
         below = not self.causal or columns.stop - 1 <= self.offset + rows.start
         inside = self.window is None or columns.start > self.offset + rows.stop - 1 - self.window
         return below and inside
 
     def scores(self, scores, rows, columns):  # (rows, columns) -> (rows, columns)
-        """Scores of one tile, with -inf where the key may not be seen."""
+        """Compute the scores of one tile, with -inf where the key may not be seen."""
         if self.hides_nothing(rows, columns):
             return scores
         return np.where(self.visible(rows, columns), scores, np.float32(-np.inf))
 
     def pairs(self):
-        """How many (query, key) pairs are visible: what the arithmetic of attention is counted by."""
+        """Count the visible (query, key) pairs: the arithmetic of attention is proportional to them."""
         position = self.offset + np.arange(self.n_q)
         last = np.minimum(position, self.n_k - 1) if self.causal else np.full(self.n_q, self.n_k - 1)
         first = np.maximum(position - self.window + 1, 0) if self.window is not None else np.zeros_like(last)

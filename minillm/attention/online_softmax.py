@@ -32,7 +32,7 @@ def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
 
 
 def fresh_state(q):  # (rows, d) -> (rows,), (rows,), (rows, d)
-    """m, l and acc of rows that have seen no key. Made from q, so that it lives where q lives."""
+    """Make m, l and acc of rows that have seen no key. Made from q, so that they are on the device of q."""
     acc = np.zeros_like(q)
     return np.full_like(q[..., 0], -np.inf), np.zeros_like(q[..., 0]), acc
 
@@ -55,7 +55,7 @@ def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n)
 
 
 def divide(acc, l):  # (rows, d), (rows,) -> (rows, d)
-    """The output: the weighted sum over the sum of weights. A row that saw nothing gives 0."""
+    """Divide the weighted sum by the sum of weights: the output. A row that saw nothing gives 0."""
     return acc / np.where(l == 0, 1, l).astype(l.dtype)[..., None]
 
 
@@ -69,5 +69,5 @@ def log_sum_exp(m, l):  # (rows,), (rows,) -> (rows,)
 
 
 def finite(m):  # (...) -> (...)
-    """m with 0 in place of -inf: exp(-inf - -inf) would be NaN, exp(-inf - 0) is the 0 that is meant."""
+    """Replace -inf in m by 0: exp(-inf - -inf) would be NaN, exp(-inf - 0) is the 0 that is meant."""
     return np.where(np.isneginf(m), m.dtype.type(0), m)

@@ -45,13 +45,13 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
 
 
 def check_table(q, k_pages, v_pages, table, n_k):
-    """Refuse what would read beyond the table or the pool."""
+    """Refuse a table that would be read beyond its end or the pool's."""
     check_pages(q, k_pages, v_pages, table, n_k)
     check_blocks(table, len(k_pages))
 
 
 def check_pages(q, k_pages, v_pages, table, n_k):
-    """Shapes that belong together, and a table that is long enough."""
+    """Check that shapes agree, and that the table is long enough."""
     _, size, kv_heads, d = k_pages.shape
     if k_pages.shape != v_pages.shape or q.shape[2] != d or kv_heads == 0 or q.shape[1] % kv_heads:
         raise MiniLLMError(f"attention: q has shape {q.shape}, pages of k {k_pages.shape} and of v {v_pages.shape}.")
@@ -60,6 +60,6 @@ def check_pages(q, k_pages, v_pages, table, n_k):
 
 
 def check_blocks(table, blocks):
-    """Blocks that are there."""
+    """Check that the table names existing blocks."""
     if len(table) and not 0 <= min(table) <= max(table) < blocks:
         raise MiniLLMError(f"attention: the table names blocks {min(table)} to {max(table)}, there are 0 to {blocks - 1}.")

@@ -30,8 +30,8 @@ KINDS = ("sequential", "two-stage", "ping-pong", "both")
 H100_MATMUL, H100_EXP = 989e12, 3.9e12  # FLOP/s in 16 bits, exponentials/s: the paper, §3.1
 
 
-class Step(NamedTuple):
-    """One piece of work: what (S, softmax or PV) of which tile of keys and which warpgroup, and when a unit does it."""
+class Task(NamedTuple):
+    """One piece of work: its kind (S, softmax or PV), tile of keys and warpgroup, and when a unit runs it."""
 
     unit: str
     start: float
@@ -42,13 +42,13 @@ class Step(NamedTuple):
 
 
 def h100_costs(d, fp8=False):  # int -> {"S": time, "softmax": time, "PV": time}
-    """How long each piece of work on a tile takes on an H100; the unit is one product in 16 bits."""
+    """Estimate the time of each piece of work on a tile on an H100; the unit is one product in 16 bits."""
     product, softmax = 2 * d / H100_MATMUL, 1 / H100_EXP
     return {"S": 0.5 if fp8 else 1.0, "softmax": softmax / product, "PV": 0.5 if fp8 else 1.0}
 
 
 def order(kind, tiles, warpgroups):  # -> [(label, warpgroup, tile)]
-    """In which order the work is handed to the units: all that distinguishes the kinds of schedule.
+    """Choose the order in which work is issued to the units: the only difference between the kinds of schedule.
 
     "sequential", "two-stage" (within a warpgroup), "ping-pong" (between warpgroups), or "both".
     """
@@ -65,13 +65,13 @@ def order(kind, tiles, warpgroups):  # -> [(label, warpgroup, tile)]
 
 
 def turn(w, j, tiles, labels):  # -> [(label, warpgroup, tile)]
-    """One turn of warpgroup w: S and softmax of tile j, PV of tile j - 1, where there are such tiles."""
+    """List one turn of warpgroup w: S and softmax of tile j, PV of tile j - 1, where there are such tiles."""
     work = [(label, w, j - 1 if label == "PV" else j) for label in labels]
     return [(label, w, tile) for label, w, tile in work if 0 <= tile < tiles]
 
 
 def waits_for(label, w, j):  # -> (label, warpgroup, tile)
-    """The piece of work that must be over before this one can start; for S of tile 0 there is none.
+    """Find the piece of work that must end before this one can start; for S of tile 0 there is none.
 
     The rest follows from the tensor cores working in order: PV of tile j - 1 has been added before PV of tile j is, and S
     of tile j overwrites no P that is still to be read: PV of tile j - 1, or with two stages j - 2, was asked for earlier.
@@ -79,7 +79,7 @@ def waits_for(label, w, j):  # -> (label, warpgroup, tile)
     return {"S": ("softmax", w, j - 1), "softmax": ("S", w, j), "PV": ("softmax", w, j)}[label]
 
 
-def schedule(kind, tiles, costs, warpgroups=2):  # -> [Step]
+def schedule(kind, tiles, costs, warpgroups=2):  # -> [Task]
     """Start every piece of work, in order, as soon as its unit is free and what it waits for is over.
 
     tiles: of K and V; costs: {"S": time, "softmax": time, "PV": time}; warpgroups: each with rows of its own. Raises
@@ -92,28 +92,28 @@ def schedule(kind, tiles, costs, warpgroups=2):  # -> [Step]
         unit = UNIT[label]
         start = max(free[unit], over.get(waits_for(label, w, j), 0))
         end = over[label, w, j] = free[unit] = start + costs[label]
-        steps.append(Step(unit, start, end, label, w, j))
+        steps.append(Task(unit, start, end, label, w, j))
     return steps
 
 
-def total(steps):  # [Step] -> time
-    """When the last piece of work ends."""
+def total(steps):  # [Task] -> time
+    """Find when the last piece of work ends."""
     return max(step.end for step in steps)
 
 
 def bound(tiles, costs, warpgroups=2):  # -> time
-    """What no schedule can beat: all products, or all softmaxes, whichever is more."""
+    """Compute the lower bound of all schedules: all products, or all softmaxes, whichever is more."""
     return tiles * warpgroups * max(costs["S"] + costs["PV"], costs["softmax"])
 
 
 def totals(tiles, costs, warpgroups=2):  # -> {kind: time, "bound": time}
-    """How long each kind of schedule takes, and the bound."""
+    """Compute the time of each kind of schedule, and the bound."""
     times = {kind: total(schedule(kind, tiles, costs, warpgroups)) for kind in KINDS}
     return times | {"bound": bound(tiles, costs, warpgroups)}
 
 
-def gantt(steps, width=100):  # [Step] -> str
-    """The schedule as text: a row per unit and warpgroup. S: Q Kᵀ, e: exponentials, P: P V; with the last digit of the tile."""
+def gantt(steps, width=100):  # [Task] -> str
+    """Draw the schedule as text: a row per unit and warpgroup. S: Q Kᵀ, e: exponentials, P: P V; with the tile's last digit."""
     scale = width / total(steps)
     rows = {(unit, w): ["·"] * width for unit in UNIT.values() for w in sorted({step.warpgroup for step in steps})}
     for step in steps:

@@ -11,7 +11,7 @@ from minillm.errors import MiniLLMError
 
 
 def check_shapes(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> n_q, heads, d, n_k, kv_heads
-    """The five numbers, or MiniLLMError with the shapes that disagree."""
+    """Check shapes: return the five numbers, or raise MiniLLMError with the shapes that disagree."""
     if q.ndim != 3 or k.ndim != 3 or k.shape != v.shape or k.shape[2] != q.shape[2]:
         raise MiniLLMError(
             f"attention: q has shape {q.shape}, k {k.shape} and v {v.shape}; "

@@ -29,8 +29,8 @@ from minillm.layers import softmax
 
 
 @dataclass
-class Step:
-    """What was moved for one tile: elements by array. parts: which slice of each array was touched."""
+class TileAccess:
+    """The elements moved for one tile, by array. parts: the slice of each array that was touched."""
 
     loads: Counter = field(default_factory=Counter)
     stores: Counter = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Traffic:
         return Slow(self, name, array)
 
     def fast(self, array):  # (...) -> Fast
-        """Room in fast memory with a copy of this array in it."""
+        """Copy this array into fast memory."""
         tile = np.ndarray.__new__(Fast, array.shape, array.dtype)
         tile.traffic = self
         self.hold(tile.size)
@@ -77,7 +77,7 @@ class Traffic:
         """Count one load or store of a Slow array's part. A step begins with a load after a store, or with a load repeated."""
         step = self.steps[-1] if self.steps else None
         if step is None or kind == "loads" and (step.stores or slow.name in step.loads):
-            self.steps.append(step := Step())
+            self.steps.append(step := TileAccess())
         elements = slow.data[part].size
         getattr(step, kind)[slow.name] += elements
         step.parts[slow.name] = slice(*part.indices(len(slow.data))[:2])
@@ -103,7 +103,7 @@ class Slow:
         self.data[part] = value
 
     def __array_function__(self, function, types, args, kwargs):
-        """np.zeros_like and its kin: more slow memory."""
+        """Make more slow memory: np.zeros_like and its kin."""
         if function not in (np.zeros_like, np.empty_like, np.ones_like, np.full_like):
             return NotImplemented
         return Slow(self.traffic, f"{function.__name__}({self.name})", function(self.data, *args[1:], **kwargs))
@@ -127,7 +127,7 @@ class Fast(np.ndarray):
             self.traffic.held -= self.size
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
-        """All arithmetic comes through here: compute as plain NumPy does, count it, keep the result in fast memory."""
+        """Do all arithmetic: compute as plain NumPy does, count it, keep the result in fast memory."""
         plain = [x.view(np.ndarray) if isinstance(x, Fast) else x for x in inputs]
         if out is not None:  # in place
             kwargs["out"] = tuple(x.view(np.ndarray) if isinstance(x, Fast) else x for x in out)
@@ -142,7 +142,7 @@ class Fast(np.ndarray):
         return self.traffic.fast(result) if type(result) is np.ndarray else result
 
     def __array_function__(self, function, types, args, kwargs):
-        """np.where and others that are no ufuncs: what they return is in fast memory too."""
+        """Do the same for np.where and others that are no ufuncs."""
         result = super().__array_function__(function, types, args, kwargs)
         return self.traffic.fast(result) if type(result) is np.ndarray else result
 
@@ -180,14 +180,14 @@ def counted(head, q, k, v, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k,
 
 
 def measure(head, n_q, n_k, d, block_q, block_k, causal=False):
-    """The Traffic of one head on random float32 inputs: .loads, .stores, .moved, .peak, .flops, .operations, .steps."""
+    """Measure the Traffic of one head on random float32 inputs: .loads, .stores, .moved, .peak, .flops, .operations, .steps."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((n, d), np.float32) for n in (n_q, n_k, n_k))
     return counted(head, q, k, v, Mask(n_q, n_k, causal), block_q, block_k)[0]
 
 
-def tile_walk(head, n_q, n_k, d, block_q, block_k, causal=False):  # -> [Step]
-    """The tiles in the order in which they are visited, and what is moved for each: a run of `measure`, step by step.
+def tile_walk(head, n_q, n_k, d, block_q, block_k, causal=False):  # -> [TileAccess]
+    """List the tiles in the order of their visits, with what is moved for each: a run of `measure`, step by step.
 
     A step without matrix product (the softmax of `standard_head`, the last pass of FlashAttention-1) has no columns.
     """

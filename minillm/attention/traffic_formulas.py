@@ -19,12 +19,12 @@ from minillm.attention.traffic import measure, standard_head
 
 
 def standard_moved(n_q, n_k, d):  # -> elements
-    """Three kernels: Q, K in, S out; S in, P out; P, V in, O out. Masked scores are moved like all others."""
+    """Count three kernels: Q, K in, S out; S in, P out; P, V in, O out. Masked scores are moved like all others."""
     return 2 * (n_q + n_k) * d + 4 * n_q * n_k
 
 
 def flash1_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
-    """Each K, V tile comes once, whether seen or not; each visited tile moves Q, O twice, m twice, l twice.
+    """Count: each K, V tile comes once, whether seen or not; each visited tile moves Q, O twice, m twice, l twice.
 
     At the end each row's m and l come in once more, and their log-sum-exp goes out.
     """
@@ -33,40 +33,40 @@ def flash1_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
 
 
 def flash2_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
-    """Each row tile loads the K and V that its last row sees; block_k changes nothing. Q, O and the log-sum-exp: once."""
+    """Count: each row tile loads the K and V that its last row sees; block_k changes nothing. Q, O, log-sum-exp: once."""
     return 2 * n_q * d + n_q + sum(2 * d * sees(n_q, n_k, stop, causal) for _, stop in row_tiles(n_q, block_q))
 
 
 def row_tiles(n_q, block_q):  # -> [(rows, stop)]
-    """How many rows each tile of Q has, and where it ends."""
+    """List the number of rows of each tile of Q, and where it ends."""
     stops = [min(start + block_q, n_q) for start in range(0, n_q, block_q)]
     return [(stop - start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
 
 def sees(n_q, n_k, stop, causal):  # -> keys
-    """How many keys the rows before `stop` see: causal, the last of n_q rows sees all n_k, and each one before it one less."""
+    """Count the keys that the rows before `stop` see: causal, the last of n_q rows sees all n_k, each one before it one less."""
     return min(n_k, max(0, n_k - n_q + stop)) if causal else n_k
 
 
 def matmul_flops(n_q, n_k, d, products=2):  # -> FLOPs
-    """Forward: 2 products, S and PV. Backward: 4 more, and a 5th with FlashAttention, which must make S again."""
+    """Count FLOPs. Forward: 2 products, S and PV. Backward: 4 more, and a 5th with FlashAttention, which recomputes S."""
     return products * 2 * n_q * n_k * d
 
 
 def flash1_scalings(n_q, n_k, d, block_k):  # -> multiplications and divisions, without a mask
-    """Every score by 1/√d; for each column tile l by alpha, and O three times: undo the division, shrink, divide again."""
+    """Count scalings: scores by 1/√d; for each column tile l by alpha, and O three times: undo the division, shrink, divide."""
     passes = -(-n_k // block_k)
     return n_q * n_k + passes * n_q * (1 + 3 * d)
 
 
 def flash2_scalings(n_q, n_k, d, block_k):  # -> multiplications and divisions, without a mask
-    """Q once by 1/√d; for each column tile l by alpha, and O once: shrink. One division at the end."""
+    """Count scalings: Q once by 1/√d; for each column tile l by alpha, and O once: shrink. One division at the end."""
     passes = -(-n_k // block_k)
     return 2 * n_q * d + passes * n_q * (1 + d)
 
 
 def block_sizes(head, memory, d):  # loop, elements, components -> block_q, block_k
-    """Tiles for a fast memory of so many elements: M / 4d rows for what is outside, at most d for what is inside.
+    """Choose tiles for a fast memory of so many elements: M / 4d rows for the outer loop, at most d for the inner one.
 
     As in FlashAttention-1's Algorithm 1, where K and V are outside; for FlashAttention-2 the roles are swapped. K, V (or Q
     and acc) then fill half of M and the scores a quarter at most; NumPy's intermediate results come on top.
@@ -83,7 +83,7 @@ def memory_sweep(head, n, d, memories, causal=False):  # [elements] -> [Traffic]
 
 
 def gpt2_medium_table(memory=192 * 1024 // 2, n=1024, d=64, heads=16, batch=64):  # -> [dict]
-    """The paper's Figure 2 (left) in miniature: one head counted, times heads × batch, two bytes an element.
+    """Reproduce the paper's Figure 2 (left) in miniature: one head counted, times heads × batch, two bytes an element.
 
     memory: one A100 multiprocessor has 192 KiB of fast memory. Columns: what, gb (1e9 bytes of traffic), gflop (of matrix
     products), times_fewer_bytes, times_flop (both against the row of standard attention of the same source).

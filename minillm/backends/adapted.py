@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(slots=True)
 class Adapted:
-    """A matrix and what is to be added beside it. parts: [(rows, A, α/r B)], matrices of the backend, rows a slice or places."""
+    """A matrix with low-rank parts to add. parts: [(rows, A, α/r B)], matrices of the backend, rows a slice or indices."""
 
     matrix: object
     parts: list
@@ -21,7 +21,7 @@ def wide(weight):  # a matrix of the backend, or Adapted -> the matrix
 
 
 def adapted(w, i, routed):  # LayerWeights, its number, [(adapter, rows)] -> LayerWeights
-    """A layer for this step. An adapter has layers: for each {field of LayerWeights: (A, α/r B)}."""
+    """Make a layer for this step. An adapter has layers: for each {field of LayerWeights: (A, α/r B)}."""
     parts = {}
     for adapter, rows in routed:
         for field, (a, b) in adapter.layers[i].items():

@@ -32,14 +32,14 @@ from minillm.layers import softmax
 
 
 def invariant_model(transformer):  # Transformer -> Transformer
-    """The same weights, run by invariant operations."""
+    """Make a model with the same weights and batch-invariant operations."""
     other = copy.copy(transformer)
     other.ops = invariant_ops(transformer.ops)
     return other
 
 
 def invariant_ops(ops):  # Ops -> Ops
-    """The backend with one order of additions: all that two rows could meet in is replaced, the rest is the backend's own.
+    """Make a backend with one order of additions: operations that mix two rows are replaced, the rest is the backend's own.
 
     What that is, a backend says itself (`Ops.invariant`), since only it knows which of its kernels add up each row alike. A way
     to take sequences or layers together is never among it. MiniLLMError where it offers none.
@@ -51,7 +51,7 @@ def invariant_ops(ops):  # Ops -> Ops
 
 
 def reference():  # -> {name: operation}
-    """What replaces NumPy's: its product adds up in another order for another number of rows, and so does its attention."""
+    """Replace NumPy's operations: its product adds up in another order for another number of rows, and so does its attention."""
     linear = partial(row_by_row, layers.linear)
     return {
         "linear": linear,
@@ -64,12 +64,12 @@ def reference():  # -> {name: operation}
 
 
 def row_by_row(linear, x, weight, bias=None):  # (n, d_in) -> (n, d_out)
-    """`linear` on one row at a time: n calls of one shape, so one order of additions."""
+    """Apply `linear` to one row at a time: n calls of one shape, so one order of additions."""
     return np.concatenate([linear(x[i : i + 1], weight, bias) for i in range(len(x))])
 
 
 def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
-    """As attention/naive.py, one query at a time, against the keys it sees and no others: shapes depend on its position."""
+    """Compute attention one query at a time, against the keys it sees and no others: shapes depend on its position."""
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     k, v = np.ascontiguousarray(k, np.float32), np.ascontiguousarray(v, np.float32)
     out = np.zeros(q.shape, np.float32)
@@ -82,7 +82,7 @@ def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, he
 
 
 def paged_attention(q, k_pages, v_pages, table, n_k):
-    """As attention/paged.py. The pages are gathered first, so that the size of a page changes nothing either."""
+    """Compute paged attention. The pages are gathered first, so that the size of a page changes nothing either."""
     check_table(q, k_pages, v_pages, table, n_k)
     used = np.asarray(table, np.int64)[: -(-n_k // k_pages.shape[1])]
     return attention(q, *(pages[used].reshape(-1, *pages.shape[2:])[:n_k] for pages in (k_pages, v_pages)))

@@ -47,38 +47,38 @@ __all__ = [
 
 
 def empty(shape, dtype=np.float32):
-    """An array whose content is whatever lay there."""
+    """Allocate an array without initializing it."""
     return np.empty(shape, dtype)
 
 
 def zeros(shape, dtype=np.float32):
-    """An array of zeros."""
+    """Allocate an array of zeros."""
     return np.zeros(shape, dtype)
 
 
 def upload(arrays):  # [array] -> [array]
-    """What the host has, for the device: here they are one."""
+    """Move arrays from host to device: here they are one."""
     return arrays
 
 
 def download(array):  # array -> array
-    """What the device has, for the host."""
+    """Move an array from device to host."""
     return array
 
 
 def most_likely(logits):  # (n, vocab) -> (n,) int64
-    """The greedy token of each row, the lowest id among equals; -1 where the largest is not finite. To argmax that is a NaN."""
+    """Find the greedy token of each row, the lowest id among equals; -1 where the largest is not finite (argmax prefers NaN)."""
     tokens = logits.argmax(axis=1)
     return np.where(np.isfinite(logits[np.arange(len(logits)), tokens]), tokens, -1)
 
 
 def prepare_layers(layers):  # [LayerWeights] -> [LayerWeights]
-    """The layers of a model as run_layers of this backend takes them."""
+    """Convert the layers of a model for run_layers of this backend."""
     return layers
 
 
 def load_matrix(tensor):  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32
-    """Make of a tensor in a file what `linear` and `embed` of this backend take as a weight."""
+    """Convert a stored tensor to the weight that `linear` and `embed` of this backend take."""
     matrix = np.empty(tensor.shape, np.float32)
     dequantize(tensor.raw, tensor.type, tensor.shape, out=matrix)
     return matrix

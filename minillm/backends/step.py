@@ -7,7 +7,7 @@ same calls (`backends/numba_/batch.py`).
 
 
 class AttentionStep:
-    """For one call of `Transformer.forward`. ops: the backend; segments with their caches; spans: which tokens are whose.
+    """The attention of one call of `Transformer.forward`. ops: the backend; segments with their caches; spans: their tokens.
 
     First `indices`: what it must know of the caches on the device; `place`: the same, uploaded; `attend`: layer after layer.
     """
@@ -16,7 +16,7 @@ class AttentionStep:
         self.ops, self.segments, self.spans = ops, segments, spans
 
     def indices(self):  # -> [(n,) int64 on the host]
-        """Room is made in each cache for its new tokens; what their places are is uploaded with the tokens themselves."""
+        """Make room in each cache for its new tokens; their indices are uploaded with the tokens themselves."""
         self.counts, found = [], []
         for segment in self.segments:
             own = segment.cache.indices(len(segment.tokens))
@@ -25,13 +25,13 @@ class AttentionStep:
         return found
 
     def place(self, arrays):  # [(n,) int64 on the device], as `indices` gave them
-        """Hand each cache its own."""
+        """Give each cache its uploaded indices."""
         arrays = iter(arrays)
         for segment, count in zip(self.segments, self.counts, strict=True):
             segment.cache.place([next(arrays) for _ in range(count)])
 
     def attend(self, layer, q, k, v):  # int, (tokens, heads, d), (tokens, kv_heads, d) twice -> (tokens, heads, d)
-        """Append k and v of each segment's new tokens to its cache, and answer its queries."""
+        """Append k and v of each segment's new tokens to its cache, and attend for its queries."""
         looked_up = self.ops.empty(q.shape)
         for segment, span in zip(self.segments, self.spans, strict=True):
             segment.cache.append(layer, k[span], v[span])

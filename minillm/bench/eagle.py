@@ -19,7 +19,7 @@ import numpy as np
 from minillm.bench.pair import GAMMA, NEW_TOKENS
 from minillm.model.sampling import SamplingParams, distribution
 from minillm.model.transformer import Segment
-from minillm.speculative.draft import draft, look
+from minillm.speculative.draft import draft, run_target
 from minillm.speculative.verify import verify
 
 
@@ -33,10 +33,10 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
     for prompt in prompts:
         text, end, drafts = list(prompt), len(prompt) + new_tokens, head.new_cache()
         cache = llm.transformer.new_cache(end + gamma)
-        features = look(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
+        features = run_target(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
         while len(text) < end and (len(text) == len(prompt) or text[-1] not in llm.tokenizer.eos_ids):
             proposed, q = draft(head, features, text[len(text) - len(features) :], drafts, temperature, gamma, rng)
-            features, logits = look(llm, head, [text[-1], *proposed], cache, "all")
+            features, logits = run_target(llm, head, [text[-1], *proposed], cache, "all")
             accepted = verify([distribution(row, params) for row in logits], q, proposed, rng)
             cache.truncate(len(text) + len(accepted) - 1)
             text, features, looks = text + accepted, features[: len(accepted)], looks + 1

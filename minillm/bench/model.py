@@ -7,7 +7,7 @@ from minillm.backends import get_backend
 from minillm.bench import batches as by_batch
 from minillm.bench import compare, machine, report
 from minillm.bench.peers import installed
-from minillm.model.load import bits_per_weight, chosen, read_config
+from minillm.model.load import bits_per_weight, read_config, resolve_backend
 from minillm.terminal import say
 
 
@@ -18,7 +18,7 @@ def peers(batches):  # [int] -> names of the engines to stand beside ours that a
 
 def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", kv=None, threads=None, peers=()):  # -> dict
     """Measure ours and `peers` in turn. Errors: MiniLLMError for sizes that do not fit the model, before anything is loaded."""
-    config, backend = read_config(path), chosen(backend, path)
+    config, backend = read_config(path), resolve_backend(backend, path)
     compare.check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     bits = 32 if backend == "numpy" else bits_per_weight(path, config)
 

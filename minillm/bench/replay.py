@@ -21,7 +21,7 @@ from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
-from minillm.load.profiles import draw, load
+from minillm.load.profiles import draw, load_profile
 from minillm.load.traces import HASHED_TOKENS, read_azure, read_mooncake
 
 POLICIES = ("lru", "lfu", "cost", "belady")
@@ -126,8 +126,8 @@ def run(what, trace=None, count=None):  # -> dict
     """
     jobs = {"paging": (read_azure, "azure_conv", waste), "prefix": (read_mooncake, "mooncake_conv", prefix)}
     read, profile, replay = jobs[what]
-    requests = read(trace)[:count] if trace else draw(load(profile), count)
-    source = str(trace) if trace else f"drawn from the profile {profile}: {load(profile)['source']}"
+    requests = read(trace)[:count] if trace else draw(load_profile(profile), count)
+    source = str(trace) if trace else f"drawn from the profile {profile}: {load_profile(profile)['source']}"
     return {"source": source, "requests": len(requests), what: replay(requests)}
 
 

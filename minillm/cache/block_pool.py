@@ -22,9 +22,9 @@ from minillm.errors import BlockError, OutOfBlocks, RequestError
 
 
 class BlockPool:
-    """Who owns which of `num_blocks` blocks of `block_size` tokens. Every operation is O(1) per block.
+    """The owners of `num_blocks` blocks of `block_size` tokens each. Every operation is O(1) per block.
 
-    watermark: blocks that `can_allocate` leaves free, so that those who run can grow while others wait outside.
+    watermark: blocks that `can_allocate` leaves free, so that running sequences can grow. Admission must respect it.
     An operation that raises has changed nothing. Errors: BlockError, OutOfBlocks, RequestError for what can never fit.
     """
 
@@ -44,14 +44,14 @@ class BlockPool:
 
     @property
     def num_free(self):
-        """Blocks without an owner. That some are remembered does not matter: they are given up when needed."""
+        """Blocks without an owner. Cached ones count as free: they are evicted when needed."""
         return len(self.blank) + len(self.idle)
 
     def can_allocate(self, n):
-        """May a new request take n blocks and leave the watermark free?"""
+        """Whether a new request may take n blocks and leave the watermark free: the test of admission."""
         return n <= self.num_free - self.watermark
 
-    def need(self, n, total=0):
+    def require(self, n, total=0):
         """Raise unless n more blocks can be had now. total: those that the request will own with them."""
         if max(n, total) > self.num_blocks:
             raise RequestError(f"the request needs {max(n, total):,} blocks, the whole pool has {self.num_blocks:,}.")
@@ -59,8 +59,8 @@ class BlockPool:
             raise OutOfBlocks(f"{n:,} blocks are needed, {self.num_free:,} of {self.num_blocks:,} are free.")
 
     def allocate(self):  # -> block
-        """A block with one owner. Blank ones go first; then the cache gives up what it misses least."""
-        self.need(1)
+        """Allocate a block with one owner. Blank ones go first; then the cache evicts one."""
+        self.require(1)
         if not self.blank:
             self.cache.evict(1)
         block = self.blank.pop()
@@ -68,8 +68,8 @@ class BlockPool:
         return block
 
     def share(self, block):
-        """One owner more; an idle block comes back to life with all that is in it."""
-        if not self.refs[self.known(block)] and block not in self.idle:
+        """Add an owner; an idle block is in use again, with its content."""
+        if not self.refs[self.check_block(block)] and block not in self.idle:
             raise BlockError(f"block {block} is free and blank: there is nothing in it to share.")
         self.idle.pop(block, None)
         self.refs[block] += 1
@@ -79,7 +79,7 @@ class BlockPool:
 
         Blank blocks are a stack: what was used last is used next. The cache hears of a block when it is idle, not before.
         """
-        self.owned(block)
+        self.check_owned(block)
         # BEGIN SOLUTION ex=04.1
         self.refs[block] -= 1
         if self.refs[block] == 0:
@@ -91,18 +91,18 @@ class BlockPool:
         # END SOLUTION
 
     def release(self, blocks):
-        """One owner fewer for each block of a sequence, the last block first.
+        """Drop one owner of each block of a sequence, the last block first.
 
-        The order matters: of a remembered prefix the end must go before the beginning, without which it is unreachable.
+        The order matters: the end of a cached prefix must be evicted before its beginning, without which it is unreachable.
         """
         for block, times in Counter(blocks).items():
-            self.owned(block, times)
+            self.check_owned(block, times)
         for block in reversed(blocks):
             self.free(block)
 
     def is_shared(self, block):
-        """Has it more than one owner?"""
-        return self.refs[self.known(block)] > 1
+        """Whether it has more than one owner."""
+        return self.refs[self.check_block(block)] > 1
 
     def writable(self, block):  # -> block, copy_from or None
         """Copy-on-write: the block that one of its owners may write to in its place, and what to copy into that first.
@@ -110,7 +110,7 @@ class BlockPool:
         A block with other owners is left to them; one that the cache remembers stays as it is remembered.
         Copies must be carried out in the order given, before anything else is written.
         """
-        self.owned(block)
+        self.check_owned(block)
         # BEGIN SOLUTION ex=04.4
         if self.refs[block] == 1 and block not in self.kept:
             return block, None
@@ -128,15 +128,15 @@ class BlockPool:
         self.cache = cache
 
     def keep(self, block):
-        """The cache remembers what is in a block that somebody owns."""
-        self.owned(block)
+        """Mark a block in use as cached: its content stays when the last owner frees it."""
+        self.check_owned(block)
         if block in self.kept:
             raise BlockError(f"block {block} is kept already: it holds one thing only.")
         self.kept.add(block)
 
     def forget(self, block):
-        """The cache no longer remembers it: an idle block becomes blank."""
-        if self.known(block) not in self.kept:
+        """Evict a block from the cache: an idle one becomes blank."""
+        if self.check_block(block) not in self.kept:
             raise BlockError(f"block {block} is not kept: there is nothing to forget.")
         self.kept.discard(block)
         if block in self.idle:
@@ -145,14 +145,14 @@ class BlockPool:
 
     # --- what may be asked of a block ---------------------------------------------------------------------------------------
 
-    def known(self, block):  # -> block
+    def check_block(self, block):  # -> block
         """Raise unless it is one of this pool's."""
         if not 0 <= block < self.num_blocks:
             raise BlockError(f"blocks are numbered 0 to {self.num_blocks - 1:,}, found {block:,}.")
         return block
 
-    def owned(self, block, times=1):  # -> block
+    def check_owned(self, block, times=1):  # -> block
         """Raise unless it has this many owners at least."""
-        if self.refs[self.known(block)] < times:
+        if self.refs[self.check_block(block)] < times:
             raise BlockError(f"block {block} has {self.refs[block]} owners, {times} would use it: was it freed twice?")
         return block

@@ -5,10 +5,10 @@
     slot        28 …   │  8 …    │ 20 21            slot = table[position // size] · size + position % size
 
 A table grows by whole blocks, so at most size - 1 slots of a sequence are ever wasted. `fork` copies the table and not
-the blocks: both own them, and who writes first into the shared last one gets a copy (copy-on-write). Under pressure a
-table moves to another pool (`swap`), in host memory, and back.
+the blocks: both own them, and the first to write into the shared last one gets a copy (copy-on-write). Under memory
+pressure a table moves to another pool (`swap`), in host memory, and back.
 
-Whoever holds the arrays carries out what a call returns, in order: first all copies, then the writes to the slots.
+The owner of the arrays must carry out what a call returns, in order: first all copies, then the writes to the slots.
 
 PagedAttention: Kwon et al., 2023, arXiv:2309.06180, section 4.
 """
@@ -27,15 +27,15 @@ class BlockTable:
         self.blocks = list(blocks)
         self.length = len(self.blocks) * pool.block_size
         self.freed = False
-        self.changes = 0  # how often `blocks` has changed: whoever keeps a copy of it sees whether it is stale
+        self.changes = 0  # how often `blocks` has changed, so that a copy of it can be known to be stale
 
     def blocks_for(self, n):  # -> blocks
-        """Free blocks that `append(n)` would take, a copy of the last one included."""
+        """Count the free blocks that `append(n)` would take, a copy of the last one included."""
         size, end = self.pool.block_size, self.length + n
         return -(-end // size) - len(self.blocks) + (n > 0 and self._must_copy())
 
     def append(self, n):  # -> [slot], [(copy_from, copy_to)]
-        """Make room for n more tokens: the slots to write them to, and the blocks to copy before.
+        """Append n tokens: return the slots to write them to, and the blocks to copy before.
 
         Errors: OutOfBlocks if too few are free now, RequestError if the table would outgrow the pool.
         """
@@ -44,7 +44,7 @@ class BlockTable:
             raise RequestError(f"a table grows by 0 tokens or more, found {n:,}.")
         pool, start, copies = self.pool, self.length, []
         blocks = -(-(start + n) // pool.block_size)
-        pool.need(self.blocks_for(n), total=blocks)
+        pool.require(self.blocks_for(n), total=blocks)
         more = [pool.allocate() for _ in range(len(self.blocks), blocks)]
         if n and start % pool.block_size:  # after the rest is allocated: what is copied from cannot be among it
             self.blocks[-1], source = pool.writable(self.blocks[-1])
@@ -64,7 +64,7 @@ class BlockTable:
         # END SOLUTION
 
     def fork(self):  # -> BlockTable
-        """A second table of the same blocks: no copy now, one block at most when either writes."""
+        """Make a second table of the same blocks: no copy now, one block at most when either writes."""
         self._alive()
         other = BlockTable(self.pool)
         for block in self.blocks:
@@ -73,7 +73,7 @@ class BlockTable:
         return other
 
     def truncate(self, length):
-        """Forget all tokens from `length` on, and free the blocks that held nothing else."""
+        """Drop all tokens from `length` on, and free the blocks that held nothing else."""
         self._alive()
         if not 0 <= length <= self.length:
             raise RequestError(f"cannot truncate a table of {self.length:,} tokens to {length:,}.")
@@ -91,14 +91,14 @@ class BlockTable:
         self.changes += 1
 
     def _must_copy(self):
-        """Is the last block partly filled, and not this table's alone to write to?"""
+        """Whether the last block is partly filled, and shared or cached, so that it must not be written."""
         if self.length % self.pool.block_size == 0:
             return False
         return self.pool.is_shared(self.blocks[-1]) or self.blocks[-1] in self.pool.kept
 
     def _alive(self):
         if self.freed:
-            raise BlockError("this block table was freed: its blocks may be somebody else's by now.")
+            raise BlockError("this block table was freed: its blocks may have other owners by now.")
 
 
 def swap(tables, pool):  # -> [(block there, block here)]
@@ -116,7 +116,7 @@ def swap(tables, pool):  # -> [(block there, block here)]
             )
     if len({id(table) for table in tables}) < len(tables):
         raise BlockError(f"a table is named twice among the {len(tables)} to move.")
-    pool.need(len({block for table in tables for block in table.blocks}))
+    pool.require(len({block for table in tables for block in table.blocks}))
     places = {}
     for table in tables:
         for block in table.blocks:

@@ -85,16 +85,16 @@ class ContiguousCache:
         # END SOLUTION
 
     def make_room(self, n):
-        """Take the memory for n more tokens now, for all layers."""
+        """Allocate the memory for n more tokens now, for all layers."""
         self.reserve(self.length + n)
 
     def indices(self, n):  # -> []
-        """Room for n more tokens. New tokens go after the old ones: there is nothing to look up."""
+        """Make room for n more tokens. They go after the old ones: there is nothing to look up."""
         self.make_room(n)
         return []
 
     def place(self, arrays):  # []
-        """Nothing, accordingly."""
+        """Do nothing: there was nothing to upload."""
 
     def pages(self):  # -> (layers, 1, capacity, kv_heads, d_head), (…), (0,)
         """The memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
@@ -105,7 +105,7 @@ class ContiguousCache:
         return ops.attention(q, *self.read(layer))
 
     def truncate(self, length):
-        """Forget all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""
+        """Drop all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""
         if not 0 <= length <= self.length:
             raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
         # BEGIN SOLUTION ex=02.3
@@ -113,7 +113,7 @@ class ContiguousCache:
         # END SOLUTION
 
     def fork(self):
-        """A second cache with the same content that goes its own way from here (a copy; paging shares instead)."""
+        """Make a second cache with the same content, independent from here on (a copy; paging shares instead)."""
         # BEGIN SOLUTION ex=02.4
         other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length, self.dtype, self.ops)
         other.k, other.v = self.k.copy(), self.v.copy()

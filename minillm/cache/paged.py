@@ -38,8 +38,8 @@ class PageStore:
         self.k, self.v = self.ops.zeros(shape, dtype), self.ops.zeros(shape, dtype)
 
     @classmethod
-    def of(cls, config, num_blocks, block_size=16, **options):
-        """A store for a model's shape."""
+    def for_model(cls, config, num_blocks, block_size=16, **options):
+        """Make a store of a model's shape."""
         return cls(config.n_layers, config.n_kv_heads, config.d_head, num_blocks, block_size, **options)
 
     @property
@@ -48,7 +48,7 @@ class PageStore:
         return self.k.nbytes + self.v.nbytes
 
     def new_cache(self, blocks=(), max_length=None):  # -> PagedCache
-        """The cache of a new sequence; blocks: what a prefix cache has matched, now this sequence's."""
+        """Make the cache of a new sequence. blocks: a match of a prefix cache, owned by this sequence from now on."""
         return PagedCache(self, BlockTable(self.pool, blocks), max_length)
 
     def copy(self, pairs, source=None):  # [(from, to)]
@@ -92,7 +92,7 @@ class PagedCache:
         # END SOLUTION
 
     def make_room(self, n):
-        """Take the blocks for n more tokens now, for all layers."""
+        """Allocate the blocks for n more tokens now, for all layers."""
         end = self.length + n
         if self.max_length is not None and end > self.max_length:
             raise RequestError(f"the KV cache holds {self.max_length:,} tokens, {end:,} were asked for.")
@@ -115,7 +115,7 @@ class PagedCache:
         return ops.paged_attention(q, self.store.k[layer], self.store.v[layer], table, self.lengths[layer])
 
     def indices(self, n):  # -> [slots of n more tokens, block table]
-        """Room for n more tokens, and where they go."""
+        """Make room for n more tokens, and return their slots."""
         self.make_room(n)
         return [self.numbers("slots", (self.length, self.length + n)), self.numbers("blocks")]
 
@@ -129,33 +129,33 @@ class PagedCache:
         return np.array(self.table.slots(*span) if name == "slots" else self.table.blocks, np.int64)
 
     def on_device(self, name, span=()):  # -> (n,) int64
-        """What `place` gave; uploaded here, where nothing was, or the tokens or the blocks are others by now."""
+        """The arrays that `place` gave; uploaded here where there were none, or where tokens or blocks have changed since."""
         of = span, self.table.changes
         if name not in self.made or self.made[name][0] != of:
             self.made[name] = of, self.store.ops.upload([self.numbers(name, span)])[0]
         return self.made[name][1]
 
     def truncate(self, length):
-        """Forget all tokens from `length` on, in every layer, and give back the blocks that held nothing else."""
+        """Drop all tokens from `length` on, in every layer, and give back the blocks that held nothing else."""
         if not 0 <= length <= self.length:
             raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
         self.table.truncate(length)
         self.lengths = [length] * len(self.lengths)
 
     def fork(self):  # -> PagedCache
-        """A second cache with the same content: both own the same blocks, and the first to write copies one."""
+        """Make a second cache with the same content: both own the same blocks, and the first to write copies one."""
         other = PagedCache(self.store, self.table.fork(), self.max_length)
         other.lengths = list(self.lengths)
         return other
 
     def free(self):
-        """The sequence is done, or preempted: its blocks are others'."""
+        """Free the blocks: the sequence is done, or preempted."""
         self.table.free()
         self.lengths = [0] * len(self.lengths)
 
 
-def swap_to(caches, store):  # [PagedCache], PageStore
-    """Move caches to another store (host memory, and back), sharing among them kept."""
+def move_to_store(caches, store):  # [PagedCache], PageStore
+    """Swap caches to another store (host memory, and back); blocks that they share stay shared."""
     old = caches[0].store
     store.copy(swap([c.table for c in caches], store.pool), source=old)
     for cache in caches:

@@ -1,9 +1,9 @@
-"""Which idle leaf is worth least? A policy gives each a score when it falls idle; the smallest goes first.
+"""Eviction policies: which idle leaf is worth least? A policy gives each leaf a score; the smallest is evicted first.
 
-    LRU         when it was last used             what was not wanted for long is not wanted soon
-    LFU         how often it was used             a system prompt outlives a burst of strangers
-    GreedyDual  age + uses × cost of recomputing  what is dear and popular may stay longer, but not for ever
-    Belady      when it is wanted next            needs the future: no policy does better, so it is the ceiling
+    LRU         when it was last used             what was not used for long will not be used soon
+    LFU         how often it was used             a system prompt outlives a burst of unrelated prompts
+    GreedyDual  age + uses × cost of recomputing  costly and popular pages stay longer, but not without end
+    Belady      when it is used next              needs the future: no policy does better, so it is the ceiling
 
 Belady, 1966, IBM Systems Journal 5(2). GreedyDual-Size-Frequency: Cherkasova, 1998, HP Labs report 98-69.
 """
@@ -18,7 +18,7 @@ class LRU:
         return node.last_use
 
     def evicted(self, score):
-        """A leaf of this score has gone."""
+        """Called after a leaf of this score was evicted."""
 
 
 class LFU(LRU):
@@ -31,7 +31,7 @@ class LFU(LRU):
 class GreedyDual(LRU):
     """Cost-aware: uses × cost of a page, plus an age that rises to the score of each victim.
 
-    So a newcomer starts level with what was thrown out last, and old fame fades. Computing a page after p others costs
+    So a new page starts level with the last victim, and old popularity fades. Computing a page after p others costs
     1 + p / even: even is the pages of context at which attention costs as much as the matrix products.
     """
 
@@ -47,9 +47,9 @@ class GreedyDual(LRU):
 
 
 class Belady(LRU):
-    """Evict what is wanted again last, or never. For replays: requests, as lists of page ids (one token a page), in order.
+    """Evict the page whose next use is latest, or never comes. For replays: requests, as lists of page ids, in order.
 
-    now: number of the request being served; whoever replays moves it on.
+    now: number of the request being served; the replay advances it. One page is one token here.
     """
 
     def __init__(self, requests):

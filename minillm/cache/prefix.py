@@ -16,9 +16,9 @@ from minillm.cache.prefix_cache import matchable
 
 
 def chain(tokens, block_size, salt=None, parent=None, hasher=hash):  # -> yields (hash, tokens of the block)
-    """Names of the full blocks of tokens, lazily: each hashes its parent's name, its tokens and the salt.
+    """Hash the full blocks of tokens, lazily: each hash covers its parent's hash, its tokens and the salt.
 
-    parent: the name of what comes before the first token, None at the beginning of a prompt.
+    parent: the hash of what comes before the first token, None at the beginning of a prompt.
     """
     # BEGIN SOLUTION ex=05.1
     for start in range(0, len(tokens) - block_size + 1, block_size):
@@ -30,7 +30,7 @@ def chain(tokens, block_size, salt=None, parent=None, hasher=hash):  # -> yields
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """What is known of a cached block. Compared by identity."""
+    """A cached block: its hash (name), tokens, salt and parent. Compared by identity."""
 
     name: int
     tokens: tuple
@@ -52,7 +52,7 @@ class HashPrefixCache:
         pool.attach(self)
 
     def find(self, tokens, salt=None):  # -> [Entry]
-        """Entries along the chain of tokens, up to the first that is unknown or somebody else's."""
+        """Find the entries along the chain of tokens, up to the first that is unknown or a collision."""
         found, parent = [], None
         for name, block in chain(tokens, self.pool.block_size, salt, hasher=self.hasher):
             entry = self.by_name.get(name)
@@ -79,7 +79,7 @@ class HashPrefixCache:
             start -= 1
         parent = self.by_block[blocks[start - 1]] if start else None
         for block in blocks[start:full]:
-            pool.owned(block)
+            pool.check_owned(block)
         names = chain(tokens[start * size : full * size], size, salt, parent and parent.name, self.hasher)
         registered = 0
         for index, (name, block_tokens) in enumerate(names, start):

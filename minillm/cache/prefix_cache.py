@@ -1,15 +1,15 @@
 """What every prefix cache answers, so that a scheduler takes either: hash chain (prefix) or radix tree (radix).
 
 Keys and values of a token depend on the tokens before it alone. Two prompts that begin alike therefore have the same
-blocks up to where they part: whoever comes second takes the first one's and computes the rest. A sequence's life:
+blocks up to where they part: the second one shares the first one's blocks and computes the rest. A sequence's life:
 
     table = BlockTable(pool, cache.match(tokens, salt))     hit: table.length tokens need no prefill, at least one does
     table.append(n) … compute …                              slots to write
     cache.commit(tokens[:table.length], table.blocks, salt)  what is full may now be found by others
     table.free()                                             finished or preempted: the blocks stay findable while idle
 
-There is no second count of who reads what: a block is locked while it has an owner in the pool, and since whoever owns a
-cached block owns those before it too, what is idle can always be evicted from the end. `pool.num_free` is exact.
+There is no second reference count: a block is locked while it has an owner in the pool, and since an owner of a cached
+block owns those before it too, idle blocks can always be evicted from the end. `pool.num_free` is exact.
 Only computed tokens may be committed; drafts only once accepted. A block that is cached is never written (pool.writable).
 """
 
@@ -20,10 +20,10 @@ class PrefixCache(Protocol):
     """Remembers full blocks of one BlockPool by the tokens that lead to them."""
 
     def cached_length(self, tokens, salt=None):  # -> tokens
-        """How many tokens `match` would find. Locks nothing, changes nothing: for sorting a queue."""
+        """Count the tokens that `match` would find. Locks nothing, changes nothing: for sorting a queue."""
 
     def match(self, tokens, salt=None):  # -> [block]
-        """Blocks of the longest cached prefix, each with one owner more: the caller, who must release them.
+        """Match the longest cached prefix: its blocks, each with one owner more, the caller, which must release them.
 
         Full blocks only, and never all tokens: the last one is computed, or there would be no logits to sample from.
         salt: anything hashable; prompts with different salts share nothing (tenants, adapters, images).
@@ -36,15 +36,15 @@ class PrefixCache(Protocol):
         """
 
     def release(self, blocks):
-        """Give back a match that is not used after all. (A table that has taken it over frees itself.)"""
+        """Release a match that is not used after all. (A table that has taken it over frees itself.)"""
 
     def evict(self, n):  # -> blocks
-        """Forget up to n idle blocks, the least missed first: they become blank. The pool calls it when it must."""
+        """Evict up to n idle blocks, the least valuable first: they become blank. The pool calls it when blank ones run out."""
 
     def on_idle(self, block):
-        """The pool says: the last owner of a block that you keep has let go."""
+        """Called by the pool when the last owner of a cached block has freed it."""
 
 
 def matchable(tokens, block_size):  # -> [token]
-    """The part of a prompt that a match may cover: full blocks, and never the last token."""
+    """Cut a prompt to the part that a match may cover: full blocks, and never the last token."""
     return list(tokens[: max(0, len(tokens) - 1) // block_size * block_size])

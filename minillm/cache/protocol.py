@@ -1,13 +1,13 @@
 """What a KV cache is: the one protocol of contiguous.py and paged.py, and of any that comes (quantized, tiered).
 
-A cache holds the keys and values of one sequence, layer by layer. A forward pass appends each layer's new ones and looks at all
-of them; where they lie is the cache's own affair. Arrays are the backend's, on the device (backends/ops.py).
+A cache holds the keys and values of one sequence, layer by layer. A forward pass appends each layer's new ones and attends to
+all of them; the layout is the cache's own. Arrays are the backend's, on the device (backends/ops.py).
 
     make_room ─▶ indices ─▶ place ─▶ append, attend   for each layer      │  truncate, fork   between steps
     memory       on host    uploaded
 
-`indices` and `place` are there so that a step needs one upload: what a cache must know on the device about where its tokens go
-(slots, a block table) travels together with the tokens of all sequences. A cache that was not given them brings them itself.
+`indices` and `place` exist so that a step needs one upload: the indices of a cache (slots, a block table) travel together with
+the tokens of all sequences. A cache that was not given them uploads them itself.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -35,13 +35,13 @@ class KVCache(Protocol):
         """Bytes of the memory it occupies, used or not."""
 
     def make_room(self, n: int) -> None:
-        """Take the memory for n more tokens now, for all layers."""
+        """Allocate the memory for n more tokens now, for all layers."""
 
-    def indices(self, n: int) -> list["np.ndarray"]:  # int64, on the host
-        """Make room for n more tokens; what a step of them must know on the device, perhaps nothing."""
+    def indices(self, n: int) -> list:  # -> [int64 arrays on the host]
+        """Make room for n more tokens, and return the indices that a step needs on the device, perhaps none."""
 
-    def place(self, arrays: list[Array]) -> None:  # what `indices` gave, on the device
-        """Take it back, uploaded, for the step that follows."""
+    def place(self, arrays: list) -> None:  # what `indices` gave, on the device
+        """Take the uploaded indices, for the step that follows."""
 
     def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
         """Add the keys and values of n new tokens to one layer, after those it holds."""
@@ -56,7 +56,7 @@ class KVCache(Protocol):
         """The memory as pages and a block table, for kernels that read any cache where it lies."""
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on, in every layer: how a rejected draft is undone."""
+        """Drop all tokens from `length` on, in every layer: how a rejected draft is undone."""
 
-    def fork(self) -> Self:
-        """A second cache with the same content that goes its own way from here."""
+    def fork(self):  # -> KVCache
+        """Make a second cache with the same content, independent from here on."""

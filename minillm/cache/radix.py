@@ -5,9 +5,9 @@
     pages 0 1 2 3   └─ "…a haiku."    page 6              an edge midway splits it there.
 
 To match a prompt is to walk down while whole pages agree. To evict is to prune: the end of a leaf first, since nothing
-is reachable without what comes before it. Which leaf goes is the policy's choice (policies), least recently used unless
-told otherwise. What a sequence uses is locked. SGLang counts users on every node for that (lock_ref); here the pool's
-reference count is the lock: whoever owns a page owns those above it, so a leaf's last page tells whether it may go.
+is reachable without what comes before it. The policy chooses the leaf (policies), by default the least recently used.
+Pages that a sequence uses are locked. SGLang counts users on every node for that (lock_ref); here the pool's reference
+count is the lock: an owner of a page owns those above it too, so a leaf's last page tells whether it may be evicted.
 
 RadixAttention: Zheng et al., 2024, arXiv:2312.07104. A page is a block of the pool; SGLang's pages are one token.
 """
@@ -36,7 +36,7 @@ class Node:
 
 
 def common_pages(a, b, page_size):  # [token], [token] -> pages
-    """How many whole pages two lists of tokens have in common at the beginning: bisection over slices, at the speed of C."""
+    """Count the whole pages that two lists of tokens have in common at the beginning: bisection over slices, at C's speed."""
     low, high = 0, min(len(a), len(b)) // page_size
     if a[: high * page_size] == b[: high * page_size]:
         return high
@@ -61,7 +61,7 @@ class RadixCache:
         pool.attach(self)
 
     def path(self, tokens, salt=None):  # -> [(node, pages of it that agree)]
-        """The nodes that tokens lead through, from the top. All pages agree except perhaps in the last node."""
+        """Find the nodes on the path of tokens, from the top. All pages agree except perhaps in the last node."""
         size, node, done, found = self.page_size, self.root, 0, []
         # BEGIN SOLUTION ex=05.2
         while child := node.children.get((salt, *tokens[done : done + size])):
@@ -112,7 +112,7 @@ class RadixCache:
             done += pages
         mine = blocks[done:full]
         for block in [blocks[i] for i, _ in duplicates] + mine:
-            if pool.owned(block) in self.home:
+            if pool.check_owned(block) in self.home:
                 raise BlockError(f"block {block} is cached under other tokens: commit what was computed into it, nothing else.")
 
         if any(pool.is_shared(blocks[i]) for i, _ in duplicates):
@@ -148,7 +148,7 @@ class RadixCache:
         self._offer(node)
 
     def locked(self, node):
-        """Does somebody own its last page? Then nothing above it is idle either."""
+        """Whether its last page has an owner. Then nothing above it is idle either."""
         return self.pool.refs[node.pages[-1]] > 0
 
     def _offer(self, node):

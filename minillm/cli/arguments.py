@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, NoReturn, cast
 
+from minillm.errors import nearest
+
 KNOWN_TO_ALL = {"-h", "--help"}
 
 
@@ -58,11 +60,9 @@ class Parser(argparse.ArgumentParser):
         having = [other.prog for other in self.siblings.values() if word in other._option_string_actions]
         return f" ({' and '.join(having)} ha{'ve' if having[1:] else 's'} it)" if having else ""
 
-    def did_you_mean(self, word: str, known: Iterable[str]) -> str:
-        from difflib import get_close_matches
-
-        near = get_close_matches(word, known, 1)
-        return f" (did you mean {near[0]}?)" if near else ""
+    def did_you_mean(self, word, known):
+        near = nearest(word, known)
+        return f" (did you mean {near}?)" if near else ""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # argparse overloads it
         """Refuse an unknown option here, where the command's own are known, before its value is taken for another word."""

@@ -105,7 +105,7 @@ def plan(args: Namespace) -> tuple[list, str]:  # [Request] with their times, an
 
     from minillm.errors import MiniLLMError
     from minillm.load import workload
-    from minillm.load.profiles import draw, load
+    from minillm.load.profiles import draw, load_profile
     from minillm.load.traces import read_any
 
     if args.trace and args.lengths:
@@ -113,7 +113,8 @@ def plan(args: Namespace) -> tuple[list, str]:  # [Request] with their times, an
     if args.requests < 1:
         raise MiniLLMError(f"--requests must be at least 1, found {args.requests}.")
     if args.trace or args.lengths:
-        requests = read_any(args.trace)[: args.requests] if args.trace else draw(load(args.lengths), args.requests, args.seed)
+        drawn = None if args.trace else draw(load_profile(args.lengths), args.requests, args.seed)
+        requests = read_any(args.trace)[: args.requests] if args.trace else drawn
         requests = workload.cut(requests, args.prompt_tokens, args.new_tokens)
         told = f"{len(requests):,} requests, lengths of {args.trace or args.lengths}"
     else:

@@ -81,21 +81,21 @@ def configure(parser: Parser) -> None:
 def run(args: Namespace) -> int:
     try:
         from minillm.server.app import Served, create_app
-        from minillm.server.listen import allow_files, bind, make_server
+        from minillm.server.listen import bind, make_server, raise_file_limit
     except ImportError as missing:
         raise MiniLLMError(f"`minillm serve` needs {missing.name}: pip install 'minillm-course[serve]'") from None
 
     from minillm.model.defaults import default_sampling
 
     options, args.adapters = limits(args), adapters(args)
-    allow_files()
+    raise_file_limit()
     listener = bind(args.host, args.port)  # before the model is loaded: a port that is taken should not cost minutes
     with listener:
         llm = load(args)
         engine, page, config = build(args, llm)
         name, pool = args.name or args.model, config.num_blocks * config.block_size
         sampling = default_sampling(llm) if args.generation_config == "auto" else {}
-        app = create_app(engine, Served.of(llm, name, pool, args.order == "priority", sampling), options, page)
+        app = create_app(engine, Served.from_llm(llm, name, pool, args.order == "priority", sampling), options, page)
         port = listener.getsockname()[1]
         make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
     return 0

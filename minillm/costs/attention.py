@@ -11,30 +11,30 @@ import math
 
 
 def attention_scores_bytes(heads, n, bytes_per_value=2):  # -> bytes
-    """The scores of `heads` heads over n tokens, written out: what standard attention holds and FlashAttention does not."""
+    """Count the bytes of the scores of `heads` heads over n tokens: standard attention holds them, FlashAttention does not."""
     return heads * n * n * bytes_per_value
 
 
 def attention_flops(n, d):  # -> FLOPs
-    """Q Kᵀ and P V, 2 FLOPs for each of n · n · d products."""
+    """Count the FLOPs of Q Kᵀ and P V: 2 for each of n · n · d products."""
     return 4 * n * n * d
 
 
 def standard_traffic(n, d):  # -> elements moved
-    """Q, K, V and O once; the scores and the weights written and read."""
+    """Count the traffic of standard attention: Q, K, V and O once; the scores and the weights written and read."""
     return 4 * n * d + 4 * n * n
 
 
 def flash1_traffic(n, d, block_k):  # -> elements moved, without the statistics
-    """K and V once; for each column tile Q and O come and O goes."""
+    """Count the traffic of FlashAttention-1: K and V once; for each column tile, Q and O are read and O is written."""
     return 2 * n * d + 3 * n * d * math.ceil(n / block_k)
 
 
 def flash2_traffic(n, d, block_q):  # -> elements moved, without the log-sum-exp
-    """Q and O once; for each row tile K and V come."""
+    """Count the traffic of FlashAttention-2: Q and O once; for each row tile, K and V are read."""
     return 2 * n * d + 2 * n * d * math.ceil(n / block_q)
 
 
 def rescale(m, m_new):  # -> alpha
-    """What online softmax shrinks its sums by when the maximum rises from m to m_new: exp(m - m_new)."""
+    """Compute the factor by which online softmax shrinks its sums when the maximum rises from m to m_new: exp(m - m_new)."""
     return math.exp(m - m_new)

@@ -10,13 +10,13 @@ import math
 
 
 def kv_tokens(config, memory, utilization=0.9, weight_bits=16, kv_bits=16):  # -> tokens
-    """Tokens of KV cache that fit beside the weights in `memory` bytes, of which a share may be used."""
+    """Count the tokens of KV cache that fit beside the weights in `memory` bytes, of which a share may be used."""
     c = config
     return max(0, (memory * utilization - c.weight_bytes(weight_bits)) // c.kv_bytes_per_token(kv_bits / 8))
 
 
 def training_bytes(config, bytes_per_parameter=16):  # -> bytes
-    """Weights, gradients and optimizer state, without activations.
+    """Count the bytes of weights, gradients and optimizer state, without activations.
 
     Mixed precision with Adam: 2 (weights) + 2 (gradients) + 4 + 4 + 4 (float32 weights and two moments) bytes a parameter.
     Rajbhandari et al. 2020, arXiv:1910.02054.
@@ -25,32 +25,32 @@ def training_bytes(config, bytes_per_parameter=16):  # -> bytes
 
 
 def nf4_bits(block=64, group=256):  # -> bits a weight
-    """Of NF4 with double quantization: the code, a share of an 8-bit scale, a share of that one's float32."""
+    """Count the bits of a weight in NF4 with double quantization: the code, a share of an 8-bit scale, and of its float32."""
     return 4 + 8 / block + 32 / (block * group)
 
 
 def blocks_for(tokens, block_size=16):  # -> blocks
-    """Blocks that a sequence holds: the last one may be partly filled."""
+    """Count the blocks that a sequence holds: the last one may be partly filled."""
     return math.ceil(tokens / block_size)
 
 
 def paged_waste(tokens, block_size=16):  # -> share of the slots held
-    """Of sequences of `tokens` tokens on average: the last block lacks (B - 1) / 2 of its B tokens."""
+    """Compute the wasted share for sequences of `tokens` tokens on average: the last block lacks (B - 1) / 2 of its B tokens."""
     empty = (block_size - 1) / 2
     return empty / (tokens + empty)
 
 
 def reserved_waste(tokens, reserved):  # -> share of the slots held
-    """Of sequences of `tokens` tokens on average, each given room for `reserved`."""
+    """Compute the wasted share for sequences of `tokens` tokens on average, each with room reserved for `reserved`."""
     return 1 - tokens / reserved
 
 
 def forked_blocks(prompt, new, samples, block_size=16):  # -> blocks
-    """Several answers to one prompt, copy-on-write: full blocks of the prompt once, the rest for each (new ≥ 1)."""
+    """Count the blocks of several answers to one prompt, copy-on-write: full prompt blocks once, the rest for each (new ≥ 1)."""
     shared = prompt // block_size
     return shared + samples * (blocks_for(prompt + new, block_size) - shared)
 
 
 def collision_probability(names, bits):  # -> probability, at most
-    """That two of so many random names of `bits` bits are equal: n (n - 1) / 2 pairs, each with 2^-bits."""
+    """Compute the probability that two of n random hashes of `bits` bits are equal: n (n - 1) / 2 pairs, each with 2^-bits."""
     return min(1.0, names * (names - 1) / 2 / 2.0**bits)

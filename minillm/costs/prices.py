@@ -19,7 +19,7 @@ from minillm.errors import MiniLLMError
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A way in which caching is sold: how long an entry lives after each use, and two multiples of the input price."""
+    """A way in which prompt caching is billed: how long an entry lives after each use, and two multiples of the input price."""
 
     ttl_s: float
     write: float
@@ -45,22 +45,22 @@ class Prices:
                 raise MiniLLMError(f"prices are finite and 0 or more, found {name} = {getattr(self, name)}.")
 
     @classmethod
-    def of(cls, input, output, scheme):  # float, float, Scheme -> Prices
+    def from_scheme(cls, input, output, scheme):  # float, float, Scheme -> Prices
         return cls(input, output, scheme.write, scheme.read)
 
     def cost(self, usage):  # Usage -> money
-        """What one call, or the sum of many, is billed."""
+        """Compute the bill of one call, or of the sum of many."""
         prompt = usage.input_tokens + self.write * usage.cache_write_tokens + self.read * usage.cache_read_tokens
         return (self.input * prompt + self.output * usage.output_tokens) / 1e6
 
     def cost_without_cache(self, usage):  # Usage -> money
-        """The same tokens, all at the plain input price."""
+        """Compute the bill of the same tokens, all at the plain input price."""
         prompt = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
         return (self.input * prompt + self.output * usage.output_tokens) / 1e6
 
 
 def break_even_reuses(write, read):  # two multiples of the input price -> reuses
-    """Reuses after which caching has paid: write + n · read = 1 + n. Infinite where a read costs what input costs."""
+    """Compute the reuses after which caching has paid: write + n · read = 1 + n. Infinite where a read costs as much as input."""
     if write < 0 or read < 0:
         raise MiniLLMError(f"write and read are multiples of the input price, 0 or more: found {write} and {read}.")
     if write <= 1:
@@ -69,10 +69,10 @@ def break_even_reuses(write, read):  # two multiples of the input price -> reuse
 
 
 def reusable(tokens, shared, block_size=16):  # -> tokens
-    """Of a prompt whose first `shared` tokens were seen: those in full blocks, and never the last token."""
+    """Count the reusable tokens of a prompt whose first `shared` tokens were seen: those in full blocks, never the last token."""
     return min(shared, tokens - 1) // block_size * block_size
 
 
 def cached_price(uses, write, read):  # -> units of a plain input token
-    """Mean price of a prefix token that is written once and then read uses - 1 times."""
+    """Compute the mean price of a prefix token that is written once and then read uses - 1 times."""
     return (write + (uses - 1) * read) / uses

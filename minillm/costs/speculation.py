@@ -7,15 +7,15 @@ The paper has v = 1: weights are read once, however many tokens are checked. Lev
 
 
 def expected_tokens(alpha, gamma):  # -> tokens
-    """Tokens that one check of `gamma` drafts yields, each accepted with probability alpha: (1 - α^(γ+1)) / (1 - α)."""
+    """Compute the expected tokens from one check of `gamma` drafts with acceptance rate α: (1 - α^(γ+1)) / (1 - α)."""
     return sum(alpha**i for i in range(int(gamma) + 1))  # the same, and right for α = 1
 
 
 def speed_up(tokens, gamma, cost, check=1):  # tokens of one check, drafts, a draft's and the check's cost -> times
-    """Against plain decoding. cost, check: c and v, in decode steps of the target."""
+    """Compute the speed-up over plain decoding. cost, check: c and v, in decode steps of the target."""
     return tokens / (gamma * cost + check)
 
 
 def speculative_speedup(alpha, gamma, cost, check=1):  # -> times
-    """The same where each draft is accepted with probability alpha."""
+    """Compute the speed-up where each draft is accepted with probability alpha."""
     return speed_up(expected_tokens(alpha, gamma), gamma, cost, check)

@@ -10,32 +10,32 @@ import math
 
 
 def prefill_time(config, tokens, flops):  # -> seconds
-    """Prefill of a prompt at `flops` FLOP/s: the least that TTFT can be."""
+    """Compute the time of a prefill at `flops` FLOP/s: a lower bound of TTFT."""
     return config.prefill_flops(tokens) / flops
 
 
 def decode_time(config, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> seconds
-    """One decode step at `bandwidth` bytes/s: every weight once, and the cache of every sequence. The least TPOT."""
+    """Compute the time of a decode step at `bandwidth` bytes/s: each weight once, each sequence's cache. A bound of TPOT."""
     return config.decode_bytes(context, batch, bits, kv_bits / 8) / bandwidth
 
 
 def decode_ceiling(config, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> tokens/s
-    """Tokens a second over the whole batch, where bandwidth is the limit."""
+    """Compute the highest tokens/s over the whole batch, where bandwidth is the limit."""
     return batch / decode_time(config, bandwidth, bits, context, batch, kv_bits)
 
 
 def ridge_intensity(flops, bandwidth):  # -> FLOP per byte
-    """Where the roofline bends: with less arithmetic per byte, bandwidth is the limit."""
+    """Compute the ridge point of the roofline: with less arithmetic per byte, bandwidth is the limit."""
     return flops / bandwidth
 
 
 def ridge_batch(flops, bandwidth, bytes_per_weight=2):  # -> tokens in one step
-    """Tokens per step for which a product with the weights takes as long to compute as to read: 2·B/flops = bytes/bandwidth."""
+    """Compute the tokens per step at which a product with the weights turns compute-bound: 2·B/flops = bytes/bandwidth."""
     return ridge_intensity(flops, bandwidth) * bytes_per_weight / 2
 
 
 def roofline(intensity, flops, bandwidth):  # -> FLOP/s
-    """The most that a kernel of so many FLOPs a byte can reach: Williams et al. 2009."""
+    """Compute the highest FLOP/s of a kernel of so many FLOPs a byte: Williams et al. 2009."""
     return min(flops, bandwidth * intensity)
 
 
@@ -47,12 +47,13 @@ def step_time(config, flops, bandwidth, batch=0, context=0, chunk=0, cached=0, b
 
 
 def swap_time(config, tokens, bandwidth, kv_bits=16):  # -> seconds
-    """Moving the cache of `tokens` tokens over a link of `bandwidth` bytes/s, one way. Recomputing it is prefill_time."""
+    """Compute the time to move the cache of `tokens` tokens over a link at `bandwidth` bytes/s, one way.
+    Recomputing it is prefill_time."""
     return tokens * config.kv_bytes_per_token(kv_bits / 8) / bandwidth
 
 
 def generation_flops(config, prompt, new, cache=True):  # -> FLOPs
-    """A prompt and `new` tokens after it: each step feeds one token with a KV cache, and the whole sequence without.
+    """Count the FLOPs of a prompt and `new` tokens: each step feeds one token with a KV cache, the whole sequence without.
 
     The first new token comes from the prefill, so `new` tokens are a prefill and new - 1 steps.
     """
@@ -62,15 +63,15 @@ def generation_flops(config, prompt, new, cache=True):  # -> FLOPs
 
 
 def blocked_traffic(m, k, n, rows, columns):  # -> elements moved
-    """A product (m, k) · (k, n) by tiles of C: A once for each column of tiles, B once for each row of tiles, C once."""
+    """Count the traffic of (m, k) · (k, n) by tiles of C: A once for each column of tiles, B once for each row, C once."""
     return m * k * math.ceil(n / columns) + k * n * math.ceil(m / rows) + m * n
 
 
 def static_slots(batch):  # -> slots held for each token drawn
-    """E[max] / E[mean] of so many answers with exponential lengths: 1 + 1/2 + … + 1/batch."""
+    """Compute E[max] / E[mean] of so many answers with exponential lengths: 1 + 1/2 + … + 1/batch."""
     return sum(1 / i for i in range(1, int(batch) + 1))
 
 
 def queue_wait(load, service, cv=1):  # -> seconds, in units of `service`
-    """Mean wait in a queue for one server, Poisson arrivals: Pollaczek-Khinchine. load: share of the time it is busy, below 1."""
+    """Compute the mean wait for one server with Poisson arrivals: Pollaczek-Khinchine. load: utilization, below 1."""
     return load / (1 - load) * (1 + cv**2) / 2 * service

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minillm.errors import RequestError
-from minillm.model.generate import Sequence, TokenLogprob, token_logprob
+from minillm.model.generate import SequenceState, TokenLogprob, token_logprob
 from minillm.model.sampling import NOT_FINITE, sample
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a step added to one answer. text may be empty: half a character, or what may turn out to begin a stop string.
+    """The new part of one answer after a step. text may be empty: half a character, or a possible beginning of a stop string.
 
-    finish_reason: None while it goes on; "stop", "length"; or "error", and then `error` says which, for every answer of the
-    request that was not done.
+    finish_reason: None while it goes on; "stop", "length"; or "error", with the exception in `error`, for every answer of
+    the request that was not done.
     """
 
     request: int
@@ -30,12 +30,12 @@ class Delta:
     error: Exception | None = None
 
 
-def fresh_state(params, index, prompt, vocab_size):  # -> Generator, (vocab_size,) bool or None
-    """What answer `index` of a request draws by, and shares with no other answer: a generator, and which tokens have occurred.
+def sampling_state(params, index, prompt, vocab_size):  # -> Generator, (vocab_size,) bool or None
+    """Make the sampling state of answer `index`, shared with no other answer: a random generator, and the tokens used so far.
 
     The generator is decided by (params.seed, index) and nothing else: np.random.default_rng(seed) for answer 0, as in
     LLM.generate, and for any other the one of np.random.SeedSequence(seed, spawn_key=(index,)). Without a seed (None) each
-    is random. used[token]: does the token occur in the prompt (ids)? None where nobody asks, at params.repetition_penalty 1.
+    is random. used[token]: does the token occur in the prompt (ids)? None where it is not needed: repetition_penalty 1.
     """
     # BEGIN SOLUTION ex=06.6
     key = (index,) if index else ()
@@ -49,7 +49,7 @@ def fresh_state(params, index, prompt, vocab_size):  # -> Generator, (vocab_size
 
 
 @dataclass
-class Answer(Sequence):
+class Answer(SequenceState):
     """One of a request's n answers under way. context: tokens of prompt and answer together, at most."""
 
     index: int = 0
@@ -58,16 +58,16 @@ class Answer(Sequence):
 
     def __post_init__(self):
         super().__post_init__()
-        self.rng, self.used = fresh_state(self.params, self.index, self.prompt_token_ids, self.vocab_size)
+        self.rng, self.used = sampling_state(self.params, self.index, self.prompt_token_ids, self.vocab_size)
 
     @property
     def greedy(self):
-        """Is the likeliest token all that it asks of the logits? Then they need not leave the device."""
+        """Whether it needs only the likeliest token of the logits. Then they need not leave the device."""
         params = self.params
         return params.temperature == 0 and params.repetition_penalty == 1.0 and params.logprobs is None
 
-    def choose(self, found, eos_ids):  # (vocab,) logits, or the likeliest token (-1: there is none) -> Delta
-        """Take the next token. The work is that of the vocabulary, never that of what was said so far."""
+    def next_token(self, found, eos_ids):  # (vocab,) logits, or the likeliest token (-1: none) -> Delta
+        """Sample the next token. The cost depends on the vocabulary, never on the length of the text so far."""
         if np.ndim(found) == 0:
             if found < 0:
                 raise RequestError(NOT_FINITE.format("no finite number"))
@@ -80,7 +80,7 @@ class Answer(Sequence):
         return self.delta(token, logprobs, eos_ids)
 
     def delta(self, token, logprobs, eos_ids):  # -> Delta
-        """Accept a token, and say what it adds."""
+        """Accept a token, and return what it adds."""
         self.logprobs += logprobs
         text = self.accept(token, eos_ids, self.context - len(self.prompt_token_ids))
         return Delta(self.request, self.index, text, [token], logprobs, self.finish_reason)

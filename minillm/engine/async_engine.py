@@ -8,15 +8,16 @@ thousand threads. So there are exactly two, and each thing belongs to one of the
     cancel ──┴──▶ commands: a thread-safe queue ────────────┘   step
     streams ◀──── one call_soon_threadsafe for each step ◀────  all deltas of the step
 
-Engine and scheduler are touched by the engine thread alone, streams by the loop alone: no lock, and nothing to forget to
-lock. Compiled kernels and NumPy's large operations release the interpreter's lock, so the loop runs while a step computes.
-What crosses is one message per step and not one per token: waking an event loop costs as much as several tokens' work.
+Engine and scheduler are touched by the engine thread alone, streams by the loop alone: so no lock is needed. Compiled kernels
+and NumPy's large operations release the interpreter's lock, so the loop runs while a step computes. What crosses is one
+message per step and not one per token: waking an event loop costs as much as several tokens' work.
 
-The engine never waits for a reader (stream.py says what becomes of a slow one), and the queue of those who wait is bounded:
-beyond max_queue a request is refused at once, with a time to come back. Waiting longer than a client will is worth nothing.
+The engine never waits for a reader (stream.py bounds what a slow one can hold). *Load shedding*: the waiting queue is
+bounded, and a request beyond max_queue is rejected at once, with a time after which to retry. That is *backpressure*: clients
+slow down, and the queue never gets longer than they are willing to wait.
 
-One trap: a thread that has run compiled kernels keeps OpenMP's helpers, and two such threads share the cores badly. So the
-loop's thread should run no model of its own beside the engine (model/load.py lends its first steps to a passing thread).
+One trap: a thread that has run compiled kernels keeps OpenMP's worker threads, and two such threads share the cores badly. So
+the loop's thread should run no model of its own beside the engine (model/load.py makes its first steps in a temporary thread).
 """
 
 import asyncio
@@ -31,15 +32,15 @@ from minillm.errors import MiniLLMError, Overloaded, Stopping
 from minillm.metrics.events import CACHED
 from minillm.scheduler.config import longest_answer
 
-LONG = 4000  # characters of a prompt beyond which it is tokenized in a thread of its own
-MOST_PATIENCE_S = 60.0
+LONG_PROMPT = 4000  # characters of a prompt beyond which it is tokenized in a thread of its own
+MAX_RETRY_AFTER_S = 60.0
 
 
 class AsyncEngine:
     """Submit from coroutines of one event loop; the engine runs in a thread of its own between `start` and `stop`.
 
     max_queue: requests that may wait for their first step. Errors of `submit`: RequestError, Overloaded, Stopping, and
-    MiniLLMError where the engine has died. From `start` on nobody else may touch the engine.
+    MiniLLMError where the engine has died. From `start` on, use the engine only through this class.
     """
 
     def __init__(self, engine, max_queue=256):
@@ -47,14 +48,14 @@ class AsyncEngine:
             raise MiniLLMError(f"max_queue, the requests that may wait, must be at least 1, found {max_queue}.")
         self.engine, self.max_queue = engine, max_queue
         self.commands = queue.SimpleQueue()  # (function, arguments) for the engine thread
-        # the loop's own
+        # owned by the loop
         self.loop = self.thread = self.error = None
         self.stopping, self.in_flight, self.ended = False, 0, asyncio.Event()
-        # the engine thread's own
-        self.streams, self.unmet = {}, set()  # request -> Stream; requests without a delta so far
+        # owned by the engine thread
+        self.streams, self.awaiting_first = {}, set()  # request -> Stream; requests without a delta so far
         self.outbox = []  # (function, arguments) for the loop
         self.draining, self.finish_times = False, deque(maxlen=32)
-        self.now = self.measured()  # made by the engine thread, read by the loop: replaced as a whole
+        self.now = self.gauges()  # made by the engine thread, read by the loop: replaced as a whole
 
     # --- in the event loop -----------------------------------------------------------------------------------------------
 
@@ -63,31 +64,34 @@ class AsyncEngine:
         if self.thread is not None:
             raise MiniLLMError("the engine has been started already; make a new one instead of starting it twice.")
         self.loop = asyncio.get_running_loop()
-        self.thread = threading.Thread(target=self.work, name="engine", daemon=True)
+        self.thread = threading.Thread(target=self.run_loop, name="engine", daemon=True)
         self.thread.start()
 
     async def stop(self, drain=True):
-        """Refuse what is new. drain: finish what is accepted; else cancel it, and its streams raise Stopping."""
+        """Refuse new requests. drain: finish accepted ones; else cancel them, and their streams raise Stopping."""
         self.stopping = True
         if self.thread is not None:
-            self.commands.put((self.shut, (drain,)))
+            self.commands.put((self.shutdown, (drain,)))
             await self.ended.wait()
             self.thread.join()
 
     async def submit(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):
-        """Hand in a request, as to Engine.add -> Stream. Returns when it is accepted, which is before it is computed."""
+        """Submit a request, as to Engine.add -> Stream. Returns when it is accepted, before it is computed.
+
+        Load shedding: raises Overloaded, with a time to retry after, where max_queue requests wait already.
+        """
         self.check_open()
         if self.in_flight >= self.max_queue:
-            raise self.overloaded(self.in_flight, 1.0)
+            raise self.overload_error(self.in_flight, 1.0)
         self.in_flight += 1
         stream, reply = None, self.loop.create_future()
         try:
-            if isinstance(prompt, str) and len(prompt) > LONG:
+            if isinstance(prompt, str) and len(prompt) > LONG_PROMPT:
                 prompt = await asyncio.to_thread(self.engine.encode, prompt)
                 self.check_open()
             else:
                 prompt = self.engine.encode(prompt)
-            stream = Stream(self.give_up, n)
+            stream = Stream(self.abort, n)
             options = {"n": n, "user": user, "priority": priority, "salt": salt, "truncate": truncate, "adapter": adapter}
             self.commands.put((self.accept, (stream, reply, prompt, params, options)))
             return await reply
@@ -99,11 +103,11 @@ class AsyncEngine:
             self.in_flight -= 1
 
     def longest_answer(self, prompt_tokens, n=1):  # -> tokens that each of n answers may have
-        """What a request that does not say may be given; from limits that never change, so from any thread."""
+        """Find the longest answer that fits, for requests without max_tokens. The limits never change: any thread may ask."""
         return longest_answer(prompt_tokens, n, self.engine.config)
 
     def stats(self):  # -> dict
-        """Requests running, waiting and swapped out, and blocks of the KV cache, as of the last step."""
+        """Gauges as of the last step: requests running, waiting and swapped out, and blocks of the KV cache."""
         return dict(self.now)
 
     def check_open(self):
@@ -112,16 +116,16 @@ class AsyncEngine:
         if self.stopping or self.thread is None:
             raise Stopping("the engine is shutting down and takes no more requests." if self.thread else "not started yet.")
 
-    def give_up(self, stream):
-        """A stream was left early."""
+    def abort(self, stream):
+        """Abort the request of a stream that its reader has left."""
         self.commands.put((self.cancel, (stream,)))
 
     def deliver(self, messages):
         for function, arguments in messages:
             function(*arguments)
 
-    def last_words(self, error):
-        """The engine thread has ended. Whoever is on the way to it is told so here: nobody else puts commands."""
+    def fail_pending(self, error):
+        """Fail all requests that the engine thread has not seen: it has ended. Runs in the loop, which alone puts commands."""
         self.error, self.stopping = error, True
         while True:
             try:
@@ -129,32 +133,32 @@ class AsyncEngine:
             except queue.Empty:
                 break
             if function == self.accept:
-                refuse(arguments[1], error or Stopping("the engine is shutting down and takes no more requests."))
+                set_exception(arguments[1], error or Stopping("the engine is shutting down and takes no more requests."))
         self.ended.set()
 
     # --- in the engine thread --------------------------------------------------------------------------------------------
 
-    def work(self):
-        """Commands, a step, a message to the loop; until told to stop."""
+    def run_loop(self):
+        """Run the engine thread: commands, a step, a message to the loop; until told to stop."""
         error = None
         try:
-            while self.obey():
-                self.post()  # the last step's deltas, and who was accepted or refused since: nobody waits for the next step
+            while self.run_commands():
+                self.flush()  # the last step's deltas, and replies since: they do not wait for the next step
                 if self.engine.has_work:
-                    self.hand_out(self.engine.step())
+                    self.dispatch(self.engine.step())
         except Exception as cause:
             error = MiniLLMError(f"the engine has failed and was stopped: {type(cause).__name__}: {cause}")
             error.__cause__ = cause
         for request, stream in list(self.streams.items()):
-            with suppress(Exception):  # whatever broke it, the others must hear of it
+            with suppress(Exception):  # the engine may be broken; the other streams must still be told
                 self.engine.cancel(request)
             own = MiniLLMError(str(error)) if error else Stopping("the engine was stopped before the answer was complete.")
             self.outbox.append((stream.fail, (own,)))
-        self.outbox.append((self.last_words, (error,)))
-        self.post()
+        self.outbox.append((self.fail_pending, (error,)))
+        self.flush()
 
-    def obey(self):  # -> whether to go on
-        """Carry out all commands that are there; where there is nothing else to do, wait for one."""
+    def run_commands(self):  # -> whether to go on
+        """Run all queued commands; where there is nothing else to do, wait for one."""
         wait = not self.engine.has_work and not self.outbox
         if wait and self.draining:
             return False
@@ -166,28 +170,28 @@ class AsyncEngine:
         return True
 
     def accept(self, stream, reply, prompt, params, options):
-        """The command of `submit`."""
+        """Add a request to the engine: the command of `submit`. Rejects it where the waiting queue is full."""
         waiting = self.engine.scheduler.num_waiting
         try:
             if waiting >= self.max_queue:
-                raise self.overloaded(waiting, self.patience(waiting))
+                raise self.overload_error(waiting, self.retry_after(waiting))
             stream.request = self.engine.add(prompt, params, **options)
         except Exception as error:
-            self.outbox.append((refuse, (reply, error)))
+            self.outbox.append((set_exception, (reply, error)))
             return
         stream.prompt_token_ids = self.engine.running[stream.request].answers[0].prompt_token_ids
         self.streams[stream.request] = stream
-        self.unmet.add(stream.request)
-        self.outbox.append((resolve, (reply, stream)))
+        self.awaiting_first.add(stream.request)
+        self.outbox.append((set_result, (reply, stream)))
 
     def cancel(self, stream):
-        """The command of a stream that was left."""
+        """Cancel a request in the engine: the command of `abort`."""
         if self.streams.pop(stream.request, None):
-            self.unmet.discard(stream.request)
+            self.awaiting_first.discard(stream.request)
             self.engine.cancel(stream.request)
 
-    def shut(self, drain):
-        """The command of `stop`."""
+    def shutdown(self, drain):
+        """Shut down: the command of `stop`. drain: finish what is accepted, else cancel it."""
         self.draining = True
         if not drain:
             for request, stream in list(self.streams.items()):
@@ -195,32 +199,32 @@ class AsyncEngine:
                 error = Stopping("the engine was stopped before the answer was complete.")
                 self.outbox.append((stream.fail, (error,)))
             self.streams.clear()
-            self.unmet.clear()
+            self.awaiting_first.clear()
 
-    def hand_out(self, deltas):
-        """The deltas of a step, each to its stream."""
+    def dispatch(self, deltas):
+        """Dispatch the deltas of a step, each to its stream."""
         for delta in deltas:
             request = delta.request
             if request not in self.streams:
                 continue
-            if request in self.unmet:
-                self.unmet.remove(request)
-                cached = next((e.tokens for e in self.engine.log.of(request) if e.kind == CACHED), 0)
+            if request in self.awaiting_first:
+                self.awaiting_first.remove(request)
+                cached = next((e.tokens for e in self.engine.log.events_of(request) if e.kind == CACHED), 0)
                 self.outbox.append((setattr, (self.streams[request], "cached_tokens", cached)))
             self.outbox.append((self.streams[request].push, (delta,)))
         for request in {delta.request for delta in deltas} - self.engine.running.keys():
             self.streams.pop(request, None)
             self.finish_times.append(time.monotonic())
 
-    def post(self):
-        """One message to the loop, with all that happened since the last."""
-        self.now = self.measured()
+    def flush(self):
+        """Send one message to the loop, with all that happened since the last."""
+        self.now = self.gauges()
         messages, self.outbox = self.outbox, []
         if messages:
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to listen
+            with suppress(RuntimeError):  # the loop is closed
                 self.loop.call_soon_threadsafe(self.deliver, messages)
 
-    def measured(self):  # -> dict
+    def gauges(self):  # -> dict
         scheduler = self.engine.scheduler
         return {
             "running": scheduler.num_running,
@@ -230,21 +234,21 @@ class AsyncEngine:
             "kv_blocks_total": scheduler.pool.num_blocks,
         }
 
-    def patience(self, waiting):  # -> seconds until those who wait now have been served, at the pace of the last 32
+    def retry_after(self, waiting):  # -> seconds until the waiting requests are served, at the rate of the last 32
         ends = self.finish_times
         if len(ends) < 2 or ends[-1] <= ends[0]:
             return 1.0
-        return min(MOST_PATIENCE_S, max(1.0, waiting * (ends[-1] - ends[0]) / (len(ends) - 1)))
+        return min(MAX_RETRY_AFTER_S, max(1.0, waiting * (ends[-1] - ends[0]) / (len(ends) - 1)))
 
-    def overloaded(self, waiting, retry_after_s):
+    def overload_error(self, waiting, retry_after_s):
         return Overloaded(f"{waiting:,} requests wait already, at most {self.max_queue:,} may.", retry_after_s)
 
 
-def resolve(reply, value):
+def set_result(reply, value):
     if not reply.done():  # its coroutine may have been cancelled
         reply.set_result(value)
 
 
-def refuse(reply, error):
+def set_exception(reply, error):
     if not reply.done():
         reply.set_exception(error)

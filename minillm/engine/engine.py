@@ -4,9 +4,9 @@
                         ▲                                      deltas ──▶ the readers
                         └── cancel
 
-A loop of four lines: ask the scheduler for a plan, let the executor compute it, tell the scheduler what came of it, hand out
-the text. Batching is *continuous* because the plan is made anew for each step: who is done leaves at once, who waits comes
-in at once (Yu et al. 2022, Orca). What happens is written to one event log, and every metric is a function over it.
+A loop of four lines: get a plan from the scheduler, let the executor compute it, update the scheduler with the result, return
+the text. Batching is *continuous* because the plan is made anew for each step: finished requests leave at once, waiting ones
+enter at once (Yu et al. 2022, Orca). What happens is written to one event log, and every metric is a function over it.
 
     engine = Engine(LLM("smollm2-135m"))
     engine.add("Once upon a time", SamplingParams(max_tokens=64))
@@ -24,24 +24,24 @@ from minillm.errors import RequestError
 from minillm.llm import completion
 from minillm.metrics import events
 from minillm.metrics.events import ENGINE, EventLog
-from minillm.model.generate import check_prompt, prompt_ids, separate
-from minillm.model.sampling import SamplingParams, whole
+from minillm.model.generate import as_prompt_list, check_prompt, prompt_ids
+from minillm.model.sampling import SamplingParams, as_int
 from minillm.scheduler.plan import SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
 
-ROOMY = 8192  # tokens of cache, at least, where nobody says how many
-MOST_ANSWERS = 128  # to one request
+DEFAULT_TOKENS = 8192  # tokens of cache, at least, by default
+MAX_ANSWERS = 128  # to one request
 
 
 def default_config(config):  # ModelConfig -> SchedulerConfig
-    """Room for one request that fills the context, or for many that do not."""
-    return SchedulerConfig(num_blocks=max(config.context_length, ROOMY) // 16, block_size=16)
+    """Make a config with room for one request that fills the context, or for many that do not."""
+    return SchedulerConfig(num_blocks=max(config.context_length, DEFAULT_TOKENS) // 16, block_size=16)
 
 
 @dataclass(slots=True)
-class Running:
-    """A request of this engine: its answers, and the indices of those that are not done."""
+class RunningRequest:
+    """A request that is not done: its answers, and the indices of those that are not complete."""
 
     answers: list[Answer]
     open: set[int]
@@ -67,29 +67,29 @@ class Engine:
         eos_ids = llm.tokenizer.eos_ids
         self.executor = ModelExecutor(transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids)
         self.log = EventLog() if log is None else log
-        self.running = {}  # request -> Running: accepted and not done
-        self.placed = set()  # sequences that hold a place
-        self.awaited = {}  # request -> its completions once it has finished: those that `run` waits for
+        self.running = {}  # request -> RunningRequest: accepted and not done
+        self.scheduled = set()  # sequences that the scheduler runs
+        self.awaited = {}  # request -> its completions once it has finished: those that `generate` waits for
         self.next_request = 0
 
     @property
     def has_work(self):
-        """Is any request not done?"""
+        """Whether any request is not done."""
         return bool(self.running)
 
     def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):  # -> request
         """Accept a request (text or token ids), or raise RequestError with the reason why it can never be served.
 
-        n: answers. user, priority: for the order of the waiting. salt: prompts with different ones share no cached prefix.
-        adapter: the name of one of the LLM's; its keys and values are others, so it is part of the salt.
+        n: answers. user, priority: for the waiting queue. salt: prompts with different salts share no cached prefix.
+        adapter: the name of one of the LLM's; its keys and values differ, so it is part of the salt.
         """
         params, request = params or SamplingParams(), self.next_request
         self.next_request += 1
         ids = self.encode(prompt)
         self.log.add(request, events.ARRIVED, len(ids))
         try:
-            n = self.answers_wanted(n)
-            ids, loaded = self.checked(ids, params, truncate), self.llm.adapter(adapter)
+            n = self.check_n(n)
+            ids, loaded = self.validate_prompt(ids, params, truncate), self.llm.adapter(adapter)
             longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
             self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt)))
         except Exception:
@@ -98,99 +98,99 @@ class Engine:
         limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
         detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
         answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
-        self.running[request] = Running(answers, set(range(n)))
+        self.running[request] = RunningRequest(answers, set(range(n)))
         self.executor.answers[request] = answers
         if loaded is not None:
             self.executor.adapters[request] = loaded
         return request
 
     def encode(self, prompt):  # str or token ids -> token ids
-        """Token ids of a prompt, as ints."""
+        """Tokenize a prompt; token ids become ints."""
         return prompt_ids(self.llm.tokenizer, prompt)
 
-    def answers_wanted(self, n):  # -> int
-        if (found := whole(n)) is None or not 1 <= found <= MOST_ANSWERS:
-            raise RequestError(f"n, the number of answers, must be 1 to {MOST_ANSWERS}, found {n!r}.")
+    def check_n(self, n):  # -> int
+        if (found := as_int(n)) is None or not 1 <= found <= MAX_ANSWERS:
+            raise RequestError(f"n, the number of answers, must be 1 to {MAX_ANSWERS}, found {n!r}.")
         return found
 
-    def checked(self, ids, params, truncate=None):  # -> token ids
-        """Refuse what no scheduler could help: no tokens, unknown tokens, too many of them."""
+    def validate_prompt(self, ids, params, truncate=None):  # -> token ids
+        """Check a prompt: raise RequestError for no tokens, unknown tokens, or too many."""
         ids, vocab = check_prompt(ids, self.config.context_length, params.max_tokens, truncate), self.llm.config.vocab_size
         if min(ids) < 0 or max(ids) >= vocab:
             raise RequestError(f"token ids must be 0 to {vocab - 1:,}, found {min(ids):,} to {max(ids):,}.")
         return ids
 
     def cancel(self, request):  # -> bool
-        """Give a request up, and free its blocks now. False where it is unknown or done."""
-        return self.end(request, events.CANCELLED)
+        """Cancel a request, and free its blocks now. False where it is unknown or done."""
+        return self.abort(request, events.CANCELLED)
 
     def step(self):  # -> [Delta]
-        """Compute one step. One delta for each answer that drew a token; an error of one request is its own delta."""
+        """Compute one step -> a delta for each answer that drew a token; an error of one request is its own delta."""
         plan = self.scheduler.schedule()
-        self.note(plan)
+        self.log_plan(plan)
         outcome = self.executor.execute(plan)
         for delta in outcome.deltas:
             self.log.add(delta.request, events.TOKEN, index=delta.index)
         self.log.add(ENGINE, events.STEP, plan.tokens)
         failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
         ended = self.scheduler.update(plan, outcome)
-        if ended.keys() != outcome.finished.keys():  # both count tokens; a disagreement would wait for ever
+        if ended.keys() != outcome.finished.keys():  # both count tokens; a disagreement would never end
             raise RuntimeError(f"ended for the scheduler: {[*ended]}, for their answers: {[*outcome.finished]}.")
         for sequence in ended:
-            self.close(sequence)
+            self.finish(sequence)
         return outcome.deltas + failures
 
-    def note(self, plan):
-        """Write to the log who lost a place and who got one."""
+    def log_plan(self, plan):
+        """Log the sequences that a plan preempts, and those that it schedules."""
         for sequence in plan.preempted:
-            self.placed.discard(sequence)
+            self.scheduled.discard(sequence)
             self.log.add(sequence.request, events.PREEMPTED, index=sequence.index)
         for share in plan.shares:
             sequence = share.sequence
-            if sequence not in self.placed:
+            if sequence not in self.scheduled:
                 self.log.add(sequence.request, events.SCHEDULED, index=sequence.index)
                 if cached := self.scheduler.cached_tokens(sequence.request):
                     self.log.add(sequence.request, events.CACHED, cached, sequence.index)
-                self.placed.add(sequence)
-            self.placed.update(share.draws)
+                self.scheduled.add(sequence)
+            self.scheduled.update(share.draws)
 
-    def close(self, sequence):
-        """One answer is complete; with the last one, the request is."""
+    def finish(self, sequence):
+        """Complete an answer, and with the last one its request."""
         running = self.running[sequence.request]
         running.open.discard(sequence.index)
         if not running.open:
-            self.forget(sequence.request, events.FINISHED)
+            self.remove(sequence.request, events.FINISHED)
 
     def fail(self, request, error):  # -> [Delta]
-        """End a request by an error: all its answers that are not complete say so."""
+        """Fail a request: an error delta for each answer that is not complete."""
         unfinished = sorted(self.running[request].open)
-        self.end(request, events.FAILED)
+        self.abort(request, events.FAILED)
         return [Delta(request, index, "", finish_reason="error", error=error) for index in unfinished]
 
-    def end(self, request, kind):  # -> bool
-        """Leave a request unfinished."""
+    def abort(self, request, kind):  # -> bool
+        """Abort an unfinished request, in the scheduler too."""
         if request not in self.running:
             return False
         self.scheduler.cancel(request)
-        self.forget(request, kind)
+        self.remove(request, kind)
         return True
 
-    def forget(self, request, kind):
-        """Nothing of a request is kept but what the log says."""
+    def remove(self, request, kind):
+        """Remove all state of a request; the log keeps its events."""
         running = self.running.pop(request)
         self.executor.answers.pop(request)
         self.executor.adapters.pop(request, None)
-        self.placed.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
+        self.scheduled.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)
         if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end
             self.awaited[request] = [completion(answer, self.log, answer.index) for answer in running.answers]
 
-    def run(self, prompts, params=None, **options):  # -> [[Completion]]
-        """Serve prompts to the end: for each, its n completions. params: for all, or a list, one for each prompt.
+    def generate(self, prompts, params=None, **options):  # -> [[Completion]]
+        """Generate completions: n for each prompt. params: for all, or a list, one for each prompt.
 
-        Raises what ends one of them, and gives the rest up with it.
+        Raises the error of the first that fails, and cancels the rest.
         """
-        prompts, _ = separate(prompts)
+        prompts, _ = as_prompt_list(prompts)
         each = params if isinstance(params, list) else [params] * len(prompts)
         asked = []
         try:

@@ -1,17 +1,16 @@
-"""The executor with a model: it carries out a plan on arrays, and says which token each sequence drew.
+"""The executor with a model: compute a plan on arrays, and sample a token for each sequence that wants one.
 
     plan ─▶ swaps out, swaps in, copies ─▶ a segment for each share ─▶ one forward ─▶ logits ─▶ a token each ─▶ outcome
               whole blocks, in order         its cache: the share's blocks              only where one is drawn
 
 It owns the memory and decides nothing. A plan names blocks by number; here a number becomes a page of the store. A cache
 lives for one step: it is a view of the pages that the plan names, so a sequence that was preempted, moved or forked needs
-no repair, only other numbers. What a token is drawn by (temperature, seed) and what it adds to the text is its answer's affair.
+no repair, only other numbers. How a token is sampled (temperature, seed) and what text it adds: see answer.py.
 
-A step brings one array back from the device: the likeliest token of each row, where that is all its answers ask for; rows of
-logits, where one of them asks for more.
+A step downloads one array from the device: the likeliest token of each row, where no answer needs more; else rows of logits.
 
-One request must not take the others with it. Where a step fails, its shares are computed again one by one. That is safe,
-since keys and values are written to the same slots as before, and only requests that fail alone are given up.
+An error of one request must not end the others. Where a step fails, its shares are computed again one by one. That is safe,
+since keys and values are written to the same slots as before, and only requests that fail alone are aborted.
 """
 
 from dataclasses import dataclass, field
@@ -21,19 +20,19 @@ from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.engine.answer import Delta
 from minillm.model.transformer import Segment
-from minillm.scheduler.plan import Result
+from minillm.scheduler.plan import StepResult
 
 
 @dataclass(slots=True)
-class Outcome(Result):
-    """A Result, what it adds to each answer, and the error of each request that could not go on: of such a one nothing else."""
+class ModelOutput(StepResult):
+    """A StepResult, the deltas of answers, and the error of each request that failed; a failed request has nothing else."""
 
     deltas: list[Delta] = field(default_factory=list)
     failed: dict[int, Exception] = field(default_factory=dict)
 
 
 class ModelExecutor:
-    """A plan.Executor that runs plans through `transformer`, over pages taken once.
+    """A plan.Executor that runs plans through `transformer`, over pages allocated once.
 
     num_blocks, block_size, host_blocks: as the scheduler has them, so that its numbers are pages here; host_blocks = 0
     where nothing is swapped. dtype: of keys and values, the transformer's own by default. eos_ids: tokens that end a text.
@@ -43,23 +42,23 @@ class ModelExecutor:
     def __init__(self, transformer, num_blocks, block_size=16, host_blocks=0, dtype=None, eos_ids=()):
         dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
-        self.store = PageStore.of(config, num_blocks, block_size, dtype=dtype, ops=self.ops)
+        self.store = PageStore.for_model(config, num_blocks, block_size, dtype=dtype, ops=self.ops)
         host = get_backend("numpy")  # memory of the host, whatever the model runs on
-        self.host = PageStore.of(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
+        self.host = PageStore.for_model(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
         self.answers = {}  # request -> [answer.Answer]
         self.adapters = {}  # request -> adapters.LoadedAdapter, of those that have one
 
-    def execute(self, plan):  # Plan -> Outcome
-        """Carry out one step."""
+    def execute(self, plan):  # Plan -> ModelOutput
+        """Compute one step: swaps and copies, the forward pass, a token for each sequence that draws."""
         if plan.swaps_out:
             self.host.copy(plan.swaps_out, source=self.store)
         if plan.swaps_in:
             self.store.copy(plan.swaps_in, source=self.host)
         self.store.copy(plan.copies)
-        outcome = Outcome()
+        outcome = ModelOutput()
         for share, found in self.forward(plan.shares, outcome):
             for sequence in share.draws:
-                self.draw(sequence, found, outcome)
+                self.sample(sequence, found, outcome)
         outcome.deltas = [delta for delta in outcome.deltas if delta.request not in outcome.failed]
         for request in outcome.failed:
             for sequence in [s for s in outcome.tokens if s.request == request]:
@@ -68,7 +67,7 @@ class ModelExecutor:
         return outcome
 
     def forward(self, shares, outcome):  # -> [(share, its likeliest token, or (vocab,) logits)], for shares that draw
-        """Compute the shares together; where that fails, each alone, and note who fails even so."""
+        """Compute the shares together; where that fails, each alone, and record those that fail alone."""
         if not shares:
             return []
         drawing = [share for share in shares if share.draws]
@@ -83,11 +82,11 @@ class ModelExecutor:
         return list(zip(drawing, found, strict=True))
 
     def greedy(self, shares):  # -> bool
-        """Do all who draw ask for the likeliest token, and nothing besides?"""
+        """Whether all sequences that draw need only the likeliest token."""
         return all(self.answers[s.request][s.index].greedy for share in shares for s in share.draws)
 
     def segment(self, share):  # Share -> Segment
-        """A share as the transformer takes it. The table is read only: who owns its blocks is the scheduler's business."""
+        """Make the transformer's segment of a share. The table is read only: the scheduler owns its blocks."""
         table = BlockTable(self.store.pool)
         table.blocks, table.length = share.blocks, share.position + len(share.tokens)
         cache = PagedCache(self.store, table)
@@ -95,12 +94,12 @@ class ModelExecutor:
         adapter = self.adapters.get(share.sequence.request)
         return Segment(share.tokens, share.position, cache, "last" if share.draws else "none", adapter)
 
-    def draw(self, sequence, found, outcome):  # SequenceId, token or (vocab,) logits, Outcome
-        """One token for one sequence; what goes wrong here is its request's alone."""
+    def sample(self, sequence, found, outcome):  # SequenceId, token or (vocab,) logits, ModelOutput
+        """Sample one token for one sequence; an error here fails its request alone."""
         if sequence.request in outcome.failed:
             return
         try:
-            delta = self.answers[sequence.request][sequence.index].choose(found, self.eos_ids)
+            delta = self.answers[sequence.request][sequence.index].next_token(found, self.eos_ids)
         except Exception as error:
             outcome.failed[sequence.request] = error
             return

@@ -1,10 +1,10 @@
-"""What a caller holds of a request: an asynchronous iterator of deltas that waits, lags, and can be left.
+"""What a caller holds of a request: an asynchronous iterator of deltas, with a bounded buffer, that can be cancelled.
 
     async for delta in stream: ...        leaving the loop early, by break, error or cancellation, cancels the request
 
-A reader can be slow: a client on a bad line, for minutes. The engine does not wait for it. What it has not read waits here,
-at most LAG deltas of it; beyond that a new one is joined to the last of the same answer. So a stream never holds more than
-LAG + n deltas, and their tokens are at most the n · max_tokens that the request was accepted with.
+A reader can be slow: a client on a bad line, for minutes. The engine does not wait for it: here *backpressure* stops, since a
+step serves all requests. Unread deltas wait in a buffer of at most LAG; beyond that a new one is merged into the last of the
+same answer. So a stream never holds more than LAG + n deltas, and their tokens are at most the request's n · max_tokens.
 
 Everything here happens in the thread of the event loop; nothing is locked.
 """
@@ -20,12 +20,12 @@ class Stream:
     """The answers to one request. request: its number. cached_tokens: of its prompt; known when the first delta is there.
 
     Iterate once, or call `cancel`, or use it as `async with`: a stream that is dropped unread would be computed to its end.
-    Raises while iterating what ended the request: Stopping, or the error of the model.
+    Iteration raises the error that ended the request: Stopping, or an error of the model.
     """
 
-    def __init__(self, give_up, n):
+    def __init__(self, on_cancel, n):
         self.request, self.prompt_token_ids, self.cached_tokens = None, [], 0
-        self.give_up, self.open = give_up, n  # open: answers that are not complete
+        self.on_cancel, self.open = on_cancel, n  # open: answers that are not complete
         self.unread, self.news, self.error = deque(), asyncio.Event(), None
 
     async def __aiter__(self):
@@ -54,17 +54,17 @@ class Stream:
         self.cancel()
 
     def cancel(self):
-        """Give the request up, if it is not done: its blocks are free before the next step, and iteration ends."""
+        """Cancel the request, if it is not done: its blocks are free before the next step, and iteration ends."""
         if self.open:
             self.open = 0
             self.unread.clear()
             self.news.set()
-            self.give_up(self)
+            self.on_cancel(self)
 
-    # --- what the front tells it -----------------------------------------------------------------------------------------
+    # --- called by the AsyncEngine ---------------------------------------------------------------------------------------
 
     def push(self, delta):
-        """Something new, for whoever reads."""
+        """Add a delta to the buffer of unread ones."""
         if not self.open:
             return
         if delta.error is not None:
@@ -75,19 +75,19 @@ class Stream:
         if len(self.unread) >= LAG:
             for i in range(len(self.unread) - 1, -1, -1):
                 if self.unread[i].index == delta.index:
-                    self.unread[i] = joined(self.unread[i], delta)
+                    self.unread[i] = merge_deltas(self.unread[i], delta)
                     return
         self.unread.append(delta)
 
     def fail(self, error):
-        """The request ends by an error; what came before can still be read."""
+        """End the stream by an error; earlier deltas can still be read."""
         if self.open:
             self.open, self.error = 0, error
             self.news.set()
 
 
-def joined(first, second):  # Delta, Delta -> Delta
-    """Two deltas of an answer as one. The lists are the first one's own, so joining many costs no more than their tokens."""
+def merge_deltas(first, second):  # Delta, Delta -> Delta
+    """Merge two deltas of an answer. The first one's lists are extended, so merging many costs no more than their tokens."""
     first.token_ids.extend(second.token_ids)
     first.logprobs.extend(second.logprobs)
     return replace(first, text=first.text + second.text, finish_reason=second.finish_reason)

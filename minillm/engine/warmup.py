@@ -1,8 +1,8 @@
-"""Before the first request: let the engine meet every kind of step once, so that no client waits for a compiler.
+"""Warm-up before the first request: run every kind of step once, so that no client waits for a compiler.
 
-A compiled kernel is made when it is first called, in seconds, and which ones a step calls depends on what is in it. A lone
-prompt and a lone token are not enough: the kernel for tokens that decode beside somebody's prompt is first called under
-traffic, and the client that brings it about waits six seconds for its first token. So the warm-up goes through the kinds:
+A kernel is compiled when it is first called, which takes seconds, and which kernels a step calls depends on its batch. One
+prompt and one decode are not enough: the kernel for decodes beside a prompt is first called under traffic, and the client
+whose request causes that waits six seconds for its first token. So the warm-up runs all kinds of steps:
 
     one token, few, more than a band of rows        as prompts
     one sequence, and several                       decoding
@@ -28,17 +28,17 @@ def warm_up(engine):
     adapters = [None, *engine.llm.adapters]
     for adapter in adapters:
         for n in lengths:
-            together(engine, [(n, adapter)])
-        together(engine, [(n, adapter) for n in lengths])
-        together(engine, [(lengths[-1], adapter)], n=min(2, engine.config.max_sequences))
+            serve_staggered(engine, [(n, adapter)])
+        serve_staggered(engine, [(n, adapter) for n in lengths])
+        serve_staggered(engine, [(lengths[-1], adapter)], n=min(2, engine.config.max_sequences))
     if len(adapters) > 1:
-        together(engine, [(n, adapter) for adapter in adapters for n in (lengths[-1], 1)])
+        serve_staggered(engine, [(n, adapter) for adapter in adapters for n in (lengths[-1], 1)])
 
 
-def together(engine, requests, n=1):  # [(prompt tokens, adapter)]
-    """Serve these to the end; each enters a step after the one before, so that prompts meet those who decode.
+def serve_staggered(engine, requests, n=1):  # [(prompt tokens, adapter)]
+    """Serve requests to the end, each admitted a step after the one before, so that prompts meet decodes.
 
-    What a small pool has no room for waits; what it could never hold (several answers) is left out.
+    Requests wait where a small pool has no room; a request that could never fit (several answers) is left out.
     """
     params = SamplingParams(max_tokens=STEPS, ignore_eos=True)
     for length, adapter in requests:

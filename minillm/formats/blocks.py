@@ -103,14 +103,14 @@ class BlockType:
         return bool(self.plain or self.parts)
 
     def decode(self, blocks, out):  # (n, bytes) uint8, (n, weights) float32 -> None
-        """Blocks to float32."""
+        """Decode blocks to float32."""
         if self.plain:
             self.plain(blocks, out)
         else:
             combine(*self.parts(blocks), out)
 
     def nbytes(self, shape):
-        """Bytes that a tensor of this shape takes; blocks run along the last axis."""
+        """Count the bytes of a tensor of this shape; blocks run along the last axis."""
         return math.prod(shape) // self.weights * self.bytes
 
 
@@ -166,7 +166,7 @@ def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (...,
 
 
 def quantize_q8_0(weights):  # (..., columns), columns a multiple of 32 -> (nbytes,) uint8, float32 -> Q8_0
-    """The bytes of a Q8_0 tensor: in each block the largest magnitude becomes 127, the others what is nearest.
+    """Quantize to Q8_0: in each block the largest magnitude becomes 127, the others the nearest integer.
 
     Errors: GGUFError where a row is no multiple of a block, or its largest weight is beyond float16's scale (8.3 million).
     """

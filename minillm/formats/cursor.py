@@ -33,7 +33,7 @@ LEAST_BYTES = {STRING: 8, ARRAY: 12} | {kind: struct.calcsize(code) for kind, (c
 
 
 def quoted(text):
-    """A name from the file, fit for one line of a message."""
+    """Quote a name from the file, fit for one line of a message."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
 
@@ -53,7 +53,7 @@ class Cursor:
             self.fail(field, f"{nbytes:,} bytes", f"{left:,} before the file ends at {self.end:,} (truncated download?)")
 
     def count(self, least_bytes, field):
-        """A number of things that follow, each of at least so many bytes."""
+        """Read a number of things that follow, each of at least so many bytes."""
         at, count = self.position, self.number(UINT64, field)
         most = (self.end - self.position) // least_bytes
         if count > most:
@@ -75,7 +75,7 @@ class Cursor:
         return self.strings(1, field)[0]
 
     def strings(self, count, field):
-        """`count` strings in a row. A vocabulary has 100,000: this loop is most of the time it takes to open a file."""
+        """Read `count` strings. A vocabulary has 100,000: this loop is most of the time it takes to open a file."""
         data, end, length = self.data, self.end, U64.unpack_from
         start, out = self.position, []
         try:
@@ -96,7 +96,7 @@ class Cursor:
         return out
 
     def value(self, kind, field, depth=0):
-        """One metadata value: int, float, bool, str; an array of numbers as NumPy array, of anything else as list."""
+        """Read one metadata value: int, float, bool, str; an array of numbers as NumPy array, of anything else as list."""
         if kind == STRING:
             return self.string(field)
         if kind == ARRAY:

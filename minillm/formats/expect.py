@@ -24,7 +24,7 @@ _short.maxstring = _short.maxother = _short.maxlong = 60
 
 
 def shown(value):  # -> str
-    """A value for a message: one line, short, however large or deep it is."""
+    """Shorten a value for a message: one line, however large or deep it is."""
     if is_whole(value) and value.bit_length() <= 64:
         return f"{value:,}"
     try:
@@ -34,7 +34,7 @@ def shown(value):  # -> str
 
 
 def plain(value):
-    """A NumPy scalar, or array without dimensions, as Python's own; anything else as it is."""
+    """Convert a NumPy scalar, or array without dimensions, to Python's own; anything else stays."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
 
@@ -43,12 +43,12 @@ def is_whole(value):
 
 
 def is_finite(value):
-    """A number that float64 holds. A whole number may be beyond it."""
+    """Whether it is a number that float64 holds. A whole number may be beyond it."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
 
 
 def is_unicode(text):
-    """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
+    """Whether it can be encoded. JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -58,7 +58,7 @@ def is_unicode(text):
 
 @contextlib.contextmanager
 def from_file(path):
-    """Errors of what is made from a file open with its name."""
+    """Prefix errors with the name of the file."""
     try:
         yield
     except MiniLLMError as error:
@@ -81,8 +81,8 @@ class Fields:
         key = key if key.isprintable() and len(key) <= 100 else shown(key)
         raise self.error(f"{self.where}{key}: expected {wanted}, found {found}.")
 
-    def of(self, key, good, wanted, default=REQUIRED):
-        """A value for which good(value) holds."""
+    def checked(self, key, good, wanted, default=REQUIRED):
+        """Take a value for which good(value) must hold. wanted: what it must be, for the error."""
         self.asked.add(key)
         value = plain(self.values.get(key))
         if value is None:
@@ -94,39 +94,39 @@ class Fields:
         return value
 
     def whole(self, key, default=REQUIRED, low=0, high=MOST):
-        return self.of(key, lambda v: is_whole(v) and low <= v <= high, f"a whole number from {low:,} to {high:,}", default)
+        return self.checked(key, lambda v: is_whole(v) and low <= v <= high, f"a whole number from {low:,} to {high:,}", default)
 
     def number(self, key, default=REQUIRED, low=-math.inf, high=math.inf):
         wanted = "a finite number" if low == -math.inf else f"a number from {low:g} to {high:g}"
-        value = self.of(key, lambda v: is_finite(v) and low <= v <= high, wanted, default)
+        value = self.checked(key, lambda v: is_finite(v) and low <= v <= high, wanted, default)
         return value if value is default else float(value)
 
     def flag(self, key, default=REQUIRED):
-        """true or false; 1 and 0 too, as some writers store a byte."""
-        value = self.of(key, lambda v: isinstance(v, int) and v in (0, 1), "true or false", default)
+        """Take true or false; 1 and 0 too, as some writers store a byte."""
+        value = self.checked(key, lambda v: isinstance(v, int) and v in (0, 1), "true or false", default)
         return value if value is default else bool(value)
 
     def text(self, key, default=REQUIRED):
-        return self.of(key, lambda v: isinstance(v, str) and is_unicode(v), "text", default)
+        return self.checked(key, lambda v: isinstance(v, str) and is_unicode(v), "text", default)
 
     def one_of(self, key, choices, default=REQUIRED):
-        """One of some texts, or of any values that compare with them."""
+        """Take one of some texts, or of any values that compare with them."""
         wanted = " or ".join(map(repr, choices))
-        return self.of(key, lambda v: isinstance(v, str | int | float) and any(same(v, c) for c in choices), wanted, default)
+        return self.checked(key, lambda v: isinstance(v, str | int | float) and any(same(v, c) for c in choices), wanted, default)
 
     def inner(self, key, default=REQUIRED):  # -> Fields
-        """An object within this one. A message names both keys."""
-        value = self.of(key, lambda v: isinstance(v, dict), "an object", default)
+        """Take an object within this one. A message names both keys."""
+        value = self.checked(key, lambda v: isinstance(v, dict), "an object", default)
         key = key if key.isprintable() and len(key) <= 100 else shown(key)
         return value if value is default and default is None else Fields(value, f"{self.where}{key}.", self.error)
 
     def items(self, key, default=REQUIRED, most=MOST):  # -> [anything]
-        """A list of whatever, to be looked at one by one."""
+        """Take a list of any values, to be checked one by one."""
         wanted = "a list" if most == MOST else f"a list of at most {most:,}"
-        return self.of(key, lambda v: isinstance(v, list | tuple) and len(v) <= most, wanted, default)
+        return self.checked(key, lambda v: isinstance(v, list | tuple) and len(v) <= most, wanted, default)
 
     def inners(self, key, default=REQUIRED, most=MOST):  # -> [Fields]
-        """A list of objects."""
+        """Take a list of objects."""
         values = self.items(key, default, most)
         for i, value in enumerate(values):
             if not isinstance(value, dict):
@@ -134,7 +134,7 @@ class Fields:
         return [Fields(value, f"{self.where}{key}[{i}].", self.error) for i, value in enumerate(values)]
 
     def texts(self, key, default=REQUIRED):  # -> [str]
-        values = self.of(key, lambda v: isinstance(v, list | tuple), "a list of strings", default)
+        values = self.checked(key, lambda v: isinstance(v, list | tuple), "a list of strings", default)
         if values is default:
             return values
         if set(map(type, values)) - {str}:
@@ -146,9 +146,9 @@ class Fields:
         return list(values)
 
     def numbers(self, key, default=REQUIRED, count=None, whole=False):  # -> [int] or [float]
-        """A list of finite numbers, or a NumPy array of them. count: how many there must be."""
+        """Take a list of finite numbers, or a NumPy array of them. count: how many there must be."""
         wanted = f"an array of {'whole' if whole else 'finite'} numbers" if count is None else f"an array of {count:,} numbers"
-        values = self.of(key, lambda v: isinstance(v, list | tuple) or getattr(v, "ndim", 0) == 1, wanted, default)
+        values = self.checked(key, lambda v: isinstance(v, list | tuple) or getattr(v, "ndim", 0) == 1, wanted, default)
         if values is default:
             return values
         if count is not None and len(values) != count:
@@ -161,10 +161,10 @@ class Fields:
         return values
 
     def unread(self):  # -> {key: value}
-        """What nobody asked for, but for null, which means nothing."""
+        """List the keys that were not read, except null ones."""
         return {key: value for key, value in self.values.items() if key not in self.asked and value is not None}
 
 
 def same(a, b):
-    """Equal, and true is not 1."""
+    """Whether a and b are equal, where true is not 1."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)

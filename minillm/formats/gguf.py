@@ -76,14 +76,14 @@ class GGUFFile:
         return name
 
     def raw(self, name):  # -> (nbytes,) uint8
-        """The bytes of a tensor: a read-only view of the mapped file, no copy. It stays good after close()."""
+        """Return the bytes of a tensor: a read-only view of the mapped file, no copy. It stays good after close()."""
         if self.mapped is None:
             raise ValueError(f"{self.path} is closed")
         info = self.tensor(name)
         return np.frombuffer(self.mapped, np.uint8, info.nbytes, info.offset)
 
     def dequantize(self, name, out=None):  # -> shape of the tensor, float32
-        """The weights of a tensor; `out` as in blocks.dequantize."""
+        """Dequantize the weights of a tensor; `out` as in blocks.dequantize."""
         info = self.tensor(name)
         try:
             return blocks.dequantize(self.raw(name), info.type, info.shape, out)
@@ -95,13 +95,13 @@ class GGUFFile:
             raise GGUFError(f"{self.path}: no tensor {quoted(name)} among its {len(self.tensors):,}.")
         return self.tensors[name]
 
-    def forget(self):
-        """Give the memory of what was read back to the system; read again, it comes from the file again."""
+    def release_pages(self):
+        """Give the pages that were read back to the system (MADV_DONTNEED); a later read loads them from the file again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
     def close(self):
-        """Let go of the file. The system unmaps it when the last view of a tensor is gone too."""
+        """Close the file. The system unmaps it when the last view of a tensor is gone too."""
         self.mapped = None
 
     def __enter__(self):

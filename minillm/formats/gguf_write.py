@@ -62,7 +62,7 @@ def write_gguf(path, metadata, tensors):
 
 
 def padded(nbytes, alignment):
-    """nbytes, rounded up to a multiple of the alignment."""
+    """Round nbytes up to a multiple of the alignment."""
     return -(-nbytes // alignment) * alignment
 
 
@@ -89,7 +89,7 @@ def as_stored(tensor, what):  # array or (raw, type, shape) -> (bytes as uint8, 
 
 
 def encoded(value, what, depth=0):  # -> value type, bytes
-    """A metadata value as the file has it."""
+    """Encode a metadata value."""
     if isinstance(value, str):
         return STRING, text(value, what)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in KINDS:
@@ -143,7 +143,7 @@ def number_kind(values, what, array=False):  # -> the value type that holds all 
 
 
 def text(value, what, longest=None):  # -> length and UTF-8
-    """A string as the file has it. longest: the most bytes for a name, which must not be empty."""
+    """Encode a string. longest: the most bytes for a name, which must not be empty."""
     try:
         data = value.encode()
     except AttributeError:

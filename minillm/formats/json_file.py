@@ -11,7 +11,7 @@ LARGEST = 100_000_000  # bytes; the largest tokenizer.json in use has 33 million
 
 
 def parse_object(data, what, error):  # bytes, str, exception class -> dict
-    """A JSON object from bytes of UTF-8; `what` opens the message of an error."""
+    """Parse a JSON object from bytes of UTF-8; `what` opens the message of an error."""
 
     def unique(pairs):
         if len(values := dict(pairs)) < len(pairs):
@@ -34,7 +34,7 @@ def parse_object(data, what, error):  # bytes, str, exception class -> dict
 
 
 def read_object(path, error, largest=LARGEST):  # path, exception class -> dict, or None where there is no such file
-    """The JSON object that a file holds."""
+    """Read a JSON object from a file."""
     try:
         if not path.exists():
             return None

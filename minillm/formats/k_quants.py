@@ -14,17 +14,17 @@ import numpy as np
 
 
 def half(two_bytes):  # (n, 2) uint8 -> (n, 1) float32
-    """A float16 per block, as a column to multiply with."""
+    """Decode a float16 per block, as a column to multiply with."""
     return np.ascontiguousarray(two_bytes).view("<f2").astype(np.float32)
 
 
 def spread(packed):  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1
-    """Single bits, lowest of each byte first."""
+    """Unpack single bits, lowest of each byte first."""
     return np.unpackbits(np.ascontiguousarray(packed), axis=1, bitorder="little")
 
 
 def planes(packed, run, shifts, mask):  # (n, bytes) uint8 -> (n, weights) uint8
-    """Runs of bytes, each read several times: once per shift, for the bits under the mask.
+    """Unpack runs of bytes, each read several times: once per shift, for the bits under the mask.
 
     Bytes 0..31 with shifts 0, 4 give weights 0..31 (low bits), then 32..63 (high bits); then the next run of bytes.
     """
@@ -58,7 +58,7 @@ def q3_k(blocks):
 
 
 def six_bit_scales(packed):  # (n, 12) uint8 -> (n, 8), (n, 8) float32
-    """Eight scales and eight minima of 6 bits in 12 bytes, as Q4_K and Q5_K keep them.
+    """Unpack eight scales and eight minima of 6 bits from 12 bytes, as Q4_K and Q5_K keep them.
 
     byte       0..3                  4..7                 8..11
     low bits   scale 0..3 (6 bits)   min 0..3 (6 bits)    scale 4..7, low 4 | min 4..7, low 4

@@ -24,7 +24,7 @@ LENGTHS = {b"\x01\x00": 2, b"\x02\x00": 4, b"\x03\x00": 4}  # version: bytes of 
 
 
 def read_npz(path, error):  # path, exception class -> {name: array}
-    """Arrays of floats or whole numbers without a sign.
+    """Read arrays of floats or unsigned integers.
 
     `error` for anything that np.savez did not write; where there is no file, FileNotFoundError.
     """
@@ -44,7 +44,7 @@ def read_npz(path, error):  # path, exception class -> {name: array}
 
 
 def array(data):  # bytes of a member -> array, which can be written to
-    """One array, of exactly as many bytes as its shape needs."""
+    """Read one array, of exactly as many bytes as its shape needs."""
     if data[:6] != b"\x93NUMPY" or data[6:8] not in LENGTHS:
         raise ValueError(f"a member begins with {data[:8]!r}, which is no array")
     begin = 8 + LENGTHS[data[6:8]]

@@ -53,7 +53,7 @@ def open_safetensors(path):  # path -> {name: SafeTensor}
 
 
 def span(path, nbytes, name, entry):  # -> dtype, shape, begin, end
-    """What one entry of the header claims, if it is there and as many bytes as its shape needs."""
+    """Check an entry of the header: its bytes are there and as many as its shape needs."""
     wanted = f"{path}: the entry of tensor {shown(name)} must have"
     if not isinstance(entry, dict) or not is_unicode(name):
         raise ModelError(f"{wanted} dtype, shape and two data_offsets, found {shown(entry)}.")
@@ -74,12 +74,12 @@ def span(path, nbytes, name, entry):  # -> dtype, shape, begin, end
 
 
 def is_list(values, most):
-    """Whole numbers that fit 64 bits: a product of eight of them is still one that can be printed."""
+    """Whether it is a list of whole numbers that fit 64 bits: a product of eight of them can still be printed."""
     return isinstance(values, list) and len(values) <= most and all(is_whole(n) and 0 <= n < 2**64 for n in values)
 
 
 def check_whole(path, nbytes, spans):  # {name: (dtype, shape, begin, end)}
-    """One tensor begins where the last one ends, and the last ends with the file."""
+    """Check that one tensor begins where the last one ends, and the last ends with the file."""
     at, last = 0, "the header"
     for name, (_, _, begin, end) in sorted(spans.items(), key=lambda item: item[1][2:]):
         if begin != at:
@@ -91,7 +91,7 @@ def check_whole(path, nbytes, spans):  # {name: (dtype, shape, begin, end)}
 
 
 def encoded(tensors, metadata=None):  # {name: float32 or float16 array}, {str: str} -> [bytes]
-    """A file, in pieces to be written one after another. The header is padded with spaces, so that the data begins on 8 bytes."""
+    """Encode a file, in pieces to be written one after another. The header is padded, so that the data begins on 8 bytes."""
     entries, offset, parts = {"__metadata__": metadata} if metadata else {}, 0, []
     for name, array in tensors.items():
         raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

@@ -5,15 +5,15 @@
     first = session.generate([manual, "How do I ...?"])    usage: cache_write 1,000, input 12
     second = session.generate([manual, "And how ...?"])    usage: cache_read 1,000, input 11: its TTFT is that of 11 tokens
 
-What is kept of a prompt is a *fork* of its paged cache, cut off at the breakpoint: a block table and no copy. Reference
-counts do the rest. Two entries that begin alike own the same blocks; dropping one frees what nobody else owns; whoever
-goes on from the middle of a block copies that block first. A server's prefix cache (prefix, radix) has another task: it
-finds what nobody marked, in whole blocks, and forgets when room runs out. Here a customer has paid for a point and a time,
-so the lifetime belongs to the entry, and a breakpoint holds to the token whatever the block size.
+An entry is a *fork* of a prompt's paged cache, truncated at the breakpoint: a block table and no copy. Reference counts do the
+rest. Two entries that begin alike own the same blocks; dropping one frees the blocks without another owner; a sequence that
+continues from the middle of a block copies that block first. A server's prefix cache (prefix, radix) has another task: it
+finds prefixes that were not marked, in whole blocks, and evicts when memory runs out. Here a customer has paid for a point and
+a time, so the lifetime belongs to the entry, and a breakpoint is exact to the token whatever the block size.
 
-Neighbouring texts are tokenized as one: the answer is that of the whole prompt, and no part gets a space that nobody wrote. So
-a token may reach over a breakpoint, or come out otherwise because of what follows. Rule: a breakpoint keeps the tokens that two
-lists have in common at the beginning, those of the text up to it, taken alone, and those of the whole text.
+Neighbouring texts are tokenized as one: the answer is that of the whole prompt, and no part gets an extra space. So a token may
+reach over a breakpoint, or differ because of what follows. Rule: a breakpoint keeps the longest common prefix of two token
+lists, those of the text up to it, taken alone, and those of the whole text.
 
     "... the new" | "est" : ... ▁the ▁new       taken alone
                             ... ▁the ▁newest    as a whole: kept up to ▁the
@@ -34,12 +34,11 @@ from minillm.cache.paged import PagedCache, PageStore
 from minillm.errors import RequestError
 from minillm.llm import LLM, Completion, completion
 from minillm.metrics.events import EventLog
-from minillm.model.generate import run
-from minillm.model.sampling import SamplingParams
+from minillm.model.generate import generate_tokens
 
 
-def common(a: list[int], b: list[int]) -> int:
-    """How many tokens two lists begin with in common."""
+def common_prefix(a, b):  # [token], [token] -> int
+    """Count the tokens of the longest common prefix of two lists."""
     n = min(len(a), len(b))
     return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
 
@@ -73,8 +72,8 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a call gives: the completion, and what it used."""
+class SessionResponse:
+    """The response to one call: the completion, and its usage."""
 
     completion: Completion
     usage: Usage
@@ -86,7 +85,7 @@ class Answer:
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """A kept prefix, and when it expires unless it is used before."""
+    """A cached prefix, and when it expires unless it is used before."""
 
     salt: object
     tokens: list[int]
@@ -122,13 +121,13 @@ class Session:
         self.max_blocks = capacity // block_size
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
-        self.store = PageStore.of(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
-        self.entries: OrderedDict[tuple, Entry] = OrderedDict()  # by (salt, tokens), least recently used first
-        self.last: Answer | None = None
+        self.store = PageStore.for_model(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
+        self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
+        self.last = None  # the last SessionResponse
         self.total = Usage()
 
-    def generate(self, parts: Parts, params: SamplingParams | None = None, salt: Hashable = None) -> Answer:
-        """Complete a prompt. Nothing is looked up or kept beyond its last breakpoint; without one, nothing at all.
+    def generate(self, parts, params=None, salt=None):  # [Part, str or ids] -> SessionResponse
+        """Complete a prompt. Lookup and caching end at its last breakpoint; without one, there is neither.
 
         salt: anything hashable; calls with different salts share nothing (tenants, adapters).
         """
@@ -136,8 +135,8 @@ class Session:
             pass
         return cast(Answer, self.last)
 
-    def stream(self, parts: Parts, params: SamplingParams | None = None, salt: Hashable = None) -> Iterator[str]:
-        """The same, piece by piece; `last` is the Answer at the end, also where the caller stops early."""
+    def stream(self, parts, params=None, salt=None):  # -> iterator of str
+        """Stream a completion; `last` is the SessionResponse at the end, also where the caller stops early."""
         try:
             hash(salt)
         except TypeError:
@@ -148,11 +147,11 @@ class Session:
         if whole > self.max_length:
             raise RequestError(f"a request of this session takes {self.max_length:,} tokens with its answer, found {whole:,}.")
         self.expire()
-        sequence.cache = self.resume(*self.longest(ids, breakpoints, salt), len(ids))
+        sequence.cache = self.resume(*self.longest_match(ids, breakpoints, salt), len(ids))
         read = sequence.cache.length
         log = EventLog()
         try:
-            for _, piece in run(self.llm.transformer, self.llm.tokenizer.eos_ids, [sequence], log):
+            for _, piece in generate_tokens(self.llm.transformer, self.llm.tokenizer.eos_ids, [sequence], log):
                 if piece:
                     yield piece
         finally:
@@ -162,41 +161,41 @@ class Session:
             sequence.cache.free()
             written = max(0, max(reached, default=0) - read)
             usage = Usage(len(ids) - read - written, written, read, len(sequence.token_ids))
-            self.last, self.total = Answer(completion(sequence, log), usage), self.total + usage
+            self.last, self.total = SessionResponse(completion(sequence, log), usage), self.total + usage
 
-    def tokenize(self, parts: Parts) -> tuple[list[int], list[int]]:  # token ids, length at each breakpoint that can be kept
-        """Neighbouring texts as one, ids as they are. Only the beginning of all may be the begin-of-text token."""
-        single = isinstance(parts, str | Part) or (parts and isinstance(parts[0], int))
-        pieces: list[Part] = [part if isinstance(part, Part) else Part(part) for part in cast(list, [parts] if single else parts)]
-        ids: list[int] = []
-        breakpoints: list[int] = []
-        for is_text, group in groupby(pieces, lambda part: isinstance(part.content, str)):
+    def tokenize(self, parts):  # -> token ids, [length at each breakpoint that can be kept]
+        """Tokenize neighbouring texts as one; keep ids as they are. Only the first token may be the begin-of-text token."""
+        if isinstance(parts, str | Part) or (parts and isinstance(parts[0], int)):
+            parts = [parts]
+        parts = [part if isinstance(part, Part) else Part(part) for part in parts]
+        ids, breakpoints = [], []
+        for is_text, group in groupby(parts, lambda part: isinstance(part.content, str)):
             run = list(group)
             whole: Any = "".join(str(part.content) for part in run) if is_text else [int(i) for part in run for i in part.content]
             encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids)) if is_text else list
             new, ends = encode(whole), accumulate(len(part.content) for part in run)
             marked = [end for part, end in zip(run, ends, strict=True) if part.cache]
-            breakpoints += [len(ids) + common(encode(whole[:end]), new) for end in marked]
+            breakpoints += [len(ids) + common_prefix(encode(whole[:end]), new) for end in marked]
             ids += new
         room = self.max_blocks * self.store.pool.block_size
         return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
 
-    def longest(self, ids: list[int], breakpoints: list[int], salt: Hashable) -> tuple[Entry | None, int]:  # and tokens of it
-        """The entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt's.
+    def longest_match(self, ids, breakpoints, salt):  # -> Entry or None, tokens of it
+        """Find the entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt.
 
         One user has few entries, so each is compared in full.
         """
         best: tuple[Entry | None, int] = None, 0
         for entry in self.entries.values():
-            agree = common(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
+            agree = common_prefix(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
             if agree < len(entry.tokens):
                 agree = max((end for end in breakpoints if end <= agree), default=0)
             if agree > best[1] or (agree == best[1] == len(entry.tokens)):
                 best = entry, agree
         return best if best[1] else (None, 0)
 
-    def resume(self, entry: Entry | None, length: int, prompt_tokens: int) -> PagedCache:
-        """A cache to go on from. The last token of a prompt always runs: its logits choose the answer's first."""
+    def resume(self, entry, length, prompt_tokens):  # Entry or None, int, int -> PagedCache
+        """Make a cache to continue from. The last token of a prompt is always computed: its logits give the answer's first."""
         if entry is None:
             return self.store.new_cache(max_length=self.max_length)
         self.touch(entry)
@@ -204,13 +203,13 @@ class Session:
         cache.truncate(min(length, prompt_tokens - 1))
         return cache
 
-    def touch(self, entry: Entry) -> None:
-        """A use begins the time to live anew, and makes it the last to be dropped."""
+    def touch(self, entry):
+        """Restart the entry's time to live, and make it the most recently used."""
         entry.expires = self.clock() + self.ttl_s
         self.entries.move_to_end((entry.salt, tuple(entry.tokens)))
 
-    def keep(self, salt: Hashable, tokens: list[int], cache: PagedCache) -> None:
-        """Enter a prefix, or use it once more if it is there; then drop others until all fit."""
+    def keep(self, salt, tokens, cache):
+        """Cache a prefix, or touch it if it is there; then evict others until all fit."""
         key = salt, tuple(tokens)
         if key not in self.entries:
             kept = cache.fork()
@@ -218,19 +217,19 @@ class Session:
             self.entries[key] = Entry(salt, tokens, kept, 0.0)
         self.touch(self.entries[key])
         while self.kept_blocks > self.max_blocks:
-            self.drop(next(iter(self.entries)))
+            self.evict(next(iter(self.entries)))
 
-    def expire(self) -> None:
-        """Drop what was not used in time. Every call begins with it."""
+    def expire(self):
+        """Evict expired entries. Every call begins with it."""
         now = self.clock()
         for key in [key for key, entry in self.entries.items() if entry.expires <= now]:
-            self.drop(key)
+            self.evict(key)
 
-    def drop(self, key: tuple) -> None:
-        """Forget an entry; blocks that nobody else owns are free."""
+    def evict(self, key):
+        """Evict an entry; its blocks without another owner are free."""
         self.entries.pop(key).cache.free()
 
     @property
-    def kept_blocks(self) -> int:
-        """Blocks that entries own; one that they share counts once."""
+    def kept_blocks(self):
+        """Blocks that entries own; a shared one counts once."""
         return len({block for entry in self.entries.values() for block in entry.cache.table.blocks})

@@ -22,8 +22,8 @@ TURNED_AWAY = ("http 429", "http 503")
 
 
 @dataclass(slots=True)
-class Outcome:
-    """How a request ended. error: None, or what it is counted by. The times are in the log, under `request`."""
+class RequestResult:
+    """How a request ended. error: None, or its kind, for counting. The times are in the log, under `request`."""
 
     request: int
     error: str | None = None
@@ -33,7 +33,7 @@ class Outcome:
 
 
 class Client:
-    """One server, one model. Its methods are coroutines of one event loop; close() at the end."""
+    """A client of one server and one model. Its methods are coroutines of one event loop; close() at the end."""
 
     def __init__(self, url, model=None, *, api_key=None, chat=False, log=None, timeout=600.0, options=None):
         """options: more fields of every request's body, such as {"ignore_eos": True}. timeout: seconds of a whole request."""
@@ -49,7 +49,7 @@ class Client:
         self.pool.close()
 
     async def models(self):  # -> [name]
-        """What the server offers. Trouble: it cannot be reached, refuses the key, or has no such list."""
+        """List the server's models. Trouble: it cannot be reached, refuses the key, or has no such list."""
         try:
             async with asyncio.timeout(min(self.timeout, 30)):
                 response = await self.pool.send("GET", "/v1/models")
@@ -62,21 +62,21 @@ class Client:
         except OSError as error:
             raise Trouble("disconnected", str(error)) from None
         if response.status != 200:
-            raise failed(response.status, data)
+            raise http_trouble(response.status, data)
         try:
             return [str(model["id"]) for model in json.loads(data)["data"]]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Trouble("not an OpenAI server", "/v1/models has no list of models") from None
 
     def body(self, prompt, max_tokens):  # text or token ids -> bytes
-        """The request, ready to send: making it takes time that should not be measured."""
+        """Make the body of a request in advance: this takes time that should not be measured."""
         fields = {"model": self.model, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         fields |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         return json.dumps(fields | {"stream_options": {"include_usage": True}} | self.options).encode()
 
-    async def complete(self, request, body, prompt_tokens=0):  # -> Outcome
-        """Send a body and watch the answer. Whatever goes wrong is in the outcome and in the log; only a cancel is raised."""
-        outcome = Outcome(request)
+    async def complete(self, request, body, prompt_tokens=0):  # -> RequestResult
+        """Send a body and read the answer. An error is in the result and in the log; only a cancellation is raised."""
+        outcome = RequestResult(request)
         self.log.add(request, ARRIVED, prompt_tokens)
         end = FAILED
         try:
@@ -102,7 +102,7 @@ class Client:
         response = await self.pool.send("POST", path, body)
         try:
             if response.status != 200:
-                raise failed(response.status, await response.text())
+                raise http_trouble(response.status, await response.text())
             if "text/event-stream" not in response.headers.get("content-type", ""):
                 raise Trouble("not a stream", f"Content-Type is {response.headers.get('content-type', 'missing')!r}")
             await self._read(request, response, outcome)
@@ -131,7 +131,7 @@ class Client:
         if not pieces:
             raise Trouble("empty", "the answer has no text")
         self._note_usage(request, usage)
-        await let_go(body)
+        await drain_body(body)
 
     def _note(self, request, chunk, outcome, pieces):  # -> usage, if the chunk has it
         for index, text, tokens in chunk.pieces:
@@ -142,7 +142,7 @@ class Client:
         return chunk.usage
 
     def _note_usage(self, request, usage):
-        """Counts that a server reports, where they are counts."""
+        """Log the counts that a server reports."""
         usage = usage or {}
         details = usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
@@ -152,8 +152,8 @@ class Client:
                 self.log.add(request, kind, count)
 
 
-async def let_go(body):
-    """After [DONE] nothing is wanted but the end of the body, which frees the connection; a server may be slow to say it."""
+async def drain_body(body):
+    """Read the end of the body after [DONE], which frees the connection; not for long, as a server may be slow."""
     try:
         async with asyncio.timeout(0.2):
             async for _ in body:
@@ -162,8 +162,8 @@ async def let_go(body):
         pass  # then the connection is closed
 
 
-def failed(status, data):  # -> Trouble
-    """What an answer other than 200 says."""
+def http_trouble(status, data):  # -> Trouble
+    """Make the error for an answer other than 200."""
     try:
         message = error_message(json.loads(data))
     except (ValueError, RecursionError):

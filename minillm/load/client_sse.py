@@ -19,7 +19,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Trouble(MiniLLMError):
-    """A request that came to nothing. kind: a few words to count it by ("http 429", "timeout", "disconnected")."""
+    """An error of a request. kind: a few words to count it by ("http 429", "timeout", "disconnected")."""
 
     def __init__(self, kind, message=""):
         super().__init__(f"{kind}: {message}" if message else kind)
@@ -46,7 +46,7 @@ class Parser:
         return found
 
     def close(self):  # -> [bytes]
-        """The stream has ended: what a server forgot to end with an empty line."""
+        """Return the events that the server did not end with an empty line."""
         last, self._rest = self._rest, b""
         found = [self._line(last), self._line(b"")]
         return [event for event in found if event is not None]
@@ -66,7 +66,7 @@ class Parser:
 
 @dataclass(slots=True)
 class Chunk:
-    """What one event says. pieces: (index of the answer, text, tokens in it) where there is text."""
+    """The content of one event. pieces: (index of the answer, text, tokens in it) where there is text."""
 
     pieces: list[tuple[int, str, int]] = field(default_factory=list)
     finish: dict[int, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Chunk:
 
 
 def read_chunk(data):  # bytes -> Chunk, or None for [DONE]
-    """Of /v1/completions and of /v1/chat/completions. Trouble: the server reports an error, or this is no chunk."""
+    """Parse a chunk of either endpoint. Trouble: the server reports an error, or this is no chunk."""
     if data.strip() == b"[DONE]":
         return None
     try:
@@ -99,7 +99,7 @@ def read_chunk(data):  # bytes -> Chunk, or None for [DONE]
 
 
 def tokens_in(choice):  # -> int
-    """Tokens of a piece: as many as the server names, else one."""
+    """Count the tokens of a piece: as many as the server names, else one."""
     logprobs = choice.get("logprobs")
     logprobs = logprobs if isinstance(logprobs, dict) else {}
     for named in (choice.get("token_ids"), logprobs.get("tokens"), logprobs.get("content")):
@@ -109,14 +109,14 @@ def tokens_in(choice):  # -> int
 
 
 def error_message(fields):  # -> text
-    """What an OpenAI-style error object says: {"error": {"message": ...}}, or the like."""
+    """Extract the message of an OpenAI-style error object, {"error": {"message": ...}}, or the like."""
     error = fields.get("error", fields) if isinstance(fields, dict) else fields
     message = error.get("message", error) if isinstance(error, dict) else error
     return shown(message if isinstance(message, str) else json.dumps(message))
 
 
 def shown(found):  # bytes or text -> text
-    """The beginning of something from a stranger, fit for one line."""
+    """Shorten untrusted text to one line."""
     text = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
     text = "".join(c if c.isprintable() else " " for c in text[:400])
     return text if len(text) <= 200 else f"{text[:197]}..."

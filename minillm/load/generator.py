@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from minillm.errors import MiniLLMError
 from minillm.load import workload
-from minillm.load.client import Outcome
+from minillm.load.client import RequestResult
 from minillm.load.client_sse import Trouble
-from minillm.load.traces import Request
+from minillm.load.traces import TraceRequest
 from minillm.metrics import summary
-from minillm.metrics.bootstrap import distribution
+from minillm.metrics.bootstrap import bootstrap
 from minillm.metrics.events import ARRIVED, PROMPT_USAGE, EventLog, tokens_of
 
 MOST_PROMPT_TOKENS = 100_000_000  # of all requests: their prompts are made beforehand
@@ -28,12 +28,12 @@ PROBE = -2  # request number of what is sent to learn about the server; not of t
 
 @dataclass
 class LoadTest:
-    """What was sent and what came of it. start: when request 0 was due, by the log's clock."""
+    """The requests of a load test and their results. start: when request 0 was due, by the log's clock."""
 
     requests: list
     log: object
     start: float = 0.0
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, RequestResult] = field(default_factory=dict)
     cpu_s: float = 0.0
     open_loop: bool = True
     stopped: bool = False
@@ -43,7 +43,7 @@ class LoadTest:
 
 
 async def drive(client, requests, bodies, concurrency=None, progress=None):  # -> LoadTest
-    """Send them all: at their arrival times, or with `concurrency` at a time. progress() is called as each ends.
+    """Send all requests: at their arrival times (open loop), or `concurrency` at a time (closed loop). progress(): after each.
 
     Cancelled (Control-C), it cancels what is under way, and returns what it has, with stopped = True.
     """
@@ -53,7 +53,7 @@ async def drive(client, requests, bodies, concurrency=None, progress=None):  # -
         try:
             test.outcomes[number] = await client.complete(number, bodies[number], requests[number].prompt)
         except asyncio.CancelledError:
-            test.outcomes[number] = Outcome(number, "cancelled")
+            test.outcomes[number] = RequestResult(number, "cancelled")
             raise
         finally:
             if progress:
@@ -87,13 +87,13 @@ async def drive(client, requests, bodies, concurrency=None, progress=None):  # -
 
 
 async def probe(client):  # -> tokens per word, tokens that the server adds
-    """Two short requests tell how the server counts: (1.0, 0.0) where it does not say. Trouble: it cannot do it at all."""
+    """Probe with two short requests how the server counts tokens: (1.0, 0.0) where it does not say. Trouble: it fails."""
     counts = []
     for number, length in ((PROBE, 32), (PROBE - 1, 96)):
-        outcome = await client.complete(number, client.body(workload.text(Request(length, 1), number), 1), length)
+        outcome = await client.complete(number, client.body(workload.text(TraceRequest(length, 1), number), 1), length)
         if outcome.error and outcome.error != "empty":
             raise Trouble(outcome.error, outcome.message)
-        counts += [e.tokens for e in client.log.of(number) if e.kind == PROMPT_USAGE]
+        counts += [e.tokens for e in client.log.events_of(number) if e.kind == PROMPT_USAGE]
     if len(counts) < 2 or counts[1] <= counts[0]:
         return 1.0, 0.0
     per_word = (counts[1] - counts[0]) / 64
@@ -101,7 +101,7 @@ async def probe(client):  # -> tokens per word, tokens that the server adds
 
 
 async def prepare(client):  # -> tokens per word, tokens that the server adds
-    """Is there a server, which models has it, does it stream? Errors: MiniLLMError, in one line."""
+    """Check that there is a server, that it has the model, and that it streams. Errors: MiniLLMError, in one line."""
     try:
         names = await client.models()
     except Trouble as trouble:
@@ -122,7 +122,7 @@ async def prepare(client):  # -> tokens per word, tokens that the server adds
 
 
 async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, progress=None, ready=None):  # -> LoadTest
-    """Prepare, make the prompts, drive. vocabulary: (first, last + 1) sends token ids from it, exact; None sends text."""
+    """Run a load test: prepare, make prompts, drive. vocabulary: (first, last + 1) sends exact token ids; None sends text."""
     if concurrency is not None and concurrency < 1:
         raise MiniLLMError(f"concurrency is at least 1, found {concurrency}.")
     if vocabulary and client.chat:
@@ -147,7 +147,7 @@ async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, pr
 
 
 def report(test, slo=None):  # -> dict, ready for JSON
-    """The metrics of the log, errors by kind, and how well the generator kept its times."""
+    """Compute the metrics of the log, errors by kind, and how late the generator sent its requests."""
     errors = Counter(outcome.error for outcome in test.outcomes.values() if outcome.error)
     found = summary.report(test.log, slo)
     sent = test.log.requests()
@@ -160,23 +160,23 @@ def report(test, slo=None):  # -> dict, ready for JSON
         **found,
         "errors": dict(errors.most_common()),
         "offered_per_s": (len(sent) - 1) / span if span and test.open_loop else None,
-        "generator_late_s": distribution(late),
+        "generator_late_s": bootstrap(late),
         "generator_cpu_cores": test.cpu_s / found["duration_s"] if found["duration_s"] else None,
     }
 
 
 def rows(test):  # -> [dict], one for each request that was sent, in their order
-    """What a line of the CSV says of a request; None where it has no such number."""
+    """Make the CSV rows, one a request; None where it has no such number."""
     found = []
     for number in sorted(test.log.requests()):
-        m, outcome = summary.measure(test.log, number), test.outcomes.get(number, Outcome(number, "unfinished"))
+        m, outcome = summary.measure(test.log, number), test.outcomes.get(number, RequestResult(number, "unfinished"))
         found.append(
             {
                 "request": number,
                 "due_s": test.requests[number].arrival if test.open_loop else None,
                 "sent_s": test.log.times(number, ARRIVED)[0] - test.start,
                 "late_s": test.lateness(number),
-                "prompt_tokens": tokens_of(test.log.of(number), ARRIVED, PROMPT_USAGE),
+                "prompt_tokens": tokens_of(test.log.events_of(number), ARRIVED, PROMPT_USAGE),
                 "new_tokens": m and m.new_tokens,
                 "ttft_s": m and m.ttft,
                 "tpot_s": m and m.tpot,

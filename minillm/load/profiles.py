@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 from minillm.errors import MiniLLMError, TraceError
-from minillm.load.traces import HASHED_TOKENS, READERS, Request, shown
+from minillm.files import write_text
+from minillm.load.traces import HASHED_TOKENS, READERS, TraceRequest, shown
 
 GROUPS = 8  # of requests by length
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "profiles"
@@ -30,13 +31,13 @@ SOURCES = {
 
 
 def quantiles(values, points=33):  # -> [value at 0, 1/32, … 1]
-    """Values at evenly spaced ranks."""
+    """Compute quantiles at evenly spaced ranks."""
     values = sorted(values)
     return [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
 
 
 def at(points, u):
-    """The value at rank u of 0 … 1, on straight lines between the quantiles."""
+    """Interpolate the value at rank u of 0 … 1 between the quantiles."""
     place = u * (len(points) - 1)
     i = min(int(place), len(points) - 2)
     return points[i] + (place - i) * (points[i + 1] - points[i])
@@ -46,7 +47,7 @@ def at(points, u):
 
 
 def fit_lengths(requests):
-    """Quantiles of prompts, and of outputs given the prompt."""
+    """Fit quantiles of prompts, and of outputs given the prompt."""
     ranked = sorted((r.prompt, r.output) for r in requests)
     edges = [i * len(ranked) // GROUPS for i in range(GROUPS + 1)]
     groups = [ranked[a:b] for a, b in zip(edges, edges[1:], strict=False)]
@@ -58,7 +59,7 @@ def fit_lengths(requests):
 
 
 def fit_conversations(requests):
-    """How requests go on from earlier ones: long ones from longer ago, and growing faster."""
+    """Fit how requests continue earlier ones: long ones after more time, and growing faster."""
     last, fresh, on = {}, [], []  # page -> number of the last request with it
     for number, request in enumerate(requests):
         hit = 0
@@ -86,7 +87,7 @@ def fit_conversations(requests):
 
 
 def fit(kind, path):  # -> profile
-    """The profile of a trace file."""
+    """Fit a profile to a trace file."""
     if kind not in READERS:
         raise MiniLLMError(f"a trace is of the kind azure, mooncake or sharegpt, found {kind!r}.")
     requests = READERS[kind](path)
@@ -99,8 +100,8 @@ def fit(kind, path):  # -> profile
 # --- from a profile to requests -------------------------------------------------------------------------------------------
 
 
-def draw(profile, n=None, seed=0):  # -> [Request]
-    """n requests (as many as the trace has, unless told) like those of the trace."""
+def draw(profile, n=None, seed=0):  # -> [TraceRequest]
+    """Draw n requests (by default as many as the trace has) like those of the trace."""
     make = {"lengths": draw_lengths, "conversations": draw_conversations}[profile["kind"]]
     try:
         return list(make(profile, n or profile["requests"], random.Random(seed)))
@@ -112,7 +113,7 @@ def draw_lengths(profile, n, rng):
     for _ in range(n):
         u = rng.random()
         group = profile["output"][min(int(u * len(profile["output"])), len(profile["output"]) - 1)]
-        yield Request(round(at(profile["prompt"], u)), round(at(group, rng.random())))
+        yield TraceRequest(round(at(profile["prompt"], u)), round(at(group, rng.random())))
 
 
 def draw_conversations(profile, n, rng):
@@ -131,11 +132,11 @@ def draw_conversations(profile, n, rng):
         next_page += new
         history.append(pages)
         prompt = len(pages) * HASHED_TOKENS - rng.randrange(HASHED_TOKENS)
-        yield Request(prompt, round(at(profile["output"], rng.random())), pages)
+        yield TraceRequest(prompt, round(at(profile["output"], rng.random())), pages)
 
 
 def around(history, ended, lag, least, most):  # -> number of a request
-    """The one that came about `lag` requests ago, has so many pages and waits for its next turn; else the one at lag."""
+    """Find the request about `lag` requests ago that has so many pages and awaits its next turn; else the one at lag."""
     at_lag = max(0, len(history) - max(1, lag))
     for distance in range(min(lag, len(history)) // 2 + 1):
         for number in (at_lag + distance, at_lag - distance):
@@ -144,8 +145,8 @@ def around(history, ended, lag, least, most):  # -> number of a request
     return at_lag
 
 
-def load(name):  # -> profile
-    """A profile by name (azure_conv, mooncake_conv, sharegpt_8k) or by path. Errors: TraceError."""
+def load_profile(name):  # -> profile
+    """Load a profile by name (azure_conv, mooncake_conv, sharegpt_8k) or by path. Errors: TraceError."""
     path = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
     try:
         profile = json.loads(path.read_text(encoding="utf-8"))
@@ -167,9 +168,7 @@ def main(arguments):
         raise MiniLLMError(f"{usage}: 3 arguments, found {len(arguments)}.")
     kind, trace, out = arguments
     text = json.dumps(fit(kind, trace), indent=None, separators=(",", ":")).replace('],"', '],\n"').replace(',"', ',\n"')
-    part = Path(out + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(out)
+    write_text(out, text + "\n", TraceError)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import io
 import json
 from pathlib import Path
 
-from minillm import plots, terminal
-from minillm.errors import MiniLLMError
+from minillm import plots
+from minillm.files import replacing
 from minillm.load.generator import rows
 from minillm.metrics import perfetto, summary
 
@@ -21,7 +21,7 @@ NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E"}
 
 
 def table(result):  # -> text
-    """The report to read: what came back, what did not, and whether the generator can be trusted."""
+    """Make the report to read: results, failures, and whether the generator can be trusted."""
     lines = [
         f"{result['server']}, model {result['model']}: {result['workload']}",
         f"{result['requests']:,} of {result['planned']:,} requests sent, {result['finished']:,} finished in "
@@ -58,7 +58,7 @@ def throughput(result):  # -> text
 
 
 def generator(result):  # -> text
-    """Was it the server that was measured, or the load generator?"""
+    """Say whether the server or the load generator was the limit."""
     late, cpu = result["generator_late_s"], result["generator_cpu_cores"]
     said = f"the generator used {cpu:.0%} of a core" if cpu is not None else "the generator did nothing"
     if late["count"]:
@@ -77,7 +77,7 @@ def warning(result):  # -> text
 
 
 def write(result, test, folder):  # -> [Path]
-    """All four files. Errors: MiniLLMError where the folder cannot be written."""
+    """Write all four files. Errors: MiniLLMError where the folder cannot be written."""
     text = io.StringIO(newline="")
     lines = rows(test)
     if lines:
@@ -87,19 +87,14 @@ def write(result, test, folder):  # -> [Path]
     picture(result, test, png := io.BytesIO())
     told, traced = json.dumps(result, indent=1, ensure_ascii=False), json.dumps(perfetto.trace(test.log))
     files = dict(zip(FILES, (told.encode(), text.getvalue().encode(), png.getvalue(), traced.encode()), strict=True))
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            part = Path(folder) / f"{name}.part"
-            part.write_bytes(data)
-            part.replace(Path(folder) / name)
-    except OSError as error:
-        raise MiniLLMError(f"{folder}: cannot be written ({error.strerror}).") from None
+    for name, data in files.items():
+        with replacing(Path(folder) / name) as file:
+            file.write(data)
     return [Path(folder) / name for name in files]
 
 
 def picture(result, test, file):
-    """TTFT over the time of sending, with what failed; and the distribution of the gaps between chunks."""
+    """Plot TTFT over the time of sending, with failures; and the distribution of the gaps between chunks."""
     fig, (waits, paces) = plots.figure(2)
     seen = [(log_time(test, m.request), m.ttft) for m in summary.all_measures(test.log) if m.ttft is not None]
     lost = [log_time(test, number) for number, outcome in test.outcomes.items() if outcome.error]
@@ -139,4 +134,4 @@ def all_gaps(test):
 
 
 def log_time(test, number):
-    return test.log.of(number)[0].time - test.start
+    return test.log.events_of(number)[0].time - test.start

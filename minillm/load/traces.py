@@ -24,7 +24,7 @@ MOST_MS = 1e13  # of a timestamp: some 300 years
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TraceRequest:
     """One request of a trace. pages: ids of its 512-token pages in order, empty where the trace has none.
 
     arrival: seconds since the first request of the trace arrived; None where the trace has no clock.
@@ -36,30 +36,30 @@ class Request:
     arrival: float | None = None
 
 
-def read_azure(path):  # -> [Request]
-    """Lengths and arrival times of an Azure trace. Errors: TraceError with the line."""
+def read_azure(path):  # -> [TraceRequest]
+    """Read an Azure trace: lengths and arrival times. Errors: TraceError with the line."""
     requests = []
-    for number, (prompt, output, stamp) in columns(path, ("ContextTokens", "GeneratedTokens", "TIMESTAMP")):
-        lengths = count(prompt, path, number, "prompt"), count(output, path, number, "output")
-        requests.append(Request(*lengths, arrival=moment(stamp, path, number)))
-    return since_first(whole(requests, path))
+    for number, (prompt, output, stamp) in read_columns(path, ("ContextTokens", "GeneratedTokens", "TIMESTAMP")):
+        lengths = parse_count(prompt, path, number, "prompt"), parse_count(output, path, number, "output")
+        requests.append(TraceRequest(*lengths, arrival=parse_timestamp(stamp, path, number)))
+    return rebase_times(check_not_empty(requests, path))
 
 
-def read_sharegpt(path):  # -> [Request]
-    """Prompt and output lengths of ShareGPT as Sarathi published them. Errors: TraceError with the line."""
-    return whole(
+def read_sharegpt(path):  # -> [TraceRequest]
+    """Read prompt and output lengths of ShareGPT as Sarathi published them. Errors: TraceError with the line."""
+    return check_not_empty(
         [
-            Request(count(prompt, path, number, "prompt"), count(output, path, number, "output"))
-            for number, (prompt, output) in columns(path, ("num_prefill_tokens", "num_decode_tokens"))
+            TraceRequest(parse_count(prompt, path, number, "prompt"), parse_count(output, path, number, "output"))
+            for number, (prompt, output) in read_columns(path, ("num_prefill_tokens", "num_decode_tokens"))
         ],
         path,
     )
 
 
-def read_mooncake(path):  # -> [Request]
-    """Lengths, page ids and arrival times of a Mooncake trace. Errors: TraceError with the line."""
+def read_mooncake(path):  # -> [TraceRequest]
+    """Read a Mooncake trace: lengths, page ids and arrival times. Errors: TraceError with the line."""
     requests = []
-    for number, line in lines(path):
+    for number, line in read_lines(path):
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -68,7 +68,7 @@ def read_mooncake(path):  # -> [Request]
         missing = [name for name in ("input_length", "output_length", "hash_ids", "timestamp") if name not in known]
         if missing:
             raise TraceError(f"{path}:{number}: expected an object with {missing[0]}, found {shown(line)}.")
-        prompt, output = (count(fields[name], path, number, name) for name in ("input_length", "output_length"))
+        prompt, output = (parse_count(fields[name], path, number, name) for name in ("input_length", "output_length"))
         pages, full = fields["hash_ids"], -(-prompt // HASHED_TOKENS)
         if not isinstance(pages, list) or not all(type(page) is int for page in pages):
             raise TraceError(f"{path}:{number}: hash_ids must be a list of whole numbers, found {shown(pages)}.")
@@ -78,16 +78,16 @@ def read_mooncake(path):  # -> [Request]
         stamp = fields["timestamp"]
         if isinstance(stamp, bool) or not isinstance(stamp, int | float) or not 0 <= stamp < MOST_MS:  # false for NaN too
             raise TraceError(f"{path}:{number}: timestamp must be a number of milliseconds, 0 or more, found {shown(stamp)}.")
-        requests.append(Request(prompt, output, tuple(pages), stamp / 1e3))
-    return since_first(whole(requests, path))
+        requests.append(TraceRequest(prompt, output, tuple(pages), stamp / 1e3))
+    return rebase_times(check_not_empty(requests, path))
 
 
 READERS = {"azure": read_azure, "mooncake": read_mooncake, "sharegpt": read_sharegpt}
 
 
-def read_any(path):  # -> [Request]
-    """A trace of whichever of these kinds the first line shows it to be. Errors: TraceError."""
-    _, first = next(lines(path), (0, ""))
+def read_any(path):  # -> [TraceRequest]
+    """Read a trace of any of these kinds, known by its first line. Errors: TraceError."""
+    _, first = next(read_lines(path), (0, ""))
     marks = {"azure": "ContextTokens", "sharegpt": "num_prefill_tokens", "mooncake": "hash_ids"}
     for kind, mark in marks.items():
         if mark in first:
@@ -96,10 +96,10 @@ def read_any(path):  # -> [Request]
     raise TraceError(f"{path}: a trace is known by its first line ({names}), found {shown(first)}.")
 
 
-def columns(path, names):  # -> yields (number, [field])
-    """The named columns of a CSV file without quotes, line by line."""
+def read_columns(path, names):  # -> yields (number, [field])
+    """Read the named columns of a CSV file without quotes, line by line."""
     places = None
-    for number, line in lines(path):
+    for number, line in read_lines(path):
         fields = [field.strip() for field in line.split(",")]
         if places is None:
             missing = [name for name in names if name not in fields]
@@ -112,8 +112,8 @@ def columns(path, names):  # -> yields (number, [field])
         yield number, [fields[place] for place in places]
 
 
-def lines(path):  # -> yields (number, line)
-    """Lines that are not blank, with their numbers from 1."""
+def read_lines(path):  # -> yields (number, line)
+    """Read lines that are not blank, with their numbers from 1."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             number = 0
@@ -129,8 +129,8 @@ def lines(path):  # -> yields (number, line)
         raise TraceError(f"{path}: not text in UTF-8 (byte {error.object[error.start]:#04x}).") from None
 
 
-def count(value, path, number, name):  # -> int
-    """A number of tokens, from text or JSON."""
+def parse_count(value, path, number, name):  # -> int
+    """Parse a number of tokens, from text or JSON."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     if type(value) is not int or not 1 <= value <= MOST_TOKENS:
@@ -138,8 +138,8 @@ def count(value, path, number, name):  # -> int
     return value
 
 
-def moment(text, path, number):  # -> seconds
-    """A date and time, like 2023-11-16 18:15:46.6805900; in UTC unless it says otherwise."""
+def parse_timestamp(text, path, number):  # -> seconds
+    """Parse a date and time, like 2023-11-16 18:15:46.6805900; in UTC unless it says otherwise."""
     try:
         when = datetime.fromisoformat(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
@@ -147,19 +147,19 @@ def moment(text, path, number):  # -> seconds
         raise TraceError(f"{path}:{number}: TIMESTAMP must be a date and time, found {shown(text)}.") from None
 
 
-def since_first(requests):  # -> [Request]
-    """The same, with the clock at 0 when the first of them arrives; in the order of the file, which may not be theirs."""
+def rebase_times(requests):  # -> [TraceRequest]
+    """Shift the times so that the first arrival is 0; in the order of the file, which may differ from that of the times."""
     first = min(r.arrival for r in requests)
     return [replace(r, arrival=r.arrival - first) for r in requests]
 
 
-def whole(requests, path):
+def check_not_empty(requests, path):
     if not requests:
         raise TraceError(f"{path}: no requests in it.")
     return requests
 
 
 def shown(value):
-    """The beginning of something found, fit for one line of an error."""
+    """Shorten a found value to one line of an error."""
     text = ascii(value.strip() if isinstance(value, str) else value) if not isinstance(value, int) else str(value)[:40]
     return text if len(text) <= 60 else f"{text[:57]}..."

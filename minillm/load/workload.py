@@ -22,7 +22,7 @@ import random
 from dataclasses import replace
 
 from minillm.errors import MiniLLMError
-from minillm.load.traces import HASHED_TOKENS, Request
+from minillm.load.traces import HASHED_TOKENS, TraceRequest
 
 FREQUENT = (
     "the of and to in is that for it was on are as with his they at be this from have or by one had not but what all were "
@@ -40,7 +40,7 @@ MOST = 1_000_000  # requests
 
 
 def arrivals(count, rate, burstiness=1.0, seed=0):  # -> [seconds], from 0 on
-    """Times of an open loop at `rate` requests per second, the first at 0. burstiness: inf for equal gaps."""
+    """Draw arrival times of an open loop at `rate` requests per second, the first at 0. burstiness: inf for equal gaps."""
     if not 0 < rate < math.inf:
         raise MiniLLMError(f"a rate is above 0 requests per second and finite, found {rate}.")
     if not burstiness > 0:
@@ -54,13 +54,13 @@ def arrivals(count, rate, burstiness=1.0, seed=0):  # -> [seconds], from 0 on
     return [0.0, *itertools.accumulate(gaps)]
 
 
-def at_times(requests, times):  # [Request], [seconds] -> [Request]
-    """The same requests, arriving at these times."""
+def at_times(requests, times):  # [TraceRequest], [seconds] -> [TraceRequest]
+    """Set the arrival times of requests."""
     return [replace(request, arrival=time) for request, time in zip(requests, times, strict=True)]
 
 
-def as_traced(requests, time_scale=1.0):  # [Request] -> [Request], in the order of arrival, from 0 on
-    """The trace's own times, each second stretched to `time_scale` seconds: 0.1 is ten times as fast as it was."""
+def as_traced(requests, time_scale=1.0):  # [TraceRequest] -> [TraceRequest], in the order of arrival, from 0 on
+    """Replay the trace's own times, each second stretched to `time_scale` seconds: 0.1 is ten times as fast."""
     if not 0 < time_scale < math.inf:
         raise MiniLLMError(f"a time scale is above 0 and finite, found {time_scale}.")
     if any(r.arrival is None for r in requests):
@@ -73,17 +73,17 @@ def as_traced(requests, time_scale=1.0):  # [Request] -> [Request], in the order
 # --- how long -------------------------------------------------------------------------------------------------------------
 
 
-def fixed(count, prompt_tokens, new_tokens):  # -> [Request]
-    """Requests of one shape."""
+def fixed(count, prompt_tokens, new_tokens):  # -> [TraceRequest]
+    """Make requests of one shape."""
     if not 0 < count <= MOST:
         raise MiniLLMError(f"a workload has 1 to {MOST:,} requests, found {count:,}.")
     if prompt_tokens < 1 or new_tokens < 1:
         raise MiniLLMError(f"prompt and answer have at least 1 token, found {prompt_tokens} and {new_tokens}.")
-    return [Request(prompt_tokens, new_tokens)] * count
+    return [TraceRequest(prompt_tokens, new_tokens)] * count
 
 
-def cut(requests, most_prompt=None, most_new=None):  # -> [Request]
-    """Lengths cut to what a small model can hold; pages of a prompt that were cut off are gone too."""
+def cut(requests, most_prompt=None, most_new=None):  # -> [TraceRequest]
+    """Cut lengths to what a small model can hold; pages of a prompt that were cut off are dropped too."""
     for most in (most_prompt, most_new):
         if most is not None and most < 1:
             raise MiniLLMError(f"prompt and answer have at least 1 token, found at most {most}.")
@@ -98,7 +98,7 @@ def cut(requests, most_prompt=None, most_new=None):  # -> [Request]
 
 
 def pieces(request, number, seed, draw):  # -> [piece], request.prompt of them
-    """A prompt of pieces that draw(rng, count) makes: by page where the request has pages, else of its own."""
+    """Make a prompt of pieces from draw(rng, count): by page where the request has pages, else of its own."""
     if not request.pages:
         return draw(random.Random(f"request {seed} {number}"), request.prompt)
     made = []
@@ -109,12 +109,12 @@ def pieces(request, number, seed, draw):  # -> [piece], request.prompt of them
 
 
 def words(request, number, seed=0):  # -> [str]
-    """As many frequent words as the prompt has tokens; joined by spaces they are about as many tokens."""
+    """Draw as many frequent words as the prompt has tokens; joined by spaces they are about as many tokens."""
     return pieces(request, number, seed, lambda rng, count: rng.choices(WORDS, k=count))
 
 
 def token_ids(request, number, seed=0, vocabulary=(100, 250)):  # -> [int]
-    """Exactly as many token ids, from `vocabulary` (first, last + 1): keep special tokens out of it."""
+    """Draw exactly as many token ids, from `vocabulary` (first, last + 1): keep special tokens out of it."""
     low, high = vocabulary
     if not 0 <= low < high:
         raise MiniLLMError(f"a vocabulary goes from a token id of at least 0 up to a higher one, found {low} to {high}.")
@@ -123,6 +123,6 @@ def token_ids(request, number, seed=0, vocabulary=(100, 250)):  # -> [int]
 
 
 def text(request, number, seed=0, per_word=1.0, overhead=0.0):  # -> str
-    """A prompt of about request.prompt tokens, where a word costs per_word tokens and a server adds `overhead`."""
+    """Make a prompt of about request.prompt tokens, where a word costs per_word tokens and a server adds `overhead`."""
     count = max(1, round((request.prompt - overhead) / per_word))
     return " ".join(words(replace(request, prompt=count), number, seed))

@@ -1,4 +1,4 @@
-"""Percentiles with intervals, from the bootstrap: how far off might the number be, had other requests come by?
+"""Percentiles with confidence intervals, from the bootstrap: how far off might the number be, with other requests?
 
 The measurement is repeated in thought: as many requests are drawn from those measured, with repetition, and the number is
 computed anew. Of a thousand such repetitions the middle 95% are the interval. All values of a request (its gaps between
@@ -15,8 +15,8 @@ PERCENTILES = (50, 90, 95, 99)
 MOST_DRAWN = 50_000_000  # values in all resamples together: of half a million gaps or more there are a hundred resamples
 
 
-def distribution(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] -> {name: number or (low, high)}
-    """Mean and percentiles of all values, each with its bootstrap interval `NAME_ci`. A group is one request's values.
+def bootstrap(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] -> {name: number or (low, high)}
+    """Compute mean and percentiles of all values, each with its interval `NAME_ci`. A group is one request's values.
 
     Percentiles are NumPy's: on straight lines between neighbours. A resample counts how often each group was drawn, so
     values are sorted once, and a percentile of the resample is a place in the running sum of the counts.
@@ -43,7 +43,7 @@ def distribution(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] 
 
 
 def statistics(values, times):  # sorted (n,), how often each counts (n,) -> [mean, percentiles]
-    """Of np.repeat(values, times), without making it."""
+    """Compute mean and percentiles of np.repeat(values, times), without making it."""
     upto = np.cumsum(times)
     place = (upto[-1] - 1) * np.array(PERCENTILES) / 100
     below = np.floor(place).astype(np.int64)

@@ -33,7 +33,7 @@ ENDS = frozenset({FINISHED, CANCELLED, REFUSED, FAILED})
 
 
 class Event(NamedTuple):
-    """What happened, to whom, when (seconds), and how many tokens it was about (prompt tokens for ARRIVED).
+    """An event of a request: its kind, time in seconds, and number of tokens (prompt tokens for ARRIVED).
 
     index: which of a request's n answers a TOKEN belongs to.
     """
@@ -49,8 +49,8 @@ class Event(NamedTuple):
 class EventLog:
     """Events in the order they happened. `clock` is real time unless a simulator brings its own.
 
-    keep_last: forget all but so many of the requests that have ended, the oldest first, and the steps before those left;
-    None (the default) forgets nothing. A server that runs for months needs it.
+    keep_last: keep only so many of the requests that have ended, and drop the oldest first, with the steps before those
+    left; None (the default) keeps all. A server that runs for months needs it.
     """
 
     clock: object = time.perf_counter
@@ -71,8 +71,8 @@ class EventLog:
         self.events.append(event)
         self._note(event)
 
-    def of(self, request):  # -> [Event]
-        """All events of a request, in order; of ENGINE, its steps. Nothing for one that is unknown or forgotten."""
+    def events_of(self, request):  # -> [Event]
+        """All events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
         return self._of.get(request, [])
 
     def requests(self):  # -> [request]
@@ -80,11 +80,11 @@ class EventLog:
         return [request for request in list(self._of) if request != ENGINE]
 
     def times(self, request, kind, index=None):  # -> [seconds]
-        """When this kind of event happened to a request; of TOKEN once for each token, also of those that came together.
+        """The times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
 
         index: of this answer alone.
         """
-        found = [e for e in self.of(request) if e.kind == kind and index in (None, e.index)]
+        found = [e for e in self.events_of(request) if e.kind == kind and index in (None, e.index)]
         return [e.time for e in found for _ in range(e.tokens if kind == TOKEN else 1)]
 
     def _note(self, event):
@@ -98,7 +98,7 @@ class EventLog:
                 self._sweep()
 
     def _sweep(self):
-        """Drop from the list what the index has forgotten, and steps older than anything that is left."""
+        """Drop from the list the requests that left the index, and steps older than anything that is left."""
         left = [events[0].time for request, events in self._of.items() if request != ENGINE]
         since = min(left, default=float("inf"))
         self.events = [e for e in self.events if (e.time >= since if e.request == ENGINE else e.request in self._of)]
@@ -121,18 +121,18 @@ def itl(log, request, index=None):  # -> [seconds]
 
 def answers(log, request, index=None):  # -> [index]
     """The answers of a request that have a token; or the one asked for."""
-    return sorted({e.index for e in log.of(request) if e.kind == TOKEN}) if index is None else [index]
+    return sorted({e.index for e in log.events_of(request) if e.kind == TOKEN}) if index is None else [index]
 
 
 def tokens_of(events, kind, usage):  # [Event], ARRIVED or TOKEN, PROMPT_USAGE or USAGE -> tokens
-    """Tokens of the events of a kind, unless a server has reported (usage) how many they really were."""
+    """Count the tokens of a kind of event, unless a server has reported (usage) how many they really were."""
     told = [e.tokens for e in events if e.kind == usage]
     return told[-1] if told else sum(e.tokens for e in events if e.kind == kind)
 
 
 def new_tokens(log, request, index=None):  # -> tokens
-    """Tokens of a request's answers, or of one. A server's report is of all answers: each has its share of what was seen."""
-    total, seen = tokens_of(log.of(request), TOKEN, USAGE), len(log.times(request, TOKEN))
+    """Count the tokens of a request's answers, or of one. A server's report covers all answers: each gets its seen share."""
+    total, seen = tokens_of(log.events_of(request), TOKEN, USAGE), len(log.times(request, TOKEN))
     return total if index is None or not seen else total * len(log.times(request, TOKEN, index)) / seen
 
 
@@ -149,7 +149,7 @@ def tpot(log, request, convention="vllm", index=None):  # -> seconds
         each = [tpot(log, request, convention, i) for i in answers(log, request)]
         return mean([pace for pace in each if pace is not None])
     times, count = log.times(request, TOKEN, index), new_tokens(log, request, index)
-    if convention == "vllm" and count > 1 and sum(e.kind == TOKEN and e.index == index for e in log.of(request)) == 1:
+    if convention == "vllm" and count > 1 and sum(e.kind == TOKEN and e.index == index for e in log.events_of(request)) == 1:
         return None  # all in one chunk
     # BEGIN SOLUTION ex=01.6
     if convention == "guidellm":
@@ -178,7 +178,7 @@ def throughput(log):  # -> tokens per second
 
 def summary(log, request, index=None):  # -> {name with unit: number}
     """The metrics of one request, or of one of its answers, under the names that every --json output uses."""
-    prompt = next((e.tokens for e in log.of(request) if e.kind == ARRIVED), None)
+    prompt = next((e.tokens for e in log.events_of(request) if e.kind == ARRIVED), None)
     if prompt is None:
         raise MiniLLMError(f"the log knows nothing of request {request}: it has not arrived, or was forgotten (keep_last).")
     first, pace = ttft(log, request, index), tpot(log, request, index=index)

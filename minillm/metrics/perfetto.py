@@ -1,4 +1,4 @@
-"""A log as a picture of time: which request was where, and when, for https://ui.perfetto.dev or chrome://tracing.
+"""A log as a timeline of requests, for https://ui.perfetto.dev or chrome://tracing.
 
 A track is a slot: the place that a request takes from its arrival to its end, the lowest that is free. So the number of
 tracks is the greatest number of requests at once. On it lie its spans:
@@ -37,14 +37,14 @@ class Span(NamedTuple):
     end: float
 
 
-def lives(log):  # -> [(start, end, request)] in the order of arrival
-    return sorted((log.of(r)[0].time, max(e.time for e in log.of(r)), r) for r in log.requests())
+def lifetimes(log):  # -> [(start, end, request)] in the order of arrival
+    return sorted((log.events_of(r)[0].time, max(e.time for e in log.events_of(r)), r) for r in log.requests())
 
 
 def slots(log):  # -> {request: slot}
-    """The lowest slot that is free when a request arrives; one that ends at this very moment frees its slot first."""
+    """Assign each request the lowest free slot when it arrives; one that ends at this moment frees its slot first."""
     free, busy, found = [], [], {}
-    for start, end, request in lives(log):
+    for start, end, request in lifetimes(log):
         while busy and busy[0][0] <= start:
             heapq.heappush(free, heapq.heappop(busy)[1])
         found[request] = heapq.heappop(free) if free else len(busy)
@@ -53,10 +53,10 @@ def slots(log):  # -> {request: slot}
 
 
 def spans(log):  # -> [Span], by request in the order of arrival
-    """What each request did from one change to the next; a span of no length is left out."""
+    """Cut each request's life into spans between changes of state; a span of no length is left out."""
     places, found = slots(log), []
-    for _, _, request in lives(log):
-        events = log.of(request)
+    for _, _, request in lifetimes(log):
+        events = log.events_of(request)
         state = "queued" if any(e.kind == SCHEDULED for e in events) else "waiting"
         since = events[0].time
         for e in events:
@@ -71,7 +71,7 @@ def spans(log):  # -> [Span], by request in the order of arrival
 
 
 def trace(log, name="requests"):  # -> dict for JSON
-    """Trace Event Format. Time 0 is the first event of the log; the steps of an engine make a curve of their tokens."""
+    """Make a trace in Trace Event Format. Time 0 is the log's first event; an engine's steps make a curve of their tokens."""
     start = min((e.time for e in log.events), default=0.0)
 
     def micros(seconds):
@@ -81,7 +81,7 @@ def trace(log, name="requests"):  # -> dict for JSON
     for slot in sorted(set(slots(log).values())):
         events += [{"ph": "M", "name": "thread_name", "pid": 1, "tid": slot, "args": {"name": f"slot {slot}"}}]
     for span in spans(log):
-        of = log.of(span.request)
+        of = log.events_of(span.request)
         about = {
             "request": span.request,
             "ended": next((e.kind for e in of if e.kind in ENDS), "unfinished"),
@@ -91,7 +91,7 @@ def trace(log, name="requests"):  # -> dict for JSON
         }
         where = {"pid": 1, "tid": span.slot, "ts": micros(span.start - start), "dur": micros(span.end - span.start)}
         events += [{"ph": "X", "cat": span.name, "name": f"{span.name} {span.request}", **where, "args": about}]
-    steps = [e for e in log.of(ENGINE) if e.kind == STEP]
+    steps = [e for e in log.events_of(ENGINE) if e.kind == STEP]
     curve = {"ph": "C", "name": "tokens a step", "pid": 1}
     events += [{**curve, "ts": micros(e.time - start), "args": {"tokens": e.tokens}} for e in steps]
     return {"traceEvents": events, "displayTimeUnit": "ms"}

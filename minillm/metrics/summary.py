@@ -1,4 +1,4 @@
-"""What a whole log says about a server: latencies of requests, their percentiles, throughput, goodput.
+"""Metrics of a whole log: latencies of requests, their percentiles, throughput, goodput.
 
 A request that failed, was refused or was cancelled is counted as just that. It has no latency: half an answer is not a
 fast answer. Of a request that finished, with t₁ … tₙ the times of its n tokens and t₀ of its arrival:
@@ -21,7 +21,7 @@ Percentiles have intervals: minillm/metrics/bootstrap.py.
 from dataclasses import dataclass
 
 from minillm.errors import MiniLLMError
-from minillm.metrics.bootstrap import distribution
+from minillm.metrics.bootstrap import bootstrap
 from minillm.metrics.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, PROMPT_USAGE, TOKEN, USAGE, tokens_of, tpot
 
 OBJECTIVES = ("ttft", "tpot", "itl", "tbt", "e2e")  # a limit for itl is one for every gap
@@ -29,7 +29,7 @@ OBJECTIVES = ("ttft", "tpot", "itl", "tbt", "e2e")  # a limit for itl is one for
 
 @dataclass(slots=True)
 class Measures:
-    """What the user of a finished request saw, in seconds; None where it is not defined (TPOT of one token)."""
+    """Latencies of a finished request, in seconds; None where one is not defined (TPOT of one token)."""
 
     request: int
     prompt_tokens: int
@@ -50,19 +50,19 @@ class Measures:
         return max(self.gaps, default=None)
 
     def meets(self, slo):  # {"ttft": seconds, ...} -> bool
-        """No objective is missed. A TPOT that is not defined misses none; a request without a token misses all."""
+        """Whether every objective is met. A TPOT that is not defined misses none; a request without a token misses all."""
         seen = {name: getattr(self, name) for name in slo}
         return self.ttft is not None and all(seen[name] is None or seen[name] <= limit for name, limit in slo.items())
 
 
 def latencies(log, request):  # -> TTFT, TPOT, E2E in seconds
-    """TTFT, TPOT and E2E of one request, from its arrival, whatever came between: waiting, preemption.
+    """Compute TTFT, TPOT and E2E of one request, from its arrival, waiting and preemption included.
 
     As defined above, None where not defined. All three are None of a request without a FINISHED event or without a token. A
     request may have several answers (Event.index): the first token of any ends the wait, the last of any the whole. For TPOT
     ask tpot(log, request), which knows about single tokens, chunks of several, and the mean over answers.
     """
-    events = log.of(request)
+    events = log.events_of(request)
     # BEGIN SOLUTION ex=06.4
     tokens = [e.time for e in events if e.kind == TOKEN]
     if not tokens or not any(e.kind == FINISHED for e in events):
@@ -73,7 +73,7 @@ def latencies(log, request):  # -> TTFT, TPOT, E2E in seconds
 
 
 def gaps(events):  # [Event] of one request -> [seconds]
-    """Between each two events with tokens of the same answer."""
+    """List the gaps between events with tokens of the same answer."""
     last, found = {}, []
     for e in events:
         if e.kind == TOKEN:
@@ -83,8 +83,8 @@ def gaps(events):  # [Event] of one request -> [seconds]
 
 
 def measure(log, request):  # -> Measures | None
-    """Of one request; None unless it has finished. Costs as many steps as it has events."""
-    events = log.of(request)
+    """Measure one request; None unless it has finished. Costs as many steps as it has events."""
+    events = log.events_of(request)
     if not any(e.kind == FINISHED for e in events):
         return None
     prompt, new = tokens_of(events, ARRIVED, PROMPT_USAGE), tokens_of(events, TOKEN, USAGE)
@@ -93,61 +93,61 @@ def measure(log, request):  # -> Measures | None
     return Measures(request, prompt, new, ttft, pace, e2e, normalized, gaps(events))
 
 
-def ends(log):  # -> {kind: number of requests}
-    """How requests ended, by their first end; "unfinished" are those that have not yet."""
+def count_outcomes(log):  # -> {kind: number of requests}
+    """Count how requests ended, by their first end; "unfinished" are those that have not yet."""
     counts = dict.fromkeys((*sorted(ENDS), "unfinished"), 0)
     for request in log.requests():
-        counts[next((e.kind for e in log.of(request) if e.kind in ENDS), "unfinished")] += 1
+        counts[next((e.kind for e in log.events_of(request) if e.kind in ENDS), "unfinished")] += 1
     return counts
 
 
 def duration(log):  # -> seconds
-    """From the first arrival to the last event of any request; 0 of an empty log."""
-    times = [e.time for request in log.requests() for e in (log.of(request)[0], log.of(request)[-1])]
+    """Compute the time from the first arrival to the last event of any request; 0 of an empty log."""
+    times = [e.time for request in log.requests() for e in (log.events_of(request)[0], log.events_of(request)[-1])]
     return max(times) - min(times) if times else 0.0
 
 
 def tpots(measures, convention="vllm"):  # [Measures] -> [seconds], one for each request that has one
     names = {"vllm": "tpot", "guidellm": "normalized"}
-    return [v for m in measures if (v := getattr(m, chosen(names, convention, "TPOT"))) is not None]
+    return [v for m in measures if (v := getattr(m, by_convention(names, convention, "TPOT"))) is not None]
 
 
 def itls(measures, convention="vllm"):  # [Measures] -> [[seconds]], one list for each request
-    names = {"vllm": lambda m: m.gaps, "aiperf": one, "guidellm": one}
-    of = chosen(names, convention, "ITL")
+    names = {"vllm": lambda m: m.gaps, "aiperf": tpot_alone, "guidellm": tpot_alone}
+    of = by_convention(names, convention, "ITL")
     return [of(m) for m in measures]
 
 
-def one(m):
+def tpot_alone(m):
     return [m.tpot] if m.tpot is not None else []
 
 
-def chosen(ways, convention, metric):
+def by_convention(ways, convention, metric):
     if convention not in ways:
         raise MiniLLMError(f"{metric} is defined by {' or '.join(ways)}, found {convention!r}.")
     return ways[convention]
 
 
 def attainment(log, slo, measures=None):  # -> share of requests
-    """Requests that meet every objective, over all that have ended but those that their own users cancelled.
+    """Compute the share of requests that meet every objective, among all that have ended except those cancelled by users.
 
-    Errors and refusals are misses: who is turned away is not served well.
+    Errors and refusals are misses.
     """
-    counts = ends(log)
+    counts = count_outcomes(log)
     asked = counts["finished"] + counts["failed"] + counts["refused"]
-    measures = all_measures(log) if measures is None else measures  # whoever has them already may hand them on
+    measures = all_measures(log) if measures is None else measures  # a caller may pass them
     return sum(m.meets(slo) for m in measures) / asked if asked else None
 
 
 def goodput(log, slo, seconds=None, measures=None):  # -> requests per second, in the sense of vllm and aiperf
-    """Completed requests that meet every objective, over the seconds that the log covers unless told."""
+    """Compute completed requests that meet every objective per second; seconds: by default what the log covers."""
     seconds = duration(log) if seconds is None else seconds
     measures = all_measures(log) if measures is None else measures
     return sum(m.meets(slo) for m in measures) / seconds if seconds else None
 
 
 def goodput_distserve(runs, share=0.9):  # [(rate, attainment)] -> rate
-    """The highest rate such that there, and at every lower rate that was measured, so many requests meet the objectives."""
+    """Find the highest rate such that there, and at every lower measured rate, this share of requests meets the objectives."""
     best = 0.0
     for rate, attained in sorted(runs):
         if attained is None or attained < share:
@@ -157,7 +157,7 @@ def goodput_distserve(runs, share=0.9):  # [(rate, attainment)] -> rate
 
 
 def parse_slo(text):  # "ttft=0.5,tpot=0.05" -> {"ttft": 0.5, "tpot": 0.05}
-    """Objectives in seconds. Errors: MiniLLMError names the part that is none."""
+    """Parse objectives in seconds. Errors: MiniLLMError names the part that is none."""
     slo = {}
     for part in text.split(","):
         name, _, value = (x.strip() for x in part.partition("="))
@@ -180,7 +180,7 @@ def all_measures(log):  # -> [Measures], in the order of arrival
 
 
 def report(log, slo=None, seconds=None, seed=0):  # -> dict, ready for JSON
-    """Every metric of a log under one set of names, with their units."""
+    """Compute every metric of a log, under one set of names with units."""
     measures, seconds = all_measures(log), duration(log) if seconds is None else seconds
 
     def per_second(n):
@@ -193,11 +193,11 @@ def report(log, slo=None, seconds=None, seed=0):  # -> dict, ready for JSON
         "tbt_s": [m.tbt for m in measures],
         "normalized_latency_s": [m.normalized for m in measures],
     }
-    found = {name: distribution([[v] for v in values if v is not None], seed=seed) for name, values in one_each.items()}
-    events = [e for request in log.requests() for e in log.of(request)]
+    found = {name: bootstrap([[v] for v in values if v is not None], seed=seed) for name, values in one_each.items()}
+    events = [e for request in log.requests() for e in log.events_of(request)]
     return {
         "requests": len(log.requests()),
-        **ends(log),
+        **count_outcomes(log),
         "duration_s": seconds,
         "requests_per_s": per_second(len(measures)),
         "prompt_tokens_per_s": per_second(sum(m.prompt_tokens for m in measures)),
@@ -205,7 +205,7 @@ def report(log, slo=None, seconds=None, seed=0):  # -> dict, ready for JSON
         "cached_tokens": sum(e.tokens for e in events if e.kind == CACHED),
         "preemptions": sum(e.kind == PREEMPTED for e in events),
         **found,
-        "itl_s": distribution(itls(measures), seed=seed),
+        "itl_s": bootstrap(itls(measures), seed=seed),
         "slo_s": slo or {},
         "goodput_per_s": goodput(log, slo, seconds, measures) if slo else None,
         "attainment": attainment(log, slo, measures) if slo else None,

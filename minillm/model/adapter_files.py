@@ -62,7 +62,7 @@ def load_adapter(path, config):  # a PEFT folder or a GGUF file, ModelConfig -> 
 
 
 def in_order(weights, config, paired, wanted):  # {name: array}, ModelConfig, bool, bool -> {name: array}
-    """The rows of Q's and K's B, from RoPE on neighbours (paired) or by halves to what is wanted.
+    """Reorder the rows of Q's and K's B, from RoPE on neighbours (paired) or by halves to the wanted order.
 
     paired: components 0, d/2, 1, d/2 + 1, … of each head, as hubs number them; by halves: 0, 1, 2, …
     """
@@ -104,7 +104,7 @@ def architecture_of(config):  # -> GGUF's name for what has these biases and nor
 
 
 def read_gguf(path, config):  # -> {name: StoredTensor}, alpha, are Q's and K's rows paired
-    """What a file holds, nothing of it checked but what it says of itself."""
+    """Read a GGUF adapter; only what the file says of itself is checked."""
     gguf = open_gguf(path)  # stays open as long as its tensors are used
     expected = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture_of(config)}
     keys = Fields(gguf.metadata, f"{path}: metadata ", ModelError)
@@ -150,7 +150,7 @@ def peft_module(name):  # "blk.0.attn_q.weight…" -> "model.layers.0.self_attn.
 
 
 def read_peft(folder):  # -> {GGUF's name: StoredTensor}, alpha, False: hubs have the rows by halves
-    """What a folder holds. ModelError for a configuration whose adapter would compute something else than plain LoRA."""
+    """Read a PEFT folder. ModelError for a configuration whose adapter would compute something else than plain LoRA."""
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: an adapter's folder must hold {CONFIG} and {WEIGHTS}, this one has no {file}.")
@@ -172,7 +172,7 @@ def read_peft(folder):  # -> {GGUF's name: StoredTensor}, alpha, False: hubs hav
 
 
 def check_plain(about):  # Fields of adapter_config.json
-    """Nothing else in it may ask for more than y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ. A key that we do not know must say nothing."""
+    """Check that a configuration asks for no more than y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ. An unknown key must be empty."""
     about.one_of("peft_type", ("LORA",))
     about.one_of("init_lora_weights", STARTS, None)
     for key, value in about.unread().items():

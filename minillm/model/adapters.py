@@ -41,43 +41,43 @@ class LoadedAdapter:
 
 
 def prepare(adapter, n_layers, ops):  # training.lora.Adapter, int, backend -> LoadedAdapter
-    """Hand both halves to the backend, with the scale in the second; the rank filled up with zeros to whole registers."""
+    """Load both halves into the backend, with the scale in the second; the rank is padded with zeros to whole registers."""
     made = LoadedAdapter([{} for _ in range(n_layers)])
     for name, (a, b) in adapter.pairs().items():
         _, layer, matrix, _ = name.split(".")
         missing = -len(a) % REGISTER
         pair = np.pad(a, ((0, missing), (0, 0))), np.pad(b * np.float32(adapter.alpha / len(a)), ((0, 0), (0, missing)))
-        made.layers[int(layer)][FIELDS[matrix]] = tuple(ops.load_matrix(stored(half)) for half in pair)
+        made.layers[int(layer)][FIELDS[matrix]] = tuple(ops.load_matrix(as_stored(half)) for half in pair)
     return made
 
 
-def stored(array):  # -> StoredTensor
+def as_stored(array):  # -> StoredTensor
     array = np.ascontiguousarray(array, np.float32)
     return StoredTensor(array.view(np.uint8).reshape(-1), BLOCK_TYPES["F32"], array.shape)
 
 
 def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)], [rows that are to be uploaded]
-    """Which rows of the step belong to which adapter."""
+    """Find the rows of the step that belong to each adapter."""
     rows = {}
     for segment, span in zip(segments, spans, strict=True):
         if segment.adapter is not None:
             rows.setdefault(segment.adapter, []).append(np.arange(span.start, span.stop))
-    routed = [(adapter, tight(np.concatenate(parts))) for adapter, parts in rows.items()]
+    routed = [(adapter, as_slice(np.concatenate(parts))) for adapter, parts in rows.items()]
     return routed, [rows for _, rows in routed if not isinstance(rows, slice)]
 
 
-def placed(routed, uploaded):  # [(LoadedAdapter, rows)], [rows] -> the same with rows on the device
+def with_rows_on_device(routed, uploaded):  # [(LoadedAdapter, rows)], [rows] -> the same with rows on the device
     uploaded = iter(uploaded)
     return [(adapter, rows if isinstance(rows, slice) else next(uploaded)) for adapter, rows in routed]
 
 
-def tight(rows):  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
+def as_slice(rows):  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last + 1 - first == len(rows) else rows
 
 
 def with_adapters(ops, weights, routed):  # Ops, [LayerWeights], routes -> Ops, [LayerWeights]
-    """Layers whose matrices know what to add to which rows, and operations that do. Half a layer without one runs as ever."""
+    """Route rows through adapters: layers whose matrices know their low-rank parts, and operations that add them."""
     if ops.routed_layers is not None:
         return ops, ops.routed_layers(weights, routed)
 

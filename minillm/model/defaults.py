@@ -33,25 +33,25 @@ GGUF_KEYS = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p":
 LARGEST = 1 << 20  # bytes of a generation_config.json: more is something else
 
 
-def default_sampling(model: Any) -> dict:  # of an LLM, a name or a path
-    """Keywords of SamplingParams for requests that say nothing. ModelError, GGUFError where the file's values are none."""
+def default_sampling(model):  # LLM, name or path -> {name: value}
+    """Find the sampling defaults of a model: keywords of SamplingParams. ModelError, GGUFError where the file's are bad."""
     source = getattr(model, "source", model)
     return (recommended(source) if source is not None else {}) or dict(USUAL)
 
 
-def chosen_sampling(model: Any, given: dict) -> dict:  # of an LLM, a name or a path
-    """What was given, and the model's defaults for the rest. None means not given. Temperature 0 takes no defaults."""
+def chosen_sampling(model, given):  # LLM, name or path; {name: value} -> {name: value}
+    """Complete given sampling parameters by the model's defaults. None means not given. Temperature 0 takes no defaults."""
     given = {name: value for name, value in given.items() if value is not None}
-    return filled(default_sampling(model), given)
+    return merge_defaults(default_sampling(model), given)
 
 
-def filled(defaults: dict, given: dict) -> dict:
-    """The request wins; greedy is greedy."""
+def merge_defaults(defaults, given):  # {name: value} twice -> {name: value}
+    """Merge defaults and given values: the request wins; greedy takes no defaults."""
     return given if given.get("temperature") == 0 else defaults | given
 
 
-def recommended(source: str | PathLike) -> dict:
-    """What the model's own file says; nothing where it says nothing."""
+def recommended(source):  # name or path -> {name: value}
+    """Read the sampling values in the model's own file; {} where there are none."""
     path = zoo.resolve(source)
     if path.is_dir():
         where = path / "generation_config.json"
@@ -66,8 +66,8 @@ def recommended(source: str | PathLike) -> dict:
     return {name: checked(where, key, name, value) for name, (key, value) in found.items() if value is not None}
 
 
-def checked(path: Path, key: str, name: str, value: float) -> float:
-    """A value from a file, in our terms: -1 switches top_k off, and 0.95 was stored in 32 bits."""
+def checked(path: Path, key, name, value):  # -> a value that SamplingParams takes
+    """Check a value from a file, and put it in our terms: -1 switches top_k off, and 0.95 was stored in 32 bits."""
     try:
         if name == "top_k" and value == -1:
             return 0

@@ -14,8 +14,7 @@ import numpy as np
 from minillm.cache.protocol import KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, EventLog
-from minillm.model.adapters import LoadedAdapter
-from minillm.model.sampling import SamplingParams, listed, log_softmax, sample, whole
+from minillm.model.sampling import SamplingParams, as_int, as_tuple, log_softmax, sample
 from minillm.model.stopping import StopStrings
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.tokenizer.streaming import StreamingDetokenizer
@@ -36,8 +35,8 @@ class TokenLogprob:
 
 
 @dataclass
-class Sequence:
-    """One request under way: what went in, what came out so far, and the state that belongs to it alone."""
+class SequenceState:
+    """One sequence under generation: its prompt, its output so far, its cache and its random generator."""
 
     request: int
     prompt_token_ids: list[int]
@@ -59,8 +58,8 @@ class Sequence:
         held, prompt = self.cache.length, len(self.prompt_token_ids)
         return self.prompt_token_ids[held:] + self.token_ids[max(0, held - prompt) :]
 
-    def segment(self, tokens: list[int], logits: str = "last") -> Segment:
-        """These tokens, after those that the cache holds."""
+    def segment(self, tokens, logits="last"):  # -> Segment
+        """Make a segment of these tokens, after those that the cache holds."""
         return Segment(tokens, self.cache.length, self.cache, logits, self.adapter)
 
     def accept(self, token: int, eos_ids: Container[int], room: int) -> str:  # the text that it makes visible
@@ -82,8 +81,8 @@ class Sequence:
         return piece
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """A prompt as ints. Of "" a model goes on from its begin-of-text token, also where its file puts none before a text."""
+def prompt_ids(tokenizer, prompt):  # Tokenizer, text or token ids -> token ids
+    """Tokenize a prompt, or check its ids. "" becomes the begin-of-text token, also where the file puts none before a text."""
     if isinstance(prompt, str):
         if ids := tokenizer.encode(prompt):
             return ids
@@ -91,29 +90,28 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
             raise RequestError(f"{EMPTY}, and this one has no begin-of-text token to begin with.")
         return [tokenizer.bos_id]
     try:
-        found = [whole(i) for i in prompt]
+        found = [as_int(i) for i in prompt]
     except TypeError:
         found = [None]
-    ids = [i for i in found if i is not None]
-    if len(ids) < len(found):
-        raise RequestError(f"a prompt is text or a list of token ids, found {prompt_shown(prompt)}.")
-    return ids
+    if None in found:
+        raise RequestError(f"a prompt is text or a list of token ids, found {describe_prompt(prompt)}.")
+    return found
 
 
-def prompt_shown(prompt: Any) -> str:
-    """What came in place of a prompt, at its first wrong place."""
+def describe_prompt(prompt):  # -> text
+    """Describe a wrong prompt by its type and its first wrong item, for an error."""
     try:
-        wrong = next(i for i in prompt if whole(i) is None)
+        wrong = next(i for i in prompt if as_int(i) is None)
     except (TypeError, StopIteration):
         return type(prompt).__name__
     return f"{type(prompt).__name__} with {wrong!r:.40}"
 
 
-def separate(prompts: Prompt | list) -> tuple[list, bool]:  # [prompt], whether it was a single one: text or token ids
+def as_prompt_list(prompts):  # -> [prompt], whether it was a single one: text or token ids, and not a list of prompts
     if isinstance(prompts, str):
         return [prompts], True
-    prompts = list(listed("prompts", prompts, "texts, or of lists of token ids"))
-    single = bool(prompts) and whole(prompts[0]) is not None
+    prompts = list(as_tuple("prompts", prompts, "texts, or of lists of token ids"))
+    single = bool(prompts) and as_int(prompts[0]) is not None
     return [prompts] if single else prompts, single
 
 
@@ -140,13 +138,7 @@ def prefill(transformer: Transformer, sequence: Sequence, chunk: int = PREFILL_C
     return transformer.ops.download(transformer.logits([sequence.segment(pending)]))[-1]
 
 
-def run(
-    transformer: Transformer,
-    eos_ids: Container[int],
-    sequences: list[Sequence],
-    log: EventLog | None = None,
-    use_cache: bool = True,
-) -> Iterator[tuple[Sequence, str]]:  # and a piece of its text
+def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
     """Generate for all sequences until each has finished. Yields after every token, also when it shows no text yet.
 
     use_cache=False forgets everything after each token: what generation costs without a KV cache.
@@ -178,15 +170,15 @@ def run(
             yield choose(sequence, logits)
 
 
-def token_logprob(logits: np.ndarray, token: int, count: int) -> TokenLogprob:
-    """What the model thought of the chosen token and of the `count` likeliest ones."""
+def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob
+    """Compute the log-probabilities of the chosen token and of the `count` likeliest ones."""
     logprobs = log_softmax(logits)
-    best = largest(logprobs, count)
+    best = top_indices(logprobs, count)
     return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})
 
 
-def largest(values: np.ndarray, count: int) -> np.ndarray:  # (n,), int -> (count,) indices
-    """Where the largest are, in descending order, the lower index first among equals. Only those are sorted."""
+def top_indices(values, count):  # (n,), int -> (count,) indices
+    """Find the largest values, in descending order, the lower index first among equals. Only those are sorted."""
     count = min(count, len(values))
     if count == 0:
         return np.empty(0, np.int64)

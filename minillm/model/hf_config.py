@@ -25,7 +25,7 @@ PLAIN = {  # key: the one value that we compute; absent and null count as that
 
 
 def read_json(path):
-    """A JSON object from a file; ModelError where there is none."""
+    """Read a JSON object from a file; ModelError where there is none."""
     if (values := read_object(path, ModelError)) is None:
         hint = "A .gguf file is loaded by its own path."
         raise ModelError(f"{path.parent}: a model's folder must hold {path.name}, this one does not. {hint}")
@@ -73,7 +73,7 @@ def folder_config(folder):  # path -> ModelConfig
 
 
 def check_window(c, architecture, context):  # Fields, str, int
-    """A sliding window of attention is not supported, unless it is as wide as the context."""
+    """Check that a sliding window, which is not supported, is as wide as the context."""
     window = c.whole("sliding_window", None)
     if window and window < context and c.flag("use_sliding_window", architecture.startswith("Mistral")):
         c.fail("sliding_window", "none, as a window is not supported", f"{window:,} tokens")
@@ -82,7 +82,7 @@ def check_window(c, architecture, context):  # Fields, str, int
 
 
 def rope_scaling(rope):  # Fields -> RopeScaling or None
-    """How RoPE is stretched. A key that we do not know is refused: it would stretch it otherwise."""
+    """Read how RoPE is scaled. An unknown key is refused: it would scale it otherwise."""
     kind = rope.text("rope_type", None) or rope.text("type", None) or "default"
     if kind == "default":
         scaling = None

@@ -57,7 +57,7 @@ def load_folder(folder, ops):  # path, backend -> (Transformer, Tokenizer)
 
 
 def folder_store(folder, config):  # path, ModelConfig -> TensorStore by hub's names
-    """The tensors of all files, less what says nothing: frequencies that follow from the shape, a head that is the embedding."""
+    """Map the tensors of all files, except redundant ones: frequencies that follow from the shape, a head that is tied."""
     tensors = {}
     for file in weight_files(folder):
         opened = open_safetensors(file)
@@ -77,7 +77,7 @@ def folder_store(folder, config):  # path, ModelConfig -> TensorStore by hub's n
 
 
 def weight_files(folder):  # path -> [path]
-    """The files that the index names, else model.safetensors, else all: some folders hold the weights in a second form."""
+    """List the files that the index names, else model.safetensors, else all: some folders hold the weights in a second form."""
     if (values := read_object(folder / INDEX, ModelError)) is not None:
         weight_map = Fields(values, f"{folder / INDEX}: ", ModelError).inner("weight_map")
         names = sorted({weight_map.text(name) for name in weight_map.values})

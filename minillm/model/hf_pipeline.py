@@ -26,18 +26,18 @@ ONE_IN_FRONT = "one text, with at most one token in front of it"
 
 
 def steps(stage, key):  # Fields, str -> [Fields]
-    """The steps of a Sequence, which it has under `key`; of any other stage, itself."""
+    """List the steps of a Sequence, which it has under `key`; of any other stage, itself."""
     return stage.inners(key, most=MOST_STEPS) if stage.text("type") == "Sequence" else [stage]
 
 
-def no_more(step):
-    """A key that we do not know may change something."""
+def reject_unknown_keys(step):
+    """Reject keys that we do not know: they may change the result."""
     for key, value in step.unread().items():
         step.fail(key, "no such key", shown(value))
 
 
 def normalizer_name(tokenizer):  # Fields -> "NFC" or None
-    """What is done to a text before it is cut."""
+    """Name the normalizer of texts."""
     stage = tokenizer.inner("normalizer", None)
     if stage is None:
         return None
@@ -46,7 +46,7 @@ def normalizer_name(tokenizer):  # Fields -> "NFC" or None
 
 
 def pre_tokenizer_name(tokenizer):  # Fields -> GGUF's name
-    """How a text is cut into words."""
+    """Name the pre-tokenizer, which cuts a text into words."""
     found = tuple(map(cut, steps(tokenizer.inner("pre_tokenizer"), "pretokenizers")))
     if found not in STRUCTURES:
         known = ", ".join(dict.fromkeys(STRUCTURES.values()))
@@ -66,12 +66,12 @@ def cut(step):  # Fields -> (kind, what makes it different from others of its ki
         step.one_of("behavior", ("Isolated",))
         step.one_of("invert", (False,), None)
         found = step.inner("pattern").text("Regex")
-    no_more(step)
+    reject_unknown_keys(step)
     return kind, found
 
 
 def begin_token(tokenizer, ids):  # Fields, {text: id} -> id or None
-    """The token that the post-processor puts in front of a text. ByteLevel moves offsets only; others are refused."""
+    """Find the token that the post-processor puts in front of a text. ByteLevel moves offsets only; others are refused."""
     stage, begins = tokenizer.inner("post_processor", None), []
     for step in steps(stage, "processors") if stage else []:
         if step.one_of("type", ("ByteLevel", "TemplateProcessing")) == "TemplateProcessing":

@@ -22,7 +22,7 @@ NEUTRAL = {"dropout": 0.0, "continuing_subword_prefix": "", "end_of_word_suffix"
 
 
 def tokenizer_metadata(folder, most=MOST_IDS):  # path, int -> {key: value}
-    """What GGUF's metadata would say. most: how many ids the model has. TokenizerError for what would give other tokens."""
+    """Convert to GGUF's metadata. most: how many ids the model has. TokenizerError for what would give other tokens."""
     tokenizer, options = read_fields(folder / "tokenizer.json"), read_fields(folder / "tokenizer_config.json")
     model = tokenizer.inner("model")
     if (kind := model.text("type", "none")) != "BPE" or model.flag("byte_fallback", False):
@@ -44,7 +44,8 @@ def tokenizer_metadata(folder, most=MOST_IDS):  # path, int -> {key: value}
     for text, i in ids.items():
         tokens[i] = text
     check_added(options, ids)
-    bos, eos, begins = special(options, "bos_token", ids), special(options, "eos_token", ids), begin_token(tokenizer, ids)
+    bos, eos = (special_token(options, key, ids) for key in ("bos_token", "eos_token"))
+    begins = begin_token(tokenizer, ids)
     if bos is not None and begins is not None and bos != begins:
         options.fail("bos_token", f"{shown(tokens[begins])}, which the post_processor puts in front", shown(tokens[bos]))
     metadata = {
@@ -58,14 +59,14 @@ def tokenizer_metadata(folder, most=MOST_IDS):  # path, int -> {key: value}
         "tokenizer.ggml.eos_token_id": eos,
         OWN + "ignore_merges": model.flag("ignore_merges", False),
         OWN + "normalizer": normalizer,
-        OWN + "eos_token_ids": ends(folder, len(tokens)),
+        OWN + "eos_token_ids": eos_ids_of(folder, len(tokens)),
         "tokenizer.chat_template": chat_template(folder, options),
     }
     return {key: value for key, value in metadata.items() if value is not None}
 
 
 def read_fields(path, needed=True):  # path -> Fields
-    """A JSON object of the folder; an empty one where it may be absent and is."""
+    """Read a JSON object of the folder; an empty one where it may be absent and is."""
     if (values := read_object(path, TokenizerError)) is None and needed:
         hint = "A .gguf file is loaded by its own path."
         raise TokenizerError(f"{path.parent}: a model's folder must hold {path.name}, this one does not. {hint}")
@@ -73,7 +74,7 @@ def read_fields(path, needed=True):  # path -> Fields
 
 
 def vocabulary(tokenizer, model, most, normalizer):  # -> {text: id}, [GGUF's type of each id]
-    """The tokens of the model, and those that were added. Ids that no token has, of which a few are usual, are unused."""
+    """Collect the tokens of the model, and the added ones. Ids without a token, of which a few are usual, are unused."""
     ids = dict(model.inner("vocab").values)
     for text, i in ids.items():
         if not (is_whole(i) and 0 <= i < most and is_unicode(text)):
@@ -98,7 +99,7 @@ def vocabulary(tokenizer, model, most, normalizer):  # -> {text: id}, [GGUF's ty
 
 
 def merges(model):  # Fields -> ["left right"]
-    """In the order of training; files have them as one string or as two."""
+    """List the merges in the order of training; files have them as one string or as two."""
     pairs = model.items("merges")
     for i, pair in enumerate(pairs):
         parts = pair.split(" ") if isinstance(pair, str) else pair
@@ -110,8 +111,8 @@ def merges(model):  # Fields -> ["left right"]
 # --- what stands beside tokenizer.json ------------------------------------------------------------------------------
 
 
-def special(options, key, ids):  # -> id or None
-    """The token that an option names, as text or as an object that holds it."""
+def special_token(options, key, ids):  # -> id or None
+    """Find the token that an option names, as text or as an object that holds it."""
     held = isinstance(options.values.get(key), dict)
     text = options.inner(key).text("content") if held else options.text(key, None)
     if text is not None and text not in ids:
@@ -120,7 +121,7 @@ def special(options, key, ids):  # -> id or None
 
 
 def check_added(options, ids):
-    """tokenizer_config.json lists the added tokens once more. transformers would add those that tokenizer.json lacks."""
+    """Check the added tokens that tokenizer_config.json lists again: transformers would add those missing in tokenizer.json."""
     listed = options.inner("added_tokens_decoder", {})
     for key in listed.values:
         text = listed.inner(key).text("content")
@@ -128,8 +129,8 @@ def check_added(options, ids):
             listed.fail(key, "a token of tokenizer.json under its id there", shown(text))
 
 
-def ends(folder, count):  # path, int -> [id] or None
-    """Ids that end a generation, of generation_config.json where there is one, else of config.json: one, or a list."""
+def eos_ids_of(folder, count):  # path, int -> [id] or None
+    """Read the ids that end a generation, from generation_config.json where there is one, else config.json: one, or a list."""
     path = folder / "generation_config.json"
     fields = read_fields(path if path.exists() else folder / "config.json", needed=False)
     key = "eos_token_id"
@@ -141,7 +142,7 @@ def ends(folder, count):  # path, int -> [id] or None
 
 
 def chat_template(folder, options):  # -> Jinja source or None
-    """From a file of its own, or an option: a text, or a list of them with names, of which the default is taken."""
+    """Read the chat template, from its own file or an option: a text, or a list with names, of which the default is taken."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:

@@ -22,7 +22,7 @@ KV_DTYPES = ("float32", "float16")
 
 
 def read_config(path):  # path -> ModelConfig
-    """The shape of a model without its weights."""
+    """Read the shape of a model without its weights."""
     if path.is_dir():
         from minillm.model.hf_folder import folder_config
 
@@ -44,22 +44,22 @@ def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str
     if kv_dtype not in (*KV_DTYPES, "auto"):
         raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
     path = zoo.resolve(name)
-    ops = get_backend(chosen(backend, path))
+    ops = get_backend(resolve_backend(backend, path))
     transformer, tokenizer = load_from(path, ops)
     transformer.kv_dtype = np.dtype(ops.kv_dtype if kv_dtype == "auto" else kv_dtype)
     if ops.compiling:
         with ops.compiling(), ThreadPoolExecutor(1) as passing:
-            passing.submit(first_steps, transformer).result()
+            passing.submit(compile_kernels, transformer).result()
     return transformer, tokenizer
 
 
-def chosen(backend, path):  # name, "auto" or None, path -> name or None
-    """Settle "auto" for the model at a path."""
+def resolve_backend(backend, path):  # name, "auto" or None, path -> name or None
+    """Resolve "auto" to a backend for the model at a path."""
     return fitting_backend(stored_bytes(path)) if backend == "auto" else backend
 
 
-def first_steps(transformer):
-    """A prompt and a token of nothing: a backend that compiles does it now, not within somebody's first request."""
+def compile_kernels(transformer):
+    """Run a prompt and a decode of dummy tokens, so that a backend compiles its kernels now, not in the first request."""
     prompt = min(8, transformer.config.context_length - 1)
     cache = transformer.new_cache()
     for n in filter(None, (prompt, 1)):
@@ -67,7 +67,7 @@ def first_steps(transformer):
 
 
 def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
-    """Read a file or a folder."""
+    """Load a model from a file or a folder."""
     if path.is_dir():
         from minillm.model.hf_folder import load_folder
 
@@ -76,7 +76,7 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
         config = config_from_gguf(gguf)
 
         def read(name):
-            gguf.forget()  # the tensor before this one: a backend has its own form of it by now
+            gguf.release_pages()  # the tensor before this one: a backend has its own form of it by now
             info = gguf.tensors[name]
             return StoredTensor(gguf.raw(name), info.type, info.shape)
 
@@ -90,7 +90,7 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
 
 
 def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
-    """A model as training takes it: every weight in float32. ModelError for a tensor that is missing or of another shape."""
+    """Load a model for training: every weight in float32. ModelError for a tensor that is missing or of another shape."""
     with open_gguf(path) as gguf:
         config, parameters = config_from_gguf(gguf), {}
         if "rope_freqs.weight" in gguf.tensors:
@@ -106,13 +106,13 @@ def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 a
 
 
 def stored_bytes(path):  # path -> int
-    """Bytes of a model on disk: the file, or all weights of a folder."""
+    """Count the bytes of a model on disk: the file, or all weights of a folder."""
     files = path.glob("*.safetensors") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 
 
 def bits_per_weight(path, config):  # path, ModelConfig -> float
-    """Average width, as it is stored, of the weights that a token is multiplied with."""
+    """Compute the average stored width of the weights that a token is multiplied with."""
     if path.is_dir():
         return 8 * stored_bytes(path) / config.parameters()
     with open_gguf(path) as gguf:

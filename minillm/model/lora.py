@@ -20,23 +20,23 @@ A, B = ".lora_a", ".lora_b"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What was learnt. weights: {"blk.0.attn_q.weight.lora_a": (r, d_in), "….lora_b": (d_out, r), …}; alpha: α."""
+    """A LoRA adapter. weights: {"blk.0.attn_q.weight.lora_a": (r, d_in), "….lora_b": (d_out, r), …}; alpha: α."""
 
     weights: dict
     alpha: float
 
     def pairs(self):  # -> {name of the matrix: (A, B)}
-        """The thin matrices, by the name of what they are added to."""
+        """List the pairs A, B by the name of the matrix that they adapt."""
         return {n.removesuffix(A): (a, self.weights[n.removesuffix(A) + B]) for n, a in self.weights.items() if n.endswith(A)}
 
 
 def delta(a, b, alpha):  # (r, d_in), (d_out, r), float -> (d_out, d_in)
-    """ΔW = (α/r) B A, what an adapter adds to a matrix."""
+    """Compute ΔW = (α/r) B A, the update of a matrix."""
     return (alpha / len(a)) * (b @ a)
 
 
 def adapted_shapes(config, matrices):  # -> {name: (d_out, d_in)}
-    """The chosen matrices of every layer."""
+    """List the shapes of the chosen matrices of every layer."""
     unknown = [m for m in matrices if m not in MATRICES]
     if unknown or not matrices:
         raise TrainingError(f"adapters go on {', '.join(MATRICES)}, found {', '.join(map(repr, unknown)) or 'none of them'}.")
@@ -45,18 +45,18 @@ def adapted_shapes(config, matrices):  # -> {name: (d_out, d_in)}
 
 
 def adapter_parameters(config, rank, matrices=("attn_q", "attn_v")):  # -> int
-    """Numbers to learn: r (d_in + d_out) a matrix."""
+    """Count the trained parameters: r (d_in + d_out) a matrix."""
     return sum(rank * (d_out + d_in) for d_out, d_in in adapted_shapes(config, matrices).values())
 
 
 def check_adapter(config, adapter, what):  # raises ModelError, which opens with `what`
-    """Is an adapter from a stranger one for this model: known matrices, whole pairs, fitting shapes, finite numbers?"""
+    """Check an adapter for this model: known matrices, whole pairs, fitting shapes, finite numbers."""
     check_shapes(config, {name: array.shape for name, array in adapter.weights.items()}, adapter.alpha, what)
     check_numbers(adapter.weights, what)
 
 
 def check_shapes(config, found, alpha, what):  # ModelConfig, {name: shape}, float
-    """All of it that can be known before a number is read."""
+    """Check all that can be known without reading a number."""
     shapes = adapted_shapes(config, MATRICES)
     if not found:
         raise ModelError(f"{what}: an adapter needs at least one pair of matrices, found none.")
@@ -80,7 +80,7 @@ def check_shapes(config, found, alpha, what):  # ModelConfig, {name: shape}, flo
 
 
 def check_numbers(weights, what):  # {name: array}
-    """Finite, all of them."""
+    """Check that all numbers are finite."""
     for name, array in weights.items():
         if bad := int(np.count_nonzero(~np.isfinite(array))):
             raise ModelError(f"{what}: {name!r} has {bad:,} values that are not finite.")

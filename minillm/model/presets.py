@@ -3,9 +3,8 @@
 Each line is what the model's own config.json says. Names are those of the lessons, cards and the simulator.
 """
 
-from difflib import get_close_matches
 
-from minillm.errors import ModelError
+from minillm.errors import ModelError, did_you_mean
 from minillm.model.config import ModelConfig, RopeScaling
 
 LLAMA31 = RopeScaling("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
@@ -46,9 +45,7 @@ PRESETS = {
 
 
 def preset(name):
-    """The configuration called `name`; ModelError with the nearest name otherwise."""
+    """Find the configuration called `name`; ModelError with the nearest name otherwise."""
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(PRESETS)}."
-        raise ModelError(f"no model shape is called {name!r}; {hint}")
+        raise ModelError(f"no model shape is called {name!r}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

@@ -34,7 +34,7 @@ CHATML = (
 
 
 def random_model(config=TINY, seed=0, backend=None):  # -> (Transformer, Tokenizer)
-    """A model of this shape whose weights depend on the seed alone. ModelError for a vocabulary without room for the bytes."""
+    """Make a model of this shape with weights from the seed alone. ModelError for a vocabulary without room for the bytes."""
     tokenizer = byte_tokenizer(config.vocab_size)
     shapes, ops = tensor_shapes(config), get_backend(backend)
 
@@ -48,7 +48,7 @@ def random_model(config=TINY, seed=0, backend=None):  # -> (Transformer, Tokeniz
 
 
 def tensor_shapes(c):  # ModelConfig -> {name: shape}; load_weights checks every one
-    """The tensors of a model, by GGUF's names."""
+    """List the tensors of a model, by GGUF's names."""
     wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
     layer = {
         "attn_norm.weight": (c.d_model,), "ffn_norm.weight": (c.d_model,),
@@ -66,7 +66,7 @@ def tensor_shapes(c):  # ModelConfig -> {name: shape}; load_weights checks every
 
 
 def random_tensor(name, shape, seed):  # -> float32
-    """Norms are 1. The rest is uniform, and scaled so that a unit vector in gives one of unit variance out.
+    """Draw a tensor. Norms are 1; the rest is uniform, and scaled so that a unit vector in gives one of unit variance out.
 
     Straight from the bits of PCG64: unlike NumPy's distributions, they never change between versions.
     """
@@ -78,12 +78,12 @@ def random_tensor(name, shape, seed):  # -> float32
 
 
 def byte_tokenizer(vocab_size):  # -> Tokenizer
-    """A token for each byte, three control tokens with a chat template, and names such as [259] for the rest."""
+    """Make a byte tokenizer: a token for each byte, three control tokens with a chat template, [259] and so on for the rest."""
     return Tokenizer.from_gguf(byte_metadata(vocab_size))
 
 
 def byte_metadata(vocab_size):  # -> {key: value}
-    """The same as a GGUF file says it. ModelError for a vocabulary without room for the bytes."""
+    """Make its GGUF metadata. ModelError for a vocabulary without room for the bytes."""
     bytes_ = [BYTE_TO_CHAR[b] for b in range(256)]
     if vocab_size < len(bytes_) + len(SPECIAL):
         raise ModelError(f"a random model needs a vocabulary of at least {len(bytes_) + len(SPECIAL)}, found {vocab_size}.")

@@ -14,7 +14,7 @@ from minillm.layers import rope_frequencies
 
 
 def scaled_frequencies(config, divisors=None):  # ModelConfig, (d_head/2,) or None -> (d_head/2,)
-    """Frequencies of RoPE for a model.
+    """Compute the frequencies of RoPE for a model.
 
     divisors: one number per pair, where the file brings them (GGUF keeps Llama 3's as `rope_freqs.weight`); otherwise
     they follow from config.rope_scaling.
@@ -26,7 +26,7 @@ def scaled_frequencies(config, divisors=None):  # ModelConfig, (d_head/2,) or No
 
 
 def rope_divisors(frequencies, scaling):  # (d_head/2,), RopeScaling or None -> (d_head/2,)
-    """What to divide each frequency by."""
+    """Compute the divisor of each frequency."""
     if scaling is None:
         return np.ones_like(frequencies)
     if scaling.kind == "linear":

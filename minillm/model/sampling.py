@@ -36,7 +36,7 @@ RANGES = (  # name, lowest, highest, whether the lowest itself is allowed
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one request wants its tokens chosen, and when to stop.
+    """How the tokens of one request are sampled, and when it stops.
 
     temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off. min_p: 0 is off. repetition_penalty: 1 is off.
     seed: same seed, same tokens, whatever else runs; None draws a fresh one.
@@ -64,9 +64,8 @@ class SamplingParams:
             value = getattr(self, name)
             if value is None and name in ("logprobs", "seed"):
                 continue
-            number = real(value)
-            plain = whole(value) if name in WHOLE else number
-            if plain is None and number is not None and number > low:
+            plain = as_int(value) if name in WHOLE else as_float(value)
+            if plain is None and as_float(value) is not None and as_float(value) > low:
                 raise RequestError(f"{name} must be a whole number, found {value!r}.")
             if plain is None or not low <= plain <= high or (plain == low and not closed):
                 limit = f"{'at least' if closed else 'above'} {low}" + (f" and at most {high}" if high < math.inf else "")
@@ -76,19 +75,19 @@ class SamplingParams:
             if not isinstance(value := getattr(self, name), bool | np.bool_):
                 raise RequestError(f"{name} must be true or false, found {value!r}.")
             object.__setattr__(self, name, bool(value))
-        stops = (self.stop,) if isinstance(self.stop, str) else listed("stop", self.stop or (), "text")
+        stops = (self.stop,) if isinstance(self.stop, str) else as_tuple("stop", self.stop or (), "text")
         if not all(isinstance(s, str) and s for s in stops):
             raise RequestError(f"stop strings must be non-empty text, found {list(stops)!r}.")
         object.__setattr__(self, "stop", stops)
-        given = () if self.stop_token_ids is None else listed("stop_token_ids", self.stop_token_ids, "token ids")
-        ids = [whole(i) for i in given]
+        given = () if self.stop_token_ids is None else as_tuple("stop_token_ids", self.stop_token_ids, "token ids")
+        ids = [as_int(i) for i in given]
         if any(i is None or i < 0 for i in ids):
             raise RequestError(f"stop_token_ids must be whole numbers of at least 0, found {list(given)!r}.")
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
 
-def whole(value: Any) -> int | None:
-    """An integer from whatever says one: 5, 5.0, NumPy's; None of what does not, such as True, 5.5, "5", NaN."""
+def as_int(value):  # -> int or None
+    """Convert an integer of any kind: 5, 5.0, NumPy's; None for True, 5.5, "5", NaN."""
     if isinstance(value, bool | np.bool_) or (isinstance(value, np.ndarray) and value.ndim):
         return None
     if isinstance(value, float | np.floating):
@@ -99,8 +98,8 @@ def whole(value: Any) -> int | None:
         return None
 
 
-def real(value: Any) -> float | None:
-    """A finite number; None of what is none."""
+def as_float(value):  # -> float or None
+    """Convert a finite number; None for anything else."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         return None
     try:
@@ -109,8 +108,8 @@ def real(value: Any) -> float | None:
         return None
 
 
-def listed(name: str, value: Any, what: str) -> tuple:
-    """A collection from a caller, as a tuple. RequestError where it is none."""
+def as_tuple(name, value, what):  # -> tuple
+    """Convert a collection to a tuple. RequestError where it is none."""
     try:
         if not isinstance(value, bytes | str):
             return tuple(value)
@@ -127,8 +126,8 @@ def penalize_repetition(logits: np.ndarray, seen: Sequence[int], penalty: float)
     return logits
 
 
-def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:  # (vocab,) -> (vocab,)
-    """Forbid all but the k largest. Ties with the k-th stay."""
+def keep_top_k(logits, k):  # (vocab,), int -> (vocab,)
+    """Mask all but the k largest. Ties with the k-th stay."""
     if k >= len(logits):
         return logits
     threshold = np.partition(logits, -k)[-k]
@@ -151,15 +150,15 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:  # (vocab,) -> (voca
     return filtered
 
 
-def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:  # (vocab,) -> (vocab,)
-    """Forbid tokens less likely than p times the likeliest one."""
+def keep_min_p(logits, p):  # (vocab,), float -> (vocab,)
+    """Mask tokens less likely than p times the likeliest one."""
     if p == 0:
         return logits
     return np.where(logits >= logits.max() + np.log(p), logits, -np.inf)
 
 
-def distribution(logits: np.ndarray, params: SamplingParams, seen: Sequence[int] = ()) -> np.ndarray:  # (vocab,) float64
-    """The probabilities that a request draws from; speculative decoding needs them too. Greedy puts all on one token.
+def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token ids -> (vocab,) float64
+    """Compute the probabilities that a request samples from; speculative decoding needs them too. Greedy puts all on one token.
 
     Raises RequestError where the largest is no finite number: a broken model must not look like a talkative one.
     """
@@ -179,15 +178,15 @@ def distribution(logits: np.ndarray, params: SamplingParams, seen: Sequence[int]
     return softmax(keep_min_p(logits, params.min_p))
 
 
-def draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:  # (vocab,)
-    """One token by inverting the cumulative distribution at a uniform number: one draw, one random number."""
+def draw(probabilities, rng):  # (vocab,), np.random.Generator -> int
+    """Sample one token by inverting the cumulative distribution at a uniform number: one draw, one random number."""
     cumulative = np.cumsum(probabilities)
     u = rng.random() * cumulative[-1]
     return int(np.searchsorted(cumulative, u, side="right"))
 
 
-def most_likely(logits: np.ndarray) -> int:  # (vocab,)
-    """The greedy choice, the lowest id among equals, in one pass: to argmax a NaN is the largest of all, so it shows there.
+def most_likely(logits):  # (vocab,) -> int
+    """Find the greedy choice, the lowest id among equals, in one pass: argmax treats NaN as the largest, so it shows there.
 
     Errors: as `distribution`. A -inf forbids a token; only where all are forbidden is it the largest.
     """
@@ -206,8 +205,8 @@ def sample(logits: np.ndarray, params: SamplingParams, rng: np.random.Generator,
     return most_likely(logits)
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:  # (..., vocab) -> (..., vocab) float64
-    """Log-probabilities of the model itself, before any knob."""
+def log_softmax(logits):  # (..., vocab) -> (..., vocab) float64
+    """Compute the log-probabilities of the model itself, before any sampling parameter."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class StopStrings:
-    """Feed it text with `push`; it gives back what is safe to show. `hit` is the string that ended it, if one did."""
+    """Takes text with `push`, returns what is safe to show. `hit` is the stop string that ended it, if one did."""
 
     stops: Sequence[str]
     held: str = ""
@@ -32,12 +32,12 @@ class StopStrings:
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
-    def flush(self) -> str:
-        """The end: what was held back begins no stop string after all."""
+    def flush(self):  # -> str
+        """Return the rest at the end: it begins no stop string after all."""
         rest, self.held = self.held, ""
         return rest
 
 
-def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of text that is a proper beginning of stop."""
+def overlap(text, stop):  # -> int
+    """Find the length of the longest end of text that is a proper beginning of stop."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -32,7 +32,7 @@ class TensorStore:
         return tensor
 
     def finish(self):
-        """ModelError where a tensor was not used: the model would compute something else than its authors meant."""
+        """Raise ModelError where a tensor was not used: the model would compute something else than its authors meant."""
         if self.left:
             few = ", ".join(map(shown, sorted(self.left)[:3])) + (", …" if len(self.left) > 3 else "")
             counts = f"{len(self.left):,} of {len(self.names):,}"

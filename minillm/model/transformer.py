@@ -18,7 +18,7 @@ import numpy as np
 from minillm.cache.contiguous import ContiguousCache
 from minillm.cache.protocol import KVCache
 from minillm.errors import MiniLLMError, RequestError
-from minillm.model.adapters import LoadedAdapter, placed, routes, with_adapters
+from minillm.model.adapters import LoadedAdapter, routes, with_adapters, with_rows_on_device
 from minillm.model.rope_scaling import scaled_frequencies
 
 
@@ -37,8 +37,8 @@ class Segment:
     adapter: LoadedAdapter | None = None
 
     @property
-    def rows(self) -> int:
-        """How many rows of logits are wanted."""
+    def rows(self):
+        """Count of the wanted rows of logits."""
         return {"all": len(self.tokens), "last": 1, "none": 0}[self.logits]
 
 
@@ -59,7 +59,7 @@ class Transformer:
         (self.frequencies,) = ops.upload([frequencies])
 
     def new_cache(self, tokens=0):
-        """An empty KV cache of this model's shape, with room for so many tokens, where that is known, before it must grow."""
+        """Make an empty KV cache of this model's shape, with room for so many tokens, where that is known."""
         c = self.config
         cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, c.context_length, self.kv_dtype, self.ops)
         cache.make_room(min(tokens, c.context_length))
@@ -67,24 +67,24 @@ class Transformer:
 
     def forward(self, segments):  # [Segment] -> [(positions, vocab) float32]
         """Run all segments through the model once; extend their caches; return one array of logits per segment."""
-        return by_segment(self.logits(segments), segments)
+        return split_by_segment(self.logits(segments), segments)
 
     def logits(self, segments):  # [Segment] -> (positions wanted of all, vocab) float32
-        """The same in one array, segment after segment."""
+        """Run the forward pass, with the logits in one array, segment after segment."""
         x, _, rows = self.all_layers(segments)
         return self.head_of(x, rows)
 
     def hidden(self, segments):  # [Segment] -> (tokens, d_model), [slice]
-        """The same without the head: each new token's vector after the last layer, and which of them are whose."""
+        """Run the forward pass without the head: each new token's vector after the last layer, and the slice of each segment."""
         return self.all_layers(segments)[:2]
 
     def head(self, x, segments, spans):  # -> [(positions, vocab)]
-        """Logits of what `hidden` gave, where they are wanted."""
-        (rows,) = self.ops.upload([rows_wanted(segments, spans)])
-        return by_segment(self.head_of(x, rows), segments)
+        """Compute the wanted logits from what `hidden` returned."""
+        (rows,) = self.ops.upload([logit_rows(segments, spans)])
+        return split_by_segment(self.head_of(x, rows), segments)
 
     def all_layers(self, segments):  # [Segment] -> (tokens, d_model), [slice], (n,) rows whose logits are wanted
-        """All but the head. What the host knows of a step (tokens, positions, slots, tables, rows) goes to the device at once."""
+        """Run all layers, without the head. All host data of a step (tokens, positions, slots, tables, rows) is one upload."""
         for segment in segments:
             self.check(segment)
         spans = [slice(a, b) for a, b in pairwise(accumulate((len(s.tokens) for s in segments), initial=0))]
@@ -92,25 +92,25 @@ class Transformer:
         positions = np.concatenate([np.arange(s.position, s.position + len(s.tokens)) for s in segments])
         step, layers = self.ops.AttentionStep(self.ops, segments, spans), self.weights.layers
         routed, gathered = routes(segments, spans)
-        numbers = [tokens, positions, rows_wanted(segments, spans), *gathered, *step.indices()]
+        numbers = [tokens, positions, logit_rows(segments, spans), *gathered, *step.indices()]
         tokens, positions, rows, *rest = self.ops.upload(numbers)
         step.place(rest[len(gathered) :])
         if routed:
-            step.ops, layers = with_adapters(self.ops, layers, placed(routed, rest))
+            step.ops, layers = with_adapters(self.ops, layers, with_rows_on_device(routed, rest))
 
         x = self.ops.embed(tokens, self.weights.embedding)
         angles = self.ops.rope_angles(positions, self.frequencies)
         return step.ops.run_layers(x, layers, self.config, angles, step), spans, rows
 
     def head_of(self, x, rows):  # (tokens, d_model), (n,) -> (n, vocab)
-        """Logits only where they are wanted: the head is a fifth of SmolLM2's arithmetic, and prefill needs it once."""
+        """Apply the head to the wanted rows only: it is a fifth of SmolLM2's arithmetic, and prefill needs it once."""
         if len(rows) == 0:
             return self.ops.empty((0, self.config.vocab_size))
         h = self.ops.rms_norm(x[rows], self.weights.norm, self.config.norm_eps)
         return self.ops.linear(h, self.weights.head)
 
     def check(self, segment):
-        """Refuse what would silently compute nonsense: no tokens, ids outside the vocabulary, a gap to the cache."""
+        """Check a segment: it needs tokens, ids within the vocabulary, and no gap to the cache."""
         tokens = segment.tokens = np.asarray(segment.tokens, np.int64)
         vocab, context = self.config.vocab_size, self.config.context_length
         if tokens.ndim != 1 or len(tokens) == 0:
@@ -125,10 +125,10 @@ class Transformer:
             raise MiniLLMError(f"logits of a segment are 'last', 'all' or 'none', found {segment.logits!r}.")
 
 
-def rows_wanted(segments, spans):  # -> (n,) rows of the step whose logits are wanted
+def logit_rows(segments, spans):  # -> (n,) rows of the step whose logits are wanted
     return np.concatenate([np.arange(span.stop - s.rows, span.stop) for s, span in zip(segments, spans, strict=True)])
 
 
-def by_segment(logits, segments):  # (n, vocab), [Segment] -> [(positions, vocab)]
+def split_by_segment(logits, segments):  # (n, vocab), [Segment] -> [(positions, vocab)]
     bounds = accumulate((s.rows for s in segments), initial=0)
     return [logits[a:b] for a, b in pairwise(bounds)]

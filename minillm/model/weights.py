@@ -24,7 +24,7 @@ SCALES = 1e-30, 1e30  # what a base of RoPE, or a factor that divides its freque
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as it lies in a file: bytes, block type, shape (rows, columns). A backend makes of it what it wants."""
+    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it."""
 
     raw: np.ndarray
     type: object
@@ -108,7 +108,7 @@ def without_prefix(values, prefix):  # {key: value}, "llama." -> {the rest of th
 
 
 def linear_scaling(keys, path):  # Fields -> RopeScaling or None
-    """As llama.cpp has it: a factor, which has an older name too, means linear scaling unless a type says otherwise."""
+    """Read the factor of linear scaling: as in llama.cpp it may have an older name, and holds unless a type says otherwise."""
     factor = keys.number("rope.scaling.factor", None, *SCALES) or keys.number("rope.scale_linear", None, *SCALES)
     kind = keys.text("rope.scaling.type", "linear" if factor else "none")
     if kind not in ("none", "linear"):
@@ -119,7 +119,7 @@ def linear_scaling(keys, path):  # Fields -> RopeScaling or None
 
 
 def model_name(metadata):  # -> what to call the model in a table or a title
-    """Base name and size where the file gives both ("smollm2 135M"): its full name is often that of a checkpoint."""
+    """Make a name of base name and size where the file gives both ("smollm2 135M"): its full name is often a checkpoint's."""
     parts = [metadata.get(f"general.{key}") for key in ("basename", "size_label")]
     return " ".join(parts) if all(isinstance(p, str) for p in parts) else str(metadata.get("general.name", "model"))
 

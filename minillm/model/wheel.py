@@ -44,7 +44,7 @@ class WheelFile:
         return Path(self.member).name
 
     def is_in(self, folder: Path) -> bool:
-        """A look at the size only: files appear by rename, so one of the right size is the right one unless a disk failed."""
+        """Check by size alone: files appear by rename, so one of the right size is the right one unless a disk failed."""
         path = folder / self.filename
         return path.is_file() and path.stat().st_size == self.size
 
@@ -150,7 +150,7 @@ def _stop(process):
 
 
 def _reason(log, code):
-    """The line of pip's output that says most about why it failed."""
+    """Find the line of pip's output that says most about why it failed."""
     if "No module named pip" in log:
         return f"{sys.executable} has no pip; add it with: {sys.executable} -m ensurepip (or: uv pip install pip)"
     if code < 0:

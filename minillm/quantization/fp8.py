@@ -36,7 +36,7 @@ def steps(x):  # (...) -> (...), (...) int
 
 
 def round_e4m3(x):  # (...) float32 -> (...) float32
-    """The nearest number on the e4m3 grid. Beyond ±448, and for infinity, ±448; NaN stays NaN.
+    """Round to the nearest number on the e4m3 grid. Beyond ±448, and for infinity, ±448; NaN stays NaN.
 
     To saturate is what the GPU's conversion does (PTX: cvt.rn.satfinite), and so FlashAttention-3. ml_dtypes and PyTorch on
     the CPU give NaN beyond 464, half a step above. Scaled inputs never get there.
@@ -47,7 +47,7 @@ def round_e4m3(x):  # (...) float32 -> (...) float32
 
 
 def encode_e4m3(x):  # (...) float32 -> (...) uint8
-    """The codes of round_e4m3(x). NaN is 0x7f or 0xff, by its sign."""
+    """Encode round_e4m3(x) as bytes. NaN is 0x7f or 0xff, by its sign."""
     x = np.asarray(x, np.float32)
     a, e = steps(x)
     # Normal: E = e + 7 and M = a - 8, so 8E + M = 8(e + 6) + a. Subnormal: e = -6, and 8E + M = M = a. One formula, and
@@ -57,7 +57,7 @@ def encode_e4m3(x):  # (...) float32 -> (...) uint8
 
 
 def decode_e4m3(codes):  # (...) uint8 -> (...) float32
-    """The numbers that codes stand for, by the formula above."""
+    """Decode bytes to numbers, by the formula above."""
     codes = np.asarray(codes, np.uint8).astype(np.int32)
     exponent, mantissa = codes >> 3 & 15, codes & 7
     value = np.where(exponent > 0, np.ldexp(np.float32(8) + mantissa, exponent - 10), np.ldexp(np.float32(1), -9) * mantissa)
@@ -66,7 +66,7 @@ def decode_e4m3(codes):  # (...) uint8 -> (...) float32
 
 
 def scale_of(x, axis=None):  # (...) -> float32, or one for each index that is not in axis
-    """The number to divide x by so that its largest magnitude becomes 448. Raises MiniLLMError for NaN and infinity.
+    """Compute the divisor of x that makes its largest magnitude 448. Raises MiniLLMError for NaN and infinity.
 
     All zeros, or so small that the scale itself would underflow, give the smallest normal float32: 0 / scale is then 0.
     """

@@ -68,7 +68,7 @@ class NF4Matrix:
         return np.maximum(self.scales * steps + self.mean, np.float32(0))
 
     def dense(self):  # -> shape, float32
-        """The weights that the codes stand for. A new array at each call, for who needs it briefly."""
+        """Dequantize to float32, into a new array at each call."""
         levels, byte = nf4_levels(), np.arange(256)
         both = np.stack([levels[byte >> 4], levels[byte & 15]], axis=1)  # (256, 2): a byte is two weights
         blocks = both[self.codes].reshape(len(self.codes), BLOCK)
@@ -77,7 +77,7 @@ class NF4Matrix:
 
 
 def quantize_nf4(weights):  # (rows, columns) -> NF4Matrix
-    """Each weight becomes the nearest level times the absmax of its block. MiniLLMError for other than two axes, no weights
+    """Quantize each weight to the nearest level times the absmax of its block. MiniLLMError for other than two axes, no weights
     at all, NaN and infinity."""
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
         weights = np.asarray(weights, np.float32)
@@ -93,7 +93,7 @@ def quantize_nf4(weights):  # (rows, columns) -> NF4Matrix
 
 
 def nearest(x):  # (...) float32 in [-1, 1] -> (...) uint8
-    """The code of the nearest level: how many midpoints between two levels lie below x."""
+    """Find the code of the nearest level: how many midpoints between two levels lie below x."""
     levels, codes = nf4_levels(), np.zeros(x.shape, np.uint8)
     for midpoint in (levels[1:] + levels[:-1]) / 2:
         codes += x > midpoint
@@ -101,7 +101,7 @@ def nearest(x):  # (...) float32 in [-1, 1] -> (...) uint8
 
 
 def quantize_scales(absmax):  # (blocks,) float32 -> (blocks,) int8, (groups,) float32, float32
-    """Double quantization: what a scale differs from the mean by, in 127 steps up and down to the largest of its group."""
+    """Double quantization: store each scale as its difference from the mean, in 127 steps up and down to the group's largest."""
     mean = np.float32(absmax.mean(dtype=np.float64))
     away = np.pad(absmax - mean, (0, -len(absmax) % GROUP)).reshape(-1, GROUP)
     steps = np.maximum(np.abs(away).max(axis=1) / np.float32(127), np.finfo(np.float32).tiny)  # 0 / tiny is 0
@@ -110,6 +110,6 @@ def quantize_scales(absmax):  # (blocks,) float32 -> (blocks,) int8, (groups,) f
 
 
 def nf4_nbytes(shape):  # (rows, columns) -> bytes
-    """What quantize_nf4 makes of a matrix of this shape, counted without making it."""
+    """Count the bytes of a quantized matrix of this shape, without making it."""
     blocks = -(-shape[0] * shape[1] // BLOCK)
     return blocks * BLOCK // 2 + blocks + -(-blocks // GROUP) * 4 + 4

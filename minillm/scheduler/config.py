@@ -1,7 +1,7 @@
-"""The limits of a scheduler, and who is refused at the door because no wait could ever help.
+"""The limits of a scheduler, and admission control: refuse at once a request that no wait could ever help.
 
-Whoever gets in must be able to run to its end when it has everything to itself: all seats, all blocks, whole steps. Then
-one running request can always go on, if need be after all others were sent back to wait, and there is no deadlock.
+A request that is admitted must be able to finish when it runs alone: with all seats, all blocks, whole steps. Then one
+running request can always continue, if need be after all others were preempted, and there is no deadlock.
 
     blocks of a request alone:   shared + n · (⌈(prompt + max_tokens - 1) / size⌉ - shared),   shared = ⌊prompt / size⌋
 
@@ -22,13 +22,13 @@ PREFIXES = (None, "hash", "radix")
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """What a scheduler may use, and how it decides.
+    """The resources of a scheduler, and its policies.
 
     num_blocks × block_size tokens of keys and values on the device, host_blocks in the host's memory to swap to.
     max_sequences: answers that run at once. max_tokens_per_step: at least as many, so that every decode finds room.
     watermark: blocks left free when a request enters, so that those who run can grow; None: a hundredth of the pool.
     policy, order, preemption, prefix: see policies, order, preemption, cache/prefix_cache.
-    patience: requests that may pass the one that waits longest; steps of prefill in a row while a decode waits.
+    patience: requests that may overtake the one that waits longest; steps of prefill in a row while a decode waits.
     context_length: tokens that the model can see; None: no limit. Errors: RequestError.
     """
 
@@ -59,8 +59,8 @@ class SchedulerConfig:
             )
 
 
-def blocks_at_most(request, block_size):  # -> blocks
-    """Blocks that a request holds at its largest, when no answer ends early."""
+def max_blocks(request, block_size):  # -> blocks
+    """Count the blocks that a request holds at its largest, when no answer ends early."""
     prompt, longest = len(request.prompt), len(request.prompt) + request.max_tokens - 1
     if request.max_tokens == 1:  # all answers end with the prompt: none writes a block of its own
         return -(-prompt // block_size)
@@ -69,7 +69,7 @@ def blocks_at_most(request, block_size):  # -> blocks
 
 
 def longest_answer(prompt, n, config):  # tokens, answers, SchedulerConfig -> tokens
-    """The largest max_tokens with which a prompt and its n answers can run: blocks_at_most, turned round. 0: none fits."""
+    """Find the largest max_tokens with which a prompt and its n answers fit: the inverse of max_blocks. 0: none fits."""
     shared, context = prompt // config.block_size, config.context_length
     if -(-prompt // config.block_size) > config.num_blocks:
         return 0
@@ -78,8 +78,8 @@ def longest_answer(prompt, n, config):  # tokens, answers, SchedulerConfig -> to
     return longest if context is None else max(0, min(longest, context - prompt))
 
 
-def refuse(request, config):
-    """Raise RequestError, with what was found and what would be possible, if the request can never run to its end."""
+def check_admission(request, config):
+    """Admission control: raise RequestError, with what was found and what would fit, if a request could never finish."""
     prompt, total = len(request.prompt), len(request.prompt) + request.max_tokens
     for name in ("salt", "user"):
         try:
@@ -105,7 +105,7 @@ def refuse(request, config):
             f"prompt has {prompt:,} tokens, a step takes {config.max_tokens_per_step:,}, "
             f"and policy {config.policy!r} does not cut prompts (policy 'chunked' does)."
         )
-    if (blocks := blocks_at_most(request, config.block_size)) > config.num_blocks:
+    if (blocks := max_blocks(request, config.block_size)) > config.num_blocks:
         raise RequestError(
             f"the request needs up to {blocks:,} blocks of {config.block_size:,} tokens, the pool has {config.num_blocks:,}."
         )

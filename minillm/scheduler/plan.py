@@ -1,9 +1,9 @@
-"""What scheduler and executor say to each other: a plan for one step, and what came of it. No arrays, no clock.
+"""The messages between scheduler and executor: a plan for one step, and its result. No arrays, no clock.
 
-    scheduler.schedule() ─▶ Plan ─▶ executor.execute(plan) ─▶ Result ─▶ scheduler.update(plan, result) ─▶ and again
+    scheduler.schedule() ─▶ Plan ─▶ executor.execute(plan) ─▶ StepResult ─▶ scheduler.update(plan, result) ─▶ and again
 
 An executor with a transformer takes milliseconds for a plan; one with a cost model takes a formula. Neither knows why a
-sequence is in the plan, and the scheduler does not know which of the two it talks to: so the simulator runs the very
+sequence is in the plan, and the scheduler does not know which of the two it talks to: so a simulator can run the very
 scheduler that serves.
 
 A *request* is what a user sent. A *sequence* is one answer in the making: a request with n = 3 becomes three of them,
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class SequenceId(NamedTuple):
-    """Which request, and which of its n answers."""
+    """A request, and the index of one of its n answers."""
 
     request: int
     index: int  # type: ignore[assignment]  # tuple.index gives way
@@ -42,7 +42,7 @@ class Plan:
     """One step. An executor carries out swaps_out, swaps_in, copies, each in order, before it computes the shares.
 
     The pairs are (from block, to block): swaps_out from the device's pool to the host's, swaps_in back, copies within the
-    device's (copy-on-write). preempted: sequences that lost their place in this step; they come back by themselves.
+    device's (copy-on-write). preempted: sequences that lost their place in this step; the scheduler brings them back.
     """
 
     shares: list[Share] = field(default_factory=list)
@@ -53,13 +53,13 @@ class Plan:
 
     @property
     def tokens(self):
-        """Tokens that the step computes, of all shares."""
+        """Tokens that the step computes, over all shares."""
         return sum(len(share.tokens) for share in self.shares)
 
 
 @dataclass(slots=True)
-class Result:
-    """What a step drew: a token for each sequence in the draws of its plan, and why some end with it ("stop", "length")."""
+class StepResult:
+    """The tokens a step sampled, one for each sequence in the draws of its plan; and why some end with it ("stop", "length")."""
 
     tokens: dict[SequenceId, int] = field(default_factory=dict)
     finished: dict[SequenceId, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Result:
 
 @runtime_checkable
 class Executor(Protocol):
-    """What turns a plan into a result: a model on real time (executor.py), a cost model on virtual time."""
+    """Turns a plan into a result: a model on real time (engine/executor.py), a cost model on virtual time."""
 
-    def execute(self, plan: Plan) -> Result:
-        """Carry out one step. What one request suffers is in the result, if at all; only what stops all is raised."""
+    def execute(self, plan: Plan) -> StepResult:
+        """Compute one step. An error of one request belongs into the result; raise only what stops all requests."""

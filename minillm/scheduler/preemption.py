@@ -1,12 +1,12 @@
-"""Preemption: when blocks run out, the request that came last gives up its own, and comes back first.
+"""Preemption: when blocks run out, the request that was admitted last gives up its blocks, and is the first to get some again.
 
-    recompute    forget them; on the way back the prompt and all that was drawn is prefilled again (cheap if short, or
-                 if a prefix cache still remembers)
+    recompute    free them; later prefill the prompt and all drawn tokens again (cheap if short, or if a prefix cache
+                 still holds them)
     swap         copy them to the host's memory and back: no work lost, but every byte crosses the bus twice
 
-A request goes with all its answers: they share blocks, and half of them gone would free little. One that is still in its
-prompt is always recomputed, and so is one for which the host has no room. What was swapped is therefore in the middle of
-decoding, and comes back by decoding one token.
+A request is preempted with all its answers: they share blocks, so half of them would free little. A request that is still
+in its prompt is always recomputed, and so is one for which the host has no room. So a swapped request is always in the
+middle of decoding, and continues with a decode of one token.
 
 Kwon et al., 2023 (PagedAttention), arXiv:2309.06180, section 4.5.
 """
@@ -14,8 +14,8 @@ Kwon et al., 2023 (PagedAttention), arXiv:2309.06180, section 4.5.
 from minillm.cache.block_table import swap
 
 
-def leave(group, host, plan):
-    """Take a running group's blocks away. host: the pool to swap to, or None to recompute. Notes in the plan what to copy."""
+def preempt(group, host, plan):
+    """Preempt a running group: take its blocks. host: the pool to swap to, or None to recompute. Adds the copies to the plan."""
     plan.preempted += [sequence.id for sequence in group.live]
     tables = [sequence.table for sequence in group.active]
     held = len({block for table in tables for block in table.blocks})
@@ -23,23 +23,23 @@ def leave(group, host, plan):
         plan.swaps_out += swap(tables, host)
         group.swapped = True
     else:
-        group.forget()
+        group.release_blocks()
 
 
-def blocks_to_return(group):  # -> blocks
-    """Free blocks that a swapped group needs to come back and decode one token of each answer."""
+def blocks_to_swap_in(group):  # -> blocks
+    """Count the free blocks that a swapped group needs: its own, and those to decode one token of each answer."""
     tables = [sequence.table for sequence in group.live]
-    return len({block for table in tables for block in table.blocks}) + growth([(table, 1) for table in tables])
+    return len({block for table in tables for block in table.blocks}) + blocks_needed([(table, 1) for table in tables])
 
 
-def come_back(group, pool, plan):
-    """Copy a swapped group's blocks to the device again."""
+def swap_in(group, pool, plan):
+    """Copy a swapped group's blocks back to the device."""
     plan.swaps_in += swap([sequence.table for sequence in group.live], pool)
     group.swapped = False
 
 
-def growth(takes):  # [(table, tokens)] -> blocks
-    """Free blocks that the tables of one group take together to grow by so many tokens each. Exact.
+def blocks_needed(takes):  # [(table, tokens)] -> blocks
+    """Count the free blocks that the tables of one group need together to grow by so many tokens each. Exact.
 
     Each table alone would copy a last block that it shares. If all its owners write to it now, the last to do so is
     alone with it and needs no copy.

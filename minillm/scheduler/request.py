@@ -1,10 +1,10 @@
-"""What a user asked for, and what becomes of it: request → group → sequences.
+"""What the scheduler knows of a request: request → sequence group → sequences (vLLM's names).
 
-    Request          what was sent: a prompt, how many tokens at most, how many answers (n), whose it is
-    Group            a request while the scheduler has it; waiting, running, or sent back to wait (preempted)
+    Request          what a user sent: a prompt, how many tokens at most, how many answers (n), whose it is
+    SequenceGroup    a request while the scheduler has it: waiting, running, or preempted
     Sequence         one answer in the making: its tokens, and the table of blocks that hold their keys and values
 
-All answers of a request share the blocks of its prompt, so a group moves as one: it enters, is preempted and comes back
+All answers of a request share the blocks of its prompt, so a group moves as one: it is admitted, preempted and resumed
 with all its answers. The prompt is computed once, by the *lead*; at its end the lead's table is forked for the others:
 
     prompt ──▶ ─ ─ ─ ─ ─ ┬──▶ answer 0 (the lead)
@@ -39,16 +39,16 @@ class Request:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One answer in the making. tokens: the prompt, then what was drawn. table: None while nothing of it is computed."""
+    """One answer in the making. tokens: the prompt, then the drawn tokens. table: None while nothing of it is computed."""
 
     id: SequenceId
-    group: "Group"
+    group: "SequenceGroup"
     tokens: list[int]
     table: BlockTable | None = None
 
     @property
     def target(self):
-        """How far it can be computed now: all its tokens, or the prompt while it leads others."""
+        """Tokens up to which it can be computed now: all, or the prompt while it leads others."""
         return len(self.tokens) if self.group.forked else len(self.group.request.prompt)
 
     @property
@@ -58,12 +58,12 @@ class Sequence:
 
     @property
     def decoding(self):
-        """Has it one token to feed, as a rule the one drawn last, and is it not leading others?"""
+        """Whether it has one token to feed, as a rule the one drawn last, and leads no others."""
         return self.group.forked and self.pending == 1
 
 
 @dataclass(eq=False, slots=True)
-class Group:
+class SequenceGroup:
     """A request in the scheduler. live: the answers that have not ended. cached: prompt tokens found cached at first."""
 
     request: Request
@@ -90,14 +90,14 @@ class Group:
         return shared + sum(-(-len(s.tokens) // block_size) - shared for s in self.live)
 
     def fork(self):
-        """The lead has computed the prompt: every other answer gets a table of the same blocks."""
+        """Share the prompt's blocks: the lead has computed them, every other answer gets a table of the same blocks."""
         lead, *others = self.live
         for sequence in others:
             sequence.table = lead.table.fork()
         self.forked = True
 
-    def forget(self):
-        """Let go of all blocks. What comes next, if anything does, begins at the prompt."""
+    def release_blocks(self):
+        """Free all blocks. If it runs again, it begins at the prompt."""
         for sequence in self.live:
             if sequence.table is not None:
                 sequence.table.free()

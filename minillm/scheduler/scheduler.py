@@ -1,12 +1,12 @@
 """The scheduler: which tokens of which requests the next step computes, and where their keys and values go.
 
-    add ─▶ waiting ──▶ running ──▶ ended          schedule() ─▶ Plan ─▶ an executor ─▶ Result ─▶ update() ─▶ and again
+    add ─▶ waiting ──▶ running ──▶ ended       schedule() ─▶ Plan ─▶ an executor ─▶ StepResult ─▶ update() ─▶ and again
               ▲  first   │  ▲
               └── preempted ┘ (back to waiting, or swapped to the host)
 
-Continuous batching is this: after every step, not after every batch, those who have ended leave and others take their
-place. The parts: who is refused (limits), who is next (order), how a step is filled (policies, from the parts in step),
-who must give way when blocks run out (preemption). That nobody starves and nothing deadlocks is argued in step and order.
+Continuous batching is this: after every step, not after every batch, finished requests leave and others take their place.
+The parts: admission control (config), the waiting queue (queues), how a step is filled (policies, from the parts in step),
+which request gives up its blocks when they run out (preemption). Why none starves and nothing deadlocks: step and queues.
 
 No arrays, no clock: the engine runs it with a model, the simulator with a formula. Orca: Yu et al., OSDI 2022.
 """
@@ -17,11 +17,11 @@ from minillm.cache.block_pool import BlockPool
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
-from minillm.scheduler.config import SchedulerConfig, refuse
+from minillm.scheduler.config import SchedulerConfig, check_admission
 from minillm.scheduler.policies import POLICIES
 from minillm.scheduler.queues import QUEUES
-from minillm.scheduler.request import Group, Request
-from minillm.scheduler.step import Step
+from minillm.scheduler.request import Request, SequenceGroup
+from minillm.scheduler.step import PlanBuilder
 
 __all__ = ["Request", "Scheduler", "SchedulerConfig"]
 
@@ -47,16 +47,16 @@ class Scheduler:
     # --- in and out -------------------------------------------------------------------------------------------------------
 
     def add(self, request):
-        """Take a request. Raises RequestError, with the reason, if it could never run to its end."""
-        refuse(request, self.config)
+        """Accept a request. Raises RequestError, with the reason, if it could never finish."""
+        check_admission(request, self.config)
         if request.id in self.groups:
             raise RequestError(f"request {request.id} is here already: every request needs an id of its own.")
-        group = self.groups[request.id] = Group(request)
+        group = self.groups[request.id] = SequenceGroup(request)
         self.sequences.update((sequence.id, sequence) for sequence in group.live)
         self.queue.push(group)
 
-    def cancel(self, request_id):  # -> was it there?
-        """End a request now, wherever it is; its blocks are free at once. Also between schedule() and update()."""
+    def cancel(self, request_id):  # -> whether it was there
+        """Abort a request, wherever it is; its blocks are free at once. Also between schedule() and update()."""
         group = self.groups.get(request_id)
         if group is None:
             return False
@@ -66,7 +66,7 @@ class Scheduler:
             self.preempted.remove(group)
         else:
             self.queue.remove(group)
-        group.forget()
+        group.release_blocks()
         for sequence in group.live:
             del self.sequences[sequence.id]
         self.ended[request_id] = self.groups.pop(request_id)
@@ -75,19 +75,19 @@ class Scheduler:
     # --- a step -----------------------------------------------------------------------------------------------------------
 
     def schedule(self):  # -> Plan
-        """What to compute next; no shares only if there is nothing to do. The plan is to be executed, then given to update."""
+        """Plan the next step; no shares only if there is nothing to do. Execute the plan, then give it to update."""
         if self.planned is not None:
             raise RuntimeError("the last plan's results are not in: call update(plan, result) before schedule().")
         self.ended.clear()
-        step = Step(self)
+        step = PlanBuilder(self)
         POLICIES[self.config.policy](step)
         self.planned = step.plan if step.plan.shares else None
         return step.plan
 
     def update(self, plan, result):  # -> {SequenceId: reason} of all that ended in this step
-        """Take in what a step drew. What ends is freed: as the result says, or for its length ("length").
+        """Record the tokens that a step drew. Free sequences that end: as the result says, or for their length ("length").
 
-        What was cancelled since the plan was made is ignored. Full blocks are given to the prefix cache.
+        Requests cancelled since the plan was made are ignored. Full blocks are given to the prefix cache.
         """
         if plan.shares and plan is not self.planned:
             raise RuntimeError("this is not the plan that schedule() gave last.")
@@ -96,7 +96,7 @@ class Scheduler:
             sequence = self.sequences.get(share.sequence)
             if sequence is None or sequence.table is None:
                 continue
-            self.computed(sequence, share)
+            self.commit(sequence, share)
             for drawn in share.draws:
                 sequence, token = self.sequences[drawn], result.tokens[drawn]
                 request = sequence.group.request
@@ -105,21 +105,21 @@ class Scheduler:
                 length = len(sequence.tokens) - len(request.prompt) >= request.max_tokens
                 if reason := result.finished.get(drawn) or ("length" if length else None):
                     ended[drawn] = reason
-                    self.end(sequence)
+                    self.finish(sequence)
         if ended:
             self.running = [group for group in self.running if group.live]
         return ended
 
-    def computed(self, sequence, share):
-        """A share's keys and values are in the blocks: commit those now full, and fork where the prompt ends."""
+    def commit(self, sequence, share):
+        """Commit blocks that a share has filled to the prefix cache, and fork the group where the prompt ends."""
         group, table, size = sequence.group, sequence.table, self.config.block_size
         if self.cache and table.length // size > share.position // size:
             self.cache.commit(sequence.tokens[: table.length], table.blocks, group.request.salt)
         if not group.forked and table.length == len(group.request.prompt):
             group.fork()  # after the commit: a block that others share cannot be exchanged for the one in the cache
 
-    def end(self, sequence):
-        """An answer is complete."""
+    def finish(self, sequence):
+        """Free a complete answer, and its group with the last one."""
         group = sequence.group
         sequence.table.free()
         group.live.remove(sequence)
@@ -131,12 +131,12 @@ class Scheduler:
 
     @property
     def has_work(self):
-        """Is there a request that has not ended?"""
+        """Whether there is a request that has not ended."""
         return bool(self.groups)
 
     @property
     def num_waiting(self):
-        """Requests that hold no blocks: those not yet let in, and those sent back to recompute."""
+        """Requests that hold no blocks: not yet admitted, or preempted to be recomputed."""
         return len(self.groups) - len(self.running) - self.num_swapped
 
     @property
@@ -150,12 +150,12 @@ class Scheduler:
         return sum(group.swapped for group in self.preempted)
 
     def cached_tokens(self, request_id):  # -> tokens
-        """Prompt tokens found in the prefix cache when the request entered. Known until the schedule() after its end; then 0."""
+        """Prompt tokens found in the prefix cache at admission. Known until the schedule() after its end; then 0."""
         group = self.groups.get(request_id) or self.ended.get(request_id)
         return (group.cached or 0) if group else 0
 
     def snapshot(self):  # -> {name: count}
-        """How full everything is, for metrics."""
+        """Count what is queued and what is in use, for tests."""
         return {
             "waiting": self.num_waiting,
             "running": self.num_running,

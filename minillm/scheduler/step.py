@@ -1,31 +1,31 @@
-"""One step in the making: who goes on, who must leave, who enters. What the policies are put together from.
+"""One step under construction: which requests continue, which are preempted, which are admitted. The policies' parts.
 
-    run     the running go on, the most senior first; whoever needs a block that is not there takes it from the last
-    admit   the preempted come back, the most senior first; when none is left, the waiting enter in their order
+    schedule_running   running requests continue, the most senior first; where blocks run out, the last is preempted
+    admit              preempted requests resume, the most senior first; when none is left, waiting ones enter in their order
 
     seniority ────────────────────────────────────────────────▶ junior
-    running: A  B  C  D     preempted: E  F     waiting: by order       D leaves: it goes before E, and is back before E
+    running: A  B  C  D     preempted: E  F     waiting: by queue       D is preempted: it goes before E, and resumes before E
 
-The order of the waiting decides who enters, seniority who stays. Hence no starvation: the most senior of all who ever
-entered and did not end is never taken anything, and runs to its end, which is at most max_tokens away; then the next is
-the most senior. Preempted requests come back before anybody enters, so a running one has finitely many seniors, and a
-waiting one finitely many who may pass it (order). Hence no deadlock: the first to run can take all others' blocks, and
-was let in only if it fits the pool alone (limits).
+The queue decides which request is admitted, seniority which one stays. Hence no starvation: nothing is taken from the most
+senior of all admitted requests, so it runs to its end, at most max_tokens away; then the next is the most senior. Preempted
+requests resume before new ones are admitted, so a running request has finitely many seniors, and a waiting one finitely many
+that may overtake it (queues). Hence no deadlock: the most senior can take all others' blocks, and was admitted only if it
+fits the pool alone (config).
 """
 
 from collections import deque
 
 from minillm.cache.block_table import BlockTable
 from minillm.scheduler.plan import Plan, Share
-from minillm.scheduler.preemption import blocks_to_return, come_back, growth, leave
+from minillm.scheduler.preemption import blocks_needed, blocks_to_swap_in, preempt, swap_in
 
 
 def divide(pending, budget):  # [tokens], tokens -> [tokens]
-    """Divide a step's token budget among the running, given in order of seniority: how many tokens each computes.
+    """Divide a step's token budget among the running sequences, in order of seniority: how many tokens each computes.
 
     pending: tokens that each has still to feed; 1 is a decode, more is (the rest of) a prompt, 0 takes no part.
-    Decodes come first: each gets its one token, so that no long prompt makes a stream stutter. What is left goes to
-    the prompts in order, each as much as it needs or as there is; those for whom nothing is left get 0.
+    Decodes come first: each gets its one token, so that no long prompt delays a stream. What is left goes to the
+    prompts in order, each as much as it needs or as there is; prompts for which nothing is left get 0.
     The budget covers the decodes. Sarathi-Serve: Agrawal et al., 2024, arXiv:2403.02310.
     """
     # BEGIN SOLUTION ex=06.3
@@ -40,11 +40,11 @@ def divide(pending, budget):  # [tokens], tokens -> [tokens]
 
 
 def open_table(group, pool, cache, seats, alone):  # -> BlockTable or None
-    """The table with which a waiting group may enter, holding what is cached of its prompt; None if it must wait.
+    """Admit a waiting group by free blocks: return its table, holding the cached part of its prompt; None if it must wait.
 
     It needs a seat for each live answer, `seats` are free; and group.blocks(pool.block_size) blocks less those found in
     the cache (cache.match(tokens, salt) of the lead's tokens up to its target; cache may be None). The pool's watermark
-    must stay free (pool.can_allocate), unless the group would be alone: then nobody else needs to grow.
+    must stay free (pool.can_allocate), unless the group would be alone: then no other needs to grow.
     A group that must wait leaves everything as it was: a match is released.
     """
     # BEGIN SOLUTION ex=06.1
@@ -60,21 +60,21 @@ def open_table(group, pool, cache, seats, alone):  # -> BlockTable or None
     # END SOLUTION
 
 
-class Step:
-    """A plan under construction. left: tokens that the step can still take. full: did somebody not enter for lack of them?"""
+class PlanBuilder:
+    """A plan under construction. left: tokens that the step can still take. full: whether a group waits for want of them."""
 
     def __init__(self, scheduler):
         self.scheduler, self.config, self.pool = scheduler, scheduler.config, scheduler.pool
         self.plan, self.left, self.full = Plan(), scheduler.config.max_tokens_per_step, False
 
-    def run(self, decode=True, prefill=True):
-        """Let the running go on: those who decode, those still in their prompts, or both; the last give way where blocks lack.
+    def schedule_running(self, decode=True, prefill=True):
+        """Continue the running groups: decodes, prompts, or both. Preempt the last one while blocks are missing.
 
-        One group after the other, the most senior first. takes: [(sequence, tokens)] of the one whose turn it is. While
-        its tables need more blocks to grow than the pool has free (growth([(table, tokens)]) says how many), the last of
-        scheduler.running has to leave: it gives its blocks back (leave), and goes before all who were sent back earlier
-        (scheduler.preempted, a deque). If that is the group itself, its turn is over; else the one who left has none
-        any more (todo holds those whose turn is to come). Once there are blocks, self.take(takes) plans the tokens.
+        One group after the other, the most senior first. takes: [(sequence, tokens)] of the group whose turn it is. While
+        its tables need more blocks than the pool has free (blocks_needed([(table, tokens)]) says how many), the last of
+        scheduler.running is preempted: preempt(...) takes its blocks, and it goes before all that were preempted earlier
+        (scheduler.preempted, a deque). If that is the group itself, its turn is over; else the preempted one loses its
+        turn (todo holds those whose turn is to come). Once there are blocks, self.plan_shares(takes) plans the tokens.
         """
         scheduler, pool = self.scheduler, self.pool
         active = [sequence for group in scheduler.running for sequence in group.active]
@@ -85,19 +85,19 @@ class Step:
             group = todo.popleft()
             takes = [(sequence, n) for sequence in group.active if (n := share_of[sequence])]
             # BEGIN SOLUTION ex=06.2
-            while growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
+            while blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
                 last = scheduler.running.pop()
-                leave(last, scheduler.host, self.plan)
+                preempt(last, scheduler.host, self.plan)
                 scheduler.preempted.appendleft(last)
                 if last is group:
                     break
                 todo.pop()
             else:
-                self.take(takes)
+                self.plan_shares(takes)
             # END SOLUTION
 
-    def take(self, takes):
-        """Plan n tokens for each of a group's sequences. Their blocks are free."""
+    def plan_shares(self, takes):
+        """Add a share of n tokens for each of a group's sequences to the plan. Their blocks are free."""
         for sequence, n in takes:
             table, position = sequence.table, sequence.table.length
             _, copies = table.append(n)
@@ -110,56 +110,56 @@ class Step:
             self.plan.shares.append(Share(sequence.id, tokens, position, table.blocks.copy(), draws))
 
     def admit(self, decode=True, prefill=True, whole=False):
-        """Let in whom there is room for: those who would decode (swapped ones), those with a prompt to compute, or both.
+        """Admit groups while there is room: those that would decode (swapped ones), those with a prompt to compute, or both.
 
-        whole: a prompt enters only if the step can take all of it. (What comes back may have grown beyond that, and is
-        cut.) Nobody enters in a step in which somebody had to leave.
+        whole: admit a prompt only if the step can take all of it. (A preempted one may have grown beyond that, and is
+        cut.) A step that preempts a group admits none.
         """
         scheduler = self.scheduler
         self.full = False
         while not self.plan.preempted:
             seats = self.config.max_sequences - sum(len(group.live) for group in scheduler.running)
             if not seats:
-                return  # before anybody is looked for: to find out who is next can take long (order)
-            group = scheduler.preempted[0] if scheduler.preempted else scheduler.queue.head()
+                return  # before asking the queue: to find out which is next can take long
+            group = scheduler.preempted[0] if scheduler.preempted else scheduler.queue.peek()
             if group is None or not (decode if group.swapped else prefill):
                 return
-            if not (self.swap_in(group, seats) if group.swapped else self.enter(group, seats, whole)):
+            if not (self.try_swap_in(group, seats) if group.swapped else self.try_prefill(group, seats, whole)):
                 return
 
-    def swap_in(self, group, seats):  # -> did it come back?
-        """Bring a swapped group back, to decode one token for each answer."""
-        need, answers = blocks_to_return(group), len(group.live)
+    def try_swap_in(self, group, seats):  # -> whether it resumed
+        """Swap a group in, if it fits, to decode one token for each answer."""
+        need, answers = blocks_to_swap_in(group), len(group.live)
         alone = not self.scheduler.running and need <= self.pool.num_free
         if answers > min(seats, self.left) or not (alone or self.pool.can_allocate(need)):
             return False
-        come_back(group, self.pool, self.plan)
-        self.seat(group, [(sequence, 1) for sequence in group.live])
+        swap_in(group, self.pool, self.plan)
+        self.start_running(group, [(sequence, 1) for sequence in group.live])
         return True
 
-    def enter(self, group, seats, whole):  # -> did it enter?
-        """Let a group compute its prompt, or as much as this step has room for."""
+    def try_prefill(self, group, seats, whole):  # -> whether it was admitted
+        """Admit a group, if it fits, to compute its prompt, or as much of it as this step has room for."""
         self.full = self.left == 0
         scheduler, lead = self.scheduler, group.live[0]
         lead.table = None if self.full else open_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
         if lead.table is None:
             return False
         if whole and self.left < lead.pending <= self.config.max_tokens_per_step:
-            group.forget()
+            group.release_blocks()
             self.full = True
             return False
         if group.cached is None:
             group.cached = lead.table.length
             scheduler.queue.charge(group.request.user, lead.pending)
-        self.seat(group, [(lead, min(lead.pending, self.left))])
+        self.start_running(group, [(lead, min(lead.pending, self.left))])
         return True
 
-    def seat(self, group, takes):
-        """It runs from now on, the most junior of all."""
+    def start_running(self, group, takes):
+        """Move a group to the running ones, as the most junior, and plan its first shares."""
         scheduler = self.scheduler
         if scheduler.preempted:
             scheduler.preempted.popleft()
         else:
-            scheduler.queue.enter(group)
+            scheduler.queue.pop(group)
         scheduler.running.append(group)
-        self.take(takes)
+        self.plan_shares(takes)

@@ -3,11 +3,12 @@
     client ──POST──▶ parse and check ─▶ tokenize ─▶ engine.submit ─▶ Stream of Delta ─▶ one JSON, or one SSE chunk per token
            ◀─429─── the queue is full      ◀─400─── it can never fit          client hangs up ─▶ cancel ─▶ blocks are free
 
-One thread runs this event loop, another the engine; between them stands the AsyncEngine. Whatever ends a request (its last
-token, an error, a time limit, a client that left, a server that stops) passes through one `finally` that cancels its
-streams, so no path leaks KV blocks.
+One thread runs this event loop, another the engine; between them stands the AsyncEngine. Overload is answered by *load
+shedding*: a full queue gets 429 with Retry-After, too many connections get 503. Every way in which a request can end (its last
+token, an error, a time limit, a client that disconnects, a shutdown) passes through one `finally` that cancels its streams, so
+no path leaks KV blocks.
 
-    app = create_app(AsyncEngine(engine), Served.of(llm, "smollm2-135m"))
+    app = create_app(AsyncEngine(engine), Served.from_llm(llm, "smollm2-135m"))
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from minillm.errors import MiniLLMError, ModelError
 from minillm.model.generate import prompt_ids
 from minillm.server import wire
 from minillm.server.endpoint import Endpoint, as_api_error
-from minillm.server.envelope import around
+from minillm.server.envelope import middlewares
 from minillm.server.guards import Options
 from minillm.server.protocol import parse_chat, parse_completion
 from minillm.server.wire import ApiError
@@ -39,10 +40,10 @@ DEFAULT_COMPLETION = 16  # tokens where a client says nothing: OpenAI's; a chat 
 
 @dataclass(frozen=True)
 class Served:
-    """What the server says of its model. max_length: tokens of a prompt with its answer, by the context or the KV pool.
+    """The model that a server serves. max_length: tokens of a prompt with its answer, by the context or the KV pool.
 
-    adapters: names of the LLM's adapters. To clients each is a model of its own, as vLLM has it.
-    sampling: keywords of SamplingParams for requests that do not say (model/defaults.py); where these do not, OpenAI's hold.
+    adapters: names of the LLM's adapters. To clients each is a model of its own, as in vLLM.
+    sampling: default keywords of SamplingParams (model/defaults.py); what is not among them has OpenAI's defaults.
     """
 
     name: str
@@ -55,7 +56,8 @@ class Served:
     sampling: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, llm, name, pool_tokens=math.inf, by_priority=False, sampling=None):  # LLM, str, tokens of the KV pool -> Served
+    def from_llm(cls, llm, name, pool_tokens=math.inf, by_priority=False, sampling=None):  # -> Served
+        """Describe an LLM. pool_tokens: what its KV pool holds."""
         limit = int(min(llm.config.context_length, pool_tokens))
         if name in llm.adapters:
             raise ModelError(f"an adapter needs a name other than the model's; found {name!r} for both.")
@@ -64,7 +66,7 @@ class Served:
 
     @property
     def names(self):
-        """What a client may name as the model."""
+        """The names that a client may give as the model."""
         return (self.name, *self.adapters)
 
     def unknown(self, found):  # str -> ApiError
@@ -74,8 +76,8 @@ class Served:
 
 
 def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served, Options, MetricsPage -> Starlette
-    """The ASGI application. It starts the engine when it starts and stops it when it stops. page: what /metrics shows."""
-    front = Front(engine, served, options or Options(), page)
+    """Make the ASGI application. It starts and stops the engine with itself. page: for /metrics."""
+    front = Frontend(engine, served, options or Options(), page)
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -96,13 +98,13 @@ def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served,
         Route("/metrics", front.metrics),
     ]
     handlers = {HTTPException: on_http_error, MiniLLMError: front.on_error, Exception: front.on_error}
-    app = Starlette(routes=routes, middleware=around(front.options), exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=middlewares(front.options), exception_handlers=handlers, lifespan=lifespan)
     app.state.front = front
     return app
 
 
-def refuse_endless(prompt, what, limit):  # text, ids or messages; str; tokens
-    """Refuse what is certainly too long before it costs the time of a tokenizer, which for such texts is seconds."""
+def check_length(prompt, what, limit):  # text, ids or messages; str; tokens
+    """Reject a prompt that is certainly too long, before it costs the time of a tokenizer: for such texts, seconds."""
     texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt if isinstance(m, dict)]
     if (found := sum(map(len, texts))) > (most := CHARACTERS_PER_TOKEN * limit):
         message = (
@@ -115,19 +117,19 @@ def refuse_endless(prompt, what, limit):  # text, ids or messages; str; tokens
     raise ApiError(message, what, "context_length_exceeded")
 
 
-class Front:
-    """What all requests share."""
+class Frontend:
+    """The state that all requests share, and the small endpoints."""
 
     def __init__(self, engine, served, options, page):
         self.engine, self.served, self.options, self.page = engine, served, options, page
         self.stopping = False
-        # Tokenizing a long prompt takes long: not on the event loop. One thread: those who wait are cancelled with ease.
+        # Tokenizing a long prompt takes long: not on the event loop. One thread: waiting prompts are easily cancelled.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     async def prompt(self, prompt, job):  # text, ids or messages; Job -> token ids, max_tokens
-        """Token ids of a prompt, and how many may follow. ApiError where both together exceed the limit."""
+        """Tokenize a prompt, and find how many tokens may follow. ApiError where both together exceed the limit."""
         served, limit, what = self.served, self.served.max_length, "messages" if job.chat else "prompt"
-        refuse_endless(prompt, what, limit)
+        check_length(prompt, what, limit)
         encode = served.tokenizer.apply_chat_template if job.chat else partial(prompt_ids, served.tokenizer)
         ids = await asyncio.get_running_loop().run_in_executor(self.tokenizing, encode, prompt)
         rest = limit - len(ids)
@@ -158,7 +160,7 @@ class Front:
                 "max_model_len": served.max_length, **parent}  # fmt: skip
 
     async def health(self, request):
-        """200 while requests are taken, 503 from the moment they are not: a load balancer then sends them elsewhere."""
+        """Answer 200 while requests are accepted, else 503: a load balancer then sends them elsewhere."""
         status = "failed" if self.engine.error else "stopping" if self.stopping else "ok"
         return json_response({"status": status}, 200 if status == "ok" else 503)
 
@@ -171,12 +173,12 @@ class Front:
         return Response(self.page.render(self.engine.stats()), media_type=self.page.media_type)
 
     async def on_error(self, request, bad):
-        """The last resort. What Endpoint did not turn into an answer already."""
+        """Answer an error that Endpoint did not turn into a response."""
         return error_response(as_api_error(bad, self.options))
 
 
 async def on_http_error(request, bad):
-    """No such path, or not with this method."""
+    """Answer a path that does not exist, or not with this method."""
     message = f"{request.method} {request.url.path[:100]}: {bad.detail}."
     return error_response(ApiError(message, status=bad.status_code, headers=bad.headers))
 

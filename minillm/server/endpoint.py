@@ -1,4 +1,4 @@
-"""One request, from its body to its last byte: whole or streamed, within its time, and cancelled when nobody listens.
+"""One request, from its body to its last byte: whole or streamed, within its time, and cancelled when the client disconnects.
 
     read_json ─▶ parse ─▶ tokenize ─▶ submit each prompt ─▶ merged deltas ─▶ one JSON, or an event for each
                                       └──────────── finally: cancel every stream ────────────┘
@@ -18,14 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping, TokenizerError
 from minillm.server import wire
 from minillm.server.envelope import NOTE
-from minillm.server.guards import read_json, respond, unless_gone
+from minillm.server.guards import cancel_on_disconnect, read_json, respond
 from minillm.server.wire import ApiError
 
 STALLED_S = 2.0  # for a client that stopped reading to take an error
 
 
 class Endpoint:
-    """One of the two ways to ask: how a body is parsed, how answers are written."""
+    """An endpoint for generation: parse reads a body, writer writes answers (completions or chat)."""
 
     def __init__(self, front, parse, writer):
         self.front, self.parse, self.writer = front, parse, writer
@@ -33,15 +33,15 @@ class Endpoint:
     async def __call__(self, scope, receive, send):
         front = self.front
         if front.stopping:
-            raise stopping()
+            raise stopping_error()
         try:
             fields = await read_json(Request(scope, receive), front.options)
         except ClientDisconnect:
             return
         job = self.parse(fields, front.served)
-        await unless_gone(receive, self.limited(job, Reply(send, scope[NOTE])))
+        await cancel_on_disconnect(receive, self.answer_in_time(job, Reply(send, scope[NOTE])))
 
-    async def limited(self, job, reply):
+    async def answer_in_time(self, job, reply):
         """Answer within the time limit. Before anything is sent an error has a status; afterwards it is an event."""
         try:
             async with asyncio.timeout(self.front.options.timeout_s):
@@ -72,34 +72,34 @@ class Endpoint:
             await (self.send_stream if job.stream else self.send_whole)(job, streams, writer, reply)
         finally:
             for stream in streams:
-                stream.cancel()  # one that has ended does not mind
+                stream.cancel()  # no effect on one that has ended
 
     async def send_whole(self, job, streams, writer, reply):
         deltas, tokens = {index: [] for index in range(len(streams) * job.n)}, 0
-        async for index, delta in merged(streams, job.n):
+        async for index, delta in merge_streams(streams, job.n):
             deltas[index].append(delta)
             tokens += len(delta.token_ids)
-            reply.note["usage"] = counts = count(streams, tokens)
+            reply.note["usage"] = counts = usage_of(streams, tokens)
         choices = [writer.choice(index, ds) for index, ds in deltas.items()]
         await reply.whole(writer.whole(choices, counts))
 
     async def send_stream(self, job, streams, writer, reply):
         more, tokens = ({"usage": None} if job.include_usage else None), 0
-        async for index, delta in merged(streams, job.n):
+        async for index, delta in merge_streams(streams, job.n):
             tokens += len(delta.token_ids)
-            reply.note["usage"] = count(streams, tokens)
+            reply.note["usage"] = usage_of(streams, tokens)
             if job.usage_each:
                 more = {"usage": reply.note["usage"]}
             await reply.event(writer.chunk([writer.piece(index, delta)], more))
         if job.include_usage:
-            await reply.event(writer.chunk([], {"usage": count(streams, tokens)}))
+            await reply.event(writer.chunk([], {"usage": usage_of(streams, tokens)}))
         await reply.done()
 
 
 class Reply:
-    """The response to one request, whole or in events. accepted: by the engine. started: its status has gone out.
+    """The response to one request, whole or in events. accepted: by the engine. started: its status has been sent.
 
-    note: what the log will say of it.
+    note: fields for its log record.
     """
 
     HEAD = [
@@ -129,18 +129,18 @@ class Reply:
         await self.send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
-async def merged(streams, n):  # -> async iterator of (index of the choice, Delta), in the order they come
-    """The deltas of several prompts as one stream. A sequence that ends because the server stops is an error."""
+async def merge_streams(streams, n):  # -> async iterator of (index of the choice, Delta), in the order they come
+    """Merge the deltas of several prompts into one stream. A sequence that ends because the server stops is an error."""
     if len(streams) == 1:
         async for delta in streams[0]:
-            yield delta.index, checked(delta)
+            yield delta.index, check_delta(delta)
         return
     queue = asyncio.Queue()
 
     async def pump(position, stream):
         try:
             async for delta in stream:
-                queue.put_nowait((position * n + delta.index, checked(delta)))
+                queue.put_nowait((position * n + delta.index, check_delta(delta)))
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
@@ -160,40 +160,40 @@ async def merged(streams, n):  # -> async iterator of (index of the choice, Delt
             task.cancel()
 
 
-def checked(delta):
-    """A sequence that the engine gave up has no answer."""
+def check_delta(delta):
+    """Raise for a sequence that the engine has aborted."""
     if delta.finish_reason not in (None, "stop", "length"):
-        raise stopping()
+        raise stopping_error()
     return delta
 
 
-def count(streams, tokens):  # -> JSON
-    """The usage of a request. The prefix cache is asked at the end: a prompt may wait long before it is looked up."""
+def usage_of(streams, tokens):  # -> JSON
+    """Count the usage of a request. The cached tokens are read at the end: a prompt may wait long before its lookup."""
     prompt = sum(len(stream.prompt_token_ids) for stream in streams)
     return wire.usage(prompt, tokens, sum(stream.cached_tokens or 0 for stream in streams))
 
 
-def stopping():
+def stopping_error():
     message = "the server is stopping and takes no more requests."
     return ApiError(message, status=503, type="server_error", code="stopping", headers={"Retry-After": "5"})
 
 
 def as_api_error(bad, options, accepted=False):  # Exception, Options, bool -> ApiError
-    """Every failure as an answer. accepted: the request was good, so what fails now is not the client's fault.
+    """Turn an exception into an error response. accepted: the request was good, so the failure is not the client's fault.
 
-    What is not a MiniLLMError is a bug of ours: it is logged, and the client hears no details.
+    An exception that is no MiniLLMError is a bug of ours: it is logged, and the client gets no details.
     """
     if isinstance(bad, ApiError):
         return bad
     if isinstance(bad, TimeoutError):
         message = f"the answer was not complete within {options.timeout_s:g} s, this server's limit; it was cancelled."
-        # Clients repeat a request after a 5xx. To do again what took too long would take too long again.
+        # Clients retry after a 5xx; a request that took too long would take too long again.
         return ApiError(message, status=504, type="server_error", code="timeout", headers={"x-should-retry": "false"})
     if isinstance(bad, Overloaded):
         wait = {"Retry-After": str(max(1, math.ceil(bad.retry_after_s)))}
         return ApiError(str(bad), status=429, type="rate_limit_error", code="queue_full", headers=wait)
     if isinstance(bad, Stopping):
-        return stopping()
+        return stopping_error()
     if isinstance(bad, RequestError | TokenizerError) and not accepted:
         return ApiError(str(bad))
     logging.getLogger("minillm.server").error("a request failed", exc_info=bad)

@@ -1,10 +1,10 @@
-"""What goes around every request: an id to find it by, a line in a log, and which web pages may ask.
+"""Middleware around every request: an id to find it by, a log record, and CORS.
 
     request ─▶ Envelope (x-request-id, log) ─▶ CORS, where the server has origins ─▶ Gate ─▶ the application
            ◀── x-request-id: the client's own, or a new one
 
-A client that sends an id finds it in our log and in its own: so two logs of one request can be laid side by side. A line says
-who asked what, how it ended and how many tokens it took, and never what was said.
+A client that sends an id finds it in our log and in its own, so two logs of one request can be compared. A record holds the
+client, the path, the outcome and the number of tokens, and never the text.
 
 A browser asks before a page of another origin may call us (a preflight, OPTIONS without a key): so CORS stands before the
 Gate, and errors of the Gate reach the page as well.
@@ -20,11 +20,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from minillm.server.guards import Gate
 
-ID = re.compile(rb"[!-~]{1,128}")  # what we are willing to repeat
-NOTE = "minillm.note"  # key of a request's scope: what its line in the log says beside
+ID = re.compile(rb"[!-~]{1,128}")  # ids that we repeat
+NOTE = "minillm.note"  # key of a request's scope: more fields of its log record
 
 
-def around(options):  # Options -> [Middleware], the outermost first
+def middlewares(options):  # Options -> [Middleware], the outermost first
     cors = {
         "allow_origins": options.cors,
         "allow_methods": ["GET", "POST"],
@@ -60,10 +60,10 @@ class Envelope:
             return await self.app(scope, receive, labelled)
         finally:
             if self.log:
-                self.log(line(scope, id, status, time.perf_counter() - start) | note)
+                self.log(log_record(scope, id, status, time.perf_counter() - start) | note)
 
 
-def line(scope, id, status, seconds):  # -> {name: value}
+def log_record(scope, id, status, seconds):  # -> {name: value}
     """status: None where the client left before there was one."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,8 +1,8 @@
-"""A body from a stranger: UTF-8, JSON to the letter, then field by field with types and ranges.
+"""A body from an untrusted client: UTF-8, strict JSON, then field by field with types and ranges.
 
     bytes ─▶ parse_json ─▶ Body: every field is taken once ─▶ finish(): what is left over must mean nothing
 
-Python's JSON reader lets through what JSON forbids (NaN, a key twice) and what other programs cannot hold (1e999, half of a
+Python's JSON reader accepts what JSON forbids (NaN, a key twice) and what other programs cannot hold (1e999, half of a
 surrogate pair). Here each is an error of status 400 that names the place. Messages quote at most a few words of what they
 found: the error must stay small where the request was large.
 """
@@ -19,7 +19,7 @@ ANY = object()  # a field that has no influence on an answer: any value passes
 
 
 def parse_json(data):  # bytes -> object
-    """UTF-8 and JSON to the letter: no NaN, no number beyond float64, no key twice, no nesting beyond what Python follows."""
+    """Parse strict JSON in UTF-8: no NaN, no number beyond float64, no key twice, no nesting beyond Python's limit."""
 
     def no_constant(name):
         raise ValueError(f"{name} is not JSON")
@@ -48,7 +48,7 @@ def parse_json(data):  # bytes -> object
 
 
 def show(value):  # -> str
-    """A value in an error message: short, however large or deep it is."""
+    """Show a value in an error message: short, however large or deep it is."""
     return reprlib.repr(value)
 
 
@@ -61,7 +61,7 @@ def is_whole(value):
 
 
 def check_text(text, param):
-    """Text that has UTF-8. JSON can spell half a surrogate pair, which is no character."""
+    """Check that text can be encoded. JSON can spell half a surrogate pair, which is no character."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -80,8 +80,8 @@ class Body:
         value = self.fields.pop(name, None)
         return default if value is None else value
 
-    def of(self, name, good, wanted, default):
-        """A field for which good(value) holds."""
+    def checked(self, name, good, wanted, default):
+        """Take a field for which good(value) must hold. wanted: what it must be, for the error."""
         value = self.take(name, default)
         if value is not default and not good(value):
             raise ApiError(f"{name} must be {wanted}, found {show(value)}.", name)
@@ -89,27 +89,27 @@ class Body:
 
     def whole(self, name, low, high, default=None):
         wanted = f"a whole number from {low:,} to {high:,}"
-        return self.of(name, lambda v: is_whole(v) and low <= v <= high, wanted, default)
+        return self.checked(name, lambda v: is_whole(v) and low <= v <= high, wanted, default)
 
     def number(self, name, low, high, default):
-        value = self.of(name, lambda v: is_number(v) and low <= v <= high, f"a number from {low} to {high}", default)
+        value = self.checked(name, lambda v: is_number(v) and low <= v <= high, f"a number from {low} to {high}", default)
         return None if value is None else float(value)
 
     def flag(self, name, default=False):
-        return self.of(name, lambda v: isinstance(v, bool), "true or false", default)
+        return self.checked(name, lambda v: isinstance(v, bool), "true or false", default)
 
     def token_ids(self, name, vocab_size):
-        """Which tokens a field means; more than MAX_IDS would be looked through for every token."""
+        """Take a field of token ids; more than MAX_IDS would be searched for every token."""
         wanted = f"a list of at most {MAX_IDS} token ids, whole numbers from 0 to {vocab_size - 1:,}"
 
         def good(value):
             ids = isinstance(value, list) and len(value) <= MAX_IDS
             return ids and all(is_whole(i) and 0 <= i < vocab_size for i in value)
 
-        return tuple(self.of(name, good, wanted, []))
+        return tuple(self.checked(name, good, wanted, []))
 
     def text(self, name, limit):
-        value = self.of(name, lambda v: isinstance(v, str) and len(v) <= limit, f"text of at most {limit} characters", "")
+        value = self.checked(name, lambda v: isinstance(v, str) and len(v) <= limit, f"text of at most {limit} characters", "")
         return check_text(value, name)
 
     def stops(self):
@@ -122,14 +122,14 @@ class Body:
         return tuple(check_text(s, "stop") for s in stops)
 
     def options(self):
-        """stream_options, which only a stream has: usage in a chunk at the end; and (vLLM's own) in each of the others too."""
-        inner = Body(self.of("stream_options", lambda v: isinstance(v, dict), "an object", {}))
+        """Take stream_options, which only a stream has: usage at the end; with vLLM's continuous_usage_stats in every chunk."""
+        inner = Body(self.checked("stream_options", lambda v: isinstance(v, dict), "an object", {}))
         include, each = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
-        inner.finish({"include_obfuscation": (False,)}, "stream_options.")  # padding against who measures chunks: never sent
+        inner.finish({"include_obfuscation": (False,)}, "stream_options.")  # padding against observers: never sent
         return include, include and each
 
     def finish(self, neutral, prefix=""):
-        """Everything that has a meaning is taken. What is left must mean nothing: neutral says which values do."""
+        """Check what is left after all fields were taken: it must have no effect. neutral: the values that have none."""
         for name, value in self.fields.items():
             if name not in neutral:
                 raise ApiError(f"unknown field {show(prefix + name)}.", prefix + name[:64], "unknown_parameter")
@@ -141,5 +141,5 @@ class Body:
 
 
 def same(a, b):
-    """Equal, and true is not 1."""
+    """Whether a and b are equal, where true is not 1."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)

@@ -1,11 +1,12 @@
-"""What stands between strangers and the engine: a key, limits of size and time, and an eye on the connection.
+"""What protects the engine from clients: an API key, limits of size, time and concurrency, and a watch on the connection.
 
-    request ─▶ Gate (host? key? too many?) ─▶ read_json (size? time? JSON?) ─▶ unless_gone(work) ─▶ answer
-                403    401    503               413    408    400             the client hangs up: the work is cancelled
+    request ─▶ Gate (host? key? too many?) ─▶ read_json (size? time? JSON?) ─▶ cancel_on_disconnect(work) ─▶ answer
+                403    401    503               413    408    400             the client disconnects: the work is cancelled
 
-A limit that is reached is an answer, never a hang: 408 says that the client was too slow in sending, 504 that the answer took
-longer than the server allows. Whoever hangs up gets nothing, and what was computed for him stops: his KV blocks are someone
-else's a moment later. Who only closes its sending side still gets its answer (listen.py).
+A limit that is reached gives an error, never a hang: 408 says that the client was too slow in sending, 504 that the answer took
+longer than the server allows, 503 that too many requests are in flight (*load shedding*: a rejection costs less than a queue
+that grows without bound). The request of a client that disconnects is cancelled, and its KV blocks are free a moment later. A
+client that only closes its sending side still gets its answer (listen.py).
 """
 
 import asyncio
@@ -23,12 +24,12 @@ LINGER = 1 << 24  # bytes of a refused body that are read, so that its sender ca
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Limits of a server. api_key: one, or a tuple of several; None lets everybody in. Times in seconds, sizes in bytes.
+    """Limits of a server. api_key: one, or a tuple of several; None: no key is needed. Times in seconds, sizes in bytes.
 
-    timeout_s: from the request to the last token. read_s: for a client to send its head, and again its body. requests: at
-    hand at once, waiting ones included (each may hold a body). grace_s: for what is accepted when the server is told to stop.
-    local: take requests to the names of this machine only. cors: web pages of these origins may ask, "*" is all; none may.
-    log: called with what there is to say of each request when it is over (envelope.py).
+    timeout_s: from the request to the last token. read_s: for a client to send its head, and again its body. requests: in
+    flight at once, waiting ones included (each may hold a body). grace_s: for accepted requests at shutdown. local: accept
+    requests to the names of this machine only. cors: origins whose web pages may call, "*" for all; by default none.
+    log: called with the record of each request when it is over (envelope.py).
     """
 
     api_key: str | tuple[str, ...] | None = None
@@ -43,7 +44,7 @@ class Options:
 
 
 class Gate:
-    """ASGI middleware: the key, and how many at once. Counts requests under way in `active`: of strangers none."""
+    """ASGI middleware: checks the key, and limits concurrency. active: requests in flight that had a valid key."""
 
     def __init__(self, app, options):
         self.app, self.options, self.active = app, options, 0
@@ -51,7 +52,7 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if (b"expect", b"100-continue") not in scope["headers"]:  # who asks first sends nothing that we do not want
+        if (b"expect", b"100-continue") not in scope["headers"]:  # with 100-continue the client waits before it sends a body
             patient = Linger(receive, send, self.options)
             receive, send = patient.receive, patient.send
         try:
@@ -59,12 +60,12 @@ class Gate:
                 check_host(scope["headers"])
             if scope["path"] != "/health":
                 check_key(scope["headers"], self.options.api_key)
-            return await self.enter(scope, receive, send)
+            return await self.limit_concurrency(scope, receive, send)
         except ApiError as error:
             return await send_error(send, error)
 
-    async def enter(self, scope, receive, send):
-        """Hold a place. Only now: who is told no may take its time to hear it, and must not keep others out meanwhile."""
+    async def limit_concurrency(self, scope, receive, send):
+        """Count a request while it runs; shed load beyond the limit. Rejected clients, which may read slowly, do not count."""
         if self.active >= self.options.requests:
             message = f"{self.options.requests:,} requests are at hand already, the most this server takes."
             raise ApiError(message, status=503, type="server_error", code="too_many_requests", headers={"Retry-After": "1"})
@@ -76,10 +77,10 @@ class Gate:
 
 
 class Linger:
-    """Hears a client out before it is told no.
+    """Lingering close: reads the rest of a body before an error is sent.
 
-    A connection that is closed while data is on its way is reset, and a reset can destroy the answer before it is read. So
-    the rest of a body is read and thrown away first, LINGER bytes of it at most. Not for 408: who was too slow stays so.
+    A connection that is closed while data is on its way is reset, and a reset can destroy the response before it is read. So
+    the rest of a body is read and discarded first, at most LINGER bytes. Not for 408: that client was too slow already.
     """
 
     def __init__(self, receive, send, options):
@@ -101,7 +102,7 @@ class Linger:
 
 
 def is_loopback(host):
-    """Whether only this machine can reach it."""
+    """Whether only this machine can reach a host."""
     if host == "localhost":
         return True
     with contextlib.suppress(ValueError):
@@ -110,7 +111,7 @@ def is_loopback(host):
 
 
 def check_host(headers):  # [(bytes, bytes)]
-    """Refuse a request to another host's name, where only this machine should reach us.
+    """Reject a request to another host's name, where only this machine should reach us.
 
     A web page can have its own name point to 127.0.0.1 (DNS rebinding): its visitor's browser then asks us, in good faith.
     """
@@ -122,7 +123,7 @@ def check_host(headers):  # [(bytes, bytes)]
 
 
 def check_key(headers, keys):  # [(bytes, bytes)], str, tuple or None
-    """Compare in a time that does not depend on how much of a wrong key is right, nor on which of several it is."""
+    """Check the API key in constant time: it does not tell how much of a wrong key is right, nor which of several it is."""
     if keys is None:
         return
     given = dict(headers).get(b"authorization", b"")
@@ -139,13 +140,13 @@ def check_key(headers, keys):  # [(bytes, bytes)], str, tuple or None
 
 
 async def send_error(send, error):
-    """An error as a whole response."""
+    """Send an error as a whole response."""
     more = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await respond(send, error.status, encode(error.body()), more)
 
 
 async def respond(send, status, body, headers=()):
-    """A whole response in JSON."""
+    """Send a whole response in JSON."""
     length = str(len(body)).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
@@ -153,34 +154,34 @@ async def respond(send, status, body, headers=()):
 
 
 async def read_json(request, options):  # -> object
-    """The body of a request, within its limits. Only application/json: so a web page of another origin needs a leave
-    (a CORS preflight) that this server gives to the origins in Options.cors and to no other."""
+    """Read the body of a request, within its limits. Only application/json: so a web page of another origin needs a CORS
+    preflight, which this server grants to the origins in Options.cors and to no other."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(f"the content type must be application/json, found {kind[:60]!r}.", status=415)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > options.body_limit:
-        raise too_large(options, f"{declared[:20]} bytes")
+        raise too_large_error(options, f"{declared[:20]} bytes")
     body = bytearray()
     try:
         async with asyncio.timeout(options.read_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > options.body_limit:
-                    raise too_large(options, "more", {"Connection": "close"})
+                    raise too_large_error(options, "more", {"Connection": "close"})
     except TimeoutError:
         message = f"the body did not arrive within {options.read_s:g} s: {len(body):,} bytes did."
         raise ApiError(message, status=408, code="timeout", headers={"Connection": "close"}) from None
     return parse_json(bytes(body))
 
 
-def too_large(options, found, headers=None):
+def too_large_error(options, found, headers=None):
     return ApiError(f"a body has at most {options.body_limit:,} bytes, found {found}.", status=413, headers=headers)
 
 
-async def unless_gone(receive, work):
-    """Run a coroutine to its end, unless the client hangs up before: then cancel it, and wait until it has cleaned up."""
-    worker, watcher = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
+async def cancel_on_disconnect(receive, work):
+    """Run a coroutine; cancel it if the client disconnects, and wait until it has cleaned up."""
+    worker, watcher = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if worker.done():
@@ -191,7 +192,7 @@ async def unless_gone(receive, work):
         await asyncio.gather(worker, watcher, return_exceptions=True)
 
 
-async def gone(receive):
-    """Return when the connection has closed. Nothing else can come: the body was read."""
+async def disconnected(receive):
+    """Wait until the client has disconnected. Nothing else can come: the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass

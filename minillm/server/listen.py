@@ -1,11 +1,11 @@
-"""From an app to an open port and back: bind, serve, and stop without dropping anybody.
+"""From an app to an open port and back: bind, serve, and shut down gracefully (drain) without dropping a request.
 
     SIGTERM ─▶ new requests get 503 ─▶ accepted ones finish, for grace_s at most ─▶ the rest end with an error ─▶ close
                /health says 503          the port stays open all the while
 
-Closing the port first, as many servers do, loses whoever connects in that moment without a word; so it comes last. A second
-signal means now. Uvicorn's own stop does the closing; its protocol gets the one limit that it lacks: a time for a client to
-send the head of its request (without one, a thousand silent connections cost an attacker nothing and us a thousand sockets).
+Closing the port first, as many servers do, drops clients that connect in that moment; so it comes last. A second signal means
+now. Uvicorn's own shutdown closes the port; its protocol gets the one limit that it lacks: a time for a client to send the
+head of its request (without one, a thousand silent connections cost an attacker nothing and us a thousand sockets).
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from minillm.errors import MiniLLMError
 from minillm.server.wire import ApiError, encode
 
 BACKLOG = 4096  # connections that the system may hold before we accept them
-VANISHED_S = 60  # for a peer to confirm what we sent it, or that it is there at all
+VANISHED_S = 60  # for a peer to acknowledge what we sent, or a keep-alive
 CLOSING_S = 5  # for responses that are complete to leave
-FIRST_PROBE_S, PROBE_S = 0.05, 1.0  # between two looks whether a client that sends no more is still there
+FIRST_PROBE_S, PROBE_S = 0.05, 1.0  # between two probes of a client that sends no more
 
 
 def bind(host, port):  # -> socket
-    """A listening socket; port 0 takes a free one. Who connects before `run` waits in its backlog.
+    """Open a listening socket; port 0 takes a free one. Clients that connect before `run` wait in its backlog.
 
-    A token is sent at once: without TCP_NODELAY the second small packet waits for the reader to confirm the first, and the
-    reader waits 40 ms with that. (asyncio sets it only on sockets that were made for IPPROTO_TCP by name.)
-    A peer that vanishes without a word is noticed: what waits to be confirmed for VANISHED_S closes the connection, and so
-    cancels its request. MiniLLMError where the port is taken.
+    A token is sent at once: without TCP_NODELAY the second small packet waits until the reader acknowledges the first, and
+    the reader delays that by 40 ms. (asyncio sets it only on sockets that were made for IPPROTO_TCP by name.)
+    A peer that vanishes is noticed: data that is not acknowledged for VANISHED_S closes the connection, which cancels its
+    request. MiniLLMError where the port is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -53,7 +53,7 @@ def bind(host, port):  # -> socket
     return listener
 
 
-def allow_files(wanted=2 * BACKLOG):  # -> how many this process may have open
+def raise_file_limit(wanted=2 * BACKLOG):  # -> how many this process may have open
     """Raise the soft limit of open files, which is often 1,024: every connection is one."""
     try:
         import resource
@@ -71,9 +71,9 @@ def allow_files(wanted=2 * BACKLOG):  # -> how many this process may have open
 
 
 def make_server(app, ready=None):  # Starlette made by create_app, function -> Server
-    """A server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like.
+    """Make a server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like.
 
-    ready: called once requests are taken.
+    ready: called once requests are accepted.
     """
     options = app.state.front.options
     http = type("Protocol", (PatientProtocol,), {"head_s": options.read_s})
@@ -93,7 +93,7 @@ def make_server(app, ready=None):  # Starlette made by create_app, function -> S
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, with a stop that first lets accepted requests finish."""
+    """Uvicorn, with a graceful shutdown: accepted requests finish first."""
 
     def __init__(self, config, front, ready=None):
         super().__init__(config)
@@ -105,13 +105,13 @@ class Server(uvicorn.Server):
             self.ready()
 
     def stop(self):
-        """Begin to stop; from any thread, or a signal. Called again: at once."""
+        """Begin to shut down; from any thread, or a signal. A second call shuts down at once."""
         self.asked += 1
         if self.asked > 1:
             self.should_exit = self.force_exit = True
 
     def handle_exit(self, sig, frame):
-        # A terminal's Control-C: whoever pressed it is waiting. Twice SIGTERM means the same as once.
+        # Control-C in a terminal: a person waits, so twice means at once. Twice SIGTERM means the same as once.
         if sig != signal.SIGTERM or not self.asked:
             self.stop()
 
@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def drain(self):
-        """Refuse what is new, finish what is accepted; what is left after the grace time ends with an error."""
+        """Drain: refuse new requests, finish accepted ones; those left after the grace time end with an error."""
         self.front.stopping = True
         try:
             finishing = asyncio.ensure_future(self.front.engine.stop(drain=True))
@@ -140,23 +140,23 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        self.watch()
+        self.start_head_timer()
 
     def data_received(self, data):
         super().data_received(data)
-        self.watch()
+        self.start_head_timer()
 
     def connection_lost(self, exc):
         super().connection_lost(exc)
-        self.unwatch()
+        self.stop_head_timer()
         if self.probing is not None:
             self.probing.cancel()
 
     def eof_received(self):  # -> whether the connection stays open
-        """The client sends no more. With a request complete it may still read (nc -N, some proxies): RFC 9112, section 9.6.
+        """Handle a half-closed connection: with its request complete, a client may still read (nc -N; RFC 9112, section 9.6).
 
-        A client that has closed for good looks the same, and its request should stop. What tells them apart is that the
-        machine of one who left answers what we send with a reset. So we send what means nothing.
+        A client that has closed for good looks the same, and its request should stop. The difference: the machine of such a
+        client answers what we send with a reset. So we send data without meaning.
         """
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
@@ -167,9 +167,9 @@ class PatientProtocol(H11Protocol):
         return True
 
     def probe(self, wait):
-        """An interim response, which every client of HTTP/1.1 skips; once a response has begun its own bytes do the same.
+        """Send an interim response, which every HTTP/1.1 client skips; once a response has begun its own bytes do the same.
 
-        The first is answered by a reset, the second then finds the connection gone (connection_lost).
+        The first is answered by a reset, the second then finds the connection closed (connection_lost).
         """
         if self.transport.is_closing() or self.cycle.response_complete:
             return
@@ -182,20 +182,20 @@ class PatientProtocol(H11Protocol):
         if self.probing is not None:  # nothing more will be asked
             self.transport.close()
 
-    def watch(self):
-        """Run the clock while the head of a request is incomplete; further pieces of it do not wind it up again."""
+    def start_head_timer(self):
+        """Run a timer while the head of a request is incomplete; further pieces of it do not restart the timer."""
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
-            self.unwatch()
+            self.stop_head_timer()
         elif self.waiting is None:
             self.waiting = self.loop.call_later(self.head_s, self.timeout_keep_alive_handler)
 
-    def unwatch(self):
+    def stop_head_timer(self):
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
 
     def send_400_response(self, msg):
-        """What is not HTTP gets an error like all others, if no response has begun."""
+        """Answer bytes that are not HTTP with an error in our form, if no response has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = encode(ApiError(msg).body())
             head = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]

@@ -2,12 +2,12 @@
 
     event ─▶ WatchedLog.add ─▶ the log, and the page ─▶ GET /metrics ─▶ Prometheus ─▶ alerts and pictures
 
-There is no second book. The page sees each event as it is logged; when a request ends, its TTFT, TPOT and E2E are those of
-`minillm.metrics.events`, over the log, and go into histograms. What is true at this moment (requests running and waiting, KV
-blocks in use) is asked of the engine when somebody reads the page. Names follow vLLM's, with another prefix: same dashboards.
+There are no second counters. The page sees each event as it is logged; when a request ends, its TTFT, TPOT and E2E are those
+of `minillm.metrics.events`, over the log, and go into histograms. Gauges (requests running and waiting, KV blocks in use) are
+read from the engine when the page is requested. Names follow vLLM's, with another prefix: same dashboards.
 
-A histogram in Prometheus counts how many values were at most 0.1, at most 0.2, ...: percentiles are worked out from it by
-whoever reads, and are no finer than its buckets.
+A histogram in Prometheus counts how many values were at most 0.1, at most 0.2, ...: Prometheus estimates percentiles from
+these counts, no finer than the buckets.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -23,13 +23,13 @@ GAUGES = {
     "running": ("requests_running", "Requests that have a place in the step"),
     "waiting": ("requests_waiting", "Requests that wait for one"),
     "swapped": ("requests_swapped", "Requests whose KV blocks lie on the host"),
-    "kv_blocks_used": ("kv_blocks_used", "KV blocks that somebody owns"),
+    "kv_blocks_used": ("kv_blocks_used", "KV blocks in use"),
     "kv_blocks_total": ("kv_blocks", "KV blocks there are"),
 }
 
 
 class MetricsPage:
-    """What happened so far, as text. Each server has its own: nothing is shared between two in one process."""
+    """The metrics of one server, as text. Nothing is shared between two servers in one process."""
 
     media_type = CONTENT_TYPE_LATEST
 
@@ -56,9 +56,9 @@ class MetricsPage:
             (e2e, histogram("e2e_request_latency", "From arrival to the last token", TTFT_BUCKETS)),
         )
 
-    def feed(self, log, request, kind, tokens):
-        """Take note of an event that was just logged."""
-        if kind == CACHED and sum(event.kind == CACHED for event in log.of(request)) > 1:
+    def record(self, log, request, kind, tokens):
+        """Record an event that was just logged."""
+        if kind == CACHED and sum(event.kind == CACHED for event in log.events_of(request)) > 1:
             return  # said again when it came back after a preemption, or for another of its answers
         if kind in self.tokens:
             self.tokens[kind].inc(tokens)
@@ -70,14 +70,14 @@ class MetricsPage:
                 self.observe(log, request)
 
     def observe(self, log, request):
-        """The metrics of a request that has finished. Each of its answers has a TPOT of its own, as with vLLM."""
+        """Observe the metrics of a finished request. Each of its answers has a TPOT of its own, as in vLLM."""
         for measure, histogram in self.histograms:
             for index in answers(log, request) if measure is tpot else [None]:
                 if (value := measure(log, request, index=index)) is not None:
                     histogram.observe(value)
 
     def collect(self):
-        """Prometheus-client asks for what is true now."""
+        """Yield the gauges as they are now; called by prometheus_client."""
         for key, (name, text) in GAUGES.items():
             if key in self.now:
                 yield GaugeMetricFamily(f"{self.prefix}_{name}", text, value=self.now[key])
@@ -95,4 +95,4 @@ class WatchedLog(EventLog):
     def add(self, request, kind, tokens=1, index=0):
         super().add(request, kind, tokens, index)
         if self.page is not None:
-            self.page.feed(self, request, kind, tokens)
+            self.page.record(self, request, kind, tokens)

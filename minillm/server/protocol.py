@@ -1,17 +1,17 @@
-"""What a stranger may ask: bodies of /v1/completions and /v1/chat/completions, read field by field and checked.
+"""What a client may ask: bodies of /v1/completions and /v1/chat/completions, read field by field and checked.
 
     JSON object ─▶ parse_completion or parse_chat ─▶ Job, or an ApiError that names the field
 
-A client must never believe that a parameter counted when it did not. So a field that we do not know is an error that names
-it. A field that we know and do not support (tools, logit_bias) passes only with the value that means "nothing": many clients
-send those. What has no influence on an answer (metadata, store=false) passes. Names and ranges are those of OpenAI's API
+A client must never believe that a parameter had an effect when it had none. So an unknown field is an error that names it. A
+field that we know and do not support (tools, logit_bias) passes only with the value that means "nothing": many clients send
+those. A field without influence on an answer (metadata, store=false) passes. Names and ranges are those of OpenAI's API
 reference; top_k, min_p, repetition_penalty, ignore_eos, stop_token_ids, skip_special_tokens, priority are vLLM's additions to it.
-What a client leaves out is as the model wants it (Served.sampling, from the model's file), else as OpenAI has it.
+Defaults are the model's (Served.sampling, from the model's file), else OpenAI's.
 """
 
 from dataclasses import dataclass
 
-from minillm.model.defaults import filled
+from minillm.model.defaults import merge_defaults
 from minillm.model.generate import EMPTY
 from minillm.model.sampling import SamplingParams
 from minillm.server.fields import ANY, Body, check_text, is_whole, show
@@ -55,7 +55,7 @@ def parse_completion(fields, served):  # JSON object, Served -> Job
     body = Body(fields)
     logprobs = body.whole("logprobs", 0, MAX_LOGPROBS)
     max_tokens = body.whole("max_tokens", 1, 2**31)
-    return job(body, served, prompts(body.take("prompt"), served), logprobs, max_tokens, chat=False)
+    return make_job(body, served, parse_prompts(body.take("prompt"), served), logprobs, max_tokens, chat=False)
 
 
 def parse_chat(fields, served):  # JSON object, Served -> Job
@@ -67,18 +67,18 @@ def parse_chat(fields, served):  # JSON object, Served -> Job
     given = {limit for limit in limits.values() if limit is not None}
     if len(given) > 1:
         raise ApiError(f"max_tokens and max_completion_tokens differ: {min(given):,} and {max(given):,}.", "max_tokens")
-    chat = messages(body.take("messages"))
-    return job(body, served, [chat], (top or 0) if wanted else None, min(given, default=None), chat=True)
+    chat = parse_messages(body.take("messages"))
+    return make_job(body, served, [chat], (top or 0) if wanted else None, min(given, default=None), chat=True)
 
 
-def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
-    """What both endpoints share."""
-    if (model := body.of("model", lambda v: isinstance(v, str), "text", served.name)) not in served.names:
+def make_job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
+    """Parse the fields that both endpoints share."""
+    if (model := body.checked("model", lambda v: isinstance(v, str), "text", served.name)) not in served.names:
         raise served.unknown(show(model))
     n = body.whole("n", 1, MAX_ANSWERS // len(asked), 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
     params = SamplingParams(
-        **filled(OPENAI | served.sampling, sampling(body)),
+        **merge_defaults(OPENAI | served.sampling, parse_sampling(body)),
         seed=None if seed is None else seed % 2**64,
         stop=body.stops(),
         stop_token_ids=body.token_ids("stop_token_ids", served.vocab_size),
@@ -97,8 +97,8 @@ def job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat, adapter)
 
 
-def sampling(body):  # -> {name: value}, of what the client says
-    """How to draw."""
+def parse_sampling(body):  # -> {name: value}, of what the client says
+    """Parse the sampling fields that the client gave."""
     found = {
         "temperature": body.number("temperature", 0, 2, None),
         "top_k": body.whole("top_k", -1, 2**31),
@@ -111,8 +111,8 @@ def sampling(body):  # -> {name: value}, of what the client says
     return {name: value for name, value in found.items() if value is not None}
 
 
-def prompts(value, served):  # JSON -> [text or token ids]
-    """OpenAI's four forms: text, texts, token ids, lists of token ids."""
+def parse_prompts(value, served):  # JSON -> [text or token ids]
+    """Parse prompts in OpenAI's four forms: text, texts, token ids, lists of token ids."""
     wanted = "text, a list of texts, token ids, or a list of lists of token ids"
     several = value if isinstance(value, list) and value and not is_whole(value[0]) else [value]
     if len(several) > MAX_ANSWERS:
@@ -130,14 +130,14 @@ def prompts(value, served):  # JSON -> [text or token ids]
     return several
 
 
-def messages(value):  # JSON -> [{"role", "content"}]
-    """A conversation. Content is text, or parts of type text, which are put on lines of their own as vLLM does."""
+def parse_messages(value):  # JSON -> [{"role", "content"}]
+    """Parse a conversation. Content is text, or parts of type text, which are put on lines of their own, as in vLLM."""
     if not isinstance(value, list) or not value:
         raise ApiError(f'messages must be a list of {{"role", "content"}} with at least one, found {show(value)}.', "messages")
-    return [message(m, f"messages[{i}]") for i, m in enumerate(value)]
+    return [parse_message(m, f"messages[{i}]") for i, m in enumerate(value)]
 
 
-def message(value, where):
+def parse_message(value, where):
     if not isinstance(value, dict):
         raise ApiError(f"{where} must be an object, found {show(value)}.", where)
     if more := [key for key in value if key not in ("role", "content") and value[key] not in (None, [])]:

@@ -5,9 +5,9 @@
     a chunk of one    the same with what is new: "text", or "delta" in place of "message"; data: {...}, a blank line
     an error          {"error": {"message", "type", "param", "code"}}, with a status of 4xx or 5xx
 
-JSON is written in ASCII with escapes: whatever a model or a stranger's message contains, the bytes are valid. A chunk goes
-out for every token, also where it shows no text yet (half a character, a possible stop string): so a client that counts
-chunks counts tokens, and its TTFT is ours.
+JSON is written in ASCII with escapes, so the bytes are valid whatever a model or a message contains. A chunk is sent for every
+token, also where it shows no text yet (half a character, a possible stop string): so a client that counts chunks counts
+tokens, and its TTFT is ours.
 """
 
 import json
@@ -21,7 +21,7 @@ FINGERPRINT = "minillm"
 
 
 class ApiError(RequestError):
-    """An answer that is an error. status: HTTP's. param: the field to blame. headers: more of them, such as Retry-After."""
+    """An error response. status: HTTP's. param: the field at fault. headers: more of them, such as Retry-After."""
 
     def __init__(self, message, param=None, code=None, status=400, type="invalid_request_error", headers=None):
         super().__init__(message)
@@ -36,7 +36,7 @@ def encode(values):  # JSON -> bytes
 
 
 def event(values):  # JSON -> bytes
-    """One server-sent event."""
+    """Encode one server-sent event."""
     return b"data: " + encode(values) + b"\n\n"
 
 
@@ -44,7 +44,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def usage(prompt, completion, cached):  # tokens -> JSON
-    """prompt: counted once, also where it has several answers. cached: tokens of it that were not computed again."""
+    """Make the usage object. prompt: counted once, also with several answers. cached: its tokens from the prefix cache."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -74,8 +74,8 @@ class Writer:
         return {**self.head, "object": self.chunk_object, "choices": choices, **(more or {})}
 
     def name(self, token):  # token id -> str
-        """A token as text. Part of a character has none, nor has a row of the model's padding: these get names, so that no
-        two tokens look alike: OpenAI's for bytes, vLLM's for ids."""
+        """Name a token by its text. Part of a character has none, nor has a row of the model's padding: these get names, so
+        that no two tokens look alike: OpenAI's for bytes, vLLM's for ids."""
         data = self.token_bytes(token)
         try:
             return data.decode() or f"token_id:{token}"
@@ -83,14 +83,14 @@ class Writer:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def piece(self, index, delta):  # -> JSON
-        """The choice of a chunk: what one delta adds to answer `index`."""
+        """Make the choice of a chunk: what one delta adds to answer `index`."""
         first, at = index not in self.written, self.written.get(index, 0)
         self.written[index] = at + len(delta.text)
         logprobs = self.logprobs(delta.logprobs, [at] * len(delta.logprobs)) if delta.logprobs else None
         return {"index": index, **self.part(delta.text, first), "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
     def choice(self, index, deltas):  # -> JSON
-        """The whole answer `index`."""
+        """Make the choice of the whole answer `index`."""
         offsets, records, at = [], [], 0
         for delta in deltas:
             offsets += [at] * len(delta.logprobs)

@@ -23,8 +23,8 @@ def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token]
     return proposed, q
 
 
-def look(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, vocab) float64 logits
-    """The target reads tokens."""
+def run_target(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, vocab) float64 logits
+    """Run the target over tokens: its features and its logits."""
     segments = [Segment(tokens, cache.length, cache, logits)]
     x, spans = llm.transformer.hidden(segments)
     return head.features(x), llm.transformer.head(x, segments, spans)[0].astype(np.float64)

@@ -21,7 +21,7 @@ from minillm.formats.expect import Fields, shown
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.model.adapters import FIELDS
-from minillm.model.adapters import stored as stored_plain
+from minillm.model.adapters import as_stored as stored_plain
 from minillm.model.random_model import tensor_shapes
 from minillm.model.transformer import Segment
 from minillm.model.weights import LayerWeights, StoredTensor
@@ -34,12 +34,12 @@ LAYER_FIELDS = {f"{name}.weight": field for name, field in FIELDS.items()} | {
 
 
 def head_config(target):  # ModelConfig -> ModelConfig
-    """One layer of the target's shape."""
+    """Make the configuration of a head: one layer of the target's shape."""
     return replace(target, n_layers=1, name=f"EAGLE head of {target.name}")
 
 
 def head_shapes(config):  # head_config's -> {name: shape}
-    """The arrays of a head: one layer, by GGUF's names, and the matrix before it."""
+    """List the arrays of a head: one layer, by GGUF's names, and the matrix before it."""
     d = config.d_model
     layer = {name: shape for name, shape in tensor_shapes(config).items() if name.startswith("blk.0.")}
     return {FC: (d, 2 * d), **layer}
@@ -70,15 +70,15 @@ class Eagle:
             self.head = ops.load_matrix(packed(rows, stored[FC].type.name))
 
     def new_cache(self):
-        """An empty cache for one text: one layer, so a thirtieth of the target's for SmolLM2."""
+        """Make an empty cache for one text: one layer, so a thirtieth of the target's for SmolLM2."""
         return replace(self.target.new_cache(), layers=1)
 
     def features(self, x):  # (n, d_model) of Transformer.hidden -> (n, d_model)
-        """What the head takes: the target's vectors after its last norm."""
+        """Compute the head's input: the target's vectors after its last norm."""
         return self.target.ops.rms_norm(x, self.target.weights.norm, self.config.norm_eps)
 
     def guess(self, features, tokens, cache):  # (n, d_model), (n,) ids, a cache -> (n, d_model)
-        """The next features. features[i], true or guessed, is of the position before tokens[i]; the cache holds all earlier."""
+        """Predict the next features. features[i], true or predicted, is of the position before tokens[i]."""
         ops, n, tokens = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
         both = np.concatenate([ops.embed(tokens, self.target.weights.embedding), features], axis=1)
         step = ops.AttentionStep(ops, [Segment(tokens, cache.length, cache)], [slice(0, n)])
@@ -86,7 +86,7 @@ class Eagle:
         return ops.run_layers(ops.linear(both, self.fc), self.layers, self.config, angles, step)
 
     def logits(self, guessed):  # (n, d_model) -> (n, vocab)
-        """What the target's LM head says to a guess; -inf for tokens that are not in the short vocabulary."""
+        """Apply the target's LM head to a predicted feature; -inf for tokens that are not in the short vocabulary."""
         found = self.target.ops.linear(guessed, self.head)
         if self.vocabulary is None:
             return found

@@ -15,7 +15,7 @@ from minillm.model.sampling import draw
 
 
 def verify(p, q, proposed, rng):  # [(vocab,)] γ + 1 of them, [(vocab,)], [token], Generator -> [token]
-    """The tokens kept, and one more from the target."""
+    """Rejection sampling: return the accepted draft tokens, and one more from the target."""
     for i, token in enumerate(proposed):
         if rng.random() * q[i][token] >= p[i][token]:
             left = np.maximum(p[i] - q[i], 0)

@@ -61,7 +61,7 @@ def attention_gradients(q, k, v, out, lse, d_out):
 
 
 def stacks(q, k):  # -> sequence, keys that are seen, rows of queries, their heads, their KV head: of each tile
-    """Every tile of the batch. Keys after the tile's last row are seen by none of its rows, and left out."""
+    """List every tile of the batch. Keys after the tile's last row are seen by none of its rows, and left out."""
     batch, n, n_heads, _ = q.shape
     group = n_heads // k.shape[2]
     for b in range(batch):
@@ -71,18 +71,18 @@ def stacks(q, k):  # -> sequence, keys that are seen, rows of queries, their hea
 
 
 def stack(x):  # (rows, group, d) -> (group · rows, d)
-    """The heads of a group under each other, as one matrix."""
+    """Stack the heads of a group under each other, as one matrix."""
     return x.transpose(1, 0, 2).reshape(-1, x.shape[2])
 
 
 def unstack(x, into):  # (group · rows, d), (rows, group, d): filled in place
-    """The way back."""
+    """Undo `stack`."""
     rows, group, d = into.shape
     into[...] = x.reshape(group, rows, d).transpose(1, 0, 2)
 
 
 def scores(q_tile, k_seen, rows):  # (group · rows, d), (keys, d), slice -> (group · rows, keys)
-    """Q Kᵀ / √d of one tile, -inf above the diagonal of its last columns: all columns before them are seen by all rows."""
+    """Compute Q Kᵀ / √d of one tile, -inf above the diagonal of its last columns: all rows see all columns before them."""
     d, n = k_seen.shape[1], rows.stop - rows.start
     s = (q_tile * q_tile.dtype.type(1 / np.sqrt(d))) @ k_seen.T
     s.reshape(-1, n, rows.stop)[:, :, rows.start :] += CAUSAL[:n, :n]

@@ -78,7 +78,7 @@ def check_special(special) -> list[str]:
 
 
 def count_words(documents: Iterable[str | bytes], pre: str = "gpt-2", special: Iterable[str] = ()) -> Counter:
-    """How often each word of the pre-tokenizer occurs. Nothing of a special token is in any of them."""
+    """Count the words of the pre-tokenizer. None contains a part of a special token."""
     documents = [documents] if isinstance(documents, (str, bytes)) else documents
     words: Counter[str] = Counter()
     cut, count = one_of(list(special)), 0
@@ -107,7 +107,7 @@ def decoded(document: bytes, number: int) -> str:
 
 
 def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """The pairs to merge, in order; fewer than asked for where no pair occurs RAREST times any more.
+    """Learn the merges, in order; fewer than asked for where no pair occurs RAREST times any more.
 
     words: how often each occurs. The most frequent pair goes first; of equals the one whose left token is older, then the
     one whose right token is. A pair that would spell a special token is passed over. None spells a token that is there
@@ -161,8 +161,8 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
 
 
 def cut_long(words: dict[str, int]) -> Counter:
-    """Words in the byte alphabet, none longer than LONGEST_WORD."""
-    pieces: Counter[str] = Counter()
+    """Cut words in the byte alphabet to at most LONGEST_WORD."""
+    pieces = Counter()
     for word, n in words.items():
         text = byte_symbols(word.encode())
         for start in range(0, len(text), LONGEST_WORD):
@@ -171,7 +171,7 @@ def cut_long(words: dict[str, int]) -> Counter:
 
 
 def replaced(symbols: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """The symbols with every occurrence of the pair made one, from the left: a a a with (a a) is aa a."""
+    """Merge every occurrence of the pair, from the left: a a a with (a a) is aa a."""
     out, i, n = [], 0, len(symbols)
     while i < n:
         if i + 1 < n and symbols[i] == pair[0] and symbols[i + 1] == pair[1]:

@@ -28,7 +28,7 @@ GROUPS = ("parameters", "first", "second")
 
 @dataclass(slots=True)
 class State:
-    """A run after `step` steps: {name: array} three times, and the state of the batches."""
+    """The state of a run after `step` steps: {name: array} three times, and the state of the batches."""
 
     step: int
     parameters: dict
@@ -38,7 +38,7 @@ class State:
 
 
 def sha256(configuration):  # {key: value} -> str
-    """Of the configuration as JSON with sorted keys: the same for equal ones, whatever their order."""
+    """Hash the configuration as JSON with sorted keys: the same for equal ones, whatever their order."""
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
 
 
@@ -74,7 +74,7 @@ def load(path, configuration, like=None):  # path, {key: value}, {name: array} o
     state = State(about.whole("step", high=2**53), {}, {}, {}, batches)
     version, digest, theirs = about.whole("version"), about.text("sha256"), about.inner("configuration")
     for key in theirs.values:
-        theirs.of(key, lambda v: isinstance(v, str | int | float), "a number, text, true or false", None)
+        theirs.checked(key, lambda v: isinstance(v, str | int | float), "a number, text, true or false", None)
     theirs = theirs.values
     if version != VERSION or sha256(theirs) != digest:
         found = f"{version} and {sha256(theirs)[:16]}…"
@@ -96,7 +96,7 @@ def load(path, configuration, like=None):  # path, {key: value}, {name: array} o
 
 
 def differences(theirs, ours):  # -> ["key is A in the checkpoint, B now"]
-    """Keys on which two configurations differ, with both values."""
+    """List the keys on which two configurations differ, with both values."""
     told = []
     for key in sorted(theirs.keys() | ours.keys()):
         a, b = (json.dumps(c[key]) if key in c else "missing" for c in (theirs, ours))
@@ -106,7 +106,7 @@ def differences(theirs, ours):  # -> ["key is A in the checkpoint, B now"]
 
 
 def check(what, state):
-    """Moments go with the parameters, name by name; and every value is finite. TrainingError opens with `what`."""
+    """Check that moments match the parameters, name by name, and that every value is finite. TrainingError opens with `what`."""
     for group in GROUPS:
         arrays = getattr(state, group)
         if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in state.parameters.items()}:

@@ -16,9 +16,8 @@ import json
 import math
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
 
-from minillm.errors import TrainingError
+from minillm.errors import TrainingError, did_you_mean
 from minillm.model import zoo
 from minillm.model.config import ModelConfig
 from minillm.model.load import read_config
@@ -27,13 +26,13 @@ ANY = math.inf
 
 
 def between(low, high, **default):
-    """A field whose value must lie in [low, high]; high may be ANY finite number."""
+    """Make a field whose value must lie in [low, high]; high may be ANY finite number."""
     return field(metadata={"range": (low, high)}, **default)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How long, in what portions, and where to. A step is micro_batches × batch sequences of `length` tokens."""
+    """Length, batch sizes and output folder of a run. A step is micro_batches × batch sequences of `length` tokens."""
 
     out: str
     steps: int = between(1, 10**9)
@@ -50,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What is read. A separator stands between two documents.
+    """The data of a run. A separator stands between two documents.
 
     tokenizer: "bytes"; "bpe", trained on the corpus with model.vocab_size tokens; or a GGUF file that holds one.
     """
@@ -64,7 +63,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a run goes on from. model: a name or a .gguf file; "" is random weights. method: "full", "lora" or "qlora".
+    """The model to start from. model: a name or a .gguf file; "" is random weights. method: "full", "lora" or "qlora".
 
     rank, alpha and matrices (names with commas between them) are those of the adapter that "lora" and "qlora" train.
     """
@@ -92,7 +91,7 @@ class Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """For whoever finds the file; no number depends on it."""
+    """Notes for readers of the file; no number depends on them."""
 
     author: str = ""
     license: str = ""
@@ -104,7 +103,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """A whole run."""
+    """The configuration of a run."""
 
     run: Run
     data: Data
@@ -119,7 +118,7 @@ class TrainConfig:
         return {f"{t}.{f.name}": getattr(v, f.name) for t, v in tables.items() for f in fields(v) if f.name not in LEFT_OUT}
 
     def decisive(self):  # -> {"table.key": value}
-        """Those keys on which the numbers depend: where the files go and how often they are written may change on the way."""
+        """The keys on which the numbers depend; where files go and how often they are written may change during a run."""
         free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute", "run.paged"}
         free |= {"data.corpus", "model.name", *(f"about.{f.name}" for f in fields(About))}
         return {key: value for key, value in self.flat().items() if key not in free}
@@ -155,7 +154,7 @@ def read(path):  # path -> TrainConfig
 
 
 def take_over_from_base(path, tables):
-    """Shape and tokenizer are the base's; whoever writes them down too must agree. Changes `tables` in place."""
+    """Take shape and tokenizer from the base; values that are given as well must agree. Changes `tables` in place."""
     base, data, model = (tables.get(name, {}) for name in ("base", "data", "model"))
     if not all(isinstance(table, dict) for table in (base, data, model)):
         return  # build() says so
@@ -177,7 +176,7 @@ def take_over_from_base(path, tables):
 
 
 def build(path, table, kind, values):  # -> Run, Data, ModelConfig or Optimizer
-    """One table, each value of its type and in its range."""
+    """Build one table, each value of its type and in its range."""
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: {table} must be a table, found {values!r}.")
     known = {f.name: f for f in fields(kind) if f.name not in LEFT_OUT}
@@ -189,7 +188,7 @@ def build(path, table, kind, values):  # -> Run, Data, ModelConfig or Optimizer
 
 
 def checked(what, known, value):  # -> the value, as the field's type
-    """TrainingError for another type, or a number out of range, infinite or NaN."""
+    """Check a value: TrainingError for another type, or a number out of range, infinite or NaN."""
     wanted = known.type
     if wanted is float and type(value) is int:
         value = float(value)
@@ -204,16 +203,14 @@ def checked(what, known, value):  # -> the value, as the field's type
 
 
 def refuse_unknown(path, what, found, known):
-    """TrainingError with the nearest name."""
+    """Raise TrainingError for an unknown key, with the nearest name."""
     for name in found:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}."
-            raise TrainingError(f"{path}: {name!r} is no {what}; {hint}")
+            raise TrainingError(f"{path}: {name!r} is no {what}; {did_you_mean(name, known)}")
 
 
 def check_together(path, config):
-    """What two keys must agree on."""
+    """Check the keys that must agree."""
     run, data, model, optimizer = config.run, config.data, config.model, config.optimizer
     if run.length > model.context_length:
         raise TrainingError(f"{path}: run.length is {run.length:,}, model.context_length holds {model.context_length:,}.")
@@ -231,5 +228,5 @@ def check_together(path, config):
 
 
 def toml_value(value):  # bool, int, float or str -> str
-    """JSON writes these as TOML reads them, but for one character."""
+    """Encode a value: JSON writes these as TOML reads them, but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -20,7 +20,7 @@ ROWS = 128  # at a time: their logits stay in fast memory while they are passed 
 
 
 def cross_entropy(logits, targets, gradient=True):  # (tokens, vocab), (tokens,) -> float, (tokens, vocab) or None
-    """The mean surprise at the targets that count, and its gradient by the logits.
+    """Compute the mean of -log p(target), over the targets that count, and its gradient by the logits.
 
     The gradient is written over the logits: they are the largest array of a small model's step. gradient=False leaves them
     alone, and returns None for it.

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from minillm.errors import TrainingError
 from minillm.files import replacing
-from minillm.training.loop import Step
+from minillm.training.loop import StepStats
 
-COLUMNS = [f.name for f in fields(Step)]
+COLUMNS = [f.name for f in fields(StepStats)]
 
 
-def read_curve(path):  # path -> [Step]
-    """The rows of a curve, up to the first that is not whole; none where there is no file."""
+def read_curve(path):  # path -> [StepStats]
+    """Read the rows of a curve, up to the first that is not whole; none where there is no file."""
     rows = []
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -27,14 +27,14 @@ def read_curve(path):  # path -> [Step]
     for row in csv.DictReader(io.StringIO(whole)):
         try:
             values = {name: (None if row[name] == "" else float(row[name])) for name in COLUMNS}
-            rows.append(Step(**values | {"step": int(row["step"]), "tokens": int(row["tokens"])}))
+            rows.append(StepStats(**values | {"step": int(row["step"]), "tokens": int(row["tokens"])}))
         except (KeyError, TypeError, ValueError):
             break
     return rows
 
 
 class Curve:
-    """A CSV file that gets a row a step. after: the step of the checkpoint that the run goes on from; 0 starts afresh."""
+    """A CSV file that gets a row a step. after: the step of the checkpoint that the run continues; 0 starts afresh."""
 
     def __init__(self, path, after=0):
         kept = [step for step in read_curve(path) if step.step <= after]
@@ -49,7 +49,7 @@ class Curve:
         self.file.close()
 
     def write(self, step):
-        """A row, on disk before the next step begins."""
+        """Write a row, on disk before the next step begins."""
         try:
             self.file.write(lines([step]))
             self.file.flush()
@@ -57,8 +57,8 @@ class Curve:
             raise TrainingError(f"step {step.step:,}: the loss curve could not be written ({error}).") from error
 
 
-def lines(steps, header=False):  # [Step] -> str
-    """Rows of CSV; an empty cell where nothing was measured."""
+def lines(steps, header=False):  # [StepStats] -> str
+    """Format rows of CSV; an empty cell where nothing was measured."""
     sheet = csv.DictWriter(text := io.StringIO(), COLUMNS, lineterminator="\n")
     if header:
         sheet.writeheader()
@@ -66,14 +66,14 @@ def lines(steps, header=False):  # [Step] -> str
     return text.getvalue()
 
 
-def pace(step, flops, peak):  # Step, FLOPs of a step, FLOPs/s of the machine -> one line
-    """Loss, speed, and the share of what the machine can do at best."""
+def pace(step, flops, peak):  # StepStats, FLOPs of a step, FLOPs/s of the machine -> one line
+    """Format loss, speed, and the share of the machine's peak."""
     told = f"loss {step.loss:.3f} · {step.tokens / step.seconds:,.0f} tokens/s · {flops / step.seconds / peak:.0%} of peak"
     return told if step.held_out_loss is None else f"{told} · held out {step.held_out_loss:.3f}"
 
 
-def row(step, steps, told, seconds):  # Step, int, str, float -> a line of a log
-    """Where a run stands and how long it has yet to go. seconds: of each of the steps before, on average."""
+def row(step, steps, told, seconds):  # StepStats, int, str, float -> a line of a log
+    """Format the progress of a run and its remaining time. seconds: of each of the steps before, on average."""
     from tqdm import tqdm
 
     left = tqdm.format_interval(seconds * (steps - step.step))

@@ -27,7 +27,7 @@ OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def read_corpus(path):  # path -> str
-    """A text file, UTF-8; one that ends in .gz or .xz is unpacked. TrainingError: missing, damaged, empty, not UTF-8."""
+    """Read a text file, UTF-8; one that ends in .gz or .xz is unpacked. TrainingError: missing, damaged, empty, not UTF-8."""
     try:
         with OPENERS.get(Path(path).suffix, open)(path, "rb") as file:
             data = file.read()
@@ -46,7 +46,7 @@ def read_corpus(path):  # path -> str
 
 
 def split(text, separator, held_out):  # -> ([document], [document])
-    """The documents to learn from, and the share `held_out` of them to judge by.
+    """Split documents into those to train on, and the share `held_out` to evaluate on.
 
     Which side a document is on follows from its own text: equal ones never stand on both, and a corpus that grows moves none.
     """
@@ -58,7 +58,7 @@ def split(text, separator, held_out):  # -> ([document], [document])
 
 
 def write_tokens(path, documents, vocab_size):  # path, [[id]] -> TokenFile
-    """Token ids, one document after another, as a file. uint16 where the vocabulary fits. TrainingError: an id outside it."""
+    """Write token ids, one document after another. uint16 where the vocabulary fits. TrainingError: an id outside it."""
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     digest, count = hashlib.sha256(), 0
     with replacing(path, TrainingError) as file:
@@ -112,7 +112,7 @@ def open_tokens(path):  # path -> TokenFile
 
 
 class Batches:
-    """Batches without end: every window of an epoch once, in an order that the seed and the epoch decide.
+    """Batches without end: every window of an epoch once, in an order decided by the seed and the epoch.
 
     ids: (count,). A batch that an epoch cannot fill takes the rest from the next one. `state` is what to save; a generator
     that is given it goes on with the very next window.
@@ -140,12 +140,12 @@ class Batches:
         return {"epoch": self.epoch, "next": self.next}
 
     def restore(self, state):
-        """Go on where a generator of the same ids, length and seed stood."""
+        """Continue where a generator of the same ids, length and seed stood."""
         self.epoch, self.next = state["epoch"], state["next"]
         self.starts = epoch_starts(len(self.ids), self.length, self.seed, self.epoch, self.begins)
 
     def draw(self):  # -> tokens, targets: (batch, length) int64
-        """The next batch. Targets are the tokens one further on."""
+        """Return the next batch. Targets are the tokens one further on."""
         windows = np.stack([self.ids[a : a + self.length + 1] for a in (self._window() for _ in range(self.batch))])
         windows = windows.astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
@@ -158,7 +158,7 @@ class Batches:
 
 
 def epoch_starts(count, length, seed, epoch, begins=None):  # -> (windows,) int
-    """Where the windows of an epoch start, in the order in which they come.
+    """Find where the windows of an epoch start, in the order in which they come.
 
     They do not overlap. The first starts at one of up to `length` places, so that every epoch cuts elsewhere. With `begins`
     each is moved on to the next of these (the last ones to the first), and may overlap with the one after it. From the bits of
@@ -173,7 +173,7 @@ def epoch_starts(count, length, seed, epoch, begins=None):  # -> (windows,) int
 
 
 def held_out_batches(ids, batch, length, most):  # -> [(tokens, targets)]
-    """The same windows every time, from the start of the held-out ids, at most `most` batches; the last may be smaller."""
+    """Yield the same windows every time, from the start of the held-out ids, at most `most` batches; the last may be smaller."""
     windows = min((len(ids) - 1) // length, most * batch)
     starts = [length * i for i in range(windows)]
     cut = [np.stack([ids[a : a + length + 1] for a in starts[i : i + batch]]).astype(np.int64) for i in range(0, windows, batch)]

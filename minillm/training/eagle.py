@@ -30,7 +30,7 @@ ROWS = 128  # of logits at a time
 
 
 def head_parameters(config, seed=0):  # head_config's, int -> {name: float32 array}
-    """A head before training. fc passes the vector on and adds a little of the token; what a layer adds to it starts small.
+    """Initialize a head. fc passes the vector on and adds a little of the token; what a layer adds to it starts small.
 
     So the first guess is f̂ = f, nothing changes, and there is something to improve from the first step on.
     """
@@ -72,7 +72,7 @@ def loss_and_gradients(config, parameters, head, features, embedded, wanted, cou
 
 
 def distillation(found, wanted, head, weight):  # (n, d), (n, d), (vocab, d), float -> float, (n, d)
-    """How far vectors are from those wanted, and what the head makes of both; and the gradient by `found`.
+    """Compute the distance of vectors from those wanted, and the divergence of what the head makes of both; and the gradient.
 
     Smooth L1 of e = f̂ - f is e²/2 within ±1 and |e| - 1/2 beyond: a few components are ten times the others, and their squares
     would be all that counts. KL(p ‖ q) is 0 where q is p, and its gradient by the logits is q - p.
@@ -98,7 +98,7 @@ def both_softmaxes(logits):  # (n, vocab) -> probabilities, their logarithms
 
 
 def own_features(config, parameters, features, embedded, where):  # …, (batch, n) bool -> (batch, n, d_model)
-    """Features with the head's own guesses in the places of `where`, but for the first of a text, which it cannot guess.
+    """Replace features by the head's own guesses in the places of `where`, but for the first of a text, which it cannot guess.
 
     No gradient goes through a guess. A second guess, from these, is what the head will have to make when it drafts.
     """
@@ -109,7 +109,9 @@ def own_features(config, parameters, features, embedded, where):  # …, (batch,
 
 
 def short_vocabulary(ids, size, vocab_size):  # (…) token ids, int, int -> (size,) int32, rising
-    """The tokens that a text uses most. Where it uses fewer, the lowest ids follow: BPE numbers tokens as it merged them, the
-    most frequent pairs first."""
+    """Find the tokens that a text uses most. Where it uses fewer, the lowest ids follow.
+
+    BPE numbers tokens as it merged them, the most frequent pairs first.
+    """
     counts = np.bincount(np.ravel(ids), minlength=vocab_size)
     return np.sort(np.lexsort((np.arange(vocab_size), -counts))[:size]).astype(np.int32)

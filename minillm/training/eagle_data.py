@@ -21,7 +21,7 @@ from minillm.training.data import Batches
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Texts of one length: ids (texts, L + 1), features (texts, L + 1, d_model) float16, counts (texts,) ids up to the end."""
+    """Generated texts of one length: ids (texts, L + 1), features (texts, L + 1, d_model) float16, counts (texts,) of ids."""
 
     ids: np.ndarray
     features: np.ndarray
@@ -29,7 +29,7 @@ class Told:
 
 
 def tell(transformer, beginnings, length, eos_ids, seed):  # Transformer, [ids], int, ids, int -> Told
-    """Let the target go on from beginnings until each text has length + 1 tokens: every other one greedy, the rest drawn."""
+    """Let the target continue beginnings until each text has length + 1 tokens: every other one greedy, the rest sampled."""
     rng, texts, stop = np.random.default_rng(seed), [list(b[: length + 1]) for b in beginnings], length + 1
     caches, features = [transformer.new_cache(stop) for _ in texts], [[] for _ in texts]
     while live := [i for i, cache in enumerate(caches) if cache.length < stop]:
@@ -68,7 +68,7 @@ class ToldBatches(Batches):
 
 
 def objective(config, told, table, head, weight, own):  # -> (parameters, inputs, targets) -> loss, gradients: for loop.fit
-    """eagle.loss_and_gradients of batches of positions. table: the target's embedding; head: rows of its LM head, all or some.
+    """Make eagle.loss_and_gradients of batches of positions. table: the target's embedding; head: rows of its LM head.
 
     own: the share of positions whose feature is the head's own guess; which they are follows from the batch.
     """

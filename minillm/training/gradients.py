@@ -24,7 +24,7 @@ from minillm.layers import rope
 
 
 def linear_backward(x, weight, d_y):  # (tokens, d_in), (d_out, d_in), (tokens, d_out) -> (tokens, d_in), (d_out, d_in)
-    """dx and dW of y = x Wᵀ: two products where forward had one, which is why training costs three times the forward.
+    """Compute dx and dW of y = x Wᵀ: two products where forward had one, which is why training costs three times the forward.
 
     dx mixes the rows of W by how much each output mattered; dW sums one outer product for each token. (The gradient of a
     bias, where there is one, is d_y.sum(axis=0).)
@@ -33,7 +33,7 @@ def linear_backward(x, weight, d_y):  # (tokens, d_in), (d_out, d_in), (tokens, 
 
 
 def rms_norm_backward(x, weight, eps, d_y):  # (..., d), (d,), (..., d) -> (..., d), (d,)
-    """dx and dw of y = w ∘ x̂, where x̂ = x r and r = 1 / √(mean(x²) + ε) for each vector.
+    """Compute dx and dw of y = w ∘ x̂, where x̂ = x r and r = 1 / √(mean(x²) + ε) for each vector.
 
     r depends on every component of x: that is the second term. It takes out of g what points along x̂, for making a vector
     longer does not change its direction, and y is (but for ε) its direction alone.
@@ -52,12 +52,12 @@ def rms_norm_backward(x, weight, eps, d_y):  # (..., d), (d,), (..., d) -> (...,
 
 
 def rope_backward(d_y, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)
-    """dx of y = R x. The transpose of a rotation is the rotation back: the same angles, with the other sign."""
+    """Compute dx of y = R x. The transpose of a rotation is the rotation back: the same angles, with the other sign."""
     return rope(d_y, cos, -sin, interleaved)
 
 
 def swiglu_backward(gate, up, d_y):  # (tokens, d_ff) three times -> (tokens, d_ff), (tokens, d_ff)
-    """d_gate and d_up of y = silu(gate) ∘ up, where silu(a) = a s and s = σ(a) = 1 / (1 + exp(-a)).
+    """Compute d_gate and d_up of y = silu(gate) ∘ up, where silu(a) = a s and s = σ(a) = 1 / (1 + exp(-a)).
 
     silu'(a) = s + a s (1 - s) = s (1 + a (1 - s))
     """
@@ -73,7 +73,7 @@ def swiglu_backward(gate, up, d_y):  # (tokens, d_ff) three times -> (tokens, d_
 
 
 def sigmoid(x):  # (...) -> (...)
-    """σ(x) = 1 / (1 + exp(-x)), from 0 to 1; made in place of one new array."""
+    """Compute σ(x) = 1 / (1 + exp(-x)), from 0 to 1, with one new array."""
     s = np.negative(x)
     with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is the right answer: 0
         np.exp(s, out=s)

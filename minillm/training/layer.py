@@ -52,18 +52,18 @@ class Products:
     """
 
     def trains(self, name):  # -> bool
-        """Does this weight have a gradient?"""
+        """Whether this weight has a gradient."""
         return True
 
     def needs_input(self, w, *names):  # -> bool
-        """Will backward ask for what was multiplied by any of these?"""
+        """Whether backward needs the inputs of any of these matrices."""
         return True
 
     def forward(self, x, w, name):  # (T, d_in) -> (T, d_out)
         return linear(x, w[name])
 
     def backward(self, x, w, name, d_y, grads):  # (T, d_in) or None, …, (T, d_out), {name: gradient} -> (T, d_in)
-        """The gradient of x; those of the weights that are trained are entered in grads. x: None where it is not needed."""
+        """Compute the gradient of x, and enter those of trained weights in grads. x: None where it is not needed."""
         d_x, grads[name] = linear_backward(x, w[name], d_y)
         return d_x
 
@@ -72,7 +72,7 @@ EVERY_WEIGHT = Products()
 
 
 def dense(weight):  # (d_out, d_in), or what has a dense() that makes it -> (d_out, d_in)
-    """A matrix of floats. A frozen one may be kept in fewer bits; it is made anew at each use, and not kept."""
+    """Return a matrix of floats. A frozen one may be kept in fewer bits; it is dequantized at each use, and not kept."""
     return weight if isinstance(weight, np.ndarray) else weight.dense()
 
 
@@ -139,12 +139,12 @@ def layer_backward(d_y, a, w, c, angles, batch, products=EVERY_WEIGHT):
 
 
 def attention_backward(a, d_out, batch):  # Activations, (T, heads · d_head) -> (T, heads, d), (T, kv_heads, d) twice
-    """dq, dk and dv, sequence by sequence."""
+    """Compute dq, dk and dv, sequence by sequence."""
     out, d_out = a.out.reshape(a.q.shape), d_out.reshape(a.q.shape)
     q, k, v, out, d_out = by_sequence(batch, a.q, a.k, a.v, out, d_out)
     return [d.reshape(-1, *d.shape[2:]) for d in attention_gradients(q, k, v, out, a.lse, d_out)]
 
 
 def by_sequence(batch, *arrays):  # (T, heads, d) each -> (batch, T/batch, heads, d) each
-    """The same arrays, seen as sequences."""
+    """View the same arrays as sequences."""
     return [a.reshape(batch, -1, *a.shape[1:]) for a in arrays]

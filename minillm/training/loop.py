@@ -24,8 +24,8 @@ PLACES = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", 
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one step was: mean loss in nats a token, of the held-out text where it was asked, norm before clipping."""
+class StepStats:
+    """The figures of one step: mean loss in nats a token, held-out loss where it was evaluated, gradient norm before clipping."""
 
     step: int
     loss: float
@@ -44,7 +44,7 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
     evaluate:           parameters -> held-out loss, asked every config.run.evaluate_every steps and after the last.
     path:               where the checkpoint goes, every config.run.checkpoint_every steps and after the last; None: nowhere.
     decisive:           the configuration that the checkpoint carries.
-    watch:              told of each Step, before the checkpoint of that step is written.
+    watch:              told of each StepStats, before the checkpoint of that step is written.
     Errors: TrainingError at a loss or a gradient that is not finite. The checkpoint on disk is never of a step after it.
     """
     run, settings = config.run, {k: getattr(config.optimizer, k) for k in ("beta1", "beta2", "epsilon", "weight_decay")}
@@ -62,7 +62,7 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
         state.step, state.batches = step, batches.state
         seconds, last = time.perf_counter() - begin, step == run.steps
         asked = evaluate is not None and (last or step % run.evaluate_every == 0)
-        watch(Step(step, loss, evaluate(state.parameters) if asked else None, rate, norm, tokens, seconds))
+        watch(StepStats(step, loss, evaluate(state.parameters) if asked else None, rate, norm, tokens, seconds))
         if path and (last or step % run.checkpoint_every == 0):
             checkpoint.save(path, state, decisive or {})
             saved = step
@@ -70,13 +70,13 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
 
 
 def rate_of(config, step):  # -> float
-    """The learning rate of a step of this run."""
+    """Compute the learning rate of a step of this run."""
     o = config.optimizer
     return learning_rate(step, peak=o.learning_rate, floor=o.floor, warmup=o.warmup, steps=config.run.steps)
 
 
 def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {name: gradient}, tokens
-    """The mean loss and its gradients over `count` batches, as one batch of them all would give.
+    """Compute the mean loss and its gradients over `count` batches, as one batch of them all would give (gradient accumulation).
 
     Each weighs as many targets as it has, so that a batch with gaps (-1) counts less.
     """
@@ -100,7 +100,7 @@ def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {nam
 
 
 def not_finite(loss, gradients):  # -> str
-    """What went wrong first: the gradient nearest to the loss that is not finite, for the others follow from it."""
+    """Find the first failure: the gradient nearest to the loss that is not finite, for the others follow from it."""
     wrong = {name: int(np.count_nonzero(~np.isfinite(g))) for name, g in gradients.items()}
     wrong = {name: count for name, count in wrong.items() if count}
     told = f"the loss is {loss}"
@@ -115,7 +115,7 @@ def not_finite(loss, gradients):  # -> str
 
 
 def place(name):  # GGUF's name of a tensor -> how far along the forward pass it is used
-    """Backward runs the other way: the largest comes first. A tied embedding, used at both ends, is done only at the first."""
+    """Sort key: backward runs from the last layer to the first. A tied embedding, used at both ends, is done at the first."""
     parts = name.split(".")
     if parts[0] == "blk":
         return (1, int(parts[1]), PLACES.index(parts[2]) if parts[2] in PLACES else 0)

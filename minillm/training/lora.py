@@ -25,7 +25,7 @@ from minillm.training.layer import Products, dense
 
 
 def lora_linear(x, weight, a, b, alpha):  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
-    """y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token lie between the two, and B A is never made."""
+    """Compute y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token between the two, and B A is never made."""
     # BEGIN SOLUTION ex=16.4
     y = linear(x, weight)
     low = (alpha / len(a)) * linear(x, a)  # (T, r)
@@ -35,14 +35,14 @@ def lora_linear(x, weight, a, b, alpha):  # (T, d_in), (d_out, d_in), (r, d_in),
 
 
 def lora_backward(x, a, b, alpha, d_y):  # …, (T, d_out) -> (T, d_in), (r, d_in), (d_out, r)
-    """What the thin matrices add to dx, and their own gradients; d_y is that of y. x Aᵀ is made again: it costs little."""
+    """Compute what A and B add to dx, and their own gradients; d_y is that of y. x Aᵀ is recomputed: it costs little."""
     scale = alpha / len(a)
     d_low = scale * (d_y @ b)  # (T, r)
     return d_low @ a, d_low.T @ x, scale * (d_y.T @ linear(x, a))
 
 
 def merge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
-    """The weights with the adapter in them: W + ΔW, in float32. Those without an adapter are shared, not copied.
+    """Merge an adapter into the weights: W + ΔW, in float32. Weights without an adapter are shared, not copied.
 
     parameters and their arrays stay as they are: others may be using the base. It may be packed; dense() gives floats.
     """
@@ -55,7 +55,7 @@ def merge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
 
 
 def unmerge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
-    """The way back, for a matrix of floats that was merged: W + ΔW - ΔW.
+    """Undo a merge, for a matrix of floats: W + ΔW - ΔW.
 
     Not bit for bit: each sum is rounded. With u = 2⁻²⁴ (float32) a weight comes back within u (|W + ΔW| + |W|), and a little
     more for the second order: the last bit or two, where ΔW is no larger than W. Keep the base, where bits matter.
@@ -66,7 +66,7 @@ def unmerge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
     return parted
 
 
-class Adapted(Products):
+class LoRAProducts(Products):
     """Products with frozen matrices, and with adapters beside those that have one: only these are trained."""
 
     def __init__(self, alpha):
@@ -91,22 +91,22 @@ class Adapted(Products):
 
 
 def loss_and_gradients(config, base, alpha, weights, tokens, targets, *, recompute=False):
-    """As model.loss_and_gradients, of an adapter's weights alone. No gradient of the base is computed.
+    """Compute model.loss_and_gradients of an adapter's weights alone. No gradient of the base is computed.
 
     base: {name: array, or what has a dense()}; weights: {name: array}, those of an Adapter. The loop takes it as
     partial(loss_and_gradients, config, base, alpha).
     """
-    products = Adapted(alpha)
+    products = LoRAProducts(alpha)
     return model.loss_and_gradients(config, base | weights, tokens, targets, recompute=recompute, products=products)
 
 
 def loss(config, base, alpha, weights, tokens, targets):  # -> float
-    """As model.loss, of the base with an adapter."""
-    return model.loss(config, base | weights, tokens, targets, products=Adapted(alpha))
+    """Compute model.loss of the base with an adapter."""
+    return model.loss(config, base | weights, tokens, targets, products=LoRAProducts(alpha))
 
 
 def fresh_adapter(config, rank, alpha, matrices=("attn_q", "attn_v"), seed=0):  # ModelConfig, int, float -> Adapter
-    """An adapter that changes nothing yet, on the same matrices of every layer. A's rows are of unit length, on average.
+    """Initialize an adapter that changes nothing yet, on the same matrices of every layer. A's rows have unit length, on average.
 
     TrainingError: a matrix that there is not, a rank above a matrix's own, an alpha that is not a number above 0.
     """

@@ -34,8 +34,8 @@ FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes at the worst moment of a step, `when`. working: what is taken and given back within one layer."""
+class MemoryBreakdown:
+    """Bytes at the peak of a step, `when`. working: memory allocated and freed within one layer."""
 
     when: str
     weights: int
@@ -50,7 +50,7 @@ class Memory:
 
 
 def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn_q", "attn_v"), recompute=False, table="f16"):
-    """ModelConfig, sequences, tokens of each -> Memory, at the peak of a training step
+    """ModelConfig, sequences, tokens of each -> MemoryBreakdown, at the peak of a training step
 
     method: "full", "lora" or "qlora". rank, matrices: of the adapter (lora.py). table: how QLoRA keeps embedding and head.
     TrainingError for another method, matrix or table than there are; whether the rank fits, lora.fresh_adapter checks.
@@ -60,7 +60,7 @@ def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn
     return max(moments_of(config, batch, length, method, rank, matrices, recompute, table), key=lambda m: m.total)
 
 
-def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -> [Memory] of each moment that can be the worst
+def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -> [MemoryBreakdown], of each possible peak
     tokens, full, packed = batch * length, method == "full", method == "qlora"
     head = c.vocab_size * c.d_model
     trained = c.parameters() if full else adapter_parameters(c, rank, matrices)
@@ -76,7 +76,7 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
         work = max(work, tokens * (3 * c.d_model + 2 * c.d_ff) + c.d_model * c.d_ff)
 
     def at(when, gradients, activations, working):
-        return Memory(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
+        return MemoryBreakdown(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
 
     of_one = layer_activations(c, None if full else matrices)
     last, first = (tokens * kept(c, layers, of_one, recompute) for layers in (c.n_layers, 1))
@@ -91,7 +91,7 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
 
 
 def kept(c, layers, of_one, recompute):  # -> numbers a token
-    """What backward finds when `layers` of them are still to be done: their activations, RoPE's angles and the last x.
+    """Count what is kept for backward when `layers` of them are still to be done: activations, RoPE's angles and the last x.
 
     Recomputed: the input of each, the activations of the one it is at, and what that one gave.
     """
@@ -109,7 +109,7 @@ def layer_activations(c, adapted=None):  # -> numbers a token
 
 
 def layer_working(c, batch, length):  # -> numbers
-    """What layer_backward holds beside activations and gradients, at the worst of four places on its way."""
+    """Count what layer_backward holds beside activations and gradients, at the worst of four places on its way."""
     wide, narrow, tokens = c.n_heads * c.d_head, c.n_kv_heads * c.d_head, batch * length
     feed_forward = 3 * c.d_model + 2 * c.d_ff  # d_x, d_m and d_h; d_gate and d_up: there until the end
     tile = TILE * (c.n_heads // c.n_kv_heads) * (5 * length + 4 * c.d_head)  # scores and what is made of them; q, dO, dQ, dK
@@ -122,7 +122,7 @@ def layer_working(c, batch, length):  # -> numbers
 
 
 def measured_peak(make, step):  # () -> state, state -> anything: -> bytes
-    """The most that was allocated at once while step(state) ran, state included: every array and object of Python.
+    """Measure the peak of allocated bytes while step(state) runs, state included: every array and object of Python.
 
     By tracemalloc, to which NumPy reports. It counts what was asked for, so two runs agree; BLAS keeps some megabytes beside.
     """

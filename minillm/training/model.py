@@ -31,7 +31,7 @@ FIRST_LOGITS = 0.1  # their size before training, about
 
 
 def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array}
-    """A model's weights before training, a function of the seed alone.
+    """Initialize a model's weights, a function of the seed alone.
 
     Matrices are uniform with deviation 1/√inputs, so that what comes out is as large as what went in; those whose result is
     added to the stream are smaller by √(2 layers), so that the stream of a deep model starts no longer than that of a shallow
@@ -69,7 +69,7 @@ def loss(config, parameters, tokens, targets, *, products=EVERY_WEIGHT):
 
 
 def logits(config, parameters, tokens, products=EVERY_WEIGHT):  # …, (batch, length) -> (batch · length, vocab)
-    """What the model says comes after each token: those of Transformer.forward, for whole sequences and without a cache."""
+    """Compute the logits after each token: those of Transformer.forward, for whole sequences and without a cache."""
     x, _ = forward(config, parameters, tokens, products=products)
     return products.forward(rms_norm(x, parameters["output_norm.weight"], config.norm_eps), parameters, head(config))
 
@@ -108,7 +108,7 @@ def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False, 
 
 
 def forward(config, parameters, tokens, keep="none", products=EVERY_WEIGHT):  # -> (batch · length, d_model), what layers kept
-    """All layers, without the last norm. keep: "all" Activations, each layer's "inputs", or "none"."""
+    """Run all layers, without the last norm. keep: "all" Activations, each layer's "inputs", or "none"."""
     angles, kept = angles_of(config, parameters, tokens), []
     x = embed(tokens.reshape(-1), dense(parameters[TABLE]))
     for i in range(config.n_layers):
@@ -120,24 +120,24 @@ def forward(config, parameters, tokens, keep="none", products=EVERY_WEIGHT):  # 
 
 
 def head(config):  # -> name
-    """The matrix that turns a token's last vector into logits, (vocab, d_model)."""
+    """Return the matrix of the output head, (vocab, d_model)."""
     return TABLE if config.tied else "output.weight"
 
 
 def layer_weights(parameters, i):  # -> {short name: array}
-    """The weights of layer i, without the `blk.i.` before their names."""
+    """Select the weights of layer i, without the `blk.i.` before their names."""
     prefix = f"blk.{i}."
     return {name.removeprefix(prefix): w for name, w in parameters.items() if name.startswith(prefix)}
 
 
 def angles_of(config, parameters, tokens):  # (batch, length) -> (batch · length, d_head/2), (batch · length, d_head/2)
-    """Cosine and sine of RoPE for every token, in the parameters' precision: every sequence starts at position 0."""
+    """Compute cosine and sine of RoPE for every token, in the parameters' precision: every sequence starts at position 0."""
     angles = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config))
     return [np.tile(a.astype(parameters["output_norm.weight"].dtype), (len(tokens), 1)) for a in angles]
 
 
 def checked(config, tokens, targets):  # -> (batch, length) int64, (batch, length) int64
-    """Tokens and targets as integers, or MiniLLMError for what would compute nonsense."""
+    """Check tokens and targets: integers, or MiniLLMError for what would compute nonsense."""
     tokens, targets = np.asarray(tokens, np.int64), np.asarray(targets, np.int64)
     if tokens.ndim != 2 or tokens.size == 0 or tokens.shape != targets.shape:
         raise MiniLLMError(

@@ -19,18 +19,19 @@ CHUNK = 2**15  # values: five arrays of them stay in a core's cache, and memory 
 
 
 def decays(parameter):  # array -> bool
-    """Matrices decay, embedding and head among them. Norms and biases do not: 0 is no better place for them."""
+    """Whether a parameter decays: matrices do, embedding and head among them. Norms and biases do not: 0 is not better."""
     return parameter.ndim > 1
 
 
 def zeros_like(parameters):  # {name: array} -> {name: array}
-    """Moments before the first step."""
+    """Make the moments before the first step."""
     return {name: np.zeros_like(array) for name, array in parameters.items()}
 
 
 def adamw(parameters, gradients, first, second, step, rate, *, beta1, beta2, epsilon, weight_decay):
-    """One step, in place: parameters, and both moments. All are {name: array} of the same names and shapes, contiguous but for
-    the gradients.
+    """Make one step of AdamW, in place: parameters, and both moments. All are {name: array} of the same names and shapes.
+
+    All but the gradients are contiguous.
 
     step: counts from 1. rate: η of this step. Gradients are left as they are.
     """
@@ -44,7 +45,7 @@ def adamw(parameters, gradients, first, second, step, rate, *, beta1, beta2, eps
 
 
 def update(w, g, m, v, t, rate, decay, beta1, beta2, epsilon):  # (n,) four times, int, five floats
-    """One step of AdamW for n weights w with gradients g: w and their moments m and v change in place."""
+    """Make one step of AdamW for n weights w with gradients g: w and their moments m and v change in place."""
     # BEGIN SOLUTION ex=16.3
     m *= beta1
     m += (1 - beta1) * g
@@ -59,7 +60,7 @@ def update(w, g, m, v, t, rate, decay, beta1, beta2, epsilon):  # (n,) four time
 
 
 def flat_view(array):  # -> (size,), the same memory
-    """One axis. An array that is not contiguous would be copied, and the step would be lost: ValueError."""
+    """View an array as one axis. One that is not contiguous would be copied, and the step would be lost: ValueError."""
     if not array.flags.c_contiguous:
         raise ValueError("AdamW works in place and needs contiguous arrays")
     return array.reshape(-1)

@@ -22,7 +22,7 @@ from minillm.errors import TrainingError
 
 
 def paged(arrays, folder=None):  # {name: array} -> {name: array} of the same values, in a mapped file
-    """Copies that live in one temporary file; it has no name, and is gone with the last array, or the process.
+    """Copy arrays into one temporary file, mapped; it has no name, and is gone with the last array, or the process.
 
     folder: on which disk; None: the system's for temporary files (where that is kept in RAM, nothing is gained).
     Room is reserved at once: a disk that is full says so here, not by a signal in the middle of a step.

@@ -12,7 +12,7 @@ from minillm.files import replacing
 MARKS = 40  # points on a curve; a thousand would be a smear
 
 
-def picture(steps, vocab_size, path):  # [Step], int, path
+def picture(steps, vocab_size, path):  # [StepStats], int, path
     """Draw the curve of a run as PNG."""
     fig, (axes,) = plots.figure()
     plots.ceiling(axes, math.log(vocab_size), f"every token as likely: ln {vocab_size:,} = {math.log(vocab_size):.2f}")
@@ -29,6 +29,6 @@ def picture(steps, vocab_size, path):  # [Step], int, path
         plots.save(fig, file)
 
 
-def thin(steps):  # [Step] -> at most MARKS + 1 of them, the first and the last among them
+def thin(steps):  # [StepStats] -> at most MARKS + 1 of them, the first and the last among them
     every = max(1, math.ceil(len(steps) / MARKS))
     return [*steps[:-1:every], steps[-1]]

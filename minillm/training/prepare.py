@@ -29,7 +29,7 @@ NAMES = ("train.tokens", "held_out.tokens")
 
 
 def prepare(config, out, resume):  # TrainConfig, folder, bool -> {key: value}, TokenFile, TokenFile
-    """The tokenizer's metadata, the ids to learn from, those to judge by. resume: what is in `out` already stays."""
+    """Prepare the tokenizer's metadata, the ids to train on, and those to evaluate on. resume: files in `out` stay."""
 
     @functools.cache
     def sides():  # read where it is needed: a run that goes on may do without its corpus
@@ -48,7 +48,7 @@ def prepare(config, out, resume):  # TrainConfig, folder, bool -> {key: value}, 
 
 
 def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
-    """What [data] tokenizer names, as GGUF metadata: "bytes", "bpe" (trained on documents() and kept), or a GGUF file's."""
+    """Make the tokenizer of [data] as GGUF metadata: "bytes", "bpe" (trained on documents() and kept), or a GGUF file's."""
     named = config.data.tokenizer
     if named == "bytes":
         return byte_metadata(config.model.vocab_size)
@@ -62,14 +62,14 @@ def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
 
 
 def ids(metadata, documents):  # -> an iterator of [id]
-    """Each document's ids, the end of text behind them."""
+    """Encode each document, with the end of text behind it."""
     tokenizer = Tokenizer.from_gguf(metadata)
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     return ([*tokenizer.encode(document, bos=False), *end] for document in documents)
 
 
 def beginnings(metadata, ids):  # {key: value}, (count,) -> (documents,), ascending
-    """Where documents begin: at the token that ends the one before, which stands before every prompt too."""
+    """Find where documents begin: at the token that ends the one before, which stands before every prompt too."""
     end = Tokenizer.from_gguf(metadata).eos_id
     if end is None:
         raise TrainingError("data.aligned needs a tokenizer with an end of text, found none: documents have no visible end.")
@@ -77,6 +77,6 @@ def beginnings(metadata, ids):  # {key: value}, (count,) -> (documents,), ascend
 
 
 def sha256(metadata):  # {key: value} -> str
-    """Of a tokenizer, whether it was just trained or read from a file."""
+    """Hash a tokenizer, whether it was just trained or read from a file."""
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
     return checkpoint.sha256(plain)

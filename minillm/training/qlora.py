@@ -33,7 +33,7 @@ KINDS = ("nf4", "f16", "f32")  # of a table
 
 @dataclass(frozen=True, slots=True)
 class HalfMatrix:
-    """A matrix in 16 bits, the precision that models are shipped in."""
+    """A matrix in 16 bits, the usual precision of published models."""
 
     values: np.ndarray  # float16
 
@@ -50,7 +50,7 @@ class HalfMatrix:
 
 
 def quantize_base(parameters, table="f16"):  # {name: array} -> {name: array, HalfMatrix or NF4Matrix}
-    """The base of lora.loss_and_gradients, in few bits. table: how embedding and head are kept, "nf4", "f16" or "f32".
+    """Quantize the base of lora.loss_and_gradients. table: how embedding and head are kept, "nf4", "f16" or "f32".
 
     Vectors are shared with `parameters`, not copied; the matrices of `parameters` can be let go.
     TrainingError: another kind of table, or weights that float16 cannot hold. MiniLLMError: NaN or infinity.
@@ -70,7 +70,7 @@ def half(name, array):  # -> HalfMatrix
 
 
 def kind_of(name, shape, table):  # -> "nf4", "f16" or "f32"
-    """How a tensor of the base is kept."""
+    """Choose how a tensor of the base is kept."""
     if table not in KINDS:
         raise TrainingError(f"the embedding table can be kept as {', '.join(KINDS)}, found {table!r}.")
     if len(shape) == 1:
@@ -79,7 +79,7 @@ def kind_of(name, shape, table):  # -> "nf4", "f16" or "f32"
 
 
 def base_nbytes(config, table="f16"):  # ModelConfig -> bytes
-    """What quantize_base makes of a model of this shape, counted without making it."""
+    """Count the bytes of a quantized base of this shape, without making it."""
     width = {"f16": 2, "f32": 4}
     kinds = {name: kind_of(name, shape, table) for name, shape in tensor_shapes(config).items()}
     return sum(
@@ -89,6 +89,6 @@ def base_nbytes(config, table="f16"):  # ModelConfig -> bytes
 
 
 def bits(base, only=lambda name: True):  # {name: array or what quantize_base makes}, name -> bool: -> float
-    """Bits a weight, over all tensors whose name `only` takes: every byte of them, over every weight."""
+    """Compute bits a weight, over all tensors whose name `only` takes: every byte of them, over every weight."""
     chosen = [w for name, w in base.items() if only(name)]
     return 8 * sum(w.nbytes for w in chosen) / max(sum(math.prod(w.shape) for w in chosen), 1)

@@ -13,7 +13,7 @@ import math
 
 
 def learning_rate(step, *, peak, floor, warmup, steps):  # -> float
-    """The learning rate of a step; steps count from 1 to `steps`, and the last one takes `floor`.
+    """Compute the learning rate of a step; steps count from 1 to `steps`, and the last one takes `floor`.
 
     peak ≥ floor ≥ 0. warmup = 0: none. warmup ≥ steps: the line alone, as far as it comes.
     """

@@ -40,14 +40,14 @@ class Task:
 
 
 def task_for(config, tokenizer):  # TrainConfig, {key: value} -> Task
-    """TrainingError, ModelError or GGUFError for a base that cannot be trained as the configuration says."""
+    """Make the task of a configuration. TrainingError, ModelError or GGUFError for a base that cannot be trained that way."""
     if config.base.method == "full":
         return whole_model(config, tokenizer)
     return beside_a_base(config)
 
 
 def whole_model(config, tokenizer):  # -> Task
-    """Every weight, with a gradient and two moments each."""
+    """Train every weight, with a gradient and two moments each."""
     model_metadata(config.model, tokenizer, config.about.metadata())  # what no file can say is refused now, not at the end
 
     def initial():
@@ -65,7 +65,7 @@ def whole_model(config, tokenizer):  # -> Task
 
 
 def beside_a_base(config):  # -> Task
-    """An adapter's weights; the base is read once and never written to."""
+    """Train an adapter's weights; the base is read once and never written to."""
     c, how = config.model, config.base
     matrices = tuple(name.strip() for name in how.matrices.split(","))
     fresh = fresh_adapter(c, how.rank, how.alpha, matrices, config.run.seed)

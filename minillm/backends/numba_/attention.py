@@ -55,7 +55,7 @@ def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None
 
 
 def over_one_block(q, k, v, mask, size):
-    """The contiguous cache: one block. size: keys of a split, or None for the kernel of prefill."""
+    """Attend over a contiguous cache: one block. size: keys of a split, or None for the kernel of prefill."""
     pages, rule = one_block(len(k)), MaskRule(mask.offset, mask.window or EVERYTHING, mask.causal)
     if size:
         seen = mask.span(slice(0, len(q)))
@@ -88,14 +88,14 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
 
 
 def split_size(n_q, heads, d, n_k, kv_heads):  # -> keys, or None
-    """How to cut the keys for the kernel of decode; None where the kernel of prefill is better."""
+    """Choose how to cut the keys for the kernel of decode; None where the kernel of prefill is better."""
     if (n_q == 1 or n_q * heads <= FEW_ROWS * kv_heads) and d % 16 == 0:
         return split_keys(n_k)
     return None
 
 
 def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
-    """Prefill: the threads share tiles of queries and heads."""
+    """Run the kernel of prefill: the threads share tiles of queries and heads."""
     (n_q, heads, d), kv_heads = q.shape, k.shape[2]
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     threads, group = numba.get_num_threads(), heads // kv_heads
@@ -107,7 +107,7 @@ def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
 
 
 def by_splits(q, k, v, pages, mask, span):  # -> out, log-sum-exp, whether all is well
-    """Decode: the threads share stretches of keys."""
+    """Run the kernel of decode: the threads share stretches of keys."""
     return decode(numba.get_num_threads(), as_float32(q), flat(k), flat(v), pages, mask, span)
 
 
@@ -116,7 +116,7 @@ def as_float32(q):
 
 
 def flat(cache):  # (blocks, size, kv_heads, d) -> Stored, over the same memory
-    """k or v as the kernels read them: where they lie, and float16 as uint16, since Numba has none on the CPU.
+    """View k or v as the kernels read them: flat memory, and float16 as uint16, since Numba has none on the CPU.
 
     Copied only if rows are not contiguous, strides are negative or odd, or the type is another one.
     """
@@ -134,7 +134,7 @@ def flat(cache):  # (blocks, size, kv_heads, d) -> Stored, over the same memory
 
 
 def aligned(*shapes):  # (rows, columns) ... -> as many float32 arrays
-    """Scratch from one allocation, each array at the beginning of a cache line: a vector across two lines is two loads."""
+    """Allocate scratch at once, each array at the beginning of a cache line: a vector across two lines is two loads."""
     starts = list(accumulate((rows * columns + 15 & -16 for rows, columns in shapes), initial=16))
     raw = np.empty(starts[-1], np.float32)
     shift = raw.__array_interface__["data"][0] // 4 % 16

@@ -5,7 +5,7 @@ tokens. A kernel that contained the steps of all the matrices it multiplies woul
 loop over bands and tokens is a function of its own for each layout, and a matrix carries its address: to a kernel, a
 matrix is six numbers, and which types a model mixes makes no difference to it.
 
-    Tape    address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds
+    MatrixHandle    address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds
 
 A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. The code of
 float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the code
@@ -27,8 +27,8 @@ from minillm.backends.numba_.tile import I64, band_times_tokens
 SIGNATURE = types.void(*[types.int64] * 13)
 
 
-class Tape(NamedTuple):
-    """All that a kernel must know of a matrix."""
+class MatrixHandle(NamedTuple):
+    """A matrix as a kernel sees it: addresses and sizes."""
 
     code: int  # address
     records: int  # address
@@ -39,7 +39,7 @@ class Tape(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """What matrices are multiplied with: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row).
+    """The operand of a product: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row).
 
     `prange` takes a NamedTuple only where the kernel was given it or calls its class itself: hence Operand(x, *room(n, columns)).
     """
@@ -57,7 +57,7 @@ def room(n, columns):  # -> codes, scale, sums of an Operand, yet to be filled
 
 @lru_cache
 def bands_times_tokens(layout):  # number of a layout -> what has `.address`
-    """The code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
+    """Compile the code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
 
     @code(SIGNATURE)
     def run(first, last, add, records, blocks, record_bytes, rows, x, scales, sums, n, y, stride):
@@ -97,19 +97,19 @@ def call_code(typing, address, first, last, add, records, blocks, record_bytes, 
 
 
 @njit
-def tape_at(table, i):  # (tapes, 6) -> Tape
+def handle_at(table, i):  # (handles, 6) -> MatrixHandle
     t = table[i]
-    return Tape(t[0], t[1], t[2], t[3], t[4], t[5])
+    return MatrixHandle(t[0], t[1], t[2], t[3], t[4], t[5])
 
 
 @njit
-def share(part, parts, add, tape, h, y):
-    """What core `part` of `parts` does of y[t] = (add · y[t]) + W h[t], for all tokens: a stretch of neighbouring bands.
+def share(part, parts, add, handle, h, y):
+    """Compute the share of core `part` of `parts`: y[t] = (add · y[t]) + W h[t], for all tokens: a stretch of neighbouring bands.
 
-    h: Operand, rounded where the tape rounds. y: (n, 16 · bands). Each core reads one long tape, and no two write to one
+    h: Operand, rounded where the handle rounds. y: (n, 16 · bands). Each core reads one long stretch, and no two write to one
     cache line.
     """
-    first, last, n = part * tape.bands // parts, (part + 1) * tape.bands // parts, len(h.x)
+    first, last, n = part * handle.bands // parts, (part + 1) * handle.bands // parts, len(h.x)
     x, codes, scale, sums = h.x.ctypes.data, h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
-    records, blocks, record_bytes, to = tape.records, tape.blocks, tape.record_bytes, y.ctypes.data
-    call_code(tape.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, n, to, y.shape[1])
+    records, blocks, record_bytes, to = handle.records, handle.blocks, handle.record_bytes, y.ctypes.data
+    call_code(handle.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, n, to, y.shape[1])

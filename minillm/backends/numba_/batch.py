@@ -31,7 +31,7 @@ STRETCH = 32  # splits that a thread draws at once: the next one's first keys ha
 
 
 class Caches(NamedTuple):
-    """What the kernels must know of the caches of a step, the same for all layers. One entry for each sequence, but for three."""
+    """The caches of a step as the kernels see them, the same for all layers. One entry for each sequence, but for three."""
 
     k_at: np.ndarray  # addresses of the first layer's keys
     v_at: np.ndarray
@@ -44,7 +44,7 @@ class Caches(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Where a step works, the same in every layer: taken once."""
+    """The workspace of a step, the same in every layer: allocated once."""
 
     first_split: np.ndarray  # (batch + 1,) of each sequence, in the list of all
     acc: np.ndarray  # (splits, heads · d), as decode.State
@@ -73,14 +73,14 @@ def space_for(threads, heads, d, lengths):  # -> what Space is made of
 
 @njit
 def stored_at(address, caches, b, layer, kv_heads):  # -> Stored
-    """The keys, or values, of one layer of sequence b. address: of its first layer's."""
+    """View the keys, or values, of one layer of sequence b. address: of its first layer's."""
     block, row, head = caches.strides
     return Stored(memory(address + layer * caches.apart[b], caches.like), block, row, head, kv_heads)
 
 
 @njit
-def enter(b, q, new_k, new_v, caches, layer, space):
-    """Before the threads set out: sequence b's new key and value go to its cache, and its query is scaled."""
+def start_sequence(b, q, new_k, new_v, caches, layer, space):
+    """Write sequence b's new key and value to its cache, and scale its query; before the threads start."""
     _, kv_heads, d = new_k.shape
     k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
     v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
@@ -97,8 +97,8 @@ def enter(b, q, new_k, new_v, caches, layer, space):
 
 
 @njit
-def work_off(t, threads, kv_heads, caches, layer, space):
-    """What thread t does: splits from the list, a stretch of neighbouring ones at a time, until there are none."""
+def attend_splits(t, threads, kv_heads, caches, layer, space):
+    """Run thread t: take splits from the list, a stretch of neighbouring ones at a time, until there are none."""
     first_split, b = space.first_split, 0
     splits = first_split[len(caches.lengths)]
     stretch = max(1, min(STRETCH, splits // (4 * threads)))
@@ -119,8 +119,8 @@ def work_off(t, threads, kv_heads, caches, layer, space):
 
 
 @njit
-def leave(b, space, out):  # -> whether out[b] is finite
-    """After all: the answer to sequence b's query, merged from its splits."""
+def finish_sequence(b, space, out):  # -> whether out[b] is finite
+    """Merge the splits of sequence b's query, after all threads have ended."""
     own, poison = slice(space.first_split[b], space.first_split[b + 1]), splat(ZERO)
     merge(space.acc[own], space.m[own], space.l[own], out[b : b + 1], space.lse[b])
     for h in range(out.shape[1]):
@@ -138,11 +138,11 @@ def attend_batch(threads, q, new_k, new_v, caches, layer, out):
     space, good = Space(*space_for(threads, q.shape[1], q.shape[2], caches.lengths)), True
     space.tickets[0] = 0
     for b in range(len(q)):
-        enter(b, q, new_k, new_v, caches, layer, space)
+        start_sequence(b, q, new_k, new_v, caches, layer, space)
     for t in prange(threads):
-        work_off(t, threads, new_k.shape[1], caches, layer, space)
+        attend_splits(t, threads, new_k.shape[1], caches, layer, space)
     for b in range(len(q)):
-        good &= leave(b, space, out)
+        good &= finish_sequence(b, space, out)
     return good
 
 
@@ -150,7 +150,7 @@ LIKE = {4: np.empty(0, np.float32), 2: np.empty(0, np.uint16)}  # by the bytes o
 
 
 class AttentionStep(step.AttentionStep):
-    """As backends/step.py; segments of one token are answered together."""
+    """As backends/step.py; segments of one token are batched."""
 
     def __init__(self, ops, segments, spans):
         super().__init__(ops, segments, spans)
@@ -164,7 +164,7 @@ class AttentionStep(step.AttentionStep):
             self.collect()
 
     def collect(self):
-        """What the kernels must know of the caches, once for all layers."""
+        """Collect what the kernels read of the caches, once for all layers."""
         for cache in self.caches:
             cache.make_room(1)
         pages = [cache.pages() for cache in self.caches]
@@ -180,11 +180,11 @@ class AttentionStep(step.AttentionStep):
         self.where = Caches(k_at, v_at, apart, LIKE[width], strides, tables, size, lengths)
 
     def indices(self):
-        """None: the kernels read what `collect` found, and longer segments ask their caches."""
+        """Return none: the kernels read what `collect` found, and longer segments ask their caches."""
         return []
 
     def place(self, arrays):
-        """Nothing, accordingly."""
+        """Do nothing, accordingly."""
 
     def attend(self, layer, q, k, v):
         if not self.together:
@@ -204,13 +204,13 @@ class AttentionStep(step.AttentionStep):
         return looked_up
 
     def done(self):
-        """All layers have been attended to, in one call (stack.py)."""
+        """Note that all layers have been attended to, in one call (stack.py)."""
         for cache in self.caches:
             cache.lengths = [length + 1 for length in cache.lengths]
 
 
 def can_batch(caches):
-    """Are there caches, of one shape, in float32 or float16, with heads of whole registers, and none of them twice?"""
+    """Whether there are caches, of one shape, in float32 or float16, with heads of whole registers, and none of them twice."""
     if not caches or not all(hasattr(cache, "pages") for cache in caches):
         return False
     kinds = set()

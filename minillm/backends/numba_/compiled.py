@@ -30,7 +30,7 @@ RUN_TIME = {"NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE_DIR"}  # 
 
 
 def fingerprint(sources=SOURCES):  # folder -> text
-    """A hash of what decides about the machine code.
+    """Hash what the machine code depends on.
 
     Times of the files are part of it because Numba discards what is older than its source: a folder whose entries were
     made at different times would have its files replaced one by one, and that is where a kill could mix old and new.
@@ -45,7 +45,7 @@ def fingerprint(sources=SOURCES):  # folder -> text
 
 
 def make_folder():  # -> path, or None where nothing may be written
-    """Where the kernels of this version of the source are kept. Folders not used for a month are removed."""
+    """Make the folder of this source version's kernels. Folders not used for a month are removed."""
     kernels = user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache") / "kernels"
     here = kernels / fingerprint()
     try:
@@ -65,7 +65,7 @@ KERNELS: list = []  # every kernel that was defined, compiled or not
 
 
 def kernel(**options):
-    """njit for kernels of this package: kept on disk under the fingerprint, where there is a disk to write to.
+    """Compile with njit, for kernels of this package: kept on disk under the fingerprint, where there is a disk to write to.
 
     error_model "numpy": division by zero gives infinity, as in NumPy, instead of a check before each division.
     """
@@ -83,7 +83,7 @@ def kernel(**options):
 
 
 def code(signature):
-    """cfunc for pieces of this package's kernels that are called by their address, kept on disk like the kernels."""
+    """Compile with cfunc, for pieces of kernels that are called by their address, kept on disk like the kernels."""
 
     def decorate(function):
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER or "")
@@ -131,7 +131,7 @@ event.register("numba:compile", notice)  # Numba tells it of every compilation, 
 
 @contextmanager
 def compiling():
-    """Around the first steps of a model, so that its kernels are compiled there and the notice can show progress."""
+    """Surround the first steps of a model, so that its kernels are compiled there and the notice can show progress."""
     notice.live, count = sys.stderr.isatty(), notice.count
     try:
         yield
@@ -142,7 +142,7 @@ def compiling():
 
 
 def state():  # -> dict
-    """What `minillm backends` tells. Starts the threads: only then is it known what kind they are."""
+    """Describe the kernels for `minillm backends`. Starts the threads: only then is it known what kind they are."""
     threads = numba.get_num_threads()
     kept = len(list(FOLDER.rglob("*.nbc"))) if FOLDER else 0
     folder = str(FOLDER) if FOLDER else None

@@ -22,7 +22,7 @@ DEQUANTIZE = None
 
 
 def crossover(tokens, a_seconds, b_seconds):  # [n] ascending, their times by A, their times by B -> n, or None
-    """The smallest measured number of tokens from which B is faster than A and stays so.
+    """Find the smallest measured number of tokens from which B is faster than A and stays so.
 
     One lucky run in the middle is no crossover: at every larger size that was measured, B must win too. Equal times are
     no win. None where B does not win at the largest size.

@@ -32,13 +32,13 @@ from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, 
 
 @register_jitable
 def split_keys(n_k):  # -> keys of a split
-    """How to cut the keys: 32 pieces or so, enough to share out, few enough to merge. By the number of keys alone, so that
+    """Choose how to cut the keys: 32 pieces or so, enough to share out, few enough to merge. By the number of keys alone, so that
     a sequence is cut alike, and answered alike to the bit, alone and in a batch."""
     return max(KEYS, -(-n_k // 32) // KEYS * KEYS)
 
 
 class State(NamedTuple):
-    """What one thread works in on one split, as flat arrays. rows: queries × heads."""
+    """The workspace of one thread on one split, as flat arrays. rows: queries × heads."""
 
     acc: np.ndarray  # rows × d, unfinished
     m: np.ndarray  # rows
@@ -50,7 +50,7 @@ class State(NamedTuple):
 
 @kernel(parallel=True)
 def decode(threads, q, k, v, pages, mask, span):
-    """Output and log-sum-exp from the keys that span = (start, stop, size) says: start … stop - 1, in splits of `size`.
+    """Compute output and log-sum-exp over the keys of span = (start, stop, size): start … stop - 1, in splits of `size`.
 
     q: (n_q, heads, d), d a multiple of 16. k, v: Stored. pages: Pages. mask: MaskRule. Returns out, lse, and whether all is well:
     the table names blocks that there are, and out is finite. All memory is taken here, so that a decode step enters
@@ -84,7 +84,7 @@ def decode(threads, q, k, v, pages, mask, span):
 
 @njit(error_model="numpy")
 def partial(first, last, q, k, v, pages, mask, state):
-    """All queries and heads against keys first … last - 1: unfinished acc, m and l."""
+    """Attend for all queries and heads to keys first … last - 1: unfinished acc, m and l."""
     (n_q, heads, d), final = q.shape, pages.keys
     acc, m, l, s, side, begins = state.acc, state.m, state.l, state.s, state.side, state.begins
     group, q = heads // k.heads, q.reshape(-1)
@@ -100,7 +100,7 @@ def partial(first, last, q, k, v, pages, mask, state):
                 if together >= n:
                     scores(s, j, q, n_q, heads_of_g, k.numbers, at + shift, k.row, d, n, later + shift)
                 else:
-                    bring_together(side, k, key + j, n, g, pages, d)
+                    gather(side, k, key + j, n, g, pages, d)
                     scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n, 0)
         for r in range(n_q * heads):
             position = mask.offset + r // heads
@@ -116,8 +116,8 @@ def partial(first, last, q, k, v, pages, mask, state):
 
 
 @njit(error_model="numpy")
-def bring_together(side, k, key, count, g, pages, d):
-    """Up to 16 keys of one head, which lie in several blocks, side by side."""
+def gather(side, k, key, count, g, pages, d):
+    """Gather up to 16 keys of one head, which lie in several blocks, side by side."""
     for j in range(count):
         at = find(key + j, pages, k)[0] + g * k.head
         for c in range(0, d, 16):
@@ -126,7 +126,7 @@ def bring_together(side, k, key, count, g, pages, d):
 
 @njit(error_model="numpy")
 def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count, later):
-    """s[r, j …] = q[r] · key, for up to 16 keys side by side and the rows of the heads that read them.
+    """Compute s[r, j …] = q[r] · key, for up to 16 keys side by side and the rows of the heads that read them.
 
     Memory is asked for the keys from element `later` on, once for all rows.
     """
@@ -147,7 +147,7 @@ def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count, later):
 
 @njit(error_model="numpy")
 def add_values(acc, first, p, rows, v, vi, begins, d, count):
-    """acc[r] += Σ_j p[r, j] · value j for the rows of a group, three at a time: a value, once loaded, serves them all."""
+    """Add Σ_j p[r, j] · value j to acc[r] for the rows of a group, three at a time: a value, once loaded, serves them all."""
     full = d // (16 * VECTORS) * (16 * VECTORS)
     r = first
     while r < first + rows:
@@ -169,7 +169,7 @@ def add_values(acc, first, p, rows, v, vi, begins, d, count):
 
 @njit(error_model="numpy")
 def merge(acc, m, l, out, lse):
-    """The splits' results into one: each counts by 2^(m_split - m), with m the largest of all."""
+    """Merge the splits' results: each counts by 2^(m_split - m), with m the largest of all."""
     n_q, heads, d = out.shape
     for r in range(n_q * heads):
         top = MINUS_INF

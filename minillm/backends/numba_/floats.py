@@ -5,7 +5,7 @@ sums and reads each weight once for all six: `outer_products`, the same inner lo
 
     band     columns × 64        w[c, r] = W[64 · band + r, c]       float32, or float16 as it is in the file
 
-To a kernel it is a tape like any other (bands.py), with an address of code. It counts bands of 16 rows, as packed matrices
+To a kernel it is a handle like any other (bands.py), with an address of code. It counts bands of 16 rows, as packed matrices
 have them: the cores share those out more evenly, and a matrix may end after any of them. A stretch of rows that does not
 fill four registers goes through by two and by one; every row's sum is the same chain of multiply-adds in each.
 
@@ -52,11 +52,11 @@ class FloatMatrix:
 
     @cached_property
     def place(self):
-        """For kernels, as PackedMatrix has it: address, columns of a band, bytes of a column, bands of 16 rows."""
+        """Return address, columns of a band, bytes of a column, bands of 16 rows, as PackedMatrix does."""
         return self.bands.ctypes.data, self.shape[1], WIDE * self.width, self.padded_rows // BAND
 
 
-def turn(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
+def pack_floats(tensor):  # a stored tensor (rows, columns) of a plain type -> FloatMatrix
     rows, columns = tensor.shape
     halves = tensor.type.name == "F16"
     weights = tensor.raw.view(np.uint16).reshape(rows, columns) if halves else as_float32(tensor)
@@ -73,7 +73,7 @@ FLOATS, HALVES = np.empty(0, np.float32), np.empty(0, np.uint16)  # Numba knows 
 
 @lru_cache
 def bands_times_tokens(width):  # 2 or 4 bytes of a weight -> what has `.address`
-    """The code for float16 or float32 weights: bands of 16 rows first … last - 1 times all tokens. See bands.SIGNATURE."""
+    """Compile the code for float16 or float32 weights: bands of 16 rows first … last - 1 times all tokens. See bands.py."""
     kind = HALVES if width == 2 else FLOATS
 
     @code(SIGNATURE)
@@ -98,7 +98,7 @@ def bands_times_tokens(width):  # 2 or 4 bytes of a weight -> what has `.address
 
 @njit(inline="always")
 def columns_times_tokens(y, place, stride, x, w, at, columns, n, add, registers):
-    """registers · 16 rows, which begin at w[at] and whose results begin at y[place], times all tokens."""
+    """Multiply registers · 16 rows, which begin at w[at] and whose results begin at y[place], by all tokens."""
     t = 0
     while t < n:
         tokens = 6 if t + 6 <= n else 2 if t + 2 <= n else 1

@@ -25,11 +25,11 @@ from minillm.backends.numba_.simd import (
     F32X16,
     LANES,
     address,
-    ask_for,
     call,
     constant,
     interleave,
     load_vector,
+    prefetch,
     splat_scalar,
     store_vector,
 )
@@ -92,7 +92,7 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
             if ahead:
                 later = builder.gep(b0, [b_begins(builder.add(k, I64(AHEAD)))])
                 for v in range(n_vectors):
-                    ask_for(builder, builder.gep(later, [I64(LANES * v)]))
+                    prefetch(builder, builder.gep(later, [I64(LANES * v)]))
             new = []
             for r in range(n_rows):
                 spread = splat_scalar(builder, builder.load(builder.gep(a_at[r], [k])))
@@ -138,7 +138,7 @@ def dots16(typing, s, si, q, qi, k, ki, k_row, n, later, mode):
         def step(i, sums):
             c = builder.mul(i, I64(LANES))
             for p in k_at if ahead else ():
-                ask_for(builder, builder.gep(p, [builder.add(c, far)]))
+                prefetch(builder, builder.gep(p, [builder.add(c, far)]))
             q_c = load_vector(builder, builder.gep(q0, [c]), types.float32)
             return [
                 call(

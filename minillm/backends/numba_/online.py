@@ -23,13 +23,13 @@ ZERO, MINUS_INF = np.float32(0), np.float32(-np.inf)
 
 @njit(error_model="numpy")
 def padded(d):
-    """d rounded up to whole vectors."""
+    """Round d up to whole vectors."""
     return -(-d // 16) * 16
 
 
 @njit(error_model="numpy")
 def hide(s, at, start, stop):
-    """Scores of keys outside start … stop - 1 become -inf."""
+    """Set scores of keys outside start … stop - 1 to -inf."""
     for j in range(0, min(start, KEYS)):
         s[at + j] = MINUS_INF
     for j in range(max(0, stop), KEYS):

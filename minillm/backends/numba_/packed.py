@@ -5,7 +5,7 @@ each block, sixteen numbers into one, and spends its time on that. Turned by nin
 belongs to row r: sixteen rows are computed side by side and nothing is ever added across lanes.
 
 A matrix is cut into bands of 16 rows, a band into blocks of 32 columns. The *record* of a block is all that one step of
-the kernel reads, in the order in which it reads it, and the records of a band follow one another like a tape:
+the kernel reads, in the order in which it reads it, and the records of a band follow one another like a handle:
 
     record   | codes: 16 rows × 32 | upper bits, for 5 and 6 bits | scales: 16 | minima: 16 |
     codes    64 bytes = 16 lanes of 32 bits = 16 rows; a lane holds eight 4-bit codes, in pairs of neighbouring columns:
@@ -34,7 +34,7 @@ ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the kernel must know of a type, at compile time.
+    """The layout of a type, known to the kernel at compile time.
 
     bits: 4, 5, 6 or 8 a code. group: columns that share a scale, 16 or 32. offset: taken from each code.
     wide: scales are float32 instead of float16. minima: there is a minimum per group too.
@@ -97,7 +97,7 @@ class PackedMatrix:
 
     @cached_property
     def place(self):
-        """Where its records lie, for kernels: address, blocks in a band, bytes of a record, bands."""
+        """Return where its records lie: address, blocks in a band, bytes of a record, bands."""
         bands, blocks, record_bytes = self.records.shape
         return self.records.ctypes.data, blocks, record_bytes, bands
 
@@ -140,7 +140,7 @@ def write_records(records, layout, codes, scale, minimum):  # (bands, blocks, by
 
 
 def interleave(codes, bits):  # (bands, 16, blocks, 32) uint8 -> (bands, blocks, bytes) uint8
-    """Codes of a band, row by row, to lanes: see the picture above."""
+    """Interleave the codes of a band, row by row, to lanes: see the picture above."""
     bands, _, blocks, _ = codes.shape
     if bits == 8:  # a lane holds columns 0, 2, 1, 3: & 0x00FF00FF gives the pair 0, 1
         order = codes.reshape(bands, BAND, blocks, 8, 2, 2).swapaxes(-1, -2)
@@ -153,7 +153,7 @@ def interleave(codes, bits):  # (bands, 16, blocks, 32) uint8 -> (bands, blocks,
 
 
 def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blocks, bytes) uint8
-    """Put as many pairs into a lane as fit: the first into the lowest bits of both of its halves."""
+    """Pack as many pairs into a lane as fit: the first into the lowest bits of both of its halves."""
     each = 16 // bits
     bands, blocks = pairs.shape[:2]
     split = pairs.reshape(bands, blocks, 16 // each, each, BAND, 2)
@@ -166,7 +166,7 @@ def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blo
 
 
 def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
-    """These rows, as the numbers they stand for."""
+    """Unpack these rows to float32."""
     l, out = matrix.layout, np.empty((len(rows), matrix.shape[1]), np.float32)
     halves, floats = matrix.records.view(np.uint16), matrix.records.view(np.float32)
     unpack(halves, floats, rows, l.bits, l.group, l.offset, l.wide, l.minima, out)
@@ -175,7 +175,7 @@ def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns)
 
 @njit
 def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2^bits - 1
-    """The code of row `lane`, column 0 … 31, out of a record of 16-bit words: two words, one lane, are a pair of columns."""
+    """Read the code of row `lane`, column 0 … 31, out of a record of 16-bit words: two words, one lane, are a pair of columns."""
     # BEGIN SOLUTION ex=11.1
     pair, at = column // 2, 2 * lane + column % 2
     if bits == 8:
@@ -191,7 +191,7 @@ def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2
 
 @kernel(parallel=True)
 def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
-    """The picture above, read column by column. halves, floats: the same records as 16-bit words and as float32."""
+    """Unpack the picture above, column by column. halves, floats: the same records as 16-bit words and as float32."""
     for i in prange(len(rows)):
         band, lane = rows[i] // 16, rows[i] % 16
         for block in range(halves.shape[1]):
@@ -213,7 +213,7 @@ def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below
 
 
 def aligned(shape, dtype):
-    """An empty array that starts on a cache line."""
+    """Allocate an array that starts on a cache line."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64

@@ -51,7 +51,7 @@ class MaskRule(NamedTuple):
 
 
 def one_block(keys):  # -> Pages
-    """A contiguous cache."""
+    """View a contiguous cache as one block."""
     return Pages(FIRST, EVERYTHING, 1, keys)
 
 
@@ -63,7 +63,7 @@ def find(key, pages, stored):  # -> element where it begins (of the first head),
 
 @njit(error_model="numpy")
 def find_all(begins, key, count, pages, stored):
-    """begins[j] = the element where key `key + j` begins."""
+    """Find the elements where keys `key + j` begin: begins[j]."""
     j = 0
     while j < count:
         at, together = find(key + j, pages, stored)
@@ -74,7 +74,7 @@ def find_all(begins, key, count, pages, stored):
 
 @njit(error_model="numpy")
 def all_there(pages):
-    """Does the table name only blocks that there are? Asked before anything is read."""
+    """Whether the table names only existing blocks. Asked before anything is read."""
     good = True
     for block in pages.table:
         good &= 0 <= block < pages.blocks
@@ -83,7 +83,7 @@ def all_there(pages):
 
 @intrinsic
 def pointer(typing, address, like):
-    """An address as a pointer to numbers of the same type as those of an array."""
+    """Turn an address into a pointer to numbers of the same type as those of an array."""
     result = types.CPointer(like.dtype)
 
     def emit(context, builder, signature, args):
@@ -94,5 +94,5 @@ def pointer(typing, address, like):
 
 @njit(error_model="numpy")
 def memory(address, like):
-    """All that lies from an address on, as a flat array."""
+    """View all memory from an address on as a flat array."""
     return carray(pointer(address, like), (EVERYTHING,))

@@ -28,7 +28,7 @@ I32, U32 = np.int32, np.uint32  # Numba computes integers in 64 bits; these say 
 
 @njit
 def half(bits):  # uint16 -> float32
-    """float16 from its bits, by moving them to where float32 has them: an exponent 112 smaller, put right by a product."""
+    """Decode float16 bits, by moving them to where float32 has them: an exponent 112 smaller, corrected by a product."""
     number = U32((bits & 0x7FFF) << 13)
     number = U32(number | 0x70000000) if bits & 0x7C00 == 0x7C00 else number  # infinity, NaN: stay what they are
     value = U32(number).view(np.float32) * np.float32(2.0**112)
@@ -37,7 +37,7 @@ def half(bits):  # uint16 -> float32
 
 @lru_cache
 def plain_kernel(number):
-    """The product for one layout, compiled on first use."""
+    """Compile the product for one layout, on first use."""
     layout = LAYOUT_LIST[number]
     bits, group, offset, minima = layout.bits, layout.group, I32(layout.offset), layout.minima
     groups, pairs, code_words = BLOCK // group, group // 2, layout.code_bytes // 4

@@ -39,7 +39,7 @@ def queries_per_tile(group):  # query heads that share a KV head -> queries
 
 
 class Scratch(NamedTuple):
-    """What a thread works in, as flat arrays; with a first axis of threads where it is taken. rows: of a tile of queries."""
+    """The workspace of a thread, as flat arrays; allocated with a first axis of threads. rows: of a tile of queries."""
 
     q: np.ndarray  # rows × d, scaled
     acc: np.ndarray  # rows × padded d
@@ -51,7 +51,7 @@ class Scratch(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What prefill fills. bad[t]: thread t met a number that is not finite, or a block that is not there."""
+    """The results of prefill. bad[t]: thread t met a number that is not finite, or a block that is not there."""
 
     out: np.ndarray  # (n_q, heads, d)
     lse: np.ndarray  # (n_q, heads)
@@ -76,12 +76,12 @@ def prefill(threads, tickets, queries, q, k, v, pages, mask, result, scratch):
         return
     for t in prange(threads):
         own = Scratch(scratch.q[t], scratch.acc[t], scratch.l[t], scratch.m[t], scratch.k[t], scratch.v[t], scratch.s[t])
-        bad[t] = work(tickets, queries, q, k, v, pages, mask, result, own)
+        bad[t] = run_thread(tickets, queries, q, k, v, pages, mask, result, own)
 
 
 @njit(error_model="numpy")
-def work(tickets, queries, q, k, v, pages, mask, result, scratch):
-    """One thread: draw tiles until there are no more. The last queries see most keys, so they are drawn first."""
+def run_thread(tickets, queries, q, k, v, pages, mask, result, scratch):
+    """Run one thread: take tiles until there are no more. The last queries see most keys, so they are taken first."""
     n_q, tiles = len(q), -(-len(q) // queries)
     bad = False
     while True:
@@ -94,7 +94,7 @@ def work(tickets, queries, q, k, v, pages, mask, result, scratch):
 
 @njit(error_model="numpy")
 def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
-    """Queries first … last - 1 of the heads that read KV head g, against all keys they see. True if not all is finite."""
+    """Attend for queries first … last - 1 of the heads that read KV head g, to all keys they see. True if not all is finite."""
     n_k, offset, window, causal = pages.keys, mask.offset, mask.window, mask.causal
     q_rows, acc, l, m, s = scratch.q, scratch.acc, scratch.l, scratch.m, scratch.s
     group, d = q.shape[1] // k.heads, q.shape[2]
@@ -112,7 +112,7 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
         count = min(KEYS, stop - key)
-        turn_keys(scratch.k, k, key, count, g, pages, d)
+        transpose_keys(scratch.k, k, key, count, g, pages, d)
         copy_values(scratch.v, v, key, count, g, pages, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
@@ -143,8 +143,8 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
 
 
 @njit(error_model="numpy")
-def turn_keys(to, k, key, count, g, pages, d):
-    """to[c, j] = component c of key `key + j`, as float32: lanes become keys. Zeros where there is no key."""
+def transpose_keys(to, k, key, count, g, pages, d):
+    """Transpose: to[c, j] = component c of key `key + j`, as float32: lanes become keys. Zeros where there is no key."""
     if count < KEYS:
         to[:] = ZERO
     j = 0
@@ -163,7 +163,7 @@ def turn_keys(to, k, key, count, g, pages, d):
 
 @njit(error_model="numpy")
 def copy_values(to, v, key, count, g, pages, d):
-    """to[j, c] = component c of value `key + j`, as float32, rows padded to whole vectors. Zeros where there is no value."""
+    """Copy: to[j, c] = component c of value `key + j`, as float32, rows padded to whole vectors. Zeros where there is none."""
     wide = padded(d)
     if count < KEYS or d < wide:
         to[:] = ZERO
@@ -181,7 +181,7 @@ def copy_values(to, v, key, count, g, pages, d):
 
 @njit(error_model="numpy")
 def add_values(acc, at, p, v, wide):
-    """acc[6 rows] += P · V, as many vectors of columns at a time as the registers hold, and then one by one."""
+    """Add P · V to acc[6 rows], as many vectors of columns at a time as the registers hold, and then one by one."""
     full = wide // (16 * VECTORS) * (16 * VECTORS)
     for c in range(0, full, 16 * VECTORS):
         outer_products(acc, at + c, wide, p, 0, KEYS, v, c, wide, KEYS, BLOCK, VECTORS, ADD)

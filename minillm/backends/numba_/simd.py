@@ -43,33 +43,33 @@ f32x16 = Vector()
 
 
 def constant(values, kind=F32):
-    """The same number in every lane, or one for each."""
+    """Make a constant vector: the same number in every lane, or one for each."""
     values = list(values) if hasattr(values, "__iter__") else [values] * LANES
     return ir.Constant(ir.VectorType(kind, LANES), values)
 
 
 def call(builder, name, result, *args, flags=()):
-    """A call of the LLVM intrinsic of this name: llvm.fma.v16f32 and the like."""
+    """Call the LLVM intrinsic of this name: llvm.fma.v16f32 and the like."""
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(function, args, fastmath=flags)
 
 
 def address(context, builder, array_type, array, i):
-    """Pointer to element i of an array."""
+    """Point to element i of an array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [i])
 
 
 def load_vector(builder, pointer, dtype):
-    """Sixteen elements as float32: as they are, or widened from float16 bit patterns."""
+    """Load sixteen elements as float32: as they are, or widened from float16 bit patterns."""
     if dtype == types.float32:
         return builder.load(builder.bitcast(pointer, F32X16.as_pointer()), align=4)
     halves = builder.load(builder.bitcast(pointer, ir.VectorType(ir.HalfType(), LANES).as_pointer()), align=2)
     return builder.fpext(halves, F32X16)
 
 
-def ask_for(builder, pointer):
-    """Prefetch: ask memory for the line of a later load. A hint, harmless wherever it points."""
+def prefetch(builder, pointer):
+    """Prefetch the cache line of a later load. A hint, harmless wherever it points."""
     place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     call(builder, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
 
@@ -84,7 +84,7 @@ def splat_scalar(builder, scalar):
 
 
 def interleave(builder, a, b, step):  # two vectors -> two vectors
-    """One step of a transposition: a keeps its lanes without bit `step`, b those with it, and they swap the rest.
+    """Do one step of a transposition: a keeps its lanes without bit `step`, b those with it, and they swap the rest.
 
     step 1:   a0 a1 a2 a3    →    a0 b0 a2 b2
               b0 b1 b2 b3         a1 b1 a3 b3
@@ -99,7 +99,7 @@ def interleave(builder, a, b, step):  # two vectors -> two vectors
 
 @intrinsic
 def load(typing, array, i):
-    """Sixteen numbers from element i on."""
+    """Load sixteen numbers from element i on."""
 
     def emit(context, builder, signature, args):
         return load_vector(builder, address(context, builder, signature.args[0], *args), signature.args[0].dtype)
@@ -109,7 +109,7 @@ def load(typing, array, i):
 
 @intrinsic
 def store(typing, array, i, vector):
-    """Sixteen numbers to element i and on."""
+    """Store sixteen numbers to element i and on."""
 
     def emit(context, builder, signature, args):
         store_vector(builder, args[2], address(context, builder, signature.args[0], *args[:2]))
@@ -120,7 +120,7 @@ def store(typing, array, i, vector):
 
 @intrinsic
 def number(typing, array, i):
-    """Element i alone, as float32: for the tails that do not fill a vector."""
+    """Load element i alone, as float32: for the tails that do not fill a vector."""
 
     def emit(context, builder, signature, args):
         pointer = address(context, builder, signature.args[0], *args)
@@ -133,20 +133,20 @@ def number(typing, array, i):
 
 @intrinsic
 def splat(typing, scalar):
-    """A scalar in every lane."""
+    """Broadcast a scalar to every lane."""
     return f32x16(types.float32), lambda context, builder, signature, args: splat_scalar(builder, args[0])
 
 
 @intrinsic
 def fma(typing, x, y, z):
-    """x·y + z."""
+    """Compute x·y + z (fused multiply-add)."""
     code = lambda context, builder, signature, args: call(builder, "llvm.fma.v16f32", F32X16, *args)  # noqa: E731
     return f32x16(f32x16, f32x16, f32x16), code
 
 
 @intrinsic
 def maximum(typing, x, y):
-    """The larger of the two; y where x is not a number."""
+    """Take the larger of the two; y where x is not a number."""
 
     def emit(context, builder, signature, args):
         return builder.select(builder.fcmp_ordered(">", *args), *args)
@@ -166,7 +166,7 @@ def mul(typing, x, y):
 
 @intrinsic
 def sum_of(typing, x):
-    """The sum of the sixteen lanes."""
+    """Sum the sixteen lanes."""
 
     def emit(context, builder, signature, args):
         return call(builder, "llvm.vector.reduce.fadd.v16f32", F32, ir.Constant(F32, -0.0), args[0], flags=("reassoc",))
@@ -176,7 +176,7 @@ def sum_of(typing, x):
 
 @intrinsic
 def max_of(typing, x):
-    """The largest of the sixteen lanes."""
+    """Find the largest of the sixteen lanes."""
     code = lambda context, builder, signature, args: call(builder, "llvm.vector.reduce.fmax.v16f32", F32, *args)  # noqa: E731
     return types.float32(f32x16), code
 
@@ -186,7 +186,7 @@ EXP2 = [1.0, 0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009
 
 @intrinsic
 def exp2(typing, x):
-    """2^x for x ≤ 0; exactly 0 below -127 (so for -inf), not a number for what is none.
+    """Compute 2^x for x ≤ 0; exactly 0 below -127 (so for -inf), not a number for what is none.
 
     2^x = 2^n · 2^f with n the nearest whole number and f in [-½, ½]. 2^n is n in the exponent bits of a float; 2^f is a
     polynomial of degree 5, off by at most 1e-7 of itself (a least-maximum fit). Rounding is by a well-known trick: adding
@@ -226,7 +226,7 @@ def swiglu16(typing, gate, up, i):
 
 @intrinsic
 def store_as(typing, array, i, vector):
-    """Sixteen numbers to element i and on, rounded to float16 where the array holds such bit patterns."""
+    """Store sixteen numbers to element i and on, rounded to float16 where the array holds such bit patterns."""
 
     def emit(context, builder, signature, args):
         array, i, vector = args
@@ -243,7 +243,7 @@ def store_as(typing, array, i, vector):
 
 @intrinsic
 def take_ticket(typing, counter):
-    """counter[0], then one more, indivisibly: how threads draw the next piece of work without ever drawing the same."""
+    """Increment counter[0] atomically and return its old value: how threads take the next piece of work, each a different one."""
 
     def emit(context, builder, signature, args):
         pointer = address(context, builder, signature.args[0], args[0], ir.IntType(64)(0))

@@ -21,36 +21,36 @@ from numba import njit, prange
 
 from minillm import layers as reference
 from minillm.attention.shapes import check_finite
-from minillm.backends.numba_.bands import Operand, room, tape_at
-from minillm.backends.numba_.batch import Space, enter, leave, space_for, work_off
+from minillm.backends.numba_.bands import Operand, handle_at, room
+from minillm.backends.numba_.batch import Space, attend_splits, finish_sequence, space_for, start_sequence
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.layer import Turning, any_rounds, feed_forward_rows, norm_rows, turn_row
-from minillm.backends.numba_.linear import fused, round_row, tape
+from minillm.backends.numba_.layer import Rotation, any_rounds, feed_forward_rows, norm_rows, rope_row
+from minillm.backends.numba_.linear import can_fuse, handle, round_row
 from minillm.backends.numba_.loops import ADD, FRESH
 from minillm.backends.numba_.thin import GATE, MATRICES, K, O, Q, RoutedLayers, Thin, V, low_room, product
 
 
 class Model(NamedTuple):
-    """What the kernel must know of all layers."""
+    """All layers of a model, as the kernel sees them."""
 
-    tapes: np.ndarray  # (layers, 7, 6) int64, in the order of MATRICES
+    handles: np.ndarray  # (layers, 7, 6) int64, in the order of MATRICES
     norms: np.ndarray  # (layers, 2, d_model): before attention, before the feed-forward part
     eps: np.float32
 
 
 class Layers(list):
-    """The layers of a model, and what the kernel must know of them."""
+    """The layers of a model, with what the kernel needs of them."""
 
     @cached_property
     def whole(self):
-        """Can they be taken together: matrices for kernels, with nothing between q, k, v and their turning?"""
-        return all(fused(*matrices(w)) and w.q_bias is None and w.q_norm is None for w in self)
+        """Can they be taken together: matrices for kernels, with nothing between q, k, v and their rotation?"""
+        return all(can_fuse(*matrices(w)) and w.q_bias is None and w.q_norm is None for w in self)
 
     @cached_property
-    def tapes(self):
+    def handles(self):
         """Of Model."""
-        return np.array([[tape(matrix) for matrix in matrices(w)] for w in self], np.int64)
+        return np.array([[handle(matrix) for matrix in matrices(w)] for w in self], np.int64)
 
     @cached_property
     def norms(self):
@@ -68,10 +68,10 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
     base = routed.layers if routed else layers
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
         return reference.run_layers(x, layers, c, angles, step)
-    x, model = np.array(x, np.float32, order="C"), Model(base.tapes, base.norms, np.float32(c.norm_eps))
-    turning = Turning(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved)
+    x, model = np.array(x, np.float32, order="C"), Model(base.handles, base.norms, np.float32(c.norm_eps))
+    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved)
     routes = (routed or RoutedLayers(base, ())).routes()
-    good = decode(numba.get_num_threads(), x, model, turning, step.where, routes)
+    good = decode(numba.get_num_threads(), x, model, rotation, step.where, routes)
     if not good:
         check_finite(np.full(1, np.nan))
     step.done()
@@ -79,32 +79,32 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
 
 
 @njit(inline="always")
-def attend_rows(threads, q, k, v, turning, caches, layer, space, found, rounds):
-    """q and k turned, the caches extended, each query answered in found.x; and that rounded, where o wants it."""
-    n, heads, kv_heads, d = len(q), turning.heads, turning.kv_heads, turning.d
+def attend_rows(threads, q, k, v, rotation, caches, layer, space, found, rounds):
+    """Apply RoPE to q and k, extend the caches, attend to found.x; and round that, where o wants it."""
+    n, heads, kv_heads, d = len(q), rotation.heads, rotation.kv_heads, rotation.d
     q3, k3, v3 = q.reshape(n, heads, d), k.reshape(n, kv_heads, d), v.reshape(n, kv_heads, d)
     found3, good = found.x.reshape(n, heads, d), np.empty(n, np.bool_)
     space.tickets[0] = 0
     if n <= SERIAL:
         for b in range(n):
-            turn_row(q[b], heads, b, turning)
-            turn_row(k[b], kv_heads, b, turning)
-            enter(b, q3, k3, v3, caches, layer, space)
+            rope_row(q[b], heads, b, rotation)
+            rope_row(k[b], kv_heads, b, rotation)
+            start_sequence(b, q3, k3, v3, caches, layer, space)
     else:
         for b in prange(n):
-            turn_row(q[b], heads, b, turning)
-            turn_row(k[b], kv_heads, b, turning)
-            enter(b, q3, k3, v3, caches, layer, space)
+            rope_row(q[b], heads, b, rotation)
+            rope_row(k[b], kv_heads, b, rotation)
+            start_sequence(b, q3, k3, v3, caches, layer, space)
     for t in prange(threads):
-        work_off(t, threads, kv_heads, caches, layer, space)
+        attend_splits(t, threads, kv_heads, caches, layer, space)
     if n <= SERIAL:
         for b in range(n):
-            good[b] = leave(b, space, found3)
+            good[b] = finish_sequence(b, space, found3)
             if rounds:
                 round_row(found, b)
     else:
         for b in prange(n):
-            good[b] = leave(b, space, found3)
+            good[b] = finish_sequence(b, space, found3)
             if rounds:
                 round_row(found, b)
     return all_of(good)
@@ -119,23 +119,23 @@ def all_of(flags):
 
 
 @kernel(parallel=True)
-def decode(threads, x, model, turning, caches, routes):
-    """The loop over the layers. Adds to x in place; returns whether what every attention found is finite."""
+def decode(threads, x, model, rotation, caches, routes):
+    """Run all layers. Adds to x in place; returns whether what every attention found is finite."""
     n, d_model = x.shape
-    wide, narrow, good = turning.heads * turning.d, turning.kv_heads * turning.d, True
+    wide, narrow, good = rotation.heads * rotation.d, rotation.kv_heads * rotation.d, True
     h = Operand(np.empty((n, d_model), np.float32), *room(n, d_model))
     q, k, v = np.empty((n, wide), np.float32), np.empty((n, narrow), np.float32), np.empty((n, narrow), np.float32)
     found = Operand(np.empty((n, wide), np.float32), *room(n, wide))
-    space, low = Space(*space_for(threads, turning.heads, turning.d, caches.lengths)), low_room(threads, routes)
-    for i in range(len(model.tapes)):
-        tapes, norms, thin = model.tapes[i], model.norms[i], Thin(routes.runs, routes.tapes[i], low)
-        norm_rows(x, norms[0], model.eps, h, any_rounds(tapes, Q, V))
+    space, low = Space(*space_for(threads, rotation.heads, rotation.d, caches.lengths)), low_room(threads, routes)
+    for i in range(len(model.handles)):
+        handles, norms, thin = model.handles[i], model.norms[i], Thin(routes.runs, routes.handles[i], low)
+        norm_rows(x, norms[0], model.eps, h, any_rounds(handles, Q, V))
         for part in prange(threads):
-            product(part, threads, FRESH, tapes, thin, Q, h, q)
-            product(part, threads, FRESH, tapes, thin, K, h, k)
-            product(part, threads, FRESH, tapes, thin, V, h, v)
-        good &= attend_rows(threads, q, k, v, turning, caches, i, space, found, tape_at(tapes, O).rounds)
+            product(part, threads, FRESH, handles, thin, Q, h, q)
+            product(part, threads, FRESH, handles, thin, K, h, k)
+            product(part, threads, FRESH, handles, thin, V, h, v)
+        good &= attend_rows(threads, q, k, v, rotation, caches, i, space, found, handle_at(handles, O).rounds)
         for part in prange(threads):
-            product(part, threads, ADD, tapes, thin, O, found, x)
-        feed_forward_rows(threads, x, norms[1], model.eps, tapes, thin, GATE, x)
+            product(part, threads, ADD, handles, thin, O, found, x)
+        feed_forward_rows(threads, x, norms[1], model.eps, handles, thin, GATE, x)
     return good

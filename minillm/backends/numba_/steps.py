@@ -31,11 +31,11 @@ from numba.extending import intrinsic
 
 from minillm.backends.numba_.bands import SIGNATURE, Operand, bands_times_tokens, room
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import linear, round_row, tape
+from minillm.backends.numba_.linear import handle, linear, round_row
 from minillm.backends.numba_.loops import FRESH, outer_products
 from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
-from minillm.backends.numba_.tile import Step
+from minillm.backends.numba_.tile import TileEmitter
 
 Q4_1 = LAYOUT_LIST.index(LAYOUTS["Q4_1"])
 DOTS = ("vpdpwssd", "vpmaddwd")  # x86: 16-bit pairs multiplied and added, with and without accumulating
@@ -99,7 +99,7 @@ def bands_in_integers(x, words, halves, y):
         band_in_integers(words, halves, band, h.codes[0], h.scale[0], h.sums[0], y[16 * band : 16 * band + 16])
 
 
-class Unprepared(Step):
+class Unprepared(TileEmitter):
     """The vector step without its prefetch."""
 
     def prefetch(self, b, record):
@@ -121,15 +121,15 @@ def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sum
 
 
 @kernel(parallel=True)
-def bands_unprepared(x, tape, y, threads):
+def bands_unprepared(x, handle, y, threads):
     """linear.times_tokens for one token of Q4_1, without prefetch."""
-    h, bands = Operand(x.reshape(1, len(x)), *room(1, len(x))), tape.bands
+    h, bands = Operand(x.reshape(1, len(x)), *room(1, len(x))), handle.bands
     round_row(h, 0)
     for part in prange(threads):
         for band in range(part * bands // threads, (part + 1) * bands // threads):
-            at, place = tape.records + band * tape.blocks * tape.record_bytes, y.ctypes.data + 64 * band
+            at, place = handle.records + band * handle.blocks * handle.record_bytes, y.ctypes.data + 64 * band
             codes, scale, sums = h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
-            band_unprepared(1, Q4_1, FRESH, at, tape.blocks, codes, scale, sums, len(x), place, 0)
+            band_unprepared(1, Q4_1, FRESH, at, handle.blocks, codes, scale, sums, len(x), place, 0)
 
 
 # --- the other way for many tokens: a band of weights made float32 first, then a product of floats ----------------------------
@@ -137,9 +137,10 @@ def bands_unprepared(x, tape, y, threads):
 
 @njit(error_model="numpy")
 def unpack_band(words, halves, band, at, lanes, numbers, out):
-    """out[c, at + row] = W[16 · band + row, c]. out: (columns, 64), flat; numbers: room for 16 scales and 16 minima.
+    """Unpack a band: out[c, at + row] = W[16 · band + row, c].
 
-    lanes is 16: as an argument, so that LLVM keeps the loops over rows and makes vectors of them, instead of unrolling.
+    out: (columns, 64), flat. numbers: scratch for 16 scales and 16 minima. lanes is 16: as an
+    argument, so that LLVM keeps the loops over rows and makes vectors of them, instead of unrolling.
     """
     for b in range(words.shape[1]):
         for i in range(2 * lanes):
@@ -153,7 +154,7 @@ def unpack_band(words, halves, band, at, lanes, numbers, out):
 
 @kernel(parallel=True)
 def through_floats(x, words, halves, y, threads, lanes):
-    """Four bands at a time to float32, in a scratch that stays in the core's cache, then floats.py's product for all tokens."""
+    """Unpack four bands at a time to float32, in a scratch that stays in the core's cache, then use floats.py's product."""
     n, columns, stride, fours = len(x), x.shape[1], y.shape[1], y.shape[1] // 64
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     for part in prange(threads):
@@ -173,7 +174,7 @@ def through_floats(x, words, halves, y, threads, lanes):
 
 
 def dequantized(x, matrix):  # (n, columns), PackedMatrix -> (n, rows)
-    """linear.linear by way of float32 weights."""
+    """Compute linear.linear by way of float32 weights."""
     y = np.empty((len(x), -(-matrix.padded_rows // 64) * 64), np.float32)
     words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
     through_floats(x, words, halves, y, numba.get_num_threads(), BAND)
@@ -225,7 +226,7 @@ def two_cores(x, matrix):
 
 def vector_step(x, matrix):
     y = np.empty(matrix.padded_rows, np.float32)
-    bands_unprepared(x, tape(matrix), y, numba.get_num_threads())
+    bands_unprepared(x, handle(matrix), y, numba.get_num_threads())
     return y[: matrix.shape[0]]
 
 
@@ -239,7 +240,7 @@ STEPS = (*FILE_ORDER, lanes_float, lanes_integer, two_cores, vector_step, prefet
 
 @lru_cache
 def instructions_of(layout="Q4_1"):  # -> {x86 dot-product instruction: times it stands in the assembly of the product}
-    """Which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
+    """Find which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
     number = LAYOUT_LIST.index(LAYOUTS[layout])
     code = numba.njit(SIGNATURE, error_model="numpy")(bands_times_tokens(number).__wrapped__).inspect_asm(SIGNATURE.args)
     return {name: code.count(name) for name in DOTS}

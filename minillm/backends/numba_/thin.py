@@ -8,7 +8,7 @@ A has 8 or 16 rows: every core makes z anew in less time than the cores would wa
 a core adds to what it has just written itself. Rows of one adapter that lie side by side go together, as a run.
 
     runs     (runs, 2)                          first row, and the one after the last
-    tapes    (layers, runs, matrices, 2, 6)     bands.Tape of A and of B; zeros where a matrix has none
+    handles    (layers, runs, matrices, 2, 6)     bands.MatrixHandle of A and of B; zeros where a matrix has none
 """
 
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ import numpy as np
 from numba import njit
 
 from minillm.backends.adapted import Adapted, adapted
-from minillm.backends.numba_.bands import Operand, share, tape_at
-from minillm.backends.numba_.linear import tape
+from minillm.backends.numba_.bands import Operand, handle_at, share
+from minillm.backends.numba_.linear import handle
 from minillm.backends.numba_.loops import ADD, FRESH
 
 MATRICES = "q", "k", "v", "o", "gate", "up", "down"
-Q, K, V, O, GATE = range(5)  # where they stand in a table of tapes; up and down follow gate
+Q, K, V, O, GATE = range(5)  # where they stand in a table of handles; up and down follow gate
 
 
 class Routes(NamedTuple):
-    """Which rows go through which thin matrices, as a kernel is told."""
+    """The rows that go through each low-rank matrix, as a kernel sees them."""
 
     runs: np.ndarray
-    tapes: np.ndarray
+    handles: np.ndarray
 
 
 class Thin(NamedTuple):
     """The same for one layer, and where each core puts its z."""
 
     runs: np.ndarray
-    tapes: np.ndarray  # (runs, matrices, 2, 6)
+    handles: np.ndarray  # (runs, matrices, 2, 6)
     low: np.ndarray  # (threads, numbers)
 
 
@@ -52,33 +52,34 @@ class RoutedLayers:
         return (adapted(w, i, self.routed) for i, w in enumerate(self.layers))
 
     def routes(self):  # -> Routes
-        """For the kernel of all layers."""
-        found = [(run, tapes_of(adapter)) for adapter, rows in self.routed for run in runs_of(rows)]
-        runs, tapes = np.empty((len(found), 2), np.int64), np.empty((len(self.layers), len(found), len(MATRICES), 2, 6), np.int64)
+        """Make the routes for the kernel of all layers."""
+        found = [(run, handles_of(adapter)) for adapter, rows in self.routed for run in runs_of(rows)]
+        runs = np.empty((len(found), 2), np.int64)
+        handles = np.empty((len(self.layers), len(found), len(MATRICES), 2, 6), np.int64)
         for i, (run, own) in enumerate(found):
-            runs[i], tapes[:, i] = run, own
-        return Routes(runs, tapes)
+            runs[i], handles[:, i] = run, own
+        return Routes(runs, handles)
 
 
 def routes_of(*weights):  # matrices, some of them Adapted -> Routes
-    """For a kernel of half a layer."""
+    """Make the routes for a kernel of half a layer."""
     parts = [(i, part) for i, weight in enumerate(weights) if isinstance(weight, Adapted) for part in weight.parts]
-    found = [(run, i, (tape(a), tape(b))) for i, (rows, a, b) in parts for run in runs_of(rows)]
-    runs, tapes = np.empty((len(found), 2), np.int64), np.zeros((1, len(found), len(weights), 2, 6), np.int64)
+    found = [(run, i, (handle(a), handle(b))) for i, (rows, a, b) in parts for run in runs_of(rows)]
+    runs, handles = np.empty((len(found), 2), np.int64), np.zeros((1, len(found), len(weights), 2, 6), np.int64)
     for r, (run, i, pair) in enumerate(found):
-        runs[r], tapes[0, r, i] = run, pair
-    return Routes(runs, tapes)
+        runs[r], handles[0, r, i] = run, pair
+    return Routes(runs, handles)
 
 
-def tapes_of(adapter):  # LoadedAdapter -> (layers, 7, 2, 6)
-    """Worked out once, and kept with the adapter: its matrices stay where they are."""
-    if "tapes" not in adapter.kept:
+def handles_of(adapter):  # LoadedAdapter -> (layers, 7, 2, 6)
+    """Make the handles of an adapter, once, and keep them with it: its matrices stay where they are."""
+    if "handles" not in adapter.kept:
         made = np.zeros((len(adapter.layers), len(MATRICES), 2, 6), np.int64)
         for i, pairs in enumerate(adapter.layers):
             for name, (a, b) in pairs.items():
-                made[i, MATRICES.index(name)] = tape(a), tape(b)
-        adapter.kept["tapes"] = made
-    return adapter.kept["tapes"]
+                made[i, MATRICES.index(name)] = handle(a), handle(b)
+        adapter.kept["handles"] = made
+    return adapter.kept["handles"]
 
 
 def runs_of(rows):  # a slice, or places that rise -> [(first, the one after the last)]
@@ -90,21 +91,21 @@ def runs_of(rows):  # a slice, or places that rise -> [(first, the one after the
 
 @njit
 def low_room(threads, routes):  # -> (threads, numbers)
-    """Room for the largest z, in any layer."""
-    runs, tapes, most = routes.runs, routes.tapes, 0
-    for i in range(len(tapes)):
+    """Find the size of the largest z, in any layer."""
+    runs, handles, most = routes.runs, routes.handles, 0
+    for i in range(len(handles)):
         for r in range(len(runs)):
-            for m in range(tapes.shape[2]):
-                most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * tape_at(tapes[i, r, m], 0).bands)
+            for m in range(handles.shape[2]):
+                most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * handle_at(handles[i, r, m], 0).bands)
     return np.empty((threads, most), np.float32)
 
 
 @njit
-def product(part, parts, add, tapes, thin, matrix, h, y):
-    """What core `part` of `parts` does of y[t] = (add · y[t]) + W h[t], and += B A h[t] for all runs of this matrix."""
-    share(part, parts, add, tape_at(tapes, matrix), h, y)
+def product(part, parts, add, handles, thin, matrix, h, y):
+    """Compute the share of core `part` of `parts`: y[t] = (add · y[t]) + W h[t], and += B A h[t] for all runs of this matrix."""
+    share(part, parts, add, handle_at(handles, matrix), h, y)
     for r in range(len(thin.runs)):
-        a, b = tape_at(thin.tapes[r, matrix], 0), tape_at(thin.tapes[r, matrix], 1)
+        a, b = handle_at(thin.handles[r, matrix], 0), handle_at(thin.handles[r, matrix], 1)
         if a.bands:
             first, stop, rank = thin.runs[r, 0], thin.runs[r, 1], 16 * a.bands
             z = thin.low[part, : (stop - first) * rank].reshape(stop - first, rank)
@@ -114,5 +115,5 @@ def product(part, parts, add, tapes, thin, matrix, h, y):
 
 @njit
 def unrounded(x, other):  # -> Operand
-    """x for float matrices, which read nothing else of it: A and B are such."""
+    """Make an operand of x for float matrices, which read nothing else of it: A and B are such."""
     return Operand(x, other.codes, other.scale, other.sums)

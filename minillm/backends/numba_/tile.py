@@ -48,7 +48,7 @@ def band_times_tokens(typing, tokens, layout, add, records, blocks, x, scales, s
 
 
 def step_function(module, layout, tokens):  # -> LLVM function
-    """The step as a function of its own: a kernel that takes it for three matrices contains and compiles it once."""
+    """Make the step a function of its own: a kernel that takes it for three matrices contains and compiles it once."""
     name = f"band_times_tokens.{layout}.{tokens}"
     if (there := module.globals.get(name)) is not None:
         return there
@@ -56,7 +56,7 @@ def step_function(module, layout, tokens):  # -> LLVM function
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block())
-    Step(LAYOUT_LIST[layout], tokens).emit(builder, *function.args)
+    TileEmitter(LAYOUT_LIST[layout], tokens).emit(builder, *function.args)
     builder.ret_void()
     return function
 
@@ -90,7 +90,7 @@ def round_block(typing, x, i, q, scale, sums, block):
     return types.void(x, types.intp, q, scale, sums, types.intp), emit
 
 
-class Step:
+class TileEmitter:
     """Emits the code for one layout and number of tokens."""
 
     def __init__(self, layout, tokens):
@@ -98,7 +98,7 @@ class Step:
         self.groups = 32 // layout.group
 
     def emit(self, b, add, records, blocks, x, scales, sums, n_columns, y, y_stride):
-        """The loop over the records of a band, with one float accumulator per token in a register."""
+        """Emit the loop over the records of a band, with one float accumulator per token in a register."""
         tokens = range(self.tokens)
         places = [b.inttoptr(b.add(y, b.mul(y_stride, I64(4 * t))), F32X16.as_pointer()) for t in tokens]
         adding = b.icmp_signed("!=", add, I64(0))
@@ -120,7 +120,7 @@ class Step:
             b.store(total, place, align=4)
 
     def fold_group(self, b, record, g, x_rows, x_scale, x_sum, totals):
-        """Integer dot products over the columns of one group, then their share of y."""
+        """Emit integer dot products over the columns of one group, then their share of y."""
         dots = [splat_int(b, b.mul(s, I32(-self.layout.offset))) if self.layout.offset else constant(0, I32) for s in x_sum]
         pairs = self.layout.group // 2
         for pair in range(g * pairs, (g + 1) * pairs):
@@ -137,7 +137,7 @@ class Step:
         return [call(b, "llvm.fma.v16f32", F32X16, *three) for three in zip(values, steps, totals, strict=True)]
 
     def codes(self, b, record, pair):
-        """Two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
+        """Emit two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
         if self.layout.bits == 8:
             word = self.word(b, record, 64 * (pair // 2))
             return field(b, word, 8 * (pair % 2), 0xFF)
@@ -150,41 +150,41 @@ class Step:
         return b.or_(low, b.shl(high, constant(4, I32)))
 
     def word(self, b, record, offset):
-        """64 bytes of codes."""
+        """Load 64 bytes of codes."""
         return b.load(b.inttoptr(b.add(record, I64(offset)), I32X16.as_pointer()), align=32)
 
     def floats(self, b, record, offset):
-        """Sixteen scales as float32."""
+        """Load sixteen scales as float32."""
         stored = F32X16 if self.layout.wide else ir.VectorType(ir.HalfType(), LANES)
         loaded = b.load(b.inttoptr(b.add(record, I64(offset)), stored.as_pointer()), align=32)
         return loaded if self.layout.wide else b.fpext(loaded, F32X16)
 
     def prefetch(self, b, record):
-        """Ask for the cache lines of a later record."""
+        """Prefetch the cache lines of a later record."""
         for line in range(0, self.layout.record_bytes, 64):
             place = b.inttoptr(b.add(record, I64(PREFETCH_AHEAD + line)), I8.as_pointer())
             call(b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
 
 
 def number(b, kind, base, offset):
-    """One number from memory."""
+    """Load one number."""
     return b.load(b.inttoptr(b.add(base, offset), kind.as_pointer()), align=4)
 
 
 def field(b, word, shift, mask):
-    """The bits under the mask, of both halves of each lane, moved down."""
+    """Extract the bits under the mask, of both halves of each lane, moved down."""
     moved = b.lshr(word, constant(shift, I32)) if shift else word
     return b.and_(moved, constant(mask | mask << 16, I32))
 
 
 def splat_int(b, number):
-    """An integer in all lanes."""
+    """Broadcast an integer to all lanes."""
     nothing = ir.Constant(I32X16, ir.Undefined)
     return b.shuffle_vector(b.insert_element(nothing, number, I32(0)), nothing, constant(0, I32))
 
 
 def dot_pairs(b, total, codes, x):
-    """total + the dot product of the two 16-bit halves of each lane."""
+    """Add to total the dot product of the two 16-bit halves of each lane."""
     product = b.mul(*[b.sext(b.bitcast(a, HALVES_I16), HALVES_I32) for a in (codes, x)])
     even, odd = (b.shuffle_vector(product, product, constant(range(first, 2 * LANES, 2), I32)) for first in (0, 1))
     return b.add(total, b.add(even, odd))

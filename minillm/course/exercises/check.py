@@ -11,8 +11,8 @@ import time
 
 from minillm.course.exercises import regions, runner
 from minillm.course.exercises.index import SOURCES, CourseError
-from minillm.course.files import near
 from minillm.course.grading.lint import lint
+from minillm.course.paths import near
 
 
 def check(course, progress, ids=(), seed=0):

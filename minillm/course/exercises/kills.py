@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minillm.course.exercises import regions, runner, warm
 from minillm.course.exercises.index import CourseError, wanted
-from minillm.course.files import write
+from minillm.files import write_text
 
 DOC = re.compile(r'"""(?P<python>[^"]+?)"""\n|//\s*(?P<c>.+)\n')
 
@@ -77,7 +77,7 @@ def right(course, ids):
     chosen = course.chosen(ids)
     with tempfile.TemporaryDirectory() as folder:
         for file in {exercise.file for exercise in chosen}:
-            write(Path(folder) / file, course.source(file))
+            write_text(Path(folder) / file, course.source(file))
         result = runner.run(course, folder, [exercise.id for exercise in chosen if exercise.tests])
     failed = [f"{o.test}: {o.message.splitlines()[0]}" for o in result.outcomes if o.status == "failed"]
     if problems := [*result.errors, *failed]:
@@ -89,7 +89,7 @@ def trial(course, wrong):  # -> runner.Result
     start = warm.run if warm.possible() else runner.cold
     file = course.exercises[wrong.exercise].file
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / file, regions.fill(course.source(file), wrong.exercise, wrong.body))
+        write_text(Path(folder) / file, regions.fill(course.source(file), wrong.exercise, wrong.body))
         return runner.run(course, folder, [wrong.exercise], start=start)
 
 

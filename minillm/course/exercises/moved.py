@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from minillm.course.exercises.index import CourseError
-from minillm.course.files import write
+from minillm.files import write_text
 
 ROOMS = {  # new room: what came into it, with its new name where that changed
     "scheduler": "serving/limits>config serving/order>queues serving/plan serving/policies serving/preemption serving/request "
@@ -62,7 +62,7 @@ def bring_over(work):  # -> [str], a line for each file
         with contextlib.suppress(UnicodeDecodeError):  # then it is not parsed either
             source = path.read_text(encoding="utf-8")
             if (changed := renamed(source)) != source:
-                write(path, changed)
+                write_text(path, changed)
                 said.append(f"{path.relative_to(work).as_posix()}: imports renamed")
     return said
 

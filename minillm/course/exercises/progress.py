@@ -11,7 +11,8 @@ from pathlib import Path
 
 from minillm.course.exercises import regions
 from minillm.course.exercises.index import CourseError
-from minillm.course.files import near, write
+from minillm.course.paths import near
+from minillm.files import write_text
 
 NAME = ".minillm.json"
 
@@ -43,7 +44,7 @@ class Progress:
 
     def save(self):
         state = {"done": self.done, "hints": self.hints, "solutions": self.solutions}
-        write(self.work / NAME, json.dumps(state, indent=1) + "\n")
+        write_text(self.work / NAME, json.dumps(state, indent=1) + "\n")
 
     def command(self, *words):
         """The command to type next, for this folder."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minillm.course.exercises import regions
 from minillm.course.exercises.index import CourseError
-from minillm.course.files import write
+from minillm.files import write_text
 
 
 def start(course, ids, out, force=False):
@@ -25,7 +25,7 @@ def start(course, ids, out, force=False):
         reference, target = course.source(file), out / file
         if not target.exists() or force:
             report.append((file, "written anew" if target.exists() else "written"))
-            write(target, regions.blank(reference, only, file, later=True))
+            write_text(target, regions.blank(reference, only, file, later=True))
             continue
         report.append((file, _blank_more(target, reference, only)))
     return report
@@ -38,7 +38,7 @@ def _blank_more(target, reference, only):
         found = [region for region in regions.find(mine) if region.id in only]
         fresh = {r.id for r in found if r.solved and regions.body(mine, r.id) == regions.body(reference, r.id)}
         if begun := fresh | {region.id for region in found if region.later}:
-            write(target, regions.begin(regions.blank(mine, fresh, target.name), begun))
+            write_text(target, regions.begin(regions.blank(mine, fresh, target.name), begun))
             return "kept, and in it begun " + ", ".join(sorted(begun))
     except (regions.RegionError, SyntaxError):
         pass  # a file in the middle of an edit: hands off

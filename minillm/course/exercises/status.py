@@ -10,7 +10,7 @@ import textwrap
 from itertools import groupby
 
 from minillm.course.exercises.check import beyond
-from minillm.course.files import near
+from minillm.course.paths import near
 
 
 def status(course, progress, ids=(), everything=False, width=80):

@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 
 from minillm.course.exercises import regions
-from minillm.course.files import write
 from minillm.course.grading.launch import Box
+from minillm.files import write_text
 
 LARGEST = 1_000_000  # bytes of one submitted file
 SKIP = shutil.ignore_patterns("__pycache__", "wrong", "hostile", "course_project", ".*")
@@ -70,7 +70,7 @@ def pack_judge(root, course, private=None):
         shutil.copytree(private, box.root / "tests", ignore=SKIP, dirs_exist_ok=True)
     if (course.root / "data").is_dir():
         (box.root / "data").symlink_to((course.root / "data").resolve())
-    write(box.root / "pytest.ini", INI)
+    write_text(box.root / "pytest.ini", INI)
     box.tmp.mkdir()
     return box
 
@@ -88,7 +88,7 @@ def needed(folder, name="grading.child"):  # -> {names of modules}
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minillm.course"):
                 inner = node.module.removeprefix("minillm.course").removeprefix(".")
                 modules = {f"{inner}.{alias.name}".removeprefix(".") for alias in node.names}
-                queue += {one for one in modules if file(one).is_file()} - found or {inner} - found
+                queue += ({one for one in modules if file(one).is_file()} or {inner}) - found
     return found
 
 
@@ -103,8 +103,8 @@ def pack_child(root, course, submitted):
             path.unlink()
     box.submission.mkdir()
     for file, text in submitted.items():
-        write(box.submission / file, text)
-        write(box.root / "minillm" / file, regions.blank(course.source(file), name=file))
+        write_text(box.submission / file, text)
+        write_text(box.root / "minillm" / file, regions.blank(course.source(file), name=file))
     box.tmp.mkdir()
     for path in (box.root, *box.root.rglob("*")):  # the reference may be closed to others; its copy in the box must not be
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from minillm.course.exercises import overlay, regions
 from minillm.course.exercises.index import SOURCES, CourseError
+from minillm.files import replacing
 
 TEXTS = Path(__file__).parents[1] / "bundle"
 OF_LESSONS = {  # data that only some lessons use; each lesson's tests and notebook name what they need
@@ -149,12 +150,9 @@ def tree(folder):
 
 def pack(target, files):
     """Write a zip by rename, its entries in order and of one date; scripts are executable."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".tmp")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as bundle:
+    with replacing(target, CourseError) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, content in sorted(files.items()):
             entry = zipfile.ZipInfo(name, DATE)
             entry.external_attr = (0o755 if content.startswith(b"#!") else 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             bundle.writestr(entry, content)
-    draft.replace(target)

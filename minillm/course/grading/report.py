@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from minillm.course.files import write
+from minillm.files import write_text
 
 
 def lines(scores):
@@ -54,4 +54,4 @@ def classroom50(scores):
 
 
 def save(path, scores):
-    write(path, json.dumps(scores, indent=1) + "\n")
+    write_text(path, json.dumps(scores, indent=1) + "\n")

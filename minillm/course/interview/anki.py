@@ -8,13 +8,13 @@ which every client shows in a font of one width.
 
 import hashlib
 import html
-import os
 import re
 from base64 import urlsafe_b64encode
 from itertools import groupby
 from pathlib import Path
 
 from minillm.errors import MiniLLMError
+from minillm.files import replacing
 
 MARKUP = (  # Markdown of the cards, after escaping; an asterisk between spaces is a product and stays
     (re.compile(r"`([^`]+)`"), r"<code>\1</code>"),
@@ -85,8 +85,8 @@ def tsv(cards):  # [Card] -> text
     return "\n".join(lines) + "\n"
 
 
-def write_apkg(cards, path):
-    """A package of one deck a lesson. AnkiError where genanki is not installed."""
+def write_apkg(cards, file):
+    """Write a package of one deck a lesson to an open file. AnkiError where genanki is not installed."""
     try:
         import genanki
     except ImportError:
@@ -104,7 +104,7 @@ def write_apkg(cards, path):
         name = f"minillm::{card.deck}"
         deck = decks.setdefault(name, genanki.Deck(stable_id(name), name))
         deck.add_note(genanki.Note(note_type, [front(card), back(card)], guid=guid(card), tags=tags(card)))
-    genanki.Package(list(decks.values())).write_to_file(str(path))
+    genanki.Package(list(decks.values())).write_to_file(file)
 
 
 def export(cards, path):  # [Card], path -> path
@@ -112,16 +112,9 @@ def export(cards, path):  # [Card], path -> path
     path = Path(path)
     if path.suffix not in (".tsv", ".txt", ".apkg"):
         raise AnkiError(f"{path}: an export ends in .tsv, .txt or .apkg, found {path.suffix or 'no ending'!r}.")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        try:
-            if path.suffix == ".apkg":
-                write_apkg(cards, part)
-            else:
-                part.write_text(tsv(cards), encoding="utf-8", newline="\n")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise AnkiError(f"{path}: {error.strerror}") from None
+    with replacing(path, AnkiError) as file:
+        if path.suffix == ".apkg":
+            write_apkg(cards, file)
+        else:
+            file.write(tsv(cards).encode())
     return path

@@ -9,10 +9,9 @@ import math
 import re
 import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, did_you_mean
 
 LEVELS = ("junior", "mid", "senior")
 DECK_NAME = re.compile(r"\d\d_[a-z0-9_]+")
@@ -68,9 +67,7 @@ def choose_decks(decks, name):  # {name: cards}, "04", "4", "04_paged_attention"
     for deck in decks:
         if name in (deck, deck[:2], deck[3:]) or name.zfill(2) == deck[:2]:
             return {deck: decks[deck]}
-    near = get_close_matches(name, [*decks, *(deck[3:] for deck in decks)], 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(decks) or 'none'}."
-    raise CardError(f"no deck is called {name!r}; {hint}")
+    raise CardError(f"no deck is called {name!r}; {did_you_mean(name, decks)}")
 
 
 def read_deck(path):  # path -> [Card]
@@ -135,9 +132,7 @@ def check_fields(where, table, required, optional):
     known = {**required, **optional}
     for name, value in table.items():
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
-            raise CardError(f"{where}: unknown field {name!r}; {hint}")
+            raise CardError(f"{where}: unknown field {name!r}; {did_you_mean(name, known)}")
         kind = known[name]
         right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if not right or (kind is str and not value.strip()):

@@ -15,7 +15,7 @@ from dataclasses import fields
 from functools import wraps
 
 from minillm.costs import attention, memory, prices, speculation, time
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, did_you_mean
 from minillm.model.config import ModelConfig
 from minillm.model.presets import preset
 
@@ -103,14 +103,14 @@ def value_of(node):
         case ast.Name(id=name) if name in NAMES:
             return NAMES[name]
         case ast.Name(id=name):
-            raise FormulaError(f"no formula is called {name!r}; there are: {', '.join(NAMES)}.")
+            raise FormulaError(f"no formula is called {name!r}; {did_you_mean(name, NAMES)}")
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
             return OPERATORS[type(op)](*map(number, (left, right)))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
             return OPERATORS[type(op)](number(operand))
         case ast.Attribute(value=owner, attr=name):
             if not isinstance(owner := value_of(owner), ModelConfig) or name not in ATTRIBUTES:
-                raise FormulaError(f"{name!r} is no formula of a model; there are: {', '.join(COSTS)}.")
+                raise FormulaError(f"{name!r} is no formula of a model; {did_you_mean(name, COSTS)}")
             return getattr(owner, name)
         case ast.Call(func=function, args=args, keywords=keywords) if all(k.arg for k in keywords):
             return value_of(function)(*map(value_of, args), **{k.arg: value_of(k.value) for k in keywords})

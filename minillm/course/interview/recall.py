@@ -9,12 +9,12 @@ Woźniak 1990, "Optimization of learning", chapter 3.2. The file is one JSON obj
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 from minillm.errors import MiniLLMError
+from minillm.files import write_text
 from minillm.folders import user_folder
 
 GRADES = {"again": 1, "hard": 3, "good": 4, "easy": 5}
@@ -102,14 +102,5 @@ class Memory:
         recall = after(self.cards.get(card), grade, today)
         self.cards = {**self.cards, **self.read(), card: recall}
         values = {"version": VERSION, "cards": {card: asdict(recall) for card, recall in sorted(self.cards.items())}}
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-                os.replace(part, self.path)
-            finally:
-                part.unlink(missing_ok=True)
-        except OSError as error:
-            raise RecallError(f"{error.filename or self.path}: {error.strerror}: the answer could not be noted.") from None
+        write_text(self.path, json.dumps(values, indent=1) + "\n", RecallError)
         return recall

@@ -21,8 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from minillm.course import files
 from minillm.course.notebooks.contract import DRAWING, SKIP, NotebookError, differences, problems, source_hash
+from minillm.errors import did_you_mean
+from minillm.files import write_text
 
 FOLDER = Path(__file__).parents[3] / "notebooks"
 CELL_LIMIT_S = 120
@@ -121,7 +122,7 @@ def write(notebook, path):
     """The notebook appears whole or not at all."""
     import nbformat
 
-    files.write(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def sources(names, folder):  # ["02", ...] -> [path]
@@ -129,7 +130,7 @@ def sources(names, folder):  # ["02", ...] -> [path]
     found = sorted(folder.glob("[0-9][0-9]_*.py"))
     for name in names:
         if not any(name in (path.stem, path.stem[:2]) for path in found):
-            raise NotebookError(f"no notebook {name!r} in {folder}; there are: {', '.join(p.stem for p in found) or 'none'}.")
+            raise NotebookError(f"no notebook {name!r} in {folder}; {did_you_mean(name, [p.stem for p in found])}")
     return [path for path in found if not names or path.stem in names or path.stem[:2] in names]
 
 

@@ -67,7 +67,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: dict) -> "Tokenizer":
-        """The tokenizer that a GGUF file describes. TokenizerError says which key is wrong, what was expected and found."""
+        """Make the tokenizer that a GGUF file describes. TokenizerError says which key is wrong, what was expected and found."""
         return cls(**arguments_from_gguf(metadata))
 
     @property
@@ -75,14 +75,14 @@ class Tokenizer:
         return len(self.vocabulary.tokens)
 
     def pad_to(self, rows: int) -> None:
-        """The model has so many rows in its embedding; more than tokens where it was padded for speed, as Qwen2 is.
+        """Pad the vocabulary to the rows of the model's embedding: more than tokens where it was padded for speed, as Qwen2's.
 
         Training never meets such a row, yet sampling can draw it: then it makes no text.
         """
         self.rows = max(self.rows, rows)
 
     def encode(self, text: str, special: bool = False, bos: bool | None = None, after=()) -> list[int]:
-        """Token ids of a text.
+        """Encode a text to token ids.
 
         special: recognize control tokens such as <|im_end|> in the text. Never do so with text that a user wrote.
         bos: put the begin-of-text token first; None does what the file says.
@@ -102,7 +102,7 @@ class Tokenizer:
         return out
 
     def decode(self, ids, skip_special: bool = False, after=()) -> str:
-        """The text of token ids; bytes that are not UTF-8 become U+FFFD.
+        """Decode token ids to text; bytes that are not UTF-8 become U+FFFD.
 
         skip_special: leave control tokens out. after: ids that came before, see StreamingDetokenizer.
         """
@@ -111,11 +111,11 @@ class Tokenizer:
         return b"".join(self._bytes_after(p, i, skip_special) for p, i in pairs).decode("utf-8", "replace")
 
     def stream(self, after=(), skip_special: bool = False) -> StreamingDetokenizer:
-        """A detokenizer to push one id at a time into. after: the ids of the prompt, where the text continues it."""
+        """Make a streaming detokenizer: push one id at a time. after: the ids of the prompt, where the text continues it."""
         return StreamingDetokenizer(self, after, skip_special)
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes of one token; a character may be spread over several tokens. None for the model's padding (pad_to)."""
+        """Return the bytes of a token; a character may be spread over several tokens. None for the model's padding (pad_to)."""
         if self.vocab_size <= i < self.rows:
             return b""
         if not 0 <= i < self.vocab_size:
@@ -123,7 +123,7 @@ class Tokenizer:
         return self.model.token_bytes(int(i))
 
     def _bytes_after(self, previous: int | None, i: int, skip_special: bool) -> bytes:
-        """What token i adds to a text: nothing if it is skipped; without the space prefix that encode put there."""
+        """Return the bytes that token i adds: none if it is skipped; without the space prefix that encode put there."""
         data = self.token_bytes(i)
         if i in self.vocabulary.control_ids:
             return b"" if skip_special else data
@@ -133,7 +133,7 @@ class Tokenizer:
         return data
 
     def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool = True, **variables) -> list[int]:
-        """The prompt that the file's chat template makes of messages: [{"role": "user", "content": "..."}, ...].
+        """Apply the file's chat template to messages: [{"role": "user", "content": "..."}, ...].
 
         Control tokens come from the template alone: the same text inside a message stays text.
         variables: what else a template may ask for, such as tools=[...] or enable_thinking=False.

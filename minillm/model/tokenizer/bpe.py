@@ -23,7 +23,7 @@ CHAR_TO_BYTE = {ord(c): chr(b) for b, c in BYTE_TO_CHAR.items()}
 
 
 def byte_symbols(data: bytes) -> str:
-    """Bytes as a vocabulary writes them, one printable character each: b" hi" -> "Ġhi"."""
+    """Map bytes to the characters that a vocabulary writes them with, one printable character each: b" hi" -> "Ġhi"."""
     return data.decode("latin-1").translate(BYTE_TO_CHAR)
 
 
@@ -50,7 +50,7 @@ class ByteLevelBPE:
         self.words = WordCache(self._encode_word)
 
     def encode(self, text: str, starts: bool = True) -> list[int]:
-        """The token ids of a text in which nothing is special. starts: of no meaning here, see sentencepiece.py."""
+        """Encode a text without special tokens. starts: not used here, see sentencepiece.py."""
         out = []
         for piece, user_defined in self.vocabulary.split_user_defined(text):
             if user_defined is not None:
@@ -68,7 +68,7 @@ class ByteLevelBPE:
         return merge([i for byte in data if (i := self.byte_ids[byte]) is not None], self.table.get)
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes that token i stands for."""
+        """Return the bytes of token i."""
         text = self.vocabulary.tokens[i]
         if i not in self.vocabulary.literal_ids:
             try:
@@ -79,7 +79,7 @@ class ByteLevelBPE:
 
 
 def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, int], tuple[int, int]]:
-    """(left id, right id) -> (rank, merged id). TokenizerError for a merge that is no pair, or names no token.
+    """Build (left id, right id) -> (rank, merged id). TokenizerError for a merge that is no pair, or names no token.
 
     A merge into a control token is left out: plain text must never become one.
     """

@@ -32,7 +32,7 @@ class ChatTemplate:
         self._compiled: Callable[..., str] | None = None
 
     def encode(self, messages: list[dict], add_generation_prompt: bool = True, variables: dict | None = None) -> list[int]:
-        """Token ids of the prompt. No begin-of-text token is added: a template that wants one writes it."""
+        """Encode messages to the prompt's token ids. No begin-of-text token is added: a template that wants one writes it."""
         out = []
         rendered = self._render(messages, add_generation_prompt, variables or {})
         for piece, control in self.tokenizer.vocabulary.split_special(rendered):
@@ -43,7 +43,7 @@ class ChatTemplate:
         return out
 
     def render(self, messages: list[dict], add_generation_prompt: bool = True, **variables) -> str:
-        """The prompt as text, to look at. To run it, use `encode`: in this text a forged control token looks like a real one."""
+        """Render the prompt as text, to look at. To run it, use `encode`: here a forged control token looks like a real one."""
         return self._render(messages, add_generation_prompt, variables).replace(MARK, "")
 
     def _render(self, messages, add_generation_prompt, variables) -> str:
@@ -63,7 +63,7 @@ class ChatTemplate:
         return self._compiled(**tokens | shielded, messages=messages, add_generation_prompt=add_generation_prompt)
 
     def shield(self, value, edges: bool = True):
-        """A copy of JSON-like data in whose strings no control token can be found, nor arise where template and string meet.
+        """Copy JSON-like data so that in its strings no control token can be found, nor arise where template and string meet.
 
         Roles get no mark at their edges: some templates build a control token from one ("<|" + role + "|>").
         """

@@ -19,7 +19,7 @@ MOST_EOS = 64
 
 
 def arguments_from_gguf(metadata: dict) -> dict:
-    """Keyword arguments for Tokenizer from GGUF metadata; TokenizerError in one line for what is missing or wrong."""
+    """Read keyword arguments for Tokenizer from GGUF metadata; TokenizerError in one line for what is missing or wrong."""
     keys = Fields(metadata, "", TokenizerError)
     model = keys.values.get(PREFIX + "model")
     if not isinstance(model, str) or model not in ("gpt2", "llama"):

@@ -31,7 +31,7 @@ ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "dee
 
 
 def canonical(pre: str) -> str:
-    """The name in PATTERNS that `tokenizer.ggml.pre` stands for. TokenizerError if none does."""
+    """Find the name in PATTERNS that `tokenizer.ggml.pre` stands for. TokenizerError if there is none."""
     name = ALIASES.get(pre, pre)
     if name not in PATTERNS:
         raise TokenizerError(f"tokenizer.ggml.pre is {str(pre)[:60]!r}; supported: {', '.join(PATTERNS)}")

@@ -40,7 +40,7 @@ def strftime_now(form):
 
 
 def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    """As transformers has it: no HTML escapes, Unicode as it is."""
+    """Encode JSON as transformers does: no HTML escapes, Unicode as it is."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -55,14 +55,14 @@ class Generation(Extension):
 
 
 def environment():
-    """Jinja as transformers sets it up: no dunder attributes, nothing mutable, no loader to import or include from."""
+    """Make Jinja's environment as transformers does: no dunder attributes, nothing mutable, no loader to import from."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     made.filters["tojson"] = tojson
     made.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
     return made
 
 
-def give_up():
+def set_limits():
     """Set the limits. One that the platform does not have, or refuses, is passed over."""
     try:
         import resource
@@ -79,7 +79,7 @@ def give_up():
 
 
 def answer(jinja, templates, source, variables):  # -> kind, text
-    """Render. A template may raise whatever its expressions can: type errors, division by zero, recursion."""
+    """Render a template. It may raise whatever its expressions can: type errors, division by zero, recursion."""
     try:
         if source not in templates:
             if len(templates) >= 8:
@@ -106,7 +106,7 @@ def main():
     clock = getattr(signal, "setitimer", None)
     jinja, templates, read = environment(), {}, sys.stdin.buffer.read
     jinja.from_string("{{ strftime_now('%B') | pprint }}").render()  # what is imported late is imported now
-    give_up()
+    set_limits()
     send(b"r")
     while len(head := read(8)) == 8:
         request = json.loads(read(int.from_bytes(head, "big")))

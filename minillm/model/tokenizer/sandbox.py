@@ -40,18 +40,18 @@ def renderer_file():
 
 
 class Failure(Exception):
-    """No answer: the process took too long or too much, or could not be started."""
+    """No answer: the process exceeded its time or memory, or could not be started."""
 
 
 class Renderer:
-    """The warm process. `ask` may be called from any thread."""
+    """The warm process. Any thread may call `ask`."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.process = None
 
     def ask(self, request: bytes, seconds: float) -> tuple[bytes, str]:
-        """Kind and text of the answer (see renderer.py). Failure after `seconds`, and where the process ends.
+        """Ask the process: kind and text of the answer (renderer.py). Failure after `seconds`, or where the process ends.
 
         Whatever goes wrong ends the process, Control-C too: an answer that nobody read would be taken for the next one's.
         """
@@ -99,7 +99,7 @@ class Renderer:
             raise Failure("the answer of the process that renders it is not UTF-8") from None
         except (EOFError, OSError):  # a TimeoutError is one
             late = time.monotonic() >= deadline
-            raise Failure(f"more than {seconds:g} seconds" if late else last_words(process, seconds)) from None
+            raise Failure(f"more than {seconds:g} seconds" if late else failure_reason(process, seconds)) from None
         finally:
             timer.cancel()
         if not POLLS and time.monotonic() >= deadline:  # in time by a hair: the timer may kill it during the next request
@@ -116,7 +116,7 @@ class Renderer:
             process.wait()
 
     def forked(self):
-        """In a fork the process is the parent's: let go of its pipes, and forget it."""
+        """Drop the process after a fork: it is the parent's."""
         process, self.process, self.lock = self.process, None, threading.Lock()
         if process is not None:
             process.stdin.close()
@@ -124,8 +124,8 @@ class Renderer:
             process.returncode = 0  # not ours to wait for
 
 
-def last_words(process, seconds):
-    """Why it is gone."""
+def failure_reason(process, seconds):
+    """Say why the process ended."""
     try:
         code = process.wait(1)
     except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
@@ -136,7 +136,7 @@ def last_words(process, seconds):
 
 
 def wait(pipe, event, deadline):
-    """Until the pipe can be read or written. TimeoutError at the deadline."""
+    """Wait until the pipe can be read or written. TimeoutError at the deadline."""
     if POLLS:
         poll = select.poll()
         poll.register(pipe, event)
@@ -152,7 +152,7 @@ def write(pipe, data, deadline):
 
 
 def read(pipe, size, deadline):
-    """Exactly so many bytes. EOFError where there are fewer."""
+    """Read exactly so many bytes. EOFError where there are fewer."""
     parts = []
     while size:
         wait(pipe, READABLE, deadline)
@@ -170,7 +170,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def compile_template(source: str):
-    """A function of the template's variables that returns the rendered text. TokenizerError, one line, when that fails.
+    """Make a function of the template's variables that returns the rendered text. TokenizerError, one line, when that fails.
 
     Nothing is compiled here: the renderer does so at the first call, and keeps it.
     """

@@ -46,7 +46,7 @@ class SentencePieceBPE:
         self.words = WordCache(self._encode_word)
 
     def encode(self, text: str, starts: bool = True) -> list[int]:
-        """The token ids of a text, or of a stretch between two control tokens, in which nothing is special.
+        """Encode a text, or a stretch between two control tokens, without special tokens.
 
         starts: it is the beginning of a text, or comes after a control token, and not the rest of another text.
         """
@@ -85,7 +85,7 @@ class SentencePieceBPE:
         return [self.unknown_id]  # one for the character, not one for each byte
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes that token i stands for."""
+        """Return the bytes of token i."""
         if i in self.byte_of:
             return bytes([self.byte_of[i]])
         text = self.vocabulary.tokens[i]

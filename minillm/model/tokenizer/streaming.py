@@ -21,11 +21,11 @@ class StreamingDetokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, i: int) -> str:
-        """The text that became certain with token i; often empty."""
+        """Return the text that became certain with token i; often empty."""
         data = self.tokenizer._bytes_after(self.previous, i, self.skip_special)
         self.previous = i
         return self._utf8.decode(data)
 
     def flush(self) -> str:
-        """The end: U+FFFD if the last character stayed incomplete, else the empty string."""
+        """Return the rest at the end: U+FFFD if the last character stayed incomplete, else the empty string."""
         return self._utf8.decode(b"", final=True)

@@ -22,7 +22,7 @@ MOST_CONTROL = 20_000_000  # squared lengths of control tokens: a chat template'
 
 
 def one_of(texts: list[str]) -> re.Pattern | None:
-    """A pattern with one group that matches any of the texts, the longest first; None for no texts."""
+    """Make a pattern with one group that matches any of the texts, the longest first; None for no texts."""
     texts = sorted((t for t in texts if t), key=len, reverse=True)
     if not texts:
         return None
@@ -74,11 +74,11 @@ class Vocabulary:
         self._special_pattern, self._user_pattern = one_of(list(self.special)), one_of(list(users))
 
     def split_special(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """(piece, None) for plain text, (piece, id) for each control token, in order."""
+        """Split at control tokens: (piece, None) for plain text, (piece, id) for each control token, in order."""
         return _split(text, self._special_pattern, self.special)
 
     def split_user_defined(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """(piece, None) for plain text, (piece, id) for each user-defined token, in order."""
+        """Split at user-defined tokens: (piece, None) for plain text, (piece, id) for each of them, in order."""
         return _split(text, self._user_pattern, self.user_defined)
 
 
@@ -97,7 +97,7 @@ def _describe(value) -> str:
 
 
 def check_unicode(text: str, what: str = "text") -> None:
-    """TokenizerError where a string holds a lone surrogate: no UTF-8, hence no tokens."""
+    """Raise TokenizerError where a string holds a lone surrogate: no UTF-8, hence no tokens."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

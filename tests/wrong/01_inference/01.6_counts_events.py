@@ -1,5 +1,5 @@
 """Counts events: three tokens that came in one are three."""
-tokens = [e for e in log.of(request) if e.kind == TOKEN]
+tokens = [e for e in log.events_of(request) if e.kind == TOKEN]
 if not tokens:
     return None
 if convention == "guidellm":

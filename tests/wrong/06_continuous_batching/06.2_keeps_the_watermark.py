@@ -1,10 +1,10 @@
 """Keeps the watermark free, which is for newcomers: who runs gives way without need."""
-while not pool.can_allocate(growth([(sequence.table, n) for sequence, n in takes])):
+while not pool.can_allocate(blocks_needed([(sequence.table, n) for sequence, n in takes])):
     last = scheduler.running.pop()
-    leave(last, scheduler.host, self.plan)
+    preempt(last, scheduler.host, self.plan)
     scheduler.preempted.appendleft(last)
     if last is group:
         break
     todo.pop()
 else:
-    self.take(takes)
+    self.plan_shares(takes)

@@ -1,5 +1,5 @@
 """Sends the last back to wait and leaves it its blocks."""
-while growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
+while blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
     last = scheduler.running.pop()
     self.plan.preempted += [sequence.id for sequence in last.live]
     scheduler.preempted.appendleft(last)
@@ -7,4 +7,4 @@ while growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
         break
     todo.pop()
 else:
-    self.take(takes)
+    self.plan_shares(takes)

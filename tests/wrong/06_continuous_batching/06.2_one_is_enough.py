@@ -1,9 +1,9 @@
 """Preempts one and goes on, whether that was enough or not."""
-if growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
+if blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
     last = scheduler.running.pop()
-    leave(last, scheduler.host, self.plan)
+    preempt(last, scheduler.host, self.plan)
     scheduler.preempted.appendleft(last)
     if last is group:
         continue
     todo.pop()
-self.take(takes)
+self.plan_shares(takes)

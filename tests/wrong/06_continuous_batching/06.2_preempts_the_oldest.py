@@ -1,11 +1,11 @@
 """Takes blocks from whoever has run longest."""
-while growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
+while blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
     first = scheduler.running.pop(0)
-    leave(first, scheduler.host, self.plan)
+    preempt(first, scheduler.host, self.plan)
     scheduler.preempted.appendleft(first)
     if first is group:
         break
     if first in todo:
         todo.remove(first)
 else:
-    self.take(takes)
+    self.plan_shares(takes)

@@ -1,9 +1,9 @@
 """Forgets that those who gave way have no turn any more."""
-while growth([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
+while blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
     last = scheduler.running.pop()
-    leave(last, scheduler.host, self.plan)
+    preempt(last, scheduler.host, self.plan)
     scheduler.preempted.appendleft(last)
     if last is group:
         break
 else:
-    self.take(takes)
+    self.plan_shares(takes)

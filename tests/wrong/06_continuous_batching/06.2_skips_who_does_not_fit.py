@@ -1,3 +1,3 @@
 """Leaves out whoever finds no block and takes none from anybody."""
-if growth([(sequence.table, n) for sequence, n in takes]) <= pool.num_free:
-    self.take(takes)
+if blocks_needed([(sequence.table, n) for sequence, n in takes]) <= pool.num_free:
+    self.plan_shares(takes)

@@ -1,4 +1,4 @@
 """Compares how many wait, not how many tokens were served."""
-user = min(self.lines, key=lambda user: len(self.lines[user]))
+user = min(self.queues, key=lambda user: len(self.queues[user]))
 self.level = self.served[user]
-return next(iter(self.lines[user].values()))
+return next(iter(self.queues[user].values()))

@@ -1,4 +1,4 @@
 """Prefers who had most."""
-user = max(self.lines, key=lambda user: self.served[user])
+user = max(self.queues, key=lambda user: self.served[user])
 self.level = self.served[user]
-return next(iter(self.lines[user].values()))
+return next(iter(self.queues[user].values()))

@@ -1,4 +1,4 @@
 """Takes the user's last request: the first waits while new ones come."""
-user = min(self.lines, key=lambda user: self.served[user])
+user = min(self.queues, key=lambda user: self.served[user])
 self.level = self.served[user]
-return next(reversed(self.lines[user].values()))
+return next(reversed(self.queues[user].values()))

@@ -1,7 +1,7 @@
 """Takes the request out of its line already when asked who is next."""
-user = min(self.lines, key=lambda user: self.served[user])
+user = min(self.queues, key=lambda user: self.served[user])
 self.level = self.served[user]
-id, group = self.lines[user].popitem(last=False)
-if not self.lines[user]:
-    del self.lines[user]
+id, group = self.queues[user].popitem(last=False)
+if not self.queues[user]:
+    del self.queues[user]
 return group

@@ -1,4 +1,4 @@
 """Among equals takes the request that came first: the line that began first is next."""
-user = min(self.lines, key=lambda user: (self.served[user], next(iter(self.lines[user]))))
+user = min(self.queues, key=lambda user: (self.served[user], next(iter(self.queues[user]))))
 self.level = self.served[user]
-return next(iter(self.lines[user].values()))
+return next(iter(self.queues[user].values()))

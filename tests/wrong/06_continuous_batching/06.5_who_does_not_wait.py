@@ -1,4 +1,4 @@
 """Looks for the poorest among all users, also those without a request."""
 user = min(self.served, key=self.served.get)
 self.level = self.served[user]
-return next(iter(self.lines[user].values()))
+return next(iter(self.queues[user].values()))
