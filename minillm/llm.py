@@ -16,8 +16,8 @@ import numpy as np
 from minillm.cache.protocol import KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import EventLog, summary
-from minillm.model.adapters import prepare
-from minillm.model.generate import SequenceState, TokenLogprob, as_prompt_list, check_prompt, generate_tokens, prompt_ids
+from minillm.model.adapters import LoadedAdapter, prepare
+from minillm.model.generate import Prompt, SequenceState, TokenLogprob, as_prompt_list, check_prompt, generate_tokens, prompt_ids
 from minillm.model.load import load_model
 from minillm.model.lora import Adapter
 from minillm.model.sampling import SamplingParams
@@ -100,11 +100,11 @@ class LLM:
 
         adapter: the name of one for all, or a list with a name or None for each prompt.
         """
-        (prompts, single), log = as_prompt_list(prompts), EventLog()
-        names = adapter if isinstance(adapter, list) else [adapter] * len(prompts)
-        if len(names) != len(prompts):
-            raise RequestError(f"adapters are named once, or for each of {len(prompts):,} prompts; found {len(names):,} names.")
-        pairs = enumerate(zip(prompts, names, strict=True))
+        (batch, single), log = as_prompt_list(prompts), EventLog()
+        names = adapter if isinstance(adapter, list) else [adapter] * len(batch)
+        if len(names) != len(batch):
+            raise RequestError(f"adapters are named once, or for each of {len(batch):,} prompts; found {len(names):,} names.")
+        pairs = enumerate(zip(batch, names, strict=True))
         sequences = [self.sequence(i, prompt, params, truncate, adapter=name) for i, (prompt, name) in pairs]
         for _ in generate_tokens(self.transformer, self.tokenizer.eos_ids, sequences, log):
             pass
@@ -135,17 +135,25 @@ class LLM:
         """Turn a conversation into a prompt with the file's chat template. Text of a message cannot forge a role."""
         return self.tokenizer.apply_chat_template(messages)
 
-    def sequence(self, request, prompt, params=None, truncate=None, cache=None, adapter=None):  # -> SequenceState
+    def sequence(
+        self,
+        request: int,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        truncate: str | None = None,
+        cache: KVCache | None = None,
+        adapter: str | None = None,
+    ) -> SequenceState:
         """A request ready to run. cache: where its keys and values go, or lie already (PageStore.new_cache); else a new one."""
         params, loaded = params or SamplingParams(), self.adapter(adapter)
         ids = prompt_ids(self.tokenizer, prompt)
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
         cache = self.transformer.new_cache(len(ids) + params.max_tokens) if cache is None else cache
         text = self.tokenizer.stream(ids, params.skip_special_tokens)
-        return SequenceState(request, ids, params, cache, text, adapter=adapter)
+        return SequenceState(request, ids, params, cache, text, adapter=loaded)
 
 
-def completion(sequence, log, index=None):  # SequenceState, EventLog -> Completion
+def completion(sequence: SequenceState, log: EventLog, index: int | None = None) -> Completion:
     """What a caller gets to keep of a sequence. index: which of its request's answers it is, where there are several."""
     return Completion(
         text=sequence.text,

@@ -12,7 +12,7 @@ from minillm.errors import MiniLLMError
 ALWAYS_FITS = 2**28  # bytes; below this it is not worth asking the system
 
 
-def available_bytes():
+def available_bytes() -> int | None:
     """Count the bytes that could be allocated now; None where the platform does not tell."""
     try:
         with open("/proc/meminfo") as info:  # Linux: what is free, and what caches would give back
@@ -25,7 +25,7 @@ def available_bytes():
         return None
 
 
-def refuse_beyond_memory(nbytes, what, instead=""):
+def refuse_beyond_memory(nbytes: float, what: str, instead: str = "") -> None:
     """Raise MiniLLMError, with both numbers, where nbytes exceeds the available memory. instead: what the user can do."""
     if nbytes < ALWAYS_FITS:
         return

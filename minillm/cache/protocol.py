@@ -37,10 +37,10 @@ class KVCache(Protocol):
     def make_room(self, n: int) -> None:
         """Allocate the memory for n more tokens now, for all layers."""
 
-    def indices(self, n: int) -> list:  # -> [int64 arrays on the host]
+    def indices(self, n: int) -> list["np.ndarray"]:  # int64, on the host
         """Make room for n more tokens, and return the indices that a step needs on the device, perhaps none."""
 
-    def place(self, arrays: list) -> None:  # what `indices` gave, on the device
+    def place(self, arrays: list[Array]) -> None:  # what `indices` gave, on the device
         """Take the uploaded indices, for the step that follows."""
 
     def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
@@ -58,5 +58,5 @@ class KVCache(Protocol):
     def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone."""
 
-    def fork(self):  # -> KVCache
+    def fork(self) -> Self:
         """Make a second cache with the same content, independent from here on."""

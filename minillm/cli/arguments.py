@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         having = [other.prog for other in self.siblings.values() if word in other._option_string_actions]
         return f" ({' and '.join(having)} ha{'ve' if having[1:] else 's'} it)" if having else ""
 
-    def did_you_mean(self, word, known):
+    def did_you_mean(self, word: str, known: Iterable[str]) -> str:
         near = nearest(word, known)
         return f" (did you mean {near}?)" if near else ""
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from minillm.model.tokenizer import Tokenizer
     from minillm.training.checkpoint import State
     from minillm.training.config import TrainConfig
-    from minillm.training.curve import Step
     from minillm.training.data import Batches, TokenFile
+    from minillm.training.loop import StepStats
     from minillm.training.task import Task
 
 HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss curve, exact resume"
@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
     done, begin = state.step, perf_counter()
     with Curve(out / "loss.csv", done) as curve, bar(settings.steps, "steps", done) as progress:
 
-        def watch(step: "Step") -> None:
+        def watch(step: "StepStats") -> None:
             told = pace(step, flops, peak)
             curve.write(step)
             progress.set_postfix_str(told, refresh=False)
@@ -150,7 +150,7 @@ def peak_flops() -> float:  # FLOPs/s of a large matrix product here
     return measure_machine(megabytes=1, n=1024).flops_per_s
 
 
-def told(args: Namespace, config: "TrainConfig", written: Path, steps: "list[Step]", flops: float, peak: float) -> None:
+def told(args: Namespace, config: "TrainConfig", written: Path, steps: "list[StepStats]", flops: float, peak: float) -> None:
     """The picture, a summary in one line, and JSON where it was asked for."""
     from statistics import median
 

@@ -11,7 +11,7 @@ import io
 import json
 from pathlib import Path
 
-from minillm import plots
+from minillm import plots, terminal
 from minillm.files import replacing
 from minillm.load.generator import rows
 from minillm.metrics import perfetto, summary

@@ -14,6 +14,7 @@ import numpy as np
 from minillm.cache.protocol import KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, EventLog
+from minillm.model.adapters import LoadedAdapter
 from minillm.model.sampling import SamplingParams, as_int, as_tuple, log_softmax, sample
 from minillm.model.stopping import StopStrings
 from minillm.model.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ class SequenceState:
         held, prompt = self.cache.length, len(self.prompt_token_ids)
         return self.prompt_token_ids[held:] + self.token_ids[max(0, held - prompt) :]
 
-    def segment(self, tokens, logits="last"):  # -> Segment
+    def segment(self, tokens: list[int], logits: str = "last") -> Segment:
         """Make a segment of these tokens, after those that the cache holds."""
         return Segment(tokens, self.cache.length, self.cache, logits, self.adapter)
 
@@ -81,7 +82,7 @@ class SequenceState:
         return piece
 
 
-def prompt_ids(tokenizer, prompt):  # Tokenizer, text or token ids -> token ids
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Tokenize a prompt, or check its ids. "" becomes the begin-of-text token, also where the file puts none before a text."""
     if isinstance(prompt, str):
         if ids := tokenizer.encode(prompt):
@@ -93,12 +94,13 @@ def prompt_ids(tokenizer, prompt):  # Tokenizer, text or token ids -> token ids
         found = [as_int(i) for i in prompt]
     except TypeError:
         found = [None]
-    if None in found:
+    ids = [i for i in found if i is not None]
+    if len(ids) < len(found):
         raise RequestError(f"a prompt is text or a list of token ids, found {describe_prompt(prompt)}.")
-    return found
+    return ids
 
 
-def describe_prompt(prompt):  # -> text
+def describe_prompt(prompt: Any) -> str:
     """Describe a wrong prompt by its type and its first wrong item, for an error."""
     try:
         wrong = next(i for i in prompt if as_int(i) is None)
@@ -107,7 +109,7 @@ def describe_prompt(prompt):  # -> text
     return f"{type(prompt).__name__} with {wrong!r:.40}"
 
 
-def as_prompt_list(prompts):  # -> [prompt], whether it was a single one: text or token ids, and not a list of prompts
+def as_prompt_list(prompts: Prompt | list) -> tuple[list, bool]:  # [prompt], whether it was a single one: text or token ids
     if isinstance(prompts, str):
         return [prompts], True
     prompts = list(as_tuple("prompts", prompts, "texts, or of lists of token ids"))
@@ -131,14 +133,20 @@ def check_prompt(ids: list[int], context: int, max_tokens: int, truncate: str | 
     return ids
 
 
-def prefill(transformer: Transformer, sequence: Sequence, chunk: int = PREFILL_CHUNK) -> np.ndarray:  # (vocab,)
+def prefill(transformer: Transformer, sequence: SequenceState, chunk: int = PREFILL_CHUNK) -> np.ndarray:  # (vocab,)
     """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory. -> logits of the last position."""
     while len(pending := sequence.pending()) > chunk:
         transformer.forward([sequence.segment(pending[:chunk], logits="none")])
     return transformer.ops.download(transformer.logits([sequence.segment(pending)]))[-1]
 
 
-def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
+def generate_tokens(
+    transformer: Transformer,
+    eos_ids: Container[int],
+    sequences: list[SequenceState],
+    log: EventLog | None = None,
+    use_cache: bool = True,
+) -> Iterator[tuple[SequenceState, str]]:  # and a piece of its text
     """Generate for all sequences until each has finished. Yields after every token, also when it shows no text yet.
 
     use_cache=False forgets everything after each token: what generation costs without a KV cache.
@@ -147,7 +155,7 @@ def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True): 
     for sequence in sequences:
         log.add(sequence.request, ARRIVED, len(sequence.prompt_token_ids))
 
-    def choose(sequence: Sequence, logits: np.ndarray) -> tuple[Sequence, str]:
+    def choose(sequence: SequenceState, logits: np.ndarray) -> tuple[SequenceState, str]:
         seen = sequence.prompt_token_ids + sequence.token_ids
         token = sample(logits, sequence.params, sequence.rng, seen)
         log.add(sequence.request, TOKEN)
@@ -170,14 +178,14 @@ def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True): 
             yield choose(sequence, logits)
 
 
-def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob
+def token_logprob(logits: np.ndarray, token: int, count: int) -> TokenLogprob:
     """Compute the log-probabilities of the chosen token and of the `count` likeliest ones."""
     logprobs = log_softmax(logits)
     best = top_indices(logprobs, count)
     return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})
 
 
-def top_indices(values, count):  # (n,), int -> (count,) indices
+def top_indices(values: np.ndarray, count: int) -> np.ndarray:  # (n,), int -> (count,) indices
     """Find the largest values, in descending order, the lower index first among equals. Only those are sorted."""
     count = min(count, len(values))
     if count == 0:

@@ -64,8 +64,9 @@ class SamplingParams:
             value = getattr(self, name)
             if value is None and name in ("logprobs", "seed"):
                 continue
-            plain = as_int(value) if name in WHOLE else as_float(value)
-            if plain is None and as_float(value) is not None and as_float(value) > low:
+            number = as_float(value)
+            plain = as_int(value) if name in WHOLE else number
+            if plain is None and number is not None and number > low:
                 raise RequestError(f"{name} must be a whole number, found {value!r}.")
             if plain is None or not low <= plain <= high or (plain == low and not closed):
                 limit = f"{'at least' if closed else 'above'} {low}" + (f" and at most {high}" if high < math.inf else "")
@@ -86,7 +87,7 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
 
-def as_int(value):  # -> int or None
+def as_int(value: Any) -> int | None:
     """Convert an integer of any kind: 5, 5.0, NumPy's; None for True, 5.5, "5", NaN."""
     if isinstance(value, bool | np.bool_) or (isinstance(value, np.ndarray) and value.ndim):
         return None
@@ -98,7 +99,7 @@ def as_int(value):  # -> int or None
         return None
 
 
-def as_float(value):  # -> float or None
+def as_float(value: Any) -> float | None:
     """Convert a finite number; None for anything else."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         return None
@@ -108,7 +109,7 @@ def as_float(value):  # -> float or None
         return None
 
 
-def as_tuple(name, value, what):  # -> tuple
+def as_tuple(name: str, value: Any, what: str) -> tuple:
     """Convert a collection to a tuple. RequestError where it is none."""
     try:
         if not isinstance(value, bytes | str):
@@ -126,7 +127,7 @@ def penalize_repetition(logits: np.ndarray, seen: Sequence[int], penalty: float)
     return logits
 
 
-def keep_top_k(logits, k):  # (vocab,), int -> (vocab,)
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:  # (vocab,) -> (vocab,)
     """Mask all but the k largest. Ties with the k-th stay."""
     if k >= len(logits):
         return logits
@@ -150,14 +151,14 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:  # (vocab,) -> (voca
     return filtered
 
 
-def keep_min_p(logits, p):  # (vocab,), float -> (vocab,)
+def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:  # (vocab,) -> (vocab,)
     """Mask tokens less likely than p times the likeliest one."""
     if p == 0:
         return logits
     return np.where(logits >= logits.max() + np.log(p), logits, -np.inf)
 
 
-def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token ids -> (vocab,) float64
+def distribution(logits: np.ndarray, params: SamplingParams, seen: Sequence[int] = ()) -> np.ndarray:  # (vocab,) float64
     """Compute the probabilities that a request samples from; speculative decoding needs them too. Greedy puts all on one token.
 
     Raises RequestError where the largest is no finite number: a broken model must not look like a talkative one.
@@ -178,14 +179,14 @@ def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token id
     return softmax(keep_min_p(logits, params.min_p))
 
 
-def draw(probabilities, rng):  # (vocab,), np.random.Generator -> int
+def draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:  # (vocab,)
     """Sample one token by inverting the cumulative distribution at a uniform number: one draw, one random number."""
     cumulative = np.cumsum(probabilities)
     u = rng.random() * cumulative[-1]
     return int(np.searchsorted(cumulative, u, side="right"))
 
 
-def most_likely(logits):  # (vocab,) -> int
+def most_likely(logits: np.ndarray) -> int:  # (vocab,)
     """Find the greedy choice, the lowest id among equals, in one pass: argmax treats NaN as the largest, so it shows there.
 
     Errors: as `distribution`. A -inf forbids a token; only where all are forbidden is it the largest.
@@ -205,7 +206,7 @@ def sample(logits: np.ndarray, params: SamplingParams, rng: np.random.Generator,
     return most_likely(logits)
 
 
-def log_softmax(logits):  # (..., vocab) -> (..., vocab) float64
+def log_softmax(logits: np.ndarray) -> np.ndarray:  # (..., vocab) -> (..., vocab) float64
     """Compute the log-probabilities of the model itself, before any sampling parameter."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)

@@ -32,12 +32,12 @@ class StopStrings:
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
-    def flush(self):  # -> str
+    def flush(self) -> str:
         """Return the rest at the end: it begins no stop string after all."""
         rest, self.held = self.held, ""
         return rest
 
 
-def overlap(text, stop):  # -> int
+def overlap(text: str, stop: str) -> int:
     """Find the length of the longest end of text that is a proper beginning of stop."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -162,7 +162,7 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
 
 def cut_long(words: dict[str, int]) -> Counter:
     """Cut words in the byte alphabet to at most LONGEST_WORD."""
-    pieces = Counter()
+    pieces: Counter[str] = Counter()
     for word, n in words.items():
         text = byte_symbols(word.encode())
         for start in range(0, len(text), LONGEST_WORD):
