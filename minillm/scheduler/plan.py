@@ -52,7 +52,7 @@ class Plan:
     preempted: list[SequenceId] = field(default_factory=list)
 
     @property
-    def tokens(self):
+    def tokens(self) -> int:
         """Tokens that the step computes, over all shares."""
         return sum(len(share.tokens) for share in self.shares)
 
