@@ -11,6 +11,7 @@ calls of a millisecond on a machine that others use are disturbed more often tha
 
 from dataclasses import dataclass, field
 
+from minillm import terminal
 from minillm.attention.mask import Mask
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import Worker
@@ -165,19 +166,17 @@ def table(result):  # -> text
     lines = [f"causal attention, {r['heads']} heads over {r['kv_heads']} KV heads of {r['d_head']}, {r['threads']} threads"]
     for kind, unit, per_s in (("prefill", "GFLOP/s", "flops_per_s"), ("decode", "GB/s", "bytes_per_s")):
         other, other_per_s = ("GB/s", "bytes_per_s") if kind == "prefill" else ("GFLOP/s", "flops_per_s")
-        last = "" if kind == "prefill" else f"{'× contiguous':>15}"
-        lines.append(f"\n{kind:8}{'tokens':>8}  {'':22}{'ms':>10}{unit:>10}{other:>10}{'× torch':>10}{last}")
+        head, rows = [kind, "", "ms", unit, other, "× torch", "× contiguous", ""], []
         for row in r[kind]:
             for name, f in row["engines"].items():
-                head = f"{'':8}{row['tokens']:8,}  {name:22}"
+                cells = [f"{row['tokens']:,}", name]
                 if "left_out" in f:
-                    lines.append(f"{head}  left out: {f['left_out']}")
+                    rows.append([*cells, "", "", "", "", "", f"left out: {f['left_out']}"])
                     continue
-                to_torch, to_contiguous = (row.get(f"ratios_to_{x}", {}).get(name) for x in ("torch", "contiguous"))
-                ratios = f"{to_torch:10.2f}" if to_torch else " " * 10 * bool(to_contiguous)
-                ratios += f"{to_contiguous:15.2f}" if to_contiguous else ""
-                speeds = f"{f[per_s] / 1e9:10,.1f}{f[other_per_s] / 1e9:10,.1f}"
-                lines.append(f"{head}{f['time_s'] * 1e3:10,.2f}{speeds}{ratios}")
+                ratios = (row.get(f"ratios_to_{x}", {}).get(name) for x in ("torch", "contiguous"))
+                speeds = f"{f['time_s'] * 1e3:,.2f}", f"{f[per_s] / 1e9:,.1f}", f"{f[other_per_s] / 1e9:,.1f}"
+                rows.append([*cells, *speeds, *(f"{ratio:.2f}" if ratio else "" for ratio in ratios)])
+        lines += ["", terminal.table(head, rows, "><>>>>><")]
     c, m = r["machine"], r["memory"]
     lines.append(f"\nceilings, measured in this run: {c['flops_per_s'] / 1e9:,.0f} GFLOP/s (matrix product), ")
     lines[-1] += f"{c['read_bytes_per_s'] / 1e9:,.1f} GB/s (from memory; a small cache is read faster)"

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minillm import terminal
 from minillm.bench.machine import best_of, measure_machine
 
 TOKENS = (1, 2, 4, 8, 16, 32, 128, 512)
@@ -195,11 +196,13 @@ def table(result):  # -> text
         f"{result['model']}, {weights / 1e6:,.0f} million weights in Q4_1, {result['bytes'] / 1e6:,.0f} MB; {result['threads']} "
         f"threads ({result['threading_layer']}); memory {result['machine']['read_bytes_per_s'] / 1e9:,.1f} GB/s",
         "",
-        f"{'one token, all matrices':<26}{'Gweights/s':>12}{'GB/s':>8}{'tokens/s':>11}{'of bandwidth':>14}",
     ]
-    for r in result["ladder"]:
-        figures = f"{r['weights_per_s'] / 1e9:12.1f}{r['bytes_per_s'] / 1e9:8.1f}{r['tokens_per_s']:11,.1f}"
-        lines.append(f"{r['step']:<26}{figures}{r['share_of_bandwidth']:14.0%}")
+    rows = [
+        [r["step"], f"{r['weights_per_s'] / 1e9:.1f}", f"{r['bytes_per_s'] / 1e9:.1f}", f"{r['tokens_per_s']:,.1f}",
+         f"{r['share_of_bandwidth']:.0%}"]
+        for r in result["ladder"]
+    ]  # fmt: skip
+    lines.append(terminal.table(["one token, all matrices", "Gweights/s", "GB/s", "tokens/s", "of bandwidth"], rows))
     titles = {
         "many_tokens": ("n tokens, all layers", "packed_s", "dequantized_s"),
         "serial": ("rounding n tokens", "one_core_s", "shared_s"),
@@ -207,8 +210,9 @@ def table(result):  # -> text
     }
     for key, (title, a, b) in titles.items():
         part = result[key]
-        lines += ["", f"{title:<32}{a.removesuffix('_s'):>14}{b.removesuffix('_s'):>14}   ms"]
-        lines += [f"{n:<32,}{1e3 * s:14,.4f}{1e3 * t:14,.4f}" for n, s, t in zip(part["tokens"], part[a], part[b], strict=True)]
+        times = zip(part["tokens"], part[a], part[b], strict=True)
+        rows = [[f"{n:,}", f"{1e3 * s:,.4f}", f"{1e3 * t:,.4f}"] for n, s, t in times]
+        lines += ["", terminal.table([title, *(f"{name.removesuffix('_s')} ms" for name in (a, b))], rows)]
         found = part["crossover"]
         lines.append(f"the second wins from {found} on" if found else "the second does not win at the largest size")
     return "\n".join(lines)

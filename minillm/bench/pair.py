@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 
+from minillm import terminal
 from minillm.model.sampling import SamplingParams, distribution, draw
 from minillm.model.transformer import Segment
 from minillm.speculative.verify import verify
@@ -73,14 +74,16 @@ def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LL
 
 
 def table(result):  # -> text
-    lines = [f"{'model':14}{'parameters':>12}{'perplexity':>12}   {result['documents']} held-out documents"]
-    for name, m in result["models"].items():
-        lines.append(f"{name:14}{m['parameters']:12,}{m['perplexity']:12.3f}")
-    lines.append("")
+    models = [[name, f"{m['parameters']:,}", f"{m['perplexity']:.3f}"] for name, m in result["models"].items()]
     how = f"{result['prompts']} beginnings of {PROMPT_TOKENS} tokens, {result['new_tokens']} new"
-    lines.append(f"acceptance at γ = {result['gamma']}: {how}")
-    for t, r in result["acceptance_at_temperature"].items():
-        name = "greedy" if t == "0" else f"temperature {t}"
-        looked = f"of {r['looked_at']:,} tokens looked at"
-        lines.append(f"{name:14}{r['rate']:8.1%} {looked}, {r['tokens_per_look']:.2f} tokens a look")
-    return "\n".join(lines)
+    rates = [
+        ["greedy" if t == "0" else f"temperature {t}", f"{r['rate']:.1%}", f"{r['looked_at']:,}", f"{r['tokens_per_look']:.2f}"]
+        for t, r in result["acceptance_at_temperature"].items()
+    ]
+    head = [f"acceptance at γ = {result['gamma']}", "kept", "of tokens looked at", "tokens a look"]
+    return "\n".join([
+        f"{result['documents']} held-out documents",
+        terminal.table(["model", "parameters", "perplexity"], models),
+        f"\n{how}",
+        terminal.table(head, rates),
+    ])  # fmt: skip

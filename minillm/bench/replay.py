@@ -14,6 +14,7 @@ Kwon et al., 2023, arXiv:2309.06180, figure 2; Qin et al., 2025, arXiv:2407.0007
 
 import time
 
+from minillm import terminal
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
@@ -137,17 +138,16 @@ def table(result):  # -> text
 
 
 def waste_table(result):  # -> text
-    lines = [f"{'':30}{'waste':>9}{'tokens held for one':>22}{'requests in the same memory':>30}"]
-    lines += [f"{way:30}{r['waste']:9.2%}{r['mean_tokens_reserved']:22,.0f}{r['fits']:29.1f}×" for way, r in result.items()]
-    return "\n".join(lines)
+    rows = [[way, f"{r['waste']:.2%}", f"{r['mean_tokens_reserved']:,.0f}", f"{r['fits']:.1f}×"] for way, r in result.items()]
+    return terminal.table(["", "waste", "tokens held for one", "requests in the same memory"], rows)
 
 
 def prefix_table(result):  # -> text
     best = result["unlimited"]
-    lines = [f"{'capacity':>12}  {'policy':10}{'of tokens':>11}{'mean of requests':>18}{'of unlimited':>14}"]
-    lines += [f"{'unlimited':>12}  {'':10}{best['hit_rate_tokens']:11.1%}{best['hit_rate_mean']:18.1%}{1:14.0%}"]
+    rows = [["unlimited", "", f"{best['hit_rate_tokens']:.1%}", f"{best['hit_rate_mean']:.1%}", "100%"]]
     for r in result["rows"]:
-        rates = f"{r['hit_rate_tokens']:11.1%}{r['hit_rate_mean']:18.1%}{r['of_unlimited']:14.0%}"
-        lines.append(f"{r['capacity_tokens']:12,}  {r['policy']:10}{rates}")
-    lines.append(f"Mooncake's paper: LRU of 3M tokens, 41% of unlimited. The unlimited replay took {result['replay_s']:.1f} s.")
-    return "\n".join(lines)
+        rates = f"{r['hit_rate_tokens']:.1%}", f"{r['hit_rate_mean']:.1%}", f"{r['of_unlimited']:.0%}"
+        rows.append([f"{r['capacity_tokens']:,}", r["policy"], *rates])
+    paper = f"Mooncake's paper: LRU of 3M tokens, 41% of unlimited. The unlimited replay took {result['replay_s']:.1f} s."
+    head = ["capacity", "policy", "of tokens", "mean of requests", "of unlimited"]
+    return f"{terminal.table(head, rows, '><')}\n{paper}"

@@ -4,17 +4,28 @@ import json
 import os
 import re
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import add_kv_option, add_model_options, load, print_json
 from minillm.errors import MiniLLMError
+
+if TYPE_CHECKING:
+    from minillm.engine.async_engine import AsyncEngine
+    from minillm.llm import LLM
+    from minillm.model.config import ModelConfig
+    from minillm.scheduler.config import SchedulerConfig
+    from minillm.server.guards import Options
+    from minillm.server.metrics_page import MetricsPage
 
 HELP = "serve a model over HTTP, as OpenAI's clients expect it"
 KEEP = 256  # requests that have ended stay in the event log: the page has seen them, and a server runs for months
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="0.0.0.0: every network (default: %(default)s, this machine)"
@@ -67,7 +78,7 @@ def configure(parser):
     )
 
 
-def run(args):
+def run(args: Namespace) -> int:
     try:
         from minillm.server.app import Served, create_app
         from minillm.server.listen import bind, make_server, raise_file_limit
@@ -90,7 +101,7 @@ def run(args):
     return 0
 
 
-def adapters(args):  # -> {name: path}
+def adapters(args: Namespace) -> dict[str, str]:  # {name: path}
     """What --lora says. A name is what a client sends, so it must be one, and nobody else's."""
     found = {}
     for given in args.lora:
@@ -103,7 +114,7 @@ def adapters(args):  # -> {name: path}
     return found
 
 
-def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
+def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, SchedulerConfig]":
     """The engine that the options ask for, warm, and the page that its log feeds."""
     from minillm.engine.async_engine import AsyncEngine
     from minillm.engine.engine import Engine
@@ -119,7 +130,7 @@ def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     return AsyncEngine(engine, max_queue=args.max_queue), page, config
 
 
-def announce(args, name, port, config, key):
+def announce(args: Namespace, name: str, port: int, config: "SchedulerConfig", key: object) -> None:
     """Say where it listens and who can reach it, once it does."""
     from minillm.server.guards import is_loopback
 
@@ -134,7 +145,7 @@ def announce(args, name, port, config, key):
         print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})
 
 
-def limits(args):  # -> Options
+def limits(args: Namespace) -> "Options":
     from minillm.server.guards import Options, is_loopback
 
     for name in ("timeout", "grace"):
@@ -149,12 +160,12 @@ def limits(args):  # -> Options
     return Options(api_key=api_keys(args), local=is_loopback(args.host), cors=origins(args.cors), log=log, **times)
 
 
-def write_line(values):
+def write_line(values: dict) -> None:
     """A request, in the log."""
     print(json.dumps(values), file=sys.stderr, flush=True)
 
 
-def origins(given):  # [text] -> (origin, ...)
+def origins(given: list[str]) -> tuple[str, ...]:
     """What browsers say of a page: scheme, host, and a port that is not the scheme's own. Anything else would match no page."""
     for origin in given:
         if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
@@ -163,7 +174,7 @@ def origins(given):  # [text] -> (origin, ...)
     return tuple(given)
 
 
-def api_keys(args):  # -> (key, ...) or None
+def api_keys(args: Namespace) -> tuple[str, ...] | None:
     """The keys, from where no other user's `ps` sees them. One that was meant and is not there is an error, not an open door."""
     found = [(os.environ.get(name, ""), f"the environment variable {name}") for name in args.api_key_env]
     if args.api_key_file is not None:
@@ -181,7 +192,7 @@ def api_keys(args):  # -> (key, ...) or None
     return tuple(key.strip() for key, _ in found) or None
 
 
-def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
+def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int = 4) -> "SchedulerConfig":
     """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
     from minillm.memory import available_bytes, refuse_beyond_memory
     from minillm.scheduler.scheduler import SchedulerConfig
@@ -213,7 +224,7 @@ def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
     )
 
 
-def size(text):  # "2GiB" -> bytes
+def size(text: str) -> int:  # "2GiB" -> bytes
     """Bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmg]i?|)b?", text.strip().lower())
     if not found:

@@ -28,7 +28,7 @@ from minillm.course.exercises.overlay import Overlay
 from minillm.course.exercises.watchdog import Watchdog
 from minillm.errors import MiniLLMError
 
-RUN = pytest.StashKey()
+RUN = pytest.StashKey["Run"]()
 
 
 @dataclass

@@ -42,7 +42,7 @@ class Event(NamedTuple):
     kind: str
     time: float
     tokens: int = 1
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # tuple.index gives way
 
 
 @dataclass

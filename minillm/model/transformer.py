@@ -30,7 +30,7 @@ class Segment:
     logits: "last" for the last new position, "all" for each, "none". adapter: adapters.LoadedAdapter of this sequence.
     """
 
-    tokens: np.ndarray
+    tokens: list[int] | np.ndarray
     position: int
     cache: KVCache
     logits: str = "last"

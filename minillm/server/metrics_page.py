@@ -90,7 +90,7 @@ class MetricsPage:
 class WatchedLog(EventLog):
     """An event log that shows each event to a page as it is written."""
 
-    page = None
+    page: MetricsPage | None = None
 
     def add(self, request, kind, tokens=1, index=0):
         super().add(request, kind, tokens, index)

@@ -68,8 +68,10 @@ OF_A_MODEL = {
     "kv_tokens", "training_bytes", "prefill_time", "decode_time", "decode_ceiling", "generation_flops", "step_time", "swap_time",
 }  # fmt: skip
 NAMES = {f.__name__: named(f) if f.__name__ in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")
-COSTS += ("training_flops", "decode_bytes")
+COSTS = (
+    "matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops",
+    "training_flops", "decode_bytes",
+)  # fmt: skip
 ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
 OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
