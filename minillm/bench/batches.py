@@ -62,7 +62,7 @@ def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, b
 
 
 def row(what, batch, speeds, top, bound):
-    """One piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
+    """Make the row of one piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
     ours, *peers = speeds
     ratios = {peer: [a / b for a, b in zip(speeds[ours], speeds[peer], strict=True)] for peer in peers}
     return {
@@ -79,7 +79,7 @@ def row(what, batch, speeds, top, bound):
 
 
 def table(result):  # -> text
-    """Pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
+    """Format pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
     r, m = result, result["machine"]
     head, rows = ["", "roofline", "ours of it", "bound by"], []
     for i, name in reversed([*enumerate(r["engines"])]):

@@ -95,7 +95,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
 
 
 def table(result):  # -> text
-    """The measurement, to read."""
+    """Format the measurement."""
     lines = [f"{result['model']}: TTFT of a prompt of {result['prompt_tokens']:,} tokens, pages of {result['block_size']}"]
     rows = [["no cache", f"{result['ttft_cold_s'] * 1e3:,.0f} ms"]]
     for row in result["shares"]:

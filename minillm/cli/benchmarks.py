@@ -165,7 +165,7 @@ COUNTS = {
 
 
 def add_counts(parser: Parser, **defaults: int) -> None:  # name=default
-    """Options that take a whole number from 1 up."""
+    """Add options that take a whole number from 1 up."""
     for name, default in defaults.items():
         option, says = "--" + name.replace("_", "-"), f"{COUNTS[name]} (default: %(default)s)"
         parser.add_argument(option, type=int, default=default, metavar="N", help=says)
@@ -176,7 +176,7 @@ def add_peers(parser: Parser, which: str) -> None:
 
 
 def absent(packages: str) -> None:
-    """--peers where there is none: say so, and measure ourselves."""
+    """Warn where --peers has none, and measure ourselves only."""
     print(f"minillm: no peer is installed, so there is none beside us; pip install {packages}", file=sys.stderr)
 
 

@@ -126,7 +126,7 @@ class QuizSession:
         self.say(f"\n--- {place} · {card.id} · {card.level} · {card.deck}\n\n{wrapped(card.question)}\n")
         unit = f", in {card.numeric.unit}" if card.numeric and card.numeric.unit else ""
         typed = self.ask(f"[your number{unit}, or Enter for the answer] " if card.numeric else "[Enter for the answer] ")
-        suggested = None  # where nothing was answered, nothing is known: Enter alone grades nobody
+        suggested = None  # where nothing was answered, nothing is known: Enter alone gives no grade
         if card.numeric and typed.strip():
             if found := readings(typed, card.numeric.unit):
                 suggested, verdict = judge(card.numeric, min(found, key=lambda value: abs(value - card.numeric.expect)))
