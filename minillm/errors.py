@@ -64,7 +64,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:  # one of `known`
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Make the end of a message about an unknown name: the nearest one, or else all that there are."""
+    """End a message about an unknown name: with the nearest one, or else with all that there are."""
     if near := nearest(name, known):
         return f"did you mean {near!r}?"
     return f"there are: {', '.join(known) or 'none'}."
