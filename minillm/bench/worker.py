@@ -65,7 +65,7 @@ class Worker:
 
 @contextlib.contextmanager
 def workers(engines, path, threads, **options):  # -> {engine: Worker}
-    """A process for each engine, ended with the block. options: for the engine "minillm"."""
+    """Start a process for each engine; all end with the block. options: for the engine "minillm"."""
     with contextlib.ExitStack() as stack:
         found = {}
         for name in engines:

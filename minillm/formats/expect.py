@@ -34,7 +34,7 @@ def shown(value):  # -> str
 
 
 def excerpt(found):  # bytes or text -> text
-    """The beginning of a text from a stranger as it stands, without quotes and control characters: for one line."""
+    """Shorten untrusted text to one line, as it stands, without quotes and control characters."""
     text = found[:800].decode("utf-8", "replace") if isinstance(found, bytes) else found
     text = "".join(c if c.isprintable() else " " for c in text[:400])
     return text if len(text) <= 200 else f"{text[:197]}..."

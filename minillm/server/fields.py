@@ -3,8 +3,8 @@
     bytes ─▶ parse_json ─▶ Body: every field is taken once ─▶ finish(): what is left over must mean nothing
 
 What JSON forbids (NaN, a key twice) and what other programs cannot hold (1e999, half of a surrogate pair) is an error of status
-400 that names the place. Messages quote at most a few words of what they found: the error must stay small where the request
-was large.
+400 that names the place. Messages quote at most a few words of what they found: the error must stay small where the request was
+large.
 """
 
 import json
@@ -19,7 +19,7 @@ ANY = object()  # a field that has no influence on an answer: any value passes
 
 
 def parse_json(data):  # bytes -> dict
-    """Parse the body of a request: an object of strict JSON."""
+    """Parse the body of a request, strictly: no NaN, no number beyond float64."""
     return parse_object(data, "the body", ApiError, finite=True)
 
 

@@ -47,7 +47,7 @@ class Recall:
 
 
 def scheduler():  # -> fsrs.Scheduler
-    """Make an FSRS scheduler in whole days: a quiz is a sitting, so no steps of minutes; and no randomness."""
+    """Make FSRS plan in whole days, since a quiz is one sitting: no steps of minutes, and no fuzz."""
     try:
         from fsrs import Scheduler
     except ImportError:
@@ -56,7 +56,7 @@ def scheduler():  # -> fsrs.Scheduler
 
 
 def after(recall, grade, today):  # Recall or None for a new card, one of GRADES, date -> Recall
-    """Compute the card's state after an answer."""
+    """Update a card's state with an answer."""
     plan = scheduler()
     from fsrs import Card, Rating, State
 
