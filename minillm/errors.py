@@ -32,7 +32,7 @@ class BlockError(MiniLLMError):
 
 
 class OutOfBlocks(MiniLLMError):
-    """More blocks are needed now than are free now. Later there may be: wait, or preempt a request."""
+    """More blocks are needed than are free now. Later there may be enough: wait, or preempt a request."""
 
 
 class TraceError(MiniLLMError):
@@ -44,7 +44,7 @@ class TrainingError(MiniLLMError):
 
 
 class Overloaded(MiniLLMError):
-    """More requests wait than the queue may hold. Worth another try after `retry_after_s` seconds."""
+    """Load shedding: more requests wait than the queue may hold. Retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class Stopping(MiniLLMError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:  # one of `known`
-    """The known name that is most like this one, in whatever case it was typed."""
+    """Find the known name that is most like this one, in whatever case it was typed."""
     from difflib import get_close_matches  # only where something is wrong already
 
     by_lower = {other.lower(): other for other in known}
@@ -64,7 +64,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:  # one of `known`
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest one, or else all that there are."""
+    """Make the end of a message about an unknown name: the nearest one, or else all that there are."""
     if near := nearest(name, known):
         return f"did you mean {near!r}?"
     return f"there are: {', '.join(known) or 'none'}."

@@ -18,7 +18,7 @@ from minillm.errors import MiniLLMError
 
 @contextlib.contextmanager
 def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError, shared: bool = False) -> Iterator[IO[bytes]]:
-    """What is written to the file stands at `path` once the block is left without an error; until then, what stood there.
+    """Write to a draft that takes the place of `path` once the block ends without an error; until then, the old file stays.
 
     Folders on the way are made. The draft has one name, so that a kill leaves at most one behind; where several processes may
     write at the same time (shared), each has its own, and the last one wins. Where the disk refuses, the MiniLLMError of this
@@ -45,7 +45,7 @@ def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError, sh
 
 
 def write_text(path: str | PathLike, text: str, error: type[MiniLLMError] = MiniLLMError) -> None:
-    """Put text at `path` as UTF-8 with plain line ends; two processes may do so at the same time."""
+    """Write text to `path` as UTF-8 with plain line ends; two processes may do so at the same time."""
     with replacing(path, error, shared=True) as file:
         file.write(text.encode())
 

@@ -62,7 +62,7 @@ class LLM:
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}
 
     def load_adapter(self, source: str | PathLike | Adapter) -> LoadedAdapter:
-        """An adapter, checked against this model."""
+        """Load an adapter, and check it against this model."""
         from minillm.model.adapter_files import load_adapter
         from minillm.model.lora import Adapter, check_adapter
 
@@ -73,7 +73,7 @@ class LLM:
         return prepare(source, self.config.n_layers, self.transformer.ops)
 
     def adapter(self, name: str | None) -> LoadedAdapter | None:
-        """What a request named. RequestError for what is not there."""
+        """Find the adapter that a request named. RequestError for an unknown one."""
         if name is not None and (not isinstance(name, str) or name not in self.adapters):
             known = ", ".join(map(repr, self.adapters)) or "none"
             raise RequestError(f"no adapter is called {name!r}; there are: {known}.")
@@ -144,7 +144,7 @@ class LLM:
         cache: KVCache | None = None,
         adapter: str | None = None,
     ) -> SequenceState:
-        """A request ready to run. cache: where its keys and values go, or lie already (PageStore.new_cache); else a new one."""
+        """Make a request ready to run. cache: where its keys and values go (PageStore.new_cache); by default a new one."""
         params, loaded = params or SamplingParams(), self.adapter(adapter)
         ids = prompt_ids(self.tokenizer, prompt)
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
@@ -154,7 +154,7 @@ class LLM:
 
 
 def completion(sequence: SequenceState, log: EventLog, index: int | None = None) -> Completion:
-    """What a caller gets to keep of a sequence. index: which of its request's answers it is, where there are several."""
+    """Make the Completion of a sequence. index: which of its request's answers it is, where there are several."""
     return Completion(
         text=sequence.text,
         token_ids=sequence.token_ids,

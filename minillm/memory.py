@@ -1,7 +1,7 @@
 """How much memory is left, and an early no to what cannot fit.
 
-An allocation that is too large either fails late or, worse, succeeds and swaps until the machine dies. Who knows in
-advance how many bytes a request takes asks here first. And what was freed is kept for who comes next.
+An allocation that is too large either fails late or, worse, succeeds and swaps until the machine dies. Where the size is
+known in advance, it is checked here first. And freed memory is kept for the next allocation.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What a command shows in a terminal: tables in columns, and progress that is silent when nobody watches."""
+"""What a command shows in a terminal: tables in columns, and progress that is silent without a terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<") 
 
 
 def bar(total: int, unit: str, done: int = 0, what: str | None = None, hidden: bool = False) -> "tqdm":
-    """A progress bar on standard error; disabled where that is no terminal. unit "B" counts bytes in powers of ten."""
+    """Make a progress bar on standard error; disabled where that is no terminal. unit "B" counts bytes in powers of ten."""
     from tqdm import tqdm
 
     words = {"desc": what, "unit": unit if unit == "B" else f" {unit}", "unit_scale": unit == "B"}
@@ -29,6 +29,6 @@ def bar(total: int, unit: str, done: int = 0, what: str | None = None, hidden: b
 
 
 def say(text: str) -> None:
-    """Show progress on one line, which the next text replaces; an empty text clears it. Silent where nobody watches."""
+    """Show progress on one line, which the next text replaces; an empty text clears it. Silent without a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

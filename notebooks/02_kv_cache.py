@@ -63,8 +63,8 @@ print(f"{saved:.0f} times fewer FLOPs, {taken:.1f} times less time")
 
 # %% [markdown]
 # Why is the gain in time smaller than the gain in FLOPs? Without the cache each step multiplies matrices by matrices,
-# near the arithmetic roof; with it, matrices by a vector, under the slope of the roofline. Far less work, each bit of
-# it dearer.
+# near the arithmetic roof; with it, matrices by a vector, under the slope of the roofline. Far less work, and each
+# FLOP takes longer.
 
 # %% tags=["timing"]
 fig, (left, right) = plots.figure(2)

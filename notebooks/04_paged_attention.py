@@ -2,7 +2,7 @@
 # # 04 · PagedAttention: virtual memory for the KV cache
 #
 # The lesson ([04_paged_attention.md](../lessons/04_paged_attention.md)) claims: blocks of one size waste half a block per
-# sequence instead of most of the memory; two sequences may own one block until somebody writes; and throughput grows
+# sequence instead of most of the memory; two sequences may own one block until one of them writes; and throughput grows
 # because more requests fit. We watch a pool at work, count on real lengths, then measure what the look-ups cost.
 
 # %%
@@ -127,7 +127,7 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between paging and the ceiling is half a block per request. But the ceiling is an average: nothing keeps all
-# requests from growing long at once, and then somebody is preempted. Reserving cannot fail in mid-answer. Power of two
+# requests from growing long at once, and then a sequence is preempted. Reserving cannot fail in mid-answer. Power of two
 # wastes more than the formula's 1/4 for a growing sequence: it reserves for the final length from the first step on.
 #
 # ## TTFT: what the table costs in prefill

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Prompt caching: never read the same beginning twice
 #
-# The lesson ([05_prompt_caching.md](../lessons/05_prompt_caching.md)) claims: whoever begins alike has the same keys and
+# The lesson ([05_prompt_caching.md](../lessons/05_prompt_caching.md)) claims: prompts that begin alike have the same keys and
 # values, so a shared prefix is found, not computed; TTFT falls with the share that is found; what stays in a full cache is a
 # matter of policy, with Belady above all of them. We look at both ways to find, then measure, replay, and do the sums.
 

@@ -2,8 +2,8 @@
 # # 06 · Continuous batching: nobody waits for the slowest
 #
 # The lesson ([06_continuous_batching.md](../lessons/06_continuous_batching.md)) claims: a batch that is closed until its
-# longest answer ends wastes half of its slots or more; let whoever waits enter at every step, and they are filled; cut the
-# prompts, and those who decode are no longer interrupted. We serve a model in both ways and watch the slots (**measured**),
+# longest answer ends wastes half of its slots or more; admit waiting requests at every step, and they are filled; cut the
+# prompts, and decodes are no longer interrupted. We serve a model in both ways and watch the slots (**measured**),
 # then put the same scheduler under a clock that a formula moves (**computed**): exact, and the same on every machine.
 
 # %%
@@ -282,7 +282,7 @@ plots.show(fig)
 #
 # ## Cut the prompts: the worst gap between two tokens
 #
-# The same at a load that all policies stand. Whoever decodes feels a prompt of somebody else as a pause. Its floor is the
+# The same at a load that all policies stand. A decode beside another request's prompt has a longer gap. Its floor is the
 # step itself: one reading of the weights, or the arithmetic of as many tokens as the budget allows.
 
 # %%
@@ -330,9 +330,9 @@ plots.show(fig)
 # ## How much is a full batch worth, and a full memory?
 #
 # Left: every step costs the same, however many slots it fills, and prompts cost nothing: then static needs the longest of
-# each batch, E[max], and continuous the mean. Right: a pool that becomes too small for 64 slots. Whoever needs a block that
-# is not there takes those of the request that came last, which computes them again later or swaps them; the careful one
-# leaves a fifth of the pool free at the door instead.
+# each batch, E[max], and continuous the mean. Right: a pool that becomes too small for 64 slots. A request that needs a
+# block preempts the one that was admitted last, which is recomputed later or swapped; the careful scheduler keeps a fifth of
+# the pool free at admission instead.
 
 # %%
 SIZES = (1, 2, 4, 8, 16, 32)

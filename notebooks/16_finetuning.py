@@ -108,7 +108,7 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between the lower line and the curve is what was learnt of context. What lies between the curve and zero is in
-# part the freedom of whoever tells a story: no model can remove it.
+# part the freedom of the storyteller: no model can remove it.
 #
 # ## Memory: counted, then measured
 #

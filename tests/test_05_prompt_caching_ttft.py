@@ -26,7 +26,8 @@ def test_each_way_computes_what_its_share_leaves(llm, monkeypatch):
 
     monkeypatch.setattr(llm.transformer, "logits", counting)
     result = run(llm, prompt_tokens=100, question_tokens=7, rounds=2)
-    assert computed == [100] + 2 * [100, 107, 7, 100, 75, 50, 25, 5]
+    first = [100, 107, 7, 100, 75, 50, 25, 5]
+    assert computed == [100, *first, *first[1:], first[0]], "the second round begins with the next way"
     assert [row["cached_tokens"] for row in result["shares"]] == [0, 25, 50, 75, 95]
     floors = [row["floor_ttft_s"] for row in result["shares"]]
     assert floors == sorted(floors, reverse=True) and floors[0] == result["ttft_cold_s"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from mock_openai import STREAM, MockServer, answer, event, framed
 
 from minillm.errors import MiniLLMError
 from minillm.load.client import Client
-from minillm.load.client_http import Address, Dechunker, address
+from minillm.load.client_http import Address, Connection, Pool, Response, address
 from minillm.load.client_sse import Parser, Trouble, read_chunk
 from minillm.metrics import summary
 from minillm.metrics.events import (
@@ -93,28 +94,59 @@ def test_an_event_without_an_end_is_refused(part):
             parser.feed(part)
 
 
+class Pieces:
+    """A stream whose reads give these parts, and then the end. What is written to it is lost."""
+
+    def __init__(self, parts):
+        self.parts = [STREAM, *parts]
+
+    async def read(self, most):
+        return self.parts.pop(0) if self.parts else b""
+
+    async def drain(self):
+        pass
+
+    def write(self, data):
+        pass
+
+
+def unframed(parts):
+    """The body of a chunked answer that arrives in these parts."""
+
+    async def go():
+        stream = Pieces(parts)
+        connection = Connection(stream, stream)
+        head = await connection.ask("GET", "/", [("Host", "h")], b"")
+        return await Response(head, connection, Pool(address("http://h"))).text()
+
+    return asyncio.run(go())
+
+
 @given(st.lists(st.binary(max_size=40), max_size=8), cuts, st.sampled_from([b"", b";a=b"]), st.sampled_from([b"", b"X: y\r\n"]))
 def test_chunks_are_put_together_however_they_arrive(parts, cuts, extension, trailer):
     parts = [p for p in parts if p]
     body = b"".join(b"%X%s\r\n%s\r\n" % (len(p), extension, p) for p in parts) + b"0\r\n" + trailer + b"\r\n"
-    chunks = Dechunker()
-    assert b"".join(chunks.feed(part) for part in pieces(body, cuts)) == b"".join(parts)
-    assert chunks.done
+    assert unframed(pieces(body, cuts)) == b"".join(parts)
 
 
 @pytest.mark.parametrize("trailer", [b"", b"X: y\r\n", b"X: y\r\nZ: 0\r\n"])
 def test_a_chunked_body_is_done_at_its_very_end_and_not_before(trailer):
-    chunks = Dechunker()
-    for byte in b"2\r\nab\r\n0\r\n" + trailer + b"\r":
-        chunks.feed(bytes([byte]))
-        assert not chunks.done
-    assert chunks.feed(b"\n") == b"" and chunks.done
+    body = b"2\r\nab\r\n0\r\n" + trailer + b"\r\n"
+    assert unframed([body[i : i + 1] for i in range(len(body))]) == b"ab"
+    with pytest.raises(Trouble, match="in the middle of its answer"):
+        unframed([body[:-1]])
 
 
-@pytest.mark.parametrize("bad", [b"x\r\n", b"-1\r\n", b"\r\n", b"1" * 16 + b"\r\n", b"0x5\r\n", b"5" * 5000])
+@pytest.mark.parametrize("bad", [b"x\r\n", b"-1\r\n", b"\r\n", b"1" * 21 + b"\r\n", b"0x5\r\n", b"5" * 70_000])
 def test_a_chunk_without_a_size_is_refused(bad):
     with pytest.raises(Trouble, match="not http: "):
-        Dechunker().feed(bad)
+        unframed([bad])
+
+
+def test_without_h11_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "h11", None)
+    with pytest.raises(MiniLLMError, match=r"pip install 'minillm-course\[serve\]'"):
+        Client("http://h")
 
 
 def test_what_a_chunk_of_either_api_says():
@@ -332,7 +364,7 @@ TOKEN_CHUNK = framed(says("a"))
         ([b"garbage\r\n\r\n"], "not http", "garbage"),
         ([b"\x16\x03\x01\x00" * 30_000], "not http", ""),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n"], "not http", "five"),
-        ([STREAM, b"zz\r\n"], "not http", "size of a chunk"),
+        ([STREAM, b"zz\r\n"], "not http", "chunk header"),
         ([STREAM, TOKEN_CHUNK], "disconnected", "in the middle"),
         ([STREAM, TOKEN_CHUNK[:-5]], "disconnected", "in the middle"),
         ([STREAM, TOKEN_CHUNK, b"0\r\n\r\n"], "disconnected", "finish_reason"),

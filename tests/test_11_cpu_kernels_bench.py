@@ -7,6 +7,7 @@ import pytest
 
 from minillm.bench import machine
 from minillm.bench.attention import Bench, run
+from minillm.bench.rounds import in_turn
 from minillm.cli import main
 
 
@@ -85,3 +86,11 @@ def test_what_does_not_fit_or_takes_too_long_is_left_out_with_the_reason(monkeyp
     assert "about 26 s" in large["engines"]["flash_numpy"]["left_out"]
     assert large["ratios_to_torch"] == {"flash_numba": 1.0}
     assert not result["memory"]["naive_is_measured"]
+
+
+def test_ways_take_turns_and_each_round_begins_with_another():
+    asked = []
+    found = in_turn(["a", "b", "slow"], 4, lambda name: asked.append(name) or len(asked), once={"slow"})
+    assert "".join(name[0] for name in asked) == "abs" + "ba" + "ab" + "ab"
+    assert found == {"a": [1, 5, 6, 8], "b": [2, 4, 7, 9], "slow": [3]}
+    assert in_turn([], 3, asked.append) == {}

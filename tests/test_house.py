@@ -160,6 +160,8 @@ def test_a_file_is_short_and_opens_with_its_idea(path):
 ONE_ADDRESS = (  # (what is written once, where)
     (r"os\.replace|\bfsync\b", {"files.py", "model/wheel.py"}),  # a wheel's draft is a folder that pip fills
     (r"\bdifflib\b", {"errors.py"}),
+    (r"\breprlib\b", {"formats/expect.py"}),
+    (r"object_pairs_hook", {"formats/json_file.py"}),
 )
 
 

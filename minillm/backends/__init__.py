@@ -1,4 +1,4 @@
-"""Floor 1: the same operations, one module per kind of machine.
+"""Floor 2: the same operations, one module per kind of machine.
 
 `ops` is the contract. `numpy_` hands on the reference of floor 0. A fast backend offers the same function names, so two files
 can be read side by side, and one test runs every operation of every backend that is present against the reference.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from minillm import terminal
 from minillm.attention.mask import Mask
+from minillm.bench.rounds import in_turn
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
 from minillm.memory import available_bytes, refuse_beyond_memory
@@ -38,7 +39,7 @@ class Bench:
     workers: dict = field(default_factory=dict)
 
     def ask(self, name, queries, tokens, **options):  # -> dict
-        """One answer of one implementation, whose process starts when it is first asked."""
+        """Ask one implementation, whose process starts when it is first asked."""
         if name not in self.workers:
             say(f"starting {name}")
             self.workers[name] = Worker("attention", name, self.threads)
@@ -46,17 +47,16 @@ class Bench:
         return self.workers[name].ask(queries=queries, tokens=tokens, **shape, **options)
 
     def compare(self, names, queries, tokens):  # -> {"tokens", "queries", "flops", "engines", "ratios_to_torch"}
-        """All implementations on one size, in alternating rounds. Decode also has "ratios_to_contiguous" of the paged."""
+        """Compare all implementations on one size, in alternating rounds. Decode also has "ratios_to_contiguous" of the paged."""
         names = [name for name in names if self.peers or name != "torch"]
         left_out = {name: why for name in names if (why := self.reason_to_leave_out(name, queries, tokens))}
         names = [name for name in names if name not in left_out]
         slow = {name for name in names if self.foretold_s(name, queries, tokens) > SLOW_S}
-        times = {name: [] for name in names}
-        for round_ in range(self.rounds):
-            order = names[round_ % len(names) :] + names[: round_ % len(names)]
-            for name in (n for n in order if n not in slow or round_ == 0):
-                say(f"{queries:,} queries, {tokens:,} keys: round {round_ + 1} of {self.rounds}: {name}")
-                times[name].append(self.ask(name, queries, tokens, warm=name not in slow)["time_s"])
+
+        def time_s(name):
+            return self.ask(name, queries, tokens, warm=name not in slow)["time_s"]
+
+        times = in_turn(names, self.rounds, time_s, f"{queries:,} queries, {tokens:,} keys: ", once=slow)
         flops = 4 * self.d_head * self.heads * Mask(queries, tokens).pairs()
         engines = {name: self.figures(name, queries, tokens, flops, times[name]) for name in names}
         engines |= {name: {"left_out": why} for name, why in left_out.items()}
@@ -82,7 +82,7 @@ class Bench:
         }
 
     def bytes_moved(self, name, queries, tokens):
-        """Q and O, K and V, and naive: scores and probabilities, each written and read."""
+        """Count Q and O, K and V, and naive: scores and probabilities, each written and read."""
         kv = 2 * tokens * self.kv_heads * self.d_head * (2 if name.endswith("float16") else 4)
         scores = 4 * self.heads * queries * tokens * 4 if name.startswith("naive") else 0
         return 2 * queries * self.heads * self.d_head * 4 + kv + scores
@@ -91,7 +91,7 @@ class Bench:
         return 4 * self.d_head * (2 * queries * self.heads + 2 * tokens * self.kv_heads)
 
     def naive_bytes(self, queries, tokens):
-        """Three matrices at once: scores, masked scores, and what their softmax makes of them."""
+        """Count three matrices at once: scores, masked scores, and their softmax."""
         return 3 * 4 * self.heads * queries * tokens
 
     def reason_to_leave_out(self, name, queries, tokens):  # -> text, or None
@@ -103,13 +103,13 @@ class Bench:
         return None
 
     def foretold_s(self, name, queries, tokens):
-        """The time of a call, from a short one; only for what may be slow. Work grows with queries × keys."""
+        """Estimate the time of a call, from a short one; only for what may be slow. Work grows with queries × keys."""
         if not name.endswith("numpy") or queries == 1 or tokens <= PROBE:
             return 0.0
         return self.ask(name, PROBE, PROBE)["time_s"] * (queries * tokens) / PROBE**2
 
     def memory(self, tokens):  # -> dict
-        """The most that a prefill holds beside its inputs: measured, or for naive computed where it does not fit."""
+        """Measure the peak memory of a prefill beside its inputs; for naive computed where it does not fit."""
         flash = self.ask("flash_numba", tokens, tokens, memory=True)["peak_bytes"]
         measured = self.reason_to_leave_out("naive_numpy", tokens, tokens) is None
         naive = (
@@ -126,7 +126,7 @@ class Bench:
 
 
 def run(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
-    """Prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
+    """Measure prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
         raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")
     if heads % kv_heads:

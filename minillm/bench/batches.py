@@ -11,7 +11,8 @@ import numpy as np
 
 from minillm import terminal
 from minillm.bench.compare import ceilings, check_sizes
-from minillm.bench.worker import Worker
+from minillm.bench.rounds import in_turn
+from minillm.bench.worker import workers
 from minillm.terminal import say
 
 
@@ -22,38 +23,31 @@ def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, b
     """
     check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (max(batches), prompt_tokens)).tolist()
-    machine, workers, found, peak = measure(), {}, [], {}
-    try:
-        for name in engines:
-            say(f"loading {name}")
-            workers[name] = Worker(name, str(path), threads, {"backend": backend, "kv": kv} if name == "minillm" else {})
-            workers[name].ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
+    machine, found, peak = measure(), [], {}
+    with workers(engines, path, threads, backend=backend, kv=kv) as asked:
+        for worker in asked.values():
+            worker.ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
 
         def speeds(what, tokens, seconds, **work):
-            speeds = {name: [] for name in engines}
-            for round_ in range(rounds):
-                for name in engines[round_ % len(engines) :] + engines[: round_ % len(engines)]:
-                    say(f"{what}, round {round_ + 1} of {rounds}: {name}")
-                    answer = workers[name].ask(**work)
-                    speeds[name].append(tokens / answer[seconds])
-                    peak[name] = max(peak.get(name, 0), answer["peak_rss_bytes"] or 0)
-            return speeds
+            def measure_speed(name):
+                answer = asked[name].ask(**work)
+                peak[name] = max(peak.get(name, 0), answer["peak_rss_bytes"] or 0)
+                return tokens / answer[seconds]
+
+            return in_turn(engines, rounds, measure_speed, f"{what}, ")
 
         found.append(("prefill", 1, speeds("prefill", prompt_tokens, "prefill_s", prompts=prompts[:1], steps=1)))
         for batch in batches:
             for name in engines:
                 say(f"prefill for batch {batch}: {name}")
-                workers[name].ask(prompts=prompts[:batch], steps=1)
+                asked[name].ask(prompts=prompts[:batch], steps=1)
             work = {"prompts": prompts[:batch], "steps": new_tokens, "again": True}
             found.append(("decode", batch, speeds(f"decode, batch {batch}", batch * new_tokens, "decode_s", **work)))
-    finally:
-        for worker in workers.values():
-            worker.close()
     machine, rows = machine.better(measure()), []
     for what, batch, speeds_of in found:
         top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv)
         rows.append(row(what, batch, speeds_of, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
-    loads = {name: {"load_s": worker.loaded["load_s"], "peak_rss_bytes": peak[name]} for name, worker in workers.items()}
+    loads = {name: {"load_s": worker.loaded["load_s"], "peak_rss_bytes": peak[name]} for name, worker in asked.items()}
     sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batches": batches, "threads": threads, "rounds": rounds}
     return {
         "model": config.name,
@@ -68,7 +62,7 @@ def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, b
 
 
 def row(what, batch, speeds, top, bound):
-    """One piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
+    """Make the row of one piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
     ours, *peers = speeds
     ratios = {peer: [a / b for a, b in zip(speeds[ours], speeds[peer], strict=True)] for peer in peers}
     return {
@@ -85,7 +79,7 @@ def row(what, batch, speeds, top, bound):
 
 
 def table(result):  # -> text
-    """Pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
+    """Format pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
     r, m = result, result["machine"]
     head, rows = ["", "roofline", "ours of it", "bound by"], []
     for i, name in reversed([*enumerate(r["engines"])]):

@@ -1,17 +1,17 @@
 """Measure engines in turn, in one run, and report ratios: single absolute times on a shared machine mean little.
 
-Each round asks every engine once, in rotating order; a figure is the median over rounds, a ratio the median of the
-ratios within each round, so that a slow minute hits both sides of it. The ceilings are measured first.
+Each round (rounds.py) asks every engine once; a figure is the median over rounds, a ratio the median of the ratios within each
+round. The ceilings are measured first.
 """
 
 import statistics
 
 import numpy as np
 
-from minillm.bench.worker import Worker
+from minillm.bench.rounds import in_turn
+from minillm.bench.worker import workers
 from minillm.errors import MiniLLMError
 from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
-from minillm.terminal import say
 
 
 def compare(
@@ -24,22 +24,11 @@ def compare(
     check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
     work = {"prompts": prompts, "steps": new_tokens}
-    machine, workers = measure(), {}
-    try:
-        for name in engines:
-            say(f"loading {name}")
-            workers[name] = Worker(name, str(path), threads, {"backend": backend, "kv": kv} if name == "minillm" else {})
-            workers[name].ask(prompts=[p[:8] for p in prompts], steps=1)  # warm up: first-use costs are not speed
-        results = {name: [] for name in engines}
-        for round_ in range(rounds):
-            order = engines[round_ % len(engines) :] + engines[: round_ % len(engines)]
-            for name in order:
-                say(f"round {round_ + 1} of {rounds}: {name}")
-                results[name].append(speeds(workers[name].ask(**work), prompt_tokens, new_tokens, batch))
-        loaded = {name: worker.loaded for name, worker in workers.items()}
-    finally:
-        for worker in workers.values():
-            worker.close()
+    machine = measure()
+    with workers(engines, path, threads, backend=backend, kv=kv) as asked:
+        for worker in asked.values():
+            worker.ask(prompts=[p[:8] for p in prompts], steps=1)  # warm up: first-use costs are not speed
+        results = in_turn(engines, rounds, lambda name: speeds(asked[name].ask(**work), prompt_tokens, new_tokens, batch))
     machine = machine.better(measure())
     return {
         "model": config.name,
@@ -49,7 +38,7 @@ def compare(
         "threads": threads,
         "kv": kv,
         "rounds": rounds,
-        "engines": {name: figures(results[name], loaded[name]) for name in engines},
+        "engines": {name: figures(results[name], asked[name].loaded) for name in engines},
         "ratios": {f"to {peer}": ratios(results[engines[0]], results[peer]) for peer in engines[1:]},
         "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv),
         "machine": machine.json(),
@@ -57,7 +46,7 @@ def compare(
 
 
 def check_sizes(config, prompt_tokens, new_tokens, batch, rounds):
-    """Refuse what cannot be measured before anything is loaded."""
+    """Refuse sizes that cannot be measured, before anything is loaded."""
     if prompt_tokens < 1 or new_tokens < 1 or batch < 1 or rounds < 1:
         raise MiniLLMError("prompt tokens, new tokens, batch and rounds must each be at least 1.")
     if prompt_tokens + new_tokens > config.context_length:
@@ -69,7 +58,7 @@ SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
 def speeds(answer, prompt_tokens, new_tokens, batch):  # -> dict
-    """Prefill draws the first token, decoding new_tokens more."""
+    """Compute speeds. Prefill draws the first token, decoding new_tokens more."""
     first, last = answer["prefill_s"], answer["prefill_s"] + answer["decode_s"]
     log = EventLog(events=[Event(0, ARRIVED, 0.0), Event(0, TOKEN, first), Event(0, TOKEN, last, new_tokens)])
     return {
@@ -92,7 +81,7 @@ def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
 
 
 def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32, kv="float32"):  # -> dict
-    """What the measured machine allows at these widths of weights, keys and values: the slower of bytes and FLOPs."""
+    """Compute the machine's bounds at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s
     peak = machine.peak(kernels=bits_per_weight < 32)

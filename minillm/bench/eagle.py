@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from minillm.bench.pair import GAMMA, NEW_TOKENS
+from minillm.bench.rounds import in_turn
 from minillm.model.sampling import SamplingParams, distribution
 from minillm.model.transformer import Segment
 from minillm.speculative.draft import draft, run_target
@@ -24,7 +25,7 @@ from minillm.speculative.verify import verify
 
 
 def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0, on_text=None):  # -> dict
-    """As pair.acceptance, with a head (model.eagle.Eagle). by_depth: [kept, looked at] of each draft of a chain.
+    """Measure as pair.acceptance, with a head (speculative.eagle.Eagle). by_depth: [kept, looked at] of each draft of a chain.
 
     on_text: called with each finished text (ids, the prompt among them).
     """
@@ -50,7 +51,7 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
 
 
 def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle} -> {what: milliseconds}
-    """Times of one decode step of the target, of its look at γ + 1 tokens, and of each head's draft step; and the LM heads alone.
+    """Measure times of a decode step of the target, of its pass over γ + 1 tokens, of each head's draft step; and LM heads alone.
 
     Of processor time, taken in turns, the least of all rounds each: whatever else runs on the machine only adds. On one thread
     that is the time it takes; on several it is the sum of theirs.
@@ -58,7 +59,8 @@ def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle}
     tokens, transformer = [1] * context, llm.transformer
     cache = transformer.new_cache(context + gamma + 1)
     x, _ = transformer.hidden([Segment(tokens, 0, cache)])
-    jobs = {n: lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")]) for n in (1, gamma + 1)}
+    looks = {"decode step": 1, f"look at {gamma + 1}": gamma + 1}
+    jobs = {name: lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")]) for name, n in looks.items()}
     for name, head in heads.items():
         features, drafts = head.features(x), head.new_cache()
         head.guess(features, tokens, drafts)
@@ -69,12 +71,12 @@ def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle}
 
         jobs[name] = step
         jobs[f"{name}, LM head"] = lambda head=head, feature=features[-1:]: head.target.ops.linear(feature, head.head)
-    best = dict.fromkeys(jobs, float("inf"))
-    for _ in range(rounds):
-        for name, job in jobs.items():
-            begin = time.process_time()
-            job()
-            best[name] = min(best[name], time.process_time() - begin)
-            cache.truncate(context)
-    named = {1: "decode step", gamma + 1: f"look at {gamma + 1}"}
-    return {named.get(name, name): round(1e3 * seconds, 4) for name, seconds in best.items()}
+
+    def seconds(name):
+        begin = time.process_time()
+        jobs[name]()
+        passed = time.process_time() - begin
+        cache.truncate(context)
+        return passed
+
+    return {name: round(1e3 * min(times), 4) for name, times in in_turn(jobs, rounds, seconds).items()}

@@ -42,7 +42,7 @@ class Model:
 
 
 def random_weights(config, seed=0):  # ModelConfig -> Model
-    """The values of one layer, copied: what a product costs depends on where weights lie, not on what they are."""
+    """Copy the values of one layer: what a product costs depends on where weights lie, not on what they are."""
     from minillm.backends.numba_.packed import PackedMatrix, aligned, pack
     from minillm.formats.blocks import BLOCK_TYPES
 
@@ -69,7 +69,7 @@ def random_weights(config, seed=0):  # ModelConfig -> Model
 
 
 def ladder(model, machine, runs=3):  # -> [dict], a row for each step
-    """One token through all matrices, by each step of backends/numba_/steps.py, and by the fused layers."""
+    """Run one token through all matrices, by each step of backends/numba_/steps.py, and by the fused layers."""
     from minillm.backends.numba_ import steps
 
     rng = np.random.default_rng(1)
@@ -97,7 +97,7 @@ def row(name, seconds, model, machine):
 
 
 def fused_pass(model, x):
-    """The layers as the transformer calls them, with the attention between the halves left out."""
+    """Run the layers as the transformer calls them, with the attention between the halves left out."""
     from minillm.backends.numba_ import add_feed_forward, add_linear, attention_inputs, linear
 
     c = model.config
@@ -116,7 +116,7 @@ def fused_pass(model, x):
 
 
 def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "dequantized_s", "crossover"}
-    """Both ways to multiply n tokens with all layers' matrices: packed (linear.py) and through float32 (steps.dequantized)."""
+    """Multiply n tokens with all layers' matrices in both ways: packed (linear.py) and through float32 (steps.dequantized)."""
     from minillm.backends.numba_.linear import linear
     from minillm.backends.numba_.steps import dequantized
 
@@ -135,7 +135,7 @@ def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "deq
 
 
 def compared(tokens, a, b, a_name, b_name):
-    """Times of two ways at each number of tokens, and from where on the second wins."""
+    """Time two ways at each number of tokens, and find where the second begins to win."""
     from minillm.backends.numba_.crossover import crossover
 
     times = [(a(n), b(n)) for n in tokens]
@@ -144,7 +144,7 @@ def compared(tokens, a, b, a_name, b_name):
 
 
 def few_rows(d=64, keys=1024, runs=20):
-    """Attention of a few queries of one head: keys read where they lie (decode.py), or turned first (prefill.py)."""
+    """Attend for a few queries of one head: keys read where they lie (decode.py), or transposed first (prefill.py)."""
     from minillm.backends.numba_.attention import by_splits, by_tiles
     from minillm.backends.numba_.decode import split_keys
     from minillm.backends.numba_.pages import EVERYTHING, MaskRule, one_block
@@ -168,7 +168,7 @@ def few_rows(d=64, keys=1024, runs=20):
 
 
 def serial(columns=1536, runs=50):
-    """Rounding n tokens: by one core, or shared out, which begins with a parallel region."""
+    """Round n tokens: by one core, or shared out, which begins with a parallel region."""
     from minillm.backends.numba_.steps import round_by_all, round_by_one
 
     def seconds(way, n):
@@ -179,7 +179,7 @@ def serial(columns=1536, runs=50):
 
 
 def run(name, config, runs=3):  # -> dict
-    """All of it, on random weights in the shape of a model."""
+    """Run all of it, on random weights in the shape of a model."""
     import numba
 
     machine, model = measure_machine(), random_weights(config)

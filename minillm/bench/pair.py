@@ -25,7 +25,7 @@ GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
 
 
 def perplexity(llm, documents):  # LLM, [text] -> float
-    """Per token, of each document as far as the context reaches; the first token, that of the beginning, is given."""
+    """Compute perplexity per token, of each document as far as the context reaches; the first token is given."""
     total = count = 0
     for document in documents:
         ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
@@ -38,7 +38,7 @@ def perplexity(llm, documents):  # LLM, [text] -> float
 
 
 def probe(llm, ids):  # LLM, ids -> (len(ids), vocab) float64
-    """Logits after every token."""
+    """Compute the logits after every token."""
     segment = Segment(np.asarray(ids), 0, llm.transformer.new_cache(len(ids)), "all")
     return llm.transformer.forward([segment])[0].astype(np.float64)
 
@@ -63,7 +63,7 @@ def acceptance(target, draft, prompts, temperature, gamma=GAMMA, new_tokens=NEW_
 
 
 def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LLM, [text] -> dict, ready for JSON
-    """Both perplexities, and acceptance from the beginnings of the first documents."""
+    """Measure both perplexities, and acceptance from the beginnings of the first documents."""
     beginnings = [target.tokenizer.encode(d)[:PROMPT_TOKENS] for d in documents[:prompts]]
     rates = {str(t): acceptance(target, draft, beginnings, t, new_tokens=new_tokens) for t in (0, 1)}
     models = {

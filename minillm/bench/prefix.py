@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 
 from minillm import terminal
+from minillm.bench.rounds import in_turn
 from minillm.errors import RequestError
 from minillm.gateway.session import Part, Session
 from minillm.model.sampling import SamplingParams
@@ -20,7 +21,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)
 ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
 
 
-def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, block_size=16, say=lambda text: None):
+def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, block_size=16):
     """-> {"shares": [a row each], "system_prompt": {"ttft_cold_s", "ttft_cached_s", "ratio", …}, …}, ready for JSON.
 
     shares: of a prompt of prompt_tokens. system_prompt: all of those kept, and a question of question_tokens after them.
@@ -38,7 +39,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
     session = Session(llm, ttl_s=float("inf"), min_tokens=1, capacity=prompt_tokens + block_size, block_size=block_size)
     cuts = [int(share * prompt_tokens) for share in shares]
 
-    say(f"writing {prompt_tokens:,} tokens")
+    terminal.say(f"writing {prompt_tokens:,} tokens")
     edges = sorted({0, *cuts, prompt_tokens})
     session.generate([Part(prefix[a:b], cache=True) for a, b in zip(edges, edges[1:], strict=False)], ONE_TOKEN)
 
@@ -53,13 +54,15 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
         assert answer.usage.cache_read_tokens == kept, "the prefix was written first, and there is room for it"
         return answer.completion.metrics["ttft_s"]
 
-    ways = [lambda: cold(prompt_tokens), lambda: cold(total), lambda: cached(prompt_tokens, question_tokens)]
-    ways += [lambda kept=kept: cached(kept, prompt_tokens - kept) for kept in cuts]
-    times = []
-    for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
-        times.append([way() for way in ways])
-    short, long, asked, *by_share = map(median, zip(*times, strict=True))
+    ways = {
+        "the prompt": lambda: cold(prompt_tokens),
+        "prompt and question": lambda: cold(total),
+        "the question, its prompt cached": lambda: cached(prompt_tokens, question_tokens),
+    }
+    for number, kept in enumerate(cuts, 1):
+        ways[f"share {number}, {kept:,} tokens cached"] = lambda kept=kept: cached(kept, prompt_tokens - kept)
+    short, long, asked, *by_share = map(median, in_turn(ways, rounds, lambda name: ways[name]()).values())
+    terminal.say("")
 
     flops = llm.config.prefill_flops
     rows = [
@@ -92,7 +95,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
 
 
 def table(result):  # -> text
-    """The measurement, to read."""
+    """Format the measurement."""
     lines = [f"{result['model']}: TTFT of a prompt of {result['prompt_tokens']:,} tokens, pages of {result['block_size']}"]
     rows = [["no cache", f"{result['ttft_cold_s'] * 1e3:,.0f} ms"]]
     for row in result["shares"]:

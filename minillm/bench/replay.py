@@ -32,12 +32,12 @@ EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the produ
 
 
 def power_of_two(n):
-    """The smallest power of two that is at least n."""
+    """Round n up to a power of two."""
     return 1 << (n - 1).bit_length()
 
 
 def paged_steps(prompt, output, block_size):
-    """Tokens reserved, summed over the decode steps, when blocks are taken as they are needed: a closed form."""
+    """Count tokens reserved, summed over the decode steps, when blocks are taken as they are needed: a closed form."""
 
     def up_to(n):  # Σ of ceil(i / block_size) for i = 1 … n
         full, rest = divmod(n, block_size)
@@ -47,7 +47,7 @@ def paged_steps(prompt, output, block_size):
 
 
 def waste(requests, reserve=8192, block_sizes=(8, 16, 32, 64, 256)):  # -> {way: dict}
-    """Waste of each way of allocating, and how many requests fit where one fits that reserves the maximum.
+    """Compute the waste of each way of allocating, and how many requests fit where one fits that reserves the maximum.
 
     Requests longer than `reserve` tokens are left out: a server that reserves so much must refuse them.
     """
@@ -90,7 +90,7 @@ def hits(requests, capacity, make_cache, on_request=None):  # -> dict
 
 
 def by_policy(requests, capacity, name):  # -> dict
-    """Hit rates of a radix tree of `capacity` pages under a policy, or of the hash chain."""
+    """Compute hit rates of a radix tree of `capacity` pages under a policy, or of the hash chain."""
     if name == "hash chain":
         return hits(requests, capacity, HashPrefixCache)
     if name == "belady":
@@ -101,7 +101,7 @@ def by_policy(requests, capacity, name):  # -> dict
 
 
 def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), policies=POLICIES):  # -> dict
-    """Hit rates with an unlimited cache, then by capacity in tokens and policy, each with its share of the unlimited one."""
+    """Compute hit rates with an unlimited cache, then by capacity in tokens and policy, each as a share of the unlimited."""
     if not all(r.pages for r in requests):
         raise RequestError("these requests have no page ids: prefix hits need a trace like Mooncake's.")
     start = time.perf_counter()
@@ -120,7 +120,7 @@ def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), 
 
 
 def run(what, trace=None, count=None):  # -> dict
-    """The figures of `minillm bench paging` or `prefix`: of a trace file, or of what this project's profile of it gives.
+    """Compute the figures of `minillm bench paging` or `prefix`: of a trace file, or of this project's profile of it.
 
     count: only so many requests, the first.
     """
@@ -132,7 +132,7 @@ def run(what, trace=None, count=None):  # -> dict
 
 
 def table(result):  # -> text
-    """What `run` gave, with its source."""
+    """Format what `run` returned, with its source."""
     body = waste_table(result["paging"]) if "paging" in result else prefix_table(result["prefix"])
     return f"{result['requests']:,} requests, {result['source']}\n{body}"
 

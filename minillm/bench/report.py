@@ -4,7 +4,7 @@ from minillm import terminal
 
 
 def table(result):  # -> text
-    """Engines as rows, speeds as columns, the ceiling as the last row; ratios are ours to theirs."""
+    """Format engines as rows, speeds as columns, the ceiling as the last row; ratios are ours to theirs."""
     r = result
     head = ["", "prefill tokens/s", "ours/it", "decode tokens/s", "ours/it", "load s", "peak MB"]
     rows = []

@@ -9,35 +9,27 @@ from statistics import median
 
 from minillm import terminal
 from minillm.bench.machine import measure_machine
-from minillm.bench.worker import Worker
+from minillm.bench.rounds import in_turn
+from minillm.bench.worker import workers
 from minillm.model.load import read_config
+from minillm.terminal import say
 
 
-def run(path, batch, length, rounds, threads, peers, say):  # -> dict, ready for JSON
+def run(path, batch, length, rounds, threads, peers):  # -> dict, ready for JSON
     """Alternate; report medians over the rounds, and the ratio round by round."""
     config, machine = read_config(path), measure_machine()
     names = ["training", *(["torch training"] if peers else [])]
-    workers, times, losses = {}, {name: [] for name in names}, {}
-    try:
-        for name in names:
-            say(f"starting {name}")
-            workers[name] = Worker(name, str(path), threads or machine.cores)
-        for round_ in range(rounds):
-            for name in names[:: 1 if round_ % 2 else -1]:
-                say(f"round {round_ + 1} of {rounds}: {name}")
-                answer = workers[name].ask(batch=batch, length=length, steps=3)
-                times[name].append(answer["step_s"])
-                losses.setdefault(name, answer["loss"])
-    finally:
-        for worker in workers.values():
-            worker.close()
+    with workers(names, path, threads or machine.cores) as asked:
+        answers = in_turn(names, rounds, lambda name: asked[name].ask(batch=batch, length=length, steps=3))
+    say("")
+    times = {name: [answer["step_s"] for answer in given] for name, given in answers.items()}
     flops, tokens = config.training_flops(batch * length, length), batch * length
     engines = {
         name: {
             "step_s": median(t),
             "tokens_per_s": tokens / median(t),
             "peak_share": flops / median(t) / machine.flops_per_s,
-            "first_loss": losses[name],
+            "first_loss": answers[name][0]["loss"],
         }
         for name, t in times.items()
     }

@@ -5,6 +5,7 @@ and options as a line of JSON, then one line per measurement; the worker answers
 library prints goes to standard error.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 
 from minillm.bench.machine import peak_rss_bytes
 from minillm.errors import MiniLLMError
+from minillm.terminal import say
 
 THREAD_VARIABLES = tuple(f"{library}_NUM_THREADS" for library in ("OPENBLAS", "MKL", "OMP", "NUMBA"))
 THREAD_VARIABLES += ("VECLIB_MAXIMUM_THREADS",)  # Apple's BLAS
@@ -61,8 +63,20 @@ class Worker:
         self.process.communicate()
 
 
+@contextlib.contextmanager
+def workers(engines, path, threads, **options):  # -> {engine: Worker}
+    """Start a process for each engine; all end with the block. options: for the engine "minillm"."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for name in engines:
+            say(f"loading {name}")
+            found[name] = Worker(name, str(path), threads, options if name == "minillm" else {})
+            stack.callback(found[name].close)
+        yield found
+
+
 def serve():
-    """The worker's side."""
+    """Run the worker's side."""
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)  # C libraries print to 1
     engine = None

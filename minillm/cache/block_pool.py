@@ -2,7 +2,7 @@
 
 A sequence's cache is cut into blocks that may lie anywhere; a table says where (block_table). Nothing is reserved for
 tokens that may never come, and sequences that begin alike own the same blocks together. All of that is counting: a
-block has as many owners as there are tables that name it, and the last to let go frees it.
+block has as many owners as there are tables that name it, and the last owner frees it.
 
                     allocate                    the last owner frees it
         blank ──────────────────▶ in use ─────────────────────────────────▶ blank   nothing in it is worth keeping

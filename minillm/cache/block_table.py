@@ -58,7 +58,7 @@ class BlockTable:
         return self.slots(start, self.length), copies
 
     def slots(self, start: int, stop: int) -> list[int]:
-        """The slot mapping of positions start … stop - 1: where in the pool each token's keys and values lie."""
+        """Compute the slot mapping of positions start … stop - 1: where in the pool each token's keys and values lie."""
         size, blocks = self.pool.block_size, self.blocks
         if not 0 <= start <= stop <= self.length:
             raise RequestError(f"positions {start:,} to {stop:,} of a table of {self.length:,} tokens.")
@@ -87,7 +87,7 @@ class BlockTable:
         self.changes += 1
 
     def free(self) -> None:
-        """The sequence is done, or preempted. The table cannot be used again."""
+        """Free all blocks: the sequence is done, or preempted. The table cannot be used again."""
         self._alive()
         self.pool.release(self.blocks)
         self.blocks, self.length, self.freed = [], 0, True

@@ -95,10 +95,10 @@ class ContiguousCache:
         return []
 
     def place(self, arrays: list[Array]) -> None:  # none
-        """Do nothing: there was nothing to upload."""
+        """Ignore it: there was nothing to upload."""
 
     def pages(self) -> tuple[Array, Array, Array]:  # (layers, 1, capacity, kv_heads, d_head) twice, (0,)
-        """The memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
+        """Return the memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
         return self.k[:, None], self.v[:, None], (0,)
 
     def attend(self, ops: Ops, layer: int, q: Array) -> Array:  # (n_q, heads, d) -> (n_q, heads, d)

@@ -115,7 +115,7 @@ class PagedCache:
             self.store.copy(copies)
 
     def pages(self) -> tuple[Array, Array, Array]:  # (layers, blocks, block_size, kv_heads, d_head) twice, (blocks,)
-        """The store's memory and this sequence's block table."""
+        """Return the store's memory and this sequence's block table."""
         return self.store.k, self.store.v, self.table.blocks
 
     def read(self, layer: int) -> tuple[Array, Array]:  # (length, kv_heads, d_head) twice
@@ -134,7 +134,7 @@ class PagedCache:
         return [self.numbers("slots", (self.length, self.length + n)), self.numbers("blocks")]
 
     def place(self, arrays: list[Array]) -> None:  # slots, block table
-        """The same on the device, for all layers of the step."""
+        """Take the uploaded slots and block table, for all layers of the step."""
         slots, blocks = arrays
         span = self.length, self.length + len(slots)
         self.made = {"slots": ((span, self.table.changes), slots), "blocks": (((), self.table.changes), blocks)}
@@ -143,7 +143,7 @@ class PagedCache:
         return np.array(self.table.slots(*span) if name == "slots" else self.table.blocks, np.int64)
 
     def on_device(self, name: str, span: Sequence[int] = ()) -> Array:  # (n,) int64
-        """The arrays that `place` gave; uploaded here where there were none, or where tokens or blocks have changed since."""
+        """Return the arrays that `place` gave; upload them here where there were none, or where tokens or blocks have changed."""
         of = span, self.table.changes
         if name not in self.made or self.made[name][0] != of:
             self.made[name] = of, self.store.ops.upload([self.numbers(name, span)])[0]

@@ -53,7 +53,7 @@ class KVCache(Protocol):
         """Keys and values of one layer, in order: for tests and lessons. Do not write to them."""
 
     def pages(self) -> tuple[Array, Array, Array]:  # (layers, blocks, block_size, kv_heads, d_head) twice, block numbers
-        """The memory as pages and a block table, for kernels that read any cache where it lies."""
+        """Return the memory as pages and a block table, for kernels that read any cache where it lies."""
 
     def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone."""

@@ -1,4 +1,4 @@
-"""Floor 7: the command line, one module a command.
+"""Floor 8: the command line, one module a command.
 
 Each module says HELP, adds its arguments in `configure(parser)`, and works in `run(args)`, where it imports what it
 needs: so `minillm --help` imports no NumPy. Errors that a user can cause become one line and exit status 2.
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:  # exit status
             raise
         print(f"minillm: exercise {id} is not written yet: minillm course check {id}", file=sys.stderr)
         return 2
-    except OSError as error:  # a folder that cannot be made, a name too long, a file of somebody else: the path says whose
+    except OSError as error:  # a folder that cannot be made, a name too long, a file of another user: the path says which
         if isinstance(error, BrokenPipeError):  # `minillm generate ... | head`: the reader has gone, nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -61,11 +61,7 @@ def add_ttft(parser: Parser) -> None:
 
 
 def run_ttft(args: Namespace, module: ModuleType) -> dict:
-    from minillm.terminal import say
-
-    result = module.run(load(args), args.prompt_tokens, rounds=args.rounds, say=say)
-    say("")
-    return result
+    return module.run(load(args), args.prompt_tokens, rounds=args.rounds)
 
 
 def add_paging(parser: Parser) -> None:
@@ -112,12 +108,11 @@ def add_training(parser: Parser) -> None:
 
 def run_training(args: Namespace, module: ModuleType) -> dict:
     from minillm.bench.peers import installed
-    from minillm.terminal import say
 
     peers = args.peers and installed("transformers")
     if args.peers and not peers:
         absent("torch transformers gguf accelerate")
-    return module.run(model_path(args), args.batch, args.prompt_tokens, args.rounds, args.threads, peers, say)
+    return module.run(model_path(args), args.batch, args.prompt_tokens, args.rounds, args.threads, peers)
 
 
 def add_pair(parser: Parser) -> None:
@@ -170,7 +165,7 @@ COUNTS = {
 
 
 def add_counts(parser: Parser, **defaults: int) -> None:  # name=default
-    """Options that take a whole number from 1 up."""
+    """Add options that take a whole number from 1 up."""
     for name, default in defaults.items():
         option, says = "--" + name.replace("_", "-"), f"{COUNTS[name]} (default: %(default)s)"
         parser.add_argument(option, type=int, default=default, metavar="N", help=says)
@@ -181,7 +176,7 @@ def add_peers(parser: Parser, which: str) -> None:
 
 
 def absent(packages: str) -> None:
-    """--peers where there is none: say so, and measure ourselves."""
+    """Warn where --peers has none, and measure ourselves only."""
     print(f"minillm: no peer is installed, so there is none beside us; pip install {packages}", file=sys.stderr)
 
 

@@ -75,7 +75,7 @@ def run(args: Namespace) -> int:
 
 
 def command(line: str) -> bool:  # whether the conversation goes on
-    """Say what a command does, on standard error. An unknown one changes nothing."""
+    """Carry out a command, and describe it on standard error. An unknown one changes nothing."""
     if line == "/exit":
         return False
     if line == "/reset":
@@ -90,7 +90,7 @@ def command(line: str) -> bool:  # whether the conversation goes on
 
 
 def cannot_chat(model: str, template: "ChatTemplate | None") -> None:
-    """Say so, in one line, where a model has learnt to go on with a text and not to answer: its template knows no roles.
+    """Warn, in one line, about a base model, which continues texts and does not answer: its template knows no roles.
 
     TokenizerError where there is no template at all.
     """

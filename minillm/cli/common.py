@@ -35,13 +35,13 @@ def add_lora_option(parser: Parser) -> None:
 
 
 def chosen_adapter(args: Namespace) -> str | None:
-    """What --lora chose, under the name that a request gives it; to be called before load()."""
+    """Read --lora, under the name that a request gives it; call it before load()."""
     args.adapters = {"lora": args.lora} if args.lora else None
     return "lora" if args.lora else None
 
 
 def add_sampling_options(parser: Parser, max_tokens: int = 128, models_own: bool = False) -> None:
-    """models_own: what is not given is left to the model's own recommendation (sampling_given, model/defaults.py)."""
+    """Add sampling options. models_own: values not given are left to the model's recommendation (model/defaults.py)."""
 
     def knob(name: str, kind: type, off: float, metavar: str, says: str) -> None:
         default, what = (None, "default: what suits the model") if models_own else (off, "the default")
@@ -59,7 +59,7 @@ def add_sampling_options(parser: Parser, max_tokens: int = 128, models_own: bool
 
 
 def sampling_given(args: Namespace) -> dict[str, Any]:
-    """What the options said; a knob that was left to the model is not among them."""
+    """Read the sampling options; a parameter that was left to the model is not among them."""
     names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
@@ -71,14 +71,14 @@ def sampling_params(args: Namespace, **more: Any) -> "SamplingParams":
 
 
 def model_path(args: Namespace) -> "Path":
-    """Where the model is."""
+    """Find the model's path."""
     from minillm.model import zoo
 
     return or_download(args.model, zoo.resolve)
 
 
 def or_download(model: str, use: Callable[[Any], Any]) -> Any:  # what use(name or path) gives
-    """use(model); if we know the model but do not have it, and somebody is there to answer, offer to fetch it first."""
+    """Call use(model); for a known model that is not on the disk, offer to fetch it first, if a person is there to answer."""
     from minillm.model import zoo
 
     try:
@@ -93,7 +93,7 @@ def or_download(model: str, use: Callable[[Any], Any]) -> Any:  # what use(name 
 
 
 def load(args: Namespace) -> "LLM":
-    """The model that the options name."""
+    """Load the model that the options name."""
     from minillm.llm import LLM
 
     kv = (args.kv or "auto") if hasattr(args, "kv") else "float32"
@@ -112,19 +112,19 @@ def beside_json(args: Namespace) -> TextIO:  # where what a person reads goes: w
 
 
 def print_json(values: dict) -> None:
-    """One object, which is all that stands on standard output."""
+    """Print one JSON object, which is all that stands on standard output."""
     print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
 def share_now() -> float:  # 0 … 1
-    """The share of the cores that a process gets now, to be handed to tell_share once all is measured."""
+    """Measure the share of the cores that a process gets now; give it to tell_share once all is measured."""
     from minillm.bench.machine import cpu_share
 
     return cpu_share()
 
 
 def tell_share(before: float) -> float:  # the lower of the shares before and after
-    """A busy machine spoils what was measured: say so on standard error."""
+    """Warn on standard error that a busy machine spoiled the measurement."""
     from minillm.bench.machine import busy
 
     share = min(before, share_now())
@@ -134,7 +134,7 @@ def tell_share(before: float) -> float:  # the lower of the shares before and af
 
 
 def pace(metrics: dict) -> str:  # one line
-    """Metrics of a request in words."""
+    """Describe the metrics of a request in words."""
     parts = [f"{metrics['prompt_tokens']} tokens in, {metrics['new_tokens']} out"]
     if metrics["ttft_s"] is not None:
         parts.append(f"TTFT {metrics['ttft_s'] * 1e3:,.0f} ms")

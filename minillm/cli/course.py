@@ -47,7 +47,7 @@ def configure(parser: Parser) -> None:
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
     release.add_argument("--tests", type=Path, metavar="DIR", help="private tests to add to the autograder")
-    grade = command(_grade, "score a submission that nobody trusts", work=False)
+    grade = command(_grade, "score an untrusted submission", work=False)
     grade.add_argument("work", type=Path, nargs="?", metavar="DIR", help="the submission (work)")
     grade.add_argument("--work", dest="folder", type=Path, default=Path("work"), metavar="DIR", help="the same, as an option")
     grade.add_argument("--only", dest="ids", nargs="+", default=[], metavar="ID", help="lessons or exercises to score (all)")

@@ -40,7 +40,7 @@ def run(args: Namespace) -> int:
 
 
 def model_file(name: str) -> Path | str | None:  # a GGUF file, or None where a name stands for a shape
-    """A file that is here, also by its name; a path is a file even where it is not there."""
+    """Find a file that is here, also by its name; a path is a file even where it is not there."""
     from minillm.errors import ModelError
     from minillm.model import zoo
     from minillm.model.presets import PRESETS
@@ -70,7 +70,7 @@ def inspect_file(args: Namespace, path: Path | str) -> int:
 
 
 def summary(gguf: "GGUFFile") -> dict:  # fit for JSON
-    """Everything that is shown, as plain values."""
+    """Collect everything that is shown, as plain values."""
     tensors = gguf.tensors.values()
     weights, tensor_bytes = sum(t.size for t in tensors), sum(t.nbytes for t in tensors)
     types: dict[str, dict] = {}
@@ -98,7 +98,7 @@ def summary(gguf: "GGUFFile") -> dict:  # fit for JSON
 
 
 def plain(value: Any) -> Any:
-    """A metadata value for JSON: which has no NaN and no infinity, and no use for 49,152 tokens."""
+    """Convert a metadata value for JSON: which has no NaN and no infinity, and no use for 49,152 tokens."""
     if isinstance(value, float) and not float("-inf") < value < float("inf"):
         return str(value)
     if isinstance(value, (str, int, float, type(None))):
@@ -109,9 +109,9 @@ def plain(value: Any) -> Any:
 
 
 def report(facts: dict) -> Iterator[str]:
-    """The summary for people. Names and strings come from a stranger: they are quoted, so no control code gets through."""
+    """Format the summary for people. Names and strings are untrusted: they are quoted, so no control code gets through."""
     bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.2f} bits per weight"
-    yield f"{facts['path']}: GGUF version {facts['version']}, architecture {shown(facts['architecture'])}"
+    yield f"{facts['path']}: GGUF version {facts['version']}, architecture {abbreviated(facts['architecture'])}"
     yield f"{facts['file_bytes']:,} bytes, {facts['weights']:,} weights in {len(facts['tensors']):,} tensors{bits}"
     types = sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"])
     rows = [
@@ -121,7 +121,7 @@ def report(facts: dict) -> Iterator[str]:
     yield "\n" + table(["type", "tensors", "weights", "bytes", "bits per weight"], rows)
     yield "\nmetadata"
     for key, value in facts["metadata"].items():
-        yield f"  {unquoted(key)} = {shown(value)}"
+        yield f"  {unquoted(key)} = {abbreviated(value)}"
     rows = [
         [f"{t['offset_bytes']:,}", f"{t['bytes']:,}", t["type"], " x ".join(map(str, t["shape"])), unquoted(t["name"])]
         for t in facts["tensors"]
@@ -129,8 +129,8 @@ def report(facts: dict) -> Iterator[str]:
     yield "\n" + table(["tensors: offset", "bytes", "type", "shape", "name"], rows, ">><><")
 
 
-def shown(value: Any, limit: int = 100) -> str:
-    """A value on one line, abbreviated."""
+def abbreviated(value: Any, limit: int = 100) -> str:
+    """Abbreviate a value of the metadata to one line, with how much of it there is."""
     if isinstance(value, dict):
         text = f"{repr(value['first'])[:-1]}, ...]"
         return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({value['count']:,} elements)"

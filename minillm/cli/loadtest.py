@@ -100,7 +100,7 @@ async def under_way(client: "Client", requests: list, args: Namespace, vocabular
 
 
 def plan(args: Namespace) -> tuple[list, str]:  # [Request] with their times, and in words
-    """What is sent when. Errors: options that contradict each other, a trace that cannot be read."""
+    """Plan the requests and their times. Errors: options that contradict each other, a trace that cannot be read."""
     import math
 
     from minillm.errors import MiniLLMError

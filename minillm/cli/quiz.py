@@ -49,13 +49,13 @@ def run(args: Namespace) -> int:
 
 
 def hold_session(args: Namespace, cards: list, memory: "Memory", today: "date") -> int:
-    from minillm.course.interview.quiz import Session, ask_line, choose, nothing_due
+    from minillm.course.interview.quiz import QuizSession, ask_line, choose, nothing_due
 
     chosen = choose(cards, memory.cards, today, args.count, args.due)
     if not chosen:
         print(nothing_due(cards, memory.cards, today))
         return 0
-    Session(memory, ask_line, lambda text: print(text, flush=True), today).run(chosen)
+    QuizSession(memory, ask_line, lambda text: print(text, flush=True), today).run(chosen)
     return 0
 
 

@@ -66,7 +66,7 @@ def configure(parser: Parser) -> None:
     )
     engine.add_argument("--prefix", choices=["hash", "radix", "none"], default="hash", help="prefix cache (default: %(default)s)")
     engine.add_argument(
-        "--batch-invariant", action="store_true", help="logits that do not depend on who else is served, to the bit; slower"
+        "--batch-invariant", action="store_true", help="logits that do not depend on the rest of the batch, to the bit; slower"
     )
     engine.add_argument(
         "--max-queue", type=int, default=256, metavar="N", help="requests that may wait; more get 429 (default: %(default)s)"
@@ -102,7 +102,7 @@ def run(args: Namespace) -> int:
 
 
 def adapters(args: Namespace) -> dict[str, str]:  # {name: path}
-    """What --lora says. A name is what a client sends, so it must be one, and nobody else's."""
+    """Read --lora. A client sends the name, so each adapter must have one, and a different one."""
     found = {}
     for given in args.lora:
         name, equals, path = given.partition("=")
@@ -115,7 +115,7 @@ def adapters(args: Namespace) -> dict[str, str]:  # {name: path}
 
 
 def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, SchedulerConfig]":
-    """The engine that the options ask for, warm, and the page that its log feeds."""
+    """Build the engine that the options ask for, warm it up, and make the page that its log feeds."""
     from minillm.engine.async_engine import AsyncEngine
     from minillm.engine.engine import Engine
     from minillm.engine.warmup import warm_up
@@ -131,7 +131,7 @@ def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, Sched
 
 
 def announce(args: Namespace, name: str, port: int, config: "SchedulerConfig", key: object) -> None:
-    """Say where it listens and who can reach it, once it does."""
+    """Say where it listens and from where it can be reached, once it does."""
     from minillm.server.guards import is_loopback
 
     url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}/v1"
@@ -139,7 +139,7 @@ def announce(args: Namespace, name: str, port: int, config: "SchedulerConfig", k
     reach = "this machine alone can reach it" if local else "other machines can reach it"
     print(f"{name} at {url} ({reach}; {config.num_blocks:,} KV blocks of {config.block_size})", file=sys.stderr, flush=True)
     if not local and key is None:
-        warning = "warning: whoever reaches this port can use it: give --api-key-env or --api-key-file"
+        warning = "warning: everyone who can reach this port can use it: give --api-key-env or --api-key-file"
         print(warning, file=sys.stderr, flush=True)
     if args.json:
         print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})
@@ -161,12 +161,12 @@ def limits(args: Namespace) -> "Options":
 
 
 def write_line(values: dict) -> None:
-    """A request, in the log."""
+    """Write the record of a request to the log."""
     print(json.dumps(values), file=sys.stderr, flush=True)
 
 
 def origins(given: list[str]) -> tuple[str, ...]:
-    """What browsers say of a page: scheme, host, and a port that is not the scheme's own. Anything else would match no page."""
+    """Check origins as browsers send them: scheme, host, and a port that is not the scheme's own. Others would match no page."""
     for origin in given:
         if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
             wanted = "an origin is http://HOST or https://HOST, in small letters, perhaps with :PORT, and without a path; or *"
@@ -175,7 +175,7 @@ def origins(given: list[str]) -> tuple[str, ...]:
 
 
 def api_keys(args: Namespace) -> tuple[str, ...] | None:
-    """The keys, from where no other user's `ps` sees them. One that was meant and is not there is an error, not an open door."""
+    """Read the keys from where no other user's `ps` sees them. One that was meant and is not there is an error."""
     found = [(os.environ.get(name, ""), f"the environment variable {name}") for name in args.api_key_env]
     if args.api_key_file is not None:
         try:
@@ -193,7 +193,7 @@ def api_keys(args: Namespace) -> tuple[str, ...] | None:
 
 
 def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int = 4) -> "SchedulerConfig":
-    """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
+    """Make the scheduler's limits. Blocks: as given, or a whole context for every sequence, in at most a quarter of memory."""
     from minillm.memory import available_bytes, refuse_beyond_memory
     from minillm.scheduler.scheduler import SchedulerConfig
 
@@ -225,7 +225,7 @@ def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int
 
 
 def size(text: str) -> int:  # "2GiB" -> bytes
-    """Bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
+    """Parse bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmg]i?|)b?", text.strip().lower())
     if not found:
         raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text[:40]!r}.")

@@ -19,7 +19,7 @@ USABLE = 0.9  # of a card's memory
 
 
 def config_of(name: str) -> "ModelConfig":  # of a preset, or of a model that is here
-    """The shape behind a name; ModelError with the nearest name where there is none."""
+    """Find the shape behind a name; ModelError with the nearest name where there is none."""
     from minillm.model import zoo
     from minillm.model.load import read_config
     from minillm.model.presets import PRESETS, preset
@@ -38,7 +38,7 @@ def config_of(name: str) -> "ModelConfig":  # of a preset, or of a model that is
 
 
 def sizes(name: str, config: "ModelConfig", context: int | None = None) -> dict:  # fit for JSON
-    """Parameters, bytes of the weights by width, of the cache by token and for a context; and what fits on the cards."""
+    """Compute parameters, bytes of the weights by width, of the cache by token and for a context; and what fits on the cards."""
     from minillm.costs.memory import kv_tokens
 
     context = config.context_length if context is None else context
@@ -66,7 +66,7 @@ def sizes(name: str, config: "ModelConfig", context: int | None = None) -> dict:
 
 
 def report(facts: dict) -> Iterator[str]:  # lines
-    """The same for people, in 80 columns."""
+    """Format the same for people, in 80 columns."""
     context, weights = facts["context"], facts["weight_bytes"]
     yield f"{facts['name']}: {facts['parameters']:,} parameters"
     trained = "" if context <= facts["context_length"] else f" (the model knows {facts['context_length']:,})"
@@ -90,7 +90,7 @@ def cell(tokens: float, context: int, there: bool) -> str:
 
 
 def short(number: float) -> str:
-    """4,413 · 98.6k · 14.1M"""
+    """Format a number: 4,413 · 98.6k · 14.1M"""
     for unit, scale, least in (("M", 1e6, 1e6), ("k", 1e3, 1e4)):
         if number >= least:
             return f"{number / scale:,.1f}{unit}"
@@ -98,5 +98,5 @@ def short(number: float) -> str:
 
 
 def size(nbytes: float) -> str:
-    """Bytes as cards and disks count them."""
+    """Format bytes as cards and disks count them."""
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"

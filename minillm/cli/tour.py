@@ -52,7 +52,7 @@ def run(args: Namespace) -> int:
 
 
 def tell_story(llm: "LLM", beginning: str, params: "SamplingParams", said: TextIO) -> None:
-    """On NumPy, which is there at once: a newcomer should not wait for a compiler."""
+    """Tell a story on NumPy, which is there at once: a newcomer should not wait for a compiler."""
     c = llm.config
     about = f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers"
     print(f"{about}\n\n{beginning}", end="", flush=True, file=said)

@@ -90,7 +90,7 @@ def run(args: Namespace) -> int:
 
 
 def refuse_to_overwrite(kept: Path, resume: bool) -> None:
-    """A run that is there is not trained over by mistake."""
+    """Refuse to train over an existing run by mistake."""
     from minillm.errors import TrainingError
 
     if kept.exists() and not resume:
@@ -98,7 +98,7 @@ def refuse_to_overwrite(kept: Path, resume: bool) -> None:
 
 
 def judge_for(config: "TrainConfig", held_out: "TokenFile", loss: Callable) -> Callable | None:  # parameters -> loss
-    """The loss on the same held-out windows every time. TrainingError where one was asked for and there is too little text."""
+    """Make the held-out loss, on the same windows every time. TrainingError where one was asked for and the text is too short."""
     from minillm.errors import TrainingError
     from minillm.training.data import held_out_batches
 
@@ -116,7 +116,7 @@ def judge_for(config: "TrainConfig", held_out: "TokenFile", loss: Callable) -> C
 
 
 def state_for(task: "Task", kept: Path, batches: "Batches", decisive: dict, resume: bool) -> "State":
-    """A run at its start, or where its checkpoint stands."""
+    """Make the state of a run at its start, or load it from its checkpoint."""
     from minillm.training import checkpoint
     from minillm.training.optimizer import zeros_like
 
@@ -133,7 +133,7 @@ def task_for(config: "TrainConfig", tokenizer: "Tokenizer") -> "Task":
 
 
 def base_sha256(config: "TrainConfig") -> dict[str, str]:  # {"base.sha256": hexadecimal}, or nothing
-    """Which file the run goes on from: a name may come to mean another one."""
+    """Hash the file that the run starts from: a name may come to mean another one."""
     from hashlib import file_digest
 
     from minillm.model import zoo
@@ -151,12 +151,12 @@ def peak_flops() -> float:  # FLOPs/s of a large matrix product here
 
 
 def told(args: Namespace, config: "TrainConfig", written: Path, steps: "list[StepStats]", flops: float, peak: float) -> None:
-    """The picture, a summary in one line, and JSON where it was asked for."""
+    """Draw the picture, and print a summary in one line, or JSON where it was asked for."""
     from statistics import median
 
     from minillm.training.picture import picture
 
-    if not steps:  # resumed after the last step, and somebody has removed the curve
+    if not steps:  # resumed after the last step, and the curve was removed
         return
     out, last = Path(config.run.out), steps[-1]
     picture(steps, config.model.vocab_size, out / "loss.png")

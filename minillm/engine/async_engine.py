@@ -1,4 +1,4 @@
-"""The thread boundary: one thread computes steps, one event loop talks to everybody.
+"""The thread boundary: one thread computes steps, one event loop serves all clients.
 
 A step is milliseconds of arithmetic; an event loop must never wait that long, and a thousand connections must not be a
 thousand threads. So there are exactly two, and each thing belongs to one of them:

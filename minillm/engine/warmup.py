@@ -6,7 +6,7 @@ whose request causes that waits six seconds for its first token. So the warm-up 
 
     one token, few, more than a band of rows        as prompts
     one sequence, and several                       decoding
-    both in one step                                those who decode beside a prompt that enters
+    both in one step                                decodes beside a prompt that is admitted
     a prompt whose beginning is cached              so a step that begins in the middle
     several answers to one prompt                   blocks that are shared, then copied
     each adapter alone, and all with none           in one step

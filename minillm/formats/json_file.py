@@ -1,17 +1,29 @@
-"""JSON from a stranger: bytes become a dictionary, or an error in one line.
+"""Untrusted JSON: bytes become a dictionary, or an error in one line.
 
-Python's reader accepts what no other does alike: a key twice, of which it keeps the last. It can also be made to raise what is
-no ValueError, by nesting. Both are refused here, and so is a file larger than any of its kind: a byte of JSON takes up to thirty
-in memory. NaN and numbers beyond float64 pass, as some programs write them; who asks for a number does not get them (expect.py).
+Python's reader accepts what other readers treat differently: a key twice, of which it keeps the last. Nesting can also make it
+raise what is no ValueError. Both are refused here, and so is a file larger than any of its kind: a byte of JSON takes up to
+thirty in memory. NaN and numbers beyond float64 pass from a file, as some programs write them, but Fields.number refuses them
+(expect.py); a request must be strict JSON (finite).
 """
 
 import json
+import math
 
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json in use has 33 million
 
 
-def parse_object(data, what, error):  # bytes, str, exception class -> dict
-    """Parse a JSON object from bytes of UTF-8; `what` opens the message of an error."""
+def parse_object(data, what, error, finite=False):  # bytes, str, exception class -> dict
+    """Parse a JSON object from bytes of UTF-8. what: opens the message of an error. finite: no NaN, nothing beyond float64."""
+
+    def constant(name):
+        if finite:
+            raise ValueError(f"{name} is not JSON")
+        return float(name)
+
+    def number(text):
+        if finite and math.isinf(float(text)):
+            raise ValueError(f"the number {text[:40]} is too large")
+        return float(text)
 
     def unique(pairs):
         if len(values := dict(pairs)) < len(pairs):
@@ -21,7 +33,7 @@ def parse_object(data, what, error):  # bytes, str, exception class -> dict
         return values
 
     try:
-        values = json.loads(data.decode(), object_pairs_hook=unique)
+        values = json.loads(data.decode(), parse_constant=constant, parse_float=number, object_pairs_hook=unique)
     except UnicodeDecodeError as wrong:
         raise error(f"{what}: expected UTF-8, found byte 0x{data[wrong.start]:02x} at offset {wrong.start:,}.") from None
     except RecursionError:

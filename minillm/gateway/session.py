@@ -85,7 +85,7 @@ class SessionResponse:
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class CachedPrefix:
     """A cached prefix, and when it expires unless it is used before."""
 
     salt: object
@@ -123,7 +123,7 @@ class Session:
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
         self.store = PageStore.for_model(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
-        self.entries: OrderedDict[tuple, Entry] = OrderedDict()  # by (salt, tokens), least recently used first
+        self.entries: OrderedDict[tuple, CachedPrefix] = OrderedDict()  # by (salt, tokens), least recently used first
         self.last: SessionResponse | None = None
         self.total = Usage()
 
@@ -181,12 +181,12 @@ class Session:
         room = self.max_blocks * self.store.pool.block_size
         return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
 
-    def longest_match(self, ids: list[int], breakpoints: list[int], salt: Hashable) -> tuple[Entry | None, int]:
+    def longest_match(self, ids: list[int], breakpoints: list[int], salt: Hashable) -> tuple[CachedPrefix | None, int]:
         """Find the entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt.
 
         One user has few entries, so each is compared in full.
         """
-        best: tuple[Entry | None, int] = None, 0
+        best: tuple[CachedPrefix | None, int] = None, 0
         for entry in self.entries.values():
             agree = common_prefix(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
             if agree < len(entry.tokens):
@@ -195,7 +195,7 @@ class Session:
                 best = entry, agree
         return best if best[1] else (None, 0)
 
-    def resume(self, entry: Entry | None, length: int, prompt_tokens: int) -> PagedCache:
+    def resume(self, entry: CachedPrefix | None, length: int, prompt_tokens: int) -> PagedCache:
         """Make a cache to continue from. The last token of a prompt is always computed: its logits give the answer's first."""
         if entry is None:
             return self.store.new_cache(max_length=self.max_length)
@@ -204,7 +204,7 @@ class Session:
         cache.truncate(min(length, prompt_tokens - 1))
         return cache
 
-    def touch(self, entry: Entry) -> None:
+    def touch(self, entry: CachedPrefix) -> None:
         """Restart the entry's time to live, and make it the most recently used."""
         entry.expires = self.clock() + self.ttl_s
         self.entries.move_to_end((entry.salt, tuple(entry.tokens)))
@@ -215,7 +215,7 @@ class Session:
         if key not in self.entries:
             kept = cache.fork()
             kept.truncate(len(tokens))
-            self.entries[key] = Entry(salt, tokens, kept, 0.0)
+            self.entries[key] = CachedPrefix(salt, tokens, kept, 0.0)
         self.touch(self.entries[key])
         while self.kept_blocks > self.max_blocks:
             self.evict(next(iter(self.entries)))

@@ -39,11 +39,11 @@ class Client:
         """options: more fields of every request's body, such as {"ignore_eos": True}. timeout: seconds of a whole request."""
         if not 0 < timeout < float("inf"):
             raise MiniLLMError(f"a time limit is above 0 seconds and finite, found {timeout}.")
-        if api_key and not (api_key.isascii() and api_key.isprintable()):
-            raise MiniLLMError("an API key is of printable ASCII characters, this one is not.")
+        if api_key and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+            raise MiniLLMError("an API key is of printable ASCII characters, with no space around it; this one is not.")
         self.model, self.chat, self.timeout, self.options = model, chat, timeout, options or {}
         self.log = EventLog() if log is None else log
-        self.pool = Pool(address(url), [f"Authorization: Bearer {api_key}"] if api_key else [])
+        self.pool = Pool(address(url), [("Authorization", f"Bearer {api_key}")] if api_key else [])
 
     def close(self):
         self.pool.close()

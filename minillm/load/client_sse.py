@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass, field
 
 from minillm.errors import MiniLLMError
+from minillm.formats.expect import excerpt
 
 LONGEST = 1 << 20  # bytes of an event: more is no chunk of text
 BOM = b"\xef\xbb\xbf"
@@ -80,12 +81,12 @@ def read_chunk(data):  # bytes -> Chunk, or None for [DONE]
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):
-        raise Trouble("not a stream", f"expected JSON, found {shown(data)}") from None
+        raise Trouble("not a stream", f"expected JSON, found {excerpt(data)}") from None
     if isinstance(fields, dict) and fields.get("error"):
         raise Trouble("error in the stream", error_message(fields))
     choices = fields.get("choices") if isinstance(fields, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise Trouble("not a stream", f"expected an object with choices, found {shown(data)}")
+        raise Trouble("not a stream", f"expected an object with choices, found {excerpt(data)}")
     chunk = Chunk(usage=fields["usage"] if isinstance(fields.get("usage"), dict) else None)
     for choice in choices:
         index = choice.get("index") if type(choice.get("index")) is int else 0
@@ -112,11 +113,4 @@ def error_message(fields):  # -> text
     """Extract the message of an OpenAI-style error object, {"error": {"message": ...}}, or the like."""
     error = fields.get("error", fields) if isinstance(fields, dict) else fields
     message = error.get("message", error) if isinstance(error, dict) else error
-    return shown(message if isinstance(message, str) else json.dumps(message))
-
-
-def shown(found):  # bytes or text -> text
-    """Shorten untrusted text to one line."""
-    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
-    text = "".join(c if c.isprintable() else " " for c in text[:400])
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return excerpt(message if isinstance(message, str) else json.dumps(message))

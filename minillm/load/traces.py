@@ -1,4 +1,4 @@
-"""Traces of real servers, read as published: strangers' files, so every line is checked and a bad one is named.
+"""Traces of real servers, read as published: untrusted files, so every line is checked and a bad one is named.
 
     Azure      AzureLLMInferenceTrace_*.csv     TIMESTAMP, ContextTokens, GeneratedTokens        (CC-BY-4.0)
     Mooncake   conversation_trace.jsonl         timestamp, input_length, output_length, hash_ids (Apache-2.0)
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from minillm.errors import TraceError
+from minillm.formats.expect import shown
 
 HASHED_TOKENS = 512  # tokens that one of Mooncake's hash ids stands for
 MOST_TOKENS = 10_000_000  # of one request
@@ -113,7 +114,7 @@ def read_columns(path, names):  # -> yields (number, [field])
 
 
 def read_lines(path):  # -> yields (number, line)
-    """Read lines that are not blank, with their numbers from 1."""
+    """Read lines that are not blank, without the space around them, with their numbers from 1."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             number = 0
@@ -121,7 +122,7 @@ def read_lines(path):  # -> yields (number, line)
                 number += 1
                 if len(line) > LONGEST_LINE:
                     raise TraceError(f"{path}:{number}: a line has at most {LONGEST_LINE:,} characters, this one more.")
-                if line.strip():
+                if line := line.strip():
                     yield number, line
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror}).") from None
@@ -157,9 +158,3 @@ def check_not_empty(requests, path):
     if not requests:
         raise TraceError(f"{path}: no requests in it.")
     return requests
-
-
-def shown(value):
-    """Shorten a found value to one line of an error."""
-    text = ascii(value.strip() if isinstance(value, str) else value) if not isinstance(value, int) else str(value)[:40]
-    return text if len(text) <= 60 else f"{text[:57]}..."

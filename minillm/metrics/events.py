@@ -10,8 +10,8 @@ are measured by the same code. Where the field uses one name in two ways, the co
     E2E   last token − arrival
 
 A request may have several answers (n > 1), which decode beside each other. TTFT ends with the first token of any, E2E with
-the last of any; each answer has a TPOT of its own, and the request's is their mean. So has it vLLM, whose engine makes a
-request of each answer, and whose histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
+the last of any; each answer has a TPOT of its own, and the request's is their mean. vLLM does the same: its engine makes a
+request of each answer, and its histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
 
 These are of one request. Metrics of a whole log (percentiles, goodput) are in minillm/metrics/summary.py.
 """
@@ -73,15 +73,15 @@ class EventLog:
         self._note(event)
 
     def events_of(self, request: int) -> list[Event]:
-        """All events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
+        """List all events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
         return self._of.get(request, [])
 
     def requests(self) -> list[int]:
-        """Requests that the log knows, in the order of their first events."""
+        """List the requests that the log knows, in the order of their first events."""
         return [request for request in list(self._of) if request != ENGINE]
 
     def times(self, request: int, kind: str, index: int | None = None) -> list[float]:
-        """The times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
+        """List the times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
 
         index: of this answer alone.
         """
@@ -109,19 +109,19 @@ class EventLog:
 
 
 def ttft(log: EventLog, request: int, index: int | None = None) -> float | None:
-    """Time to first token, from arrival; None where there was none. index: to the first of this answer."""
+    """Compute the time to first token, from arrival; None where there was none. index: to the first of this answer."""
     tokens = log.times(request, TOKEN, index)
     return tokens[0] - log.times(request, ARRIVED)[0] if tokens else None
 
 
 def itl(log: EventLog, request: int, index: int | None = None) -> list[float]:
-    """Inter-token latencies: the gap before each token but the first of its answer."""
+    """List the inter-token latencies: the gap before each token but the first of its answer."""
     each = [log.times(request, TOKEN, i) for i in answers(log, request, index)]
     return [b - a for times in each for a, b in zip(times, times[1:], strict=False)]
 
 
 def answers(log: EventLog, request: int, index: int | None = None) -> list[int]:
-    """The answers of a request that have a token; or the one asked for."""
+    """List the answers of a request that have a token; or the one asked for."""
     return sorted({e.index for e in log.events_of(request) if e.kind == TOKEN}) if index is None else [index]
 
 
@@ -138,7 +138,7 @@ def new_tokens(log: EventLog, request: int, index: int | None = None) -> float:
 
 
 def tpot(log: EventLog, request: int, convention: str = "vllm", index: int | None = None) -> float | None:
-    """Time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
+    """Compute the time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
 
     index: of this answer; else the mean over the request's answers that have one. A server's report (USAGE) counts where
     there is one, as a chunk may hold more tokens than a client can tell. None where no gap was seen: of a single token, and
@@ -164,13 +164,13 @@ def mean(values: list[float]) -> float | None:
 
 
 def e2e(log: EventLog, request: int, index: int | None = None) -> float | None:
-    """From arrival to the last token. index: to the last of this answer."""
+    """Compute the end-to-end latency, from arrival to the last token. index: to the last of this answer."""
     tokens = log.times(request, TOKEN, index)
     return tokens[-1] - log.times(request, ARRIVED)[0] if tokens else None
 
 
 def throughput(log: EventLog) -> float | None:
-    """Output tokens of all requests over the time from the first arrival to the last token."""
+    """Compute output tokens of all requests over the time from the first arrival to the last token."""
     tokens = [e for e in log.events if e.kind == TOKEN]
     start = min((e.time for e in log.events if e.kind == ARRIVED), default=0.0)
     seconds = max((e.time for e in tokens), default=start) - start
@@ -178,7 +178,7 @@ def throughput(log: EventLog) -> float | None:
 
 
 def summary(log: EventLog, request: int, index: int | None = None) -> dict[str, float | None]:
-    """The metrics of one request, or of one of its answers, under the names that every --json output uses."""
+    """Compute the metrics of one request, or of one of its answers, under the names that every --json output uses."""
     prompt = next((e.tokens for e in log.events_of(request) if e.kind == ARRIVED), None)
     if prompt is None:
         raise MiniLLMError(f"the log knows nothing of request {request}: it has not arrived, or was forgotten (keep_last).")

@@ -2,7 +2,7 @@
 
 A Llama is a stack of equal layers, so a dozen integers say everything: how much memory its weights take, how many bytes
 each cached token adds, how much arithmetic a token needs. Plots, the simulator, the cards and the claims all call the
-formulas here; nobody else writes them down.
+formulas here; they are written nowhere else.
 
     parameters  ≈ layers × (attention 2·d·(H + H_kv)·d_head + feed-forward 3·d·d_ff) + vocab·d
     FLOPs/token ≈ 2 × parameters used in products + 4 × layers × H × d_head × context

@@ -1,4 +1,4 @@
-"""How to sample where nobody says: as the model's authors recommend, else as works for most.
+"""Sampling defaults: as the model's authors recommend, else as works for most.
 
 A model that was tuned to be sampled one way reads badly another way: greedy loops, and temperature 1 lets a small model ramble.
 So files carry the authors' values, and servers take a field from the request, else from the file, else from a table:
@@ -7,8 +7,8 @@ So files carry the authors' values, and servers take a field from the request, e
     a folder          generation_config.json: temperature, top_k, top_p, min_p, repetition_penalty      as vLLM does
     neither           USUAL, llama.cpp's own defaults
 
-Temperature 0 stays greedy to the letter: who asks for it gets none of these, so that a repetition penalty of the model's
-does not change what is the likeliest token.
+Temperature 0 stays strictly greedy: it takes none of these, so that a repetition penalty of the model's does not change
+which token is the likeliest.
 
     default_sampling(llm)                                    {"temperature": 0.8, "top_k": 40, ...}
     chosen_sampling(llm, {"temperature": 0.2})               the same with 0.2, as keywords of SamplingParams

@@ -55,7 +55,7 @@ class SequenceState:
         self.stops = StopStrings(self.params.stop)
 
     def pending(self) -> list[int]:
-        """Tokens that the cache does not hold yet."""
+        """List the tokens that the cache does not hold yet."""
         held, prompt = self.cache.length, len(self.prompt_token_ids)
         return self.prompt_token_ids[held:] + self.token_ids[max(0, held - prompt) :]
 

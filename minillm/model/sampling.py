@@ -1,8 +1,8 @@
 """From logits to a token: greedy, or a draw from a distribution that the request has shaped.
 
-Each knob is a function from logits to logits; what it forbids becomes -inf. They run in the order that vLLM and
+Each sampling parameter is a function from logits to logits; what it masks becomes -inf. They run in the order that vLLM and
 transformers use: repetition penalty, temperature, top-k, top-p, min-p, draw. Every sequence has a random generator of
-its own, so what it says never depends on who else is in the batch.
+its own, so its text never depends on the other sequences of the batch.
 
 Holtzman et al. 2019, arXiv:1904.09751 (top-p). Keskar et al. 2019, arXiv:1909.05858 (repetition penalty).
 Nguyen et al. 2024, arXiv:2407.01082 (min-p).

@@ -30,7 +30,7 @@ class SchedulerConfig:
 
     num_blocks × block_size tokens of keys and values on the device, host_blocks in the host's memory to swap to.
     max_sequences: answers that run at once. max_tokens_per_step: at least as many, so that every decode finds room.
-    watermark: blocks left free when a request enters, so that those who run can grow; None: a hundredth of the pool.
+    watermark: blocks left free at admission, so that running sequences can grow; None: a hundredth of the pool.
     policy, order, preemption, prefix: see policies, order, preemption, cache/prefix_cache.
     patience: requests that may overtake the one that waits longest; steps of prefill in a row while a decode waits.
     context_length: tokens that the model can see; None: no limit. Errors: RequestError.

@@ -42,17 +42,17 @@ class Queue:
         self.waiting[group.request.id] = group
 
     def peek(self) -> SequenceGroup | None:
-        """The group to admit next, if it fits; it stays in the queue until `pop`."""
+        """Return the group to admit next, if it fits; it stays in the queue until `pop`."""
         if not self.waiting:
             return None
         return self.preferred() if self.passed < self.patience else self.oldest()
 
     def oldest(self) -> SequenceGroup:
-        """The group that has waited longest."""
+        """Return the group that has waited longest."""
         return next(iter(self.waiting.values()))
 
     def preferred(self) -> SequenceGroup:
-        """The group that the order favours. The queue is not empty."""
+        """Return the group that the order favours. The queue is not empty."""
         return self.oldest()
 
     def pop(self, group: SequenceGroup) -> None:
@@ -121,7 +121,7 @@ class FairQueue(Queue):
         self.queues[user][group.request.id] = group
 
     def preferred(self) -> SequenceGroup:
-        """The first request of the user with the fewest tokens served; among equals, of the user whose queue began first.
+        """Return the first request of the user with the fewest tokens served; among equals, of the user whose queue began first.
 
         queues: user -> {id: group} in order of arrival, the users in the order in which their queues began; no queue is
         empty. served: user -> tokens, of all who wait. The least count becomes the new `level`, where newcomers begin.

@@ -83,7 +83,7 @@ class SequenceGroup:
         return self.live if self.forked else self.live[:1]
 
     def blocks(self, block_size: int) -> int:
-        """Blocks that hold all tokens of all live answers: full ones of the prompt once, the rest for each."""
+        """Count the blocks that hold all tokens of all live answers: full ones of the prompt once, the rest for each."""
         shared = len(self.request.prompt) // block_size
         if len(self.live[0].tokens) == len(self.request.prompt):  # nothing drawn yet: the last block is common too
             return -(-len(self.request.prompt) // block_size)

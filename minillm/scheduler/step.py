@@ -24,7 +24,7 @@ from minillm.scheduler.preemption import blocks_needed, blocks_to_swap_in, preem
 from minillm.scheduler.request import Sequence, SequenceGroup
 
 
-def divide(pending: list[int], budget: int) -> list[int]:
+def split_budget(pending: list[int], budget: int) -> list[int]:
     """Divide a step's token budget among the running sequences, in order of seniority: how many tokens each computes.
 
     pending: tokens that each has still to feed; 1 is a decode, more is (the rest of) a prompt, 0 takes no part.
@@ -43,7 +43,9 @@ def divide(pending: list[int], budget: int) -> list[int]:
     # END SOLUTION
 
 
-def open_table(group: SequenceGroup, pool: BlockPool, cache: PrefixCache | None, seats: int, alone: bool) -> BlockTable | None:
+def allocate_table(
+    group: SequenceGroup, pool: BlockPool, cache: PrefixCache | None, seats: int, alone: bool
+) -> BlockTable | None:
     """Admit a waiting group by free blocks: return its table, holding the cached part of its prompt; None if it must wait.
 
     It needs a seat for each live answer, `seats` are free; and group.blocks(pool.block_size) blocks less those found in
@@ -83,7 +85,7 @@ class PlanBuilder:
         scheduler, pool = self.scheduler, self.pool
         active = [sequence for group in scheduler.running for sequence in group.active]
         pending = [s.pending if (decode if s.decoding else prefill) else 0 for s in active]
-        share_of = dict(zip(active, divide(pending, self.left), strict=True))
+        share_of = dict(zip(active, split_budget(pending, self.left), strict=True))
         todo = deque(scheduler.running)
         while todo:
             group = todo.popleft()
@@ -145,7 +147,7 @@ class PlanBuilder:
         """Admit a group, if it fits, to compute its prompt, or as much of it as this step has room for."""
         self.full = self.left == 0
         scheduler, lead = self.scheduler, group.live[0]
-        table = None if self.full else open_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
+        table = None if self.full else allocate_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
         if table is None:
             return False
         lead.table = table

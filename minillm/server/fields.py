@@ -2,17 +2,17 @@
 
     bytes ─▶ parse_json ─▶ Body: every field is taken once ─▶ finish(): what is left over must mean nothing
 
-Python's JSON reader accepts what JSON forbids (NaN, a key twice) and what other programs cannot hold (1e999, half of a
-surrogate pair). Here each is an error of status 400 that names the place. Messages quote at most a few words of what they
-found: the error must stay small where the request was large.
+What JSON forbids (NaN, a key twice) and what other programs cannot hold (1e999, half of a surrogate pair) is an error of status
+400 that names the place. Messages quote at most a few words of what they found: the error must stay small where the request was
+large.
 """
 
 import json
-import math
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
+from minillm.formats.expect import is_finite, is_whole, shown
+from minillm.formats.json_file import parse_object
 from minillm.server.wire import ApiError
 
 MAX_STOPS, MAX_STOP_LENGTH = 4, 256  # OpenAI's number; every stop string is looked for in every token's text
@@ -21,45 +21,8 @@ ANY = object()  # a field that has no influence on an answer: any value passes
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse strict JSON in UTF-8: no NaN, no number beyond float64, no key twice, no nesting beyond Python's limit."""
-
-    def no_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    def number(text: str) -> float:
-        if not math.isfinite(value := float(text)):
-            raise ValueError(f"the number {text[:40]} is too large")
-        return value
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(values := dict(pairs)) < len(pairs):
-            raise ValueError("an object has the same key twice")
-        return values
-
-    try:
-        body = json.loads(data.decode(), parse_constant=no_constant, parse_float=number, object_pairs_hook=unique)
-    except UnicodeDecodeError as error:
-        raise ApiError(f"the body must be UTF-8, found byte 0x{data[error.start]:02x} at offset {error.start:,}.") from None
-    except RecursionError:
-        raise ApiError("the body is not JSON that we can read: it is nested too deeply.") from None
-    except ValueError as error:  # a JSONDecodeError, one of the above, or a whole number of thousands of digits
-        raise ApiError(f"the body is not JSON: {error}.") from None
-    if not isinstance(body, dict):
-        raise ApiError(f"the body must be a JSON object, found {show(body)}.")
-    return body
-
-
-def show(value: object) -> str:
-    """Show a value in an error message: short, however large or deep it is."""
-    return reprlib.repr(value)
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Parse the body of a request, strictly: no NaN, no number beyond float64."""
+    return parse_object(data, "the body", ApiError, finite=True)
 
 
 def check_text(text: str, param: str) -> str:
@@ -86,7 +49,7 @@ class Body:
         """Take a field for which good(value) must hold. wanted: what it must be, for the error."""
         value = self.take(name, default)
         if value is not default and not good(value):
-            raise ApiError(f"{name} must be {wanted}, found {show(value)}.", name)
+            raise ApiError(f"{name} must be {wanted}, found {shown(value)}.", name)
         return value
 
     def whole(self, name: str, low: int, high: int, default: int | None = None) -> Any:
@@ -94,7 +57,7 @@ class Body:
         return self.checked(name, lambda v: is_whole(v) and low <= v <= high, wanted, default)
 
     def number(self, name: str, low: float, high: float, default: float | None) -> Any:
-        value = self.checked(name, lambda v: is_number(v) and low <= v <= high, f"a number from {low} to {high}", default)
+        value = self.checked(name, lambda v: is_finite(v) and low <= v <= high, f"a number from {low} to {high}", default)
         return None if value is None else float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -118,7 +81,7 @@ class Body:
         value = self.take("stop", [])
         stops = [value] if isinstance(value, str) else value
         if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) for s in stops):
-            raise ApiError(f"stop must be text or a list of at most {MAX_STOPS} texts, found {show(value)}.", "stop")
+            raise ApiError(f"stop must be text or a list of at most {MAX_STOPS} texts, found {shown(value)}.", "stop")
         if wrong := [s for s in stops if not 0 < len(s) <= MAX_STOP_LENGTH]:
             raise ApiError(f"a stop string has 1 to {MAX_STOP_LENGTH} characters, found {len(wrong[0]):,}.", "stop")
         return tuple(check_text(s, "stop") for s in stops)
@@ -134,11 +97,11 @@ class Body:
         """Check what is left after all fields were taken: it must have no effect. neutral: the values that have none."""
         for name, value in self.fields.items():
             if name not in neutral:
-                raise ApiError(f"unknown field {show(prefix + name)}.", prefix + name[:64], "unknown_parameter")
+                raise ApiError(f"unknown field {shown(prefix + name)}.", prefix + name[:64], "unknown_parameter")
             good = neutral[name]
             if good is not ANY and value is not None and not any(same(value, g) for g in good):
                 only = " or ".join(json.dumps(g) for g in (*good, None))
-                message = f"{name} is not supported: leave it out, or send {only}. Found {show(value)}."
+                message = f"{name} is not supported: leave it out, or send {only}. Found {shown(value)}."
                 raise ApiError(message, name, "unsupported_parameter")
 
 

@@ -12,10 +12,11 @@ Defaults are the model's (Served.sampling, from the model's file), else OpenAI's
 from dataclasses import dataclass
 from typing import Any
 
+from minillm.formats.expect import is_whole, shown
 from minillm.model.defaults import merge_defaults
 from minillm.model.generate import EMPTY
 from minillm.model.sampling import SamplingParams
-from minillm.server.fields import ANY, Body, check_text, is_whole, show
+from minillm.server.fields import ANY, Body, check_text
 from minillm.server.wire import ApiError
 
 MAX_ANSWERS = 256  # prompts × n in one call
@@ -75,7 +76,7 @@ def parse_chat(fields: Any, served: Any) -> Job:  # JSON, app.Served
 def make_job(body: Body, served: Any, asked: list, logprobs: int | None, max_tokens: int | None, chat: bool) -> Job:
     """Parse the fields that both endpoints share."""
     if (model := body.checked("model", lambda v: isinstance(v, str), "text", served.name)) not in served.names:
-        raise served.unknown(show(model))
+        raise served.unknown(shown(model))
     n = body.whole("n", 1, MAX_ANSWERS // len(asked), 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
     params = SamplingParams(
@@ -120,38 +121,38 @@ def parse_prompts(value: Any, served: Any) -> list:  # [text or token ids]
         raise ApiError(f"prompt: at most {MAX_ANSWERS} in one call, found {len(several):,}.", "prompt")
     for prompt in several:
         if not isinstance(prompt, str | list) or type(prompt) is not type(several[0]):
-            raise ApiError(f"prompt must be {wanted}, found {show(value)}.", "prompt")
+            raise ApiError(f"prompt must be {wanted}, found {shown(value)}.", "prompt")
         if isinstance(prompt, str):
             check_text(prompt, "prompt")
         elif not prompt:
             raise ApiError(f"prompt: {EMPTY}.", "prompt")
         elif wrong := [i for i in prompt if not is_whole(i) or not 0 <= i < served.vocab_size]:
             wanted = f"a whole number from 0 to {served.vocab_size - 1:,}"
-            raise ApiError(f"prompt: a token id is {wanted}, found {show(wrong[0])}.", "prompt")
+            raise ApiError(f"prompt: a token id is {wanted}, found {shown(wrong[0])}.", "prompt")
     return several
 
 
 def parse_messages(value: Any) -> list[dict[str, str]]:
     """Parse a conversation. Content is text, or parts of type text, which are put on lines of their own, as in vLLM."""
     if not isinstance(value, list) or not value:
-        raise ApiError(f'messages must be a list of {{"role", "content"}} with at least one, found {show(value)}.', "messages")
+        raise ApiError(f'messages must be a list of {{"role", "content"}} with at least one, found {shown(value)}.', "messages")
     return [parse_message(m, f"messages[{i}]") for i, m in enumerate(value)]
 
 
 def parse_message(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ApiError(f"{where} must be an object, found {show(value)}.", where)
+        raise ApiError(f"{where} must be an object, found {shown(value)}.", where)
     if more := [key for key in value if key not in ("role", "content") and value[key] not in (None, [])]:
-        message = f"{where}: {show(more[0])} is not supported; a message has a role and a content."
+        message = f"{where}: {shown(more[0])} is not supported; a message has a role and a content."
         raise ApiError(message, where, "unsupported_parameter")
     role, content = value.get("role"), value.get("content")
     if not isinstance(role, str) or role not in ROLES:
-        raise ApiError(f"{where}.role must be one of {', '.join(ROLES)}, found {show(role)}.", f"{where}.role")
+        raise ApiError(f"{where}.role must be one of {', '.join(ROLES)}, found {shown(role)}.", f"{where}.role")
     if isinstance(content, list):
         parts = [p for p in content if isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str)]
         if len(parts) < len(content) or not content:
-            raise ApiError(f"{where}.content: every part must be of type text, found {show(content)}.", f"{where}.content")
+            raise ApiError(f"{where}.content: every part must be of type text, found {shown(content)}.", f"{where}.content")
         content = "\n".join(p["text"] for p in parts)
     if not isinstance(content, str):
-        raise ApiError(f"{where}.content must be text or a list of text parts, found {show(content)}.", f"{where}.content")
+        raise ApiError(f"{where}.content must be text or a list of text parts, found {shown(content)}.", f"{where}.content")
     return {"role": ROLES[role], "content": check_text(content, f"{where}.content")}

@@ -112,7 +112,7 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
 
 
 def row_begins(context, builder, kind, rows):  # -> (int64 -> int64)
-    """Where row k begins: at a multiple of a stride, or where an array says."""
+    """Find where row k begins: at a multiple of a stride, or where an array says."""
     if isinstance(kind, types.Array):
         return lambda k: builder.load(address(context, builder, kind, rows, k))
     return lambda k: builder.mul(rows, k)

@@ -27,7 +27,7 @@ ACTS = {
 
 
 def install(writable, secret, submission):
-    """writable: the one folder to write in. secret: folders not to read. submission: the folder of the code under test."""
+    """Install the guard. writable: the one folder to write in. secret: folders not to read. submission: the tested folder."""
     writable, submission = os.path.realpath(writable), os.path.realpath(submission)
     secret = [os.path.realpath(folder) for folder in secret]
     library = os.path.realpath(sysconfig.get_path("stdlib"))

@@ -1,57 +1,91 @@
-"""When to ask a card again: SM-2, and the file that remembers.
+"""When to ask a card again: FSRS, and the file that remembers.
 
-What was recalled is asked again after a day, after six days, and from then on after the last interval times an ease factor,
-which grows with easy answers and shrinks with hard ones. What was forgotten starts over, the same day.
+A memory has a stability S, the days after which it is recalled with a chance of 90%, and a difficulty D from 1 to 10. Each answer
+moves both, and the card is asked again after S days. What was forgotten is asked again the same day.
 
-    EF ← max(1.3, EF + 0.1 - (5 - q)·(0.08 + (5 - q)·0.02))        q: again 1, hard 3, good 4, easy 5
+    R(t) = (1 + (0.9^(-1/w) - 1) · t/S)^-w       the chance of recall after t days; w is fitted, with 20 more, to real reviews
 
-Woźniak 1990, "Optimization of learning", chapter 3.2. The file is one JSON object, replaced by rename after every card.
+Ye et al. 2022, "A Stochastic Shortest Path Algorithm for Optimizing Spaced Repetition Scheduling"; the package fsrs is that of
+the Open Spaced Repetition group. The file is one JSON object, replaced by rename after every card. Files of version 1 hold
+intervals and ease factors of SM-2, which are taken over.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from minillm.errors import MiniLLMError
 from minillm.files import write_text
 from minillm.folders import user_folder
 
-GRADES = {"again": 1, "hard": 3, "good": 4, "easy": 5}
-VERSION = 1
+GRADES = ("again", "hard", "good", "easy")
+VERSION = 2
 LONGEST = 36_500  # days; a hundred years of easy answers must not leave the calendar
 
 
 class RecallError(MiniLLMError):
-    """A state file that cannot be read or written."""
+    """A state file that cannot be read or written, or no scheduler to go on with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What is known about one card: times recalled in a row, days between, ease factor, when it is due, times forgotten."""
+    """What is known about one card: when it is due and was last asked, stability (days), difficulty, times forgotten."""
 
     due: str  # ISO date
-    repetitions: int = 0
-    interval_days: int = 0
-    ease: float = 2.5
+    last: str  # ISO date
+    stability: float
+    difficulty: float
     lapses: int = 0
 
     def __post_init__(self):
-        date.fromisoformat(self.due)
-        counts = (self.repetitions, self.interval_days, self.lapses)
-        if any(type(n) is not int or n < 0 for n in counts) or not 1.3 <= self.ease < 100:
+        date.fromisoformat(self.due), date.fromisoformat(self.last)
+        known = 0 < self.stability < math.inf and 1 <= self.difficulty <= 10
+        if not known or type(self.lapses) is not int or self.lapses < 0:
             raise ValueError(self)
 
 
+def scheduler():  # -> fsrs.Scheduler
+    """Make FSRS plan in whole days, since a quiz is one sitting: no steps of minutes, and no fuzz."""
+    try:
+        from fsrs import Scheduler
+    except ImportError:
+        raise RecallError("the quiz needs fsrs, which is not installed: pip install fsrs") from None
+    return Scheduler(learning_steps=(), relearning_steps=(), maximum_interval=LONGEST, enable_fuzzing=False)
+
+
 def after(recall, grade, today):  # Recall or None for a new card, one of GRADES, date -> Recall
-    """SM-2: the card's state after an answer."""
-    recall, q = recall or Recall(today.isoformat()), GRADES[grade]
-    if q < 3:  # the original keeps the ease factor here: forgetting is paid for by starting over
-        return Recall(today.isoformat(), 0, 0, recall.ease, recall.lapses + 1)
-    ease = max(1.3, recall.ease + 0.1 - (5 - q) * (0.08 + (5 - q) * 0.02))
-    days = (1, 6)[recall.repetitions] if recall.repetitions < 2 else round(recall.interval_days * ease)
-    days = min(days, LONGEST)
-    return Recall((today + timedelta(days)).isoformat(), recall.repetitions + 1, days, round(ease, 4), recall.lapses)
+    """Update a card's state with an answer."""
+    plan = scheduler()
+    from fsrs import Card, Rating, State
+
+    card = Card(card_id=0)  # an id of its own would cost a millisecond
+    if recall:
+        known = {"stability": recall.stability, "difficulty": recall.difficulty, "last_review": midnight(recall.last)}
+        card = Card(card_id=0, state=State.Review, **known)
+    card, _ = plan.review_card(card, Rating(GRADES.index(grade) + 1), midnight(today.isoformat()))
+    due = today if grade == "again" else card.due.date()
+    lapses = (recall.lapses if recall else 0) + (grade == "again")
+    return Recall(due.isoformat(), today.isoformat(), round(card.stability, 4), round(card.difficulty, 4), lapses)
+
+
+def midnight(day):  # ISO date -> datetime
+    return datetime.combine(date.fromisoformat(day), time(), UTC)
+
+
+def from_sm2(due, repetitions=0, interval_days=0, ease=2.5, lapses=0):  # fields of a file of version 1 -> Recall
+    """Convert SM-2's state: the interval as S, and the D with which FSRS, on the due day, would stretch it by the ease.
+
+    As Anki does: fsrs-rs, memory_state_from_sm2, at a retention of 90%.
+    """
+    if any(type(n) is not int or n < 0 for n in (repetitions, interval_days, lapses)) or not 1.3 <= ease < 100:
+        raise ValueError(due, repetitions, interval_days, ease, lapses)
+    w = scheduler().parameters
+    stability = max(interval_days, w[0])  # w₀: after a first answer that was wrong
+    difficulty = 11 - (ease - 1) / (math.exp(w[8]) * stability ** -w[9] * (math.exp(0.1 * w[10]) - 1))
+    last = date.fromisoformat(due) - timedelta(interval_days)
+    return Recall(due, last.isoformat(), stability, round(min(max(difficulty, 1.0), 10.0), 4), lapses)
 
 
 def is_due(recall, today):  # Recall or None, date -> bool; a card never seen is new, not due
@@ -59,7 +93,7 @@ def is_due(recall, today):  # Recall or None, date -> bool; a card never seen is
 
 
 def state_folder():  # -> path
-    """$MINILLM_STATE, or `minillm` in the platform's folder for what a program must not lose."""
+    """Find the folder for the state: $MINILLM_STATE, or `minillm` in the platform's folder for data."""
     return user_folder("MINILLM_STATE", mac="Application Support", xdg="XDG_STATE_HOME", default=".local/state")
 
 
@@ -72,21 +106,22 @@ class Memory:
         self.cards = self.read()
 
     def read(self):  # -> {card id: Recall}
-        """What the file holds. One that is damaged is set aside under another name, and `notice` says so."""
+        """Read the file. One that is damaged is set aside under another name, and `notice` says so."""
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
             if values["version"] > VERSION:
                 raise RecallError(f"{self.path} has version {values['version']}, this program knows {VERSION}: update minillm.")
-            return {str(card): Recall(**fields) for card, fields in values["cards"].items()}
+            make = from_sm2 if values["version"] == 1 else Recall
+            return {str(card): make(**fields) for card, fields in values["cards"].items()}
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise RecallError(f"{self.path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return self.set_aside()
 
     def set_aside(self):  # -> {}
-        """Keep what cannot be read: somebody's months of learning may be in it."""
+        """Keep a file that cannot be read: months of learning may be in it."""
         number = 1
         while (kept := self.path.with_name(f"{self.path.stem}.damaged-{number}.json")).exists():
             number += 1
@@ -98,7 +133,7 @@ class Memory:
         return {}
 
     def record(self, card, grade, today):  # -> Recall
-        """Note an answer, and write the file. Another quiz may have written it meanwhile: its cards are kept."""
+        """Record an answer, and write the file. Another quiz may have written it meanwhile: its cards are kept."""
         recall = after(self.cards.get(card), grade, today)
         self.cards = {**self.cards, **self.read(), card: recall}
         values = {"version": VERSION, "cards": {card: asdict(recall) for card, recall in sorted(self.cards.items())}}

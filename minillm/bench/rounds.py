@@ -1,0 +1,20 @@
+"""Measure several ways in turn, round by round: a slow minute of a shared machine then hits all of them.
+
+Ratios are taken within a round, medians or minima over the rounds. Each round begins with another way, so that none is always
+the first, on a cool machine, or the one that follows the same other.
+"""
+
+from minillm.terminal import say
+
+
+def in_turn(names, rounds, measure, what="", once=()):  # -> {name: [measure(name) of each round]}
+    """Measure each name once a round. once: names that are asked in the first round only. what: for the line of progress."""
+    names = list(names)
+    found = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            if number == 0 or name not in once:
+                say(f"{what}round {number + 1} of {rounds}: {name}")
+                found[name].append(measure(name))
+    return found
