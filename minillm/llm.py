@@ -38,7 +38,7 @@ class Completion:
     prompt_token_ids: list[int]
     finish_reason: str  # "stop": end of text or a stop string; "length": max_tokens or the context
     logprobs: list[TokenLogprob]
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # None: what an answer this short does not have
 
 
 class LLM:

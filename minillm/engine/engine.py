@@ -111,7 +111,7 @@ class Engine:
         except Exception:
             self.log.add(request, events.REFUSED)
             raise
-        limits = {"context": self.context, "vocab_size": self.llm.config.vocab_size}
+        limits: dict[str, Any] = {"context": self.context, "vocab_size": self.llm.config.vocab_size}
         detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
         none: Any = None  # the executor gives them a cache for each step
         answers = [Answer(request, ids, params, none, text, index=i, **limits) for i, text in enumerate(detokenizers)]
