@@ -160,7 +160,7 @@ def gantt(axes, found, title, until_s):
     plots.label(axes, title, "time (s)", "slot")
 
 
-# %% tags=["timing"]
+# %% tags=["timing", "drawing"]
 fig, panels = plots.figure(3, width=4.4, height=3.6)
 for axes, name in zip(panels, logs, strict=True):
     found, seconds = stays(logs[name]), duration(logs[name])
@@ -252,6 +252,7 @@ print(f"{'requests/s':>10}" + "".join(f"{name + ' TTFT':>14}{'tokens/s':>10}" fo
 for i, rate in enumerate(RATES):
     print(f"{rate:10}" + "".join(f"{waits[p][i]:13.2f}s{speeds[p][i]:10.0f}" for p in NAMES))
 
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 left.axhline(median(shape.prefill_flops(r.prompt) for r in full) / CARD["flops_per_s"], **DASHED,
              label="floor: FLOPs of the median prompt / FLOP/s")  # fmt: skip
@@ -297,6 +298,7 @@ for policy, cut in tried:
     middle, slow = median(first[policy, cut]), first[policy, cut][ninth]
     print(f"{policy:>8}{cut:9,}{worst[policy, cut]:10.0f}ms{middle:10.0f}ms{slow:8.0f}ms")
 
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 x = (*CUTS, WHOLE)
 floor = [1e3 * max(shape.decode_bytes(0) / CARD["bytes_per_s"], shape.prefill_flops(n) / CARD["flops_per_s"]) for n in x]
@@ -372,6 +374,7 @@ print(f"\n{'blocks':>10}" + "".join(f"{name + ' tokens/s':>20}{'preempted':>11}"
 for i, blocks in enumerate(POOLS):
     print(f"{blocks:10,}" + "".join(f"{found[i][0]:20,.0f}{found[i][1]:11}" for found in paces.values()))
 
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 left.plot(SIZES, formula, **DASHED, label="formula: E[max of B] / E[mean]")
 plots.series(left, 0, SIZES, gains, "steps of static / steps of continuous")
