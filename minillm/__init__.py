@@ -6,7 +6,14 @@
         print(piece, end="")
 """
 
+from typing import TYPE_CHECKING
+
 from minillm.errors import MiniLLMError
+
+if TYPE_CHECKING:
+    from minillm.gateway.session import Session
+    from minillm.llm import LLM
+    from minillm.model.sampling import SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "MiniLLMError", "SamplingParams", "Session", "__version__"]
@@ -14,7 +21,7 @@ __all__ = ["LLM", "MiniLLMError", "SamplingParams", "Session", "__version__"]
 LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling", "Session": "minillm.gateway.session"}
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     """Load the engine at first use: `import minillm` alone stays quick."""
     if name in LAZY:
         import importlib

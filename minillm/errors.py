@@ -4,6 +4,8 @@ The message says what was expected and what was found, with both numbers, in one
 `minillm: ...` and exits with status 2; the server answers with status 4xx. Anything else that escapes is a bug of ours.
 """
 
+from collections.abc import Iterable
+
 
 class MiniLLMError(Exception):
     """Base of all errors that a user can cause and put right."""
@@ -30,7 +32,7 @@ class BlockError(MiniLLMError):
 
 
 class OutOfBlocks(MiniLLMError):
-    """More blocks are needed now than are free now. Later there may be: wait, or preempt a request."""
+    """More blocks are needed than are free now. Later there may be enough: wait, or preempt a request."""
 
 
 class TraceError(MiniLLMError):
@@ -42,9 +44,9 @@ class TrainingError(MiniLLMError):
 
 
 class Overloaded(MiniLLMError):
-    """More requests wait than the queue may hold. Worth another try after `retry_after_s` seconds."""
+    """Load shedding: more requests wait than the queue may hold. Retry after `retry_after_s` seconds."""
 
-    def __init__(self, message, retry_after_s=1.0):
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
@@ -53,7 +55,7 @@ class Stopping(MiniLLMError):
     """The engine is shutting down and takes no more requests; or it ended before this one was done."""
 
 
-def nearest(name, known):  # -> one of `known`, or None
+def nearest(name: str, known: Iterable[str]) -> str | None:  # one of `known`
     """Find the known name that is most like this one, in whatever case it was typed."""
     from difflib import get_close_matches  # only where something is wrong already
 
@@ -61,7 +63,7 @@ def nearest(name, known):  # -> one of `known`, or None
     return next((by_lower[near] for near in get_close_matches(name.lower(), by_lower, 1)), None)
 
 
-def did_you_mean(name, known):  # -> text
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End a message about an unknown name: with the nearest one, or else with all that there are."""
     if near := nearest(name, known):
         return f"did you mean {near!r}?"

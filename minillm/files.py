@@ -8,14 +8,17 @@ fsync: without it a power cut can leave the new name on a file whose bytes never
 
 import contextlib
 import os
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import IO
 
 from minillm.errors import MiniLLMError
 
 
 @contextlib.contextmanager
-def replacing(path, error=MiniLLMError, shared=False):  # -> a binary file, open for writing
-    """What is written to the file stands at `path` once the block is left without an error; until then, what stood there.
+def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError, shared: bool = False) -> Iterator[IO[bytes]]:
+    """Write to a draft that takes the place of `path` once the block ends without an error; until then, the old file stays.
 
     Folders on the way are made. The draft has one name, so that a kill leaves at most one behind; where several processes may
     write at the same time (shared), each has its own, and the last one wins. Where the disk refuses, the MiniLLMError of this
@@ -41,13 +44,13 @@ def replacing(path, error=MiniLLMError, shared=False):  # -> a binary file, open
     sync_folder(path.parent)
 
 
-def write_text(path, text, error=MiniLLMError):
-    """Put text at `path` as UTF-8 with plain line ends; two processes may do so at the same time."""
+def write_text(path: str | PathLike, text: str, error: type[MiniLLMError] = MiniLLMError) -> None:
+    """Write text to `path` as UTF-8 with plain line ends; two processes may do so at the same time."""
     with replacing(path, error, shared=True) as file:
         file.write(text.encode())
 
 
-def sync_folder(folder):
+def sync_folder(folder: Path) -> None:
     """Make a rename last. Not every system can (Windows opens no folder), and the file is whole all the same."""
     if os.name != "posix":
         return

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 
-def user_folder(variable, mac, xdg, default):  # names -> path
-    """The folder that $variable names; else `minillm` in the platform's place.
+def user_folder(variable: str, mac: str, xdg: str, default: str) -> Path:
+    """Find the folder that $variable names; else `minillm` in the platform's place.
 
     mac: below ~/Library. xdg: the variable of other systems, and `default` below ~ where it is not set. Windows has one
     place for all of it.

@@ -38,7 +38,7 @@ def rms_norm(x, weight, eps):  # (..., d), (d,) -> (..., d)
 
 
 def rope_frequencies(d_head, base):  # -> (d_head/2,)
-    """How fast each pair of components turns, in radians per token: base^(-2i/d), from 1 down to almost 1/base."""
+    """Compute the frequency of each pair of components, in radians per token: base^(-2i/d), from 1 down to almost 1/base."""
     return (base ** (-np.arange(0, d_head, 2) / d_head)).astype(np.float32)
 
 
@@ -78,7 +78,7 @@ def silu(x):  # (...) -> (...)
 
 
 def swiglu(gate, up):  # (tokens, d_ff), (tokens, d_ff) -> (tokens, d_ff)
-    """The gated activation of the feed-forward layer: one half decides how much of the other passes."""
+    """Apply the gated activation of the feed-forward layer: one half decides how much of the other passes."""
     return silu(gate) * up
 
 

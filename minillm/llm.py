@@ -6,14 +6,27 @@
     for piece in llm.stream(llm.chat([{"role": "user", "content": "Hello"}])): ...
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from os import PathLike
+from typing import overload
 
+import numpy as np
+
+from minillm.cache.protocol import KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import EventLog, summary
-from minillm.model.adapters import prepare
-from minillm.model.generate import SequenceState, TokenLogprob, as_prompt_list, check_prompt, generate_tokens, prompt_ids
+from minillm.model.adapters import LoadedAdapter, prepare
+from minillm.model.generate import Prompt, SequenceState, TokenLogprob, as_prompt_list, check_prompt, generate_tokens, prompt_ids
 from minillm.model.load import load_model
+from minillm.model.lora import Adapter
 from minillm.model.sampling import SamplingParams
+from minillm.model.tokenizer import Tokenizer
+from minillm.model.transformer import Transformer
+
+Source = str | PathLike | tuple[Transformer, Tokenizer]  # where a model comes from
+Batch = list[str] | list[list[int]] | list[np.ndarray]  # prompts that decode together
+Named = str | None | list[str | None]  # an adapter for all prompts, or one for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,7 @@ class Completion:
     prompt_token_ids: list[int]
     finish_reason: str  # "stop": end of text or a stop string; "length": max_tokens or the context
     logprobs: list[TokenLogprob]
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # None: what an answer this short does not have
 
 
 class LLM:
@@ -38,15 +51,18 @@ class LLM:
     Errors: ModelError, GGUFError.
     """
 
-    def __init__(self, model="tiny", backend=None, kv_dtype="float32", adapters=None):
+    def __init__(
+        self, model: Source = "tiny", backend: str | None = None, kv_dtype: str = "float32", adapters: dict | None = None
+    ) -> None:
         self.source = None if isinstance(model, tuple) else model  # where it came from: default_sampling looks there
-        self.transformer, self.tokenizer = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
+        loaded: tuple[Transformer, Tokenizer] = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
+        self.transformer, self.tokenizer = loaded
         self.config = self.transformer.config
         self.tokenizer.pad_to(self.config.vocab_size)
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}
 
-    def load_adapter(self, source):  # path or Adapter -> LoadedAdapter
-        """An adapter, checked against this model."""
+    def load_adapter(self, source: str | PathLike | Adapter) -> LoadedAdapter:
+        """Load an adapter, and check it against this model."""
         from minillm.model.adapter_files import load_adapter
         from minillm.model.lora import Adapter, check_adapter
 
@@ -56,30 +72,53 @@ class LLM:
             source = load_adapter(source, self.config)
         return prepare(source, self.config.n_layers, self.transformer.ops)
 
-    def adapter(self, name):  # str or None -> LoadedAdapter or None
-        """What a request named. RequestError for what is not there."""
+    def adapter(self, name: str | None) -> LoadedAdapter | None:
+        """Find the adapter that a request named. RequestError for an unknown one."""
         if name is not None and (not isinstance(name, str) or name not in self.adapters):
             known = ", ".join(map(repr, self.adapters)) or "none"
             raise RequestError(f"no adapter is called {name!r}; there are: {known}.")
         return self.adapters.get(name)
 
-    def generate(self, prompts, params=None, truncate=None, adapter=None):  # str, ids, or a list of either -> Completion(s)
+    @overload
+    def generate(
+        self, prompts: Prompt, params: SamplingParams | None = None, truncate: str | None = None, adapter: Named = None
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self, prompts: Batch, params: SamplingParams | None = None, truncate: str | None = None, adapter: Named = None
+    ) -> list[Completion]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Batch,
+        params: SamplingParams | None = None,
+        truncate: str | None = None,
+        adapter: Named = None,
+    ) -> Completion | list[Completion]:
         """Complete each prompt; several decode together as one batch. A single prompt gives a single Completion.
 
         adapter: the name of one for all, or a list with a name or None for each prompt.
         """
-        (prompts, single), log = as_prompt_list(prompts), EventLog()
-        names = adapter if isinstance(adapter, list) else [adapter] * len(prompts)
-        if len(names) != len(prompts):
-            raise RequestError(f"adapters are named once, or for each of {len(prompts):,} prompts; found {len(names):,} names.")
-        pairs = enumerate(zip(prompts, names, strict=True))
+        (batch, single), log = as_prompt_list(prompts), EventLog()
+        names = adapter if isinstance(adapter, list) else [adapter] * len(batch)
+        if len(names) != len(batch):
+            raise RequestError(f"adapters are named once, or for each of {len(batch):,} prompts; found {len(names):,} names.")
+        pairs = enumerate(zip(batch, names, strict=True))
         sequences = [self.sequence(i, prompt, params, truncate, adapter=name) for i, (prompt, name) in pairs]
         for _ in generate_tokens(self.transformer, self.tokenizer.eos_ids, sequences, log):
             pass
         completions = [completion(s, log) for s in sequences]
         return completions[0] if single else completions
 
-    def stream(self, prompt, params=None, truncate=None, on_finish=None, adapter=None):  # -> iterator of str
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        truncate: str | None = None,
+        on_finish: Callable[[Completion], object] | None = None,
+        adapter: str | None = None,
+    ) -> Iterator[str]:
         """Yield text as it is made. on_finish, if given, is called with the Completion at the end, or when the caller
         stops early (finish_reason "cancelled")."""
         log = EventLog()
@@ -92,22 +131,30 @@ class LLM:
             if on_finish:
                 on_finish(completion(sequence, log))
 
-    def chat(self, messages):  # [{"role", "content"}] -> token ids
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Turn a conversation into a prompt with the file's chat template. Text of a message cannot forge a role."""
         return self.tokenizer.apply_chat_template(messages)
 
-    def sequence(self, request, prompt, params=None, truncate=None, cache=None, adapter=None):  # -> SequenceState
-        """A request ready to run. cache: where its keys and values go, or lie already (PageStore.new_cache); else a new one."""
-        params, adapter = params or SamplingParams(), self.adapter(adapter)
+    def sequence(
+        self,
+        request: int,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        truncate: str | None = None,
+        cache: KVCache | None = None,
+        adapter: str | None = None,
+    ) -> SequenceState:
+        """Make a request ready to run. cache: where its keys and values go (PageStore.new_cache); by default a new one."""
+        params, loaded = params or SamplingParams(), self.adapter(adapter)
         ids = prompt_ids(self.tokenizer, prompt)
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
         cache = self.transformer.new_cache(len(ids) + params.max_tokens) if cache is None else cache
         text = self.tokenizer.stream(ids, params.skip_special_tokens)
-        return SequenceState(request, ids, params, cache, text, adapter=adapter)
+        return SequenceState(request, ids, params, cache, text, adapter=loaded)
 
 
-def completion(sequence, log, index=None):  # SequenceState, EventLog -> Completion
-    """What a caller gets to keep of a sequence. index: which of its request's answers it is, where there are several."""
+def completion(sequence: SequenceState, log: EventLog, index: int | None = None) -> Completion:
+    """Make the Completion of a sequence. index: which of its request's answers it is, where there are several."""
     return Completion(
         text=sequence.text,
         token_ids=sequence.token_ids,
@@ -125,14 +172,15 @@ class Conversation:
     beginning, truncate the rest, and prefill only what is new.
     """
 
-    def __init__(self, llm, system=None, adapter=None):
+    def __init__(self, llm: LLM, system: str | None = None, adapter: str | None = None) -> None:
         self.llm, self.adapter = llm, adapter
         self.messages = [{"role": "system", "content": system}] if system else []
-        self.cache, self.cached_ids = llm.transformer.new_cache(), []
+        self.cache = llm.transformer.new_cache()
+        self.cached_ids: list[int] = []  # whose keys and values it holds
         self.reused = 0  # tokens of the last prompt that were not computed again
-        self.last = None  # the last Completion
+        self.last: Completion | None = None
 
-    def say(self, text, params=None, truncate=None):  # -> iterator of str
+    def say(self, text: str, params: SamplingParams | None = None, truncate: str | None = None) -> Iterator[str]:
         """Add a user's message and stream the answer, which joins the conversation, even if the caller stops early."""
         prompt = self.llm.chat([*self.messages, {"role": "user", "content": text}])
         log = EventLog()

@@ -1,7 +1,7 @@
 """How much memory is left, and an early no to what cannot fit.
 
-An allocation that is too large either fails late or, worse, succeeds and swaps until the machine dies. Who knows in
-advance how many bytes a request takes asks here first. And what was freed is kept for who comes next.
+An allocation that is too large either fails late or, worse, succeeds and swaps until the machine dies. Where the size is
+known in advance, it is checked here first. And freed memory is kept for the next allocation.
 """
 
 import os
@@ -12,7 +12,7 @@ from minillm.errors import MiniLLMError
 ALWAYS_FITS = 2**28  # bytes; below this it is not worth asking the system
 
 
-def available_bytes():
+def available_bytes() -> int | None:
     """Count the bytes that could be allocated now; None where the platform does not tell."""
     try:
         with open("/proc/meminfo") as info:  # Linux: what is free, and what caches would give back
@@ -25,7 +25,7 @@ def available_bytes():
         return None
 
 
-def refuse_beyond_memory(nbytes, what, instead=""):
+def refuse_beyond_memory(nbytes: float, what: str, instead: str = "") -> None:
     """Raise MiniLLMError, with both numbers, where nbytes exceeds the available memory. instead: what the user can do."""
     if nbytes < ALWAYS_FITS:
         return
@@ -34,7 +34,7 @@ def refuse_beyond_memory(nbytes, what, instead=""):
         raise MiniLLMError(f"{what} would take {nbytes:,} bytes, {available:,} are available.{' ' * bool(instead)}{instead}")
 
 
-def keep_freed_memory(size=2**28):  # bytes -> whether it could be asked for
+def keep_freed_memory(size: int = 2**28) -> bool:
     """Ask the C library to keep up to `size` freed bytes at hand, instead of giving large blocks back to the system at once.
 
     The layers of a prefill take and free the same arrays again and again, a hundred megabytes in all. Given back and taken

@@ -1,10 +1,15 @@
-"""What a command shows in a terminal: tables in columns, and progress that is silent when nobody watches."""
+"""What a command shows in a terminal: tables in columns, and progress that is silent without a terminal."""
 
 import sys
+from collections.abc import Sequence
 from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
-def table(head, rows, align="<"):  # [text], [[text]] -> text
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<") -> str:
     """Lay out columns as wide as their widest cell. A row may end early.
 
     align: "<" or ">" for each column, from the first; those not named are aligned right, as numbers are.
@@ -15,15 +20,15 @@ def table(head, rows, align="<"):  # [text], [[text]] -> text
     return "\n".join(line.rstrip() for line in lines)
 
 
-def bar(total, unit, done=0, what=None, hidden=False):  # -> tqdm
-    """A progress bar on standard error; disabled where that is no terminal. unit "B" counts bytes in powers of ten."""
+def bar(total: int, unit: str, done: int = 0, what: str | None = None, hidden: bool = False) -> "tqdm":
+    """Make a progress bar on standard error; disabled where that is no terminal. unit "B" counts bytes in powers of ten."""
     from tqdm import tqdm
 
     words = {"desc": what, "unit": unit if unit == "B" else f" {unit}", "unit_scale": unit == "B"}
     return tqdm(total=total, initial=done, file=sys.stderr, disable=hidden or None, dynamic_ncols=True, **words)
 
 
-def say(text):
-    """Show progress on one line, which the next text replaces; an empty text clears it. Silent where nobody watches."""
+def say(text: str) -> None:
+    """Show progress on one line, which the next text replaces; an empty text clears it. Silent without a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minillm import terminal
 from minillm.bench.compare import ceilings
 from minillm.bench.machine import measure_machine, peak_rss_bytes
 from minillm.errors import MiniLLMError
@@ -98,13 +99,13 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
 
 def table(result):  # -> text
     """Format the ladder as a table."""
-    lines = [f"{'':14}{'TTFT':>9}{'TPOT':>12}{'decode':>18}{'of ceiling':>12}{'speed-up':>10}  same tokens"]
-    for r in result["rungs"]:
-        same = "yes" if r["same_tokens"] else "NO: a bug"
-        lines.append(
-            f"{r['name']:14}{r['ttft_s'] * 1e3:6,.0f} ms{r['tpot_s'] * 1e3:9,.1f} ms{r['decode_tokens_per_s']:9,.1f} tokens/s"
-            f"{r['share_of_ceiling']:12.0%}{r['speedup']:9.1f}x  {same}"
-        )
+    head = ["", "TTFT", "TPOT", "decode", "of ceiling", "speed-up", "same tokens"]
+    rows = [
+        [r["name"], f"{r['ttft_s'] * 1e3:,.0f} ms", f"{r['tpot_s'] * 1e3:,.1f} ms", f"{r['decode_tokens_per_s']:,.1f} tokens/s",
+         f"{r['share_of_ceiling']:.0%}", f"{r['speedup']:.1f}x", "yes" if r["same_tokens"] else "NO: a bug"]
+        for r in result["rungs"]
+    ]  # fmt: skip
+    lines = [terminal.table(head, rows, "<>>>>><")]
     speed = result["machine"]["read_bytes_per_s"] / 1e9
     tops = {r["bits_per_weight"]: r["ceiling_tokens_per_s"] for r in result["rungs"]}
     each = ", ".join(f"{top:,.1f} tokens/s at {bits:.3g} bits a weight" for bits, top in tops.items())

@@ -77,6 +77,8 @@ weights_s = config.decode_bytes(0, bits_per_weight=32) / machine.read_bytes_per_
 lengths = [8, 32, 64, 128, 256, 384, 512]
 measured = [prefill_s(n) for n in lengths]
 bound = [max(config.prefill_flops(n) / machine.flops_per_s, weights_s) for n in lengths]
+
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 slope = (measured[-1] - measured[0]) / (lengths[-1] - lengths[0])
 plots.ttft_plot(
@@ -116,6 +118,8 @@ steps = [decode_s(b) for b in batches]
 reading = [config.decode_bytes(64, b, 32, 4) / machine.read_bytes_per_s for b in batches]
 computing = [b * config.decode_flops(64) / machine.flops_per_s for b in batches]
 ceiling = [b / max(r, c) for b, r, c in zip(batches, reading, computing, strict=True)]
+
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 axes.plot(batches, ceiling, color="black", linestyle="--", label="ceiling: the slower of bytes / bandwidth and FLOPs / FLOP/s")
 plots.series(axes, 0, batches, [b / s for b, s in zip(batches, steps, strict=True)], "measured")
@@ -135,7 +139,7 @@ plots.show(fig)
 # Arithmetic intensity is FLOPs over bytes. Left of the ridge bandwidth limits, right of it arithmetic. Decode of one
 # sequence sits at the far left, prefill at the far right: the same model, the same code.
 
-# %% tags=["timing"]
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 xs = np.geomspace(0.1, 1000, 50)
 roof = np.minimum(machine.flops_per_s, xs * machine.read_bytes_per_s) / 1e9

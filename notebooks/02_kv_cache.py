@@ -63,15 +63,15 @@ print(f"{saved:.0f} times fewer FLOPs, {taken:.1f} times less time")
 
 # %% [markdown]
 # Why is the gain in time smaller than the gain in FLOPs? Without the cache each step multiplies matrices by matrices,
-# near the arithmetic roof; with it, matrices by a vector, under the slope of the roofline. Far less work, each bit of
-# it dearer.
+# near the arithmetic roof; with it, matrices by a vector, under the slope of the roofline. Far less work, and each
+# FLOP takes longer.
 
-# %% tags=["timing"]
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 for i, (name, log) in enumerate([("no cache", plain_log), ("KV cache", cached_log)]):
     times = log.times(0, TOKEN)
     plots.series(left, i, range(2, NEW + 1), [1e3 * (b - a) for a, b in zip(times, times[1:], strict=False)], name)
-plots.label(left, "Without a cache each token is dearer than the last", "token of the answer", "time of this token (ms)")
+plots.label(left, "Without a cache each token takes longer than the last", "token of the answer", "time of this token (ms)")
 plots.legend(left)
 machine = measure_machine(megabytes=256)
 top = machine.read_bytes_per_s / config.decode_bytes(p + NEW // 2, 1, 32, 4)
@@ -108,6 +108,8 @@ histories = [16, 64, 128, 256]
 off, on = ([next_turn_s(h, keep) for h in histories] for keep in (False, True))
 floor = config.decode_bytes(0, bits_per_weight=32) / machine.read_bytes_per_s
 bound = [max(config.prefill_flops(16, cached=h) / machine.flops_per_s, floor) for h in histories]
+
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 plots.ttft_plot(
     axes,
@@ -145,6 +147,8 @@ def paces_at(contexts, steps=4):
 
 contexts = [n for n in (16, 256, 512, 1024) if n + 8 <= config.context_length]
 paces = paces_at(contexts)
+
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 allowed = [machine.read_bytes_per_s / config.decode_bytes(n, 1, 32, 4) for n in contexts]
 axes.plot(contexts, allowed, color="black", linestyle="--", label="ceiling: bandwidth / (weights + context × bytes per token)")

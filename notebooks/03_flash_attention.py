@@ -110,6 +110,7 @@ inputs = {n: tuple(draw_qkv(n)) for n in sizes}
 times = {name: [best_of(lambda f=f, n=n: f(*inputs[n]), runs=3) for n in sizes] for name, f in ways.items()}
 floor = [4 * 64 * Mask(n, n).pairs() / machine.flops_per_s for n in sizes]
 
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 moved = {
     "standard": [4 * standard_moved(n, n, 64) for n in sizes],
@@ -153,6 +154,8 @@ def peak_bytes(work):
 
 
 peaks = {name: [peak_bytes(lambda f=f, n=n: f(*inputs[n])) for n in sizes] for name, f in ways.items()}
+
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 plots.log_scales(axes, sizes)
 axes.plot(sizes, [4 * n * 64 / 1e6 for n in sizes], color="black", linestyle="--", label="floor: the output, 4·N·d bytes")
@@ -203,6 +206,7 @@ waits = {name: (lengths, [ttft_s(model, n) for n in lengths]) for name, model in
 paces = {name: decode_tokens_per_s(model, longest) for name, model in models.items()}
 print("same tokens:", paces["naive"][1] == paces["flash"][1])
 
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 bound = [config.prefill_flops(n) / machine.flops_per_s for n in lengths]
 saved = 1 - waits["flash"][1][-1] / waits["naive"][1][-1]

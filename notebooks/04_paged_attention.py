@@ -2,7 +2,7 @@
 # # 04 · PagedAttention: virtual memory for the KV cache
 #
 # The lesson ([04_paged_attention.md](../lessons/04_paged_attention.md)) claims: blocks of one size waste half a block per
-# sequence instead of most of the memory; two sequences may own one block until somebody writes; and throughput grows
+# sequence instead of most of the memory; two sequences may own one block until one of them writes; and throughput grows
 # because more requests fit. We watch a pool at work, count on real lengths, then measure what the look-ups cost.
 
 # %%
@@ -61,7 +61,7 @@ def draw_pool(axes, title, tables):
 def told(tables):
     return ", ".join(f"{name}: {t.length} tokens, table {t.blocks}" for name, t in tables.items())
 
-
+# %% tags=["drawing"]
 fig, (first, second, third) = plots.figure(3, width=4.2, height=2.6)
 a = BlockTable(pool)
 a.append(10)
@@ -104,6 +104,8 @@ print(waste_table(found))
 WAYS = {"reserve 8,192": "reserve 8192", "power of two": "power of two", "blocks of 16": "paged 16"}
 mean = found["paged 16"]["mean_tokens_reserved"] * (1 - found["paged 16"]["waste"])  # tokens held
 formulas = {"1 − n̄ / N": 1 - mean / 8192, "1/4": 0.25, "7.5 / (n̄ + 7.5)": 7.5 / (mean + 7.5)}
+
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 for i, value in enumerate(formulas.values()):
     left.plot([i - 0.45, i + 0.45], [100 * value] * 2, **DASHED, zorder=3, label=None if i else "formula of the lesson")
@@ -127,7 +129,7 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between paging and the ceiling is half a block per request. But the ceiling is an average: nothing keeps all
-# requests from growing long at once, and then somebody is preempted. Reserving cannot fail in mid-answer. Power of two
+# requests from growing long at once, and then a sequence is preempted. Reserving cannot fail in mid-answer. Power of two
 # wastes more than the formula's 1/4 for a growing sequence: it reserves for the final length from the first step on.
 #
 # ## TTFT: what the table costs in prefill
@@ -212,7 +214,7 @@ def allowed_s(n):
     read_s = config.decode_bytes(context, n, 32, 4) / machine.read_bytes_per_s
     return max(read_s, n * config.decode_flops(context) / machine.flops_per_s)
 
-
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 bound = [config.prefill_flops(n) / machine.flops_per_s for n in lengths]
 slower = waits["paged"][1][-1] / waits["contiguous"][1][-1]
@@ -253,6 +255,8 @@ for size in SIZES:
 sizes = [1, 4, 16, 64, 256]
 times = [1e3 * step_s("paged", 1, 512, size, steps=2) for size in sizes]
 whole = 1e3 * step_s("contiguous", 1, 512)
+
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 formula = [100 * (s - 1) / 2 / (mean + (s - 1) / 2) for s in SIZES]
 left.plot(SIZES, formula, **DASHED, label="formula: (B − 1)/2 / (n̄ + (B − 1)/2)")

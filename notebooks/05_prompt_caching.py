@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Prompt caching: never read the same beginning twice
 #
-# The lesson ([05_prompt_caching.md](../lessons/05_prompt_caching.md)) claims: whoever begins alike has the same keys and
+# The lesson ([05_prompt_caching.md](../lessons/05_prompt_caching.md)) claims: prompts that begin alike have the same keys and
 # values, so a shared prefix is found, not computed; TTFT falls with the share that is found; what stays in a full cache is a
 # matter of policy, with Belady above all of them. We look at both ways to find, then measure, replay, and do the sums.
 
@@ -125,7 +125,7 @@ def metrics(cached):
 (cold_s, cold_ttft, cold_ids), (warm_s, warm_ttft, warm_ids) = metrics(False), metrics(True)
 print("same tokens:", cold_ids == warm_ids)
 
-# %% tags=["timing"]
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 rows, cold = measured["shares"], measured["ttft_cold_s"]
 shares = [100 * row["share"] for row in rows]
@@ -171,6 +171,8 @@ print(prefix_table(replayed))
 NAMES = {"lru": "LRU", "lfu": "LFU", "cost": "cost-aware (GreedyDual)"}
 DEFINITIONS = {"hit_rate_tokens": "tokens found / prompt tokens", "hit_rate_mean": "mean of each request's share"}
 rates = {(row["policy"], row["capacity_tokens"]): row for row in replayed["rows"]}
+
+# %% tags=["drawing"]
 fig, panels = plots.figure(2)
 for axes, (key, meaning) in zip(panels, DEFINITIONS.items(), strict=True):
     x = [c / 1e6 for c in CAPACITIES]
@@ -202,6 +204,8 @@ plots.show(fig)
 k = np.linspace(0, 3, 31)
 schemes = {"kept 5 minutes": FIVE_MINUTES, "kept 1 hour": ONE_HOUR}
 points = {name: break_even_reuses(s.write, s.read) for name, s in schemes.items()}
+
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 left.plot(k, 1 + k, **DASHED, label="ceiling: no caching, 1 + k")
 uses = np.arange(1, 51)

@@ -2,8 +2,8 @@
 # # 06 · Continuous batching: nobody waits for the slowest
 #
 # The lesson ([06_continuous_batching.md](../lessons/06_continuous_batching.md)) claims: a batch that is closed until its
-# longest answer ends wastes half of its slots or more; let whoever waits enter at every step, and they are filled; cut the
-# prompts, and those who decode are no longer interrupted. We serve a model in both ways and watch the slots (**measured**),
+# longest answer ends wastes half of its slots or more; admit waiting requests at every step, and they are filled; cut the
+# prompts, and decodes are no longer interrupted. We serve a model in both ways and watch the slots (**measured**),
 # then put the same scheduler under a clock that a formula moves (**computed**): exact, and the same on every machine.
 
 # %%
@@ -160,7 +160,7 @@ def gantt(axes, found, title, until_s):
     plots.label(axes, title, "time (s)", "slot")
 
 
-# %% tags=["timing"]
+# %% tags=["timing", "drawing"]
 fig, panels = plots.figure(3, width=4.4, height=3.6)
 for axes, name in zip(panels, logs, strict=True):
     found, seconds = stays(logs[name]), duration(logs[name])
@@ -252,6 +252,7 @@ print(f"{'requests/s':>10}" + "".join(f"{name + ' TTFT':>14}{'tokens/s':>10}" fo
 for i, rate in enumerate(RATES):
     print(f"{rate:10}" + "".join(f"{waits[p][i]:13.2f}s{speeds[p][i]:10.0f}" for p in NAMES))
 
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 left.axhline(median(shape.prefill_flops(r.prompt) for r in full) / CARD["flops_per_s"], **DASHED,
              label="floor: FLOPs of the median prompt / FLOP/s")  # fmt: skip
@@ -282,7 +283,7 @@ plots.show(fig)
 #
 # ## Cut the prompts: the worst gap between two tokens
 #
-# The same at a load that all policies stand. Whoever decodes feels a prompt of somebody else as a pause. Its floor is the
+# The same at a load that all policies stand. A decode beside another request's prompt has a longer gap. Its floor is the
 # step itself: one reading of the weights, or the arithmetic of as many tokens as the budget allows.
 
 # %%
@@ -297,6 +298,7 @@ for policy, cut in tried:
     middle, slow = median(first[policy, cut]), first[policy, cut][ninth]
     print(f"{policy:>8}{cut:9,}{worst[policy, cut]:10.0f}ms{middle:10.0f}ms{slow:8.0f}ms")
 
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 x = (*CUTS, WHOLE)
 floor = [1e3 * max(shape.decode_bytes(0) / CARD["bytes_per_s"], shape.prefill_flops(n) / CARD["flops_per_s"]) for n in x]
@@ -330,9 +332,9 @@ plots.show(fig)
 # ## How much is a full batch worth, and a full memory?
 #
 # Left: every step costs the same, however many slots it fills, and prompts cost nothing: then static needs the longest of
-# each batch, E[max], and continuous the mean. Right: a pool that becomes too small for 64 slots. Whoever needs a block that
-# is not there takes those of the request that came last, which computes them again later or swaps them; the careful one
-# leaves a fifth of the pool free at the door instead.
+# each batch, E[max], and continuous the mean. Right: a pool that becomes too small for 64 slots. A request that needs a
+# block preempts the one that was admitted last, which is recomputed later or swapped; the careful scheduler keeps a fifth of
+# the pool free at admission instead.
 
 # %%
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -372,6 +374,7 @@ print(f"\n{'blocks':>10}" + "".join(f"{name + ' tokens/s':>20}{'preempted':>11}"
 for i, blocks in enumerate(POOLS):
     print(f"{blocks:10,}" + "".join(f"{found[i][0]:20,.0f}{found[i][1]:11}" for found in paces.values()))
 
+# %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 left.plot(SIZES, formula, **DASHED, label="formula: E[max of B] / E[mean]")
 plots.series(left, 0, SIZES, gains, "steps of static / steps of continuous")

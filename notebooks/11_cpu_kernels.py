@@ -51,6 +51,7 @@ for row in ladder:
     print(f"{row['step']:<16}{row['weights_per_s'] / 1e9:12.1f}{row['bytes_per_s'] / 1e9:8.1f}{row['tokens_per_s']:10.0f}"
           f"{row['share_of_bandwidth']:14.0%}")  # fmt: skip
 
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=9)
 plots.ceiling(axes, machine.read_bytes_per_s / 1e9, "ceiling: bandwidth, measured by reading")
 plots.bars(axes, [row["step"].replace("_", "\n") for row in ladder], [row["bytes_per_s"] / 1e9 for row in ladder], "")
@@ -79,7 +80,7 @@ moved = flops / 2 * 5 / 8
 def ceiling(n, peak):
     return n / (n * flops / roofline(n * flops / moved, peak, machine.read_bytes_per_s))
 
-
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=8)
 plots.log_scales(axes, batches)
 axes.plot(batches, [ceiling(n, 2 * machine.flops_per_s) for n in batches], color="black", linestyle="--",
@@ -127,6 +128,7 @@ waits = {name: (lengths, [ttft_s(llm.transformer, n) for n in lengths]) for name
 paces = {name: decode_tokens_per_s(llm) for name, llm in engines.items()}
 print("same tokens:", paces["numpy"][1] == paces["numba"][1])
 
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 bound = (lengths, [config.prefill_flops(n) / (2 * machine.flops_per_s) for n in lengths], "ceiling: FLOPs / (2 × FLOP/s)")
 gain = waits["numpy"][1][-1] / waits["numba"][1][-1]

@@ -95,6 +95,7 @@ with tempfile.TemporaryDirectory() as folder:
     llm = LLM(str(Path(folder) / "learner.gguf"), "numpy")
     print("it writes:", llm.generate("One day", SamplingParams(max_tokens=40, temperature=0.5, seed=1, ignore_eos=True)).text)
 
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=8)
 plots.ceiling(axes, math.log(VOCABULARY), f"knows nothing: ln {VOCABULARY:,} = {math.log(VOCABULARY):.2f}")
 axes.axhline(entropy, **GREY, label=f"knows frequencies: entropy of single tokens = {entropy:.2f}")
@@ -108,7 +109,7 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between the lower line and the curve is what was learnt of context. What lies between the curve and zero is in
-# part the freedom of whoever tells a story: no model can remove it.
+# part the freedom of the storyteller: no model can remove it.
 #
 # ## Memory: counted, then measured
 #
@@ -155,6 +156,7 @@ measured = {name: measured_peak(partial(trained, *way), one_step) for name, way 
 for name, found in measured.items():
     print(f"{name.replace(chr(10), ' '):18} counted {counted[name].total / 1e6:6.1f} MB, measured {found / 1e6:6.1f} MB")
 
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=8)
 bottom = np.zeros(len(WAYS))
 for i, part in enumerate(PARTS):
@@ -235,6 +237,7 @@ print(f"float32 products {machine.flops_per_s / 1e9:.0f} GFLOP/s, memory {machin
 for name, (pace, most) in found.items():
     print(f"{name.replace(chr(10), ' '):16}{pace:8,.0f} tokens/s, {pace / most:4.0%} of {most:8,.0f}")
 
+# %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=8, height=5)
 formulas = ("FLOP/s / (6 P + attention)", "the same without dW", "FLOP/s / (2 P + attention)", "bandwidth / bytes")
 plots.bars(axes, list(found), [pace / 1e3 for pace, _ in found.values()], "")
@@ -305,6 +308,7 @@ for name, (_, times) in waits.items():
     print(f"{name:8} TTFT " + ", ".join(f"{1e3 * t:.1f} ms at {n}" for n, t in zip(LENGTHS, times, strict=True)))
 print("tokens/s:", ", ".join(f"{name.replace(chr(10), ' ')} {pace:,.0f}" for name, pace in paces.items()))
 
+# %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 bound = (LENGTHS, [shape.prefill_flops(n) / machine.flops_per_s for n in LENGTHS], "FLOPs / FLOP/s of BLAS")
 slower = waits["apart"][1][-1] / waits["merged"][1][-1]

@@ -21,7 +21,7 @@ def test_a_preset_is_weights_cache_and_what_fits(capsys):
     assert found["kv_tokens"]["192 GB"]["16-bit"] == (0.9 * 192e9 - 2 * 70_553_706_496) // (320 * 1024)
     assert main(["inspect", "llama-3-70b", "--context", "131072"]) == 0
     text = capsys.readouterr().out
-    assert "42.9 GB for 131,072 tokens (the model knows 8,192)" in text and "does not fit" in text and "141 GB H200" in text
+    assert "42.9 GB for 131,072 tokens (the model knows 8,192)" in text and "does not fit" in text and "141 GB  H200" in text
 
 
 def test_the_context_is_the_models_own_where_none_is_given(capsys):

@@ -84,7 +84,7 @@ def test_a_profile_finds_itself_again(tmp_path):
         (HEADER + "\n\n2023-11-16,5,x\n", ":4: output must be a whole number of tokens, 1 to 10,000,000, found 'x'"),
         (HEADER + "2023-11-16,0,6\n", ":2: prompt must be .* found 0"),
         (HEADER + "2023-11-16,-5,6\n", ":2: prompt must be .* found '-5'"),
-        (HEADER + "2023-11-16,99999999999,6\n", ":2: prompt must be .* found 99999999999"),
+        (HEADER + "2023-11-16,99999999999,6\n", ":2: prompt must be .* found 99,999,999,999"),
         (HEADER + "2023-11-16," + "9" * 9000 + ",6\n", ":2: prompt must be"),
         (HEADER + "2023-11-16,٣,6\n", ":2: prompt must be"),
         (HEADER + "2023-11-16,1.5,6\n", ":2: prompt must be"),

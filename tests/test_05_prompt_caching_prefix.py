@@ -102,7 +102,7 @@ def test_a_hash_that_collides_costs_hits_and_never_gives_wrong_ones(hasher):
         table.append(4)
         before = list(table.blocks)
         cache.commit(tokens, table.blocks)
-        assert table.blocks == before, "a table was given a block with somebody else's past"
+        assert table.blocks == before, "a table was given a block with another past"
     for tokens in (a, b):
         hit = cache.match([*tokens, 9])
         entries = [cache.by_block[block] for block in hit]

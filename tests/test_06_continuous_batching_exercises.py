@@ -21,7 +21,7 @@ from minillm.model.sampling import SamplingParams
 from minillm.scheduler.queues import FairQueue
 from minillm.scheduler.request import Request, SequenceGroup
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
-from minillm.scheduler.step import PlanBuilder, divide, open_table
+from minillm.scheduler.step import PlanBuilder, allocate_table, split_budget
 
 SIZE = 4  # tokens of a block
 
@@ -51,7 +51,7 @@ def group(prompt=4, n=1, id=0, drawn=0, **more):
 def check_entry(entering, pool, cache, fits, story, seats=1, alone=False):
     """Ask whether a group enters; look at the pool before and after. -> the table"""
     free, refs = pool.num_free, list(pool.refs)
-    table = attempt(story, lambda: open_table(entering, pool, cache, seats, alone))
+    table = attempt(story, lambda: allocate_table(entering, pool, cache, seats, alone))
     says = "it should enter, and None was returned" if fits else "it must wait, and was let in"
     assert (table is not None) == fits, f"{story}: {says}"
     if table is None:
@@ -269,7 +269,7 @@ def test_a_crowd_in_a_narrow_pool_is_served_to_the_end():
     steps = attempt("with five requests in a pool for two", lambda: schedule(engine))
     ended = {id.request for id in engine.outcome}
     assert ended == set(range(5)), f"requests 0 to 4 must end, only {sorted(ended)} did in {len(steps)} steps"
-    assert engine.preempted, "seven blocks are too few for all: somebody must have given way"
+    assert engine.preempted, "seven blocks are too few for all: one must have been preempted"
     assert engine.scheduler.pool.num_free == 7, f"all have ended: 7 blocks must be free, found {engine.scheduler.pool.num_free}"
 
 
@@ -296,9 +296,10 @@ apart = st.lists(st.sampled_from([0, 1, *range(5, 13)]), min_size=1, max_size=7)
 def test_decodes_first_then_prompts_in_order(pending, spare):
     budget = sum(n == 1 for n in pending) + spare
     right = closed_form(pending, budget)
-    found = attempt(f"for {pending} pending tokens and a budget of {budget}", lambda: np.array(divide(list(pending), budget)))
+    what = f"for {pending} pending tokens and a budget of {budget}"
+    found = attempt(what, lambda: np.array(split_budget(list(pending), budget)))
     what = f"for {pending} pending tokens and a budget of {budget}, what each computes"
-    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.divide(pending, budget))
+    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.split_budget(pending, budget))
 
 
 @exercise("06.3", points=1, hint="The budget is for decodes and prompts together: no more, and no less where it is wanted.")
@@ -306,7 +307,7 @@ def test_decodes_first_then_prompts_in_order(pending, spare):
 def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
     budget = sum(n == 1 for n in pending) + spare
     right, what = min(budget, sum(pending)), f"for {pending} pending tokens and a budget of {budget}"
-    found = attempt(what, lambda: sum(divide(list(pending), budget)))
+    found = attempt(what, lambda: sum(split_budget(list(pending), budget)))
     assert found <= budget, f"{what}: {found} tokens are computed, {found - budget} too many"
     assert found == right, f"{what}: {right} tokens could be computed, only {found} are"
 
@@ -315,7 +316,7 @@ def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
 def test_a_long_prompt_beside_busy_streams_comes_to_its_end():
     left, steps = 100, []
     while left > 1 and len(steps) < 40:
-        chunk = attempt("for a long prompt among streams", lambda left=left: divide([1, left, 1, 3, 1], 16)[1])
+        chunk = attempt("for a long prompt among streams", lambda left=left: split_budget([1, left, 1, 3, 1], 16)[1])
         steps.append(chunk)
         left -= chunk
     right = [13] * 7 + [9]
@@ -431,7 +432,7 @@ def test_seed_and_index_decide_the_numbers(seed, index):
     check_close(found, right, what=what, mistakes=lambda: mistakes_serving.numbers(seed, index))
 
 
-@exercise("06.6", points=2, hint="Make a new generator at every call. Whoever shares one takes numbers that were another's.")
+@exercise("06.6", points=2, hint="Make a new generator at every call. A shared one gives an answer numbers of another.")
 @given(seed=seeds_and, turns=st.lists(st.integers(0, 1), min_size=2, max_size=8))
 def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
     for others, pair in (("two requests with the same seed", (0, 0)), ("two answers to one request", (0, 1))):

@@ -135,9 +135,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert answers <= config.max_sequences and len(plan.shares) <= config.max_sequences
         shares = {share.sequence: share for share in plan.shares}
         assert len(shares) == len(plan.shares), "a sequence has two shares"
-        assert not set(shares) & set(plan.preempted), "whoever lost its place has no share"
+        assert not set(shares) & set(plan.preempted), "a preempted sequence has no share"
         new = [group.request.id for group in scheduler.running if group.request.id not in self.entered]
-        assert not (plan.preempted and (new or plan.swaps_in)), "nobody enters in a step in which somebody must leave"
+        assert not (plan.preempted and (new or plan.swaps_in)), "a step that preempts admits none"
         for id in new:
             assert self.may_be_passed.pop(id) >= 0, "more have passed a waiting request than may"
             for waiting in self.may_be_passed:

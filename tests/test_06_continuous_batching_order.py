@@ -1,4 +1,4 @@
-"""Who enters next, in each order; and that nobody waits for ever."""
+"""Which request is admitted next, in each order; and that none starves."""
 
 from collections import Counter
 from itertools import product
@@ -13,7 +13,7 @@ from minillm.errors import BlockError
 from minillm.scheduler.config import ORDERS, POLICIES, PREEMPTIONS
 from minillm.scheduler.request import SequenceGroup
 from minillm.scheduler.scheduler import Request
-from minillm.scheduler.step import open_table
+from minillm.scheduler.step import allocate_table
 
 # --- who enters -------------------------------------------------------------------------------------------------------------
 
@@ -117,18 +117,18 @@ def a_group(prompt, n=1, **more):
 def test_a_request_enters_if_its_blocks_leave_the_watermark_free():
     pool = BlockPool(10, 4, watermark=2)
     for tokens, alone, fits in [(32, False, True), (33, False, False), (33, True, True), (40, True, True)]:
-        table = open_table(a_group([1] * tokens), pool, None, 1, alone)
+        table = allocate_table(a_group([1] * tokens), pool, None, 1, alone)
         assert (table is not None) == fits, f"{tokens} tokens, 10 blocks of 4, 2 to stay free, alone: {alone}"
     taken = [pool.allocate() for _ in range(5)]
-    assert open_table(a_group([1] * 12), pool, None, 1, False) is not None
-    assert open_table(a_group([1] * 13), pool, None, 1, False) is None
-    assert open_table(a_group([1] * 21), pool, None, 1, True) is None, "alone or not, what is taken is taken"
+    assert allocate_table(a_group([1] * 12), pool, None, 1, False) is not None
+    assert allocate_table(a_group([1] * 13), pool, None, 1, False) is None
+    assert allocate_table(a_group([1] * 21), pool, None, 1, True) is None, "alone or not, what is taken is taken"
     assert pool.num_free == 10 - len(taken), "a request that enters takes only what is cached; one that waits, nothing"
 
 
 def test_a_request_enters_if_there_is_a_seat_for_each_answer():
     pool = BlockPool(10, 4)
-    assert [open_table(a_group([1], n=3), pool, None, seats, True) is not None for seats in (0, 2, 3, 4)] == [
+    assert [allocate_table(a_group([1], n=3), pool, None, seats, True) is not None for seats in (0, 2, 3, 4)] == [
         False,
         False,
         True,
@@ -145,14 +145,14 @@ def test_what_is_cached_counts_and_is_given_back_if_the_request_must_wait():
     first = list(table.blocks)
     others = BlockTable(pool)
     others.append(8)  # 3 blocks hold [5] * 12, 2 others are taken, 1 is free
-    found = open_table(a_group([5] * 16, salt="salt"), pool, cache, 1, False)
+    found = allocate_table(a_group([5] * 16, salt="salt"), pool, cache, 1, False)
     assert found.blocks == first and found.length == 12
     found.free()
-    assert open_table(a_group([5] * 16), pool, cache, 1, False) is None, "another salt finds nothing"
-    assert open_table(a_group([5] * 21, salt="salt"), pool, cache, 1, False) is None, "three more blocks are not there"
+    assert allocate_table(a_group([5] * 16), pool, cache, 1, False) is None, "another salt finds nothing"
+    assert allocate_table(a_group([5] * 21, salt="salt"), pool, cache, 1, False) is None, "three more blocks are not there"
     assert [pool.refs[block] for block in first] == [1, 1, 1]
     table.free()  # now idle: free, and no longer so once they are matched
-    assert open_table(a_group([5] * 16, salt="salt"), pool, cache, 1, False).blocks == first
+    assert allocate_table(a_group([5] * 16, salt="salt"), pool, cache, 1, False).blocks == first
     assert pool.num_free == 1
     with pytest.raises(BlockError):
         pool.free(others.blocks[0]), pool.free(others.blocks[0])

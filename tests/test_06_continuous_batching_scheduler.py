@@ -12,7 +12,7 @@ from scheduler_help import ROOMY, request, schedule, shown, started
 from minillm.scheduler.config import POLICIES, SchedulerConfig
 from minillm.scheduler.plan import Plan, SequenceId, StepResult
 from minillm.scheduler.scheduler import Scheduler
-from minillm.scheduler.step import divide
+from minillm.scheduler.step import split_budget
 
 # --- policies ---------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ def test_when_the_only_one_to_decode_must_leave_the_step_goes_to_the_prompts():
 @given(st.lists(st.sampled_from([0, 1, 1, 2, 3, 9, 40]), max_size=8), st.integers(0, 30))
 def test_the_budget_goes_to_decodes_first_then_to_prompts_in_order(pending, spare):
     budget = pending.count(1) + spare
-    tokens = divide(pending, budget)
+    tokens = split_budget(pending, budget)
     assert all(got == 1 for got, n in zip(tokens, pending, strict=True) if n == 1), "a decode was left out"
     left, expected = spare, []
     for n in pending:

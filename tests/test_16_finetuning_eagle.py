@@ -22,7 +22,7 @@ from minillm.speculative.draft import draft as speculative_draft
 from minillm.speculative.eagle import Eagle, head_config, head_shapes, load_eagle, packed, save_eagle
 from minillm.training import checkpoint, eagle
 from minillm.training.config import Optimizer, Run
-from minillm.training.eagle_data import ToldBatches, objective, tell
+from minillm.training.eagle_data import GeneratedBatches, generate_texts, objective
 from minillm.training.loop import fit
 from minillm.training.optimizer import zeros_like
 
@@ -338,7 +338,7 @@ def test_costs_names_every_part():
 def told_by(llm, texts=6, length=12):
     rng = np.random.default_rng(1)
     beginnings = [rng.integers(0, 256, n).tolist() for n in range(1, texts + 1)]
-    return beginnings, tell(llm.transformer, beginnings, length, llm.tokenizer.eos_ids, seed=3)
+    return beginnings, generate_texts(llm.transformer, beginnings, length, llm.tokenizer.eos_ids, seed=3)
 
 
 def test_what_is_told_goes_on_from_the_beginnings_with_the_vectors_of_the_target():
@@ -355,14 +355,14 @@ def test_what_is_told_goes_on_from_the_beginnings_with_the_vectors_of_the_target
             assert told.ids[i, len(beginning) :].tolist() == right
         ends = np.flatnonzero(np.isin(told.ids[i], list(llm.tokenizer.eos_ids)))
         assert told.counts[i] == (ends[0] + 1 if len(ends) else 13)
-    drawn = tell(llm.transformer, beginnings, 12, llm.tokenizer.eos_ids, seed=4).ids
+    drawn = generate_texts(llm.transformer, beginnings, 12, llm.tokenizer.eos_ids, seed=4).ids
     assert [(drawn[i] != told.ids[i]).any() for i in range(6)] == [False, True] * 3
 
 
 def test_batches_are_whole_texts_each_once_an_epoch_and_ended_ones_do_not_count():
     _, told = told_by(target())
     told.counts[2] = 4
-    batches = ToldBatches(told, 2, seed=0)
+    batches = GeneratedBatches(told, 2, seed=0)
     for _ in range(2):
         drawn = [batches.draw() for _ in range(3)]
         inputs = np.concatenate([d[0] for d in drawn])
@@ -378,7 +378,7 @@ def test_the_objective_is_the_loss_of_whole_texts():
     told.counts[2] = 4
     config, table = head_config(llm.config), llm.transformer.weights.embedding
     made = head_of(llm)[1]
-    inputs, targets = ToldBatches(told, 6, seed=0).draw()
+    inputs, targets = GeneratedBatches(told, 6, seed=0).draw()
     texts = inputs[:, 0] // 13
     known, wanted = (told.features[texts, at : at + 12].astype(np.float32) for at in (0, 1))
     counted = np.arange(1, 13) < told.counts[texts][:, None]
@@ -393,7 +393,7 @@ def test_the_objective_is_the_loss_of_whole_texts():
 def test_training_lowers_the_loss_raises_acceptance_and_resumes_bit_for_bit(tmp_path):
     llm = target()
     beginnings = [b[:8] for b in told_by(llm, texts=32)[0]]
-    told = tell(llm.transformer, beginnings, 40, llm.tokenizer.eos_ids, seed=3)
+    told = generate_texts(llm.transformer, beginnings, 40, llm.tokenizer.eos_ids, seed=3)
     config, table = head_config(llm.config), llm.transformer.weights.embedding
     loss = objective(config, told, table, table, 3.0, own=0.3)
 
@@ -401,7 +401,7 @@ def test_training_lowers_the_loss_raises_acceptance_and_resumes_bit_for_bit(tmp_
         settings = SimpleNamespace(
             run=Run("", steps=150, batch=8, length=40, checkpoint_every=20), optimizer=Optimizer(1e-2, weight_decay=0.0)
         )
-        return fit(settings, state, ToldBatches(told, 8, seed=0), loss, path=path, watch=watch).parameters
+        return fit(settings, state, GeneratedBatches(told, 8, seed=0), loss, path=path, watch=watch).parameters
 
     def killed(step):
         if step.step == 27:

@@ -14,7 +14,7 @@ import minillm.serving.step as s, math
 import minillm.events
 from minillm.serving import order, step as steps, unknown
 from minillm.serving.step import (
-    divide,
+    split_budget,
 )
 from minillm.errors import RequestError
 
@@ -72,7 +72,7 @@ def test_imports_are_renamed_and_nothing_else_is():
         "import minillm.scheduler.queues as order",
         "import minillm.scheduler.step as steps",
         "from minillm.serving import unknown",
-        "from minillm.scheduler.step import (\n    divide,\n)",
+        "from minillm.scheduler.step import (\n    split_budget,\n)",
         "    from minillm.scheduler.queues import Priority",
         '    return "minillm.serving.order stays in a text"',
     ):

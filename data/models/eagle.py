@@ -48,7 +48,7 @@ def tell(llm, work, batches):  # LLM, folder, int
         lengths = np.random.default_rng([SEED, number]).integers(SHORTEST, LONGEST + 1, TOGETHER)
         chosen = [documents[(number * TOGETHER + i) % len(documents)] for i in range(TOGETHER)]
         beginnings = [llm.tokenizer.encode(d)[:n] for d, n in zip(chosen, lengths, strict=True)]
-        told = eagle_data.tell(llm.transformer, beginnings, LENGTH, llm.tokenizer.eos_ids, [SEED, number, 1])
+        told = eagle_data.generate_texts(llm.transformer, beginnings, LENGTH, llm.tokenizer.eos_ids, [SEED, number, 1])
         with replacing(path) as file:
             np.savez(file, ids=told.ids, features=told.features, counts=told.counts)
         print(f"told {number + 1} of {batches}, {time.time() - begin:.0f} s", flush=True)
@@ -62,14 +62,14 @@ def train(work, batches, steps):  # folder, int, int -> {what: number}
     from minillm.training import checkpoint
     from minillm.training.config import Optimizer, Run
     from minillm.training.eagle import head_parameters, short_vocabulary
-    from minillm.training.eagle_data import Told, ToldBatches, objective
+    from minillm.training.eagle_data import GeneratedBatches, GeneratedTexts, objective
     from minillm.training.loop import fit
     from minillm.training.optimizer import zeros_like
 
     target, weights = load_parameters(zoo.resolve(MODEL))
     table, config = weights["token_embd.weight"], eagle.head_config(target)
     files = [np.load(work / f"told_{number:03}.npz") for number in range(batches)]
-    told = Told(*(np.concatenate([file[key] for file in files]) for key in ("ids", "features", "counts")))
+    told = GeneratedTexts(*(np.concatenate([file[key] for file in files]) for key in ("ids", "features", "counts")))
     vocabulary = short_vocabulary(told.ids, SHORT, target.vocab_size)
     loss = objective(config, told, table, table[vocabulary], WEIGHT, OWN)
     run = Run("", steps, BATCH, LENGTH, checkpoint_every=50)
@@ -88,7 +88,7 @@ def train(work, batches, steps):  # folder, int, int -> {what: number}
         if step.step % 20 == 0:
             print(f"step {step.step} of {steps}, loss {step.loss:.3f}, {step.tokens / step.seconds:,.0f} tokens/s", flush=True)
 
-    fit(settings, state, ToldBatches(told, BATCH, SEED), loss, path=path, decisive=decisive, watch=watch)
+    fit(settings, state, GeneratedBatches(told, BATCH, SEED), loss, path=path, decisive=decisive, watch=watch)
     about = {"general.license": "apache-2.0", "general.description": "EAGLE head, trained by minillm on SmolLM2's own stories"}
     eagle.save_eagle(work / "head.gguf", target, state.parameters, vocabulary, extra=about)
     rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())}.values()  # after a kill some come twice

@@ -1,1 +1,1 @@
-"""Floor 0: attention, from the textbook formula onwards."""
+"""Floor 1: attention, from the textbook formula onwards."""

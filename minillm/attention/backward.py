@@ -41,7 +41,7 @@ def attention_backward(q, k, v, d_out, *, causal=True, window=None, offset=None)
 
 
 def flash_backward(q, k, v, out, lse, d_out, *, causal=True, window=None, offset=None, block_q=64, block_k=64):
-    """As attention_backward, from out and lse of flash_attention: tiles of P are made again, used and forgotten.
+    """Compute attention_backward from out and lse of flash_attention: tiles of P are recomputed, used and dropped.
 
     K and V outside: a tile's dk and dv stay in fast memory while the queries pass by; dq is added to in slow memory.
     """
@@ -67,7 +67,7 @@ def flash_backward(q, k, v, out, lse, d_out, *, causal=True, window=None, offset
 
 
 def tile_backward(q, k, v, s, lse, delta, d_out):
-    """What one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d (the caller does that).
+    """Compute what one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d (the caller does that).
 
     (r, d), (c, d), (c, d), (r, c), (r,), (r,), (r, d) -> (r, d), (c, d), (c, d)
 

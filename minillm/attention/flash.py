@@ -23,7 +23,7 @@ from minillm.memory import refuse_beyond_memory
 
 
 def flash1_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
-    """One head by FlashAttention-1: K and V outside. out arrives as zeros and lse as -inf; both are filled.
+    """Compute one head by FlashAttention-1: K and V outside. out arrives as zeros and lse as -inf; both are filled.
 
     A row's output and statistics live in slow memory between tiles. Each visit loads them, undoes the division by the
     sum so far, folds one tile in, divides by the new sum, and stores them. (lse holds the maximum m until the end.)
@@ -45,7 +45,7 @@ def flash1_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d
 
 
 def flash2_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
-    """One head by FlashAttention-2: Q outside. Fills out, and lse with the log-sum-exp of each row.
+    """Compute one head by FlashAttention-2: Q outside. Fills out, and lse with the log-sum-exp of each row.
 
     Each row's state m, l, acc stays in fast memory from its first key to its last. K and V come in tiles of block_k rows,
     the last one shorter; tiles that none of the rows sees (mask.span, mask.hides_all) are never loaded. A row that sees

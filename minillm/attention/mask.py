@@ -1,8 +1,8 @@
-"""Who may look at whom: the mask of attention, asked tile by tile.
+"""The attention mask, tile by tile: which query may see which key.
 
 The mask of n_q queries and n_k keys is a rule, not a matrix. A query stands at a position among the keys; causal, it sees
 itself and what came before; with a sliding window of w, only the last w of those. Written as a rule it costs no memory,
-and it says of a whole tile that nobody sees it before anything is loaded: with a causal mask that is half of all tiles.
+and it tells before loading that a whole tile is masked: with a causal mask that is half of all tiles.
 
     keys     0 1 2 3 4 5 6 7
     query 5  ■ ■ ■ ■ ■ ■ · ·      n_q = 3 queries are the last of n_k = 8 tokens: offset 5
@@ -41,7 +41,7 @@ class Mask:
             raise MiniLLMError(f"a window needs a causal mask and at least 1 key, found {self.window} and causal={self.causal}.")
 
     def visible(self, rows, columns):  # slice, slice -> (rows, columns) bool, True where the key is seen
-        """The mask of one tile: queries rows.start … rows.stop against keys columns.start … columns.stop.
+        """Make the mask of one tile: queries rows.start … rows.stop against keys columns.start … columns.stop.
 
         Query i stands at position offset + i among the keys, wherever the tile begins. It sees key j where j ≤ position
         (causal) and j > position - window (with a window): the key at its own position is one of the window. Not causal:

@@ -17,7 +17,7 @@ from minillm.memory import refuse_beyond_memory
 
 
 def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
-    """Which keys each query may look at, when the queries are the last n_q of n_k tokens.
+    """Make the causal mask, where the queries are the last n_q of n_k tokens.
 
     Query i is token n_k - n_q + i of the sequence, and sees itself and all before it. With a KV cache there are more
     keys than queries, so the triangle is shifted to the right.
@@ -26,7 +26,7 @@ def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
 
 
 def attention_head(q, k, v):  # (..., n_q, d), (..., n_k, d), (..., n_k, d) -> (..., n_q, d)
-    """One head of causal attention; leading axes, if any, are heads that do not see each other.
+    """Compute one head of causal attention; leading axes, if any, are heads that do not see each other.
 
     float32 in, float32 out. With fewer keys than queries the first queries come before all keys: they get 0.
     """

@@ -127,7 +127,7 @@ class Fast(np.ndarray):
             self.traffic.held -= self.size
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
-        """Do all arithmetic: compute as plain NumPy does, count it, keep the result in fast memory."""
+        """Run all arithmetic: compute as plain NumPy does, count it, keep the result in fast memory."""
         plain = [x.view(np.ndarray) if isinstance(x, Fast) else x for x in inputs]
         if out is not None:  # in place
             kwargs["out"] = tuple(x.view(np.ndarray) if isinstance(x, Fast) else x for x in out)
@@ -142,7 +142,7 @@ class Fast(np.ndarray):
         return self.traffic.fast(result) if type(result) is np.ndarray else result
 
     def __array_function__(self, function, types, args, kwargs):
-        """Do the same for np.where and others that are no ufuncs."""
+        """Run np.where and others that are no ufuncs: their results are in fast memory too."""
         result = super().__array_function__(function, types, args, kwargs)
         return self.traffic.fast(result) if type(result) is np.ndarray else result
 

@@ -1,4 +1,4 @@
-"""Floor 1: the same operations, one module per kind of machine.
+"""Floor 2: the same operations, one module per kind of machine.
 
 `ops` is the contract. `numpy_` hands on the reference of floor 0. A fast backend offers the same function names, so two files
 can be read side by side, and one test runs every operation of every backend that is present against the reference.
@@ -7,14 +7,14 @@ can be read side by side, and one test runs every operation of every backend tha
 import importlib
 import os
 
-from minillm.backends.ops import ops_of
+from minillm.backends.ops import Ops, ops_of
 from minillm.errors import MiniLLMError, did_you_mean
 
 BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
 WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers before the kernels are compiled
 
 
-def get_backend(name=None):  # -> ops.Ops
+def get_backend(name: str | None = None) -> Ops:
     """Get the operations of the backend called `name`; by default MINILLM_BACKEND's, else numpy's."""
     name = name or os.environ.get("MINILLM_BACKEND") or "numpy"
     if name not in BACKENDS:
@@ -26,7 +26,7 @@ def get_backend(name=None):  # -> ops.Ops
     return ops_of(module)
 
 
-def fitting_backend(model_bytes):  # -> name
+def fitting_backend(model_bytes: int) -> str:
     """Choose the backend for "auto", the default of the commands that run a model.
 
     What MINILLM_BACKEND says, where it is set. Else numba, where it can be loaded and the model is large enough to repay

@@ -2,7 +2,7 @@
 
     y = x Wᵀ        y[rows] += (x[rows] Aᵀ) Bᵀ        for each of parts = [(rows, A, B)]
 
-model/adapters.py routes the rows; how it is multiplied is the backend's affair.
+model/adapters.py routes the rows; how it is multiplied is up to the backend.
 """
 
 from dataclasses import dataclass, replace

@@ -12,8 +12,8 @@ on the texts part. That, and not threads, is why temperature 0 on a server is no
 
 The cure is one order per operation, whatever the shape: rows are multiplied one at a time (or by a kernel that adds up
 each row alike), and each query meets keys 0 … p, its own position, in tiles that begin at 0. The price is what the other
-orders were chosen for. Servers rarely pay it: nobody asks two neighbours to agree to the last bit, and everybody asks for
-speed. Who trains on what a server said does ask, and debugging is easier.
+orders were chosen for. Servers rarely pay it: users want speed, and seldom need equal bits. Reinforcement learning on sampled
+text does need them, and they make debugging easier.
 
 He and Thinking Machines Lab 2025, "Defeating Nondeterminism in LLM Inference".
 """

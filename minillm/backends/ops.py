@@ -16,6 +16,7 @@ assign slices, or rows by an array of row numbers (on the device too); add two o
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
+from types import ModuleType
 
 from minillm.errors import MiniLLMError
 
@@ -64,7 +65,7 @@ class Ops:
     compiling: Callable | None = None  # () -> a context manager around the first steps, in which kernels are compiled
     state: Callable | None = None  # () -> {what: value} for `minillm backends`
 
-    def with_attention(self, attention, paged_attention=None):  # -> Ops
+    def with_attention(self, attention: Callable, paged_attention: Callable | None = None) -> "Ops":
         """Replace the attention of a backend; its fast paths over many sequences, which would bypass it, are replaced too."""
         from minillm.backends.step import AttentionStep
         from minillm.layers import run_layers
@@ -77,7 +78,7 @@ REQUIRED = [f.name for f in fields(Ops) if f.default is MISSING and f.name not i
 
 
 @cache
-def ops_of(module):  # a backend -> Ops
+def ops_of(module: ModuleType) -> Ops:
     """Collect the operations of a module. MiniLLMError names what it lacks of the contract."""
     name = module.__name__.rpartition(".")[2].removesuffix("_")
     found = {f.name: getattr(module, f.name) for f in fields(Ops) if hasattr(module, f.name)}

@@ -1,4 +1,4 @@
-"""Floor 7: measurement. Work is reported beside its ceiling, and beside its peers in the same run."""
+"""Floor 8: measurement. Work is reported beside its ceiling, and beside its peers in the same run."""
 
 import importlib
 

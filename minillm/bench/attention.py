@@ -11,6 +11,7 @@ calls of a millisecond on a machine that others use are disturbed more often tha
 
 from dataclasses import dataclass, field
 
+from minillm import terminal
 from minillm.attention.mask import Mask
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import Worker
@@ -38,7 +39,7 @@ class Bench:
     workers: dict = field(default_factory=dict)
 
     def ask(self, name, queries, tokens, **options):  # -> dict
-        """One answer of one implementation, whose process starts when it is first asked."""
+        """Ask one implementation, whose process starts when it is first asked."""
         if name not in self.workers:
             say(f"starting {name}")
             self.workers[name] = Worker("attention", name, self.threads)
@@ -46,7 +47,7 @@ class Bench:
         return self.workers[name].ask(queries=queries, tokens=tokens, **shape, **options)
 
     def compare(self, names, queries, tokens):  # -> {"tokens", "queries", "flops", "engines", "ratios_to_torch"}
-        """All implementations on one size, in alternating rounds. Decode also has "ratios_to_contiguous" of the paged."""
+        """Compare all implementations on one size, in alternating rounds. Decode also has "ratios_to_contiguous" of the paged."""
         names = [name for name in names if self.peers or name != "torch"]
         left_out = {name: why for name in names if (why := self.reason_to_leave_out(name, queries, tokens))}
         names = [name for name in names if name not in left_out]
@@ -81,7 +82,7 @@ class Bench:
         }
 
     def bytes_moved(self, name, queries, tokens):
-        """Q and O, K and V, and naive: scores and probabilities, each written and read."""
+        """Count Q and O, K and V, and naive: scores and probabilities, each written and read."""
         kv = 2 * tokens * self.kv_heads * self.d_head * (2 if name.endswith("float16") else 4)
         scores = 4 * self.heads * queries * tokens * 4 if name.startswith("naive") else 0
         return 2 * queries * self.heads * self.d_head * 4 + kv + scores
@@ -90,7 +91,7 @@ class Bench:
         return 4 * self.d_head * (2 * queries * self.heads + 2 * tokens * self.kv_heads)
 
     def naive_bytes(self, queries, tokens):
-        """Three matrices at once: scores, masked scores, and what their softmax makes of them."""
+        """Count three matrices at once: scores, masked scores, and their softmax."""
         return 3 * 4 * self.heads * queries * tokens
 
     def reason_to_leave_out(self, name, queries, tokens):  # -> text, or None
@@ -102,13 +103,13 @@ class Bench:
         return None
 
     def foretold_s(self, name, queries, tokens):
-        """The time of a call, from a short one; only for what may be slow. Work grows with queries × keys."""
+        """Estimate the time of a call, from a short one; only for what may be slow. Work grows with queries × keys."""
         if not name.endswith("numpy") or queries == 1 or tokens <= PROBE:
             return 0.0
         return self.ask(name, PROBE, PROBE)["time_s"] * (queries * tokens) / PROBE**2
 
     def memory(self, tokens):  # -> dict
-        """The most that a prefill holds beside its inputs: measured, or for naive computed where it does not fit."""
+        """Measure the peak memory of a prefill beside its inputs; for naive computed where it does not fit."""
         flash = self.ask("flash_numba", tokens, tokens, memory=True)["peak_bytes"]
         measured = self.reason_to_leave_out("naive_numpy", tokens, tokens) is None
         naive = (
@@ -125,7 +126,7 @@ class Bench:
 
 
 def run(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
-    """Prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
+    """Measure prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
         raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")
     if heads % kv_heads:
@@ -165,19 +166,17 @@ def table(result):  # -> text
     lines = [f"causal attention, {r['heads']} heads over {r['kv_heads']} KV heads of {r['d_head']}, {r['threads']} threads"]
     for kind, unit, per_s in (("prefill", "GFLOP/s", "flops_per_s"), ("decode", "GB/s", "bytes_per_s")):
         other, other_per_s = ("GB/s", "bytes_per_s") if kind == "prefill" else ("GFLOP/s", "flops_per_s")
-        last = "" if kind == "prefill" else f"{'× contiguous':>15}"
-        lines.append(f"\n{kind:8}{'tokens':>8}  {'':22}{'ms':>10}{unit:>10}{other:>10}{'× torch':>10}{last}")
+        head, rows = [kind, "", "ms", unit, other, "× torch", "× contiguous", ""], []
         for row in r[kind]:
             for name, f in row["engines"].items():
-                head = f"{'':8}{row['tokens']:8,}  {name:22}"
+                cells = [f"{row['tokens']:,}", name]
                 if "left_out" in f:
-                    lines.append(f"{head}  left out: {f['left_out']}")
+                    rows.append([*cells, "", "", "", "", "", f"left out: {f['left_out']}"])
                     continue
-                to_torch, to_contiguous = (row.get(f"ratios_to_{x}", {}).get(name) for x in ("torch", "contiguous"))
-                ratios = f"{to_torch:10.2f}" if to_torch else " " * 10 * bool(to_contiguous)
-                ratios += f"{to_contiguous:15.2f}" if to_contiguous else ""
-                speeds = f"{f[per_s] / 1e9:10,.1f}{f[other_per_s] / 1e9:10,.1f}"
-                lines.append(f"{head}{f['time_s'] * 1e3:10,.2f}{speeds}{ratios}")
+                ratios = (row.get(f"ratios_to_{x}", {}).get(name) for x in ("torch", "contiguous"))
+                speeds = f"{f['time_s'] * 1e3:,.2f}", f"{f[per_s] / 1e9:,.1f}", f"{f[other_per_s] / 1e9:,.1f}"
+                rows.append([*cells, *speeds, *(f"{ratio:.2f}" if ratio else "" for ratio in ratios)])
+        lines += ["", terminal.table(head, rows, "><>>>>><")]
     c, m = r["machine"], r["memory"]
     lines.append(f"\nceilings, measured in this run: {c['flops_per_s'] / 1e9:,.0f} GFLOP/s (matrix product), ")
     lines[-1] += f"{c['read_bytes_per_s'] / 1e9:,.1f} GB/s (from memory; a small cache is read faster)"

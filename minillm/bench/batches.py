@@ -9,6 +9,7 @@ import statistics
 
 import numpy as np
 
+from minillm import terminal
 from minillm.bench.compare import ceilings, check_sizes
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
@@ -61,7 +62,7 @@ def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, b
 
 
 def row(what, batch, speeds, top, bound):
-    """One piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
+    """Make the row of one piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
     ours, *peers = speeds
     ratios = {peer: [a / b for a, b in zip(speeds[ours], speeds[peer], strict=True)] for peer in peers}
     return {
@@ -78,24 +79,25 @@ def row(what, batch, speeds, top, bound):
 
 
 def table(result):  # -> text
-    """Pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
+    """Format pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
     r, m = result, result["machine"]
-    names = list(r["engines"])
-    head = "".join(f"{name + ' tokens/s':>22}" + (f"{'ours/it':>22}" if i else "") for i, name in enumerate(names))
+    head, rows = ["", "roofline", "ours of it", "bound by"], []
+    for i, name in reversed([*enumerate(r["engines"])]):
+        head[1:1] = [f"{name} tokens/s", *(["ours/it"] if i else [])]
+    for piece in r["rows"]:
+        row = ["prefill" if piece["work"] == "prefill" else f"decode, batch {piece['batch']}"]
+        for name, speed in piece["tokens_per_s"].items():
+            row.append(f"{speed:,.1f}")
+            if (ratio := piece["ratios"].get(f"to {name}")) is not None:
+                low, high = piece["ratios_spread"][f"to {name}"]
+                row.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
+        rows.append([*row, f"{piece['ceiling_tokens_per_s']:,.0f}", f"{piece['share_of_ceiling']:.0%}", piece["bound"]])
     lines = [
         f"{r['model']}, {r['backend']} backend, keys and values in {r['kv']}: "
         f"{r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
         f"{r['threads']} threads, medians of {r['rounds']} rounds (lowest to highest)",
-        f"{'':18}{head}{'roofline':>12}{'ours of it':>12}  bound by",
+        terminal.table(head, rows, "<" + ">" * (len(head) - 2) + "<"),
     ]
-    for piece in r["rows"]:
-        line = f"{'prefill' if piece['work'] == 'prefill' else 'decode, batch ' + str(piece['batch']):18}"
-        for name in names:
-            line += f"{piece['tokens_per_s'][name]:22,.1f}"
-            if (ratio := piece["ratios"].get(f"to {name}")) is not None:
-                low, high = piece["ratios_spread"][f"to {name}"]
-                line += f"{f'{ratio:.2f} ({low:.2f} to {high:.2f})':>22}"
-        lines.append(line + f"{piece['ceiling_tokens_per_s']:12,.0f}{piece['share_of_ceiling']:12.0%}  {piece['bound']}")
     peak = max(m["flops_per_s"], m["kernel_flops_per_s"]) if r["bits_per_weight"] < 32 else m["flops_per_s"]
     flops, bandwidth = f"{peak / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
     lines.append(

@@ -7,6 +7,7 @@ What is measured here is hundreds of times that; bookkeeping is no reason to lea
 import random
 import time
 
+from minillm import terminal
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.prefix import HashPrefixCache
@@ -56,4 +57,4 @@ def table(result):  # -> text
         "hash_chain_per_minute": "match, append, commit, fork, free of sequences of 8 to 36 blocks: hash chain",
         "radix_tree_per_minute": "the same with a radix tree",
     }
-    return "operations a minute\n" + "\n".join(f"{result[key]:14,.0f}  {name}" for key, name in names.items())
+    return terminal.table(["operations a minute", ""], [[f"{result[key]:,.0f}", name] for key, name in names.items()], "><")

@@ -46,7 +46,7 @@ def compare(
 
 
 def check_sizes(config, prompt_tokens, new_tokens, batch, rounds):
-    """Refuse what cannot be measured before anything is loaded."""
+    """Refuse sizes that cannot be measured, before anything is loaded."""
     if prompt_tokens < 1 or new_tokens < 1 or batch < 1 or rounds < 1:
         raise MiniLLMError("prompt tokens, new tokens, batch and rounds must each be at least 1.")
     if prompt_tokens + new_tokens > config.context_length:
@@ -58,7 +58,7 @@ SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
 def speeds(answer, prompt_tokens, new_tokens, batch):  # -> dict
-    """Prefill draws the first token, decoding new_tokens more."""
+    """Compute speeds. Prefill draws the first token, decoding new_tokens more."""
     first, last = answer["prefill_s"], answer["prefill_s"] + answer["decode_s"]
     log = EventLog(events=[Event(0, ARRIVED, 0.0), Event(0, TOKEN, first), Event(0, TOKEN, last, new_tokens)])
     return {
@@ -81,7 +81,7 @@ def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
 
 
 def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32, kv="float32"):  # -> dict
-    """What the measured machine allows at these widths of weights, keys and values: the slower of bytes and FLOPs."""
+    """Compute the machine's bounds at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s
     peak = machine.peak(kernels=bits_per_weight < 32)

@@ -25,7 +25,7 @@ from minillm.speculative.verify import verify
 
 
 def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0, on_text=None):  # -> dict
-    """As pair.acceptance, with a head (model.eagle.Eagle). by_depth: [kept, looked at] of each draft of a chain.
+    """Measure as pair.acceptance, with a head (speculative.eagle.Eagle). by_depth: [kept, looked at] of each draft of a chain.
 
     on_text: called with each finished text (ids, the prompt among them).
     """
@@ -51,7 +51,7 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
 
 
 def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle} -> {what: milliseconds}
-    """Times of one decode step of the target, of its look at γ + 1 tokens, and of each head's draft step; and the LM heads alone.
+    """Measure times of a decode step of the target, of its pass over γ + 1 tokens, of each head's draft step; and LM heads alone.
 
     Of processor time, taken in turns, the least of all rounds each: whatever else runs on the machine only adds. On one thread
     that is the time it takes; on several it is the sum of theirs.

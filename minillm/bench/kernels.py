@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minillm import terminal
 from minillm.bench.machine import best_of, measure_machine
 
 TOKENS = (1, 2, 4, 8, 16, 32, 128, 512)
@@ -41,7 +42,7 @@ class Model:
 
 
 def random_weights(config, seed=0):  # ModelConfig -> Model
-    """The values of one layer, copied: what a product costs depends on where weights lie, not on what they are."""
+    """Copy the values of one layer: what a product costs depends on where weights lie, not on what they are."""
     from minillm.backends.numba_.packed import PackedMatrix, aligned, pack
     from minillm.formats.blocks import BLOCK_TYPES
 
@@ -68,7 +69,7 @@ def random_weights(config, seed=0):  # ModelConfig -> Model
 
 
 def ladder(model, machine, runs=3):  # -> [dict], a row for each step
-    """One token through all matrices, by each step of backends/numba_/steps.py, and by the fused layers."""
+    """Run one token through all matrices, by each step of backends/numba_/steps.py, and by the fused layers."""
     from minillm.backends.numba_ import steps
 
     rng = np.random.default_rng(1)
@@ -96,7 +97,7 @@ def row(name, seconds, model, machine):
 
 
 def fused_pass(model, x):
-    """The layers as the transformer calls them, with the attention between the halves left out."""
+    """Run the layers as the transformer calls them, with the attention between the halves left out."""
     from minillm.backends.numba_ import add_feed_forward, add_linear, attention_inputs, linear
 
     c = model.config
@@ -115,7 +116,7 @@ def fused_pass(model, x):
 
 
 def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "dequantized_s", "crossover"}
-    """Both ways to multiply n tokens with all layers' matrices: packed (linear.py) and through float32 (steps.dequantized)."""
+    """Multiply n tokens with all layers' matrices in both ways: packed (linear.py) and through float32 (steps.dequantized)."""
     from minillm.backends.numba_.linear import linear
     from minillm.backends.numba_.steps import dequantized
 
@@ -134,7 +135,7 @@ def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "deq
 
 
 def compared(tokens, a, b, a_name, b_name):
-    """Times of two ways at each number of tokens, and from where on the second wins."""
+    """Time two ways at each number of tokens, and find where the second begins to win."""
     from minillm.backends.numba_.crossover import crossover
 
     times = [(a(n), b(n)) for n in tokens]
@@ -143,7 +144,7 @@ def compared(tokens, a, b, a_name, b_name):
 
 
 def few_rows(d=64, keys=1024, runs=20):
-    """Attention of a few queries of one head: keys read where they lie (decode.py), or turned first (prefill.py)."""
+    """Attend for a few queries of one head: keys read where they lie (decode.py), or transposed first (prefill.py)."""
     from minillm.backends.numba_.attention import by_splits, by_tiles
     from minillm.backends.numba_.decode import split_keys
     from minillm.backends.numba_.pages import EVERYTHING, MaskRule, one_block
@@ -167,7 +168,7 @@ def few_rows(d=64, keys=1024, runs=20):
 
 
 def serial(columns=1536, runs=50):
-    """Rounding n tokens: by one core, or shared out, which begins with a parallel region."""
+    """Round n tokens: by one core, or shared out, which begins with a parallel region."""
     from minillm.backends.numba_.steps import round_by_all, round_by_one
 
     def seconds(way, n):
@@ -178,7 +179,7 @@ def serial(columns=1536, runs=50):
 
 
 def run(name, config, runs=3):  # -> dict
-    """All of it, on random weights in the shape of a model."""
+    """Run all of it, on random weights in the shape of a model."""
     import numba
 
     machine, model = measure_machine(), random_weights(config)
@@ -195,11 +196,13 @@ def table(result):  # -> text
         f"{result['model']}, {weights / 1e6:,.0f} million weights in Q4_1, {result['bytes'] / 1e6:,.0f} MB; {result['threads']} "
         f"threads ({result['threading_layer']}); memory {result['machine']['read_bytes_per_s'] / 1e9:,.1f} GB/s",
         "",
-        f"{'one token, all matrices':<26}{'Gweights/s':>12}{'GB/s':>8}{'tokens/s':>11}{'of bandwidth':>14}",
     ]
-    for r in result["ladder"]:
-        figures = f"{r['weights_per_s'] / 1e9:12.1f}{r['bytes_per_s'] / 1e9:8.1f}{r['tokens_per_s']:11,.1f}"
-        lines.append(f"{r['step']:<26}{figures}{r['share_of_bandwidth']:14.0%}")
+    rows = [
+        [r["step"], f"{r['weights_per_s'] / 1e9:.1f}", f"{r['bytes_per_s'] / 1e9:.1f}", f"{r['tokens_per_s']:,.1f}",
+         f"{r['share_of_bandwidth']:.0%}"]
+        for r in result["ladder"]
+    ]  # fmt: skip
+    lines.append(terminal.table(["one token, all matrices", "Gweights/s", "GB/s", "tokens/s", "of bandwidth"], rows))
     titles = {
         "many_tokens": ("n tokens, all layers", "packed_s", "dequantized_s"),
         "serial": ("rounding n tokens", "one_core_s", "shared_s"),
@@ -207,8 +210,9 @@ def table(result):  # -> text
     }
     for key, (title, a, b) in titles.items():
         part = result[key]
-        lines += ["", f"{title:<32}{a.removesuffix('_s'):>14}{b.removesuffix('_s'):>14}   ms"]
-        lines += [f"{n:<32,}{1e3 * s:14,.4f}{1e3 * t:14,.4f}" for n, s, t in zip(part["tokens"], part[a], part[b], strict=True)]
+        times = zip(part["tokens"], part[a], part[b], strict=True)
+        rows = [[f"{n:,}", f"{1e3 * s:,.4f}", f"{1e3 * t:,.4f}"] for n, s, t in times]
+        lines += ["", terminal.table([title, *(f"{name.removesuffix('_s')} ms" for name in (a, b))], rows)]
         found = part["crossover"]
         lines.append(f"the second wins from {found} on" if found else "the second does not win at the largest size")
     return "\n".join(lines)

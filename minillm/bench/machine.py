@@ -32,17 +32,17 @@ class Machine:
         return asdict(self)
 
     def better(self, other):  # Machine -> Machine
-        """The best of two measurements, such as one before and one after a run: one of them may have been disturbed."""
+        """Take the best of two measurements, such as one before and one after a run: one of them may have been disturbed."""
         best = {name: max(getattr(self, name), getattr(other, name)) for name in self.__slots__ if name.endswith("_per_s")}
         return replace(self, **best)
 
     def peak(self, kernels):  # -> FLOP/s that bound a run
-        """kernels: it runs on the compiled backend. What a float32 product does is possible at least."""
+        """Return the peak FLOP/s. kernels: of the compiled backend; a float32 product's is possible at least."""
         return max(self.flops_per_s, self.kernel_flops_per_s) if kernels else self.flops_per_s
 
 
 def measure_machine(megabytes=512, n=2048, kernels=False):  # -> Machine
-    """Best of several runs each, about a second in all. kernels: those of the compiled backend too, which it then loads."""
+    """Measure the machine: best of several runs, about a second in all. kernels: those of the compiled backend too."""
     import numpy as np
 
     square = np.ones((n, n), np.float32)
@@ -61,7 +61,7 @@ def measure_machine(megabytes=512, n=2048, kernels=False):  # -> Machine
 
 
 def bandwidth(megabytes):  # -> bytes/s, of the fastest of three ways to read
-    """A matrix-vector product with the library's own threads; a dot product and a maximum, each core in its own part."""
+    """Measure a matrix-vector product with the library's own threads; a dot product and a maximum, each core in its own part."""
     import numpy as np
 
     cores = available_cores()
@@ -82,7 +82,7 @@ def bandwidth(megabytes):  # -> bytes/s, of the fastest of three ways to read
 
 
 def cpu_share(seconds=0.2):  # -> 0 … 1
-    """The share of all cores' time that this process gets when it asks for all of it: 1 on a machine with nothing else to do.
+    """Measure the share of all cores' time that this process gets when it asks for all of it: 1 on an idle machine.
 
     One thread a core hashes (which needs no lock of Python's); its CPU time is set beside the clock.
     """
@@ -101,19 +101,19 @@ def cpu_share(seconds=0.2):  # -> 0 … 1
 
 
 def busy(share):  # -> a line for a person, or None
-    """What to say about figures measured at this share of the cores' time."""
+    """Warn about figures measured at this share of the cores' time."""
     if share >= BUSY_BELOW:
         return None
     return f"this machine is busy: a process gets {share:.0%} of its cores; figures are too low, and may contradict each other"
 
 
 def available_cores():
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def best_of(work, runs=5):  # -> seconds
-    """The fastest of several runs: the others were disturbed."""
+    """Time the fastest of several runs: the others were disturbed."""
     work()
     times = []
     for _ in range(runs):
@@ -132,7 +132,7 @@ def cpu_name():
 
 
 def peak_rss_bytes():
-    """The most memory this process has held at once; None where the platform does not tell.
+    """Measure the peak memory of this process; None where the platform does not tell.
 
     Linux: from /proc, because getrusage goes on counting from the peak of the process that started this one.
     """

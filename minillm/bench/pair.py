@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 
+from minillm import terminal
 from minillm.model.sampling import SamplingParams, distribution, draw
 from minillm.model.transformer import Segment
 from minillm.speculative.verify import verify
@@ -24,7 +25,7 @@ GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
 
 
 def perplexity(llm, documents):  # LLM, [text] -> float
-    """Per token, of each document as far as the context reaches; the first token, that of the beginning, is given."""
+    """Compute perplexity per token, of each document as far as the context reaches; the first token is given."""
     total = count = 0
     for document in documents:
         ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
@@ -37,7 +38,7 @@ def perplexity(llm, documents):  # LLM, [text] -> float
 
 
 def probe(llm, ids):  # LLM, ids -> (len(ids), vocab) float64
-    """Logits after every token."""
+    """Compute the logits after every token."""
     segment = Segment(np.asarray(ids), 0, llm.transformer.new_cache(len(ids)), "all")
     return llm.transformer.forward([segment])[0].astype(np.float64)
 
@@ -62,7 +63,7 @@ def acceptance(target, draft, prompts, temperature, gamma=GAMMA, new_tokens=NEW_
 
 
 def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LLM, [text] -> dict, ready for JSON
-    """Both perplexities, and acceptance from the beginnings of the first documents."""
+    """Measure both perplexities, and acceptance from the beginnings of the first documents."""
     beginnings = [target.tokenizer.encode(d)[:PROMPT_TOKENS] for d in documents[:prompts]]
     rates = {str(t): acceptance(target, draft, beginnings, t, new_tokens=new_tokens) for t in (0, 1)}
     models = {
@@ -73,14 +74,16 @@ def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LL
 
 
 def table(result):  # -> text
-    lines = [f"{'model':14}{'parameters':>12}{'perplexity':>12}   {result['documents']} held-out documents"]
-    for name, m in result["models"].items():
-        lines.append(f"{name:14}{m['parameters']:12,}{m['perplexity']:12.3f}")
-    lines.append("")
+    models = [[name, f"{m['parameters']:,}", f"{m['perplexity']:.3f}"] for name, m in result["models"].items()]
     how = f"{result['prompts']} beginnings of {PROMPT_TOKENS} tokens, {result['new_tokens']} new"
-    lines.append(f"acceptance at γ = {result['gamma']}: {how}")
-    for t, r in result["acceptance_at_temperature"].items():
-        name = "greedy" if t == "0" else f"temperature {t}"
-        looked = f"of {r['looked_at']:,} tokens looked at"
-        lines.append(f"{name:14}{r['rate']:8.1%} {looked}, {r['tokens_per_look']:.2f} tokens a look")
-    return "\n".join(lines)
+    rates = [
+        ["greedy" if t == "0" else f"temperature {t}", f"{r['rate']:.1%}", f"{r['looked_at']:,}", f"{r['tokens_per_look']:.2f}"]
+        for t, r in result["acceptance_at_temperature"].items()
+    ]
+    head = [f"acceptance at γ = {result['gamma']}", "kept", "of tokens looked at", "tokens a look"]
+    return "\n".join([
+        f"{result['documents']} held-out documents",
+        terminal.table(["model", "parameters", "perplexity"], models),
+        f"\n{how}",
+        terminal.table(head, rates),
+    ])  # fmt: skip

@@ -50,7 +50,7 @@ def chain(typing, floats, chains, steps, start):
 
 
 def make(floats, chains):
-    """A kernel of its own: Numba takes constants from the closure."""
+    """Make a kernel of its own: Numba takes constants from the closure."""
 
     @kernel()
     def run(steps, start):
@@ -60,7 +60,7 @@ def make(floats, chains):
 
 
 def kernel_flops_per_s(cores, best_of, steps=STEPS):  # int, work -> seconds -> {"integers": FLOP/s, "floats": FLOP/s}
-    """All cores at once; the fastest number of chains, timed by best_of (machine.py)."""
+    """Measure all cores at once; the fastest number of chains, timed by best_of (machine.py)."""
     import numpy as np
 
     found = {}

@@ -11,11 +11,11 @@ from statistics import median
 
 import numpy as np
 
+from minillm import terminal
 from minillm.bench.rounds import in_turn
 from minillm.errors import RequestError
 from minillm.gateway.session import Part, Session
 from minillm.model.sampling import SamplingParams
-from minillm.terminal import say
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)
 ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
@@ -39,7 +39,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
     session = Session(llm, ttl_s=float("inf"), min_tokens=1, capacity=prompt_tokens + block_size, block_size=block_size)
     cuts = [int(share * prompt_tokens) for share in shares]
 
-    say(f"writing {prompt_tokens:,} tokens")
+    terminal.say(f"writing {prompt_tokens:,} tokens")
     edges = sorted({0, *cuts, prompt_tokens})
     session.generate([Part(prefix[a:b], cache=True) for a, b in zip(edges, edges[1:], strict=False)], ONE_TOKEN)
 
@@ -62,7 +62,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
     for number, kept in enumerate(cuts, 1):
         ways[f"share {number}, {kept:,} tokens cached"] = lambda kept=kept: cached(kept, prompt_tokens - kept)
     short, long, asked, *by_share = map(median, in_turn(ways, rounds, lambda name: ways[name]()).values())
-    say("")
+    terminal.say("")
 
     flops = llm.config.prefill_flops
     rows = [
@@ -95,13 +95,13 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
 
 
 def table(result):  # -> text
-    """The measurement, to read."""
+    """Format the measurement."""
     lines = [f"{result['model']}: TTFT of a prompt of {result['prompt_tokens']:,} tokens, pages of {result['block_size']}"]
-    lines.append(f"{'shared':>10}{'TTFT':>12}{'floor':>12}{'faster':>9}")
-    lines.append(f"{'no cache':>10}{result['ttft_cold_s'] * 1e3:9,.0f} ms")
+    rows = [["no cache", f"{result['ttft_cold_s'] * 1e3:,.0f} ms"]]
     for row in result["shares"]:
-        ttft, floor = (row[name] * 1e3 for name in ("ttft_s", "floor_ttft_s"))
-        lines.append(f"{row['share']:10.0%}{ttft:9,.0f} ms{floor:9,.0f} ms{row['ratio']:8.1f}x")
+        ttft, floor = (f"{row[name] * 1e3:,.0f} ms" for name in ("ttft_s", "floor_ttft_s"))
+        rows.append([f"{row['share']:.0%}", ttft, floor, f"{row['ratio']:.1f}x"])
+    lines.append(terminal.table(["shared", "TTFT", "floor", "faster"], rows, ">"))
     s = result["system_prompt"]
     lines.append(
         f"A system prompt of {s['cached_tokens']:,} tokens and a question of {s['question_tokens']:,}: "

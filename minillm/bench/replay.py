@@ -14,6 +14,7 @@ Kwon et al., 2023, arXiv:2309.06180, figure 2; Qin et al., 2025, arXiv:2407.0007
 
 import time
 
+from minillm import terminal
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
@@ -31,12 +32,12 @@ EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the produ
 
 
 def power_of_two(n):
-    """The smallest power of two that is at least n."""
+    """Round n up to a power of two."""
     return 1 << (n - 1).bit_length()
 
 
 def paged_steps(prompt, output, block_size):
-    """Tokens reserved, summed over the decode steps, when blocks are taken as they are needed: a closed form."""
+    """Count tokens reserved, summed over the decode steps, when blocks are taken as they are needed: a closed form."""
 
     def up_to(n):  # Σ of ceil(i / block_size) for i = 1 … n
         full, rest = divmod(n, block_size)
@@ -46,7 +47,7 @@ def paged_steps(prompt, output, block_size):
 
 
 def waste(requests, reserve=8192, block_sizes=(8, 16, 32, 64, 256)):  # -> {way: dict}
-    """Waste of each way of allocating, and how many requests fit where one fits that reserves the maximum.
+    """Compute the waste of each way of allocating, and how many requests fit where one fits that reserves the maximum.
 
     Requests longer than `reserve` tokens are left out: a server that reserves so much must refuse them.
     """
@@ -89,7 +90,7 @@ def hits(requests, capacity, make_cache, on_request=None):  # -> dict
 
 
 def by_policy(requests, capacity, name):  # -> dict
-    """Hit rates of a radix tree of `capacity` pages under a policy, or of the hash chain."""
+    """Compute hit rates of a radix tree of `capacity` pages under a policy, or of the hash chain."""
     if name == "hash chain":
         return hits(requests, capacity, HashPrefixCache)
     if name == "belady":
@@ -100,7 +101,7 @@ def by_policy(requests, capacity, name):  # -> dict
 
 
 def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), policies=POLICIES):  # -> dict
-    """Hit rates with an unlimited cache, then by capacity in tokens and policy, each with its share of the unlimited one."""
+    """Compute hit rates with an unlimited cache, then by capacity in tokens and policy, each as a share of the unlimited."""
     if not all(r.pages for r in requests):
         raise RequestError("these requests have no page ids: prefix hits need a trace like Mooncake's.")
     start = time.perf_counter()
@@ -119,7 +120,7 @@ def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), 
 
 
 def run(what, trace=None, count=None):  # -> dict
-    """The figures of `minillm bench paging` or `prefix`: of a trace file, or of what this project's profile of it gives.
+    """Compute the figures of `minillm bench paging` or `prefix`: of a trace file, or of this project's profile of it.
 
     count: only so many requests, the first.
     """
@@ -131,23 +132,22 @@ def run(what, trace=None, count=None):  # -> dict
 
 
 def table(result):  # -> text
-    """What `run` gave, with its source."""
+    """Format what `run` returned, with its source."""
     body = waste_table(result["paging"]) if "paging" in result else prefix_table(result["prefix"])
     return f"{result['requests']:,} requests, {result['source']}\n{body}"
 
 
 def waste_table(result):  # -> text
-    lines = [f"{'':30}{'waste':>9}{'tokens held for one':>22}{'requests in the same memory':>30}"]
-    lines += [f"{way:30}{r['waste']:9.2%}{r['mean_tokens_reserved']:22,.0f}{r['fits']:29.1f}×" for way, r in result.items()]
-    return "\n".join(lines)
+    rows = [[way, f"{r['waste']:.2%}", f"{r['mean_tokens_reserved']:,.0f}", f"{r['fits']:.1f}×"] for way, r in result.items()]
+    return terminal.table(["", "waste", "tokens held for one", "requests in the same memory"], rows)
 
 
 def prefix_table(result):  # -> text
     best = result["unlimited"]
-    lines = [f"{'capacity':>12}  {'policy':10}{'of tokens':>11}{'mean of requests':>18}{'of unlimited':>14}"]
-    lines += [f"{'unlimited':>12}  {'':10}{best['hit_rate_tokens']:11.1%}{best['hit_rate_mean']:18.1%}{1:14.0%}"]
+    rows = [["unlimited", "", f"{best['hit_rate_tokens']:.1%}", f"{best['hit_rate_mean']:.1%}", "100%"]]
     for r in result["rows"]:
-        rates = f"{r['hit_rate_tokens']:11.1%}{r['hit_rate_mean']:18.1%}{r['of_unlimited']:14.0%}"
-        lines.append(f"{r['capacity_tokens']:12,}  {r['policy']:10}{rates}")
-    lines.append(f"Mooncake's paper: LRU of 3M tokens, 41% of unlimited. The unlimited replay took {result['replay_s']:.1f} s.")
-    return "\n".join(lines)
+        rates = f"{r['hit_rate_tokens']:.1%}", f"{r['hit_rate_mean']:.1%}", f"{r['of_unlimited']:.0%}"
+        rows.append([f"{r['capacity_tokens']:,}", r["policy"], *rates])
+    paper = f"Mooncake's paper: LRU of 3M tokens, 41% of unlimited. The unlimited replay took {result['replay_s']:.1f} s."
+    head = ["capacity", "policy", "of tokens", "mean of requests", "of unlimited"]
+    return f"{terminal.table(head, rows, '><')}\n{paper}"

@@ -19,7 +19,7 @@ from minillm.scheduler.scheduler import SchedulerConfig
 
 
 def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_s", "forward_s", "overhead_s", "overhead"}
-    """Decode steps of an engine with so many sequences, and the part of them that is not spent in the forward pass."""
+    """Measure decode steps of an engine with so many sequences, and the part of them outside the forward pass."""
     tokens = batch * (prompt_tokens + steps + 8)
     engine = Engine(llm, SchedulerConfig(num_blocks=tokens // 16 + 4 * batch, max_sequences=batch, max_tokens_per_step=tokens))
     transformer, inside = engine.executor.transformer, []
@@ -49,7 +49,7 @@ def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_
 
 
 def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds of the fast one, of the invariant one, ratio}
-    """Prefill of one prompt, and a decode step of a batch, with the fast operations and with the invariant ones."""
+    """Measure prefill of one prompt, and a decode step of a batch, with the fast operations and with the invariant ones."""
     out, rng = {}, np.random.default_rng(0)
     prompt = rng.integers(0, llm.config.vocab_size, prompt_tokens).tolist()
     seconds = {}
@@ -72,13 +72,13 @@ def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds o
 
 
 def run(llm, batch=16, steps=40):  # -> dict, ready for JSON
-    """Both, for so many sequences."""
+    """Measure both, for so many sequences."""
     engine, invariant = overhead(llm, batch, steps=steps), slowdown(llm, batch, steps=max(1, steps // 2))
     return {"model": llm.config.name, "batch": batch, "engine": engine, "invariant": invariant}
 
 
 def table(result):  # -> text
-    """A line for the engine, one for invariance."""
+    """Format a line for the engine, one for invariance."""
     engine, invariant = result["engine"], result["invariant"]
     return (
         f"{result['model']}, {result['batch']} sequences\n"

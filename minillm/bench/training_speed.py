@@ -7,6 +7,7 @@ forward, and twice that backward) over the speed of a large matrix product. Chow
 
 from statistics import median
 
+from minillm import terminal
 from minillm.bench.machine import measure_machine
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
@@ -39,11 +40,12 @@ def run(path, batch, length, rounds, threads, peers):  # -> dict, ready for JSON
 
 def table(result):  # -> text
     lines = [f"{result['model']}, {result['parameters']:,} parameters, {result['batch']} × {result['length']} tokens a step"]
-    lines.append(f"{'':16}{'step':>10}{'tokens/s':>12}{'of peak':>10}{'first loss':>12}")
-    for name, e in result["engines"].items():
-        name = "minillm" if name == "training" else "torch"
-        line = f"{name:16}{e['step_s'] * 1e3:7,.0f} ms{e['tokens_per_s']:12,.0f}{e['peak_share']:10.0%}{e['first_loss']:12.4f}"
-        lines.append(line)
+    rows = [
+        ["minillm" if name == "training" else "torch", f"{e['step_s'] * 1e3:,.0f}", f"{e['tokens_per_s']:,.0f}",
+         f"{e['peak_share']:.0%}", f"{e['first_loss']:.4f}"]
+        for name, e in result["engines"].items()
+    ]  # fmt: skip
+    lines.append(terminal.table(["", "step ms", "tokens/s", "of peak", "first loss"], rows))
     if ratios := result["ratios_to_torch"]:
         low, high = min(ratios), max(ratios)
         lines.append(f"{median(ratios):.2f} × torch's speed ({low:.2f} to {high:.2f} in {len(ratios)} rounds)")

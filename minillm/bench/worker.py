@@ -76,7 +76,7 @@ def workers(engines, path, threads, **options):  # -> {engine: Worker}
 
 
 def serve():
-    """The worker's side."""
+    """Run the worker's side."""
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)  # C libraries print to 1
     engine = None

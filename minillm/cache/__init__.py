@@ -1,1 +1,1 @@
-"""Floor 2: where keys and values wait for the next token."""
+"""Floor 3: where keys and values wait for the next token."""

@@ -2,7 +2,7 @@
 
 A sequence's cache is cut into blocks that may lie anywhere; a table says where (block_table). Nothing is reserved for
 tokens that may never come, and sequences that begin alike own the same blocks together. All of that is counting: a
-block has as many owners as there are tables that name it, and the last to let go frees it.
+block has as many owners as there are tables that name it, and the last owner frees it.
 
                     allocate                    the last owner frees it
         blank ──────────────────▶ in use ─────────────────────────────────▶ blank   nothing in it is worth keeping
@@ -17,7 +17,10 @@ PagedAttention: Kwon et al., 2023, arXiv:2309.06180.
 """
 
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
+from minillm.cache.prefix_cache import PrefixCache
 from minillm.errors import BlockError, OutOfBlocks, RequestError
 
 
@@ -28,7 +31,7 @@ class BlockPool:
     An operation that raises has changed nothing. Errors: BlockError, OutOfBlocks, RequestError for what can never fit.
     """
 
-    def __init__(self, num_blocks, block_size, watermark=0):
+    def __init__(self, num_blocks: int, block_size: int, watermark: int = 0) -> None:
         if num_blocks < 1:
             raise BlockError(f"a pool needs at least 1 block, found {num_blocks:,}.")
         if block_size < 1 or block_size & (block_size - 1):
@@ -38,27 +41,27 @@ class BlockPool:
         self.num_blocks, self.block_size, self.watermark = num_blocks, block_size, watermark
         self.refs = [0] * num_blocks  # reference counts: owners of each block
         self.blank = list(range(num_blocks))[::-1]  # free, content worthless; a stack, block 0 on top
-        self.idle = OrderedDict()  # free, content remembered by the cache; least recently freed first
-        self.kept = set()  # what the cache remembers: idle blocks and some that are in use
-        self.cache = None  # the PrefixCache that keeps blocks of this pool, if there is one
+        self.idle: OrderedDict[int, None] = OrderedDict()  # free, content remembered by the cache; least recently freed first
+        self.kept: set[int] = set()  # what the cache remembers: idle blocks and some that are in use
+        self.cache: Any = None  # the PrefixCache that keeps blocks of this pool, if there is one
 
     @property
-    def num_free(self):
+    def num_free(self) -> int:
         """Blocks without an owner. Cached ones count as free: they are evicted when needed."""
         return len(self.blank) + len(self.idle)
 
-    def can_allocate(self, n):
+    def can_allocate(self, n: int) -> bool:
         """Whether a new request may take n blocks and leave the watermark free: the test of admission."""
         return n <= self.num_free - self.watermark
 
-    def require(self, n, total=0):
+    def require(self, n: int, total: int = 0) -> None:
         """Raise unless n more blocks can be had now. total: those that the request will own with them."""
         if max(n, total) > self.num_blocks:
             raise RequestError(f"the request needs {max(n, total):,} blocks, the whole pool has {self.num_blocks:,}.")
         if n > self.num_free:
             raise OutOfBlocks(f"{n:,} blocks are needed, {self.num_free:,} of {self.num_blocks:,} are free.")
 
-    def allocate(self):  # -> block
+    def allocate(self) -> int:  # block
         """Allocate a block with one owner. Blank ones go first; then the cache evicts one."""
         self.require(1)
         if not self.blank:
@@ -67,14 +70,14 @@ class BlockPool:
         self.refs[block] = 1
         return block
 
-    def share(self, block):
+    def share(self, block: int) -> None:
         """Add an owner; an idle block is in use again, with its content."""
         if not self.refs[self.check_block(block)] and block not in self.idle:
             raise BlockError(f"block {block} is free and blank: there is nothing in it to share.")
         self.idle.pop(block, None)
         self.refs[block] += 1
 
-    def free(self, block):
+    def free(self, block: int) -> None:
         """Drop one owner of a block. The last one's becomes idle if it is kept (then tell the cache; newest last), else blank.
 
         Blank blocks are a stack: what was used last is used next. The cache hears of a block when it is idle, not before.
@@ -90,7 +93,7 @@ class BlockPool:
                 self.blank.append(block)
         # END SOLUTION
 
-    def release(self, blocks):
+    def release(self, blocks: Sequence[int]) -> None:
         """Drop one owner of each block of a sequence, the last block first.
 
         The order matters: the end of a cached prefix must be evicted before its beginning, without which it is unreachable.
@@ -100,11 +103,11 @@ class BlockPool:
         for block in reversed(blocks):
             self.free(block)
 
-    def is_shared(self, block):
+    def is_shared(self, block: int) -> bool:
         """Whether it has more than one owner."""
         return self.refs[self.check_block(block)] > 1
 
-    def writable(self, block):  # -> block, copy_from or None
+    def writable(self, block: int) -> tuple[int, int | None]:  # block, copy_from
         """Copy-on-write: the block that one of its owners may write to in its place, and what to copy into that first.
 
         A block with other owners is left to them; one that the cache remembers stays as it is remembered.
@@ -121,20 +124,20 @@ class BlockPool:
 
     # --- for the prefix cache ---------------------------------------------------------------------------------------------
 
-    def attach(self, cache):
+    def attach(self, cache: PrefixCache) -> None:
         """Let a PrefixCache keep blocks: it is told when one becomes idle, and asked to evict when blank ones run out."""
         if self.cache is not None:
             raise BlockError("the pool has a prefix cache already: a block can be remembered in one way only.")
         self.cache = cache
 
-    def keep(self, block):
+    def keep(self, block: int) -> None:
         """Mark a block in use as cached: its content stays when the last owner frees it."""
         self.check_owned(block)
         if block in self.kept:
             raise BlockError(f"block {block} is kept already: it holds one thing only.")
         self.kept.add(block)
 
-    def forget(self, block):
+    def forget(self, block: int) -> None:
         """Evict a block from the cache: an idle one becomes blank."""
         if self.check_block(block) not in self.kept:
             raise BlockError(f"block {block} is not kept: there is nothing to forget.")
@@ -145,13 +148,13 @@ class BlockPool:
 
     # --- what may be asked of a block ---------------------------------------------------------------------------------------
 
-    def check_block(self, block):  # -> block
+    def check_block(self, block: int) -> int:
         """Raise unless it is one of this pool's."""
         if not 0 <= block < self.num_blocks:
             raise BlockError(f"blocks are numbered 0 to {self.num_blocks - 1:,}, found {block:,}.")
         return block
 
-    def check_owned(self, block, times=1):  # -> block
+    def check_owned(self, block: int, times: int = 1) -> int:
         """Raise unless it has this many owners at least."""
         if self.refs[self.check_block(block)] < times:
             raise BlockError(f"block {block} has {self.refs[block]} owners, {times} would use it: was it freed twice?")

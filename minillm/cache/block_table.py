@@ -13,6 +13,9 @@ The owner of the arrays must carry out what a call returns, in order: first all 
 PagedAttention: Kwon et al., 2023, arXiv:2309.06180, section 4.
 """
 
+from collections.abc import Iterable, Sequence
+
+from minillm.cache.block_pool import BlockPool
 from minillm.errors import BlockError, RequestError
 
 
@@ -22,19 +25,19 @@ class BlockTable:
     blocks: full blocks to begin with, as a prefix cache's `match` gives them; the table takes over their ownership.
     """
 
-    def __init__(self, pool, blocks=()):
+    def __init__(self, pool: BlockPool, blocks: Iterable[int] = ()) -> None:
         self.pool = pool
         self.blocks = list(blocks)
         self.length = len(self.blocks) * pool.block_size
         self.freed = False
         self.changes = 0  # how often `blocks` has changed, so that a copy of it can be known to be stale
 
-    def blocks_for(self, n):  # -> blocks
+    def blocks_for(self, n: int) -> int:
         """Count the free blocks that `append(n)` would take, a copy of the last one included."""
         size, end = self.pool.block_size, self.length + n
         return -(-end // size) - len(self.blocks) + (n > 0 and self._must_copy())
 
-    def append(self, n):  # -> [slot], [(copy_from, copy_to)]
+    def append(self, n: int) -> tuple[list[int], list[tuple[int, int]]]:  # slots, (copy_from, copy_to)
         """Append n tokens: return the slots to write them to, and the blocks to copy before.
 
         Errors: OutOfBlocks if too few are free now, RequestError if the table would outgrow the pool.
@@ -54,8 +57,8 @@ class BlockTable:
         self.changes += bool(more or copies)
         return self.slots(start, self.length), copies
 
-    def slots(self, start, stop):  # -> [slot]
-        """The slot mapping of positions start … stop - 1: where in the pool each token's keys and values lie."""
+    def slots(self, start: int, stop: int) -> list[int]:
+        """Compute the slot mapping of positions start … stop - 1: where in the pool each token's keys and values lie."""
         size, blocks = self.pool.block_size, self.blocks
         if not 0 <= start <= stop <= self.length:
             raise RequestError(f"positions {start:,} to {stop:,} of a table of {self.length:,} tokens.")
@@ -63,7 +66,7 @@ class BlockTable:
         return [blocks[position // size] * size + position % size for position in range(start, stop)]
         # END SOLUTION
 
-    def fork(self):  # -> BlockTable
+    def fork(self) -> "BlockTable":
         """Make a second table of the same blocks: no copy now, one block at most when either writes."""
         self._alive()
         other = BlockTable(self.pool)
@@ -72,7 +75,7 @@ class BlockTable:
         other.blocks, other.length = list(self.blocks), self.length
         return other
 
-    def truncate(self, length):
+    def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, and free the blocks that held nothing else."""
         self._alive()
         if not 0 <= length <= self.length:
@@ -83,25 +86,25 @@ class BlockTable:
         self.length = length
         self.changes += 1
 
-    def free(self):
-        """The sequence is done, or preempted. The table cannot be used again."""
+    def free(self) -> None:
+        """Free all blocks: the sequence is done, or preempted. The table cannot be used again."""
         self._alive()
         self.pool.release(self.blocks)
         self.blocks, self.length, self.freed = [], 0, True
         self.changes += 1
 
-    def _must_copy(self):
+    def _must_copy(self) -> bool:
         """Whether the last block is partly filled, and shared or cached, so that it must not be written."""
         if self.length % self.pool.block_size == 0:
             return False
         return self.pool.is_shared(self.blocks[-1]) or self.blocks[-1] in self.pool.kept
 
-    def _alive(self):
+    def _alive(self) -> None:
         if self.freed:
             raise BlockError("this block table was freed: its blocks may have other owners by now.")
 
 
-def swap(tables, pool):  # -> [(block there, block here)]
+def swap(tables: Sequence[BlockTable], pool: BlockPool) -> list[tuple[int, int]]:  # (block there, block here)
     """Move tables to another pool, out to the host's or back in; what they share with each other stays shared.
 
     Give all tables of one request at once (parallel samples, beams): a block that two of them own is copied once.
@@ -117,7 +120,7 @@ def swap(tables, pool):  # -> [(block there, block here)]
     if len({id(table) for table in tables}) < len(tables):
         raise BlockError(f"a table is named twice among the {len(tables)} to move.")
     pool.require(len({block for table in tables for block in table.blocks}))
-    places = {}
+    places: dict[int, int] = {}
     for table in tables:
         for block in table.blocks:
             if block in places:

@@ -15,6 +15,7 @@ import numpy as np
 
 from minillm.backends import numpy_
 from minillm.backends.ops import Ops, ops_of
+from minillm.cache.protocol import Array
 from minillm.errors import RequestError
 
 FIRST_CAPACITY = 64  # tokens; doubled as needed, so that appending n tokens copies O(n) of them in all
@@ -38,21 +39,21 @@ class ContiguousCache:
     v: np.ndarray = field(init=False, repr=False)
     lengths: list[int] = field(init=False, repr=False)  # per layer: within a step, early layers are ahead of late ones
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.k, self.v = (self.ops.empty((self.layers, 0, self.kv_heads, self.d_head), self.dtype) for _ in "kv")
         self.lengths = [0] * self.layers
 
     @property
-    def length(self):
+    def length(self) -> int:
         """Tokens held in every layer."""
         return min(self.lengths)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes reserved, used or not."""
         return self.k.nbytes + self.v.nbytes
 
-    def reserve(self, tokens):
+    def reserve(self, tokens: int) -> None:
         """Make room for this many tokens in all, by doubling."""
         capacity = self.k.shape[1]
         if tokens > self.max_length:
@@ -66,7 +67,7 @@ class ContiguousCache:
             new[:, : old.shape[1]] = old
             setattr(self, name, new)
 
-    def append(self, layer, k, v):  # int, (n, kv_heads, d_head), (n, kv_heads, d_head)
+    def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
         """Add the keys and values of n new tokens to one layer, after those it holds."""
         # BEGIN SOLUTION ex=02.1
         start = self.lengths[layer]
@@ -77,34 +78,34 @@ class ContiguousCache:
         self.lengths[layer] = end
         # END SOLUTION
 
-    def read(self, layer):  # int -> (length, kv_heads, d_head), (length, kv_heads, d_head)
+    def read(self, layer: int) -> tuple[Array, Array]:  # (length, kv_heads, d_head) twice
         """Views of the keys and values that one layer holds, in order. No copy: do not write to them."""
         # BEGIN SOLUTION ex=02.2
         end = self.lengths[layer]
         return self.k[layer, :end], self.v[layer, :end]
         # END SOLUTION
 
-    def make_room(self, n):
+    def make_room(self, n: int) -> None:
         """Allocate the memory for n more tokens now, for all layers."""
         self.reserve(self.length + n)
 
-    def indices(self, n):  # -> []
+    def indices(self, n: int) -> list[np.ndarray]:  # none
         """Make room for n more tokens. They go after the old ones: there is nothing to look up."""
         self.make_room(n)
         return []
 
-    def place(self, arrays):  # []
-        """Do nothing: there was nothing to upload."""
+    def place(self, arrays: list[Array]) -> None:  # none
+        """Ignore it: there was nothing to upload."""
 
-    def pages(self):  # -> (layers, 1, capacity, kv_heads, d_head), (…), (0,)
-        """The memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
+    def pages(self) -> tuple[Array, Array, Array]:  # (layers, 1, capacity, kv_heads, d_head) twice, (0,)
+        """Return the memory as pages and a block table, for kernels that read both kinds of cache: here one block."""
         return self.k[:, None], self.v[:, None], (0,)
 
-    def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
+    def attend(self, ops: Ops, layer: int, q: Array) -> Array:  # (n_q, heads, d) -> (n_q, heads, d)
         """Attention of the newest tokens to all that one layer holds."""
         return ops.attention(q, *self.read(layer))
 
-    def truncate(self, length):
+    def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""
         if not 0 <= length <= self.length:
             raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
@@ -112,7 +113,7 @@ class ContiguousCache:
         self.lengths = [length] * self.layers
         # END SOLUTION
 
-    def fork(self):
+    def fork(self) -> "ContiguousCache":
         """Make a second cache with the same content, independent from here on (a copy; paging shares instead)."""
         # BEGIN SOLUTION ex=02.4
         other = ContiguousCache(self.layers, self.kv_heads, self.d_head, self.max_length, self.dtype, self.ops)

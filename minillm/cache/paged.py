@@ -12,12 +12,16 @@ blocks, and writes new tokens to their slots. A block number is the same in ever
 Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from minillm.backends import numpy_
-from minillm.backends.ops import ops_of
+from minillm.backends.ops import Ops, ops_of
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable, swap
+from minillm.cache.protocol import Array
 from minillm.errors import RequestError
 from minillm.memory import refuse_beyond_memory
 
@@ -29,7 +33,17 @@ class PageStore:
     Errors: MiniLLMError where it would not fit in memory.
     """
 
-    def __init__(self, layers, kv_heads, d_head, num_blocks, block_size, dtype=np.float32, watermark=0, ops=None):
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        d_head: int,
+        num_blocks: int,
+        block_size: int,
+        dtype: Any = np.float32,
+        watermark: int = 0,
+        ops: Ops | None = None,
+    ) -> None:
         shape = (layers, num_blocks, block_size, kv_heads, d_head)
         size = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         refuse_beyond_memory(size, f"a pool of {num_blocks:,} blocks of {block_size} tokens")
@@ -38,20 +52,20 @@ class PageStore:
         self.k, self.v = self.ops.zeros(shape, dtype), self.ops.zeros(shape, dtype)
 
     @classmethod
-    def for_model(cls, config, num_blocks, block_size=16, **options):
+    def for_model(cls, config: Any, num_blocks: int, block_size: int = 16, **options: Any) -> "PageStore":  # a ModelConfig
         """Make a store of a model's shape."""
         return cls(config.n_layers, config.n_kv_heads, config.d_head, num_blocks, block_size, **options)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of all pages, used or not."""
         return self.k.nbytes + self.v.nbytes
 
-    def new_cache(self, blocks=(), max_length=None):  # -> PagedCache
+    def new_cache(self, blocks: Sequence[int] = (), max_length: int | None = None) -> "PagedCache":
         """Make the cache of a new sequence. blocks: a match of a prefix cache, owned by this sequence from now on."""
         return PagedCache(self, BlockTable(self.pool, blocks), max_length)
 
-    def copy(self, pairs, source=None):  # [(from, to)]
+    def copy(self, pairs: list[tuple[int, int]], source: "PageStore | None" = None) -> None:  # [(from, to)]
         """Copy whole blocks, in every layer, in the order given; from another store where one is named, by way of the host."""
         source = source or self
         for a, b in pairs:
@@ -64,22 +78,22 @@ class PageStore:
 class PagedCache:
     """Keys and values of one sequence, in pages. A protocol.KVCache, with `free` at the end."""
 
-    def __init__(self, store, table, max_length=None):
+    def __init__(self, store: PageStore, table: BlockTable, max_length: int | None = None) -> None:
         self.store, self.table, self.max_length = store, table, max_length
         self.lengths = [table.length] * len(store.k)  # per layer: within a step, early layers are ahead of late ones
-        self.made = {}  # numbers of the table on the device, each with what they were made of: once a step, not once a layer
+        self.made: dict = {}  # numbers of the table on the device, with what they were made of: once a step, not once a layer
 
     @property
-    def length(self):
+    def length(self) -> int:
         """Tokens held in every layer."""
         return min(self.lengths)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the blocks in its table, shared ones included."""
         return len(self.table.blocks) * self.store.nbytes // self.store.pool.num_blocks
 
-    def append(self, layer, k, v):  # int, (n, kv_heads, d_head), (n, kv_heads, d_head)
+    def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
         """Add the keys and values of n new tokens to one layer. The first layer of a step takes the blocks for all."""
         start, end = self.lengths[layer], self.lengths[layer] + len(k)
         self.make_room(end - self.length)
@@ -91,7 +105,7 @@ class PagedCache:
         self.lengths[layer] = end
         # END SOLUTION
 
-    def make_room(self, n):
+    def make_room(self, n: int) -> None:
         """Allocate the blocks for n more tokens now, for all layers."""
         end = self.length + n
         if self.max_length is not None and end > self.max_length:
@@ -100,61 +114,61 @@ class PagedCache:
             _, copies = self.table.append(end - self.table.length)
             self.store.copy(copies)
 
-    def pages(self):  # -> (layers, blocks, block_size, kv_heads, d_head), (…), (blocks of this sequence,)
-        """The store's memory and this sequence's block table."""
+    def pages(self) -> tuple[Array, Array, Array]:  # (layers, blocks, block_size, kv_heads, d_head) twice, (blocks,)
+        """Return the store's memory and this sequence's block table."""
         return self.store.k, self.store.v, self.table.blocks
 
-    def read(self, layer):  # int -> (length, kv_heads, d_head), (length, kv_heads, d_head)
+    def read(self, layer: int) -> tuple[Array, Array]:  # (length, kv_heads, d_head) twice
         """Keys and values of one layer, in order: gathered into new arrays, for tests and for moving them elsewhere."""
         (slots,) = self.store.ops.upload([self.numbers("slots", (0, self.lengths[layer]))])
         return tuple(pages[layer].reshape(-1, *pages.shape[3:])[slots] for pages in (self.store.k, self.store.v))
 
-    def attend(self, ops, layer, q):  # backend, int, (n_q, heads, d) -> (n_q, heads, d)
+    def attend(self, ops: Ops, layer: int, q: Array) -> Array:  # (n_q, heads, d) -> (n_q, heads, d)
         """Attention of the newest tokens to all that one layer holds, page by page."""
         table = self.on_device("blocks")
         return ops.paged_attention(q, self.store.k[layer], self.store.v[layer], table, self.lengths[layer])
 
-    def indices(self, n):  # -> [slots of n more tokens, block table]
+    def indices(self, n: int) -> list[np.ndarray]:  # slots of n more tokens, block table
         """Make room for n more tokens, and return their slots."""
         self.make_room(n)
         return [self.numbers("slots", (self.length, self.length + n)), self.numbers("blocks")]
 
-    def place(self, arrays):  # [slots, block table]
-        """The same on the device, for all layers of the step."""
+    def place(self, arrays: list[Array]) -> None:  # slots, block table
+        """Take the uploaded slots and block table, for all layers of the step."""
         slots, blocks = arrays
         span = self.length, self.length + len(slots)
         self.made = {"slots": ((span, self.table.changes), slots), "blocks": (((), self.table.changes), blocks)}
 
-    def numbers(self, name, span=()):  # "slots" or "blocks" -> (n,) int64 on the host
+    def numbers(self, name: str, span: Sequence[int] = ()) -> np.ndarray:  # "slots" or "blocks" -> (n,) int64 on the host
         return np.array(self.table.slots(*span) if name == "slots" else self.table.blocks, np.int64)
 
-    def on_device(self, name, span=()):  # -> (n,) int64
-        """The arrays that `place` gave; uploaded here where there were none, or where tokens or blocks have changed since."""
+    def on_device(self, name: str, span: Sequence[int] = ()) -> Array:  # (n,) int64
+        """Return the arrays that `place` gave; upload them here where there were none, or where tokens or blocks have changed."""
         of = span, self.table.changes
         if name not in self.made or self.made[name][0] != of:
             self.made[name] = of, self.store.ops.upload([self.numbers(name, span)])[0]
         return self.made[name][1]
 
-    def truncate(self, length):
+    def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer, and give back the blocks that held nothing else."""
         if not 0 <= length <= self.length:
             raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
         self.table.truncate(length)
         self.lengths = [length] * len(self.lengths)
 
-    def fork(self):  # -> PagedCache
+    def fork(self) -> "PagedCache":
         """Make a second cache with the same content: both own the same blocks, and the first to write copies one."""
         other = PagedCache(self.store, self.table.fork(), self.max_length)
         other.lengths = list(self.lengths)
         return other
 
-    def free(self):
+    def free(self) -> None:
         """Free the blocks: the sequence is done, or preempted."""
         self.table.free()
         self.lengths = [0] * len(self.lengths)
 
 
-def move_to_store(caches, store):  # [PagedCache], PageStore
+def move_to_store(caches: list[PagedCache], store: PageStore) -> None:
     """Swap caches to another store (host memory, and back); blocks that they share stay shared."""
     old = caches[0].store
     store.copy(swap([c.table for c in caches], store.pool), source=old)

@@ -29,13 +29,13 @@ def chain(tokens, block_size, salt=None, parent=None, hasher=hash):  # -> yields
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class CachedBlock:
     """A cached block: its hash (name), tokens, salt and parent. Compared by identity."""
 
     name: int
     tokens: tuple
     salt: object
-    parent: "Entry | None"
+    parent: "CachedBlock | None"
     block: int
 
 
@@ -47,11 +47,11 @@ class HashPrefixCache:
 
     def __init__(self, pool, hasher=hash):
         self.pool, self.hasher = pool, hasher
-        self.by_name = {}  # name -> Entry
-        self.by_block = {}  # block -> Entry
+        self.by_name = {}  # name -> CachedBlock
+        self.by_block = {}  # block -> CachedBlock
         pool.attach(self)
 
-    def find(self, tokens, salt=None):  # -> [Entry]
+    def find(self, tokens, salt=None):  # -> [CachedBlock]
         """Find the entries along the chain of tokens, up to the first that is unknown or a collision."""
         found, parent = [], None
         for name, block in chain(tokens, self.pool.block_size, salt, hasher=self.hasher):
@@ -86,7 +86,7 @@ class HashPrefixCache:
             entry, mine = self.by_name.get(name), blocks[index]
             if entry is None:
                 pool.keep(mine)
-                entry = self.by_name[name] = self.by_block[mine] = Entry(name, block_tokens, salt, parent, mine)
+                entry = self.by_name[name] = self.by_block[mine] = CachedBlock(name, block_tokens, salt, parent, mine)
                 registered += 1
             elif entry.parent is not parent or entry.tokens != block_tokens or entry.salt != salt or pool.is_shared(mine):
                 break  # a collision; or a duplicate that a fork reads too and that cannot be changed under it
@@ -110,4 +110,4 @@ class HashPrefixCache:
         return count
 
     def on_idle(self, block):
-        """Nothing to do: the pool's own order, longest idle first, is the order of eviction."""
+        """Ignore it: the pool's own order, longest idle first, is the order of eviction."""

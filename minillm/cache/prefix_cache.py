@@ -13,38 +13,39 @@ block owns those before it too, idle blocks can always be evicted from the end. 
 Only computed tokens may be committed; drafts only once accepted. A block that is cached is never written (pool.writable).
 """
 
+from collections.abc import Hashable
 from typing import Protocol
 
 
 class PrefixCache(Protocol):
     """Remembers full blocks of one BlockPool by the tokens that lead to them."""
 
-    def cached_length(self, tokens, salt=None):  # -> tokens
+    def cached_length(self, tokens: list[int], salt: Hashable = None) -> int:
         """Count the tokens that `match` would find. Locks nothing, changes nothing: for sorting a queue."""
 
-    def match(self, tokens, salt=None):  # -> [block]
+    def match(self, tokens: list[int], salt: Hashable = None) -> list[int]:  # blocks
         """Match the longest cached prefix: its blocks, each with one owner more, the caller, which must release them.
 
         Full blocks only, and never all tokens: the last one is computed, or there would be no logits to sample from.
         salt: anything hashable; prompts with different salts share nothing (tenants, adapters, images).
         """
 
-    def commit(self, tokens, blocks, salt=None):  # -> blocks newly registered
+    def commit(self, tokens: list[int], blocks: list[int], salt: Hashable = None) -> int:  # blocks newly registered
         """Register the full blocks of tokens whose keys and values are computed. blocks: the table's own list.
 
         Where the cache holds the same tokens in another block, the list is changed to that one and the duplicate freed.
         """
 
-    def release(self, blocks):
+    def release(self, blocks: list[int]) -> None:
         """Release a match that is not used after all. (A table that has taken it over frees itself.)"""
 
-    def evict(self, n):  # -> blocks
+    def evict(self, n: int) -> int:  # blocks
         """Evict up to n idle blocks, the least valuable first: they become blank. The pool calls it when blank ones run out."""
 
-    def on_idle(self, block):
+    def on_idle(self, block: int) -> None:
         """Called by the pool when the last owner of a cached block has freed it."""
 
 
-def matchable(tokens, block_size):  # -> [token]
+def matchable(tokens: list[int], block_size: int) -> list[int]:
     """Cut a prompt to the part that a match may cover: full blocks, and never the last token."""
     return list(tokens[: max(0, len(tokens) - 1) // block_size * block_size])

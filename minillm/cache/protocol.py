@@ -10,7 +10,14 @@ all of them; the layout is the cache's own. Arrays are the backend's, on the dev
 the tokens of all sequences. A cache that was not given them uploads them itself.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from minillm.backends.ops import Ops
+
+Array = Any  # of the backend, on the device
 
 
 @runtime_checkable
@@ -30,26 +37,26 @@ class KVCache(Protocol):
     def make_room(self, n: int) -> None:
         """Allocate the memory for n more tokens now, for all layers."""
 
-    def indices(self, n: int) -> list:  # -> [int64 arrays on the host]
+    def indices(self, n: int) -> list["np.ndarray"]:  # int64, on the host
         """Make room for n more tokens, and return the indices that a step needs on the device, perhaps none."""
 
-    def place(self, arrays: list) -> None:  # what `indices` gave, on the device
+    def place(self, arrays: list[Array]) -> None:  # what `indices` gave, on the device
         """Take the uploaded indices, for the step that follows."""
 
-    def append(self, layer: int, k, v) -> None:  # (n, kv_heads, d_head) twice
+    def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
         """Add the keys and values of n new tokens to one layer, after those it holds."""
 
-    def attend(self, ops, layer: int, q):  # Ops, int, (n_q, heads, d_head) -> (n_q, heads, d_head)
+    def attend(self, ops: "Ops", layer: int, q: Array) -> Array:  # (n_q, heads, d_head) -> (n_q, heads, d_head)
         """Attention of the newest n_q tokens to all that one layer holds."""
 
-    def read(self, layer: int):  # -> (length, kv_heads, d_head), (length, kv_heads, d_head)
+    def read(self, layer: int) -> tuple[Array, Array]:  # (length, kv_heads, d_head) twice
         """Keys and values of one layer, in order: for tests and lessons. Do not write to them."""
 
-    def pages(self):  # -> (layers, blocks, block_size, kv_heads, d_head) twice, block numbers
-        """The memory as pages and a block table, for kernels that read any cache where it lies."""
+    def pages(self) -> tuple[Array, Array, Array]:  # (layers, blocks, block_size, kv_heads, d_head) twice, block numbers
+        """Return the memory as pages and a block table, for kernels that read any cache where it lies."""
 
     def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone."""
 
-    def fork(self):  # -> KVCache
+    def fork(self) -> Self:
         """Make a second cache with the same content, independent from here on."""

@@ -1,4 +1,4 @@
-"""Floor 7: the command line, one module a command.
+"""Floor 8: the command line, one module a command.
 
 Each module says HELP, adds its arguments in `configure(parser)`, and works in `run(args)`, where it imports what it
 needs: so `minillm --help` imports no NumPy. Errors that a user can cause become one line and exit status 2.
@@ -7,6 +7,7 @@ needs: so `minillm --help` imports no NumPy. Errors that a user can cause become
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 from minillm import __version__
 from minillm.cli.arguments import Parser
@@ -17,7 +18,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def main(argv=None):  # -> exit status
+def main(argv: Sequence[str] | None = None) -> int:  # exit status
     """Run one command. 0: done. 2: an error the user can put right. 130: stopped with Control-C."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -43,7 +44,7 @@ def main(argv=None):  # -> exit status
             raise
         print(f"minillm: exercise {id} is not written yet: minillm course check {id}", file=sys.stderr)
         return 2
-    except OSError as error:  # a folder that cannot be made, a name too long, a file of somebody else: the path says whose
+    except OSError as error:  # a folder that cannot be made, a name too long, a file of another user: the path says which
         if isinstance(error, BrokenPipeError):  # `minillm generate ... | head`: the reader has gone, nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -57,7 +58,7 @@ def main(argv=None):  # -> exit status
         return 130
 
 
-def parser():  # -> Parser
+def parser() -> Parser:
     """All commands and their options. A subparser is of the same class."""
     top = Parser(prog="minillm", description="A small LLM inference engine that you can read.")
     top.add_argument("--version", action="version", version=f"minillm {__version__}")
@@ -71,7 +72,7 @@ def parser():  # -> Parser
     return top
 
 
-def set_threads(count):
+def set_threads(count: int) -> None:
     """Tell every numeric library how many threads to use. They read it when first imported, so not later than here.
 
     Numba refuses to compile once its variable no longer says how many threads it has started, so where it is running

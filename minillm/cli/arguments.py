@@ -6,7 +6,9 @@ nearest option, and an abbreviation as any other unknown word: it could mean ano
 
 import argparse
 import re
+from collections.abc import Iterable
 from itertools import takewhile
+from typing import Any, NoReturn, cast
 
 from minillm.errors import nearest
 
@@ -20,25 +22,26 @@ class Parser(argparse.ArgumentParser):
     siblings: {name: parser} of what could have been chosen in its place.
     """
 
-    default, siblings = None, {}
+    default: str | None = None
+    siblings: dict[str, "Parser"] = {}
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, allow_abbrev=False, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"allow_abbrev": False})
 
-    def choices(self):  # -> {name: parser}
+    def choices(self) -> dict[str, "Parser"]:
         """The actions to choose from; none for a command that has only options."""
-        return self._subparsers._group_actions[0].choices if self._subparsers else {}
+        return cast(dict, self._subparsers._group_actions[0].choices) if self._subparsers else {}
 
-    def introduce(self):
+    def introduce(self) -> None:
         """Make the actions known to each other, on every level."""
         for parser in self.choices().values():
             parser.siblings = self.choices()
             parser.introduce()
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"minillm: {' '.join(message.split())}{self.hint(message)}; {self.prog} --help says what there is.\n")
 
-    def hint(self, message):  # -> " (did you mean …?)", " (… has it)", or nothing
+    def hint(self, message: str) -> str:  # " (did you mean …?)", " (… has it)", or nothing
         """Name the nearest of what there is, the commands that have an option, or the right place of a word."""
         if found := re.search(r"invalid choice: '?([\w-]+).*?choose from (.*)\)", message):
             return self.did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
@@ -57,11 +60,11 @@ class Parser(argparse.ArgumentParser):
         having = [other.prog for other in self.siblings.values() if word in other._option_string_actions]
         return f" ({' and '.join(having)} ha{'ve' if having[1:] else 's'} it)" if having else ""
 
-    def did_you_mean(self, word, known):
+    def did_you_mean(self, word: str, known: Iterable[str]) -> str:
         near = nearest(word, known)
         return f" (did you mean {near}?)" if near else ""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # argparse overloads it
         """Refuse an unknown option here, where the command's own are known, before its value is taken for another word."""
         if args is not None:
             if self.default and (not args or args[0].startswith("-") and args[0] not in KNOWN_TO_ALL):

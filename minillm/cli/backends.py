@@ -1,7 +1,10 @@
 """`minillm backends`: which backends this machine can run, and with how many threads of which kind."""
 
 import sys
+from argparse import Namespace
+from collections.abc import Iterator
 
+from minillm.cli.arguments import Parser
 from minillm.errors import MiniLLMError
 
 HELP = "list the backends, whether this machine can run them, and with which threads"
@@ -11,11 +14,11 @@ SLOW_THREADS = (
 )
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from minillm.backends import BACKENDS
     from minillm.cli.common import print_json
 
@@ -29,7 +32,7 @@ def run(args):
     return 0
 
 
-def look(name):  # -> dict
+def look(name: str) -> dict:
     """Load a backend and let it tell about itself."""
     from minillm.backends import get_backend
 
@@ -40,7 +43,7 @@ def look(name):  # -> dict
     return {"available": True, "summary": ops.summary, **(ops.state() if ops.state else {})}
 
 
-def report(name, facts):  # -> lines
+def report(name: str, facts: dict) -> Iterator[str]:
     yield f"{name:8} {facts['summary']}"
     if "threads" in facts:
         folder, count = facts["kernel_folder"], facts["compiled_kernels"]

@@ -3,6 +3,9 @@
 Each benchmark measures one thing, and takes its own options alone (benchmarks.py); without a name it is the model.
 """
 
+from argparse import Namespace
+
+from minillm.cli.arguments import Parser
 from minillm.cli.benchmarks import CHOICES
 from minillm.cli.common import beside_json, print_json, share_now, tell_share
 from minillm.errors import MiniLLMError
@@ -10,7 +13,7 @@ from minillm.errors import MiniLLMError
 HELP = "measure prefill and decode speed, or one part alone; --peers adds llama.cpp, transformers, torch where installed"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.default = "model"
     parser.epilog = "Without NAME, options are those of the model: minillm bench --batch 8."
     names = parser.add_subparsers(dest="what", metavar="NAME", required=True)
@@ -20,7 +23,7 @@ def configure(parser):
         sub.add_argument("--json", action="store_true", help="print one JSON object; the table goes to standard error")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from minillm.bench import benchmark
 
     refuse_below_1(args)
@@ -34,7 +37,7 @@ def run(args):
     return 0
 
 
-def refuse_below_1(args):
+def refuse_below_1(args: Namespace) -> None:
     """All whole numbers here are counts."""
     for name, value in vars(args).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:

@@ -7,12 +7,15 @@ A new one is a pair of these with its row in CHOICES, and a row of the registry 
 """
 
 import sys
+from argparse import Namespace
+from types import ModuleType
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path
 from minillm.errors import MiniLLMError
 
 
-def add_model(parser):
+def add_model(parser: Parser) -> None:
     add_model_options(parser)
     add_counts(parser, prompt_tokens=512, new_tokens=32)
     parser.add_argument("--batch", default="1", metavar="N,N", help="sequences at once; several: a table (default: %(default)s)")
@@ -21,7 +24,7 @@ def add_model(parser):
     add_peers(parser, "llama.cpp and, with a single batch size, transformers")
 
 
-def run_model(args, module):
+def run_model(args: Namespace, module: ModuleType) -> dict:
     batches, path = numbers("--batch", args.batch), model_path(args)
     peers = module.peers(batches) if args.peers else []
     if args.peers and not peers:
@@ -30,7 +33,7 @@ def run_model(args, module):
     return module.run(path, batches, *sizes, args.backend, args.kv, args.threads, peers)
 
 
-def add_attention(parser):
+def add_attention(parser: Parser) -> None:
     parser.add_argument("--tokens", default="512,2048,8192", metavar="N,N", help="sizes (default: %(default)s)")
     add_counts(parser, heads=9)
     parser.add_argument("--kv-heads", type=int, metavar="N", help="key and value heads (default: as many)")
@@ -39,7 +42,7 @@ def add_attention(parser):
     add_peers(parser, "torch")
 
 
-def run_attention(args, module):
+def run_attention(args: Namespace, module: ModuleType) -> dict:
     from importlib.util import find_spec
 
     from minillm.bench.machine import available_cores, measure_machine
@@ -52,58 +55,58 @@ def run_attention(args, module):
     return module.run(tokens, args.heads, kv_heads, args.d_head, args.rounds, threads, peers, measure_machine)
 
 
-def add_ttft(parser):
+def add_ttft(parser: Parser) -> None:
     add_model_options(parser)
     add_counts(parser, prompt_tokens=1000, rounds=3)
 
 
-def run_ttft(args, module):
+def run_ttft(args: Namespace, module: ModuleType) -> dict:
     return module.run(load(args), args.prompt_tokens, rounds=args.rounds)
 
 
-def add_paging(parser):
+def add_paging(parser: Parser) -> None:
     parser.add_argument("--trace", metavar="FILE", help="Azure's CSV (default: requests drawn from our profile of it)")
     parser.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace)")
 
 
-def add_prefix(parser):
+def add_prefix(parser: Parser) -> None:
     parser.add_argument("--trace", metavar="FILE", help="Mooncake's JSONL (default: requests drawn from our profile of it)")
     parser.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace)")
 
 
-def run_paging(args, module):
+def run_paging(args: Namespace, module: ModuleType) -> dict:
     return module.run("paging", args.trace, args.requests)
 
 
-def run_prefix(args, module):
+def run_prefix(args: Namespace, module: ModuleType) -> dict:
     return module.run("prefix", args.trace, args.requests)
 
 
-def add_blocks(parser):
+def add_blocks(parser: Parser) -> None:
     add_counts(parser, requests=3000)
 
 
-def run_blocks(args, module):
+def run_blocks(args: Namespace, module: ModuleType) -> dict:
     return module.run(args.requests)
 
 
-def add_serving(parser):
+def add_serving(parser: Parser) -> None:
     add_model_options(parser)
     add_counts(parser, batch=16, new_tokens=40)
     add_kv_option(parser)
 
 
-def run_serving(args, module):
+def run_serving(args: Namespace, module: ModuleType) -> dict:
     return module.run(load(args), args.batch, args.new_tokens)
 
 
-def add_training(parser):
+def add_training(parser: Parser) -> None:
     add_model_options(parser, backend=False)
     add_counts(parser, prompt_tokens=512, batch=1, rounds=5)
     add_peers(parser, "torch")
 
 
-def run_training(args, module):
+def run_training(args: Namespace, module: ModuleType) -> dict:
     from minillm.bench.peers import installed
 
     peers = args.peers and installed("transformers")
@@ -112,7 +115,7 @@ def run_training(args, module):
     return module.run(model_path(args), args.batch, args.prompt_tokens, args.rounds, args.threads, peers)
 
 
-def add_pair(parser):
+def add_pair(parser: Parser) -> None:
     add_model_options(parser)
     parser.add_argument("--draft", default="tiny-draft", metavar="M", help="the model that proposes (default: %(default)s)")
     add_kv_option(parser)
@@ -121,7 +124,7 @@ def add_pair(parser):
     add_counts(parser, requests=40, new_tokens=96)
 
 
-def run_pair(args, module):
+def run_pair(args: Namespace, module: ModuleType) -> dict:
     from minillm.llm import LLM
     from minillm.model import zoo
     from minillm.training.data import read_corpus, split
@@ -133,12 +136,12 @@ def run_pair(args, module):
     return module.run(load(args), LLM(zoo.resolve(args.draft)), held_out, args.requests, args.new_tokens)
 
 
-def add_kernels(parser):
+def add_kernels(parser: Parser) -> None:
     add_model_options(parser, "smollm2-135m", backend=False)
     add_counts(parser, rounds=3)
 
 
-def run_kernels(args, module):
+def run_kernels(args: Namespace, module: ModuleType) -> dict:
     from minillm.model.load import read_config
     from minillm.model.presets import PRESETS
 
@@ -161,23 +164,23 @@ COUNTS = {
 }
 
 
-def add_counts(parser, **defaults):  # name=default
-    """Options that take a whole number from 1 up."""
+def add_counts(parser: Parser, **defaults: int) -> None:  # name=default
+    """Add options that take a whole number from 1 up."""
     for name, default in defaults.items():
         option, says = "--" + name.replace("_", "-"), f"{COUNTS[name]} (default: %(default)s)"
         parser.add_argument(option, type=int, default=default, metavar="N", help=says)
 
 
-def add_peers(parser, which):
+def add_peers(parser: Parser, which: str) -> None:
     parser.add_argument("--peers", action="store_true", help=f"also measure {which}, where installed")
 
 
-def absent(packages):
-    """--peers where there is none: say so, and measure ourselves."""
+def absent(packages: str) -> None:
+    """Warn where --peers has none, and measure ourselves only."""
     print(f"minillm: no peer is installed, so there is none beside us; pip install {packages}", file=sys.stderr)
 
 
-def numbers(option, text):  # "1,4,8" -> [1, 4, 8]
+def numbers(option: str, text: str) -> list[int]:  # "1,4,8" -> [1, 4, 8]
     try:
         found = [int(n) for n in text.split(",")]
     except ValueError:

@@ -4,7 +4,10 @@ Lines that begin with a slash are commands, such as /help; with a space in front
 """
 
 import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import (
     add_lora_option,
     add_model_options,
@@ -14,6 +17,9 @@ from minillm.cli.common import (
     pace,
     sampling_given,
 )
+
+if TYPE_CHECKING:
+    from minillm.model.tokenizer.chat import ChatTemplate
 
 HELP = "talk with a model; /help says how, an empty line or Control-D ends it"
 COMMANDS = {
@@ -25,14 +31,14 @@ TALKER = "smollm2-135m"
 STORIES = ("tiny", "tiny-draft")
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     add_model_options(parser)
     add_sampling_options(parser, max_tokens=512, models_own=True)
     add_lora_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from minillm.llm import Conversation
     from minillm.model.defaults import chosen_sampling
     from minillm.model.sampling import SamplingParams
@@ -62,13 +68,14 @@ def run(args):
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:  # ends the answer, not the conversation
             print(" [stopped]", end="")
-        print(f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics)}]" if asked else "", file=sys.stderr)
+        told = f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics)}]" if asked and talk.last else ""
+        print(told, file=sys.stderr)
         print(flush=True)
     return 0
 
 
-def command(line):  # -> whether the conversation goes on
-    """Say what a command does, on standard error. An unknown one changes nothing."""
+def command(line: str) -> bool:  # whether the conversation goes on
+    """Carry out a command, and describe it on standard error. An unknown one changes nothing."""
     if line == "/exit":
         return False
     if line == "/reset":
@@ -82,8 +89,8 @@ def command(line):  # -> whether the conversation goes on
     return True
 
 
-def cannot_chat(model, template):  # name, ChatTemplate or None
-    """Say so, in one line, where a model has learnt to go on with a text and not to answer: its template knows no roles.
+def cannot_chat(model: str, template: "ChatTemplate | None") -> None:
+    """Warn, in one line, about a base model, which continues texts and does not answer: its template knows no roles.
 
     TokenizerError where there is no template at all.
     """

@@ -2,11 +2,22 @@
 
 import json
 import sys
+from argparse import Namespace, _ActionsContainer
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO
+
+from minillm.cli.arguments import Parser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from minillm.llm import LLM
+    from minillm.model.sampling import SamplingParams
 
 DEFAULT_MODEL = "tiny"
 
 
-def add_model_options(parser, default=DEFAULT_MODEL, backend=True):
+def add_model_options(parser: Parser, default: str = DEFAULT_MODEL, backend: bool = True) -> None:
     parser.add_argument(
         "--model", default=default, metavar="M", help="name, .gguf file, folder, or hf:ORG/REPO/FILE (default: %(default)s)"
     )
@@ -15,24 +26,24 @@ def add_model_options(parser, default=DEFAULT_MODEL, backend=True):
     add_threads_option(parser)
 
 
-def add_threads_option(parser):
+def add_threads_option(parser: Parser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the numeric libraries (default: all cores)")
 
 
-def add_lora_option(parser):
+def add_lora_option(parser: Parser) -> None:
     parser.add_argument("--lora", metavar="PATH", help="with this adapter: a PEFT folder, or a GGUF file")
 
 
-def chosen_adapter(args):  # -> name or None
-    """What --lora chose, under the name that a request gives it; to be called before load()."""
+def chosen_adapter(args: Namespace) -> str | None:
+    """Read --lora, under the name that a request gives it; call it before load()."""
     args.adapters = {"lora": args.lora} if args.lora else None
     return "lora" if args.lora else None
 
 
-def add_sampling_options(parser, max_tokens=128, models_own=False):
-    """models_own: what is not given is left to the model's own recommendation (sampling_given, model/defaults.py)."""
+def add_sampling_options(parser: Parser, max_tokens: int = 128, models_own: bool = False) -> None:
+    """Add sampling options. models_own: values not given are left to the model's recommendation (model/defaults.py)."""
 
-    def knob(name, kind, off, metavar, says):
+    def knob(name: str, kind: type, off: float, metavar: str, says: str) -> None:
         default, what = (None, "default: what suits the model") if models_own else (off, "the default")
         parser.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{says} ({what})")
 
@@ -47,27 +58,27 @@ def add_sampling_options(parser, max_tokens=128, models_own=False):
     parser.add_argument("--truncate", choices=["left"], help="drop the beginning of a prompt that is too long")
 
 
-def sampling_given(args):  # -> {name: value}
-    """What the options said; a knob that was left to the model is not among them."""
+def sampling_given(args: Namespace) -> dict[str, Any]:
+    """Read the sampling options; a parameter that was left to the model is not among them."""
     names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def sampling_params(args, **more):
+def sampling_params(args: Namespace, **more: Any) -> "SamplingParams":
     from minillm.model.sampling import SamplingParams
 
     return SamplingParams(**sampling_given(args), **more)
 
 
-def model_path(args):  # -> path
-    """Where the model is."""
+def model_path(args: Namespace) -> "Path":
+    """Find the model's path."""
     from minillm.model import zoo
 
     return or_download(args.model, zoo.resolve)
 
 
-def or_download(model, use):  # name or path, name or path -> anything
-    """use(model); if we know the model but do not have it, and somebody is there to answer, offer to fetch it first."""
+def or_download(model: str, use: Callable[[Any], Any]) -> Any:  # what use(name or path) gives
+    """Call use(model); for a known model that is not on the disk, offer to fetch it first, if a person is there to answer."""
     from minillm.model import zoo
 
     try:
@@ -81,8 +92,8 @@ def or_download(model, use):  # name or path, name or path -> anything
     return use(zoo.download(model))
 
 
-def load(args):  # -> LLM
-    """The model that the options name."""
+def load(args: Namespace) -> "LLM":
+    """Load the model that the options name."""
     from minillm.llm import LLM
 
     kv = (args.kv or "auto") if hasattr(args, "kv") else "float32"
@@ -92,28 +103,28 @@ def load(args):  # -> LLM
 KV_HELP = "keys and values (default: float16, as other servers keep them, where the backend is numba; else float32)"
 
 
-def add_kv_option(parser):
+def add_kv_option(parser: _ActionsContainer) -> None:
     parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
 
 
-def beside_json(args):  # -> where what a person reads goes: with --json standard output is for the object alone
+def beside_json(args: Namespace) -> TextIO:  # where what a person reads goes: with --json standard output is for the object alone
     return sys.stderr if args.json else sys.stdout
 
 
-def print_json(values):
-    """One object, which is all that stands on standard output."""
+def print_json(values: dict) -> None:
+    """Print one JSON object, which is all that stands on standard output."""
     print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
-def share_now():  # -> 0 … 1
-    """The share of the cores that a process gets now, to be handed to tell_share once all is measured."""
+def share_now() -> float:  # 0 … 1
+    """Measure the share of the cores that a process gets now; give it to tell_share once all is measured."""
     from minillm.bench.machine import cpu_share
 
     return cpu_share()
 
 
-def tell_share(before):  # -> the lower of the shares before and after
-    """A busy machine spoils what was measured: say so on standard error."""
+def tell_share(before: float) -> float:  # the lower of the shares before and after
+    """Warn on standard error that a busy machine spoiled the measurement."""
     from minillm.bench.machine import busy
 
     share = min(before, share_now())
@@ -122,8 +133,8 @@ def tell_share(before):  # -> the lower of the shares before and after
     return round(share, 3)
 
 
-def pace(metrics):  # -> one line
-    """Metrics of a request in words."""
+def pace(metrics: dict) -> str:  # one line
+    """Describe the metrics of a request in words."""
     parts = [f"{metrics['prompt_tokens']} tokens in, {metrics['new_tokens']} out"]
     if metrics["ttft_s"] is not None:
         parts.append(f"TTFT {metrics['ttft_s'] * 1e3:,.0f} ms")

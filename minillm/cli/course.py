@@ -2,18 +2,25 @@
 
 import shutil
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minillm.cli.arguments import Parser
+
+if TYPE_CHECKING:
+    from minillm.course.exercises.index import Course
 
 HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills, notebooks"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     from minillm.course.notebooks import build
 
     commands = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def command(act, help, ids=None, work=True):  # -> the parser of the action
+    def command(act: Callable, help: str, ids: str | None = None, work: bool = True) -> Parser:  # of the action
         sub = commands.add_parser(act.__name__.strip("_"), help=help, description=help)
         sub.set_defaults(act=act)
         if ids:
@@ -40,7 +47,7 @@ def configure(parser):
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
     release.add_argument("--tests", type=Path, metavar="DIR", help="private tests to add to the autograder")
-    grade = command(_grade, "score a submission that nobody trusts", work=False)
+    grade = command(_grade, "score an untrusted submission", work=False)
     grade.add_argument("work", type=Path, nargs="?", metavar="DIR", help="the submission (work)")
     grade.add_argument("--work", dest="folder", type=Path, default=Path("work"), metavar="DIR", help="the same, as an option")
     grade.add_argument("--only", dest="ids", nargs="+", default=[], metavar="ID", help="lessons or exercises to score (all)")
@@ -54,7 +61,7 @@ def configure(parser):
     grade.add_argument("--no-lint", dest="lint", action="store_false", help="skip the first barrier")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Carry out one action; the exit status is 0 when all that was asked for is done."""
     from minillm.course.exercises import moved
     from minillm.course.exercises.index import Course
@@ -66,11 +73,11 @@ def run(args):
     return args.act(args, Course())
 
 
-def show(lines):
+def show(lines: Iterable[str]) -> None:
     print("\n".join(lines))
 
 
-def _start(args, course):
+def _start(args: Namespace, course: "Course") -> int:
     from minillm.course.exercises import check
     from minillm.course.exercises.progress import Progress
     from minillm.course.exercises.start import start
@@ -81,11 +88,11 @@ def _start(args, course):
     return 0
 
 
-def _check(args, course):
+def _check(args: Namespace, course: "Course") -> int:
     from minillm.course.exercises import check
     from minillm.course.exercises.progress import Progress
 
-    def once():
+    def once() -> bool:
         lines, done = check.check(course, Progress.load(args.work), args.ids, args.seed)
         show(lines)
         sys.stdout.flush()
@@ -100,7 +107,7 @@ def _check(args, course):
     return 0
 
 
-def _hint(args, course):
+def _hint(args: Namespace, course: "Course") -> int:
     from minillm.course.exercises import check
     from minillm.course.exercises.progress import Progress
 
@@ -108,7 +115,7 @@ def _hint(args, course):
     return 0
 
 
-def _status(args, course):
+def _status(args: Namespace, course: "Course") -> int:
     from minillm.course.exercises.progress import Progress
     from minillm.course.exercises.status import status
 
@@ -117,7 +124,7 @@ def _status(args, course):
     return 0
 
 
-def _solution(args, course):
+def _solution(args: Namespace, course: "Course") -> int:
     from minillm.course.exercises import check
     from minillm.course.exercises.progress import Progress
 
@@ -125,7 +132,7 @@ def _solution(args, course):
     return 0
 
 
-def _kills(args, course):
+def _kills(args: Namespace, course: "Course") -> int:
     import json
 
     from minillm.course.exercises.kills import kills, show_kill
@@ -140,13 +147,13 @@ def _kills(args, course):
     return 0 if all(kill.caught for kill in found) else 1
 
 
-def _notebooks(args, course):
+def _notebooks(args: Namespace, course: "Course") -> int:
     from minillm.course.notebooks.build import run
 
     return run(args)
 
 
-def _release(args, course):
+def _release(args: Namespace, course: "Course") -> int:
     from minillm.course.grading.release import release
 
     for path in release(course, args.ids, args.out, args.seed, args.tests):
@@ -154,7 +161,7 @@ def _release(args, course):
     return 0
 
 
-def _grade(args, course):
+def _grade(args: Namespace, course: "Course") -> int:
     from minillm.course.grading import report
     from minillm.course.grading.grade import Limits, grade
 

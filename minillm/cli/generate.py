@@ -1,8 +1,10 @@
 """`minillm generate`: one prompt, answered as it is made."""
 
 import sys
+from argparse import Namespace
 from dataclasses import asdict
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import (
     add_lora_option,
     add_model_options,
@@ -17,7 +19,7 @@ from minillm.cli.common import (
 HELP = "complete a prompt, or answer it with --chat"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads standard input")
     add_model_options(parser)
     add_sampling_options(parser)
@@ -28,8 +30,9 @@ def configure(parser):
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from minillm.bench.machine import peak_rss_bytes
+    from minillm.llm import Completion
 
     params = sampling_params(args, logprobs=args.logprobs)
     adapter = chosen_adapter(args)
@@ -39,7 +42,7 @@ def run(args):
         system = [{"role": "system", "content": args.system}] if args.system else []
         prompt = llm.chat([*system, {"role": "user", "content": prompt}])
 
-    finished = []
+    finished: list[Completion] = []
     try:
         for piece in llm.stream(prompt, params, args.truncate, finished.append, adapter):
             if not args.json:

@@ -4,19 +4,29 @@ The bits per weight that a file's name promises ("Q4_1": 5) are those of its mat
 often stored wider. The table by type shows where the bytes went, and the average is over every weight.
 """
 
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minillm.cli.arguments import Parser
 from minillm.cli.common import print_json
+from minillm.terminal import table
+
+if TYPE_CHECKING:
+    from minillm.formats.gguf import GGUFFile
 
 HELP = "what a GGUF file holds; or, of a model's name (llama-3-70b), what it takes and what fits where"
 FIRST = 8  # elements shown of an array that is longer than twice that
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE|NAME", help="a .gguf file, a model by name, or a shape: llama-3-8b, qwen3-8b …")
     parser.add_argument("--context", type=int, metavar="N", help="what it takes, with the KV cache of so many tokens")
     parser.add_argument("--json", action="store_true", help="one JSON object; long arrays as count and first elements")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from minillm.cli import sizing
 
     if args.context is None and (path := model_file(args.file)):
@@ -29,8 +39,8 @@ def run(args):
     return 0
 
 
-def model_file(name):  # -> the path of a GGUF file, or None where a name stands for a shape
-    """A file that is here, also by its name; a path is a file even where it is not there."""
+def model_file(name: str) -> Path | str | None:  # a GGUF file, or None where a name stands for a shape
+    """Find a file that is here, also by its name; a path is a file even where it is not there."""
     from minillm.errors import ModelError
     from minillm.model import zoo
     from minillm.model.presets import PRESETS
@@ -47,7 +57,7 @@ def model_file(name):  # -> the path of a GGUF file, or None where a name stands
     return path if path.is_file() else None
 
 
-def inspect_file(args, path):
+def inspect_file(args: Namespace, path: Path | str) -> int:
     from minillm.formats.gguf import open_gguf
 
     with open_gguf(path) as gguf:
@@ -59,11 +69,11 @@ def inspect_file(args, path):
     return 0
 
 
-def summary(gguf):  # GGUFFile -> dict fit for JSON
-    """Everything that is shown, as plain values."""
+def summary(gguf: "GGUFFile") -> dict:  # fit for JSON
+    """Collect everything that is shown, as plain values."""
     tensors = gguf.tensors.values()
     weights, tensor_bytes = sum(t.size for t in tensors), sum(t.nbytes for t in tensors)
-    types = {}
+    types: dict[str, dict] = {}
     for tensor in tensors:
         row = types.setdefault(tensor.type.name, {"tensors": 0, "weights": 0, "bytes": 0})
         row["tensors"] += 1
@@ -87,8 +97,8 @@ def summary(gguf):  # GGUFFile -> dict fit for JSON
     }
 
 
-def plain(value):
-    """A metadata value for JSON: which has no NaN and no infinity, and no use for 49,152 tokens."""
+def plain(value: Any) -> Any:
+    """Convert a metadata value for JSON: which has no NaN and no infinity, and no use for 49,152 tokens."""
     if isinstance(value, float) and not float("-inf") < value < float("inf"):
         return str(value)
     if isinstance(value, (str, int, float, type(None))):
@@ -98,25 +108,29 @@ def plain(value):
     return [plain(item) for item in (value if isinstance(value, list) else value.tolist())]
 
 
-def report(facts):  # -> lines
-    """The summary for people. Names and strings come from a stranger: they are quoted, so no control code gets through."""
+def report(facts: dict) -> Iterator[str]:
+    """Format the summary for people. Names and strings are untrusted: they are quoted, so no control code gets through."""
     bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.2f} bits per weight"
     yield f"{facts['path']}: GGUF version {facts['version']}, architecture {abbreviated(facts['architecture'])}"
     yield f"{facts['file_bytes']:,} bytes, {facts['weights']:,} weights in {len(facts['tensors']):,} tensors{bits}"
-    yield f"\n{'type':8}{'tensors':>9}{'weights':>16}{'bytes':>16}{'bits per weight':>17}"
-    for name, row in sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"]):
-        yield f"{name:8}{row['tensors']:>9,}{row['weights']:>16,}{row['bytes']:>16,}{row['bits_per_weight']:>17.4g}"
+    types = sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"])
+    rows = [
+        [name, f"{row['tensors']:,}", f"{row['weights']:,}", f"{row['bytes']:,}", f"{row['bits_per_weight']:.4g}"]
+        for name, row in types
+    ]
+    yield "\n" + table(["type", "tensors", "weights", "bytes", "bits per weight"], rows)
     yield "\nmetadata"
     for key, value in facts["metadata"].items():
         yield f"  {unquoted(key)} = {abbreviated(value)}"
-    yield f"\n{'tensors: offset':>16}{'bytes':>14}  {'type':6}{'shape':>16}  name"
-    for t in facts["tensors"]:
-        shape = " x ".join(map(str, t["shape"]))
-        yield f"{t['offset_bytes']:>16,}{t['bytes']:>14,}  {t['type']:6}{shape:>16}  {unquoted(t['name'])}"
+    rows = [
+        [f"{t['offset_bytes']:,}", f"{t['bytes']:,}", t["type"], " x ".join(map(str, t["shape"])), unquoted(t["name"])]
+        for t in facts["tensors"]
+    ]
+    yield "\n" + table(["tensors: offset", "bytes", "type", "shape", "name"], rows, ">><><")
 
 
-def abbreviated(value, limit=100):
-    """A value of the metadata on one line, with how much of it there is."""
+def abbreviated(value: Any, limit: int = 100) -> str:
+    """Abbreviate a value of the metadata to one line, with how much of it there is."""
     if isinstance(value, dict):
         text = f"{repr(value['first'])[:-1]}, ...]"
         return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({value['count']:,} elements)"
@@ -124,5 +138,5 @@ def abbreviated(value, limit=100):
     return text if len(text) <= limit else f"{text[: limit - 3]}... ({len(text):,} characters)"
 
 
-def unquoted(name):
+def unquoted(name: str) -> str:
     return name if name.isprintable() else repr(name)

@@ -6,13 +6,20 @@
 """
 
 import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import print_json
+
+if TYPE_CHECKING:
+    from minillm.load.client import Client
+    from minillm.load.generator import LoadTest
 
 HELP = "send a workload to an OpenAI-compatible server: TTFT, TPOT, throughput, goodput, with intervals"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.add_argument("--url", required=True, metavar="URL", help="http://HOST:PORT, with or without /v1")
     parser.add_argument("--model", metavar="NAME", help="default: the first that the server lists")
     parser.add_argument("--chat", action="store_true", help="use /v1/chat/completions (default: /v1/completions)")
@@ -39,7 +46,7 @@ def configure(parser):
     parser.add_argument("--json", action="store_true", help="print one JSON object, and the table to standard error")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     import asyncio
     import os
 
@@ -80,7 +87,7 @@ def run(args):
     return 130 if test.stopped else 0
 
 
-async def under_way(client, requests, args, vocabulary):  # -> LoadTest
+async def under_way(client: "Client", requests: list, args: Namespace, vocabulary: tuple[int, int] | None) -> "LoadTest":
     from minillm.load import generator
     from minillm.terminal import bar
 
@@ -92,8 +99,8 @@ async def under_way(client, requests, args, vocabulary):  # -> LoadTest
             client.close()
 
 
-def plan(args):  # -> [Request] with their times, and in words
-    """What is sent when. Errors: options that contradict each other, a trace that cannot be read."""
+def plan(args: Namespace) -> tuple[list, str]:  # [Request] with their times, and in words
+    """Plan the requests and their times. Errors: options that contradict each other, a trace that cannot be read."""
     import math
 
     from minillm.errors import MiniLLMError
@@ -133,7 +140,7 @@ def plan(args):  # -> [Request] with their times, and in words
     return workload.at_times(requests, times), f"{told}, {args.arrivals or 'poisson'} at {rate:g}/s"
 
 
-def token_range(text):  # "100:250" -> (100, 250)
+def token_range(text: str) -> tuple[int, int]:  # "100:250" -> (100, 250)
     from minillm.errors import MiniLLMError
 
     low, _, high = text.partition(":")

@@ -1,11 +1,20 @@
 """`minillm quiz`: interview questions, asked again when you are about to forget them."""
 
 import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from minillm.cli.arguments import Parser
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from minillm.course.interview.recall import Memory
 
 HELP = "interview cards with spaced repetition; export for Anki"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.add_argument("--deck", metavar="NAME", help="only one lesson: 04, or 04_paged_attention")
     parser.add_argument("--due", action="store_true", help="only cards that are due again, no new ones")
     parser.add_argument("--count", type=int, default=10, metavar="N", help="cards in this session (default: %(default)s)")
@@ -13,7 +22,7 @@ def configure(parser):
     parser.add_argument("--anki", metavar="FILE", help="write the cards for Anki instead: .tsv, or .apkg (needs genanki)")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from datetime import date
 
     from minillm.course.interview.cards import CardError, choose_decks, read_decks
@@ -39,29 +48,30 @@ def run(args):
     return hold_session(args, cards, memory, today)
 
 
-def hold_session(args, cards, memory, today):
-    from minillm.course.interview.quiz import Session, ask_line, choose, nothing_due
+def hold_session(args: Namespace, cards: list, memory: "Memory", today: "date") -> int:
+    from minillm.course.interview.quiz import QuizSession, ask_line, choose, nothing_due
 
     chosen = choose(cards, memory.cards, today, args.count, args.due)
     if not chosen:
         print(nothing_due(cards, memory.cards, today))
         return 0
-    Session(memory, ask_line, lambda text: print(text, flush=True), today).run(chosen)
+    QuizSession(memory, ask_line, lambda text: print(text, flush=True), today).run(chosen)
     return 0
 
 
-def list_decks(decks, memory, today):
+def list_decks(decks: dict, memory: dict, today: "date") -> None:
     from minillm.course.interview.recall import is_due
+    from minillm.terminal import table
 
-    width = max(len(name) for name in decks)
-    print(f"{'deck':{width}}  cards    new    due")
+    rows = []
     for name, cards in decks.items():
         new = sum(card.id not in memory for card in cards)
         due = sum(is_due(memory.get(card.id), today) for card in cards)
-        print(f"{name:{width}}{len(cards):7}{new:7}{due:7}")
+        rows.append([name, str(len(cards)), str(new), str(due)])
+    print(table(["deck", "cards", "new", "due"], rows))
 
 
-def list_cards(cards, memory, today):
+def list_cards(cards: list, memory: dict, today: "date") -> None:
     import shutil
 
     from minillm.course.interview.recall import is_due

@@ -4,17 +4,28 @@ import json
 import os
 import re
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import add_kv_option, add_model_options, load, print_json
 from minillm.errors import MiniLLMError
+
+if TYPE_CHECKING:
+    from minillm.engine.async_engine import AsyncEngine
+    from minillm.llm import LLM
+    from minillm.model.config import ModelConfig
+    from minillm.scheduler.config import SchedulerConfig
+    from minillm.server.guards import Options
+    from minillm.server.metrics_page import MetricsPage
 
 HELP = "serve a model over HTTP, as OpenAI's clients expect it"
 KEEP = 256  # requests that have ended stay in the event log: the page has seen them, and a server runs for months
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="0.0.0.0: every network (default: %(default)s, this machine)"
@@ -55,7 +66,7 @@ def configure(parser):
     )
     engine.add_argument("--prefix", choices=["hash", "radix", "none"], default="hash", help="prefix cache (default: %(default)s)")
     engine.add_argument(
-        "--batch-invariant", action="store_true", help="logits that do not depend on who else is served, to the bit; slower"
+        "--batch-invariant", action="store_true", help="logits that do not depend on the rest of the batch, to the bit; slower"
     )
     engine.add_argument(
         "--max-queue", type=int, default=256, metavar="N", help="requests that may wait; more get 429 (default: %(default)s)"
@@ -67,7 +78,7 @@ def configure(parser):
     )
 
 
-def run(args):
+def run(args: Namespace) -> int:
     try:
         from minillm.server.app import Served, create_app
         from minillm.server.listen import bind, make_server, raise_file_limit
@@ -90,8 +101,8 @@ def run(args):
     return 0
 
 
-def adapters(args):  # -> {name: path}
-    """What --lora says. A name is what a client sends, so it must be one, and nobody else's."""
+def adapters(args: Namespace) -> dict[str, str]:  # {name: path}
+    """Read --lora. A client sends the name, so each adapter must have one, and a different one."""
     found = {}
     for given in args.lora:
         name, equals, path = given.partition("=")
@@ -103,8 +114,8 @@ def adapters(args):  # -> {name: path}
     return found
 
 
-def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
-    """The engine that the options ask for, warm, and the page that its log feeds."""
+def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, SchedulerConfig]":
+    """Build the engine that the options ask for, warm it up, and make the page that its log feeds."""
     from minillm.engine.async_engine import AsyncEngine
     from minillm.engine.engine import Engine
     from minillm.engine.warmup import warm_up
@@ -119,8 +130,8 @@ def build(args, llm):  # -> AsyncEngine, MetricsPage, SchedulerConfig
     return AsyncEngine(engine, max_queue=args.max_queue), page, config
 
 
-def announce(args, name, port, config, key):
-    """Say where it listens and who can reach it, once it does."""
+def announce(args: Namespace, name: str, port: int, config: "SchedulerConfig", key: object) -> None:
+    """Say where it listens and from where it can be reached, once it does."""
     from minillm.server.guards import is_loopback
 
     url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}/v1"
@@ -128,13 +139,13 @@ def announce(args, name, port, config, key):
     reach = "this machine alone can reach it" if local else "other machines can reach it"
     print(f"{name} at {url} ({reach}; {config.num_blocks:,} KV blocks of {config.block_size})", file=sys.stderr, flush=True)
     if not local and key is None:
-        warning = "warning: whoever reaches this port can use it: give --api-key-env or --api-key-file"
+        warning = "warning: everyone who can reach this port can use it: give --api-key-env or --api-key-file"
         print(warning, file=sys.stderr, flush=True)
     if args.json:
         print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})
 
 
-def limits(args):  # -> Options
+def limits(args: Namespace) -> "Options":
     from minillm.server.guards import Options, is_loopback
 
     for name in ("timeout", "grace"):
@@ -149,13 +160,13 @@ def limits(args):  # -> Options
     return Options(api_key=api_keys(args), local=is_loopback(args.host), cors=origins(args.cors), log=log, **times)
 
 
-def write_line(values):
-    """A request, in the log."""
+def write_line(values: dict) -> None:
+    """Write the record of a request to the log."""
     print(json.dumps(values), file=sys.stderr, flush=True)
 
 
-def origins(given):  # [text] -> (origin, ...)
-    """What browsers say of a page: scheme, host, and a port that is not the scheme's own. Anything else would match no page."""
+def origins(given: list[str]) -> tuple[str, ...]:
+    """Check origins as browsers send them: scheme, host, and a port that is not the scheme's own. Others would match no page."""
     for origin in given:
         if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
             wanted = "an origin is http://HOST or https://HOST, in small letters, perhaps with :PORT, and without a path; or *"
@@ -163,8 +174,8 @@ def origins(given):  # [text] -> (origin, ...)
     return tuple(given)
 
 
-def api_keys(args):  # -> (key, ...) or None
-    """The keys, from where no other user's `ps` sees them. One that was meant and is not there is an error, not an open door."""
+def api_keys(args: Namespace) -> tuple[str, ...] | None:
+    """Read the keys from where no other user's `ps` sees them. One that was meant and is not there is an error."""
     found = [(os.environ.get(name, ""), f"the environment variable {name}") for name in args.api_key_env]
     if args.api_key_file is not None:
         try:
@@ -181,8 +192,8 @@ def api_keys(args):  # -> (key, ...) or None
     return tuple(key.strip() for key, _ in found) or None
 
 
-def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
-    """The engine's limits. Blocks: as said, or for every sequence a whole context, in at most a quarter of the memory."""
+def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int = 4) -> "SchedulerConfig":
+    """Make the scheduler's limits. Blocks: as given, or a whole context for every sequence, in at most a quarter of memory."""
     from minillm.memory import available_bytes, refuse_beyond_memory
     from minillm.scheduler.scheduler import SchedulerConfig
 
@@ -213,8 +224,8 @@ def scheduler_config(args, model, bytes_per_value=4):  # -> SchedulerConfig
     )
 
 
-def size(text):  # "2GiB" -> bytes
-    """Bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
+def size(text: str) -> int:  # "2GiB" -> bytes
+    """Parse bytes, from a number with a unit: k, M, G are powers of ten, Ki, Mi, Gi of two."""
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmg]i?|)b?", text.strip().lower())
     if not found:
         raise MiniLLMError(f"a size is a number with a unit, such as 500M or 2GiB, found {text[:40]!r}.")

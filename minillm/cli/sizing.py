@@ -4,15 +4,22 @@ Nothing is loaded and nothing downloaded: a dozen numbers (a preset, or the head
 say it all. A tenth of a card is left to activations and the runtime, as servers do.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from minillm.errors import ModelError
+from minillm.terminal import table
+
+if TYPE_CHECKING:
+    from minillm.model.config import ModelConfig
 
 CARDS = {24: "RTX 4090, L4", 48: "L40S, A6000", 80: "A100, H100", 141: "H200", 192: "B200, MI300X"}  # GB: cards of today (2026)
 WIDTHS = {"16-bit": 16, "8-bit": 8, "4-bit (Q4_0)": 4.5}  # bits a weight, with the scales of its blocks
 USABLE = 0.9  # of a card's memory
 
 
-def config_of(name):  # preset, or a model that is here -> ModelConfig
-    """The shape behind a name; ModelError with the nearest name where there is none."""
+def config_of(name: str) -> "ModelConfig":  # of a preset, or of a model that is here
+    """Find the shape behind a name; ModelError with the nearest name where there is none."""
     from minillm.model import zoo
     from minillm.model.load import read_config
     from minillm.model.presets import PRESETS, preset
@@ -30,8 +37,8 @@ def config_of(name):  # preset, or a model that is here -> ModelConfig
             raise error from unknown
 
 
-def sizes(name, config, context=None):  # -> dict fit for JSON
-    """Parameters, bytes of the weights by width, of the cache by token and for a context; and what fits on the cards."""
+def sizes(name: str, config: "ModelConfig", context: int | None = None) -> dict:  # fit for JSON
+    """Compute parameters, bytes of the weights by width, of the cache by token and for a context; and what fits on the cards."""
     from minillm.costs.memory import kv_tokens
 
     context = config.context_length if context is None else context
@@ -58,37 +65,38 @@ def sizes(name, config, context=None):  # -> dict fit for JSON
     }
 
 
-def report(facts):  # -> lines
-    """The same for people, in 80 columns."""
+def report(facts: dict) -> Iterator[str]:  # lines
+    """Format the same for people, in 80 columns."""
     context, weights = facts["context"], facts["weight_bytes"]
     yield f"{facts['name']}: {facts['parameters']:,} parameters"
     trained = "" if context <= facts["context_length"] else f" (the model knows {facts['context_length']:,})"
     heads = f"{facts['query_heads']} query heads and {facts['kv_heads']} KV heads of {facts['d_head']}"
     yield f"{facts['layers']} layers of {facts['d_model']:,}, {heads}, context {facts['context_length']:,}"
-    yield f"\n{'weights':20}" + "".join(f"{width:>18}" for width in weights)
-    yield f"{'':20}" + "".join(f"{size(nbytes):>18}" for nbytes in weights.values())
+    yield "\n" + table(["weights", *weights], [["", *map(size, weights.values())]])
     token = f"{facts['kv_bytes_per_token'] / 1024:,.4g} KiB a token"
     yield f"\nKV cache, 16-bit: {token}, {size(facts['kv_bytes'])} for {context:,} tokens{trained}"
     yield f"\ntokens of KV cache beside the weights = so many contexts of {context:,}"
+    rows = []
     for gb, (card, fits) in zip(CARDS, facts["kv_tokens"].items(), strict=True):
         usable = facts["usable"] * gb * 1e9
         cells = [cell(tokens, context, weights[width] <= usable) for width, tokens in fits.items()]
-        yield f"{card:>6} {CARDS[gb]:13}" + "".join(f"{text:>18}" for text in cells)
+        rows.append([card, CARDS[gb], *cells])
+    yield table(["", "", *weights], rows, "><")
     yield f"({facts['usable']:.0%} of a card; the rest is for activations and the runtime)"
 
 
-def cell(tokens, context, there):
+def cell(tokens: float, context: int, there: bool) -> str:
     return f"{short(tokens)} = {short(tokens / context)}" if there else "does not fit"
 
 
-def short(number):
-    """4,413 · 98.6k · 14.1M"""
+def short(number: float) -> str:
+    """Format a number: 4,413 · 98.6k · 14.1M"""
     for unit, scale, least in (("M", 1e6, 1e6), ("k", 1e3, 1e4)):
         if number >= least:
             return f"{number / scale:,.1f}{unit}"
     return f"{number:,.0f}" if number >= 100 else f"{number:,.1f}"
 
 
-def size(nbytes):
-    """Bytes as cards and disks count them."""
+def size(nbytes: float) -> str:
+    """Format bytes as cards and disks count them."""
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"

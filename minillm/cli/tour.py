@@ -5,20 +5,29 @@ compiled kernels loads the model once more, on Numba.
 """
 
 import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, TextIO
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import add_model_options, beside_json, model_path, print_json, share_now, tell_share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from minillm.llm import LLM
+    from minillm.model.sampling import SamplingParams
 
 MEASURING = "now each optimization is measured; before the first time, kernels are compiled for this machine, about a minute"
 HELP = "climb the ladder of optimizations: a story, a table, tour.png and tour.json"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     add_model_options(parser)
     parser.add_argument("--out", default=".", metavar="DIR", help="where tour.png and tour.json go (default: here)")
     parser.add_argument("--json", action="store_true", help="print one JSON object; story and table go to standard error")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     path = model_path(args)
     from minillm import tour
     from minillm.llm import LLM
@@ -42,8 +51,8 @@ def run(args):
     return 0 if all(r["same_tokens"] for r in result["rungs"]) else report_difference(result)
 
 
-def tell_story(llm, beginning, params, said):
-    """On NumPy, which is there at once: a newcomer should not wait for a compiler."""
+def tell_story(llm: "LLM", beginning: str, params: "SamplingParams", said: TextIO) -> None:
+    """Tell a story on NumPy, which is there at once: a newcomer should not wait for a compiler."""
     c = llm.config
     about = f"{c.name}: {c.parameters() / 1e6:,.1f} million parameters, {c.n_layers} layers"
     print(f"{about}\n\n{beginning}", end="", flush=True, file=said)
@@ -52,7 +61,7 @@ def tell_story(llm, beginning, params, said):
     print(" …\n", flush=True, file=said)
 
 
-def kernels(path, llm):  # -> the same model on Numba and its bits per weight, or nothing where Numba cannot be loaded
+def kernels(path: "Path", llm: "LLM") -> "tuple[()] | tuple[LLM, float]":  # the model on Numba, its bits per weight; or nothing
     from minillm.backends import get_backend
     from minillm.errors import MiniLLMError
     from minillm.llm import LLM
@@ -66,7 +75,7 @@ def kernels(path, llm):  # -> the same model on Numba and its bits per weight, o
     return LLM(path, "numba"), bits_per_weight(path, llm.config)
 
 
-def report_difference(result):  # -> exit status
+def report_difference(result: dict) -> int:  # exit status
     wrong = [r["name"] for r in result["rungs"] if not r["same_tokens"]]
     print(f"minillm: {', '.join(wrong)} gave other tokens than {result['rungs'][0]['name']}", file=sys.stderr)
     return 1

@@ -7,22 +7,34 @@ Without a terminal there is no bar but a line every run.evaluate_every steps.
 """
 
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
+from minillm.cli.arguments import Parser
 from minillm.cli.common import add_threads_option, print_json
+
+if TYPE_CHECKING:
+    from minillm.model.tokenizer import Tokenizer
+    from minillm.training.checkpoint import State
+    from minillm.training.config import TrainConfig
+    from minillm.training.data import Batches, TokenFile
+    from minillm.training.loop import StepStats
+    from minillm.training.task import Task
 
 HELP = "train a tokenizer and a model as a configuration file says: GGUF, loss curve, exact resume"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML: [run], [data], [base], [model], [optimizer]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in run.out")
     add_threads_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from minillm.errors import TrainingError
     from minillm.files import replacing
     from minillm.memory import refuse_beyond_memory
@@ -36,12 +48,12 @@ def run(args):
 
     config = read(args.config)
     out, settings = Path(config.run.out), config.run
-    held = 16, "weights, gradients and both moments", "run.paged = true keeps the moments in a file."
+    held, what, instead = 16, "weights, gradients and both moments", "run.paged = true keeps the moments in a file."
     if settings.paged:
-        held = 8, "weights and gradients"
+        held, what, instead = 8, "weights and gradients", ""
     if config.base.method != "full":
-        held = 4, "the weights of the base"
-    refuse_beyond_memory(held[0] * config.model.parameters(), *held[1:])
+        held, what, instead = 4, "the weights of the base", ""
+    refuse_beyond_memory(held * config.model.parameters(), what, instead)
     kept = out / "checkpoint.npz"
     refuse_to_overwrite(kept, args.resume)
     tokenizer, train, held_out = prepare(config, out, args.resume)
@@ -62,7 +74,7 @@ def run(args):
     done, begin = state.step, perf_counter()
     with Curve(out / "loss.csv", done) as curve, bar(settings.steps, "steps", done) as progress:
 
-        def watch(step):
+        def watch(step: "StepStats") -> None:
             told = pace(step, flops, peak)
             curve.write(step)
             progress.set_postfix_str(told, refresh=False)
@@ -73,19 +85,20 @@ def run(args):
 
         fit(config, state, batches, task.loss_and_gradients, judge, kept, decisive, watch)
     written = task.write(out, state.parameters)
-    return told(args, config, written, read_curve(out / "loss.csv"), flops, peak)
+    told(args, config, written, read_curve(out / "loss.csv"), flops, peak)
+    return 0
 
 
-def refuse_to_overwrite(kept, resume):
-    """A run that is there is not trained over by mistake."""
+def refuse_to_overwrite(kept: Path, resume: bool) -> None:
+    """Refuse to train over an existing run by mistake."""
     from minillm.errors import TrainingError
 
     if kept.exists() and not resume:
         raise TrainingError(f"{kept}: a run is there already. Go on with --resume, or give run.out another folder.")
 
 
-def judge_for(config, held_out, loss):  # -> (parameters -> loss), or None
-    """The loss on the same held-out windows every time. TrainingError where one was asked for and there is too little text."""
+def judge_for(config: "TrainConfig", held_out: "TokenFile", loss: Callable) -> Callable | None:  # parameters -> loss
+    """Make the held-out loss, on the same windows every time. TrainingError where one was asked for and the text is too short."""
     from minillm.errors import TrainingError
     from minillm.training.data import held_out_batches
 
@@ -102,8 +115,8 @@ def judge_for(config, held_out, loss):  # -> (parameters -> loss), or None
     return lambda parameters: sum(len(t) * float(loss(parameters, t, targets)) for t, targets in windows) / count
 
 
-def state_for(task, kept, batches, decisive, resume):  # -> checkpoint.State
-    """A run at its start, or where its checkpoint stands."""
+def state_for(task: "Task", kept: Path, batches: "Batches", decisive: dict, resume: bool) -> "State":
+    """Make the state of a run at its start, or load it from its checkpoint."""
     from minillm.training import checkpoint
     from minillm.training.optimizer import zeros_like
 
@@ -113,14 +126,14 @@ def state_for(task, kept, batches, decisive, resume):  # -> checkpoint.State
     return checkpoint.State(0, fresh, zeros_like(fresh), zeros_like(fresh), batches.state)
 
 
-def task_for(config, tokenizer):  # -> task.Task
+def task_for(config: "TrainConfig", tokenizer: "Tokenizer") -> "Task":
     from minillm.training import task
 
     return task.task_for(config, tokenizer)
 
 
-def base_sha256(config):  # -> {"base.sha256": hexadecimal}, or nothing
-    """Which file the run goes on from: a name may come to mean another one."""
+def base_sha256(config: "TrainConfig") -> dict[str, str]:  # {"base.sha256": hexadecimal}, or nothing
+    """Hash the file that the run starts from: a name may come to mean another one."""
     from hashlib import file_digest
 
     from minillm.model import zoo
@@ -131,20 +144,20 @@ def base_sha256(config):  # -> {"base.sha256": hexadecimal}, or nothing
         return {"base.sha256": file_digest(file, "sha256").hexdigest()}
 
 
-def peak_flops():  # -> FLOPs/s of a large matrix product here
+def peak_flops() -> float:  # FLOPs/s of a large matrix product here
     from minillm.bench.machine import measure_machine
 
     return measure_machine(megabytes=1, n=1024).flops_per_s
 
 
-def told(args, config, written, steps, flops, peak):
-    """The picture, a summary in one line, and JSON where it was asked for."""
+def told(args: Namespace, config: "TrainConfig", written: Path, steps: "list[StepStats]", flops: float, peak: float) -> None:
+    """Draw the picture, and print a summary in one line, or JSON where it was asked for."""
     from statistics import median
 
     from minillm.training.picture import picture
 
-    if not steps:  # resumed after the last step, and somebody has removed the curve
-        return None
+    if not steps:  # resumed after the last step, and the curve was removed
+        return
     out, last = Path(config.run.out), steps[-1]
     picture(steps, config.model.vocab_size, out / "loss.png")
     seconds = median(step.seconds for step in steps)
@@ -156,9 +169,9 @@ def told(args, config, written, steps, flops, peak):
     }  # fmt: skip
     held_out = "" if last.held_out_loss is None else f", held out {last.held_out_loss:.3f}"
     if args.json:
-        return print_json(result)
+        print_json(result)
+        return
     print(
         f"{last.step:,} steps, loss {last.loss:.3f}{held_out}, {result['tokens_per_s']:,.0f} tokens/s "
         f"({result['peak_share']:.0%} of peak): {result['model']}"
     )
-    return None

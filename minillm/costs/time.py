@@ -40,7 +40,7 @@ def roofline(intensity, flops, bandwidth):  # -> FLOP/s
 
 
 def step_time(config, flops, bandwidth, batch=0, context=0, chunk=0, cached=0, bits=16, kv_bits=16):  # -> seconds
-    """A step of `batch` decodes and a chunk of prompt after `cached` tokens: max(bytes, FLOPs), the least it can take."""
+    """Compute the least time of a step of `batch` decodes and a chunk of prompt after `cached` tokens: max(bytes, FLOPs)."""
     c = config
     moved = c.decode_bytes(context, batch, bits, kv_bits / 8) + cached * c.kv_bytes_per_token(kv_bits / 8)
     return max(moved / bandwidth, (batch * c.decode_flops(context) + c.prefill_flops(chunk, cached, int(chunk > 0))) / flops)

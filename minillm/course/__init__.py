@@ -1,4 +1,4 @@
-"""Floor 7: the course. Exercises cut out of the solved package, the tests that mark them, and the commands around both.
+"""Floor 8: the course. Exercises cut out of the solved package, the tests that mark them, and the commands around both.
 
     regions   what is an exercise: the lines between BEGIN SOLUTION and END SOLUTION
     index     all of them, with their lesson, tests, points and hints
@@ -6,7 +6,7 @@
     plugin    pytest --impl work: the same tests, the learner's files (overlay, outcomes, broken, watchdog)
     checks    what an exercise's test imports: check_close, exercise, draws, seeds
     check     check, hint, solution, status: one exercise at a time, the next step always named
-    grade     scores for a submission nobody trusts: lint and box, then a judge that runs the tests (bench, remote, stand_in, far)
+    grade     scores for an untrusted submission: lint and box, then a judge that runs the tests (bench, remote, stand_in, far)
               and calls the submission across a wall (wire; mirror: packing, unpacking, kinds; raised), in a child (proxies, jail)
     kills     which wrong solution is caught by which test
     release   what an instructor hands out, and what the autograder runs

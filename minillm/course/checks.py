@@ -92,14 +92,14 @@ def exercise(id, *, points=1, hint=(), seconds=None):
 
 
 def draws(seed, *shapes):
-    """One float32 array of standard normals for each shape, from the run's seed and this one. A single shape gives an array."""
+    """Draw one float32 array of standard normals for each shape, from the run's seed and this one. A single shape: an array."""
     rng = np.random.default_rng([run_seed(), seed])
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     return arrays if len(arrays) > 1 else arrays[0]
 
 
 def run_seed():
-    """The number given to pytest --seed (0 unless told). It travels in the environment, so that child processes agree."""
+    """Return the number given to pytest --seed (0 unless told). It travels in the environment, so that child processes agree."""
     return int(os.environ.get("MINILLM_SEED", "0"))
 
 

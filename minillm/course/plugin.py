@@ -28,7 +28,7 @@ from minillm.course.exercises.overlay import Overlay
 from minillm.course.exercises.watchdog import Watchdog
 from minillm.errors import MiniLLMError
 
-RUN = pytest.StashKey()
+RUN = pytest.StashKey["Run"]()
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Run:
         return {name: str(replace(one, path=self.shown(one.path))) for name, one in self.overlay.broken.items()}
 
     def shown(self, path):
-        """A file of the learner's as the learner would write it."""
+        """Name a file of the learner's as the learner would write it."""
         return str(self.impl / Path(path).resolve().relative_to(self.overlay.impl))
 
     def blame(self, stacks):  # looks at the stack -> (", in work/layers.py:30 (exercise 01.1)", "01.1")
-        """Where a test hangs, and in whose lines."""
+        """Find where a test hangs, and in whose lines."""
         found = broken.running(stacks, self.overlay.impl)
         id = broken.exercise_at(*found) if found else ""
         return (f", in {self.shown(found[0])}:{found[1]}" + f" (exercise {id})" * bool(id) if found else ""), id
@@ -112,7 +112,7 @@ def pytest_configure(config):
 
 @contextlib.contextmanager
 def loading(run, seconds):
-    """A time limit around the loading of a learner's file, unless one is running already: `while True` may stand anywhere."""
+    """Limit the time of loading a learner's file, unless a limit is running already: `while True` may stand anywhere."""
     if run.watchdog.armed:
         yield
         return
@@ -121,12 +121,12 @@ def loading(run, seconds):
 
 
 def begun(path, id, asked):
-    """Is an exercise there to be tested: its file is, and does not mark it as not started, or it was asked for by name?"""
+    """Whether an exercise is to be tested: its file is there and does not mark it as not started, or it was asked for by name."""
     return path.is_file() and (asked or not regions.is_later(path.read_text(encoding="utf-8", errors="replace"), id))
 
 
 def seed_hypothesis(option):
-    """One seed for hypothesis too, no clock in its verdicts, no memory between runs; it shrinks, and check_close explains."""
+    """Set one seed for hypothesis too: no clock in its verdicts, no memory between runs; it shrinks, and check_close explains."""
     from hypothesis import Phase, settings
 
     phases = [phase for phase in Phase if phase != Phase.explain]
@@ -152,7 +152,7 @@ def pytest_sessionstart(session):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """With --impl or --ex a file of tests without a chosen exercise need not be imported."""
+    """Skip files of tests without a chosen exercise, with --impl or --ex: they need not be imported."""
     option = config.option
     if (option.impl or option.ex) and collection_path.name.startswith("test_") and collection_path.suffix == ".py":
         ids = {test.exercise for test in config.stash[RUN].course.tests if test.file == collection_path.name}
@@ -198,7 +198,7 @@ def pytest_collection_finish(session):
 
 
 def unit(item):
-    """The test that earns points: a function with all its parametrized cases, or a class."""
+    """Name the test that earns points: a function with all its parametrized cases, or a class."""
     file, name, *_ = item.nodeid.split("::")
     return f"{Path(file).name}::{name.split('[')[0]}"
 
@@ -280,7 +280,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture
 def rng(request):
-    """A NumPy generator from the run's seed and the test's name."""
+    """Make a NumPy generator from the run's seed and the test's name."""
     import numpy as np
 
     return np.random.default_rng([request.config.stash[RUN].seed, *request.node.nodeid.encode()])

@@ -4,13 +4,14 @@ None of it is in the batch. An answer draws from a generator of its own, seeded 
 the same whatever runs beside it, and its n answers differ. It survives preemption: the pages go, this stays.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from minillm.errors import RequestError
 from minillm.model.generate import SequenceState, TokenLogprob, token_logprob
-from minillm.model.sampling import NOT_FINITE, sample
+from minillm.model.sampling import NOT_FINITE, SamplingParams, sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class Delta:
     error: Exception | None = None
 
 
-def sampling_state(params, index, prompt, vocab_size):  # -> Generator, (vocab_size,) bool or None
+def sampling_state(
+    params: SamplingParams, index: int, prompt: list[int], vocab_size: int
+) -> tuple[np.random.Generator, np.ndarray | None]:  # used: (vocab_size,) bool
     """Make the sampling state of answer `index`, shared with no other answer: a random generator, and the tokens used so far.
 
     The generator is decided by (params.seed, index) and nothing else: np.random.default_rng(seed) for answer 0, as in
@@ -56,30 +59,30 @@ class Answer(SequenceState):
     context: int = 0
     vocab_size: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.rng, self.used = sampling_state(self.params, self.index, self.prompt_token_ids, self.vocab_size)
 
     @property
-    def greedy(self):
+    def greedy(self) -> bool:
         """Whether it needs only the likeliest token of the logits. Then they need not leave the device."""
         params = self.params
         return params.temperature == 0 and params.repetition_penalty == 1.0 and params.logprobs is None
 
-    def next_token(self, found, eos_ids):  # (vocab,) logits, or the likeliest token (-1: none) -> Delta
+    def next_token(self, found: np.ndarray, eos_ids: Container[int]) -> Delta:  # (vocab,) logits, or () token, -1: none
         """Sample the next token. The cost depends on the vocabulary, never on the length of the text so far."""
         if np.ndim(found) == 0:
             if found < 0:
                 raise RequestError(NOT_FINITE.format("no finite number"))
             return self.delta(int(found), [], eos_ids)
-        seen = () if self.used is None else np.flatnonzero(self.used)
+        seen = [] if self.used is None else np.flatnonzero(self.used).tolist()
         token = sample(found, self.params, self.rng, seen)
         if self.used is not None:
             self.used[token] = True
         logprobs = [] if self.params.logprobs is None else [token_logprob(found, token, self.params.logprobs)]
         return self.delta(token, logprobs, eos_ids)
 
-    def delta(self, token, logprobs, eos_ids):  # -> Delta
+    def delta(self, token: int, logprobs: list[TokenLogprob], eos_ids: Container[int]) -> Delta:
         """Accept a token, and return what it adds."""
         self.logprobs += logprobs
         text = self.accept(token, eos_ids, self.context - len(self.prompt_token_ids))

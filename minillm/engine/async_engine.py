@@ -1,4 +1,4 @@
-"""The thread boundary: one thread computes steps, one event loop talks to everybody.
+"""The thread boundary: one thread computes steps, one event loop serves all clients.
 
 A step is milliseconds of arithmetic; an event loop must never wait that long, and a thousand connections must not be a
 thousand threads. So there are exactly two, and each thing belongs to one of them:
@@ -25,15 +25,22 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 
+from minillm.engine.answer import Delta
+from minillm.engine.engine import Engine
 from minillm.engine.stream import Stream
 from minillm.errors import MiniLLMError, Overloaded, Stopping
 from minillm.metrics.events import CACHED
+from minillm.model.generate import Prompt
+from minillm.model.sampling import SamplingParams
 from minillm.scheduler.config import longest_answer
 
 LONG_PROMPT = 4000  # characters of a prompt beyond which it is tokenized in a thread of its own
 MAX_RETRY_AFTER_S = 60.0
+
+Message = tuple[Callable, tuple]  # a function and its arguments, for the other thread
 
 
 class AsyncEngine:
@@ -43,23 +50,27 @@ class AsyncEngine:
     MiniLLMError where the engine has died. From `start` on, use the engine only through this class.
     """
 
-    def __init__(self, engine, max_queue=256):
+    def __init__(self, engine: Engine, max_queue: int = 256) -> None:
         if max_queue < 1:
             raise MiniLLMError(f"max_queue, the requests that may wait, must be at least 1, found {max_queue}.")
         self.engine, self.max_queue = engine, max_queue
-        self.commands = queue.SimpleQueue()  # (function, arguments) for the engine thread
+        self.commands: queue.SimpleQueue[Message] = queue.SimpleQueue()  # for the engine thread
         # owned by the loop
-        self.loop = self.thread = self.error = None
+        self.loop: asyncio.AbstractEventLoop
+        self.thread: threading.Thread | None = None
+        self.error: Exception | None = None
         self.stopping, self.in_flight, self.ended = False, 0, asyncio.Event()
         # owned by the engine thread
-        self.streams, self.awaiting_first = {}, set()  # request -> Stream; requests without a delta so far
-        self.outbox = []  # (function, arguments) for the loop
-        self.draining, self.finish_times = False, deque(maxlen=32)
+        self.streams: dict[int, Stream] = {}  # by request
+        self.awaiting_first: set[int] = set()  # requests without a delta so far
+        self.outbox: list[Message] = []  # for the loop
+        self.draining = False
+        self.finish_times: deque[float] = deque(maxlen=32)
         self.now = self.gauges()  # made by the engine thread, read by the loop: replaced as a whole
 
     # --- in the event loop -----------------------------------------------------------------------------------------------
 
-    async def start(self):
+    async def start(self) -> None:
         """Start the engine thread."""
         if self.thread is not None:
             raise MiniLLMError("the engine has been started already; make a new one instead of starting it twice.")
@@ -67,7 +78,7 @@ class AsyncEngine:
         self.thread = threading.Thread(target=self.run_loop, name="engine", daemon=True)
         self.thread.start()
 
-    async def stop(self, drain=True):
+    async def stop(self, drain: bool = True) -> None:
         """Refuse new requests. drain: finish accepted ones; else cancel them, and their streams raise Stopping."""
         self.stopping = True
         if self.thread is not None:
@@ -75,7 +86,18 @@ class AsyncEngine:
             await self.ended.wait()
             self.thread.join()
 
-    async def submit(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):
+    async def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        user: str = "",
+        priority: float = 0,
+        salt: Hashable = None,
+        truncate: str | None = None,
+        adapter: str | None = None,
+    ) -> Stream:
         """Submit a request, as to Engine.add -> Stream. Returns when it is accepted, before it is computed.
 
         Load shedding: raises Overloaded, with a time to retry after, where max_queue requests wait already.
@@ -102,29 +124,29 @@ class AsyncEngine:
         finally:
             self.in_flight -= 1
 
-    def longest_answer(self, prompt_tokens, n=1):  # -> tokens that each of n answers may have
+    def longest_answer(self, prompt_tokens: int, n: int = 1) -> int:  # tokens that each of n answers may have
         """Find the longest answer that fits, for requests without max_tokens. The limits never change: any thread may ask."""
         return longest_answer(prompt_tokens, n, self.engine.config)
 
-    def stats(self):  # -> dict
+    def stats(self) -> dict[str, int]:
         """Gauges as of the last step: requests running, waiting and swapped out, and blocks of the KV cache."""
         return dict(self.now)
 
-    def check_open(self):
+    def check_open(self) -> None:
         if self.error is not None:
             raise MiniLLMError(str(self.error)) from self.error
         if self.stopping or self.thread is None:
             raise Stopping("the engine is shutting down and takes no more requests." if self.thread else "not started yet.")
 
-    def abort(self, stream):
+    def abort(self, stream: Stream) -> None:
         """Abort the request of a stream that its reader has left."""
         self.commands.put((self.cancel, (stream,)))
 
-    def deliver(self, messages):
+    def deliver(self, messages: list[Message]) -> None:
         for function, arguments in messages:
             function(*arguments)
 
-    def fail_pending(self, error):
+    def fail_pending(self, error: Exception | None) -> None:
         """Fail all requests that the engine thread has not seen: it has ended. Runs in the loop, which alone puts commands."""
         self.error, self.stopping = error, True
         while True:
@@ -138,7 +160,7 @@ class AsyncEngine:
 
     # --- in the engine thread --------------------------------------------------------------------------------------------
 
-    def run_loop(self):
+    def run_loop(self) -> None:
         """Run the engine thread: commands, a step, a message to the loop; until told to stop."""
         error = None
         try:
@@ -157,7 +179,7 @@ class AsyncEngine:
         self.outbox.append((self.fail_pending, (error,)))
         self.flush()
 
-    def run_commands(self):  # -> whether to go on
+    def run_commands(self) -> bool:  # whether to go on
         """Run all queued commands; where there is nothing else to do, wait for one."""
         wait = not self.engine.has_work and not self.outbox
         if wait and self.draining:
@@ -169,7 +191,9 @@ class AsyncEngine:
                 wait = False
         return True
 
-    def accept(self, stream, reply, prompt, params, options):
+    def accept(
+        self, stream: Stream, reply: asyncio.Future, prompt: list[int], params: SamplingParams | None, options: dict
+    ) -> None:
         """Add a request to the engine: the command of `submit`. Rejects it where the waiting queue is full."""
         waiting = self.engine.scheduler.num_waiting
         try:
@@ -184,13 +208,13 @@ class AsyncEngine:
         self.awaiting_first.add(stream.request)
         self.outbox.append((set_result, (reply, stream)))
 
-    def cancel(self, stream):
+    def cancel(self, stream: Stream) -> None:
         """Cancel a request in the engine: the command of `abort`."""
         if self.streams.pop(stream.request, None):
             self.awaiting_first.discard(stream.request)
             self.engine.cancel(stream.request)
 
-    def shutdown(self, drain):
+    def shutdown(self, drain: bool) -> None:
         """Shut down: the command of `stop`. drain: finish what is accepted, else cancel it."""
         self.draining = True
         if not drain:
@@ -201,7 +225,7 @@ class AsyncEngine:
             self.streams.clear()
             self.awaiting_first.clear()
 
-    def dispatch(self, deltas):
+    def dispatch(self, deltas: list[Delta]) -> None:
         """Dispatch the deltas of a step, each to its stream."""
         for delta in deltas:
             request = delta.request
@@ -216,7 +240,7 @@ class AsyncEngine:
             self.streams.pop(request, None)
             self.finish_times.append(time.monotonic())
 
-    def flush(self):
+    def flush(self) -> None:
         """Send one message to the loop, with all that happened since the last."""
         self.now = self.gauges()
         messages, self.outbox = self.outbox, []
@@ -224,7 +248,7 @@ class AsyncEngine:
             with suppress(RuntimeError):  # the loop is closed
                 self.loop.call_soon_threadsafe(self.deliver, messages)
 
-    def gauges(self):  # -> dict
+    def gauges(self) -> dict[str, int]:
         scheduler = self.engine.scheduler
         return {
             "running": scheduler.num_running,
@@ -234,21 +258,21 @@ class AsyncEngine:
             "kv_blocks_total": scheduler.pool.num_blocks,
         }
 
-    def retry_after(self, waiting):  # -> seconds until the waiting requests are served, at the rate of the last 32
+    def retry_after(self, waiting: int) -> float:  # seconds until the waiting requests are served, at the rate of the last 32
         ends = self.finish_times
         if len(ends) < 2 or ends[-1] <= ends[0]:
             return 1.0
         return min(MAX_RETRY_AFTER_S, max(1.0, waiting * (ends[-1] - ends[0]) / (len(ends) - 1)))
 
-    def overload_error(self, waiting, retry_after_s):
+    def overload_error(self, waiting: int, retry_after_s: float) -> Overloaded:
         return Overloaded(f"{waiting:,} requests wait already, at most {self.max_queue:,} may.", retry_after_s)
 
 
-def set_result(reply, value):
+def set_result(reply: asyncio.Future, value: object) -> None:
     if not reply.done():  # its coroutine may have been cancelled
         reply.set_result(value)
 
 
-def set_exception(reply, error):
+def set_exception(reply: asyncio.Future, error: Exception) -> None:
     if not reply.done():
         reply.set_exception(error)

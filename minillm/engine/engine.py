@@ -16,17 +16,20 @@ enter at once (Yu et al. 2022, Orca). What happens is written to one event log, 
 Not for several threads at once: `async_engine` puts a thread boundary around it.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from minillm.engine.answer import Answer, Delta
 from minillm.engine.executor import ModelExecutor
 from minillm.errors import RequestError
-from minillm.llm import completion
+from minillm.llm import LLM, Completion, completion
 from minillm.metrics import events
 from minillm.metrics.events import ENGINE, EventLog
-from minillm.model.generate import as_prompt_list, check_prompt, prompt_ids
+from minillm.model.config import ModelConfig
+from minillm.model.generate import Prompt, as_prompt_list, check_prompt, prompt_ids
 from minillm.model.sampling import SamplingParams, as_int
-from minillm.scheduler.plan import SequenceId
+from minillm.scheduler.plan import Plan, SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
 
@@ -34,7 +37,7 @@ DEFAULT_TOKENS = 8192  # tokens of cache, at least, by default
 MAX_ANSWERS = 128  # to one request
 
 
-def default_config(config):  # ModelConfig -> SchedulerConfig
+def default_config(config: ModelConfig) -> SchedulerConfig:
     """Make a config with room for one request that fills the context, or for many that do not."""
     return SchedulerConfig(num_blocks=max(config.context_length, DEFAULT_TOKENS) // 16, block_size=16)
 
@@ -54,10 +57,12 @@ class Engine:
     more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long.
     """
 
-    def __init__(self, llm, config=None, *, invariant=False, log=None):
+    def __init__(
+        self, llm: LLM, config: SchedulerConfig | None = None, *, invariant: bool = False, log: EventLog | None = None
+    ) -> None:
         config = config or default_config(llm.config)
         context = min(config.context_length or llm.config.context_length, llm.config.context_length)
-        self.llm, self.config = llm, replace(config, context_length=context)
+        self.llm, self.config, self.context = llm, replace(config, context_length=context), context
         transformer = llm.transformer
         if invariant:
             from minillm.backends.invariant import invariant_model
@@ -67,17 +72,28 @@ class Engine:
         eos_ids = llm.tokenizer.eos_ids
         self.executor = ModelExecutor(transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids)
         self.log = EventLog() if log is None else log
-        self.running = {}  # request -> RunningRequest: accepted and not done
-        self.scheduled = set()  # sequences that the scheduler runs
-        self.awaited = {}  # request -> its completions once it has finished: those that `generate` waits for
+        self.running: dict[int, RunningRequest] = {}  # by request: accepted and not done
+        self.scheduled: set[SequenceId] = set()  # sequences that the scheduler runs
+        self.awaited: dict[int, list[Completion] | None] = {}  # by request, once it has finished: those that `generate` waits for
         self.next_request = 0
 
     @property
-    def has_work(self):
+    def has_work(self) -> bool:
         """Whether any request is not done."""
         return bool(self.running)
 
-    def add(self, prompt, params=None, *, n=1, user="", priority=0, salt=None, truncate=None, adapter=None):  # -> request
+    def add(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        user: str = "",
+        priority: float = 0,
+        salt: Hashable = None,
+        truncate: str | None = None,
+        adapter: str | None = None,
+    ) -> int:  # the number of the request
         """Accept a request (text or token ids), or raise RequestError with the reason why it can never be served.
 
         n: answers. user, priority: for the waiting queue. salt: prompts with different salts share no cached prefix.
@@ -90,41 +106,42 @@ class Engine:
         try:
             n = self.check_n(n)
             ids, loaded = self.validate_prompt(ids, params, truncate), self.llm.adapter(adapter)
-            longest = min(params.max_tokens, self.config.context_length - len(ids))  # the context ends an answer too
+            longest = min(params.max_tokens, self.context - len(ids))  # the context ends an answer too
             self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt)))
         except Exception:
             self.log.add(request, events.REFUSED)
             raise
-        limits = {"context": self.config.context_length, "vocab_size": self.llm.config.vocab_size}
+        limits: dict[str, Any] = {"context": self.context, "vocab_size": self.llm.config.vocab_size}
         detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
-        answers = [Answer(request, ids, params, None, text, index=i, **limits) for i, text in enumerate(detokenizers)]
+        none: Any = None  # the executor gives them a cache for each step
+        answers = [Answer(request, ids, params, none, text, index=i, **limits) for i, text in enumerate(detokenizers)]
         self.running[request] = RunningRequest(answers, set(range(n)))
         self.executor.answers[request] = answers
         if loaded is not None:
             self.executor.adapters[request] = loaded
         return request
 
-    def encode(self, prompt):  # str or token ids -> token ids
+    def encode(self, prompt: Prompt) -> list[int]:
         """Tokenize a prompt; token ids become ints."""
         return prompt_ids(self.llm.tokenizer, prompt)
 
-    def check_n(self, n):  # -> int
+    def check_n(self, n: int) -> int:
         if (found := as_int(n)) is None or not 1 <= found <= MAX_ANSWERS:
             raise RequestError(f"n, the number of answers, must be 1 to {MAX_ANSWERS}, found {n!r}.")
         return found
 
-    def validate_prompt(self, ids, params, truncate=None):  # -> token ids
+    def validate_prompt(self, ids: list[int], params: SamplingParams, truncate: str | None = None) -> list[int]:
         """Check a prompt: raise RequestError for no tokens, unknown tokens, or too many."""
-        ids, vocab = check_prompt(ids, self.config.context_length, params.max_tokens, truncate), self.llm.config.vocab_size
+        ids, vocab = check_prompt(ids, self.context, params.max_tokens, truncate), self.llm.config.vocab_size
         if min(ids) < 0 or max(ids) >= vocab:
             raise RequestError(f"token ids must be 0 to {vocab - 1:,}, found {min(ids):,} to {max(ids):,}.")
         return ids
 
-    def cancel(self, request):  # -> bool
+    def cancel(self, request: int) -> bool:  # whether it was there
         """Cancel a request, and free its blocks now. False where it is unknown or done."""
         return self.abort(request, events.CANCELLED)
 
-    def step(self):  # -> [Delta]
+    def step(self) -> list[Delta]:
         """Compute one step -> a delta for each answer that drew a token; an error of one request is its own delta."""
         plan = self.scheduler.schedule()
         self.log_plan(plan)
@@ -140,7 +157,7 @@ class Engine:
             self.finish(sequence)
         return outcome.deltas + failures
 
-    def log_plan(self, plan):
+    def log_plan(self, plan: Plan) -> None:
         """Log the sequences that a plan preempts, and those that it schedules."""
         for sequence in plan.preempted:
             self.scheduled.discard(sequence)
@@ -154,20 +171,20 @@ class Engine:
                 self.scheduled.add(sequence)
             self.scheduled.update(share.draws)
 
-    def finish(self, sequence):
+    def finish(self, sequence: SequenceId) -> None:
         """Complete an answer, and with the last one its request."""
         running = self.running[sequence.request]
         running.open.discard(sequence.index)
         if not running.open:
             self.remove(sequence.request, events.FINISHED)
 
-    def fail(self, request, error):  # -> [Delta]
+    def fail(self, request: int, error: Exception) -> list[Delta]:
         """Fail a request: an error delta for each answer that is not complete."""
         unfinished = sorted(self.running[request].open)
         self.abort(request, events.FAILED)
         return [Delta(request, index, "", finish_reason="error", error=error) for index in unfinished]
 
-    def abort(self, request, kind):  # -> bool
+    def abort(self, request: int, kind: str) -> bool:
         """Abort an unfinished request, in the scheduler too."""
         if request not in self.running:
             return False
@@ -175,7 +192,7 @@ class Engine:
         self.remove(request, kind)
         return True
 
-    def remove(self, request, kind):
+    def remove(self, request: int, kind: str) -> None:
         """Remove all state of a request; the log keeps its events."""
         running = self.running.pop(request)
         self.executor.answers.pop(request)
@@ -185,7 +202,9 @@ class Engine:
         if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end
             self.awaited[request] = [completion(answer, self.log, answer.index) for answer in running.answers]
 
-    def generate(self, prompts, params=None, **options):  # -> [[Completion]]
+    def generate(
+        self, prompts: list[Prompt], params: SamplingParams | list[SamplingParams] | None = None, **options: Any
+    ) -> list[list[Completion]]:
         """Generate completions: n for each prompt. params: for all, or a list, one for each prompt.
 
         Raises the error of the first that fails, and cancels the rest.
@@ -201,7 +220,7 @@ class Engine:
                 for delta in self.step():
                     if delta.error is not None and delta.request in asked:
                         raise delta.error
-            return [self.awaited[request] for request in asked]
+            return [self.awaited[request] or [] for request in asked]
         finally:
             for request in asked:
                 self.cancel(request)

@@ -13,14 +13,19 @@ An error of one request must not end the others. Where a step fails, its shares 
 since keys and values are written to the same slots as before, and only requests that fail alone are aborted.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
 
 from minillm.backends import get_backend
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PagedCache, PageStore
-from minillm.engine.answer import Delta
-from minillm.model.transformer import Segment
-from minillm.scheduler.plan import StepResult
+from minillm.engine.answer import Answer, Delta
+from minillm.model.adapters import LoadedAdapter
+from minillm.model.transformer import Segment, Transformer
+from minillm.scheduler.plan import Plan, SequenceId, Share, StepResult
 
 
 @dataclass(slots=True)
@@ -39,19 +44,27 @@ class ModelExecutor:
     The engine keeps `answers` and `adapters` for the requests that are under way.
     """
 
-    def __init__(self, transformer, num_blocks, block_size=16, host_blocks=0, dtype=None, eos_ids=()):
+    def __init__(
+        self,
+        transformer: Transformer,
+        num_blocks: int,
+        block_size: int = 16,
+        host_blocks: int = 0,
+        dtype: np.dtype | None = None,
+        eos_ids: Container[int] = (),
+    ) -> None:
         dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
         self.store = PageStore.for_model(config, num_blocks, block_size, dtype=dtype, ops=self.ops)
         host = get_backend("numpy")  # memory of the host, whatever the model runs on
         self.host = PageStore.for_model(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
-        self.answers = {}  # request -> [answer.Answer]
-        self.adapters = {}  # request -> adapters.LoadedAdapter, of those that have one
+        self.answers: dict[int, list[Answer]] = {}  # by request
+        self.adapters: dict[int, LoadedAdapter] = {}  # by request, of those that have one
 
-    def execute(self, plan):  # Plan -> ModelOutput
+    def execute(self, plan: Plan) -> ModelOutput:
         """Compute one step: swaps and copies, the forward pass, a token for each sequence that draws."""
         if plan.swaps_out:
-            self.host.copy(plan.swaps_out, source=self.store)
+            cast(PageStore, self.host).copy(plan.swaps_out, source=self.store)
         if plan.swaps_in:
             self.store.copy(plan.swaps_in, source=self.host)
         self.store.copy(plan.copies)
@@ -66,7 +79,7 @@ class ModelExecutor:
                 outcome.finished.pop(sequence, None)
         return outcome
 
-    def forward(self, shares, outcome):  # -> [(share, its likeliest token, or (vocab,) logits)], for shares that draw
+    def forward(self, shares: list[Share], outcome: ModelOutput) -> list[tuple[Share, np.ndarray]]:  # as next_token takes it
         """Compute the shares together; where that fails, each alone, and record those that fail alone."""
         if not shares:
             return []
@@ -81,11 +94,11 @@ class ModelExecutor:
             return [pair for share in shares for pair in self.forward([share], outcome)]
         return list(zip(drawing, found, strict=True))
 
-    def greedy(self, shares):  # -> bool
+    def greedy(self, shares: list[Share]) -> bool:
         """Whether all sequences that draw need only the likeliest token."""
         return all(self.answers[s.request][s.index].greedy for share in shares for s in share.draws)
 
-    def segment(self, share):  # Share -> Segment
+    def segment(self, share: Share) -> Segment:
         """Make the transformer's segment of a share. The table is read only: the scheduler owns its blocks."""
         table = BlockTable(self.store.pool)
         table.blocks, table.length = share.blocks, share.position + len(share.tokens)
@@ -94,7 +107,7 @@ class ModelExecutor:
         adapter = self.adapters.get(share.sequence.request)
         return Segment(share.tokens, share.position, cache, "last" if share.draws else "none", adapter)
 
-    def sample(self, sequence, found, outcome):  # SequenceId, token or (vocab,) logits, ModelOutput
+    def sample(self, sequence: SequenceId, found: np.ndarray, outcome: ModelOutput) -> None:  # token or (vocab,) logits
         """Sample one token for one sequence; an error here fails its request alone."""
         if sequence.request in outcome.failed:
             return

@@ -11,7 +11,11 @@ Everything here happens in the thread of the event loop; nothing is locked.
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import cast
+
+from minillm.engine.answer import Delta
 
 LAG = 64  # deltas that may wait one by one
 
@@ -23,12 +27,14 @@ class Stream:
     Iteration raises the error that ended the request: Stopping, or an error of the model.
     """
 
-    def __init__(self, on_cancel, n):
-        self.request, self.prompt_token_ids, self.cached_tokens = None, [], 0
+    def __init__(self, on_cancel: Callable[["Stream"], object], n: int) -> None:
+        self.request, self.cached_tokens = -1, 0
+        self.prompt_token_ids: list[int] = []
         self.on_cancel, self.open = on_cancel, n  # open: answers that are not complete
-        self.unread, self.news, self.error = deque(), asyncio.Event(), None
+        self.unread: deque[Delta] = deque()
+        self.news, self.error = asyncio.Event(), cast(Exception | None, None)
 
-    async def __aiter__(self):
+    async def __aiter__(self) -> AsyncIterator[Delta]:
         try:
             while True:
                 yield await anext(self)
@@ -37,7 +43,7 @@ class Stream:
         finally:
             self.cancel()
 
-    async def __anext__(self):
+    async def __anext__(self) -> Delta:
         while not self.unread:
             if self.error is not None:
                 raise self.error
@@ -47,13 +53,13 @@ class Stream:
             await self.news.wait()
         return self.unread.popleft()
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> "Stream":
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Cancel the request, if it is not done: its blocks are free before the next step, and iteration ends."""
         if self.open:
             self.open = 0
@@ -63,7 +69,7 @@ class Stream:
 
     # --- called by the AsyncEngine ---------------------------------------------------------------------------------------
 
-    def push(self, delta):
+    def push(self, delta: Delta) -> None:
         """Add a delta to the buffer of unread ones."""
         if not self.open:
             return
@@ -79,14 +85,14 @@ class Stream:
                     return
         self.unread.append(delta)
 
-    def fail(self, error):
+    def fail(self, error: Exception) -> None:
         """End the stream by an error; earlier deltas can still be read."""
         if self.open:
             self.open, self.error = 0, error
             self.news.set()
 
 
-def merge_deltas(first, second):  # Delta, Delta -> Delta
+def merge_deltas(first: Delta, second: Delta) -> Delta:
     """Merge two deltas of an answer. The first one's lists are extended, so merging many costs no more than their tokens."""
     first.token_ids.extend(second.token_ids)
     first.logprobs.extend(second.logprobs)

@@ -6,7 +6,7 @@ whose request causes that waits six seconds for its first token. So the warm-up 
 
     one token, few, more than a band of rows        as prompts
     one sequence, and several                       decoding
-    both in one step                                those who decode beside a prompt that enters
+    both in one step                                decodes beside a prompt that is admitted
     a prompt whose beginning is cached              so a step that begins in the middle
     several answers to one prompt                   blocks that are shared, then copied
     each adapter alone, and all with none           in one step
@@ -14,15 +14,16 @@ whose request causes that waits six seconds for its first token. So the warm-up 
 Its requests leave nothing behind but keys and values in the prefix cache, which traffic soon replaces.
 """
 
+from minillm.engine.engine import Engine
 from minillm.model.sampling import SamplingParams
 
 LENGTHS = (1, 2, 7, 40)  # tokens of prompts: one, few rows of attention, less and more than a pass over a band (crossover.py)
 STEPS = 3  # tokens that each draws: the first by its prompt, two by decode steps
 
 
-def warm_up(engine):
+def warm_up(engine: Engine) -> None:
     """Run every kind of step. The engine is idle before and after."""
-    longest = max(1, min(engine.config.context_length, engine.config.num_blocks * engine.config.block_size) - STEPS)
+    longest = max(1, min(engine.context, engine.config.num_blocks * engine.config.block_size) - STEPS)
     most = engine.config.max_tokens_per_step if engine.config.policy != "chunked" else longest
     lengths = sorted({min(n, longest, most) for n in LENGTHS})
     adapters = [None, *engine.llm.adapters]
@@ -35,7 +36,7 @@ def warm_up(engine):
         serve_staggered(engine, [(n, adapter) for adapter in adapters for n in (lengths[-1], 1)])
 
 
-def serve_staggered(engine, requests, n=1):  # [(prompt tokens, adapter)]
+def serve_staggered(engine: Engine, requests: list[tuple[int, str | None]], n: int = 1) -> None:  # [(prompt tokens, adapter)]
     """Serve requests to the end, each admitted a step after the one before, so that prompts meet decodes.
 
     Requests wait where a small pool has no room; a request that could never fit (several answers) is left out.

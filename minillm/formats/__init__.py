@@ -1,1 +1,1 @@
-"""Floor 0: model files on disk. GGUF and its block types."""
+"""Floor 1: model files on disk. GGUF and its block types."""

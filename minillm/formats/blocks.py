@@ -159,7 +159,7 @@ def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (...,
     if not np.shares_memory(flat, out) and out.size:
         raise ValueError("out must be contiguous")
     step = max(1, CHUNK // type.weights)
-    with np.errstate(invalid="ignore", over="ignore"):  # a stranger's scales may be inf or NaN; so are the weights then
+    with np.errstate(invalid="ignore", over="ignore"):  # scales of an untrusted file may be inf or NaN; so are the weights then
         for start in range(0, len(blocks), step):
             type.decode(np.ascontiguousarray(blocks[start : start + step]), flat[start : start + step])
     return out

@@ -1,6 +1,6 @@
 """A cursor over untrusted bytes: read a number, a string, an array, and never past the end.
 
-A file from a stranger may claim a string of 2**63 bytes. So nothing is read, and nothing allocated, before the claim is
+An untrusted file may claim a string of 2**63 bytes. So nothing is read, and nothing allocated, before the claim is
 compared with the bytes that are left: memory and time stay in proportion to the file. What does not fit is an error that
 says where (offset), what (field), what was expected and what was found.
 """

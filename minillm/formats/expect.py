@@ -1,4 +1,4 @@
-"""What a stranger's file says is looked at once: each value has the wanted type and lies in its range, or is refused by name.
+"""Validation of untrusted files: each value has the wanted type and lies in its range, or is refused by name.
 
 JSON and GGUF metadata both give a dictionary whose values may be anything: text where a number belongs, a number of a thousand
 digits, NaN, a list in a list. Code that uses such values must not find out by crashing, nor by allocating what they claim. So
@@ -7,7 +7,7 @@ nothing reads the dictionary itself; it asks `Fields` for a kind of value, and g
     config = Fields(values, "model/config.json: ", ModelError)
     config.whole("hidden_size", low=1)      model/config.json: hidden_size: expected a whole number from 1 to …, found 'x'.
 
-A key with null counts as absent. What was never asked for can be asked for in the end: `unread`.
+A key with null counts as absent. `unread` lists the keys that were never asked for.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Write a GGUF file: metadata, table of tensors, then their bytes, each on its alignment. The layout is drawn in gguf.py.
 
 Everything before the data is small, so it is built in memory first, which settles where each tensor will lie. The tensors then
-go out one after another, and the file appears when all of it is on the disk (files.py): whoever opens `path` finds the old
+go out one after another, and the file appears when all of it is on the disk (files.py): a reader of `path` finds the old
 file or the new one, never half of one.
 
     offset of tensor i = Σ_{j<i} ⌈nbytes_j / alignment⌉ · alignment        counted from the start of the data

@@ -1,9 +1,9 @@
-"""JSON from a stranger: bytes become a dictionary, or an error in one line.
+"""Untrusted JSON: bytes become a dictionary, or an error in one line.
 
-Python's reader accepts what no other does alike: a key twice, of which it keeps the last. It can also be made to raise what is
-no ValueError, by nesting. Both are refused here, and so is a file larger than any of its kind: a byte of JSON takes up to thirty
-in memory. NaN and numbers beyond float64 pass from a file, as some programs write them, but are not taken for numbers
-(expect.py); a request must be JSON to the letter (finite).
+Python's reader accepts what other readers treat differently: a key twice, of which it keeps the last. Nesting can also make it
+raise what is no ValueError. Both are refused here, and so is a file larger than any of its kind: a byte of JSON takes up to
+thirty in memory. NaN and numbers beyond float64 pass from a file, as some programs write them, but Fields.number refuses them
+(expect.py); a request must be strict JSON (finite).
 """
 
 import json

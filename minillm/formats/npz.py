@@ -1,4 +1,4 @@
-"""An .npz file from a stranger: a zip of plain arrays, none of which may be larger than the file.
+"""An untrusted .npz file: a zip of plain arrays, none of which may be larger than the file.
 
 np.load trusts what it reads: an archive may hold a gigabyte of zeros in a few bytes, a header may claim any shape, and what
 zipfile raises for a damaged directory has no common class. What np.savez writes is simpler than what np.load reads: members are

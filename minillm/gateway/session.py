@@ -24,18 +24,21 @@ keeps is a beginning of the tokens of that text alone, so the shorter of the two
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
+from typing import Any, cast
 
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.errors import RequestError
-from minillm.llm import Completion, completion
+from minillm.llm import LLM, Completion, completion
 from minillm.metrics.events import EventLog
 from minillm.model.generate import generate_tokens
+from minillm.model.sampling import SamplingParams
 
 
-def common_prefix(a, b):  # [token], [token] -> int
+def common_prefix(a: list[int], b: list[int]) -> int:
     """Count the tokens of the longest common prefix of two lists."""
     n = min(len(a), len(b))
     return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
@@ -47,6 +50,10 @@ class Part:
 
     content: str | list[int]
     cache: bool = False
+
+
+Piece = Part | str | list[int]
+Parts = Piece | list[Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Usage:
     cache_read_tokens: int = 0
     output_tokens: int = 0
 
-    def __add__(self, other):
+    def __add__(self, other: "Usage") -> "Usage":
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
@@ -73,12 +80,12 @@ class SessionResponse:
     usage: Usage
 
     @property
-    def text(self):
+    def text(self) -> str:
         return self.completion.text
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class CachedPrefix:
     """A cached prefix, and when it expires unless it is used before."""
 
     salt: object
@@ -96,7 +103,16 @@ class Session:
     clock: seconds, rising. Errors: RequestError; a refused call changes nothing.
     """
 
-    def __init__(self, llm, ttl_s=300.0, min_tokens=64, capacity=8192, block_size=16, max_length=None, clock=time.monotonic):
+    def __init__(
+        self,
+        llm: LLM,
+        ttl_s: float = 300.0,
+        min_tokens: int = 64,
+        capacity: int = 8192,
+        block_size: int = 16,
+        max_length: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not (ttl_s > 0 and min_tokens >= 1 and capacity >= block_size >= 1):
             raise RequestError(
                 "a session needs ttl_s above 0, min_tokens of at least 1 and a capacity of at least one block, "
@@ -107,20 +123,20 @@ class Session:
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
         self.store = PageStore.for_model(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
-        self.entries = OrderedDict()  # (salt, tokens) -> Entry, least recently used first
-        self.last = None  # the last SessionResponse
+        self.entries: OrderedDict[tuple, CachedPrefix] = OrderedDict()  # by (salt, tokens), least recently used first
+        self.last: SessionResponse | None = None
         self.total = Usage()
 
-    def generate(self, parts, params=None, salt=None):  # [Part, str or ids] -> SessionResponse
+    def generate(self, parts: Parts, params: SamplingParams | None = None, salt: Hashable = None) -> SessionResponse:
         """Complete a prompt. Lookup and caching end at its last breakpoint; without one, there is neither.
 
         salt: anything hashable; calls with different salts share nothing (tenants, adapters).
         """
         for _ in self.stream(parts, params, salt):
             pass
-        return self.last
+        return cast(SessionResponse, self.last)
 
-    def stream(self, parts, params=None, salt=None):  # -> iterator of str
+    def stream(self, parts: Parts, params: SamplingParams | None = None, salt: Hashable = None) -> Iterator[str]:
         """Stream a completion; `last` is the SessionResponse at the end, also where the caller stops early."""
         try:
             hash(salt)
@@ -148,19 +164,16 @@ class Session:
             usage = Usage(len(ids) - read - written, written, read, len(sequence.token_ids))
             self.last, self.total = SessionResponse(completion(sequence, log), usage), self.total + usage
 
-    def tokenize(self, parts):  # -> token ids, [length at each breakpoint that can be kept]
+    def tokenize(self, parts: Parts) -> tuple[list[int], list[int]]:  # token ids, length at each breakpoint that can be kept
         """Tokenize neighbouring texts as one; keep ids as they are. Only the first token may be the begin-of-text token."""
-        if isinstance(parts, str | Part) or (parts and isinstance(parts[0], int)):
-            parts = [parts]
-        parts = [part if isinstance(part, Part) else Part(part) for part in parts]
-        ids, breakpoints = [], []
-        for is_text, group in groupby(parts, lambda part: isinstance(part.content, str)):
+        single = isinstance(parts, str | Part) or (parts and isinstance(parts[0], int))
+        pieces: list[Part] = [part if isinstance(part, Part) else Part(part) for part in cast(list, [parts] if single else parts)]
+        ids: list[int] = []
+        breakpoints: list[int] = []
+        for is_text, group in groupby(pieces, lambda part: isinstance(part.content, str)):
             run = list(group)
-            if is_text:
-                whole = "".join(part.content for part in run)
-                encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids))
-            else:
-                whole, encode = [int(i) for part in run for i in part.content], list
+            whole: Any = "".join(str(part.content) for part in run) if is_text else [int(i) for part in run for i in part.content]
+            encode = partial(self.llm.tokenizer.encode, bos=False if ids else None, after=tuple(ids)) if is_text else list
             new, ends = encode(whole), accumulate(len(part.content) for part in run)
             marked = [end for part, end in zip(run, ends, strict=True) if part.cache]
             breakpoints += [len(ids) + common_prefix(encode(whole[:end]), new) for end in marked]
@@ -168,12 +181,12 @@ class Session:
         room = self.max_blocks * self.store.pool.block_size
         return ids, [end for end in breakpoints if self.min_tokens <= end <= room]
 
-    def longest_match(self, ids, breakpoints, salt):  # -> Entry or None, tokens of it
+    def longest_match(self, ids: list[int], breakpoints: list[int], salt: Hashable) -> tuple[CachedPrefix | None, int]:
         """Find the entry that saves most, and how much: all of it, if the prompt begins so, or up to a breakpoint of the prompt.
 
         One user has few entries, so each is compared in full.
         """
-        best = None, 0
+        best: tuple[CachedPrefix | None, int] = None, 0
         for entry in self.entries.values():
             agree = common_prefix(entry.tokens, ids[: max(breakpoints, default=0)]) if entry.salt == salt else 0
             if agree < len(entry.tokens):
@@ -182,7 +195,7 @@ class Session:
                 best = entry, agree
         return best if best[1] else (None, 0)
 
-    def resume(self, entry, length, prompt_tokens):  # Entry or None, int, int -> PagedCache
+    def resume(self, entry: CachedPrefix | None, length: int, prompt_tokens: int) -> PagedCache:
         """Make a cache to continue from. The last token of a prompt is always computed: its logits give the answer's first."""
         if entry is None:
             return self.store.new_cache(max_length=self.max_length)
@@ -191,33 +204,33 @@ class Session:
         cache.truncate(min(length, prompt_tokens - 1))
         return cache
 
-    def touch(self, entry):
+    def touch(self, entry: CachedPrefix) -> None:
         """Restart the entry's time to live, and make it the most recently used."""
         entry.expires = self.clock() + self.ttl_s
         self.entries.move_to_end((entry.salt, tuple(entry.tokens)))
 
-    def keep(self, salt, tokens, cache):
+    def keep(self, salt: Hashable, tokens: list[int], cache: PagedCache) -> None:
         """Cache a prefix, or touch it if it is there; then evict others until all fit."""
         key = salt, tuple(tokens)
         if key not in self.entries:
             kept = cache.fork()
             kept.truncate(len(tokens))
-            self.entries[key] = Entry(salt, tokens, kept, 0.0)
+            self.entries[key] = CachedPrefix(salt, tokens, kept, 0.0)
         self.touch(self.entries[key])
         while self.kept_blocks > self.max_blocks:
             self.evict(next(iter(self.entries)))
 
-    def expire(self):
+    def expire(self) -> None:
         """Evict expired entries. Every call begins with it."""
         now = self.clock()
         for key in [key for key, entry in self.entries.items() if entry.expires <= now]:
             self.evict(key)
 
-    def evict(self, key):
+    def evict(self, key: tuple) -> None:
         """Evict an entry; its blocks without another owner are free."""
         self.entries.pop(key).cache.free()
 
     @property
-    def kept_blocks(self):
+    def kept_blocks(self) -> int:
         """Blocks that entries own; a shared one counts once."""
         return len({block for entry in self.entries.values() for block in entry.cache.table.blocks})

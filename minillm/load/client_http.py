@@ -18,7 +18,7 @@ READ = 1 << 16  # bytes at once, and of the longest head of an answer
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is. path: what comes before /v1 or nothing."""
+    """The address of a server. path: what comes before /v1, or nothing."""
 
     secure: bool
     host: str
@@ -27,7 +27,7 @@ class Address:
 
 
 def address(url):  # -> Address
-    """Of http://host:port, with or without /v1 at its end. Errors: MiniLLMError."""
+    """Parse http://host:port, with or without /v1 at its end. Errors: MiniLLMError."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
@@ -41,7 +41,7 @@ def address(url):  # -> Address
 
 
 class Closed(Exception):
-    """The server closed before a byte of its answer."""
+    """The server closed before it sent a byte of its answer."""
 
 
 def library():  # -> h11
@@ -62,7 +62,7 @@ class Connection:
         self._last = b""  # what came last, for messages
 
     async def ask(self, method, target, headers, body):  # -> h11.Response: the head of the answer
-        """Send a request whole. Closed: it was in vain, and may be sent on another connection."""
+        """Send a whole request. Closed: it did not arrive, and may be sent on another connection."""
         request = self.h11.Request(method=method, target=target, headers=headers)
         events = [request, *([self.h11.Data(data=body)] if body else []), self.h11.EndOfMessage()]
         try:
@@ -75,7 +75,7 @@ class Connection:
         return event
 
     async def next_event(self):  # -> h11.Response, Data, EndOfMessage, …
-        """Read until there is one. Closed: not a byte came. Trouble: the answer is cut short, or no HTTP."""
+        """Read the next event. Closed: not a byte came. Trouble: the answer is cut short, or no HTTP."""
         while (event := self._parsed()) is self.h11.NEED_DATA:
             self._last = await self.reader.read(READ)
             if self._last:
@@ -97,7 +97,7 @@ class Connection:
             raise Trouble("not http", f"{str(error)[:80]}, found {excerpt(self._last)}") from None
 
     def renew(self):  # -> whether another request may follow
-        """After the end of an answer."""
+        """Reset h11's state after the end of an answer."""
         done = self.http.our_state is self.http.their_state is self.h11.DONE and not self.http.trailing_data[0]
         if done:
             self.http.start_next_cycle()
@@ -119,7 +119,7 @@ class Response:
         self._connection, self._pool = connection, pool
 
     async def body(self):  # -> yields bytes, as they come
-        """To the end. Trouble: it was cut short. Read to its end, the connection is free for the next request."""
+        """Read the body to its end. Trouble: it was cut short. At its end, the connection is free for the next request."""
         connection = self._connection
         while not isinstance(event := await connection.next_event(), connection.h11.EndOfMessage):
             yield bytes(event.data)
@@ -128,7 +128,7 @@ class Response:
             self._connection = None
 
     async def text(self, most=1 << 16):  # -> bytes
-        """The whole body, but not more than so many bytes of it."""
+        """Read the whole body, but not more than so many bytes of it."""
         data = b""
         async for part in self.body():
             data += part
@@ -137,7 +137,7 @@ class Response:
         return data
 
     def close(self):
-        """Leave. What has not been read is not wanted: the server sees the connection close."""
+        """Close the response. Unread data is dropped: the server sees the connection close."""
         if self._connection:
             self._connection.close()
             self._connection = None

@@ -1,6 +1,6 @@
-"""The load generator: sends a workload to a server, watches every answer, says what came of it.
+"""The load generator: sends a workload to a server, watches every answer, reports the results.
 
-    open loop     each request at its own time, whatever came of those before
+    open loop     each request at its own time, however slow earlier ones are
     closed loop   `concurrency` users; each sends its next request when its last has ended
 
 A generator can be too slow itself. Then it sends late, and the server looks better than it is: how late each request went

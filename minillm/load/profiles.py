@@ -1,6 +1,6 @@
 """Profiles: what a trace is like, in a few kilobytes, and requests drawn from that.
 
-A trace belongs to those who published it; a profile is this project's own count of it. It keeps quantiles, and of
+A trace belongs to its publishers; a profile is this project's own summary of it. It keeps quantiles, and of
 conversations how they grow, so that what is drawn wastes and hits about as the trace does:
 
     lengths         quantiles of the prompt; for each eighth of prompts, short to long, quantiles of the output

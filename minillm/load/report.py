@@ -11,7 +11,7 @@ import io
 import json
 from pathlib import Path
 
-from minillm import plots
+from minillm import plots, terminal
 from minillm.files import replacing
 from minillm.load.generator import rows
 from minillm.metrics import perfetto, summary
@@ -29,16 +29,17 @@ def table(result):  # -> text
     ]
     if result["errors"]:
         lines.append("without an answer: " + ", ".join(f"{n:,} {kind}" for kind, n in result["errors"].items()))
-    lines += ["", f"{'':6}{'mean':>9}{'p50':>9}{'p90':>9}{'p95':>9}{'p99':>9}   ms, of finished requests; below, 95% intervals"]
+    columns, rows = ("mean", "p50", "p90", "p95", "p99"), []
     for key, name in NAMES.items():
         if not result[key]["count"]:
-            lines.append(f"{name:6}{'none was seen':>18}")
+            rows.append([name, "", "", "", "", "", "none was seen"])
             continue
-        columns = ("mean", "p50", "p90", "p95", "p99")
-        lines.append(f"{name:6}" + "".join(f"{1e3 * result[key][c]:9,.1f}" for c in columns) + f"   of {result[key]['count']:,}")
+        rows.append([name, *(f"{1e3 * result[key][c]:,.1f}" for c in columns), f"of {result[key]['count']:,}"])
         if result[key]["mean_ci"]:
             ends = zip(*(result[key][f"{c}_ci"] for c in columns), strict=True)
-            lines += [f"{sign:>6}" + "".join(f"{1e3 * end:9,.1f}" for end in row) for sign, row in zip("≥≤", ends, strict=True)]
+            rows += [[sign, *(f"{1e3 * end:,.1f}" for end in row)] for sign, row in zip("≥≤", ends, strict=True)]
+    head = ["", *columns, "ms, of finished requests; below, 95% intervals"]
+    lines += ["", terminal.table(head, rows, "<>>>>><")]
     lines += ["", "throughput: " + throughput(result)]
     if result["slo_s"]:
         asked = ", ".join(f"{name} ≤ {limit:g} s" for name, limit in result["slo_s"].items())

@@ -1,4 +1,4 @@
-"""Traces of real servers, read as published: strangers' files, so every line is checked and a bad one is named.
+"""Traces of real servers, read as published: untrusted files, so every line is checked and a bad one is named.
 
     Azure      AzureLLMInferenceTrace_*.csv     TIMESTAMP, ContextTokens, GeneratedTokens        (CC-BY-4.0)
     Mooncake   conversation_trace.jsonl         timestamp, input_length, output_length, hash_ids (Apache-2.0)

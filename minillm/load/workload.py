@@ -1,7 +1,7 @@
-"""What a load generator sends, and when: all of it from a seed, so that two servers can be asked the same.
+"""What a load generator sends, and when: all of it from a seed, so that two servers get the same load.
 
 When. *Open loop*: users come by themselves, however slow the server is; only this shows a queue that grows. *Closed
-loop*: so many users, each of whom waits for the answer before asking again; a slow server is asked less, which flatters it.
+loop*: so many users, each waiting for the answer before the next request; a slow server gets less load, which flatters it.
 Gaps of an open loop have the mean 1/rate and, by how bursty they are, a gamma law of shape `burstiness`:
 
     burstiness   1: Poisson      → 0: bursts      ∞: one every 1/rate seconds      coefficient of variation = 1/√burstiness

@@ -1,7 +1,7 @@
 """Percentiles with confidence intervals, from the bootstrap: how far off might the number be, with other requests?
 
 The measurement is repeated in thought: as many requests are drawn from those measured, with repetition, and the number is
-computed anew. Of a thousand such repetitions the middle 95% are the interval. All values of a request (its gaps between
+computed anew. The interval is the middle 95% of a thousand such repetitions. All values of a request (its gaps between
 tokens) are drawn together, since they are not independent: a slow step delays many.
 
 The bootstrap cannot see what never happened. A p99 of 50 requests is their maximum, and so is the end of its interval.

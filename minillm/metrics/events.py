@@ -10,14 +10,15 @@ are measured by the same code. Where the field uses one name in two ways, the co
     E2E   last token − arrival
 
 A request may have several answers (n > 1), which decode beside each other. TTFT ends with the first token of any, E2E with
-the last of any; each answer has a TPOT of its own, and the request's is their mean. So has it vLLM, whose engine makes a
-request of each answer, and whose histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
+the last of any; each answer has a TPOT of its own, and the request's is their mean. vLLM does the same: its engine makes a
+request of each answer, and its histogram of TPOT takes one value of each. TPOT is defined in `tpot` and nowhere else.
 
 These are of one request. Metrics of a whole log (percentiles, goodput) are in minillm/metrics/summary.py.
 """
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ class Event(NamedTuple):
     kind: str
     time: float
     tokens: int = 1
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # tuple.index gives way
 
 
 @dataclass
@@ -53,41 +54,41 @@ class EventLog:
     left; None (the default) keeps all. A server that runs for months needs it.
     """
 
-    clock: object = time.perf_counter
+    clock: Callable[[], float] = time.perf_counter
     events: list[Event] = field(default_factory=list)
     keep_last: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.keep_last is not None and self.keep_last < 1:
             raise MiniLLMError(f"a log keeps at least 1 request that has ended, found keep_last = {self.keep_last}.")
-        self._of = {}  # request -> its events: a metric of one request costs as many steps as it has events
-        self._ended = deque()
+        self._of: dict[int, list[Event]] = {}  # by request: a metric of one costs as many steps as it has events
+        self._ended: deque[int] = deque()
         self._sweep_at = 64  # events in the list
         for event in self.events:
             self._note(event)
 
-    def add(self, request, kind, tokens=1, index=0):
+    def add(self, request: int, kind: str, tokens: int = 1, index: int = 0) -> None:
         event = Event(request, kind, self.clock(), tokens, index)
         self.events.append(event)
         self._note(event)
 
-    def events_of(self, request):  # -> [Event]
-        """All events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
+    def events_of(self, request: int) -> list[Event]:
+        """List all events of a request, in order; of ENGINE, its steps. Empty for one that is unknown or dropped."""
         return self._of.get(request, [])
 
-    def requests(self):  # -> [request]
-        """Requests that the log knows, in the order of their first events."""
+    def requests(self) -> list[int]:
+        """List the requests that the log knows, in the order of their first events."""
         return [request for request in list(self._of) if request != ENGINE]
 
-    def times(self, request, kind, index=None):  # -> [seconds]
-        """The times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
+    def times(self, request: int, kind: str, index: int | None = None) -> list[float]:
+        """List the times of one kind of event of a request; of TOKEN one for each token, also of tokens that came together.
 
         index: of this answer alone.
         """
         found = [e for e in self.events_of(request) if e.kind == kind and index in (None, e.index)]
         return [e.time for e in found for _ in range(e.tokens if kind == TOKEN else 1)]
 
-    def _note(self, event):
+    def _note(self, event: Event) -> None:
         self._of.setdefault(event.request, []).append(event)
         if self.keep_last is None or event.kind not in ENDS:
             return
@@ -97,7 +98,7 @@ class EventLog:
             if len(self.events) >= self._sweep_at:
                 self._sweep()
 
-    def _sweep(self):
+    def _sweep(self) -> None:
         """Drop from the list the requests that left the index, and steps older than anything that is left."""
         left = [events[0].time for request, events in self._of.items() if request != ENGINE]
         since = min(left, default=float("inf"))
@@ -107,37 +108,37 @@ class EventLog:
         self._sweep_at = 2 * len(self.events) + 64  # when it has doubled: an event is copied once or so in its life
 
 
-def ttft(log, request, index=None):  # -> seconds
-    """Time to first token, from arrival; None where there was none. index: to the first of this answer."""
+def ttft(log: EventLog, request: int, index: int | None = None) -> float | None:
+    """Compute the time to first token, from arrival; None where there was none. index: to the first of this answer."""
     tokens = log.times(request, TOKEN, index)
     return tokens[0] - log.times(request, ARRIVED)[0] if tokens else None
 
 
-def itl(log, request, index=None):  # -> [seconds]
-    """Inter-token latencies: the gap before each token but the first of its answer."""
+def itl(log: EventLog, request: int, index: int | None = None) -> list[float]:
+    """List the inter-token latencies: the gap before each token but the first of its answer."""
     each = [log.times(request, TOKEN, i) for i in answers(log, request, index)]
     return [b - a for times in each for a, b in zip(times, times[1:], strict=False)]
 
 
-def answers(log, request, index=None):  # -> [index]
-    """The answers of a request that have a token; or the one asked for."""
+def answers(log: EventLog, request: int, index: int | None = None) -> list[int]:
+    """List the answers of a request that have a token; or the one asked for."""
     return sorted({e.index for e in log.events_of(request) if e.kind == TOKEN}) if index is None else [index]
 
 
-def tokens_of(events, kind, usage):  # [Event], ARRIVED or TOKEN, PROMPT_USAGE or USAGE -> tokens
+def tokens_of(events: list[Event], kind: str, usage: str) -> int:
     """Count the tokens of a kind of event, unless a server has reported (usage) how many they really were."""
     told = [e.tokens for e in events if e.kind == usage]
     return told[-1] if told else sum(e.tokens for e in events if e.kind == kind)
 
 
-def new_tokens(log, request, index=None):  # -> tokens
+def new_tokens(log: EventLog, request: int, index: int | None = None) -> float:
     """Count the tokens of a request's answers, or of one. A server's report covers all answers: each gets its seen share."""
     total, seen = tokens_of(log.events_of(request), TOKEN, USAGE), len(log.times(request, TOKEN))
     return total if index is None or not seen else total * len(log.times(request, TOKEN, index)) / seen
 
 
-def tpot(log, request, convention="vllm", index=None):  # -> seconds
-    """Time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
+def tpot(log: EventLog, request: int, convention: str = "vllm", index: int | None = None) -> float | None:
+    """Compute the time per output token: "vllm" leaves the first token out, "guidellm" spreads the whole E2E over all tokens.
 
     index: of this answer; else the mean over the request's answers that have one. A server's report (USAGE) counts where
     there is one, as a chunk may hold more tokens than a client can tell. None where no gap was seen: of a single token, and
@@ -158,26 +159,26 @@ def tpot(log, request, convention="vllm", index=None):  # -> seconds
     # END SOLUTION
 
 
-def mean(values):  # -> number, or None of nothing
+def mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def e2e(log, request, index=None):  # -> seconds
-    """From arrival to the last token. index: to the last of this answer."""
+def e2e(log: EventLog, request: int, index: int | None = None) -> float | None:
+    """Compute the end-to-end latency, from arrival to the last token. index: to the last of this answer."""
     tokens = log.times(request, TOKEN, index)
     return tokens[-1] - log.times(request, ARRIVED)[0] if tokens else None
 
 
-def throughput(log):  # -> tokens per second
-    """Output tokens of all requests over the time from the first arrival to the last token."""
+def throughput(log: EventLog) -> float | None:
+    """Compute output tokens of all requests over the time from the first arrival to the last token."""
     tokens = [e for e in log.events if e.kind == TOKEN]
     start = min((e.time for e in log.events if e.kind == ARRIVED), default=0.0)
     seconds = max((e.time for e in tokens), default=start) - start
     return sum(e.tokens for e in tokens) / seconds if seconds > 0 else None
 
 
-def summary(log, request, index=None):  # -> {name with unit: number}
-    """The metrics of one request, or of one of its answers, under the names that every --json output uses."""
+def summary(log: EventLog, request: int, index: int | None = None) -> dict[str, float | None]:
+    """Compute the metrics of one request, or of one of its answers, under the names that every --json output uses."""
     prompt = next((e.tokens for e in log.events_of(request) if e.kind == ARRIVED), None)
     if prompt is None:
         raise MiniLLMError(f"the log knows nothing of request {request}: it has not arrived, or was forgotten (keep_last).")

@@ -1,7 +1,7 @@
 """Metrics of a whole log: latencies of requests, their percentiles, throughput, goodput.
 
 A request that failed, was refused or was cancelled is counted as just that. It has no latency: half an answer is not a
-fast answer. Of a request that finished, with t₁ … tₙ the times of its n tokens and t₀ of its arrival:
+fast answer. For a finished request with its n tokens at t₁ … tₙ and its arrival at t₀:
 
     TTFT = t₁ − t₀      TPOT = (tₙ − t₁) / (n − 1)      E2E = tₙ − t₀      ITL: each tᵢ₊₁ − tᵢ
 

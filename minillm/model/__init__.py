@@ -1,1 +1,1 @@
-"""Floor 3: a model that speaks: configuration, tokenizer, transformer, sampling, generation."""
+"""Floor 4: a model that speaks: configuration, tokenizer, transformer, sampling, generation."""

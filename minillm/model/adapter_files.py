@@ -7,7 +7,7 @@
 
 One thing is more than a name. Llama's GGUF files have the rows of Q and K in another order than hubs: RoPE turns neighbours
 there, and component i with i + d/2 here. ΔW = B A has the rows of B: so B of attn_q and attn_k is put in the model's order,
-and A stays. What is read comes from strangers: shapes before numbers, numbers before use.
+and A stays. Files are untrusted: shapes are checked before numbers, numbers before use.
 
 Sources: huggingface.co/docs/peft (checkpoint format); llama.cpp, convert_lora_to_gguf.py and src/llama-adapter.cpp.
 """

@@ -1,7 +1,7 @@
 """Several adapters in one batch: one model for all rows, and for each row the thin matrices of its own request.
 
-An adapter that is merged costs nothing, but then the model says what this one says, to everybody. Kept apart, an adapter is a
-few megabytes beside gigabytes, and a server holds many. The large product stays one, over all rows, so W is read once for
+An adapter that is merged costs nothing, but then the model answers as this adapter does, to all users. Kept apart, an adapter
+is a few megabytes beside gigabytes, and a server holds many. The large product stays one, over all rows, so W is read once for
 the whole batch; then each adapter adds to the rows that asked for it:
 
     y = x Wᵀ                                      rows: base, moral, base, rhyme, moral

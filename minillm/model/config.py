@@ -2,7 +2,7 @@
 
 A Llama is a stack of equal layers, so a dozen integers say everything: how much memory its weights take, how many bytes
 each cached token adds, how much arithmetic a token needs. Plots, the simulator, the cards and the claims all call the
-formulas here; nobody else writes them down.
+formulas here; they are written nowhere else.
 
     parameters  ≈ layers × (attention 2·d·(H + H_kv)·d_head + feed-forward 3·d·d_ff) + vocab·d
     FLOPs/token ≈ 2 × parameters used in products + 4 × layers × H × d_head × context
@@ -51,7 +51,7 @@ class ModelConfig:
     qk_norm: bool = False  # Qwen3
     name: str = "model"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "vocab_size", "context_length"):
             if (value := getattr(self, field)) < 1:
                 raise ModelError(f"{self.name}: {field} must be at least 1, found {value}.")
@@ -64,13 +64,13 @@ class ModelConfig:
 
     # --- parameters and bytes -------------------------------------------------------------------------------------
 
-    def matrix_parameters(self):
+    def matrix_parameters(self) -> int:
         """Count the parameters that take part in a matrix product for every token: all matrices, and the output head once."""
         attention = 2 * self.d_model * (self.n_heads + self.n_kv_heads) * self.d_head
         feed_forward = 3 * self.d_model * self.d_ff
         return self.n_layers * (attention + feed_forward) + self.vocab_size * self.d_model
 
-    def parameters(self):
+    def parameters(self) -> int:
         """Count all parameters once; a tied head shares the embedding's."""
         embedding = 0 if self.tied else self.vocab_size * self.d_model
         norms = (2 * self.n_layers + 1) * self.d_model
@@ -78,11 +78,11 @@ class ModelConfig:
         qk_norms = self.n_layers * 2 * self.d_head if self.qk_norm else 0
         return self.matrix_parameters() + embedding + norms + biases + qk_norms
 
-    def weight_bytes(self, bits_per_weight=16):
+    def weight_bytes(self, bits_per_weight: float = 16) -> float:
         """Count the bytes of all parameters at a width; block formats have fractional widths (Q4_0: 4.5)."""
         return self.parameters() * bits_per_weight / 8
 
-    def kv_bytes_per_token(self, bytes_per_value=2):
+    def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Count the bytes that one token adds to the KV cache, over all layers."""
         # BEGIN SOLUTION ex=02.6
         return 2 * self.n_layers * self.n_kv_heads * self.d_head * bytes_per_value
@@ -90,7 +90,7 @@ class ModelConfig:
 
     # --- arithmetic -----------------------------------------------------------------------------------------------
 
-    def decode_flops(self, context):
+    def decode_flops(self, context: int) -> int:
         """Count the FLOPs of one decode step: one token that attends over `context` tokens, itself among them."""
         # BEGIN SOLUTION ex=01.5
         products = 2 * self.matrix_parameters()
@@ -98,14 +98,14 @@ class ModelConfig:
         return products + self.n_layers * scores_and_average
         # END SOLUTION
 
-    def prefill_flops(self, tokens, cached=0, logits=1):
+    def prefill_flops(self, tokens: int, cached: int = 0, logits: int = 1) -> int:
         """Count the FLOPs of a causal prefill of `tokens` after `cached` ones, with the output head at `logits` positions."""
         head = 2 * self.vocab_size * self.d_model
         visible = tokens * cached + tokens * (tokens + 1) // 2  # token i sees the cache and i + 1 new ones
         attention = self.n_layers * 4 * self.n_heads * self.d_head * visible
         return tokens * (2 * self.matrix_parameters() - head) + logits * head + attention
 
-    def training_flops(self, tokens, length=0):
+    def training_flops(self, tokens: int, length: int = 0) -> int:
         """Count the FLOPs of a training step over `tokens`: forward, and twice that backward (for inputs and for weights).
 
         length: of the sequences that the tokens come in; 0 leaves attention between them out, as estimates do.
@@ -116,7 +116,7 @@ class ModelConfig:
 
     # --- traffic --------------------------------------------------------------------------------------------------
 
-    def decode_bytes(self, context, batch=1, bits_per_weight=16, bytes_per_value=2):
+    def decode_bytes(self, context: int, batch: int = 1, bits_per_weight: float = 16, bytes_per_value: int = 2) -> float:
         """Count the bytes that one decode step must read: every weight once, and the cache of every sequence in the batch.
 
         The embedding table is left out where it is not the head: a step reads a row of it.

@@ -5,16 +5,23 @@ What a sequence still has to feed is simply the tokens that its cache does not h
 together decode as one batch.
 """
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from minillm.cache.protocol import KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, EventLog
+from minillm.model.adapters import LoadedAdapter
 from minillm.model.sampling import SamplingParams, as_int, as_tuple, log_softmax, sample
 from minillm.model.stopping import StopStrings
-from minillm.model.transformer import Segment
+from minillm.model.tokenizer import Tokenizer
+from minillm.model.tokenizer.streaming import StreamingDetokenizer
+from minillm.model.transformer import Segment, Transformer
 
+Prompt = str | list[int] | np.ndarray  # text, or token ids
 EMPTY = "the prompt is empty: a model needs at least one token to go on from"
 PREFILL_CHUNK = 512  # tokens a step: the naive scores of a chunk take heads × chunk × context × 4 bytes
 
@@ -35,28 +42,28 @@ class SequenceState:
     request: int
     prompt_token_ids: list[int]
     params: SamplingParams
-    cache: object
-    detokenizer: object
+    cache: KVCache
+    detokenizer: StreamingDetokenizer
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    adapter: object = None  # adapters.LoadedAdapter
+    adapter: LoadedAdapter | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.params.seed)
         self.stops = StopStrings(self.params.stop)
 
-    def pending(self):  # -> token ids
-        """Tokens that the cache does not hold yet."""
+    def pending(self) -> list[int]:
+        """List the tokens that the cache does not hold yet."""
         held, prompt = self.cache.length, len(self.prompt_token_ids)
         return self.prompt_token_ids[held:] + self.token_ids[max(0, held - prompt) :]
 
-    def segment(self, tokens, logits="last"):  # -> Segment
+    def segment(self, tokens: list[int], logits: str = "last") -> Segment:
         """Make a segment of these tokens, after those that the cache holds."""
         return Segment(tokens, self.cache.length, self.cache, logits, self.adapter)
 
-    def accept(self, token, eos_ids, room):  # -> the text that it makes visible
+    def accept(self, token: int, eos_ids: Container[int], room: int) -> str:  # the text that it makes visible
         """Take a chosen token: end of text (which is no part of the text), stop string, length, or go on."""
         self.token_ids.append(token)
         if token in self.params.stop_token_ids or (token in eos_ids and not self.params.ignore_eos):
@@ -69,13 +76,13 @@ class SequenceState:
         self.text += piece
         return piece
 
-    def finish(self, reason, piece):
+    def finish(self, reason: str, piece: str) -> str:
         self.finish_reason = reason
         self.text += piece
         return piece
 
 
-def prompt_ids(tokenizer, prompt):  # Tokenizer, text or token ids -> token ids
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Tokenize a prompt, or check its ids. "" becomes the begin-of-text token, also where the file puts none before a text."""
     if isinstance(prompt, str):
         if ids := tokenizer.encode(prompt):
@@ -87,12 +94,13 @@ def prompt_ids(tokenizer, prompt):  # Tokenizer, text or token ids -> token ids
         found = [as_int(i) for i in prompt]
     except TypeError:
         found = [None]
-    if None in found:
+    ids = [i for i in found if i is not None]
+    if len(ids) < len(found):
         raise RequestError(f"a prompt is text or a list of token ids, found {describe_prompt(prompt)}.")
-    return found
+    return ids
 
 
-def describe_prompt(prompt):  # -> text
+def describe_prompt(prompt: Any) -> str:
     """Describe a wrong prompt by its type and its first wrong item, for an error."""
     try:
         wrong = next(i for i in prompt if as_int(i) is None)
@@ -101,7 +109,7 @@ def describe_prompt(prompt):  # -> text
     return f"{type(prompt).__name__} with {wrong!r:.40}"
 
 
-def as_prompt_list(prompts):  # -> [prompt], whether it was a single one: text or token ids, and not a list of prompts
+def as_prompt_list(prompts: Prompt | list) -> tuple[list, bool]:  # [prompt], whether it was a single one: text or token ids
     if isinstance(prompts, str):
         return [prompts], True
     prompts = list(as_tuple("prompts", prompts, "texts, or of lists of token ids"))
@@ -109,7 +117,7 @@ def as_prompt_list(prompts):  # -> [prompt], whether it was a single one: text o
     return [prompts] if single else prompts, single
 
 
-def check_prompt(ids, context, max_tokens, truncate=None):  # -> token ids
+def check_prompt(ids: list[int], context: int, max_tokens: int, truncate: str | None = None) -> list[int]:
     """Refuse a prompt that leaves no room for a token; or, with truncate="left", keep its end and room for the answer."""
     if not ids:
         raise RequestError(f"{EMPTY}.")
@@ -125,14 +133,20 @@ def check_prompt(ids, context, max_tokens, truncate=None):  # -> token ids
     return ids
 
 
-def prefill(transformer, sequence, chunk=PREFILL_CHUNK):  # -> (vocab,) logits of the last position
-    """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory."""
+def prefill(transformer: Transformer, sequence: SequenceState, chunk: int = PREFILL_CHUNK) -> np.ndarray:  # (vocab,)
+    """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory. -> logits of the last position."""
     while len(pending := sequence.pending()) > chunk:
         transformer.forward([sequence.segment(pending[:chunk], logits="none")])
     return transformer.ops.download(transformer.logits([sequence.segment(pending)]))[-1]
 
 
-def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True):  # -> iterator of (sequence, piece of text)
+def generate_tokens(
+    transformer: Transformer,
+    eos_ids: Container[int],
+    sequences: list[SequenceState],
+    log: EventLog | None = None,
+    use_cache: bool = True,
+) -> Iterator[tuple[SequenceState, str]]:  # and a piece of its text
     """Generate for all sequences until each has finished. Yields after every token, also when it shows no text yet.
 
     use_cache=False forgets everything after each token: what generation costs without a KV cache.
@@ -141,7 +155,7 @@ def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True): 
     for sequence in sequences:
         log.add(sequence.request, ARRIVED, len(sequence.prompt_token_ids))
 
-    def choose(sequence, logits):
+    def choose(sequence: SequenceState, logits: np.ndarray) -> tuple[SequenceState, str]:
         seen = sequence.prompt_token_ids + sequence.token_ids
         token = sample(logits, sequence.params, sequence.rng, seen)
         log.add(sequence.request, TOKEN)
@@ -164,14 +178,14 @@ def generate_tokens(transformer, eos_ids, sequences, log=None, use_cache=True): 
             yield choose(sequence, logits)
 
 
-def token_logprob(logits, token, count):  # (vocab,), int, int -> TokenLogprob
+def token_logprob(logits: np.ndarray, token: int, count: int) -> TokenLogprob:
     """Compute the log-probabilities of the chosen token and of the `count` likeliest ones."""
     logprobs = log_softmax(logits)
     best = top_indices(logprobs, count)
     return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})
 
 
-def top_indices(values, count):  # (n,), int -> (count,) indices
+def top_indices(values: np.ndarray, count: int) -> np.ndarray:  # (n,), int -> (count,) indices
     """Find the largest values, in descending order, the lower index first among equals. Only those are sorted."""
     count = min(count, len(values))
     if count == 0:

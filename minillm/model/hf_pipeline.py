@@ -4,7 +4,7 @@
             none or NFC   four structures   BPE      the BOS token, or nothing
 
 Each stage changes tokens. A pattern that differs in one character from those we know cuts other words, and the model reads tokens
-that it was not trained on: it still answers, only worse, and nobody knows why. So nothing is guessed from a part of a stage.
+that it was not trained on: it still answers, only worse, and without an error. So nothing is guessed from a part of a stage.
 
 The format: huggingface.co/docs/tokenizers, and its source (tokenizers/src/pre_tokenizers, processors).
 """

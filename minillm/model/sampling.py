@@ -1,16 +1,18 @@
 """From logits to a token: greedy, or a draw from a distribution that the request has shaped.
 
-Each knob is a function from logits to logits; what it forbids becomes -inf. They run in the order that vLLM and
+Each sampling parameter is a function from logits to logits; what it masks becomes -inf. They run in the order that vLLM and
 transformers use: repetition penalty, temperature, top-k, top-p, min-p, draw. Every sequence has a random generator of
-its own, so what it says never depends on who else is in the batch.
+its own, so its text never depends on the other sequences of the batch.
 
 Holtzman et al. 2019, arXiv:1904.09751 (top-p). Keskar et al. 2019, arXiv:1909.05858 (repetition penalty).
 Nguyen et al. 2024, arXiv:2407.01082 (min-p).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
+from typing import Any
 
 import numpy as np
 
@@ -51,19 +53,20 @@ class SamplingParams:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: Sequence[int] = ()
     skip_special_tokens: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, low, high, closed in RANGES:
             value = getattr(self, name)
             if value is None and name in ("logprobs", "seed"):
                 continue
-            plain = as_int(value) if name in WHOLE else as_float(value)
-            if plain is None and as_float(value) is not None and as_float(value) > low:
+            number = as_float(value)
+            plain = as_int(value) if name in WHOLE else number
+            if plain is None and number is not None and number > low:
                 raise RequestError(f"{name} must be a whole number, found {value!r}.")
             if plain is None or not low <= plain <= high or (plain == low and not closed):
                 limit = f"{'at least' if closed else 'above'} {low}" + (f" and at most {high}" if high < math.inf else "")
@@ -84,7 +87,7 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
 
-def as_int(value):  # -> int or None
+def as_int(value: Any) -> int | None:
     """Convert an integer of any kind: 5, 5.0, NumPy's; None for True, 5.5, "5", NaN."""
     if isinstance(value, bool | np.bool_) or (isinstance(value, np.ndarray) and value.ndim):
         return None
@@ -96,7 +99,7 @@ def as_int(value):  # -> int or None
         return None
 
 
-def as_float(value):  # -> float or None
+def as_float(value: Any) -> float | None:
     """Convert a finite number; None for anything else."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         return None
@@ -106,7 +109,7 @@ def as_float(value):  # -> float or None
         return None
 
 
-def as_tuple(name, value, what):  # -> tuple
+def as_tuple(name: str, value: Any, what: str) -> tuple:
     """Convert a collection to a tuple. RequestError where it is none."""
     try:
         if not isinstance(value, bytes | str):
@@ -116,15 +119,15 @@ def as_tuple(name, value, what):  # -> tuple
     raise RequestError(f"{name} must be a list of {what}, found {value!r}.")
 
 
-def penalize_repetition(logits, seen, penalty):  # (vocab,), token ids, float -> (vocab,)
+def penalize_repetition(logits: np.ndarray, seen: Sequence[int], penalty: float) -> np.ndarray:  # (vocab,) -> (vocab,)
     """Make tokens that were already used less likely: divide positive logits by the penalty, multiply negative ones."""
-    seen = np.unique(seen)
+    used = np.unique(seen)
     logits = logits.copy()
-    logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+    logits[used] = np.where(logits[used] > 0, logits[used] / penalty, logits[used] * penalty)
     return logits
 
 
-def keep_top_k(logits, k):  # (vocab,), int -> (vocab,)
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:  # (vocab,) -> (vocab,)
     """Mask all but the k largest. Ties with the k-th stay."""
     if k >= len(logits):
         return logits
@@ -132,7 +135,7 @@ def keep_top_k(logits, k):  # (vocab,), int -> (vocab,)
     return np.where(logits >= threshold, logits, -np.inf)
 
 
-def keep_top_p(logits, p):  # (vocab,), float -> (vocab,)
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:  # (vocab,) -> (vocab,)
     """Forbid the tail: keep the fewest tokens, from the likeliest down, whose probabilities reach p together.
 
     The token that crosses p is kept, so at least one always is. Among equals the lower id comes first.
@@ -148,14 +151,14 @@ def keep_top_p(logits, p):  # (vocab,), float -> (vocab,)
     return filtered
 
 
-def keep_min_p(logits, p):  # (vocab,), float -> (vocab,)
+def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:  # (vocab,) -> (vocab,)
     """Mask tokens less likely than p times the likeliest one."""
     if p == 0:
         return logits
     return np.where(logits >= logits.max() + np.log(p), logits, -np.inf)
 
 
-def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token ids -> (vocab,) float64
+def distribution(logits: np.ndarray, params: SamplingParams, seen: Sequence[int] = ()) -> np.ndarray:  # (vocab,) float64
     """Compute the probabilities that a request samples from; speculative decoding needs them too. Greedy puts all on one token.
 
     Raises RequestError where the largest is no finite number: a broken model must not look like a talkative one.
@@ -176,14 +179,14 @@ def distribution(logits, params, seen=()):  # (vocab,), SamplingParams, token id
     return softmax(keep_min_p(logits, params.min_p))
 
 
-def draw(probabilities, rng):  # (vocab,), np.random.Generator -> int
+def draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:  # (vocab,)
     """Sample one token by inverting the cumulative distribution at a uniform number: one draw, one random number."""
     cumulative = np.cumsum(probabilities)
     u = rng.random() * cumulative[-1]
     return int(np.searchsorted(cumulative, u, side="right"))
 
 
-def most_likely(logits):  # (vocab,) -> int
+def most_likely(logits: np.ndarray) -> int:  # (vocab,)
     """Find the greedy choice, the lowest id among equals, in one pass: argmax treats NaN as the largest, so it shows there.
 
     Errors: as `distribution`. A -inf forbids a token; only where all are forbidden is it the largest.
@@ -194,7 +197,7 @@ def most_likely(logits):  # (vocab,) -> int
     return token
 
 
-def sample(logits, params, rng, seen=()):  # (vocab,), SamplingParams, Generator, token ids -> int
+def sample(logits: np.ndarray, params: SamplingParams, rng: np.random.Generator, seen: Sequence[int] = ()) -> int:  # (vocab,)
     """Choose the next token of one sequence."""
     if params.temperature > 0:
         return draw(distribution(logits, params, seen), rng)
@@ -203,7 +206,7 @@ def sample(logits, params, rng, seen=()):  # (vocab,), SamplingParams, Generator
     return most_likely(logits)
 
 
-def log_softmax(logits):  # (..., vocab) -> (..., vocab) float64
+def log_softmax(logits: np.ndarray) -> np.ndarray:  # (..., vocab) -> (..., vocab) float64
     """Compute the log-probabilities of the model itself, before any sampling parameter."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)

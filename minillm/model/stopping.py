@@ -4,6 +4,7 @@ A stop string can arrive in pieces, and it is no part of the output. So text goe
 still begin in it: with stop "\\n\\n" a single newline waits for the next piece.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 class StopStrings:
     """Takes text with `push`, returns what is safe to show. `hit` is the stop string that ended it, if one did."""
 
-    stops: tuple[str, ...]
+    stops: Sequence[str]
     held: str = ""
     hit: str | None = None
 
-    def push(self, text):  # str -> str
+    def push(self, text: str) -> str:
         """Take more text, return what can be shown; after a hit, nothing more comes out."""
         if not self.stops:
             return text
@@ -31,12 +32,12 @@ class StopStrings:
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
-    def flush(self):  # -> str
+    def flush(self) -> str:
         """Return the rest at the end: it begins no stop string after all."""
         rest, self.held = self.held, ""
         return rest
 
 
-def overlap(text, stop):  # -> int
+def overlap(text: str, stop: str) -> int:
     """Find the length of the longest end of text that is a proper beginning of stop."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,7 +1,7 @@
-"""Every tensor of a file is used, or the file is refused: what is left over would be computed without, and nobody would notice.
+"""Every tensor of a file is used, or the file is refused: a tensor that is left over would silently be missing.
 
 A bias that the loader does not know of, a layer more than the configuration says, a matrix of some variant: the model still
-runs, and says something else than its authors meant. So the loader takes tensors from a store, and the store asks in the end.
+runs, and says something else than its authors meant. So the loader takes tensors from a store, and the store checks at the end.
 
     store = TensorStore(names, read, path);  load_weights(config, store, ops);  store.finish()
 """

@@ -12,13 +12,16 @@ run over all tokens of all segments at once, which is why batching pays; only at
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
+from minillm.backends.ops import Ops
 from minillm.cache.contiguous import ContiguousCache
-from minillm.cache.protocol import KVCache
+from minillm.cache.protocol import Array, KVCache
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.adapters import LoadedAdapter, routes, with_adapters, with_rows_on_device
+from minillm.model.config import ModelConfig
 from minillm.model.rope_scaling import scaled_frequencies
 
 
@@ -30,14 +33,14 @@ class Segment:
     logits: "last" for the last new position, "all" for each, "none". adapter: adapters.LoadedAdapter of this sequence.
     """
 
-    tokens: np.ndarray
+    tokens: list[int] | np.ndarray
     position: int
     cache: KVCache
     logits: str = "last"
     adapter: LoadedAdapter | None = None
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """Count of the wanted rows of logits."""
         return {"all": len(self.tokens), "last": 1, "none": 0}[self.logits]
 
@@ -48,7 +51,7 @@ class Transformer:
     kv_dtype: what new caches keep keys and values in: float32, or float16 for half the bytes and a rounding.
     """
 
-    def __init__(self, config, weights, ops, kv_dtype=np.float32):
+    def __init__(self, config: ModelConfig, weights: Any, ops: Ops, kv_dtype: Any = np.float32) -> None:  # weights.Weights
         self.config = config
         self.weights = weights
         weights.layers = ops.prepare_layers(weights.layers)
@@ -58,32 +61,32 @@ class Transformer:
         frequencies = scaled_frequencies(config, None if divisors is None else ops.download(divisors))
         (self.frequencies,) = ops.upload([frequencies])
 
-    def new_cache(self, tokens=0):
+    def new_cache(self, tokens: int = 0) -> ContiguousCache:
         """Make an empty KV cache of this model's shape, with room for so many tokens, where that is known."""
         c = self.config
         cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, c.context_length, self.kv_dtype, self.ops)
         cache.make_room(min(tokens, c.context_length))
         return cache
 
-    def forward(self, segments):  # [Segment] -> [(positions, vocab) float32]
+    def forward(self, segments: list[Segment]) -> list[Array]:  # (positions, vocab) float32 each
         """Run all segments through the model once; extend their caches; return one array of logits per segment."""
         return split_by_segment(self.logits(segments), segments)
 
-    def logits(self, segments):  # [Segment] -> (positions wanted of all, vocab) float32
+    def logits(self, segments: list[Segment]) -> Array:  # (positions wanted of all, vocab) float32
         """Run the forward pass, with the logits in one array, segment after segment."""
         x, _, rows = self.all_layers(segments)
         return self.head_of(x, rows)
 
-    def hidden(self, segments):  # [Segment] -> (tokens, d_model), [slice]
+    def hidden(self, segments: list[Segment]) -> tuple[Array, list[slice]]:  # (tokens, d_model)
         """Run the forward pass without the head: each new token's vector after the last layer, and the slice of each segment."""
         return self.all_layers(segments)[:2]
 
-    def head(self, x, segments, spans):  # -> [(positions, vocab)]
+    def head(self, x: Array, segments: list[Segment], spans: list[slice]) -> list[Array]:  # (positions, vocab) each
         """Compute the wanted logits from what `hidden` returned."""
         (rows,) = self.ops.upload([logit_rows(segments, spans)])
         return split_by_segment(self.head_of(x, rows), segments)
 
-    def all_layers(self, segments):  # [Segment] -> (tokens, d_model), [slice], (n,) rows whose logits are wanted
+    def all_layers(self, segments: list[Segment]) -> tuple[Array, list[slice], Array]:  # (tokens, d_model), (n,) rows of logits
         """Run all layers, without the head. All host data of a step (tokens, positions, slots, tables, rows) is one upload."""
         for segment in segments:
             self.check(segment)
@@ -102,14 +105,14 @@ class Transformer:
         angles = self.ops.rope_angles(positions, self.frequencies)
         return step.ops.run_layers(x, layers, self.config, angles, step), spans, rows
 
-    def head_of(self, x, rows):  # (tokens, d_model), (n,) -> (n, vocab)
+    def head_of(self, x: Array, rows: Array) -> Array:  # (tokens, d_model), (n,) -> (n, vocab)
         """Apply the head to the wanted rows only: it is a fifth of SmolLM2's arithmetic, and prefill needs it once."""
         if len(rows) == 0:
             return self.ops.empty((0, self.config.vocab_size))
         h = self.ops.rms_norm(x[rows], self.weights.norm, self.config.norm_eps)
         return self.ops.linear(h, self.weights.head)
 
-    def check(self, segment):
+    def check(self, segment: Segment) -> None:
         """Check a segment: it needs tokens, ids within the vocabulary, and no gap to the cache."""
         tokens = segment.tokens = np.asarray(segment.tokens, np.int64)
         vocab, context = self.config.vocab_size, self.config.context_length
@@ -125,10 +128,10 @@ class Transformer:
             raise MiniLLMError(f"logits of a segment are 'last', 'all' or 'none', found {segment.logits!r}.")
 
 
-def logit_rows(segments, spans):  # -> (n,) rows of the step whose logits are wanted
+def logit_rows(segments: list[Segment], spans: list[slice]) -> np.ndarray:  # (n,) rows of the step whose logits are wanted
     return np.concatenate([np.arange(span.stop - s.rows, span.stop) for s, span in zip(segments, spans, strict=True)])
 
 
-def split_by_segment(logits, segments):  # (n, vocab), [Segment] -> [(positions, vocab)]
+def split_by_segment(logits: Array, segments: list[Segment]) -> list[Array]:  # (n, vocab) -> (positions, vocab) each
     bounds = accumulate((s.rows for s in segments), initial=0)
     return [logits[a:b] for a, b in pairwise(bounds)]

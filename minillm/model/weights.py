@@ -2,7 +2,7 @@
 
 GGUF names tensors the same way for every model: `token_embd.weight`, then per layer `blk.3.attn_q.weight` and so on,
 `output_norm.weight`, and `output.weight` where the head is not tied. The metadata gives the shape under the name of the
-architecture (`llama.block_count`, `qwen2.block_count`). All of that comes from a stranger: each value has its type and range,
+architecture (`llama.block_count`, `qwen2.block_count`). The file is untrusted: each value has its type and range,
 each tensor's shape is checked against the configuration before anything is computed, and no tensor is left over.
 """
 

@@ -1,1 +1,1 @@
-"""Floor 0: numbers in fewer bits."""
+"""Floor 1: numbers in fewer bits."""

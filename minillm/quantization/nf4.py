@@ -28,7 +28,7 @@ GROUP = 256  # scales that share a scale
 
 
 def nf4_levels():  # -> (16,) float32, rising from -1 to 1
-    """The levels: quantiles of the normal distribution, over the largest of them. One is exactly 0, for pruned weights.
+    """Compute the levels: quantiles of the normal distribution, over the largest of them. One is exactly 0, for pruned weights.
 
     Evenly spaced probabilities on each side of 1/2, whose quantile is 0: seven below it, eight above. The outermost cannot be
     0 and 1, whose quantiles are infinite. Sixteen equal shares would put the last level in the middle of its share, at 1/32
@@ -63,7 +63,7 @@ class NF4Matrix:
         return 8 * self.nbytes / (self.shape[0] * self.shape[1])
 
     def absmax(self):  # -> (blocks,) float32
-        """The scale of each block. None is negative, so where the eight bits say so they are off, and 0 is nearer."""
+        """The absmax of each block. None is negative: where eight bits would make it so, 0 is nearer."""
         steps = np.repeat(self.steps, GROUP)[: len(self.scales)]
         return np.maximum(self.scales * steps + self.mean, np.float32(0))
 

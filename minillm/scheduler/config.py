@@ -11,8 +11,12 @@ The token drawn last is never fed, hence the - 1; full blocks of the prompt are 
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import TYPE_CHECKING
 
 from minillm.errors import RequestError
+
+if TYPE_CHECKING:
+    from minillm.scheduler.request import Request
 
 POLICIES = ("static", "orca", "vllm", "chunked")
 ORDERS = ("fcfs", "priority", "fair", "cache")
@@ -26,7 +30,7 @@ class SchedulerConfig:
 
     num_blocks × block_size tokens of keys and values on the device, host_blocks in the host's memory to swap to.
     max_sequences: answers that run at once. max_tokens_per_step: at least as many, so that every decode finds room.
-    watermark: blocks left free when a request enters, so that those who run can grow; None: a hundredth of the pool.
+    watermark: blocks left free at admission, so that running sequences can grow; None: a hundredth of the pool.
     policy, order, preemption, prefix: see policies, order, preemption, cache/prefix_cache.
     patience: requests that may overtake the one that waits longest; steps of prefill in a row while a decode waits.
     context_length: tokens that the model can see; None: no limit. Errors: RequestError.
@@ -45,7 +49,7 @@ class SchedulerConfig:
     patience: int = 64
     context_length: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("policy", POLICIES), ("order", ORDERS), ("preemption", PREEMPTIONS), ("prefix", PREFIXES)):
             if getattr(self, name) not in known:
                 raise RequestError(f"{name} must be one of {', '.join(map(str, known))}; found {getattr(self, name)!r}.")
@@ -59,7 +63,7 @@ class SchedulerConfig:
             )
 
 
-def max_blocks(request, block_size):  # -> blocks
+def max_blocks(request: "Request", block_size: int) -> int:
     """Count the blocks that a request holds at its largest, when no answer ends early."""
     prompt, longest = len(request.prompt), len(request.prompt) + request.max_tokens - 1
     if request.max_tokens == 1:  # all answers end with the prompt: none writes a block of its own
@@ -68,7 +72,7 @@ def max_blocks(request, block_size):  # -> blocks
     return shared + request.n * (-(-longest // block_size) - shared)
 
 
-def longest_answer(prompt, n, config):  # tokens, answers, SchedulerConfig -> tokens
+def longest_answer(prompt: int, n: int, config: SchedulerConfig) -> int:  # tokens
     """Find the largest max_tokens with which a prompt and its n answers fit: the inverse of max_blocks. 0: none fits."""
     shared, context = prompt // config.block_size, config.context_length
     if -(-prompt // config.block_size) > config.num_blocks:
@@ -78,7 +82,7 @@ def longest_answer(prompt, n, config):  # tokens, answers, SchedulerConfig -> to
     return longest if context is None else max(0, min(longest, context - prompt))
 
 
-def check_admission(request, config):
+def check_admission(request: "Request", config: SchedulerConfig) -> None:
     """Admission control: raise RequestError, with what was found and what would fit, if a request could never finish."""
     prompt, total = len(request.prompt), len(request.prompt) + request.max_tokens
     for name in ("salt", "user"):

@@ -18,7 +18,7 @@ class SequenceId(NamedTuple):
     """A request, and the index of one of its n answers."""
 
     request: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index gives way
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Plan:
     preempted: list[SequenceId] = field(default_factory=list)
 
     @property
-    def tokens(self):
+    def tokens(self) -> int:
         """Tokens that the step computes, over all shares."""
         return sum(len(share.tokens) for share in self.shares)
 

@@ -19,24 +19,27 @@ step goes to the decodes.
 """
 
 
-def chunked(step):
+from minillm.scheduler.step import PlanBuilder
+
+
+def chunked(step: PlanBuilder) -> None:
     """Chunked prefill: decodes first, the rest of the budget to prompts, cut to fit."""
     step.schedule_running()
     step.admit()
 
 
-def orca(step):
+def orca(step: PlanBuilder) -> None:
     """Iteration-level batching: as chunked, but a prompt is computed whole in the step in which it enters."""
     step.schedule_running()
     step.admit(whole=True)
 
 
-def vllm(step):
+def vllm(step: PlanBuilder) -> None:
     """Prefill first: a step of prompts if any can be admitted, else a step of decodes."""
     prefill_first(step, admit=True)
 
 
-def static(step):
+def static(step: PlanBuilder) -> None:
     """Static batching: admit until the batch is full, over several steps if need be, then nothing until all have finished."""
     scheduler = step.scheduler
     scheduler.filling = scheduler.filling or not scheduler.running
@@ -44,7 +47,7 @@ def static(step):
     scheduler.filling = scheduler.filling and step.full  # only for lack of tokens in this step is the batch not full yet
 
 
-def prefill_first(step, admit):
+def prefill_first(step: PlanBuilder, admit: bool) -> None:
     """Plan a step of prompts if there are any, else a step of decodes; swapped requests are swapped in with the decodes."""
     scheduler = step.scheduler
     if scheduler.prefills_in_a_row < step.config.patience or not any(s.decoding for g in scheduler.running for s in g.active):

@@ -11,10 +11,13 @@ middle of decoding, and continues with a decode of one token.
 Kwon et al., 2023 (PagedAttention), arXiv:2309.06180, section 4.5.
 """
 
-from minillm.cache.block_table import swap
+from minillm.cache.block_pool import BlockPool
+from minillm.cache.block_table import BlockTable, swap
+from minillm.scheduler.plan import Plan
+from minillm.scheduler.request import SequenceGroup
 
 
-def preempt(group, host, plan):
+def preempt(group: SequenceGroup, host: BlockPool | None, plan: Plan) -> None:
     """Preempt a running group: take its blocks. host: the pool to swap to, or None to recompute. Adds the copies to the plan."""
     plan.preempted += [sequence.id for sequence in group.live]
     tables = [sequence.table for sequence in group.active]
@@ -26,19 +29,19 @@ def preempt(group, host, plan):
         group.release_blocks()
 
 
-def blocks_to_swap_in(group):  # -> blocks
+def blocks_to_swap_in(group: SequenceGroup) -> int:
     """Count the free blocks that a swapped group needs: its own, and those to decode one token of each answer."""
     tables = [sequence.table for sequence in group.live]
     return len({block for table in tables for block in table.blocks}) + blocks_needed([(table, 1) for table in tables])
 
 
-def swap_in(group, pool, plan):
+def swap_in(group: SequenceGroup, pool: BlockPool, plan: Plan) -> None:
     """Copy a swapped group's blocks back to the device."""
     plan.swaps_in += swap([sequence.table for sequence in group.live], pool)
     group.swapped = False
 
 
-def blocks_needed(takes):  # [(table, tokens)] -> blocks
+def blocks_needed(takes: list[tuple[BlockTable, int]]) -> int:
     """Count the free blocks that the tables of one group need together to grow by so many tokens each. Exact.
 
     Each table alone would copy a last block that it shares. If all its owners write to it now, the last to do so is
@@ -46,7 +49,7 @@ def blocks_needed(takes):  # [(table, tokens)] -> blocks
     """
     blocks = sum(table.blocks_for(n) for table, n in takes)
     if len(takes) > 1:
-        writers = {}
+        writers: dict[tuple[int, BlockPool], int] = {}
         for table, _ in takes:
             if table.length % table.pool.block_size:
                 last = table.blocks[-1], table.pool

@@ -19,6 +19,9 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
+from minillm.cache.prefix_cache import PrefixCache
+from minillm.scheduler.request import SequenceGroup
+
 WINDOW = 64  # how many of the longest-waiting are looked up in the cache: a lookup costs a walk along the prompt
 MAX_USERS = 10_000  # users whose served tokens are remembered
 
@@ -26,68 +29,69 @@ MAX_USERS = 10_000  # users whose served tokens are remembered
 class Queue:
     """The waiting requests in order of arrival: first come, first served. Subclasses prefer others."""
 
-    def __init__(self, patience=0, cache=None):
+    def __init__(self, patience: int = 0, cache: PrefixCache | None = None) -> None:
         self.patience, self.cache = patience, cache
-        self.waiting = OrderedDict()  # request id -> group, in order of arrival
+        self.waiting: OrderedDict[int, SequenceGroup] = OrderedDict()  # by request id, in order of arrival
         self.passed = 0  # admissions since the oldest became the oldest
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.waiting)
 
-    def push(self, group):
+    def push(self, group: SequenceGroup) -> None:
         """Add a group that has arrived."""
         self.waiting[group.request.id] = group
 
-    def peek(self):  # -> group or None
-        """The group to admit next, if it fits; it stays in the queue until `pop`."""
+    def peek(self) -> SequenceGroup | None:
+        """Return the group to admit next, if it fits; it stays in the queue until `pop`."""
         if not self.waiting:
             return None
         return self.preferred() if self.passed < self.patience else self.oldest()
 
-    def oldest(self):
-        """The group that has waited longest."""
+    def oldest(self) -> SequenceGroup:
+        """Return the group that has waited longest."""
         return next(iter(self.waiting.values()))
 
-    def preferred(self):
-        """The group that the order favours. The queue is not empty."""
+    def preferred(self) -> SequenceGroup:
+        """Return the group that the order favours. The queue is not empty."""
         return self.oldest()
 
-    def pop(self, group):
+    def pop(self, group: SequenceGroup) -> None:
         """Remove a group that was admitted; it has overtaken the oldest, unless it is the oldest."""
         self.passed += 1
         self.remove(group)
 
-    def remove(self, group):
+    def remove(self, group: SequenceGroup) -> None:
         """Remove a group that was admitted or cancelled."""
         if group is self.oldest():
             self.passed = 0
         del self.waiting[group.request.id]
 
-    def charge(self, user, tokens):
+    def charge(self, user: str, tokens: int) -> None:
         """Count tokens that a user was served. Only the fair order uses it."""
 
 
 class PriorityQueue(Queue):
     """The smallest priority number first, among equals the first to come."""
 
-    def __init__(self, patience=0, cache=None):
+    def __init__(self, patience: int = 0, cache: PrefixCache | None = None) -> None:
         super().__init__(patience, cache)
-        self.heap, self.arrivals = [], 0  # (priority, arrival, group), with entries of groups that have left
+        self.heap: list[tuple[float, int, SequenceGroup]] = []  # priority, arrival; with entries of groups that have left
+        self.arrivals = 0
 
-    def push(self, group):
+    def push(self, group: SequenceGroup) -> None:
         super().push(group)
         self.arrivals += 1
         heappush(self.heap, (group.request.priority, self.arrivals, group))
 
-    def is_waiting(self, group):
+    def is_waiting(self, group: SequenceGroup) -> bool:
         return self.waiting.get(group.request.id) is group
 
-    def preferred(self):
+    def preferred(self) -> SequenceGroup:
         while not self.is_waiting(self.heap[0][2]):
             heappop(self.heap)
         return self.heap[0][2]
 
-    def remove(self, group):
+    def remove(self, group: SequenceGroup) -> None:
         super().remove(group)
         if len(self.heap) > 2 * len(self.waiting) + 64:  # mostly of groups that have left
             self.heap = [entry for entry in self.heap if self.is_waiting(entry[2])]
@@ -102,13 +106,13 @@ class FairQueue(Queue):
     the user chosen last, or at its own count where that is higher.
     """
 
-    def __init__(self, patience=0, cache=None):
+    def __init__(self, patience: int = 0, cache: PrefixCache | None = None) -> None:
         super().__init__(patience, cache)
-        self.served = OrderedDict()  # user -> tokens; the user charged last at the end
-        self.queues = {}  # user -> that user's waiting groups, in order of arrival; no queue is empty
+        self.served: OrderedDict[str, int] = OrderedDict()  # tokens by user; the user charged last at the end
+        self.queues: dict[str, OrderedDict[int, SequenceGroup]] = {}  # a user's waiting groups by arrival; no queue is empty
         self.level = 0  # of the user chosen last
 
-    def push(self, group):
+    def push(self, group: SequenceGroup) -> None:
         super().push(group)
         user = group.request.user
         if user not in self.queues:
@@ -116,8 +120,8 @@ class FairQueue(Queue):
             self.served[user] = max(self.served.get(user, 0), self.level)
         self.queues[user][group.request.id] = group
 
-    def preferred(self):
-        """The first request of the user with the fewest tokens served; among equals, of the user whose queue began first.
+    def preferred(self) -> SequenceGroup:
+        """Return the first request of the user with the fewest tokens served; among equals, of the user whose queue began first.
 
         queues: user -> {id: group} in order of arrival, the users in the order in which their queues began; no queue is
         empty. served: user -> tokens, of all who wait. The least count becomes the new `level`, where newcomers begin.
@@ -128,14 +132,14 @@ class FairQueue(Queue):
         return next(iter(self.queues[user].values()))
         # END SOLUTION
 
-    def remove(self, group):
+    def remove(self, group: SequenceGroup) -> None:
         super().remove(group)
         user = group.request.user
         del self.queues[user][group.request.id]
         if not self.queues[user]:
             del self.queues[user]
 
-    def charge(self, user, tokens):
+    def charge(self, user: str, tokens: int) -> None:
         self.served[user] = self.served.get(user, self.level) + tokens
         self.served.move_to_end(user)
         while len(self.served) > MAX_USERS and (longest_ago := next(iter(self.served))) not in self.queues:
@@ -145,13 +149,12 @@ class FairQueue(Queue):
 class CacheQueue(Queue):
     """The longest cached prefix first, among the WINDOW requests that wait longest; among equals the first to come."""
 
-    def preferred(self):
-        if self.cache is None:
+    def preferred(self) -> SequenceGroup:
+        cache = self.cache
+        if cache is None:
             return self.oldest()
-        return max(
-            islice(self.waiting.values(), WINDOW),
-            key=lambda group: self.cache.cached_length(group.request.prompt, group.request.salt),
-        )
+        groups = islice(self.waiting.values(), WINDOW)
+        return max(groups, key=lambda group: cache.cached_length(group.request.prompt, group.request.salt))
 
 
 QUEUES = {"fcfs": Queue, "priority": PriorityQueue, "fair": FairQueue, "cache": CacheQueue}

@@ -33,7 +33,7 @@ class Request:
     max_tokens: int
     n: int = 1
     user: str = ""
-    priority: int = 0
+    priority: float = 0
     salt: object = None
 
 
@@ -44,20 +44,20 @@ class Sequence:
     id: SequenceId
     group: "SequenceGroup"
     tokens: list[int]
-    table: BlockTable | None = None
+    table: BlockTable = None  # type: ignore[assignment]  # it is there while anything of the sequence is computed
 
     @property
-    def target(self):
+    def target(self) -> int:
         """Tokens up to which it can be computed now: all, or the prompt while it leads others."""
         return len(self.tokens) if self.group.forked else len(self.group.request.prompt)
 
     @property
-    def pending(self):
+    def pending(self) -> int:
         """Tokens that are known and not computed."""
         return self.target - self.table.length
 
     @property
-    def decoding(self):
+    def decoding(self) -> bool:
         """Whether it has one token to feed, as a rule the one drawn last, and leads no others."""
         return self.group.forked and self.pending == 1
 
@@ -72,34 +72,34 @@ class SequenceGroup:
     swapped: bool = False  # are its tables in the host's pool?
     cached: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         request = self.request
         self.live = [Sequence(SequenceId(request.id, i), self, list(request.prompt)) for i in range(request.n)]
         self.forked = request.n == 1
 
     @property
-    def active(self):
+    def active(self) -> list[Sequence]:
         """The sequences that have something to compute: the lead alone, or all."""
         return self.live if self.forked else self.live[:1]
 
-    def blocks(self, block_size):
-        """Blocks that hold all tokens of all live answers: full ones of the prompt once, the rest for each."""
+    def blocks(self, block_size: int) -> int:
+        """Count the blocks that hold all tokens of all live answers: full ones of the prompt once, the rest for each."""
         shared = len(self.request.prompt) // block_size
         if len(self.live[0].tokens) == len(self.request.prompt):  # nothing drawn yet: the last block is common too
             return -(-len(self.request.prompt) // block_size)
         return shared + sum(-(-len(s.tokens) // block_size) - shared for s in self.live)
 
-    def fork(self):
+    def fork(self) -> None:
         """Share the prompt's blocks: the lead has computed them, every other answer gets a table of the same blocks."""
         lead, *others = self.live
         for sequence in others:
             sequence.table = lead.table.fork()
         self.forked = True
 
-    def release_blocks(self):
+    def release_blocks(self) -> None:
         """Free all blocks. If it runs again, it begins at the prompt."""
         for sequence in self.live:
             if sequence.table is not None:
                 sequence.table.free()
-                sequence.table = None
+                sequence.table = None  # type: ignore[assignment]
         self.forked = len(self.live) == 1

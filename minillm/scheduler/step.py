@@ -14,13 +14,17 @@ fits the pool alone (config).
 """
 
 from collections import deque
+from typing import Any
 
+from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
-from minillm.scheduler.plan import Plan, Share
+from minillm.cache.prefix_cache import PrefixCache
+from minillm.scheduler.plan import Plan, SequenceId, Share
 from minillm.scheduler.preemption import blocks_needed, blocks_to_swap_in, preempt, swap_in
+from minillm.scheduler.request import Sequence, SequenceGroup
 
 
-def divide(pending, budget):  # [tokens], tokens -> [tokens]
+def split_budget(pending: list[int], budget: int) -> list[int]:
     """Divide a step's token budget among the running sequences, in order of seniority: how many tokens each computes.
 
     pending: tokens that each has still to feed; 1 is a decode, more is (the rest of) a prompt, 0 takes no part.
@@ -39,7 +43,9 @@ def divide(pending, budget):  # [tokens], tokens -> [tokens]
     # END SOLUTION
 
 
-def open_table(group, pool, cache, seats, alone):  # -> BlockTable or None
+def allocate_table(
+    group: SequenceGroup, pool: BlockPool, cache: PrefixCache | None, seats: int, alone: bool
+) -> BlockTable | None:
     """Admit a waiting group by free blocks: return its table, holding the cached part of its prompt; None if it must wait.
 
     It needs a seat for each live answer, `seats` are free; and group.blocks(pool.block_size) blocks less those found in
@@ -63,11 +69,11 @@ def open_table(group, pool, cache, seats, alone):  # -> BlockTable or None
 class PlanBuilder:
     """A plan under construction. left: tokens that the step can still take. full: whether a group waits for want of them."""
 
-    def __init__(self, scheduler):
+    def __init__(self, scheduler: Any) -> None:  # a Scheduler, whose module imports this one
         self.scheduler, self.config, self.pool = scheduler, scheduler.config, scheduler.pool
         self.plan, self.left, self.full = Plan(), scheduler.config.max_tokens_per_step, False
 
-    def schedule_running(self, decode=True, prefill=True):
+    def schedule_running(self, decode: bool = True, prefill: bool = True) -> None:
         """Continue the running groups: decodes, prompts, or both. Preempt the last one while blocks are missing.
 
         One group after the other, the most senior first. takes: [(sequence, tokens)] of the group whose turn it is. While
@@ -79,7 +85,7 @@ class PlanBuilder:
         scheduler, pool = self.scheduler, self.pool
         active = [sequence for group in scheduler.running for sequence in group.active]
         pending = [s.pending if (decode if s.decoding else prefill) else 0 for s in active]
-        share_of = dict(zip(active, divide(pending, self.left), strict=True))
+        share_of = dict(zip(active, split_budget(pending, self.left), strict=True))
         todo = deque(scheduler.running)
         while todo:
             group = todo.popleft()
@@ -96,20 +102,20 @@ class PlanBuilder:
                 self.plan_shares(takes)
             # END SOLUTION
 
-    def plan_shares(self, takes):
+    def plan_shares(self, takes: list[tuple[Sequence, int]]) -> None:
         """Add a share of n tokens for each of a group's sequences to the plan. Their blocks are free."""
         for sequence, n in takes:
             table, position = sequence.table, sequence.table.length
             _, copies = table.append(n)
             self.left -= n
             self.plan.copies += copies
-            draws = ()
+            draws: tuple[SequenceId, ...] = ()
             if table.length == len(sequence.tokens):
                 draws = (sequence.id,) if sequence.group.forked else tuple(s.id for s in sequence.group.live)
             tokens = sequence.tokens[position : table.length]
             self.plan.shares.append(Share(sequence.id, tokens, position, table.blocks.copy(), draws))
 
-    def admit(self, decode=True, prefill=True, whole=False):
+    def admit(self, decode: bool = True, prefill: bool = True, whole: bool = False) -> None:
         """Admit groups while there is room: those that would decode (swapped ones), those with a prompt to compute, or both.
 
         whole: admit a prompt only if the step can take all of it. (A preempted one may have grown beyond that, and is
@@ -127,7 +133,7 @@ class PlanBuilder:
             if not (self.try_swap_in(group, seats) if group.swapped else self.try_prefill(group, seats, whole)):
                 return
 
-    def try_swap_in(self, group, seats):  # -> whether it resumed
+    def try_swap_in(self, group: SequenceGroup, seats: int) -> bool:  # whether it resumed
         """Swap a group in, if it fits, to decode one token for each answer."""
         need, answers = blocks_to_swap_in(group), len(group.live)
         alone = not self.scheduler.running and need <= self.pool.num_free
@@ -137,13 +143,14 @@ class PlanBuilder:
         self.start_running(group, [(sequence, 1) for sequence in group.live])
         return True
 
-    def try_prefill(self, group, seats, whole):  # -> whether it was admitted
+    def try_prefill(self, group: SequenceGroup, seats: int, whole: bool) -> bool:  # whether it was admitted
         """Admit a group, if it fits, to compute its prompt, or as much of it as this step has room for."""
         self.full = self.left == 0
         scheduler, lead = self.scheduler, group.live[0]
-        lead.table = None if self.full else open_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
-        if lead.table is None:
+        table = None if self.full else allocate_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
+        if table is None:
             return False
+        lead.table = table
         if whole and self.left < lead.pending <= self.config.max_tokens_per_step:
             group.release_blocks()
             self.full = True
@@ -154,7 +161,7 @@ class PlanBuilder:
         self.start_running(group, [(lead, min(lead.pending, self.left))])
         return True
 
-    def start_running(self, group, takes):
+    def start_running(self, group: SequenceGroup, takes: list[tuple[Sequence, int]]) -> None:
         """Move a group to the running ones, as the most junior, and plan its first shares."""
         scheduler = self.scheduler
         if scheduler.preempted:

@@ -15,23 +15,30 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from minillm import __version__
+from minillm.engine.async_engine import AsyncEngine
 from minillm.errors import MiniLLMError, ModelError
+from minillm.llm import LLM
 from minillm.model.generate import prompt_ids
+from minillm.model.tokenizer import Tokenizer
 from minillm.server import wire
 from minillm.server.endpoint import Endpoint, as_api_error
 from minillm.server.envelope import middlewares
 from minillm.server.guards import Options
-from minillm.server.protocol import parse_chat, parse_completion
+from minillm.server.metrics_page import MetricsPage
+from minillm.server.protocol import Job, parse_chat, parse_completion
 from minillm.server.wire import ApiError
 
 CHARACTERS_PER_TOKEN = 16  # English has 4 or 5, source code with deep indentation 10
@@ -47,7 +54,7 @@ class Served:
     """
 
     name: str
-    tokenizer: object
+    tokenizer: Tokenizer
     vocab_size: int
     max_length: int
     by_priority: bool = False
@@ -56,7 +63,9 @@ class Served:
     sampling: dict = field(default_factory=dict)
 
     @classmethod
-    def from_llm(cls, llm, name, pool_tokens=math.inf, by_priority=False, sampling=None):  # -> Served
+    def from_llm(
+        cls, llm: LLM, name: str, pool_tokens: float = math.inf, by_priority: bool = False, sampling: dict | None = None
+    ) -> "Served":
         """Describe an LLM. pool_tokens: what its KV pool holds."""
         limit = int(min(llm.config.context_length, pool_tokens))
         if name in llm.adapters:
@@ -65,22 +74,22 @@ class Served:
         return cls(name, tokenizer, tokenizer.vocab_size, limit, by_priority, created, tuple(llm.adapters), sampling or {})
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """The names that a client may give as the model."""
         return (self.name, *self.adapters)
 
-    def unknown(self, found):  # str -> ApiError
+    def unknown(self, found: str) -> ApiError:
         names = ", ".join(map(repr, self.names))
         message = f"this server has the model{'s' if self.adapters else ''} {names}, found {found}."
         return ApiError(message, "model", "model_not_found", status=404)
 
 
-def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served, Options, MetricsPage -> Starlette
+def create_app(engine: AsyncEngine, served: Served, options: Options | None = None, page: MetricsPage | None = None) -> Starlette:
     """Make the ASGI application. It starts and stops the engine with itself. page: for /metrics."""
     front = Frontend(engine, served, options or Options(), page)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app):
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await engine.start()
         try:
             yield
@@ -103,7 +112,7 @@ def create_app(engine, served, options=None, page=None):  # AsyncEngine, Served,
     return app
 
 
-def check_length(prompt, what, limit):  # text, ids or messages; str; tokens
+def check_length(prompt: str | list, what: str, limit: int) -> None:  # text, ids or messages
     """Reject a prompt that is certainly too long, before it costs the time of a tokenizer: for such texts, seconds."""
     texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt if isinstance(m, dict)]
     if (found := sum(map(len, texts))) > (most := CHARACTERS_PER_TOKEN * limit):
@@ -120,23 +129,24 @@ def check_length(prompt, what, limit):  # text, ids or messages; str; tokens
 class Frontend:
     """The state that all requests share, and the small endpoints."""
 
-    def __init__(self, engine, served, options, page):
+    def __init__(self, engine: AsyncEngine, served: Served, options: Options, page: MetricsPage | None) -> None:
         self.engine, self.served, self.options, self.page = engine, served, options, page
         self.stopping = False
         # Tokenizing a long prompt takes long: not on the event loop. One thread: waiting prompts are easily cancelled.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
-    async def prompt(self, prompt, job):  # text, ids or messages; Job -> token ids, max_tokens
+    async def prompt(self, prompt: str | list, job: Job) -> tuple[list[int], int]:  # text, ids or messages -> ids, max_tokens
         """Tokenize a prompt, and find how many tokens may follow. ApiError where both together exceed the limit."""
         served, limit, what = self.served, self.served.max_length, "messages" if job.chat else "prompt"
         check_length(prompt, what, limit)
-        encode = served.tokenizer.apply_chat_template if job.chat else partial(prompt_ids, served.tokenizer)
+        tokenizer = served.tokenizer
+        encode: Callable[..., list[int]] = tokenizer.apply_chat_template if job.chat else partial(prompt_ids, tokenizer)
         ids = await asyncio.get_running_loop().run_in_executor(self.tokenizing, encode, prompt)
         rest = limit - len(ids)
         if rest < 1:
             message = f"the {what} takes {len(ids):,} tokens; this server holds {limit:,}, and one must be left for the answer."
             raise ApiError(message, what, "context_length_exceeded")
-        if (job.max_tokens or 0) > rest:
+        if job.max_tokens is not None and job.max_tokens > rest:
             message = (
                 f"the {what} takes {len(ids):,} tokens and max_tokens is {job.max_tokens:,}, {len(ids) + job.max_tokens:,} "
                 f"together; this server holds {limit:,}."
@@ -145,47 +155,47 @@ class Frontend:
         most = min(rest, max(1, self.engine.longest_answer(len(ids), job.n)))  # n answers share the pool
         return ids, job.max_tokens or (most if job.chat else min(most, DEFAULT_COMPLETION))
 
-    async def models(self, request):
+    async def models(self, request: Request) -> Response:
         return json_response({"object": "list", "data": [self.card(name) for name in self.served.names]})
 
-    async def model(self, request):
+    async def model(self, request: Request) -> Response:
         if (name := request.path_params["name"]) not in self.served.names:
             raise self.served.unknown(repr(name[:100]))
         return json_response(self.card(name))
 
-    def card(self, name):
+    def card(self, name: str) -> dict:
         served = self.served
         parent = {"parent": served.name} if name in served.adapters else {}
         return {"id": name, "object": "model", "created": served.created, "owned_by": "minillm",
                 "max_model_len": served.max_length, **parent}  # fmt: skip
 
-    async def health(self, request):
+    async def health(self, request: Request) -> Response:
         """Answer 200 while requests are accepted, else 503: a load balancer then sends them elsewhere."""
         status = "failed" if self.engine.error else "stopping" if self.stopping else "ok"
         return json_response({"status": status}, 200 if status == "ok" else 503)
 
-    async def version(self, request):
+    async def version(self, request: Request) -> Response:
         return json_response({"version": __version__})
 
-    async def metrics(self, request):
+    async def metrics(self, request: Request) -> Response:
         if self.page is None:
             raise ApiError("this server keeps no metrics.", status=404)
         return Response(self.page.render(self.engine.stats()), media_type=self.page.media_type)
 
-    async def on_error(self, request, bad):
+    async def on_error(self, request: Request, bad: Exception) -> Response:
         """Answer an error that Endpoint did not turn into a response."""
         return error_response(as_api_error(bad, self.options))
 
 
-async def on_http_error(request, bad):
+async def on_http_error(request: Request, bad: Any) -> Response:  # HTTPException
     """Answer a path that does not exist, or not with this method."""
     message = f"{request.method} {request.url.path[:100]}: {bad.detail}."
     return error_response(ApiError(message, status=bad.status_code, headers=bad.headers))
 
 
-def json_response(values, status=200):
+def json_response(values: object, status: int = 200) -> Response:
     return Response(wire.encode(values), status, media_type="application/json")
 
 
-def error_response(error):
+def error_response(error: ApiError) -> Response:
     return Response(wire.encode(error.body()), error.status, error.headers, media_type="application/json")

@@ -11,14 +11,20 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
 
+from minillm.engine.answer import Delta
+from minillm.engine.stream import Stream
 from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping, TokenizerError
 from minillm.server import wire
 from minillm.server.envelope import NOTE
-from minillm.server.guards import cancel_on_disconnect, read_json, respond
+from minillm.server.guards import Options, cancel_on_disconnect, read_json, respond
+from minillm.server.protocol import Job
 from minillm.server.wire import ApiError
 
 STALLED_S = 2.0  # for a client that stopped reading to take an error
@@ -27,10 +33,10 @@ STALLED_S = 2.0  # for a client that stopped reading to take an error
 class Endpoint:
     """An endpoint for generation: parse reads a body, writer writes answers (completions or chat)."""
 
-    def __init__(self, front, parse, writer):
+    def __init__(self, front: Any, parse: Callable[[Any, Any], Job], writer: type[wire.Writer]) -> None:  # front: app.Frontend
         self.front, self.parse, self.writer = front, parse, writer
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         front = self.front
         if front.stopping:
             raise stopping_error()
@@ -41,7 +47,7 @@ class Endpoint:
         job = self.parse(fields, front.served)
         await cancel_on_disconnect(receive, self.answer_in_time(job, Reply(send, scope[NOTE])))
 
-    async def answer_in_time(self, job, reply):
+    async def answer_in_time(self, job: Job, reply: "Reply") -> None:
         """Answer within the time limit. Before anything is sent an error has a status; afterwards it is an event."""
         try:
             async with asyncio.timeout(self.front.options.timeout_s):
@@ -55,7 +61,7 @@ class Endpoint:
                 async with asyncio.timeout(STALLED_S):
                     await reply.event(error.body(), last=True)
 
-    async def answer(self, job, reply):
+    async def answer(self, job: Job, reply: "Reply") -> None:
         front, streams = self.front, []
         if (asked := len(job.prompts)) > (most := front.engine.max_queue):
             message = f"a call of {asked:,} prompts can never be served here: the queue holds {most:,}. Send several calls."
@@ -74,8 +80,9 @@ class Endpoint:
             for stream in streams:
                 stream.cancel()  # no effect on one that has ended
 
-    async def send_whole(self, job, streams, writer, reply):
-        deltas, tokens = {index: [] for index in range(len(streams) * job.n)}, 0
+    async def send_whole(self, job: Job, streams: list[Stream], writer: wire.Writer, reply: "Reply") -> None:
+        deltas: dict[int, list[Delta]] = {index: [] for index in range(len(streams) * job.n)}
+        tokens = 0
         async for index, delta in merge_streams(streams, job.n):
             deltas[index].append(delta)
             tokens += len(delta.token_ids)
@@ -83,7 +90,7 @@ class Endpoint:
         choices = [writer.choice(index, ds) for index, ds in deltas.items()]
         await reply.whole(writer.whole(choices, counts))
 
-    async def send_stream(self, job, streams, writer, reply):
+    async def send_stream(self, job: Job, streams: list[Stream], writer: wire.Writer, reply: "Reply") -> None:
         more, tokens = ({"usage": None} if job.include_usage else None), 0
         async for index, delta in merge_streams(streams, job.n):
             tokens += len(delta.token_ids)
@@ -108,36 +115,36 @@ class Reply:
         (b"x-accel-buffering", b"no"),
     ]
 
-    def __init__(self, send, note):
+    def __init__(self, send: Send, note: dict) -> None:
         self.send, self.note, self.accepted, self.started = send, note, False, False
 
-    async def whole(self, values):
+    async def whole(self, values: object) -> None:
         body = wire.encode(values)
         self.started = True
         await respond(self.send, 200, body)
 
-    async def event(self, values, last=False):
+    async def event(self, values: object, last: bool = False) -> None:
         await self.write(wire.event(values), last)
 
-    async def done(self):
+    async def done(self) -> None:
         await self.write(wire.DONE, last=True)
 
-    async def write(self, data, last):
+    async def write(self, data: bytes, last: bool) -> None:
         if not self.started:
             self.started = True
             await self.send({"type": "http.response.start", "status": 200, "headers": self.HEAD})
         await self.send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
-async def merge_streams(streams, n):  # -> async iterator of (index of the choice, Delta), in the order they come
+async def merge_streams(streams: list[Stream], n: int) -> AsyncIterator[tuple[int, Delta]]:  # index of the choice, as they come
     """Merge the deltas of several prompts into one stream. A sequence that ends because the server stops is an error."""
     if len(streams) == 1:
         async for delta in streams[0]:
             yield delta.index, check_delta(delta)
         return
-    queue = asyncio.Queue()
+    queue: asyncio.Queue = asyncio.Queue()
 
-    async def pump(position, stream):
+    async def pump(position: int, stream: Stream) -> None:
         try:
             async for delta in stream:
                 queue.put_nowait((position * n + delta.index, check_delta(delta)))
@@ -160,25 +167,25 @@ async def merge_streams(streams, n):  # -> async iterator of (index of the choic
             task.cancel()
 
 
-def check_delta(delta):
+def check_delta(delta: Delta) -> Delta:
     """Raise for a sequence that the engine has aborted."""
     if delta.finish_reason not in (None, "stop", "length"):
         raise stopping_error()
     return delta
 
 
-def usage_of(streams, tokens):  # -> JSON
+def usage_of(streams: list[Stream], tokens: int) -> dict:
     """Count the usage of a request. The cached tokens are read at the end: a prompt may wait long before its lookup."""
     prompt = sum(len(stream.prompt_token_ids) for stream in streams)
     return wire.usage(prompt, tokens, sum(stream.cached_tokens or 0 for stream in streams))
 
 
-def stopping_error():
+def stopping_error() -> ApiError:
     message = "the server is stopping and takes no more requests."
     return ApiError(message, status=503, type="server_error", code="stopping", headers={"Retry-After": "5"})
 
 
-def as_api_error(bad, options, accepted=False):  # Exception, Options, bool -> ApiError
+def as_api_error(bad: Exception, options: Options, accepted: bool = False) -> ApiError:
     """Turn an exception into an error response. accepted: the request was good, so the failure is not the client's fault.
 
     An exception that is no MiniLLMError is a bug of ours: it is logged, and the client gets no details.

@@ -13,19 +13,22 @@ Gate, and errors of the Gate reach the page as well.
 import re
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from minillm.server.guards import Gate
+from minillm.server.guards import Gate, Options
 
 ID = re.compile(rb"[!-~]{1,128}")  # ids that we repeat
 NOTE = "minillm.note"  # key of a request's scope: more fields of its log record
 
 
-def middlewares(options):  # Options -> [Middleware], the outermost first
-    cors = {
+def middlewares(options: Options) -> list[Middleware]:  # the outermost first
+    cors: dict[str, Any] = {
         "allow_origins": options.cors,
         "allow_methods": ["GET", "POST"],
         "allow_headers": ["*"],
@@ -38,18 +41,20 @@ def middlewares(options):  # Options -> [Middleware], the outermost first
 class Envelope:
     """ASGI middleware. log: called with one dict for each request when it is over, or None."""
 
-    def __init__(self, app, log=None):
+    def __init__(self, app: ASGIApp, log: Callable[[dict], None] | None = None) -> None:
         self.app, self.log = app, log
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         id = given if ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        note, status, start = {}, None, time.perf_counter()
+        note: dict = {}
+        status: int | None = None
+        start = time.perf_counter()
         scope[NOTE] = note
 
-        async def labelled(message):
+        async def labelled(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -63,7 +68,7 @@ class Envelope:
                 self.log(log_record(scope, id, status, time.perf_counter() - start) | note)
 
 
-def log_record(scope, id, status, seconds):  # -> {name: value}
+def log_record(scope: Scope, id: bytes, status: int | None, seconds: float) -> dict:
     """status: None where the client left before there was one."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -8,6 +8,8 @@ large.
 """
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from minillm.formats.expect import is_finite, is_whole, shown
 from minillm.formats.json_file import parse_object
@@ -18,12 +20,12 @@ MAX_IDS = 128  # stop_token_ids
 ANY = object()  # a field that has no influence on an answer: any value passes
 
 
-def parse_json(data):  # bytes -> dict
+def parse_json(data: bytes) -> dict:
     """Parse the body of a request, strictly: no NaN, no number beyond float64."""
     return parse_object(data, "the body", ApiError, finite=True)
 
 
-def check_text(text, param):
+def check_text(text: str, param: str) -> str:
     """Check that text can be encoded. JSON can spell half a surrogate pair, which is no character."""
     try:
         text.encode()
@@ -36,46 +38,46 @@ def check_text(text, param):
 class Body:
     """The fields of a request. Each is taken once; null counts as left out."""
 
-    def __init__(self, fields):
+    def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = dict(fields)
 
-    def take(self, name, default=None):
+    def take(self, name: str, default: Any = None) -> Any:
         value = self.fields.pop(name, None)
         return default if value is None else value
 
-    def checked(self, name, good, wanted, default):
+    def checked(self, name: str, good: Callable[[Any], bool], wanted: str, default: Any) -> Any:
         """Take a field for which good(value) must hold. wanted: what it must be, for the error."""
         value = self.take(name, default)
         if value is not default and not good(value):
             raise ApiError(f"{name} must be {wanted}, found {shown(value)}.", name)
         return value
 
-    def whole(self, name, low, high, default=None):
+    def whole(self, name: str, low: int, high: int, default: int | None = None) -> Any:
         wanted = f"a whole number from {low:,} to {high:,}"
         return self.checked(name, lambda v: is_whole(v) and low <= v <= high, wanted, default)
 
-    def number(self, name, low, high, default):
+    def number(self, name: str, low: float, high: float, default: float | None) -> Any:
         value = self.checked(name, lambda v: is_finite(v) and low <= v <= high, f"a number from {low} to {high}", default)
         return None if value is None else float(value)
 
-    def flag(self, name, default=False):
+    def flag(self, name: str, default: bool = False) -> bool:
         return self.checked(name, lambda v: isinstance(v, bool), "true or false", default)
 
-    def token_ids(self, name, vocab_size):
+    def token_ids(self, name: str, vocab_size: int) -> tuple[int, ...]:
         """Take a field of token ids; more than MAX_IDS would be searched for every token."""
         wanted = f"a list of at most {MAX_IDS} token ids, whole numbers from 0 to {vocab_size - 1:,}"
 
-        def good(value):
+        def good(value: Any) -> bool:
             ids = isinstance(value, list) and len(value) <= MAX_IDS
             return ids and all(is_whole(i) and 0 <= i < vocab_size for i in value)
 
         return tuple(self.checked(name, good, wanted, []))
 
-    def text(self, name, limit):
+    def text(self, name: str, limit: int) -> str:
         value = self.checked(name, lambda v: isinstance(v, str) and len(v) <= limit, f"text of at most {limit} characters", "")
         return check_text(value, name)
 
-    def stops(self):
+    def stops(self) -> tuple[str, ...]:
         value = self.take("stop", [])
         stops = [value] if isinstance(value, str) else value
         if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) for s in stops):
@@ -84,14 +86,14 @@ class Body:
             raise ApiError(f"a stop string has 1 to {MAX_STOP_LENGTH} characters, found {len(wrong[0]):,}.", "stop")
         return tuple(check_text(s, "stop") for s in stops)
 
-    def options(self):
+    def options(self) -> Any:
         """Take stream_options, which only a stream has: usage at the end; with vLLM's continuous_usage_stats in every chunk."""
         inner = Body(self.checked("stream_options", lambda v: isinstance(v, dict), "an object", {}))
         include, each = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
         inner.finish({"include_obfuscation": (False,)}, "stream_options.")  # padding against observers: never sent
         return include, include and each
 
-    def finish(self, neutral, prefix=""):
+    def finish(self, neutral: dict, prefix: str = "") -> None:
         """Check what is left after all fields were taken: it must have no effect. neutral: the values that have none."""
         for name, value in self.fields.items():
             if name not in neutral:
@@ -103,6 +105,6 @@ class Body:
                 raise ApiError(message, name, "unsupported_parameter")
 
 
-def same(a, b):
+def same(a: object, b: object) -> bool:
     """Whether a and b are equal, where true is not 1."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)

@@ -13,13 +13,19 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minillm.server.fields import parse_json
 from minillm.server.wire import ApiError, encode
 
 LINGER = 1 << 24  # bytes of a refused body that are read, so that its sender can read why
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +52,10 @@ class Options:
 class Gate:
     """ASGI middleware: checks the key, and limits concurrency. active: requests in flight that had a valid key."""
 
-    def __init__(self, app, options):
+    def __init__(self, app: ASGIApp, options: Options) -> None:
         self.app, self.options, self.active = app, options, 0
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if (b"expect", b"100-continue") not in scope["headers"]:  # with 100-continue the client waits before it sends a body
@@ -64,7 +70,7 @@ class Gate:
         except ApiError as error:
             return await send_error(send, error)
 
-    async def limit_concurrency(self, scope, receive, send):
+    async def limit_concurrency(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count a request while it runs; shed load beyond the limit. Rejected clients, which may read slowly, do not count."""
         if self.active >= self.options.requests:
             message = f"{self.options.requests:,} requests are at hand already, the most this server takes."
@@ -83,15 +89,15 @@ class Linger:
     the rest of a body is read and discarded first, at most LINGER bytes. Not for 408: that client was too slow already.
     """
 
-    def __init__(self, receive, send, options):
+    def __init__(self, receive: Receive, send: Send, options: Options) -> None:
         self.on, self.out, self.options, self.complete = receive, send, options, False
 
-    async def receive(self):
+    async def receive(self) -> Message:
         message = await self.on()
         self.complete = not message.get("more_body", False)
         return message
 
-    async def send(self, message):
+    async def send(self, message: Message) -> None:
         if message.get("status", 0) >= 400 and message["status"] != 408 and not self.complete:
             left = LINGER
             with contextlib.suppress(TimeoutError):
@@ -101,7 +107,7 @@ class Linger:
         await self.out(message)
 
 
-def is_loopback(host):
+def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host."""
     if host == "localhost":
         return True
@@ -110,7 +116,7 @@ def is_loopback(host):
     return False
 
 
-def check_host(headers):  # [(bytes, bytes)]
+def check_host(headers: Headers) -> None:
     """Reject a request to another host's name, where only this machine should reach us.
 
     A web page can have its own name point to 127.0.0.1 (DNS rebinding): its visitor's browser then asks us, in good faith.
@@ -122,7 +128,7 @@ def check_host(headers):  # [(bytes, bytes)]
         raise ApiError(message, status=403, code="wrong_host")
 
 
-def check_key(headers, keys):  # [(bytes, bytes)], str, tuple or None
+def check_key(headers: Headers, keys: str | tuple[str, ...] | None) -> None:
     """Check the API key in constant time: it does not tell how much of a wrong key is right, nor which of several it is."""
     if keys is None:
         return
@@ -139,13 +145,13 @@ def check_key(headers, keys):  # [(bytes, bytes)], str, tuple or None
         )
 
 
-async def send_error(send, error):
+async def send_error(send: Send, error: ApiError) -> None:
     """Send an error as a whole response."""
     more = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await respond(send, error.status, encode(error.body()), more)
 
 
-async def respond(send, status, body, headers=()):
+async def respond(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:
     """Send a whole response in JSON."""
     length = str(len(body)).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
@@ -153,7 +159,7 @@ async def respond(send, status, body, headers=()):
     await send({"type": "http.response.body", "body": body})
 
 
-async def read_json(request, options):  # -> object
+async def read_json(request: Request, options: Options) -> Any:
     """Read the body of a request, within its limits. Only application/json: so a web page of another origin needs a CORS
     preflight, which this server grants to the origins in Options.cors and to no other."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -175,11 +181,11 @@ async def read_json(request, options):  # -> object
     return parse_json(bytes(body))
 
 
-def too_large_error(options, found, headers=None):
+def too_large_error(options: Options, found: object, headers: dict | None = None) -> ApiError:
     return ApiError(f"a body has at most {options.body_limit:,} bytes, found {found}.", status=413, headers=headers)
 
 
-async def cancel_on_disconnect(receive, work):
+async def cancel_on_disconnect(receive: Receive, work: Coroutine) -> None:
     """Run a coroutine; cancel it if the client disconnects, and wait until it has cleaned up."""
     worker, watcher = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
     try:
@@ -192,7 +198,7 @@ async def cancel_on_disconnect(receive, work):
         await asyncio.gather(worker, watcher, return_exceptions=True)
 
 
-async def disconnected(receive):
+async def disconnected(receive: Receive) -> None:
     """Wait until the client has disconnected. Nothing else can come: the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass

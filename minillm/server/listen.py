@@ -12,9 +12,13 @@ import asyncio
 import contextlib
 import signal
 import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from minillm.errors import MiniLLMError
@@ -26,7 +30,7 @@ CLOSING_S = 5  # for responses that are complete to leave
 FIRST_PROBE_S, PROBE_S = 0.05, 1.0  # between two probes of a client that sends no more
 
 
-def bind(host, port):  # -> socket
+def bind(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 takes a free one. Clients that connect before `run` wait in its backlog.
 
     A token is sent at once: without TCP_NODELAY the second small packet waits until the reader acknowledges the first, and
@@ -53,7 +57,7 @@ def bind(host, port):  # -> socket
     return listener
 
 
-def raise_file_limit(wanted=2 * BACKLOG):  # -> how many this process may have open
+def raise_file_limit(wanted: int = 2 * BACKLOG) -> int | None:  # how many this process may have open
     """Raise the soft limit of open files, which is often 1,024: every connection is one."""
     try:
         import resource
@@ -70,7 +74,7 @@ def raise_file_limit(wanted=2 * BACKLOG):  # -> how many this process may have o
     return soft
 
 
-def make_server(app, ready=None):  # Starlette made by create_app, function -> Server
+def make_server(app: Starlette, ready: Callable[[], object] | None = None) -> "Server":
     """Make a server for an app. Run it with `server.run(sockets=[bind(host, port)])`, in a thread if you like.
 
     ready: called once requests are accepted.
@@ -95,32 +99,33 @@ def make_server(app, ready=None):  # Starlette made by create_app, function -> S
 class Server(uvicorn.Server):
     """Uvicorn, with a graceful shutdown: accepted requests finish first."""
 
-    def __init__(self, config, front, ready=None):
+    def __init__(self, config: uvicorn.Config, front: Any, ready: Callable[[], object] | None = None) -> None:  # app.Frontend
         super().__init__(config)
-        self.front, self.ready, self.asked, self.draining = front, ready, 0, None
+        self.front, self.ready, self.asked = front, ready, 0
+        self.draining: asyncio.Task | None = None
 
-    async def startup(self, sockets=None):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.ready:
             self.ready()
 
-    def stop(self):
+    def stop(self) -> None:
         """Begin to shut down; from any thread, or a signal. A second call shuts down at once."""
         self.asked += 1
         if self.asked > 1:
             self.should_exit = self.force_exit = True
 
-    def handle_exit(self, sig, frame):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Control-C in a terminal: a person waits, so twice means at once. Twice SIGTERM means the same as once.
         if sig != signal.SIGTERM or not self.asked:
             self.stop()
 
-    async def on_tick(self, counter):
+    async def on_tick(self, counter: int) -> bool:
         if self.asked and self.draining is None:
             self.draining = asyncio.create_task(self.drain())
         return await super().on_tick(counter)
 
-    async def drain(self):
+    async def drain(self) -> None:
         """Drain: refuse new requests, finish accepted ones; those left after the grace time end with an error."""
         self.front.stopping = True
         try:
@@ -136,23 +141,24 @@ class PatientProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1, patient for head_s seconds: then a connection on which no request has begun is closed."""
 
     head_s = 20.0
-    waiting = probing = None
+    waiting: asyncio.TimerHandle | None = None
+    probing: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.start_head_timer()
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self.start_head_timer()
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.stop_head_timer()
         if self.probing is not None:
             self.probing.cancel()
 
-    def eof_received(self):  # -> whether the connection stays open
+    def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection stays open, as asyncio asks
         """Handle a half-closed connection: with its request complete, a client may still read (nc -N; RFC 9112, section 9.6).
 
         A client that has closed for good looks the same, and its request should stop. The difference: the machine of such a
@@ -166,7 +172,7 @@ class PatientProtocol(H11Protocol):
             self.probe(FIRST_PROBE_S)
         return True
 
-    def probe(self, wait):
+    def probe(self, wait: float) -> None:
         """Send an interim response, which every HTTP/1.1 client skips; once a response has begun its own bytes do the same.
 
         The first is answered by a reset, the second then finds the connection closed (connection_lost).
@@ -177,24 +183,24 @@ class PatientProtocol(H11Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.probing = self.loop.call_later(wait, self.probe, PROBE_S)
 
-    def on_response_complete(self):
+    def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.probing is not None:  # nothing more will be asked
             self.transport.close()
 
-    def start_head_timer(self):
+    def start_head_timer(self) -> None:
         """Run a timer while the head of a request is incomplete; further pieces of it do not restart the timer."""
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self.stop_head_timer()
         elif self.waiting is None:
             self.waiting = self.loop.call_later(self.head_s, self.timeout_keep_alive_handler)
 
-    def stop_head_timer(self):
+    def stop_head_timer(self) -> None:
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
 
-    def send_400_response(self, msg):
+    def send_400_response(self, msg: str) -> None:
         """Answer bytes that are not HTTP with an error in our form, if no response has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = encode(ApiError(msg).body())

@@ -10,6 +10,8 @@ A histogram in Prometheus counts how many values were at most 0.1, at most 0.2, 
 these counts, no finer than the buckets.
 """
 
+from collections.abc import Iterator, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -33,14 +35,15 @@ class MetricsPage:
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, prefix="minillm"):
-        self.registry, self.prefix, self.now = CollectorRegistry(), prefix, {}
+    def __init__(self, prefix: str = "minillm") -> None:
+        self.registry, self.prefix = CollectorRegistry(), prefix
+        self.now: dict[str, int] = {}
         self.registry.register(self)
 
-        def counter(name, text, *labels):
+        def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{prefix}_{name}", text, labels, registry=self.registry)
 
-        def histogram(name, text, buckets):
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(f"{prefix}_{name}_seconds", text, registry=self.registry, buckets=buckets)
 
         self.requests = counter("requests", "Requests that have ended, by how", "outcome")
@@ -56,7 +59,7 @@ class MetricsPage:
             (e2e, histogram("e2e_request_latency", "From arrival to the last token", TTFT_BUCKETS)),
         )
 
-    def record(self, log, request, kind, tokens):
+    def record(self, log: EventLog, request: int, kind: str, tokens: int) -> None:
         """Record an event that was just logged."""
         if kind == CACHED and sum(event.kind == CACHED for event in log.events_of(request)) > 1:
             return  # said again when it came back after a preemption, or for another of its answers
@@ -69,20 +72,20 @@ class MetricsPage:
             if kind == FINISHED:
                 self.observe(log, request)
 
-    def observe(self, log, request):
+    def observe(self, log: EventLog, request: int) -> None:
         """Observe the metrics of a finished request. Each of its answers has a TPOT of its own, as in vLLM."""
         for measure, histogram in self.histograms:
             for index in answers(log, request) if measure is tpot else [None]:
                 if (value := measure(log, request, index=index)) is not None:
                     histogram.observe(value)
 
-    def collect(self):
+    def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges as they are now; called by prometheus_client."""
         for key, (name, text) in GAUGES.items():
             if key in self.now:
                 yield GaugeMetricFamily(f"{self.prefix}_{name}", text, value=self.now[key])
 
-    def render(self, stats):  # AsyncEngine.stats() -> bytes
+    def render(self, stats: dict[str, int]) -> bytes:
         self.now = stats
         return generate_latest(self.registry)
 
@@ -90,9 +93,9 @@ class MetricsPage:
 class WatchedLog(EventLog):
     """An event log that shows each event to a page as it is written."""
 
-    page = None
+    page: MetricsPage | None = None
 
-    def add(self, request, kind, tokens=1, index=0):
+    def add(self, request: int, kind: str, tokens: int = 1, index: int = 0) -> None:
         super().add(request, kind, tokens, index)
         if self.page is not None:
             self.page.record(self, request, kind, tokens)

@@ -10,6 +10,7 @@ Defaults are the model's (Served.sampling, from the model's file), else OpenAI's
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from minillm.formats.expect import is_whole, shown
 from minillm.model.defaults import merge_defaults
@@ -52,14 +53,14 @@ class Job:
     adapter: str | None = None  # its name: the model field may say it in place of the model's
 
 
-def parse_completion(fields, served):  # JSON object, Served -> Job
+def parse_completion(fields: Any, served: Any) -> Job:  # JSON, app.Served
     body = Body(fields)
     logprobs = body.whole("logprobs", 0, MAX_LOGPROBS)
     max_tokens = body.whole("max_tokens", 1, 2**31)
     return make_job(body, served, parse_prompts(body.take("prompt"), served), logprobs, max_tokens, chat=False)
 
 
-def parse_chat(fields, served):  # JSON object, Served -> Job
+def parse_chat(fields: Any, served: Any) -> Job:  # JSON, app.Served
     body = Body(fields)
     wanted, top = body.flag("logprobs"), body.whole("top_logprobs", 0, MAX_LOGPROBS)
     if top is not None and not wanted:
@@ -72,7 +73,7 @@ def parse_chat(fields, served):  # JSON object, Served -> Job
     return make_job(body, served, [chat], (top or 0) if wanted else None, min(given, default=None), chat=True)
 
 
-def make_job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
+def make_job(body: Body, served: Any, asked: list, logprobs: int | None, max_tokens: int | None, chat: bool) -> Job:
     """Parse the fields that both endpoints share."""
     if (model := body.checked("model", lambda v: isinstance(v, str), "text", served.name)) not in served.names:
         raise served.unknown(shown(model))
@@ -98,7 +99,7 @@ def make_job(body, served, asked, logprobs, max_tokens, chat):  # -> Job
     return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat, adapter)
 
 
-def parse_sampling(body):  # -> {name: value}, of what the client says
+def parse_sampling(body: Body) -> dict[str, Any]:  # of what the client says
     """Parse the sampling fields that the client gave."""
     found = {
         "temperature": body.number("temperature", 0, 2, None),
@@ -112,7 +113,7 @@ def parse_sampling(body):  # -> {name: value}, of what the client says
     return {name: value for name, value in found.items() if value is not None}
 
 
-def parse_prompts(value, served):  # JSON -> [text or token ids]
+def parse_prompts(value: Any, served: Any) -> list:  # [text or token ids]
     """Parse prompts in OpenAI's four forms: text, texts, token ids, lists of token ids."""
     wanted = "text, a list of texts, token ids, or a list of lists of token ids"
     several = value if isinstance(value, list) and value and not is_whole(value[0]) else [value]
@@ -131,14 +132,14 @@ def parse_prompts(value, served):  # JSON -> [text or token ids]
     return several
 
 
-def parse_messages(value):  # JSON -> [{"role", "content"}]
+def parse_messages(value: Any) -> list[dict[str, str]]:
     """Parse a conversation. Content is text, or parts of type text, which are put on lines of their own, as in vLLM."""
     if not isinstance(value, list) or not value:
         raise ApiError(f'messages must be a list of {{"role", "content"}} with at least one, found {shown(value)}.', "messages")
     return [parse_message(m, f"messages[{i}]") for i, m in enumerate(value)]
 
 
-def parse_message(value, where):
+def parse_message(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ApiError(f"{where} must be an object, found {shown(value)}.", where)
     if more := [key for key in value if key not in ("role", "content") and value[key] not in (None, [])]:

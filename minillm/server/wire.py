@@ -13,8 +13,11 @@ tokens, and its TTFT is ours.
 import json
 import time
 import uuid
+from collections.abc import Callable
 
+from minillm.engine.answer import Delta
 from minillm.errors import RequestError
+from minillm.model.generate import TokenLogprob
 
 LEAST_LOGPROB = -9999.0  # JSON has no -inf; OpenAI's number for "as good as impossible"
 FINGERPRINT = "minillm"
@@ -23,19 +26,27 @@ FINGERPRINT = "minillm"
 class ApiError(RequestError):
     """An error response. status: HTTP's. param: the field at fault. headers: more of them, such as Retry-After."""
 
-    def __init__(self, message, param=None, code=None, status=400, type="invalid_request_error", headers=None):
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        type: str = "invalid_request_error",
+        headers: dict | None = None,
+    ) -> None:
         super().__init__(message)
         self.param, self.code, self.status, self.type, self.headers = param, code, status, type, headers or {}
 
-    def body(self):  # -> JSON
+    def body(self) -> dict:
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
-def encode(values):  # JSON -> bytes
+def encode(values: object) -> bytes:
     return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
 
 
-def event(values):  # JSON -> bytes
+def event(values: object) -> bytes:
     """Encode one server-sent event."""
     return b"data: " + encode(values) + b"\n\n"
 
@@ -43,7 +54,7 @@ def event(values):  # JSON -> bytes
 DONE = b"data: [DONE]\n\n"
 
 
-def usage(prompt, completion, cached):  # tokens -> JSON
+def usage(prompt: int, completion: int, cached: int) -> dict:
     """Make the usage object. prompt: counted once, also with several answers. cached: its tokens from the prefix cache."""
     return {
         "prompt_tokens": prompt,
@@ -56,7 +67,23 @@ def usage(prompt, completion, cached):  # tokens -> JSON
 class Writer:
     """Turns the deltas of one request into choices. A subclass says how text and log-probabilities are laid out."""
 
-    def __init__(self, model, token_bytes):
+    prefix: str
+    object: str
+    chunk_object: str
+
+    def part(self, text: str, first: bool) -> dict:
+        """Lay out a piece of text, for a chunk."""
+        raise NotImplementedError
+
+    def full(self, text: str) -> dict:
+        """Lay out the whole text."""
+        raise NotImplementedError
+
+    def logprobs(self, records: list[TokenLogprob], offsets: list[int]) -> dict:
+        """Lay out log-probabilities. offsets: where in the text each token begins to show."""
+        raise NotImplementedError
+
+    def __init__(self, model: str, token_bytes: Callable[[int], bytes]) -> None:
         self.token_bytes = token_bytes  # token id -> bytes
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
@@ -65,15 +92,15 @@ class Writer:
             "model": model,
             "system_fingerprint": FINGERPRINT,
         }
-        self.written = {}  # index of a choice -> characters of it so far
+        self.written: dict[int, int] = {}  # index of a choice -> characters of it so far
 
-    def whole(self, choices, counts):  # choices and usage -> JSON
+    def whole(self, choices: list, counts: dict) -> dict:
         return {**self.head, "choices": choices, "usage": counts}
 
-    def chunk(self, choices, more=None):  # choices, other keys -> JSON
+    def chunk(self, choices: list, more: dict | None = None) -> dict:
         return {**self.head, "object": self.chunk_object, "choices": choices, **(more or {})}
 
-    def name(self, token):  # token id -> str
+    def name(self, token: int) -> str:
         """Name a token by its text. Part of a character has none, nor has a row of the model's padding: these get names, so
         that no two tokens look alike: OpenAI's for bytes, vLLM's for ids."""
         data = self.token_bytes(token)
@@ -82,14 +109,14 @@ class Writer:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
-    def piece(self, index, delta):  # -> JSON
+    def piece(self, index: int, delta: Delta) -> dict:
         """Make the choice of a chunk: what one delta adds to answer `index`."""
         first, at = index not in self.written, self.written.get(index, 0)
         self.written[index] = at + len(delta.text)
         logprobs = self.logprobs(delta.logprobs, [at] * len(delta.logprobs)) if delta.logprobs else None
         return {"index": index, **self.part(delta.text, first), "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
-    def choice(self, index, deltas):  # -> JSON
+    def choice(self, index: int, deltas: list[Delta]) -> dict:
         """Make the choice of the whole answer `index`."""
         offsets, records, at = [], [], 0
         for delta in deltas:
@@ -106,13 +133,13 @@ class TextWriter(Writer):
 
     prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
 
-    def part(self, text, first):
+    def part(self, text: str, first: bool) -> dict:
         return {"text": text}
 
-    def full(self, text):
+    def full(self, text: str) -> dict:
         return {"text": text}
 
-    def logprobs(self, records, offsets):
+    def logprobs(self, records: list[TokenLogprob], offsets: list[int]) -> dict:
         """offsets: where the text that a token made visible begins. The chosen token is always among the top ones."""
         tops = [
             {**{self.name(i): finite(p) for i, p in r.top.items()}, self.name(r.token_id): finite(r.logprob)} for r in records
@@ -130,14 +157,14 @@ class ChatWriter(Writer):
 
     prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def part(self, text, first):
+    def part(self, text: str, first: bool) -> dict:
         return {"delta": {**({"role": "assistant"} if first else {}), "content": text}}
 
-    def full(self, text):
+    def full(self, text: str) -> dict:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
-    def logprobs(self, records, offsets):
-        def entry(token, logprob):
+    def logprobs(self, records: list[TokenLogprob], offsets: list[int]) -> dict:
+        def entry(token: int, logprob: float) -> dict:
             return {"token": self.name(token), "logprob": finite(logprob), "bytes": list(self.token_bytes(token))}
 
         tops = [[entry(i, p) for i, p in record.top.items()] for record in records]
@@ -145,5 +172,5 @@ class ChatWriter(Writer):
         return {"content": content, "refusal": None}
 
 
-def finite(logprob):  # -> a number that JSON has
+def finite(logprob: float) -> float:
     return max(float(logprob), LEAST_LOGPROB)

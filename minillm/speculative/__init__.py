@@ -1,1 +1,1 @@
-"""Floor 5: speculative decoding: who drafts, and which drafts are kept."""
+"""Floor 5: speculative decoding: proposers of drafts, and rejection sampling of them."""

@@ -1,4 +1,4 @@
-"""Drafts from an EAGLE head, and the look of the target that checks them: both keep a cache, and forget what was rejected."""
+"""Drafts from an EAGLE head, and the target's pass that verifies them: both keep a cache, and truncate rejected drafts."""
 
 import numpy as np
 
@@ -7,8 +7,10 @@ from minillm.model.transformer import Segment
 
 
 def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
-    """A chain of γ tokens, and what each was drawn from. features: the target's, of the positions before tokens; only those are
-    kept in the cache."""
+    """Draft a chain of γ tokens, with the distribution of each.
+
+    features: the target's, of the positions before tokens; only those are kept in the cache.
+    """
     proposed, q = [], []
     if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
         return proposed, q

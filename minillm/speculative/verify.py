@@ -1,8 +1,8 @@
-"""Verification: which drafts of a chain are kept, so that what comes out is distributed as the target's own text.
+"""Verification by rejection sampling: keep drafts of a chain so that the output is distributed as the target's own text.
 
 The draft proposes x₁ … x_γ, each drawn from its q. The target computes p at all of them in one forward. From the first on,
 
-    keep x with probability min(1, p(x) / q(x));  at the first that is rejected draw from max(p − q, 0), and stop
+    accept x with probability min(1, p(x) / q(x));  at the first that is rejected draw from max(p − q, 0), and stop
     if all are kept, draw one more from the target's p after the last
 
 Then every token has the target's distribution: q(x) min(1, p(x)/q(x)) + P(rejected) · max(p − q, 0) / Σ = p(x). With one-hot

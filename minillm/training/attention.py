@@ -1,8 +1,8 @@
 """Attention over a batch of sequences, and its gradients: FlashAttention's backward, one sequence and KV head at a time.
 
 Query heads that share a KV head see the same keys and values: stacked, they are simply more rows. With G query heads to a
-KV head, a tile is G × TILE rows of queries against all keys up to the last of them, so that the causal half that nobody
-sees is mostly never computed, and every product is one call of BLAS. Forward keeps the output and one number per row, the
+KV head, a tile is G × TILE rows of queries against all keys up to the last of them, so that the masked causal half
+is mostly never computed, and every product is one call of BLAS. Forward keeps the output and one number per row, the
 log-sum-exp; backward makes each tile of P again (attention/backward.py has the formulas and the tile).
 
     keys    0 … 63   64 … 127   128 … 191         the sum over the G heads of a group, which dK and dV need,
@@ -43,7 +43,7 @@ def attention_forward(q, k, v):
 
 
 def attention_gradients(q, k, v, out, lse, d_out):
-    """As attention_forward, with its results and d_out, the gradient of out -> dq, dk, dv of the shapes of q, k and v."""
+    """Compute dq, dk and dv. As attention_forward, with its results and d_out, the gradient of out."""
     dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
     delta = np.einsum("bnhd,bnhd->bhn", out, d_out)  # the D of the formula: rowsum(O ∘ dO)
     scale = q.dtype.type(1 / np.sqrt(q.shape[3]))

@@ -80,7 +80,8 @@ def check_special(special) -> list[str]:
 def count_words(documents: Iterable[str | bytes], pre: str = "gpt-2", special: Iterable[str] = ()) -> Counter:
     """Count the words of the pre-tokenizer. None contains a part of a special token."""
     documents = [documents] if isinstance(documents, (str, bytes)) else documents
-    cut, words, count = one_of(list(special)), Counter(), 0
+    words: Counter[str] = Counter()
+    cut, count = one_of(list(special)), 0
     for count, document in enumerate(documents, 1):
         if isinstance(document, str):
             check_unicode(document, f"document {count:,}")
@@ -119,7 +120,8 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
     symbols = [[ids[char] for char in piece] for piece in pieces]
     times = list(pieces.values())
 
-    counts, where = Counter(), defaultdict(set)  # of a pair of ids: occurrences; which words hold it, or did once
+    counts: Counter[tuple[int, int]] = Counter()  # occurrences of a pair of ids
+    where = defaultdict(set)  # which words hold it, or did once
     for word, ids_ in enumerate(symbols):
         for pair in pairwise(ids_):
             counts[pair] += times[word]
@@ -127,7 +129,7 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
     heap = [(-n, pair) for pair, n in counts.items()]
     heapq.heapify(heap)
 
-    merges = []
+    merges: list[tuple[str, str]] = []
     while heap and len(merges) < how_many:
         n, pair = heapq.heappop(heap)
         if counts[pair] != -n:  # rarer by now
@@ -141,7 +143,7 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
         new = len(tokens)
         tokens.append(left + right)
 
-        change = Counter()
+        change: Counter[tuple[int, int]] = Counter()
         for word in where.pop(pair):
             before = symbols[word]
             after = symbols[word] = replaced(before, pair, new)
@@ -160,7 +162,7 @@ def learn_merges(words: dict[str, int], how_many: int, special: Iterable[str] = 
 
 def cut_long(words: dict[str, int]) -> Counter:
     """Cut words in the byte alphabet to at most LONGEST_WORD."""
-    pieces = Counter()
+    pieces: Counter[str] = Counter()
     for word, n in words.items():
         text = byte_symbols(word.encode())
         for start in range(0, len(text), LONGEST_WORD):

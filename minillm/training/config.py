@@ -113,18 +113,18 @@ class TrainConfig:
     about: About = About()
 
     def flat(self):  # -> {"table.key": value}
-        """Every key with its value, defaults included."""
+        """List every key with its value, defaults included."""
         tables = {t.name: getattr(self, t.name) for t in fields(self)}
         return {f"{t}.{f.name}": getattr(v, f.name) for t, v in tables.items() for f in fields(v) if f.name not in LEFT_OUT}
 
     def decisive(self):  # -> {"table.key": value}
-        """The keys on which the numbers depend; where files go and how often they are written may change during a run."""
+        """List the keys on which the numbers depend; where files go and how often they are written may change during a run."""
         free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute", "run.paged"}
         free |= {"data.corpus", "model.name", *(f"about.{f.name}" for f in fields(About))}
         return {key: value for key, value in self.flat().items() if key not in free}
 
     def toml(self):  # -> str
-        """The configuration as a file that reads back equal, every default written out."""
+        """Write the configuration as a text that reads back equal, every default written out."""
         lines = []
         for name in TABLES:
             keys = [(k.partition(".")[2], v) for k, v in self.flat().items() if k.startswith(f"{name}.")]

@@ -20,7 +20,7 @@ from minillm.training.data import Batches
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class GeneratedTexts:
     """Generated texts of one length: ids (texts, L + 1), features (texts, L + 1, d_model) float16, counts (texts,) of ids."""
 
     ids: np.ndarray
@@ -28,7 +28,7 @@ class Told:
     counts: np.ndarray
 
 
-def tell(transformer, beginnings, length, eos_ids, seed):  # Transformer, [ids], int, ids, int -> Told
+def generate_texts(transformer, beginnings, length, eos_ids, seed):  # Transformer, [ids], int, ids, int -> GeneratedTexts
     """Let the target continue beginnings until each text has length + 1 tokens: every other one greedy, the rest sampled."""
     rng, texts, stop = np.random.default_rng(seed), [list(b[: length + 1]) for b in beginnings], length + 1
     caches, features = [transformer.new_cache(stop) for _ in texts], [[] for _ in texts]
@@ -45,10 +45,10 @@ def tell(transformer, beginnings, length, eos_ids, seed):  # Transformer, [ids],
     ids = np.array([text[:stop] for text in texts], np.int32)
     ends = np.isin(ids, list(eos_ids))
     counts = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, stop)
-    return Told(ids, np.stack([np.concatenate(f) for f in features]), counts)
+    return GeneratedTexts(ids, np.stack([np.concatenate(f) for f in features]), counts)
 
 
-class ToldBatches(Batches):
+class GeneratedBatches(Batches):
     """Whole texts, each once an epoch. Inputs are positions in all ids one after another, targets the positions after them;
     IGNORE where a text has ended."""
 

@@ -100,8 +100,11 @@ def kept(c, layers, of_one, recompute):  # -> numbers a token
 
 
 def layer_activations(c, adapted=None):  # -> numbers a token
-    """The arrays of layer.Activations: x, m; q, out; k, v; gate, up; the log-sum-exp; before the norm, q and k; and for dW alone
-    h, h_m and act. adapted: names of the matrices that have adapters, where all else is frozen; None: all are trained."""
+    """Count the arrays of layer.Activations: x, m; q, out; k, v; gate, up; log-sum-exp; before the norm, q and k.
+
+    And for dW alone h, h_m and act. adapted: names of the matrices that have adapters, where all else is frozen; None: all
+    are trained.
+    """
     wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
     always = 2 * c.d_model + 2 * wide + 2 * narrow + 2 * c.d_ff + c.n_heads + (wide + narrow if c.qk_norm else 0)
     inputs = (c.d_model, {"attn_q", "attn_k", "attn_v"}), (c.d_model, {"ffn_gate", "ffn_up"}), (c.d_ff, {"ffn_down"})

@@ -1,6 +1,6 @@
 """The picture of a training run: loss over steps, beside the loss of a model that knows nothing.
 
-Who gives each of V tokens the same chance has a loss of ln V: the dashed line, drawn before anything is trained.
+A model that gives each of V tokens the same probability has a loss of ln V: the dashed line, drawn before training.
 """
 
 import math

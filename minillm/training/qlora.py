@@ -52,7 +52,7 @@ class HalfMatrix:
 def quantize_base(parameters, table="f16"):  # {name: array} -> {name: array, HalfMatrix or NF4Matrix}
     """Quantize the base of lora.loss_and_gradients. table: how embedding and head are kept, "nf4", "f16" or "f32".
 
-    Vectors are shared with `parameters`, not copied; the matrices of `parameters` can be let go.
+    Vectors are shared with `parameters`, not copied; the matrices of `parameters` can be freed.
     TrainingError: another kind of table, or weights that float16 cannot hold. MiniLLMError: NaN or infinity.
     """
     base = {}

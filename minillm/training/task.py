@@ -42,11 +42,11 @@ class Task:
 def task_for(config, tokenizer):  # TrainConfig, {key: value} -> Task
     """Make the task of a configuration. TrainingError, ModelError or GGUFError for a base that cannot be trained that way."""
     if config.base.method == "full":
-        return whole_model(config, tokenizer)
-    return beside_a_base(config)
+        return full_finetuning(config, tokenizer)
+    return adapter_finetuning(config)
 
 
-def whole_model(config, tokenizer):  # -> Task
+def full_finetuning(config, tokenizer):  # -> Task
     """Train every weight, with a gradient and two moments each."""
     model_metadata(config.model, tokenizer, config.about.metadata())  # what no file can say is refused now, not at the end
 
@@ -64,7 +64,7 @@ def whole_model(config, tokenizer):  # -> Task
     return Task(initial, gradients, partial(model.loss, config.model), write)
 
 
-def beside_a_base(config):  # -> Task
+def adapter_finetuning(config):  # -> Task
     """Train an adapter's weights; the base is read once and never written to."""
     c, how = config.model, config.base
     matrices = tuple(name.strip() for name in how.matrices.split(","))

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def divide(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
+def split_budget(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
     """Of a step's tokens among those who run, in order."""
     decodes = [int(n == 1) for n in pending]
     prompts = [0 if n == 1 else n for n in pending]
@@ -33,7 +33,7 @@ def divide(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
         "one token too many is given away": in_order(prompts, rest + 1) + decodes,
         "one token of the budget is left over": in_order(prompts, rest - 1) + decodes,
         "each prompt gets the whole rest: what one takes, the next cannot have": np.minimum(prompts, max(rest, 0)) + decodes,
-        "prompts that do not fit whole get nothing: one longer than the budget would wait for ever": np.array(whole) + decodes,
+        "prompts that do not fit whole get nothing: one longer than the budget would starve": np.array(whole) + decodes,
         "the shortest prompts are served first: they are in order of seniority": by_size(1),
         "the longest prompts are served first: they are in order of seniority": by_size(-1),
         "prompts share the rest evenly: the most senior takes what it needs": np.minimum(prompts, rest // many) + decodes,

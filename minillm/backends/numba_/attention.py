@@ -1,7 +1,7 @@
 """Attention of the Numba backend: the front door. Which kernel, with which scratch; the signatures of the reference.
 
 Two kernels, because prefill and decode are two problems: many queries share each key they read, and arithmetic is the
-limit (`prefill`); one query shares it with nobody, and memory is (`decode`). Both read the KV cache where it lies, in
+limit (`prefill`); one query shares no key, and memory is the limit (`decode`). Both read the KV cache where it lies, in
 pages or in one piece, in float32 or float16, through any strides, and copy at most a tile of it.
 
 Paged and contiguous attention over the same keys give the same bits, whatever the size of a block: `pages` says why.

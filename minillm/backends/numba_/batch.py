@@ -184,7 +184,7 @@ class AttentionStep(step.AttentionStep):
         return []
 
     def place(self, arrays):
-        """Do nothing, accordingly."""
+        """Ignore it: there is nothing to upload."""
 
     def attend(self, layer, q, k, v):
         if not self.together:

@@ -61,7 +61,7 @@ def make_folder():  # -> path, or None where nothing may be written
 
 
 FOLDER = make_folder()
-KERNELS = []  # every kernel that was defined, compiled or not
+KERNELS: list = []  # every kernel that was defined, compiled or not
 
 
 def kernel(**options):

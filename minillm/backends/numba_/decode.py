@@ -184,7 +184,7 @@ def merge(acc, m, l, out, lse):
             for c in range(0, d, 16):
                 store(row, c, fma(weight, load(acc[split], r * d + c), load(row, c)))
         l_all = sum_of(total)
-        if l_all == ZERO:  # nobody saw a key
+        if l_all == ZERO:  # no key was seen
             lse[r // heads, r % heads] = MINUS_INF
         else:
             row /= l_all

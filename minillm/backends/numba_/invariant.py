@@ -15,14 +15,14 @@ from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, one_block
 
 
 def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
-    """As attention/naive.py."""
+    """Compute attention as attention/naive.py does."""
     n_q, n_k = len(q), check_shapes(q, k, v)[3]
     out, _, good = by_tiles(q, k[None], v[None], one_block(n_k), MaskRule(n_k - n_q, EVERYTHING, True))
     return out if good else check_finite(out, q=q, k=k, v=v)
 
 
 def paged_attention(q, k_pages, v_pages, table, n_k):
-    """As attention/paged.py."""
+    """Compute attention as attention/paged.py does."""
     check_table(q, k_pages, v_pages, table, n_k)
     pages = Pages(np.ascontiguousarray(table, np.int64), k_pages.shape[1], len(k_pages), n_k)
     out, _, good = by_tiles(q, k_pages, v_pages, pages, MaskRule(n_k - len(q), EVERYTHING, True))
@@ -30,5 +30,5 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
 
 
 def invariant():  # -> {name: operation}
-    """What replaces this backend's own."""
+    """Return the operations that replace this backend's own."""
     return {"attention": attention, "paged_attention": paged_attention}

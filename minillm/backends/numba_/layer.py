@@ -158,7 +158,7 @@ def gate_row(gated, up, t, rounds):
 
 
 def attention_inputs(x, w, c, cos, sin):
-    """As layers.attention_inputs."""
+    """Compute layers.attention_inputs."""
     matrices = [wide(weight) for weight in (w.q, w.k, w.v)]
     if not can_fuse(*matrices):
         return layers.attention_inputs(x, w, c, cos, sin, linear=linear)
@@ -189,7 +189,7 @@ def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d)
 
 
 def add_feed_forward(x, w, c):
-    """As layers.add_feed_forward."""
+    """Compute layers.add_feed_forward."""
     matrices = [wide(weight) for weight in (w.gate, w.up, w.down)]
     if not can_fuse(*matrices):
         return layers.add_feed_forward(x, w, c, linear=linear)

@@ -43,7 +43,8 @@ AHEAD = 16  # rows of K and V that are asked for before they are needed: the wal
 
 def loop_with_sums(builder, count, sums, body):  # int64, [vector], (i, [vector]) -> [vector]; -> [vector]
     """`for i in range(count): sums = body(i, sums)`, with the sums in registers."""
-    before, head, inside, after = builder.block, *(builder.append_basic_block(n) for n in ("head", "inside", "after"))
+    before = builder.block
+    head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
     builder.branch(head)
     builder.position_at_end(head)
     i = builder.phi(I64)
@@ -111,7 +112,7 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
 
 
 def row_begins(context, builder, kind, rows):  # -> (int64 -> int64)
-    """Where row k begins: at a multiple of a stride, or where an array says."""
+    """Find where row k begins: at a multiple of a stride, or where an array says."""
     if isinstance(kind, types.Array):
         return lambda k: builder.load(address(context, builder, kind, rows, k))
     return lambda k: builder.mul(rows, k)
@@ -152,10 +153,10 @@ def dots16(typing, s, si, q, qi, k, ki, k_row, n, later, mode):
             ]
 
         sums = loop_with_sums(builder, n, [constant(0.0)] * LANES, step)
-        step = LANES // 2
-        while step:  # add halves crosswise: 16 vectors become 8, 4, 2, 1, and lane j holds what was in sums[j]
-            sums = [builder.fadd(*interleave(builder, sums[j], sums[j + step], step)) for j in range(step)]
-            step //= 2
+        half = LANES // 2
+        while half:  # add halves crosswise: 16 vectors become 8, 4, 2, 1, and lane j holds what was in sums[j]
+            sums = [builder.fadd(*interleave(builder, sums[j], sums[j + half], half)) for j in range(half)]
+            half //= 2
         store_vector(builder, sums[0], address(context, builder, s_type, s, si))
         return context.get_dummy_value()
 

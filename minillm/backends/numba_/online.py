@@ -2,7 +2,7 @@
 
     m' = max(m, max S)    P = 2^(S - m')    l' = l · 2^(m - m') + Σ P    acc' = acc · 2^(m - m') + P·V
 
-Scores are in units of log 2: whoever makes them scales Q by log2(e)/√d, because 2^x is cheaper than e^x. acc and l are
+Scores are in units of log 2: the caller scales Q by log2(e)/√d, because 2^x is cheaper than e^x. acc and l are
 touched only where m rises, which it seldom does after the first tiles. l is kept as sixteen sums, one a lane: adding up
 across lanes is slow, and once at the end is enough.
 

@@ -103,7 +103,7 @@ class PackedMatrix:
 
     @cached_property
     def number(self):
-        """Its layout as a number, for kernels."""
+        """The number of its layout, for kernels."""
         return LAYOUT_LIST.index(self.layout)
 
 
@@ -116,7 +116,7 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
     for start in range(0, rows, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, rows)
         chunk = np.ascontiguousarray(raw[start:stop]).reshape(-1, tensor.type.bytes)
-        with np.errstate(invalid="ignore", over="ignore"):  # a stranger's scales may be inf or NaN
+        with np.errstate(invalid="ignore", over="ignore"):  # scales of an untrusted file may be inf or NaN
             parts = tensor.type.parts(chunk)
         q, scale, minimum = (None if a is None else a.reshape(stop - start, -1) for a in parts)
         bands_here = slice(start // BAND, -(-stop // BAND))

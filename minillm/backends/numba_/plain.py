@@ -103,7 +103,7 @@ def plain_kernel(number):
 
 
 def linear_plain(x, matrix, threads=None):  # (n, columns) float32, PackedMatrix -> (n, rows)
-    """As linear.linear, for a packed matrix of any layout."""
+    """Compute linear.linear, for a packed matrix of any layout."""
     x, y = np.ascontiguousarray(x, np.float32), np.empty((len(x), len(matrix.records) * BAND), np.float32)
     words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
     plain_kernel(matrix.number)(x, words, halves, y, threads or numba.get_num_threads())

@@ -84,7 +84,7 @@ def splat_scalar(builder, scalar):
 
 
 def interleave(builder, a, b, step):  # two vectors -> two vectors
-    """Do one step of a transposition: a keeps its lanes without bit `step`, b those with it, and they swap the rest.
+    """Run one step of a transposition: a keeps its lanes without bit `step`, b those with it, and they swap the rest.
 
     step 1:   a0 a1 a2 a3    →    a0 b0 a2 b2
               b0 b1 b2 b3         a1 b1 a3 b3

@@ -44,17 +44,17 @@ class Layers(list):
 
     @cached_property
     def whole(self):
-        """Can they be taken together: matrices for kernels, with nothing between q, k, v and their rotation?"""
+        """Whether they can run in one kernel: matrices for kernels, with nothing between q, k, v and RoPE."""
         return all(can_fuse(*matrices(w)) and w.q_bias is None and w.q_norm is None for w in self)
 
     @cached_property
     def handles(self):
-        """Of Model."""
+        """Model.handles."""
         return np.array([[handle(matrix) for matrix in matrices(w)] for w in self], np.int64)
 
     @cached_property
     def norms(self):
-        """Of Model."""
+        """Model.norms."""
         return np.array([[w.attn_norm, w.ffn_norm] for w in self], np.float32)
 
 
@@ -63,7 +63,7 @@ def matrices(w):  # LayerWeights -> its seven
 
 
 def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> (tokens, d_model)
-    """As layers.run_layers. step: batch.AttentionStep."""
+    """Run layers.run_layers. step: batch.AttentionStep."""
     routed = layers if isinstance(layers, RoutedLayers) else None
     base = routed.layers if routed else layers
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):

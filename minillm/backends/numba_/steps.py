@@ -78,7 +78,7 @@ def rows_by_blocks(x, raw, y):
 
 @njit(error_model="numpy")
 def band_in_integers(words, halves, band, q, scale, sums, y):
-    """One band of packed.py, and x in 16 bits: lane `row` of each vector belongs to a row."""
+    """Multiply one band of packed.py by x in 16 bits: lane `row` of each vector belongs to a row."""
     for b in range(words.shape[1]):
         q_sum = np.float32(sums[2 * b] + sums[2 * b + 1])
         for row in range(16):

@@ -35,7 +35,7 @@ class AttentionEngine:
         self.prepare = IMPLEMENTATIONS[self.path](self.threads)
 
     def run(self, queries, tokens, heads, kv_heads, d_head, at_least_s=0.1, memory=False, warm=True):  # -> Call
-        """Call it until at_least_s have gone by. memory: one call under tracemalloc, which sees NumPy's arrays only."""
+        """Call it until at_least_s have passed. memory: one call under tracemalloc, which sees NumPy's arrays only."""
         if self.shape != (queries, tokens, heads, kv_heads, d_head):
             self.shape, self.work = (queries, tokens, heads, kv_heads, d_head), None  # free the old before drawing the new
             rng = np.random.default_rng(0)

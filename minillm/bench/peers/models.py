@@ -113,7 +113,7 @@ class LlamaCpp:
         self.vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
 
     def fit(self, sequences, tokens):
-        """A context large enough; kept between runs of the same size."""
+        """Make a context large enough; kept between runs of the same size."""
         import llama_cpp as lib
 
         if self.capacity != (sequences, tokens):

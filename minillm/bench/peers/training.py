@@ -79,7 +79,7 @@ class TorchTraining:
 
 
 def timed(step, vocab_size, batch, length, steps):  # -> StepTime
-    """Steps on one batch of random tokens; a first one, not counted, allocates what the others find again."""
+    """Time steps on one batch of random tokens; a first one, not counted, allocates what the others reuse."""
     text = np.random.default_rng(0).integers(0, vocab_size, (batch, length + 1))
     tokens, targets = np.ascontiguousarray(text[:, :-1]), np.ascontiguousarray(text[:, 1:])
     first, seconds = step(tokens, targets), []

@@ -1,4 +1,4 @@
-"""Which line of a learner's is to blame: where a file cannot be loaded, and where code goes on for ever.
+"""Which line of a learner's is at fault: where a file cannot be loaded, and where code never ends.
 
     work/metrics/events.py:119: SyntaxError: '(' was never closed
     work/sampling.py: keep_top_p is missing: was it renamed? (in the reference: line 84)
@@ -30,7 +30,7 @@ class Incomplete(ImportError):
 
 
 def place(error, folder, path):  # exception, learner's folder, the file that was being loaded -> Broken
-    """The last line in the learner's folder that led to an exception."""
+    """Find the last line in the learner's folder that led to an exception."""
     why = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
     if isinstance(error, Incomplete):
         return Broken(path, None, str(error))
@@ -48,7 +48,7 @@ def complete(module, path, reference):
 
 
 def running(stacks, folder):  # [[frame, ...], ...] from the innermost out, learner's folder -> (path, line) or None
-    """The learner's frame that has not been left between several looks at a stack: the one whose loop never ends.
+    """Find the learner's frame that stays on the stack between several looks: the one whose loop never ends.
 
     What that loop calls is entered and left, so the frames further in differ from look to look.
     """
@@ -60,7 +60,7 @@ def running(stacks, folder):  # [[frame, ...], ...] from the innermost out, lear
 
 
 def exercise_at(path, line):  # -> id, or "" where no exercise is
-    """The exercise whose region holds a line."""
+    """Find the exercise whose region holds a line."""
     try:
         found = regions.find(Path(path).read_text(encoding="utf-8", errors="replace"))
     except regions.RegionError:

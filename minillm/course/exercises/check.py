@@ -48,7 +48,7 @@ def _unparsed(progress, exercise):
 
 
 def _refused(course, progress, exercise, said):
-    """What the grader's lint would say to the file; each sentence once."""
+    """List what the grader's lint would say to the file; each sentence once."""
     stub = regions.blank(course.source(exercise.file), name=exercise.file)
     mine = (progress.work / exercise.file).read_text(encoding="utf-8-sig", errors="replace")
     found = [f"  the grader would refuse {line}" for line in lint(mine, stub, exercise.file) if "does not parse" not in line]
@@ -56,7 +56,7 @@ def _refused(course, progress, exercise, said):
 
 
 def welcome(course, progress, ids):
-    """What `start` says after it has written: the lesson to read, and the first place to write."""
+    """Say after `start` which lesson to read, and where to write first."""
     lessons = [f"lesson: {lesson}" for lesson in dict.fromkeys(_lesson(course, e) for e in course.chosen(ids)) if lesson]
     first = next((e for e in course.chosen(ids) if not progress.is_done(e)), None)
     if first is None:
@@ -120,7 +120,7 @@ def _wrapped(text, indent):
 
 
 def beyond(course, progress):
-    """Everything asked for is done: what now?"""
+    """Say what comes next, when everything asked for is done."""
     left = [e for e in course.exercises.values() if progress.begun(e) and not progress.is_done(e)]
     if left:
         return f"next: {progress.command('check')}    ({left[0].id} is the first that is not done)"
@@ -149,7 +149,7 @@ def hint(course, progress, ids=()):
 
 
 def solution(course, progress, ids=(), width=100):
-    """The learner's lines beside the reference's, of the exercises that are named, or of the first that is not done."""
+    """Show the learner's lines beside the reference's, of named exercises, or of the first that is not done."""
     asked = started(course, progress, ids)
     if not ids:
         asked = [next((e for e in asked if not progress.is_done(e)), asked[-1])]
@@ -162,7 +162,7 @@ def solution(course, progress, ids=(), width=100):
 
 
 def _beside(course, progress, exercise, width):
-    """Two columns; one after the other where the window is narrow."""
+    """Lay out two columns; one after the other where the window is narrow."""
     reference = course.source(exercise.file)
     region = next(region for region in regions.find(reference) if region.id == exercise.id)
     if not region.solved:
@@ -195,7 +195,7 @@ def watch(folder, again, pause=time.sleep):
 
 
 def started(course, progress, ids=()):
-    """Of the exercises that are named (all, for none) those that are in the learner's folder; CourseError where none is."""
+    """Select those of the named exercises (all, for none) that are in the learner's folder; CourseError where none is."""
     exercises = [exercise for exercise in course.chosen(ids) if progress.started(exercise) and exercise.tests]
     if not any(id in course.exercises for id in ids):  # asked for by name, it is a TODO; else it is not meant
         exercises = [exercise for exercise in exercises if not progress.later(exercise)]

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def diagnose(actual, expected, rtol, atol, mistakes=dict):
-    """The problem as a phrase that follows the name of the value ("has shape (2, 3), ..."), or None where there is none.
+    """Describe the problem as a phrase that follows the name of the value ("has shape (2, 3), ..."); None where there is none.
 
     mistakes() gives {what someone did: what comes out then}: an answer that is one of these is recognised first.
     """
@@ -97,7 +97,7 @@ def _not_finite(kind, got, want, actual, expected):
 
 
 def _number(a, e):
-    """For a number that is no array: a factor, where it has a name (2, 1/64, √8)."""
+    """Diagnose a number that is no array: a factor, where it has a name (2, 1/64, √8)."""
     if a.ndim:
         return None
     ratio = float((a / e).real) if e else 1.0
@@ -166,7 +166,7 @@ def _moved(a, e, like):
 
 
 def _rows(a, e, wrong, like):
-    """Each wrong row off by a factor of its own: something per row was not applied."""
+    """Find wrong rows, each off by a factor of its own: something per row was not applied."""
     if a.ndim < 2:
         return None
     bad = np.argwhere(wrong.any(axis=-1))

@@ -7,7 +7,7 @@ import sys
 
 
 def pytest_addoption(parser, pluginmanager):
-    """Only `--impl DIR`, where the plugin that knows it is not loaded, is answered."""
+    """Answer `--impl DIR` where the plugin that knows it is not loaded."""
     import pytest
 
     words = sys.argv[1:]

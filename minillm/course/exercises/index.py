@@ -68,7 +68,7 @@ def order(id):
 
 
 def wanted(id, choice):
-    """Is exercise id chosen by any of "03" (the lesson) or "03.2"?"""
+    """Whether exercise id is chosen by any of "03" (the lesson) or "03.2"."""
     return any(id == one or id.startswith(one + ".") for one in choice)
 
 
@@ -110,12 +110,12 @@ class Course:
         return {path.stem[:2]: path.stem for path in sorted((self.root / "lessons").glob("[0-9][0-9]_*.md"))}
 
     def chosen(self, ids):
-        """The exercises named by lessons ("01", "1"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
+        """Select exercises by lessons ("01", "1"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
         choice = self.choice(ids)
         return [exercise for exercise in self.exercises.values() if not choice or wanted(exercise.id, choice)]
 
     def choice(self, ids):
-        """The same in its one spelling: lessons "01" and exercises "01.2". A range may span lessons without exercises."""
+        """Normalize the spelling: lessons "01" and exercises "01.2". A range may span lessons without exercises."""
         choice = []
         for asked in ids:
             found = [one for one in expand(asked) if any(wanted(id, [one]) for id in self.exercises)]
@@ -140,12 +140,12 @@ class Course:
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
 
 
-def short(text, limit=40):  # what somebody typed, for a message of one line
+def short(text, limit=40):  # what a person typed, for a message of one line
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
 
 
 def expand(id):  # -> [id]
-    """What a person may type: "1", "01", "01_inference", "1.2", "01.2", "1-3"; an empty list where it is none of these."""
+    """Parse what a person may type: "1", "01", "01_inference", "1.2", "01.2", "1-3"; an empty list where it is none of these."""
     typed = ID.fullmatch(id.strip())
     if typed is None:
         return []
@@ -156,7 +156,7 @@ def expand(id):  # -> [id]
 
 
 def read_marks(path):
-    """The tests of a file that carry @exercise(...), or are built by exercise(...)(class)."""
+    """Read the tests of a file that carry @exercise(...), or are built by exercise(...)(class)."""
     source = path.read_text(encoding="utf-8")
     return _marks(source, path) if "exercise(" in source else []  # most files mark none
 

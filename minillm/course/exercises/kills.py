@@ -48,7 +48,7 @@ class Kill:
 
 
 def wrongs(course, ids=(), kind="wrong"):
-    """The wrong solutions of the chosen exercises, in order; or those that are right in another form (kind "right")."""
+    """List the wrong solutions of the chosen exercises, in order; or those that are right in another form (kind "right")."""
     found, ids = [], course.choice(ids)
     for path in sorted((course.root / "tests" / kind).glob("*/*")):
         if path.suffix not in (".py", ".cu"):
@@ -73,7 +73,7 @@ def kills(course, ids=(), workers=None):
 
 
 def right(course, ids):
-    """Raise CourseError unless the reference passes: a test that refuses everybody kills nothing."""
+    """Raise CourseError unless the reference passes: a test that fails every solution kills nothing."""
     chosen = course.chosen(ids)
     with tempfile.TemporaryDirectory() as folder:
         for file in {exercise.file for exercise in chosen}:
@@ -94,7 +94,7 @@ def trial(course, wrong):  # -> runner.Result
 
 
 def attempt(course, wrong):  # -> Kill
-    """What becomes of one wrong solution."""
+    """Try one wrong solution."""
     result = trial(course, wrong)
     kill = Kill(wrong.exercise, wrong.path.stem.partition("_")[2], wrong.misconception)
     failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
@@ -108,14 +108,14 @@ def attempt(course, wrong):  # -> Kill
 
 
 def helps(outcome):
-    """Does a failure say what was expected? check_close does; so does an assert with words; a bare assert does not."""
+    """Whether a failure says what was expected: check_close does; so does an assert with words; a bare assert does not."""
     if outcome.kind == "AssertionError":
         return not re.match(r"(assert\b|AssertionError without)", outcome.message)
     return outcome.kind in ("Mismatch", "TimeLimit", "Failed")  # Failed: pytest.fail, pytest.raises
 
 
 def show_kill(kill):
-    """One entry of the table as text."""
+    """Format one entry of the table."""
     head = f"{kill.exercise:6} {kill.wrong:32} {'caught by ' + kill.test if kill.caught else 'NOT CAUGHT'}"
     words = kill.message.splitlines()[0] if kill.message else kill.misconception
     return f"{head}\n       {'' if kill.helpful or not kill.caught else '(words that do not help) '}{words[:150]}"

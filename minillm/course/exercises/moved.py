@@ -68,7 +68,7 @@ def bring_over(work):  # -> [str], a line for each file
 
 
 def renamed(source):  # -> source
-    """The same code with today's names of modules in its imports. What does not parse comes back as it is."""
+    """Rename modules in the imports of a source. A source that does not parse comes back as it is."""
     try:
         imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
     except (SyntaxError, ValueError):
@@ -96,7 +96,7 @@ def _modules(text, node):
 
 
 def _dotted(match):
-    """The longest known module at the head of a dotted name, by its new name."""
+    """Replace the longest known module at the head of a dotted name by its new name."""
     parts = match[1][1:].split(".")
     for n in range(len(parts), 0, -1):
         if new := MODULES.get(".".join(parts[:n])):

@@ -1,4 +1,4 @@
-"""What became of each test of an exercise, and the table at the end.
+"""The outcome of each test of an exercise, and the table at the end.
 
 A test that fails while its exercise is not written is a TODO, not a failure, however it failed: a stub inside a compiled kernel
 may come out as a compiler's error or as garbage, so what counts is that the learner's file still holds the stub. A test that
@@ -38,14 +38,14 @@ def stubs(impl, files):
 
 
 def needs(exception, own, missing):
-    """The unwritten exercise that explains a failure, or None where the failure is the learner's own."""
+    """Find the unwritten exercise that explains a failure, or None where the failure is the learner's own."""
     if own in missing:
         return own
     return next((id for error in chain(exception) if (id := regions.named(str(error))) in missing), None)
 
 
 def chain(exception):
-    """The exception, and all that it was raised from, wraps or groups."""
+    """List the exception, and all that it was raised from, wraps or groups."""
     queue, seen = [exception], set()
     while queue:
         error = queue.pop(0)
@@ -70,7 +70,7 @@ def judge(outcome, exception, missing):
 
 
 def merge(outcomes):
-    """One outcome a test: of its cases, the first that did not pass."""
+    """Merge to one outcome a test: of its cases, the first that did not pass."""
     merged = {}
     for outcome in outcomes:
         if outcome.test not in merged or merged[outcome.test].status == "passed":
@@ -79,7 +79,7 @@ def merge(outcomes):
 
 
 def table(outcomes):
-    """Lines of the score table, one an exercise: (status, text); the total comes last."""
+    """Format the score table, a line for each exercise: (status, text); the total comes last."""
     rows, score, total = [], 0, 0
     outcomes = merge(outcomes)
     for id in sorted({outcome.exercise for outcome in outcomes}, key=order):

@@ -18,7 +18,7 @@ NAME = ".minillm.json"
 
 
 def option(work):
-    """What to add to a command for this folder: nothing where it is the usual one."""
+    """Return what to add to a command for this folder: nothing where it is the usual one."""
     return "" if work == Path("work") else f" --work {work}"
 
 
@@ -47,23 +47,23 @@ class Progress:
         write_text(self.work / NAME, json.dumps(state, indent=1) + "\n")
 
     def command(self, *words):
-        """The command to type next, for this folder."""
+        """Return the command to type next, for this folder."""
         return " ".join(["minillm course", *words]) + option(self.work)
 
     def started(self, exercise):
-        """Was a file of this exercise written? Its lesson may not be begun all the same: see `later`."""
+        """Whether a file of this exercise was written. Its lesson may not be begun all the same: see `later`."""
         return (self.work / exercise.file).is_file()
 
     def later(self, exercise):
-        """Does the learner's file mark the exercise as not started?"""
+        """Whether the learner's file marks the exercise as not started."""
         return regions.is_later((self.work / exercise.file).read_text(encoding="utf-8", errors="replace"), exercise.id)
 
     def begun(self, exercise):
-        """Is its file there, and its lesson started?"""
+        """Whether its file is there, and its lesson started."""
         return self.started(exercise) and not self.later(exercise)
 
     def text(self, exercise):
-        """The learner's lines of an exercise; the whole file where the marks are gone."""
+        """Return the learner's lines of an exercise; the whole file where the marks are gone."""
         source = (self.work / exercise.file).read_text(encoding="utf-8", errors="replace")
         try:
             inside = regions.body(source, exercise.id)
@@ -72,7 +72,7 @@ class Progress:
         return source if inside is None else inside
 
     def line(self, exercise):
-        """Where the exercise is in the learner's file, as "work/layers.py:40"."""
+        """Return the exercise's place in the learner's file, as "work/layers.py:40"."""
         path = self.work / exercise.file
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             if f"ex={exercise.id}" in line.split():

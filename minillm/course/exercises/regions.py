@@ -57,7 +57,7 @@ class Region:
 
 
 def find(source, name="source"):
-    """All regions of a source in order. Errors name the file and line."""
+    """Find all regions of a source in order. Errors name the file and line."""
     lines, found, seen, opened = source.splitlines(), [], {}, None
 
     def complain(number, what):
@@ -95,7 +95,7 @@ def find(source, name="source"):
 
 
 def body(source, id):
-    """The lines inside a region, without its indentation; None where the source has no such region."""
+    """Return the lines inside a region, without its indentation; None where the source has no such region."""
     for region in find(source):
         if region.id == id:
             return textwrap.dedent("\n".join(source.splitlines()[region.first + 1 : region.last]))
@@ -103,7 +103,7 @@ def body(source, id):
 
 
 def fill(source, id, text):
-    """The source with the inside of one region replaced by text, brought to the region's indentation."""
+    """Replace the inside of one region by text, brought to the region's indentation."""
     lines = source.splitlines()
     region = next((region for region in find(source) if region.id == id), None)
     if region is None:
@@ -113,7 +113,7 @@ def fill(source, id, text):
 
 
 def blank(source, only=None, name="source", later=False):
-    """The source with its regions (those in `only`, or all) emptied. Python must still parse afterwards.
+    """Empty the regions of a source (those in `only`, or all). Python must still parse afterwards.
 
     later: the others are emptied too, and marked as not started.
     """
@@ -134,7 +134,7 @@ def blank(source, only=None, name="source", later=False):
 
 
 def begin(source, ids):
-    """The source in which the regions of these exercises are no longer marked as not started."""
+    """Remove the marks "not started" of these exercises from a source."""
     lines = source.splitlines()
     for region in find(source):
         if region.id in ids and region.later:
@@ -162,7 +162,7 @@ def settle(source, bodies, under=()):
 
 
 def is_later(source, id):
-    """Is an exercise marked as not started, and not written all the same?"""
+    """Whether an exercise is marked as not started, and not written all the same."""
     return any(f"ex={id}" in line.split() and line.endswith(LATER) for line in source.splitlines()) and id in unwritten(source)
 
 
@@ -181,7 +181,7 @@ def unwritten(source):
 
 
 def named(message):
-    """The exercise that a message complains about, or None."""
+    """Find the exercise that a message complains about, or None."""
     hit = NAMED.search(message)
     return hit and (hit[1] or f"{hit[2]}.{hit[3]}")
 
@@ -197,7 +197,7 @@ def _stub(source, region, name):
 
 
 def _on_device(source, region, name):
-    """Is the region inside a function that a decorator sends to a GPU?"""
+    """Whether the region is inside a function that a decorator sends to a GPU."""
     try:
         tree = ast.parse(source, name)
     except SyntaxError as error:

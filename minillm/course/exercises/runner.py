@@ -1,4 +1,4 @@
-"""Run the tests of some exercises against a folder, in a process of their own, and hand back what became of each.
+"""Run the tests of some exercises against a folder, in a process of their own, and return the outcome of each.
 
 A learner's code may print, exit, or never end; none of that should reach the command that asked. The plugin writes one line of
 JSON an event (--report), as it happens, so that even a run that was cut short tells what it got to.
@@ -50,7 +50,7 @@ def cold(arguments, cwd, env):  # -> what it printed
 
 
 def read(text, renamed):
-    """The events of a report, with paths as the learner writes them; a last line that was cut short is dropped."""
+    """Read the events of a report, with paths as the learner writes them; a last line that was cut short is dropped."""
     events = []
     for path, name in renamed.items():
         text = text.replace(json.dumps(path)[1:-1], json.dumps(name)[1:-1])

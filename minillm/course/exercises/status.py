@@ -14,7 +14,7 @@ from minillm.course.paths import near
 
 
 def status(course, progress, ids=(), everything=False, width=80):
-    """Lines of at most `width` columns: the lessons that are named, or the one at hand, or all (everything)."""
+    """Format the status in at most `width` columns: the named lessons, or the one at hand, or all (everything)."""
     lessons = {}
     for number, group in groupby(course.exercises.values(), lambda exercise: exercise.id[:2]):
         if shown := [exercise for exercise in group if exercise.tests or progress.started(exercise)]:
@@ -39,7 +39,7 @@ def status(course, progress, ids=(), everything=False, width=80):
 
 
 def at_hand(lessons, progress):
-    """The lesson of the first exercise that is started and not done; where all is done, the last that was started."""
+    """Find the lesson of the first exercise that is started and not done; where all is done, the last that was started."""
     begun = [number for number, exercises in lessons.items() if any(map(progress.begun, exercises))]
     left = [n for n in begun if any(progress.begun(e) and not progress.is_done(e) for e in lessons[n])]
     return (left or begun[-1:] or list(lessons)[:1] or [None])[0]

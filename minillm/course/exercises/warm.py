@@ -34,7 +34,7 @@ def run(arguments, cwd, env):  # -> what it printed
 
 
 def _pytest(arguments, cwd, env, log):
-    """In the fork: become a fresh `python -m pytest`."""
+    """Become a fresh `python -m pytest`, in the fork."""
     for number, (path, mode) in enumerate([(os.devnull, os.O_RDONLY), (log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)]):
         os.dup2(os.open(path, mode, 0o600), number)
     os.dup2(1, 2)

@@ -85,7 +85,7 @@ def outwards(frame):
 
 
 def watch(pid, lines):
-    """The other process: wait for lines; end process pid when one that arms is not followed in time."""
+    """Run the other process: wait for lines; end process pid when one that arms is not followed in time."""
     while (line := lines.get()) is not None:
         while line and line.strip():
             seconds, _, message = line.partition("\t")

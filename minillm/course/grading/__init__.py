@@ -1,1 +1,1 @@
-"""Scores for a submission nobody trusts, the wall around it, and the bundles an instructor hands out."""
+"""Scores for an untrusted submission, the wall around it, and the bundles an instructor hands out."""

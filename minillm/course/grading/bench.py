@@ -10,7 +10,7 @@ from minillm.course.grading.remote import ChildEnded
 
 
 class Bench:
-    """A plugin. wall: to the submission; missing: {exercise that is not written: where}; send: called with one dict an event."""
+    """A pytest plugin. wall: to the submission; missing: {unwritten exercise: where}; send: called with one dict an event."""
 
     def __init__(self, wall, missing, time_limit, send):
         self.wall, self.missing, self.time_limit, self.send = wall, missing, time_limit, send
@@ -24,7 +24,7 @@ class Bench:
     def pytest_runtest_call(self, item):
         mark = item.get_closest_marker("exercise")
         with limit(20, lambda: "the submission was not loaded in 20 s", self.wall):
-            self.wall.forget()
+            self.wall.reset()
             if trouble := self.wall.ready():
                 raise ChildEnded(trouble)
         seconds = (mark and mark.kwargs.get("seconds")) or self.time_limit

@@ -22,7 +22,7 @@ INI = "[pytest]\ntestpaths = tests\npythonpath = tests/support\naddopts = -q -p 
 
 
 def locate(work, files, refused=None):
-    """{file: its path in the submission} for files that are there: in their folder, under work/ or minillm/, or by bare name.
+    """Find files: {file: its path in the submission}, in their folder, under work/ or minillm/, or by bare name.
 
     A file counts only where it lies: a link that leads out of the submission could hand in the reference itself. Those are left
     out, as are pipes, devices and what is too large; `refused`, a dict, then holds {file: why}.
@@ -44,7 +44,7 @@ def locate(work, files, refused=None):
 
 
 def objection(path, work):
-    """Why a path of a submission in folder work is not taken, or None; None too where nothing is there."""
+    """Say why a path of a submission in folder work is refused; None if it is not, or where nothing is there."""
     try:
         real, kind = os.path.realpath(path, strict=True), os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -76,7 +76,7 @@ def pack_judge(root, course, private=None):
 
 
 def needed(folder, name="grading.child"):  # -> {names of modules}
-    """What of the course's modules the child imports, and these in turn: the rest has no business there."""
+    """List the course's modules that the child imports, and these in turn: the rest is not needed there."""
     found, queue = set(), [name]
 
     def file(module):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def limit(orders):
-    """Bind this process: nothing here can be raised again."""
+    """Set the limits of this process: nothing here can raise them again."""
     seconds, memory = int(orders["seconds"]) + 1, int(orders["memory"])
     for name, value in {
         "RLIMIT_CPU": seconds * 2,  # numba and BLAS use two threads
@@ -36,7 +36,7 @@ def limit(orders):
 
 
 def tasks():
-    """Threads of this user now, as RLIMIT_NPROC counts them; a large number where /proc is missing."""
+    """Count the threads of this user, as RLIMIT_NPROC counts them; a large number where /proc is missing."""
     total, mine = 0, os.getuid()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -48,7 +48,7 @@ def tasks():
 
 
 class Performer:
-    """Answers what the judge asks."""
+    """Answers the judge's calls."""
 
     def __init__(self, mirror):
         self.mirror = mirror
@@ -58,8 +58,8 @@ class Performer:
         from minillm.course.grading.raised import ENDS
 
         try:
-            if op == "forget":
-                return self.mirror.forget()
+            if op == "reset":
+                return self.mirror.reset()
             if op == "text":
                 return str(resolve(to))
             if op == "limit":

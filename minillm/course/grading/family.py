@@ -16,7 +16,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Family:
-    """Made before the child is started; end() afterwards kills what has become ours since."""
+    """The processes of a child: made before it is started; end() kills all that have become ours since."""
 
     def __init__(self):
         self.linux = sys.platform == "linux"
@@ -43,7 +43,7 @@ class Family:
 
 
 def children():
-    """Process ids whose parent is this process."""
+    """List the process ids whose parent is this process."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Score a submission that nobody trusts.
+"""Score an untrusted submission.
 
 For each exercise: lint the file; pack a box for the submission; start a judge, which runs the tests and calls the submission
 across a wall (judge.py); kill everything that was started; and count what the judge reported. A test counts when the judge
@@ -102,7 +102,7 @@ def grade(course, work, ids=(), seed=0, private=None, check=True, limits=None):
 
 
 def orders_for(course, exercise, submitted, seed, limits, secret):
-    """What the judge of an exercise is told, and through it the child (judge.py, child.py)."""
+    """Make the orders for the judge of an exercise, and through it for the child (judge.py, child.py)."""
     functions, modules = [], []
     region = next(region for region in regions.find(course.source(exercise.file)) if region.id == exercise.id)
     if region.comment == "//":
@@ -122,7 +122,7 @@ def orders_for(course, exercise, submitted, seed, limits, secret):
 
 
 def untouched(course, exercise, text):
-    """Words for a region that is still the stub, which needs no process to be found out; None for any other."""
+    """Explain a region that is still the stub, for which no process is needed; None for any other."""
     line = regions.unwritten(text).get(exercise.id)
     try:
         same = line and regions.body(text, exercise.id) == regions.body(regions.blank(course.source(exercise.file)), exercise.id)
@@ -133,7 +133,7 @@ def untouched(course, exercise, text):
 
 @functools.lru_cache(maxsize=256)
 def linted(course, file, text):
-    """What the lint objects to. A file that it cannot read is that file's own misfortune."""
+    """List what the lint objects to. A file that it cannot read affects that file alone."""
     try:
         return lint(text, regions.blank(course.source(file), name=file), file)
     except Exception as error:
@@ -141,13 +141,13 @@ def linted(course, file, text):
 
 
 def lend(course, file, text, exercise):
-    """A submitted file in which exercises of lessons that were not started hold the reference's lines, but for the one graded."""
+    """Fill exercises of lessons that were not started with the reference's lines, but for the one graded."""
     return regions.settle(text, regions.bodies(course.source(file)), {exercise})[0]
 
 
 @contextlib.contextmanager
 def temporary():
-    """A folder that is gone afterwards, whatever was made in it: folders nested beyond Python's recursion too."""
+    """Make a folder that is removed afterwards, with all in it: folders nested beyond Python's recursion too."""
     folder = tempfile.mkdtemp(prefix="minillm-box-")
     try:
         yield folder
@@ -156,7 +156,7 @@ def temporary():
 
 
 def lacks(events):
-    """What the child's wall has not, on this machine."""
+    """List what the child's wall lacks on this machine."""
     return [note for event in events if event["event"] == "wall" for note in event["lacks"]]
 
 

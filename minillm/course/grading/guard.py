@@ -27,7 +27,7 @@ ACTS = {
 
 
 def install(writable, secret, submission):
-    """writable: the one folder to write in. secret: folders not to read. submission: the folder of the code under test."""
+    """Install the guard. writable: the one folder to write in. secret: folders not to read. submission: the tested folder."""
     writable, submission = os.path.realpath(writable), os.path.realpath(submission)
     secret = [os.path.realpath(folder) for folder in secret]
     library = os.path.realpath(sysconfig.get_path("stdlib"))
@@ -75,7 +75,7 @@ def install(writable, secret, submission):
                 if isinstance(path, str | bytes):
                     turns(path)
                 if isinstance(path, str | bytes) and not inside(real(path), writable):
-                    raise PermissionError(f"a submission may not change {path}")
+                    raise PermissionError(f"a submission may not change {os.fsdecode(path)}")
         elif event in ACTS and (event != "object.__setattr__" or args[1] == "__code__"):
             name = asks()
             if not name or not os.path.isabs(name) or inside(name, submission):

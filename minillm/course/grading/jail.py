@@ -1,7 +1,7 @@
-"""Lock this process up, before it runs code that nobody has read.
+"""Confine this process, before it runs untrusted code.
 
 Python cannot be made safe by reading it, nor by hooks inside the interpreter: the code shares the memory of what should watch it.
-So the kernel watches. Each lock takes something away for ever, from this process and from all that it will start:
+So the kernel watches. Each lock takes something away irrevocably, from this process and from all that it will start:
 
     no_new_privs   no program can give rights back (set-user-id files do nothing)
     nobody         where we are root: a user of its own, to whom no file and no other process belongs
@@ -35,12 +35,12 @@ MACHINE = ("/dev/null", "/dev/zero", "/dev/urandom", "/proc/cpuinfo", "/sys/devi
 
 
 class JailError(MiniLLMError):
-    """A process that cannot be locked up as it stands."""
+    """A process that cannot be confined as it is."""
 
 
 @dataclass
 class Wall:
-    """What stands between the code in this process and the machine."""
+    """The locks between the code in this process and the machine."""
 
     stands: list = field(default_factory=list)  # "landlock abi 7", "seccomp", "nobody"
     lacks: list = field(default_factory=list)  # "no Landlock: this kernel has none"
@@ -50,7 +50,7 @@ class Wall:
 
 
 def confine(box=".", tmp="tmp", more=(), hidden=()):
-    """Lock this process up for good. Returns the Wall that stands.
+    """Confine this process, irrevocably. Returns the Wall.
 
     box: the folder it may read, beside Python, its packages and `more`; tmp: the one it may write. hidden: folders that it must
     not read though they lie among those (an installed copy of minillm is found without being named). JailError where other
@@ -89,7 +89,7 @@ def confine(box=".", tmp="tmp", more=(), hidden=()):
 
 
 def drop(libc, wall, version):
-    """Become nobody where we are root, and give up every capability but, where only that opens Python, reading under Landlock."""
+    """Drop root for user nobody, and every capability but, where only that opens Python, reading under Landlock."""
     closed = not all(map(public, python_folders()))
     keep = DAC_READ_SEARCH if closed and version and os.uname().machine in CAPSET and capable(DAC_READ_SEARCH) else 0
     if os.geteuid() == 0:
@@ -116,14 +116,14 @@ def become(user):
 
 
 def capable(capability):
-    """Does this process hold a capability now?"""
+    """Whether this process holds a capability now."""
     with open("/proc/self/status", encoding="ascii") as status:
         (held,) = (line.split()[1] for line in status if line.startswith("CapEff:"))
     return bool(int(held, 16) & capability)
 
 
 def public(path):
-    """May every user read folder path, as far as the permissions along it tell?"""
+    """Whether every user may read folder path, as far as the permissions along it tell."""
     while True:
         if os.stat(path).st_mode & 0o005 != 0o005:
             return False
@@ -133,19 +133,19 @@ def public(path):
 
 
 def python_folders():
-    """The folders that Python imports from, but for the box and for checkouts of this package."""
+    """List the folders that Python imports from, but for the box and for checkouts of this package."""
     folders = [os.path.realpath(path) for path in [sysconfig.get_path("stdlib"), *sys.path] if path and os.path.isdir(path)]
     return [path for path in dict.fromkeys(folders) if path.endswith("-packages") or not os.path.isdir(f"{path}/minillm")]
 
 
 def readable(box, more):
-    """Every path a confined process may read."""
+    """List every path that a confined process may read."""
     libraries = [*LIBRARIES, f"{sys.base_prefix}/lib", f"{sys.prefix}/lib"]
     return list(dict.fromkeys(os.path.realpath(path) for path in [box, *more, *python_folders(), *libraries, *MACHINE]))
 
 
 def solved(hidden):
-    """The folders beneath what is readable that hold this package with its solutions, and those that are hidden by name."""
+    """List the folders beneath what is readable that hold this package with its solutions, and those that are hidden by name."""
     packages = [*python_folders(), *(path for folder in (*LIBRARIES, f"{sys.base_prefix}/lib", f"{sys.prefix}/lib")
                                      for path in glob.glob(f"{folder}/python3*/*-packages"))]  # fmt: skip
     found = [f"{path}/minillm" for path in packages if os.path.isdir(f"{path}/minillm")]

@@ -30,7 +30,7 @@ PR_SET_DUMPABLE = 4
 
 
 def fetch_texts(wall, orders):
-    """A text that holds an exercise is data: the submission's takes the reference's place."""
+    """Replace the reference's text by the submission's, where a text that holds an exercise is data."""
     for module in orders["modules"]:
         space = sys.modules[module]
         for name, value in list(vars(space).items()):
@@ -39,7 +39,7 @@ def fetch_texts(wall, orders):
 
 
 def load(wall, orders):
-    """Let the child load the submission. What another file breaks is loaded without that file. -> what is wrong, or None"""
+    """Let the child load the submission. A file that breaks because of another is loaded without it. -> the error, or None"""
     own, folder = orders["child"]["file"], wall.box.submission
     while trouble := loaded(wall, own, max(10, orders["time_limit"])):
         at = trouble.partition(":")[0]
@@ -65,7 +65,7 @@ def loaded(wall, own, seconds):  # -> what is wrong, or None
 
 
 def protect(memory):
-    """No other process of this user may look into this one; nor shall what the child sends use up the machine."""
+    """Protect this process from others of this user, and limit what the child's messages can use."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

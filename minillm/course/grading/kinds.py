@@ -24,7 +24,7 @@ def flat(array):  # -> (bytes,) uint8, the same memory; None where there are hol
 
 
 def made_plainly(cls):
-    """Is an instance nothing but its attributes, that does nothing when it comes or goes?"""
+    """Whether an instance is nothing but its attributes, and runs no code when it is made or freed."""
     return cls.__new__ is object.__new__ and not issubclass(cls, BaseException) and not hasattr(cls, "__del__")
 
 
@@ -46,7 +46,7 @@ def attributes(thing):  # -> {name: value}
 
 
 def contents(thing, kind):
-    """The very things that an object holds, in order: while they are the same, so is what is written of it. None: look anew."""
+    """List the very things that an object holds, in order: while they are the same, so is its packed form. None: pack anew."""
     if kind == "object":
         names, rest = slots(type(thing)), getattr(thing, "__dict__", {})
         try:
@@ -59,7 +59,7 @@ def contents(thing, kind):
 
 
 def plainly(state):
-    """A bit generator's state, without arrays."""
+    """Convert a bit generator's state to values without arrays."""
     if isinstance(state, dict):
         return {key: plainly(item) for key, item in state.items()}
     return state.tolist() if isinstance(state, np.ndarray | np.generic) else state

@@ -1,8 +1,8 @@
-"""Landlock: a process gives up, for itself and for ever, the files that it will not need.
+"""Landlock: a process gives up, irrevocably, the files that it will not need.
 
 The rights of a file belong to its owner: code that runs as you may read all your files. Landlock (Linux 5.13) lets an ordinary
 process write down a short list, "beneath this folder: read", and bind itself to it. From then on the kernel asks both, the
-user's rights and the list, and nobody can take the list off again; children and new threads inherit it.
+user's rights and the list, and the list cannot be removed; children and new threads inherit it.
 
     create_ruleset(what is handled)  →  add_rule(folder, allowed) for each  →  restrict_self
 
@@ -29,12 +29,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def abi():
-    """The version of Landlock that this kernel has switched on; 0 where there is none."""
+    """Find the version of Landlock that this kernel has switched on; 0 where there is none."""
     return max(0, libc.syscall(CREATE, None, 0, 1))
 
 
 def ruleset(version):
-    """A new set of rules that handles all this version knows. Returns its descriptor."""
+    """Make a set of rules that handles all this version knows. Returns its descriptor."""
     words = [(1 << KNOWN.get(version, 16)) - 1]
     words += [0b11] * (version >= 4)  # bind and connect TCP
     words += [0b11] * (version >= 6)  # abstract sockets; signals

@@ -24,7 +24,7 @@ FULLEST, MOST_FILES = 300_000_000, 5_000  # bytes and files that a child may lea
 
 @dataclass(frozen=True)
 class Box:
-    """A folder that a process works in (box.py)."""
+    """The folder of a process (box.py)."""
 
     root: Path
 
@@ -71,7 +71,7 @@ def launch(box, orders, seconds):
 
 
 def environment(box, keeps_bytecode=False):
-    """Nothing of ours: no tokens, no paths; two threads for each library that would take all.
+    """Make a clean environment: no tokens, no paths of ours; two threads for each library that would take all.
 
     keeps_bytecode: may it keep what it compiles? A judge does: pytest rewrites all of hypothesis, and that takes seconds.
     """
@@ -82,7 +82,7 @@ def environment(box, keeps_bytecode=False):
 
 
 def listen(pipe, judge, deadline, folder):
-    """What a judge writes to the pipe, until it ends, says too much, the deadline passes, or the child's folder is full.
+    """Read what a judge writes to the pipe, until it ends, exceeds a limit or the deadline, or the child's folder is full.
 
     Returns the text, whether it was late, and whether the folder was full.
     """
@@ -110,7 +110,7 @@ def listen(pipe, judge, deadline, folder):
 
 
 def overfull(folder):
-    """Has a child written more than it may? The kernel limits a file (child.py), not their number."""
+    """Whether a child has written more than it may. The kernel limits a file (child.py), not their number."""
     size, count, queue = 0, 0, [folder]
     while queue and size < FULLEST and count < MOST_FILES:
         try:

@@ -38,7 +38,7 @@ IN_C = re.compile(
 
 
 def lint(source, stub, name):
-    """What a submitted file has and its stub has not, as lines "layers.py:12: ..."; empty if there is nothing to object to."""
+    """List what a submitted file has and its stub has not, as lines "layers.py:12: ..."; empty where there is no objection."""
     source = source.removeprefix("\ufeff")  # Windows editors write it, and Python reads over it
     if not name.endswith(".py"):
         return _new(_in_c(source), _in_c(stub), name)
@@ -92,7 +92,7 @@ def _findings(tree):
 
 
 def _builtins(node, own):
-    """Banned builtins that are used below a node; variables and arguments of these names in a function (own) are not meant."""
+    """Find banned builtins below a node; variables and arguments of these names in a function (own) are not meant."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Name) and child.id in BANNED_NAMES - own:
             yield child.lineno, f"{child.id} is not for exercises; use plain names, arrays and arithmetic"
@@ -100,7 +100,7 @@ def _builtins(node, own):
 
 
 def _variables(scope):
-    """The arguments and variables of a function or comprehension itself, not of those within it."""
+    """List the arguments and variables of a function or comprehension itself, not of those within it."""
     names, outer, queue = set(), set(), list(ast.iter_child_nodes(scope))
     while queue:
         node = queue.pop()

@@ -26,15 +26,15 @@ class Mirror:
 
     def __init__(self, world, first):
         self.world, self.next = world, first
-        self.forget()
+        self.reset()
 
-    def forget(self):
+    def reset(self):
         """Begin anew; numbers are not given twice."""
         self.objects, self.numbers, self.kinds, self.agreed = {}, {}, {}, {}
         self.looked = {}  # number -> the very things that were in it when it was last written down, and the objects it reached
 
     def pack(self, head, value, also=()):  # -> text of a message, its buffers, {numbers of objects that it reaches}
-        """Write a value down, and what has changed of all that it reaches; also: numbers of objects to look at besides."""
+        """Pack a value, and the changes of all that it reaches; also: numbers of objects to look at besides."""
         packing = Packing(self)
         try:
             part = {"value": packing.value(value)}
@@ -49,7 +49,7 @@ class Mirror:
             raise
 
     def unpack(self, part, buffers):
-        """Take the changes in, and give the value back. WallError for what is not as above."""
+        """Apply the changes, and return the value. WallError for what is not as above."""
         try:
             return Unpacking(self, buffers).all(part["changes"], part["value"])
         except WallError:

@@ -102,7 +102,7 @@ class Packing:
         return changes
 
     def as_it_was(self, number, inside):
-        """Does an object hold the very things that it held when it was written down last? Most do; go on to what they reach."""
+        """Whether an object holds the very things that it held when it was last packed. Most do; go on to what they reach."""
         before, reached = self.mirror.looked.get(number) or (None, ())
         if before is None or inside is None or len(before) != len(inside) or not all(map(is_, before, inside)):
             return False

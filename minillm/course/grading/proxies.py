@@ -13,7 +13,7 @@ FORWARDED = (
 
 
 class Proxy:
-    """Stands for an object of the judge's: what is asked of it is asked there. Its attributes may be read, not set."""
+    """A proxy of an object of the judge's: calls are forwarded there. Its attributes may be read, not set."""
 
     __slots__ = ("_number",)
 
@@ -40,7 +40,7 @@ def ask(op, number, value):
 
 
 class World:
-    """What has a name here: classes of minillm that the judge has too, and all functions that the judge names."""
+    """The names of this side: classes of minillm that the judge has too, and all functions that the judge names."""
 
     def __init__(self, package):
         self.package, self.names, self.classes, self.proxies = package, {}, {}, {}
@@ -59,7 +59,7 @@ class World:
         return name
 
     def known(self, module):
-        """Classes of a module as the reference has it: a submission may define more, and the judge does not know them."""
+        """List the classes of a module as the reference has it: a submission may define more, unknown to the judge."""
         if module not in self.classes:
             path = self.package.joinpath(*module.split(".")[1:])
             path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -96,7 +96,7 @@ class World:
 
 
 def resolve(name):
-    """'minillm.cache.contiguous:ContiguousCache.append' -> the function."""
+    """Resolve 'minillm.cache.contiguous:ContiguousCache.append' to the function."""
     module, _, path = name.partition(":")
     thing = importlib.import_module(module)
     for part in path.split("."):

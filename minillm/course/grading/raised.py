@@ -14,7 +14,7 @@ ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 class Raised:
-    """describe and restore, for one side. class_of: from a name to a class of minillm; folder: whose lines are worth naming."""
+    """Describes and restores exceptions, for one side. class_of: from a name to a class of minillm; folder: whose lines count."""
 
     def __init__(self, class_of, folder=None):
         self.class_of, self.folder, self.passing = class_of, folder, {}
@@ -62,7 +62,7 @@ class Raised:
 
 
 def said(error):
-    """Its words, if it has any: __str__ may be the submission's, and wrong."""
+    """Return an exception's text, if it has any: __str__ may be the submission's, and wrong."""
     try:
         return str(error)
     except Exception as problem:
@@ -86,7 +86,7 @@ def takes_words(cls, words):
 
 
 def chain(error):
-    """An exception, and what it was raised from."""
+    """List an exception, and what it was raised from."""
     seen = []
     while error is not None and error not in seen:
         seen.append(error)

@@ -2,7 +2,7 @@
 
     students     the package with all regions emptied, work/ with the stubs, lessons, cards, notebooks and visible tests, and of
                  data/ what those use. The lines of exercises that are not released, which the rest needs to run, are in
-                 minillm/other_lessons.bin, where nobody reads them by accident. pyproject.toml adds `--impl work`, so that plain
+                 minillm/other_lessons.bin, where they are not read by accident. pyproject.toml adds `--impl work`, so that plain
                  pytest tests the student, and minillm/__init__.py looks into work/ first, so that commands and notebooks run
                  the student's code
     autograder   the package as it is, all tests, private ones, a secret seed, and Gradescope's setup.sh and run_autograder
@@ -52,7 +52,7 @@ def release(course, ids, out, seed=None, private=None):
 
 
 def student_files(course, chosen):
-    """(name in the zip, content) of the student bundle."""
+    """List (name in the zip, content) of the student bundle."""
     ids, others = {exercise.id for exercise in chosen}, {}
     files, lessons = {exercise.file for exercise in chosen}, {exercise.lesson for exercise in chosen}
     for name, content in package(course):
@@ -83,7 +83,7 @@ def student_files(course, chosen):
 
 
 def data(course, numbers):
-    """What of data/ the lessons of these numbers use."""
+    """List what the lessons of these numbers use of data/."""
     for path in tree(course.root / "data"):
         name = path.relative_to(course.root).as_posix()
         ours = all(numbers & lessons for start, lessons in OF_LESSONS.items() if name.startswith(start))
@@ -92,7 +92,7 @@ def data(course, numbers):
 
 
 def autograder_files(course, ids, seed, private):
-    """(name in the zip, content) of the autograder bundle: what Gradescope unpacks to /autograder/source."""
+    """List (name in the zip, content) of the autograder bundle: what Gradescope unpacks to /autograder/source."""
     yield from package(course)
     for folder in ("tests", "data"):
         for path in tree(course.root / folder):
@@ -108,7 +108,7 @@ def autograder_files(course, ids, seed, private):
 
 
 def requirements(course, *extras):
-    """What pip must install for some extras. An extra that names this distribution itself is resolved here: it is on no index."""
+    """List what pip must install for some extras. One that names this distribution itself is resolved here: it is on no index."""
     project = tomllib.loads((course.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     own, found = re.compile(rf"{re.escape(project['name'])}\s*\[([^\]]*)\]", re.IGNORECASE), [*project.get("dependencies", [])]
     queue, done = list(extras), set()
@@ -130,7 +130,7 @@ def package(course):
 
 
 def settings(course, options):
-    """pyproject.toml with more pytest options, and the licence."""
+    """Make pyproject.toml with more pytest options, and the licence."""
     text = (course.root / "pyproject.toml").read_text()
     text, changed = re.subn(r'^(addopts = ".*)"$', rf'\1 {options}"' if options else r'\1"', text, flags=re.MULTILINE)
     if not changed:
@@ -141,7 +141,7 @@ def settings(course, options):
 
 
 def tree(folder):
-    """The files below a folder in order, without caches and what is the instructor's."""
+    """List the files below a folder in order, without caches and what is the instructor's."""
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder).parts
         if path.is_file() and not SKIP & set(inner) and not any(part.startswith(".") for part in inner):

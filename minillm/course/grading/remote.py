@@ -32,13 +32,13 @@ SPECIALS = {"__getitem__": operator.getitem, "__setitem__": operator.setitem, "_
 
 
 class ChildEnded(BaseException):
-    """The child is gone, or was ended. Not an Exception: hypothesis must not try again what kills."""
+    """The child has ended. Not an Exception: hypothesis must not retry what kills."""
 
     __module__ = "builtins"
 
 
 class World:
-    """What has a name in the judge: the classes and functions of the modules of minillm that are loaded, the course's apart."""
+    """The names in the judge: the classes and functions of the modules of minillm that are loaded, the course's apart."""
 
     def __init__(self, wall):
         self.wall, self.names, self.settable = wall, {}, {}
@@ -72,7 +72,7 @@ class World:
         return found
 
     def may_set(self, cls, name):
-        """May the child set this attribute? Not where it would hide a method or property of the class."""
+        """Whether the child may set this attribute. Not where it would hide a method or property of the class."""
         if (cls, name) not in self.settable:
             there = next((one.__dict__[name] for one in cls.__mro__ if name in one.__dict__), None)
             hidden = callable(there) or hasattr(type(there), "__get__")
@@ -139,7 +139,7 @@ class Wall:
         return self.trouble
 
     def ended(self, when):
-        """In words, how the child ended; it is gone afterwards."""
+        """Say how the child ended; it is gone afterwards."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(0.5)
         code = self.child.poll()
@@ -156,11 +156,11 @@ class Wall:
                 lane.connection.close()
             self.child = None
 
-    def forget(self):
-        """Between tests: numbers of objects begin anew."""
+    def reset(self):
+        """Reset the numbers of objects, between tests."""
         if self.child is not None and self.loaded and not self.trouble:
-            self.ask("forget", None, None)
-            self.mirror.forget()
+            self.ask("reset", None, None)
+            self.mirror.reset()
 
     def call(self, name, args, kwargs):
         self.calling = name.partition(":")[2]
@@ -179,7 +179,7 @@ class Wall:
             raise ChildEnded(f"{self.calling} answered with what no function returns: {error}") from None
 
     def fits(self, name, most, *args):
-        """Does a call get by with so many bytes more than the child holds? It gives up the rest for good; that is checked."""
+        """Whether a call needs at most so many bytes more than the child holds. It gives up the rest for good; that is tested."""
         if not (about := Path(f"/proc/{self.child.pid}")).exists():
             return self.ask("measure", name, (args, ())) < most  # macOS: the child's own word
         room = int((about / "statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + most
@@ -197,7 +197,7 @@ class Wall:
 
     @contextlib.contextmanager
     def lane(self):
-        """The lane of this thread: the main thread has the first; another thread takes a free one until its call is over."""
+        """Return the lane of this thread: the main thread has the first; another takes a free one until its call is over."""
         held = getattr(self.threads, "lane", None)
         if held is not None or threading.current_thread() is threading.main_thread():
             yield held or self.lanes[0]
@@ -212,7 +212,7 @@ class Wall:
     # --- what the child may ask for -----------------------------------------------------------------------------------------
 
     def perform(self, op, to, value):
-        """Something of an object of a test's, that was given to the child."""
+        """Run a method of a test's object that was given to the child."""
         if type(to) is not int or self.mirror.kinds.get(to) != "far" or to % 2:
             raise WallError(f"object {str(to)[:20]} may not be asked.")
         thing = self.mirror.objects[to]
@@ -230,7 +230,7 @@ class Wall:
         return SPECIALS[op](thing, *args)
 
     def get(self, thing, name):
-        """An attribute to look at: a copy of what could be changed. A class may say which (for_submissions = ("shape", …))."""
+        """Read an attribute: a copy of what could be changed. A class may say which (for_submissions = ("shape", …))."""
         import numpy as np
 
         seen = getattr(type(thing), "for_submissions", None)

@@ -7,7 +7,7 @@ from minillm.files import write_text
 
 
 def lines(scores):
-    """One line a test, and the total."""
+    """Format one line a test, and the total."""
     text = []
     for score in scores.tests:
         words = score.message.splitlines()[0] if score.message else "passed"
@@ -21,7 +21,7 @@ def ours(scores):
 
 
 def gradescope(scores):
-    """https://gradescope-autograders.readthedocs.io/en/latest/specs/: private tests show after the grades are published."""
+    """Make Gradescope's results (gradescope-autograders.readthedocs.io): private tests show after the grades are published."""
     return {
         "score": scores.earned,
         "execution_time": round(scores.seconds, 1),

@@ -59,7 +59,7 @@ LOAD, EQUAL, ABOVE, ANY_BIT, RETURN, AND = 0x20, 0x15, 0x25, 0x45, 0x06, 0x54  #
 
 
 def program(machine, pid):
-    """The filter for a machine as packed instructions: (code, jump if true, jump if false, constant), 8 bytes each."""
+    """Make the filter for a machine as packed instructions: (code, jump if true, jump if false, constant), 8 bytes each."""
     column, architecture, _ = ARCHITECTURES[machine]
     no, absent = (RETURN, 0, 0, REFUSE | errno.EPERM), (RETURN, 0, 0, REFUSE | errno.ENOSYS)
     yes, word = (RETURN, 0, 0, ALLOW), lambda position: (LOAD, 0, 0, 16 + 8 * position)  # the low half of an argument

@@ -8,7 +8,7 @@ import types
 
 
 def stand_in(wall, name, original):
-    """What takes the place of a function: it calls the submission's."""
+    """Make a stand-in for a function: it calls the submission's."""
 
     def function(*args, **kwargs):
         return wall.call(name, args, kwargs)

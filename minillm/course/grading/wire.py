@@ -28,15 +28,15 @@ LOCK = threading.RLock()  # the tables of objects are shared by all lanes of a p
 
 
 class WallError(MiniLLMError):
-    """Something that may not cross the wall, or came across it in no known form."""
+    """A value that may not cross the wall, or came across it in no known form."""
 
 
 class Closed(WallError):
-    """The other side has gone."""
+    """The other side has closed."""
 
 
 class Lane:
-    """One connection. perform(op, to, value) answers what the other side asks; mirror: the table of common objects."""
+    """One connection. perform(op, to, value) answers calls of the other side; mirror: the table of common objects."""
 
     def __init__(self, connection, mirror, perform, describe, restore):
         self.connection, self.mirror, self.perform = connection, mirror, perform

@@ -37,7 +37,7 @@ def stable_id(text):  # -> int, as Anki wants for decks and note types
 
 
 def as_html(text):
-    """A text of a card: lines, emphasis and code; drawings as they are, in a font of one width."""
+    """Convert a text of a card: lines, emphasis and code; drawings as they are, in a font of one width."""
     parts = []
     for drawn, lines in groupby(text.strip("\n").rstrip().splitlines(), key=lambda line: line.startswith("    ")):
         if drawn:  # no line break in it: the text format of Anki has a note a line
@@ -64,7 +64,7 @@ def front(card):
 
 
 def back(card):
-    """The answer, and below a line what may come next."""
+    """Make the back of a card: the answer, and below a line the follow-ups."""
     more = [f"Follow-up: {text}" for text in card.follow_ups]
     more += [f"Try it: {card.experiment}"] if card.experiment else []
     return as_html(card.answer) + (f"<hr>{as_html(chr(10).join(more))}" if more else "")
@@ -86,7 +86,7 @@ def tsv(cards):  # [Card] -> text
 
 
 def write_apkg(cards, file):
-    """Write a package of one deck a lesson to an open file. AnkiError where genanki is not installed."""
+    """Write a package of one deck a lesson. AnkiError where genanki is not installed."""
     try:
         import genanki
     except ImportError:

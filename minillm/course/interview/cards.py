@@ -2,7 +2,7 @@
 
 A deck is a file of a lesson, `lessons/cards/NN_name.toml`, with one `[[card]]` after another. A card with a `numeric` part
 names an expression over the project's own cost formulas (formulas.py); a test recomputes it, so that no answer rots when a
-formula changes. Reading is strict: a field that nobody knows is a typing error, and says so with its file and card.
+formula changes. Reading is strict: an unknown field is a typing error, and says so with its file and card.
 """
 
 import math
@@ -51,19 +51,19 @@ class Card:
 
 
 def cards_folder():  # -> path
-    """Where the decks are: beside the package in a checkout, inside it when installed from a wheel."""
+    """Find the decks: beside the package in a checkout, inside it when installed from a wheel."""
     inside = PACKAGE / "_lessons" / "cards"
     return inside if inside.is_dir() else PACKAGE.parent / "lessons" / "cards"
 
 
 def read_decks(folder=None):  # -> {deck name: [Card]}
-    """All decks, in the order of the lessons."""
+    """Read all decks, in the order of the lessons."""
     folder = Path(folder or cards_folder())
     return {path.stem: read_deck(path) for path in sorted(folder.glob("*.toml"))}
 
 
 def choose_decks(decks, name):  # {name: cards}, "04", "4", "04_paged_attention" or "paged_attention" -> only that one
-    """The deck that a person means; CardError with the nearest name where there is none."""
+    """Find the deck that a person means; CardError with the nearest name where there is none."""
     for deck in decks:
         if name in (deck, deck[:2], deck[3:]) or name.zfill(2) == deck[:2]:
             return {deck: decks[deck]}
@@ -71,7 +71,7 @@ def choose_decks(decks, name):  # {name: cards}, "04", "4", "04_paged_attention"
 
 
 def read_deck(path):  # path -> [Card]
-    """The cards of one file, checked: fields, kinds, ids that begin with the lesson's number and occur once."""
+    """Read the cards of one file, checked: fields, kinds, ids that begin with the lesson's number and occur once."""
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ NUMERIC = {"expression": str, "expect": float, "within": float}
 
 
 def make_card(where, table, deck):  # text for errors, dict, deck name -> Card
-    """A card from its table; CardError for anything missing, unknown or of the wrong kind."""
+    """Make a card from its table; CardError for anything missing, unknown or of the wrong kind."""
     check_fields(where, table, dict.fromkeys(TEXTS, str), OPTIONAL)
     if not re.fullmatch(rf"{deck[:2]}\.[1-9]\d*", table["id"]):
         raise CardError(f"{where}: an id in {deck} is {deck[:2]}.k with k from 1, found {table['id']!r}.")
@@ -128,7 +128,7 @@ def make_card(where, table, deck):  # text for errors, dict, deck name -> Card
 
 
 def check_fields(where, table, required, optional):
-    """Every field known, every required one there, each of its kind, no text empty."""
+    """Check that every field is known, every required one there, each of its kind, and no text empty."""
     known = {**required, **optional}
     for name, value in table.items():
         if name not in known:

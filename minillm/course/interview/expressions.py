@@ -25,12 +25,12 @@ class FormulaError(MiniLLMError):
 
 
 def model(name):  # preset's name or ModelConfig -> ModelConfig
-    """The shape of a published model; what it costs are its methods."""
+    """Get the shape of a published model; what it costs are its methods."""
     return name if isinstance(name, ModelConfig) else preset(name)
 
 
 def named(formula):  # f(config, …) -> f(config or name of a preset, …)
-    """A formula that also takes a preset's name where it wants a ModelConfig."""
+    """Wrap a formula so that it also takes a preset's name where it wants a ModelConfig."""
 
     @wraps(formula)
     def by_name(name, *args, **options):
@@ -40,7 +40,7 @@ def named(formula):  # f(config, …) -> f(config or name of a preset, …)
 
 
 def lora_parameters(name, rank, matrices="attn_q attn_v"):  # -> numbers to learn
-    """Of adapters on these matrices of every layer: r (d_in + d_out) each. Hu et al. 2021, arXiv:2106.09685."""
+    """Count the parameters of adapters on these matrices of every layer: r (d_in + d_out) each. Hu 2021, arXiv:2106.09685."""
     from minillm.model.lora import adapter_parameters
 
     return adapter_parameters(model(name), rank, matrices.split())
@@ -68,8 +68,10 @@ OF_A_MODEL = {
     "kv_tokens", "training_bytes", "prefill_time", "decode_time", "decode_ceiling", "generation_flops", "step_time", "swap_time",
 }  # fmt: skip
 NAMES = {f.__name__: named(f) if f.__name__ in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-COSTS = ("matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops")
-COSTS += ("training_flops", "decode_bytes")
+COSTS = (
+    "matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops",
+    "training_flops", "decode_bytes",
+)  # fmt: skip
 ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
 OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -79,7 +81,7 @@ OPERATORS = {
 
 
 def evaluate(expression):  # text -> number
-    """The value of an expression; FormulaError, which quotes it, for whatever is wrong with it."""
+    """Evaluate an expression; FormulaError, which quotes it, for any error in it."""
     try:
         value = value_of(ast.parse(expression.strip(), mode="eval").body)
     except MiniLLMError as error:
@@ -94,7 +96,7 @@ def evaluate(expression):  # text -> number
 
 
 def value_of(node):
-    """One node of the tree. What is not named here does not exist."""
+    """Evaluate one node of the tree. Kinds of nodes that are not listed here are refused."""
     match node:
         case ast.Constant(value=int() | float() | str() as value):
             return value
@@ -116,7 +118,7 @@ def value_of(node):
 
 
 def number(node):
-    """A value to calculate with: 'a' * 10**9 would be a long text."""
+    """Check a value to calculate with: 'a' * 10**9 would be a long text."""
     value = value_of(node)
     if not isinstance(value, (int, float)):
         raise FormulaError(f"{ast.unparse(node)[:60]} is no number.")

@@ -1,7 +1,7 @@
 """Numbers as people type them: "about 42,000", "0.5 MiB", "512KB", "1e3 tokens", "½", "3/4", "10^9", "~5.5 GB".
 
 A number comes in the unit that the card asks for. Where a unit can be meant in two ways there are several readings: many write
-KB for 1,024 bytes. Whoever asks takes the reading nearest to what is right.
+KB for 1,024 bytes. The quiz takes the reading nearest to the right value.
 """
 
 import re
@@ -18,7 +18,7 @@ TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "sec
 
 
 def readings(text, unit=""):  # -> [float], none where no number was typed
-    """What was typed, in `unit`; the plainest reading first."""
+    """List the readings of a typed number, in `unit`; the plainest first."""
     match = NUMBER.fullmatch(LEAD.sub("", text.strip()))
     if match is None or not (match[1] or match[2]):
         return []
@@ -36,7 +36,7 @@ def readings(text, unit=""):  # -> [float], none where no number was typed
 
 
 def factors(typed, unit):  # text after the number, the card's unit -> [what to multiply with]
-    """From a typed unit to the card's; nothing where the two have nothing to do with each other."""
+    """List the factors from a typed unit to the card's; none where the two are unrelated."""
     typed, unit = typed.lower(), unit.lower()
     if typed in TIMES and unit in TIMES:
         return [TIMES[typed] / TIMES[unit]]

@@ -23,20 +23,20 @@ class Stop(Exception):
 
 
 def choose(cards, memory, today, count, only_due=False):  # -> [Card]
-    """What to ask now: cards that are due, the longest overdue first, then new ones in the order of the lessons."""
+    """Choose the next cards: those that are due, the longest overdue first, then new ones in the order of the lessons."""
     due = sorted((c for c in cards if is_due(memory.get(c.id), today)), key=lambda c: memory[c.id].due)
     new = [] if only_due else [c for c in cards if c.id not in memory]
     return (due + new)[:count]
 
 
 def next_due(cards, memory, today):  # -> (date, how many cards) or None
-    """When the next card becomes due, and how many do on that day."""
+    """Find when the next card becomes due, and how many do on that day."""
     dates = [recall.due for c in cards if (recall := memory.get(c.id)) and recall.due > today.isoformat()]
     return (date.fromisoformat(min(dates)), dates.count(min(dates))) if dates else None
 
 
 def nothing_due(cards, memory, today):  # -> text
-    """Why there is no question, and when there will be one."""
+    """Say why there is no question, and when there will be one."""
     new = sum(c.id not in memory for c in cards)
     text = "No card is due."
     if found := next_due(cards, memory, today):
@@ -62,7 +62,7 @@ def judge(numeric, value):  # Numeric, typed number -> (suggested grade, verdict
 
 
 def wrapped(text, indent=""):  # -> text for the terminal
-    """Each line of a card is a thought: wrap it by itself. Lines that begin with four spaces (code, tables) stay as they are."""
+    """Wrap each line of a card by itself. Lines that begin with four spaces (code, tables) stay as they are."""
     width = max(20, min(shutil.get_terminal_size((88, 24)).columns - 1, 100))
     lines = []
     for line in text.splitlines():
@@ -74,7 +74,7 @@ def wrapped(text, indent=""):  # -> text for the terminal
 
 
 @dataclass
-class Session:
+class QuizSession:
     """One sitting. ask(prompt) returns a line or raises Stop; say(text) shows text."""
 
     memory: object  # Memory
@@ -126,7 +126,7 @@ class Session:
         self.say(f"\n--- {place} · {card.id} · {card.level} · {card.deck}\n\n{wrapped(card.question)}\n")
         unit = f", in {card.numeric.unit}" if card.numeric and card.numeric.unit else ""
         typed = self.ask(f"[your number{unit}, or Enter for the answer] " if card.numeric else "[Enter for the answer] ")
-        suggested = None  # where nothing was answered, nothing is known: Enter alone grades nobody
+        suggested = None  # where nothing was answered, nothing is known: Enter alone gives no grade
         if card.numeric and typed.strip():
             if found := readings(typed, card.numeric.unit):
                 suggested, verdict = judge(card.numeric, min(found, key=lambda value: abs(value - card.numeric.expect)))
@@ -159,7 +159,7 @@ class Session:
 
 
 def ask_line(prompt):  # -> a line; Stop at the end of input, or where the person types q
-    """A line from a person, or from a pipe: there, the prompt ends its own line, as nobody's Enter does."""
+    """Ask for a line, from a person or from a pipe, where the prompt ends its own line, as there is no Enter."""
     print(prompt, end="" if sys.stdin.isatty() else "\n", flush=True)
     line = sys.stdin.readline()
     if not line or line.strip().lower() in QUIT:

@@ -75,7 +75,7 @@ def midnight(day):  # ISO date -> datetime
 
 
 def from_sm2(due, repetitions=0, interval_days=0, ease=2.5, lapses=0):  # fields of a file of version 1 -> Recall
-    """Take over what SM-2 knew: the interval as S, and the D with which FSRS, on the day it is due, would stretch it by the ease.
+    """Convert SM-2's state: the interval as S, and the D with which FSRS, on the due day, would stretch it by the ease.
 
     As Anki does: fsrs-rs, memory_state_from_sm2, at a retention of 90%.
     """
@@ -93,7 +93,7 @@ def is_due(recall, today):  # Recall or None, date -> bool; a card never seen is
 
 
 def state_folder():  # -> path
-    """$MINILLM_STATE, or `minillm` in the platform's folder for what a program must not lose."""
+    """Find the folder for the state: $MINILLM_STATE, or `minillm` in the platform's folder for data."""
     return user_folder("MINILLM_STATE", mac="Application Support", xdg="XDG_STATE_HOME", default=".local/state")
 
 
@@ -106,7 +106,7 @@ class Memory:
         self.cards = self.read()
 
     def read(self):  # -> {card id: Recall}
-        """What the file holds. One that is damaged is set aside under another name, and `notice` says so."""
+        """Read the file. One that is damaged is set aside under another name, and `notice` says so."""
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
             if values["version"] > VERSION:
@@ -121,7 +121,7 @@ class Memory:
             return self.set_aside()
 
     def set_aside(self):  # -> {}
-        """Keep what cannot be read: somebody's months of learning may be in it."""
+        """Keep a file that cannot be read: months of learning may be in it."""
         number = 1
         while (kept := self.path.with_name(f"{self.path.stem}.damaged-{number}.json")).exists():
             number += 1
@@ -133,7 +133,7 @@ class Memory:
         return {}
 
     def record(self, card, grade, today):  # -> Recall
-        """Note an answer, and write the file. Another quiz may have written it meanwhile: its cards are kept."""
+        """Record an answer, and write the file. Another quiz may have written it meanwhile: its cards are kept."""
         recall = after(self.cards.get(card), grade, today)
         self.cards = {**self.cards, **self.read(), card: recall}
         values = {"version": VERSION, "cards": {card: asdict(recall) for card, recall in sorted(self.cards.items())}}

@@ -119,14 +119,14 @@ def number_cells(notebook):
 
 
 def write(notebook, path):
-    """The notebook appears whole or not at all."""
+    """Write a notebook, whole or not at all."""
     import nbformat
 
     write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def sources(names, folder):  # ["02", ...] -> [path]
-    """The sources that names mean, all of them for no names."""
+    """List the sources of the given names, all of them for no names."""
     found = sorted(folder.glob("[0-9][0-9]_*.py"))
     for name in names:
         if not any(name in (path.stem, path.stem[:2]) for path in found):

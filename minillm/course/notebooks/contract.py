@@ -33,13 +33,13 @@ def joined(text):  # a file has lists of lines, a notebook in memory texts
 
 
 def output_texts(output):  # -> texts of one output, pictures left out
-    """What a reader reads."""
+    """Collect the texts that a reader sees."""
     yield joined(output.get("text", ""))
     yield from (joined(data) for kind, data in output.get("data", {}).items() if kind.startswith("text/"))
 
 
 def problems(notebook, source):  # notebook, text of its source -> [text], empty if all is well
-    """What is wrong with a built notebook."""
+    """List the problems of a built notebook."""
     found = []
     if notebook["metadata"].get("minillm", {}).get("source_sha256") != source_hash(source):
         found.append("the source has changed since it was built: minillm course notebooks")
@@ -67,7 +67,7 @@ def problems(notebook, source):  # notebook, text of its source -> [text], empty
 
 
 def differences(ours, theirs):  # two notebooks -> [text], empty if they are equal but for measurements
-    """How two builds differ: anything but the outputs of cells tagged `timing`."""
+    """List the differences of two builds: anything but the outputs of cells tagged `timing`."""
     found = []
     if len(ours["cells"]) != len(theirs["cells"]):
         found.append(f"{len(ours['cells'])} cells against {len(theirs['cells'])}")
@@ -82,7 +82,7 @@ def differences(ours, theirs):  # two notebooks -> [text], empty if they are equ
 
 
 def comparable(cell):  # -> dict, texts joined; without outputs where they may differ
-    """A cell as far as two builds must agree on it."""
+    """Reduce a cell to what two builds must agree on."""
     cell = {**cell, "source": joined(cell["source"])}
     if cell["cell_type"] == "code":
         cell["outputs"] = [] if TIMING in tags(cell) else [plain(output) for output in cell["outputs"]]

@@ -3,7 +3,7 @@
 A model reads and writes token ids. Two algorithms cover the Llama family, byte-level BPE (bpe.py) and SentencePiece BPE
 (sentencepiece.py); they share one merge loop (merge.py). Around them: special tokens, which user text must never become
 (vocabulary.py); decoding piece by piece while the model writes (streaming.py); and the chat template, which turns messages
-into a prompt (chat.py), run as what it is, a stranger's program (sandbox.py).
+into a prompt (chat.py), run as what it is, an untrusted program (sandbox.py).
 
     tokenizer = Tokenizer.from_gguf(metadata)
     tokenizer.decode(tokenizer.encode("Hello")) == "Hello"

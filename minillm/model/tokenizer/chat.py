@@ -11,6 +11,7 @@ The mark is a lone surrogate: it is in no valid text, so no message can contain 
 """
 
 import re
+from collections.abc import Callable
 
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer.vocabulary import check_unicode
@@ -28,7 +29,7 @@ class ChatTemplate:
         self._heads = {text[:k] for text in texts for k in range(1, len(text))}
         self._tails = {text[k:] for text in texts for k in range(1, len(text))}
         self._longest = max(map(len, texts), default=0)
-        self._compiled = None
+        self._compiled: Callable[..., str] | None = None
 
     def encode(self, messages: list[dict], add_generation_prompt: bool = True, variables: dict | None = None) -> list[int]:
         """Encode messages to the prompt's token ids. No begin-of-text token is added: a template that wants one writes it."""

@@ -1,6 +1,6 @@
 """The tokenizer's part of a GGUF file, checked.
 
-Files come from strangers. Every key is looked at once, here: right kind, right length, ids inside the vocabulary. What
+Files are untrusted. Every key is checked once, here: right kind, right length, ids inside the vocabulary. What
 passes is what Tokenizer's constructor takes. Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md, "Tokenizer". Three are our
 own, for what a folder from a hub says and GGUF has no key for:
 

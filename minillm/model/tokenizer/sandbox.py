@@ -1,4 +1,4 @@
-"""Running a stranger's template: in a process of its own, under limits that the kernel keeps.
+"""A sandbox for untrusted templates: a process of its own, under limits that the kernel enforces.
 
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from Python, but it may ask for
 'a' * 10**10 or loop for a year, and much of that is one call into C, where no check written in Python is reached. So each
@@ -53,7 +53,7 @@ class Renderer:
     def ask(self, request: bytes, seconds: float) -> tuple[bytes, str]:
         """Ask the process: kind and text of the answer (renderer.py). Failure after `seconds`, or where the process ends.
 
-        Whatever goes wrong ends the process, Control-C too: an answer that nobody read would be taken for the next one's.
+        Any error ends the process, Control-C too: an answer left unread would be taken for the next one.
         """
         with self.lock:
             try:

@@ -77,12 +77,12 @@ class SentencePieceBPE:
 
     def _fall_back(self, symbol: str) -> list[int]:
         char = {SPACE: " ", WRITTEN_SPACE_SYMBOL: SPACE}.get(symbol, symbol)
-        ids = [self.byte_ids.get(byte, self.unknown_id) for byte in char.encode()]
-        if self.unknown_id is not None and self.unknown_id in ids:
-            ids = [self.unknown_id]  # one for the character, not one for each byte
-        if None in ids:
+        ids = [self.byte_ids[byte] for byte in char.encode() if byte in self.byte_ids]
+        if len(ids) == len(char.encode()):
+            return ids
+        if self.unknown_id is None:
             raise TokenizerError(f"character {char!r} has no token; the vocabulary has neither its bytes nor an unknown token")
-        return ids
+        return [self.unknown_id]  # one for the character, not one for each byte
 
     def token_bytes(self, i: int) -> bytes:
         """Return the bytes of token i."""

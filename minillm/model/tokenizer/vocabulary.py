@@ -1,7 +1,7 @@
 """The vocabulary: token texts, and which of them are more than text.
 
 A token's number is its place in the list. GGUF gives each a type. *Control* tokens structure a conversation (<|im_end|>): they
-are recognized only where the caller asks, because a user who could type one could close his own turn and speak as the system.
+are recognized only where the caller asks: a user who could type one could end the user's turn and speak as the system.
 *User-defined* tokens are words that the trainer added whole (<tool_call>): they are text, and always recognized.
 """
 

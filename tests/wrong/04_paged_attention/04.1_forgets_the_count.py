@@ -1,4 +1,4 @@
-"""Frees the block whoever else owns it."""
+"""Frees the block though others own it."""
 self.refs[block] = 0
 if block in self.kept:
     self.idle[block] = None

@@ -1,2 +1,2 @@
-"""Writes in place whoever else owns the block."""
+"""Writes in place though others own the block."""
 return block, None

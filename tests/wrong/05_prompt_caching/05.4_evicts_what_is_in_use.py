@@ -1,4 +1,4 @@
-"""Does not look whether somebody uses the page."""
+"""Does not look whether the page is in use."""
 while freed < n and self.queue:
     score, ticket, node = heappop(self.queue)
     if ticket == node.ticket and not node.children:

@@ -1,4 +1,4 @@
-"""Lets in whoever would be alone, whether it fits or not."""
+"""Admits a group that would be alone, whether it fits or not."""
 if len(group.live) > seats:
     return None
 lead, salt = group.live[0], group.request.salt

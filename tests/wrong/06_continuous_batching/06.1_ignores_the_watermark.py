@@ -1,4 +1,4 @@
-"""Lets in whoever fits: those who run have nothing left to grow by."""
+"""Admits all that fits: running groups have nothing left to grow by."""
 if len(group.live) > seats:
     return None
 lead, salt = group.live[0], group.request.salt

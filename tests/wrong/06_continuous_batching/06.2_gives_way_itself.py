@@ -1,4 +1,4 @@
-"""Whoever lacks a block leaves, though others came later."""
+"""Preempts the group that lacks a block, though others came later."""
 if blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
     scheduler.running.remove(group)
     preempt(group, scheduler.host, self.plan)

@@ -1,4 +1,4 @@
-"""Takes blocks from whoever has run longest."""
+"""Takes blocks from the group that has run longest."""
 while blocks_needed([(sequence.table, n) for sequence, n in takes]) > pool.num_free:
     first = scheduler.running.pop(0)
     preempt(first, scheduler.host, self.plan)

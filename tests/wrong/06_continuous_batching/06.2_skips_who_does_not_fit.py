@@ -1,3 +1,3 @@
-"""Leaves out whoever finds no block and takes none from anybody."""
+"""Leaves out a group that finds no block and preempts none."""
 if blocks_needed([(sequence.table, n) for sequence, n in takes]) <= pool.num_free:
     self.plan_shares(takes)
