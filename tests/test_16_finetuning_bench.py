@@ -44,7 +44,13 @@ def test_a_timed_step_trains(path):
     assert engine.run(2, 16, 3).step_s > 0 and engine.steps == 12
 
 
-@pytest.mark.parametrize("wrong", [["--batch", "1,2"], ["--batch", "0"], ["--prompt-tokens", "0"], ["--prompt-tokens", "33"]])
+@pytest.mark.parametrize("wrong", [["--batch", "0"], ["--prompt-tokens", "0"], ["--prompt-tokens", "33"]])
 def test_sizes_that_make_no_step_are_refused(path, capsys, wrong):
     assert main(["bench", "training", "--model", str(path), *wrong]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("minillm: ")
+
+
+def test_one_batch_size_a_run(path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "training", "--model", str(path), "--batch", "1,2"])
+    assert ended.value.code == 2 and "--batch: invalid int value: '1,2'" in capsys.readouterr().err
