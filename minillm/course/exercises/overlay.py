@@ -26,7 +26,7 @@ from minillm.course.exercises import broken, regions
 
 PACKAGE = "minillm"
 OTHERS = "other_lessons.bin"  # in the package of a student bundle: {file: {exercise: lines}} as JSON, compressed
-KEPT = ("minillm.course", "minillm.errors", "minillm.files", "minillm.cli")
+KEPT = ("minillm.course", "minillm.errors", "minillm.files", "minillm.terminal", "minillm.cli")
 
 
 class Fresh(importlib.machinery.SourceFileLoader):
