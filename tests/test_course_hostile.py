@@ -63,7 +63,7 @@ def run(name, user):
     words, more, _ = as_ordinary() if user == "ordinary" else ([], {}, None)
     alone = ["--alone"] if user == "self" and name not in QUICK else []
     command = [*words, sys.executable, str(Path(hostile_help.__file__)), "--bare", *alone, name]
-    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(box.__file__).parents[2])}
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(box.__file__).parents[3])}
     done = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=60 * MINUTES, **more)
     return json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr}
 

@@ -10,7 +10,7 @@ import pytest
 
 from minillm.course.grading import jail, landlock, seccomp
 
-PACKAGE = Path(jail.__file__).parents[2]
+PACKAGE = Path(jail.__file__).parents[3]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the wall is Linux's")
 TRY = """
 import json, os, sys

@@ -58,7 +58,7 @@ def test_every_source_runs_as_plain_python(source, tmp_path):
 
 def run_source(source, limit=LIMIT_S):  # -> exit status, what it printed
     """A child with a group of its own, so that a notebook that hangs is ended with all it has started."""
-    root = str(Path(builder.__file__).parents[2])
+    root = str(Path(builder.__file__).parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = os.environ | {"MPLBACKEND": "Agg", "MINILLM_NOTEBOOK_MODEL": "random", "PYTHONPATH": path}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
