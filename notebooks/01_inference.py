@@ -172,5 +172,5 @@ from minillm.model.presets import PRESETS
 
 @interact(name=list(PRESETS), prompt=(100, 8000, 100), tflops=(1, 1000, 1), gigabytes_per_s=(10, 3500, 10), bits=[16, 8, 4])
 def predict(name="llama-3-8b", prompt=1000, tflops=165, gigabytes_per_s=1008, bits=16):
-    print(f"TTFT at least {prefill_time(name, prompt, tflops * 1e12):.3f} s")
-    print(f"at most {decode_ceiling(name, gigabytes_per_s * 1e9, bits):,.0f} tokens/s")
+    print(f"TTFT at least {prefill_time(PRESETS[name], prompt, tflops * 1e12):.3f} s")
+    print(f"at most {decode_ceiling(PRESETS[name], gigabytes_per_s * 1e9, bits):,.0f} tokens/s")

@@ -171,5 +171,5 @@ from minillm.costs.memory import kv_tokens
 
 @interact(name=list(PRESETS), gigabytes=(8, 640, 8), context=(512, 32768, 512), weight_bits=[16, 8, 4], kv_bits=[16, 8])
 def users(name="llama-3-8b", gigabytes=80, context=8192, weight_bits=16, kv_bits=16):
-    tokens = kv_tokens(name, gigabytes * 1e9, weight_bits=weight_bits, kv_bits=kv_bits)
+    tokens = kv_tokens(PRESETS[name], gigabytes * 1e9, weight_bits=weight_bits, kv_bits=kv_bits)
     print(f"{tokens:,.0f} tokens of cache beside the weights: {tokens / context:,.1f} users of {context:,} tokens")

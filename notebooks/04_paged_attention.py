@@ -115,7 +115,7 @@ title = f"Paging wastes {found['paged 16']['waste']:.1%} of the memory instead o
 plots.label(left, title, "way of allocating", "share of reserved memory (%)")
 plots.legend(left)
 
-memory = kv_tokens("llama-3-8b", 24e9)
+memory = kv_tokens(preset("llama-3-8b"), 24e9)
 fits = {name: int(memory // found[way]["mean_tokens_reserved"]) for name, way in WAYS.items()}
 plots.ceiling(right, memory / mean, f"ceiling: memory / mean length = {memory:,.0f} / {mean:,.0f} tokens")
 plots.bars(right, list(fits), list(fits.values()), "requests")
@@ -297,6 +297,6 @@ from ipywidgets import interact
 
 @interact(gigabytes=(8, 640, 8), mean_length=(64, 8192, 64), reserve=(512, 32768, 512), block_size=[1, 8, 16, 64, 256, 1024])
 def chats(name="llama-3-8b", gigabytes=24, mean_length=1216, reserve=8192, block_size=16):
-    tokens = kv_tokens(name, gigabytes * 1e9)
+    tokens = kv_tokens(preset(name), gigabytes * 1e9)
     print(f"{tokens:,.0f} tokens of cache: {tokens // reserve:,.0f} chats reserved, ", end="")
     print(f"{tokens // (mean_length + (block_size - 1) / 2):,.0f} paged, at most {tokens / mean_length:,.1f}")

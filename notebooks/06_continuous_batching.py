@@ -184,7 +184,7 @@ plots.show(fig)
 # %%
 CARD = {"bytes_per_s": 2.039e12, "flops_per_s": 312e12, "link_bytes_per_s": 25e9, "memory": 80e9}
 shape = preset("llama-3-8b")
-BLOCKS = int(kv_tokens("llama-3-8b", CARD["memory"]) // 16)
+BLOCKS = int(kv_tokens(shape, CARD["memory"]) // 16)
 
 
 def seconds_of(plan):
