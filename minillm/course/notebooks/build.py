@@ -26,7 +26,7 @@ from minillm.errors import did_you_mean
 from minillm.files import write_text
 
 FOLDER = Path(__file__).parents[3] / "notebooks"
-CELL_LIMIT_S = 120
+CELL_LIMIT_S = 300  # the first time, kernels compile in it
 SETUP = """%matplotlib inline
 %config InlineBackend.figure_formats = ['png']
 %config InlineBackend.print_figure_kwargs = {'dpi': 80, 'bbox_inches': 'tight', 'metadata': {'Software': None}}"""
