@@ -17,7 +17,7 @@ from minillm.course.notebooks.contract import NotebookError, differences, proble
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
-LIMIT_S = 120
+LIMIT_S = 600  # on a machine that does other things too
 needs_jupyter = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("jupytext", "nbclient", "ipykernel")),
     reason="Jupyter is not installed: pip install 'minillm-course[notebooks]'",
