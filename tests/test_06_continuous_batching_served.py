@@ -334,6 +334,8 @@ def test_the_options_of_the_door_and_the_defaults_of_the_model_reach_the_server(
         headers = {"Authorization": "Bearer b", "Origin": page, "x-request-id": "id-7"}
         status, got, values = post(child.port, TEXT, {"prompt": "hello", "max_tokens": 12, "seed": 5}, headers)
         assert status == 200 and got["access-control-allow-origin"] == page and got["x-request-id"] == "id-7"
+        child.process.send_signal(signal.SIGTERM)  # not killed: the log record is written after the answer is sent
+        assert child.process.wait(PATIENCE_S) == 0
     usual = SamplingParams(max_tokens=12, seed=5, **default_sampling(tiny_path))
     assert values["choices"][0]["text"] == tiny.generate("hello", usual).text, "the model's file says nothing: the usual values"
     line = json.loads(next(line for line in child.err.splitlines() if line.startswith("{")))
