@@ -15,6 +15,7 @@ from minillm.course.exercises.index import Course
 from minillm.errors import MiniLLMError
 
 LONG = "n" * 5000
+TOO_LONG = "cannot be looked up: File name too long" if sys.version_info < (3, 14) else "no such file"  # as pathlib says it
 TEXTS = ["", LONG, "a/" + LONG, "~nouser/x", "/dev/null/x", "/", "a\udcffb", "hf:", "hf:a/b/c.gguf"]
 TEXTS += ["1,,2", "1,-1", "9" * 5000, "01-", "1-99999999", "99-01", "01.99", "01.x", "01-02-03", "ttft=nan", "a=b", "7:3"]
 TEXTS += ["01-zz"]
@@ -89,7 +90,7 @@ def run_quietly(words, capsys, monkeypatch, stdin="hello\n"):  # -> status, stan
         (["course", "start", "04.2", "--work", LONG], "File name too long"),
         (["generate", "hello", "--model", "~nouser/x"], "cannot be looked up"),
         (["generate", "hello", "--model", LONG], "characters)"),
-        (["generate", "hello", "--model", "a/" + LONG], "cannot be looked up: File name too long"),
+        (["generate", "hello", "--model", "a/" + LONG], TOO_LONG),
         (["generate", "hello", "--lora", LONG], "File name too long"),
         (["tour", "--out", "/dev/null/x"], "--out '/dev/null/x': Not a directory"),
         (["serve", "--port", "0", "--kv-memory", "9" * 400 + "G"], "a size is a number with a unit"),
