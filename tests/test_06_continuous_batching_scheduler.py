@@ -1,10 +1,9 @@
 """The scheduler by hand: schedules that can be worked out on paper, policy by policy, and with several answers to a prompt."""
 
-import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
+from block_help import lines_run
 from hypothesis import given
 from hypothesis import strategies as st
 from scheduler_help import ROOMY, request, schedule, shown, started
@@ -187,27 +186,15 @@ def test_the_executor_may_end_a_sequence_before_its_length():
 
 @pytest.mark.parametrize(("policy", "order"), list(product(POLICIES, ("fcfs", "priority", "fair"))))
 def test_a_step_costs_what_runs_and_not_what_waits(policy, order):
+    def step(scheduler):
+        plan = scheduler.schedule()
+        scheduler.update(plan, StepResult({id: 1 for share in plan.shares for id in share.draws}))
+
     def lines(waiting):
         scheduler = Scheduler(SchedulerConfig(**(ROOMY | {"policy": policy, "order": order})))
         for i in range(waiting):
             scheduler.add(request(i, 4, 9, user="ab"[i % 2], priority=i % 3))
-        plans = [scheduler.schedule()]
-        scheduler.update(plans[0], StepResult({id: 1 for share in plans[0].shares for id in share.draws}))
-        count, old = 0, sys.gettrace()
-
-        def trace(frame, event, argument):
-            nonlocal count
-            if Path(frame.f_code.co_filename).parent.name != "serving":
-                return None
-            count += event == "line"
-            return trace
-
-        sys.settrace(trace)
-        try:
-            plan = scheduler.schedule()
-            scheduler.update(plan, StepResult({id: 1 for share in plan.shares for id in share.draws}))
-        finally:
-            sys.settrace(old)
-        return count
+        step(scheduler)
+        return lines_run(lambda: step(scheduler), "scheduler")
 
     assert lines(2000) == lines(20)

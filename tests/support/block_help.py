@@ -39,13 +39,13 @@ def state(pool, *tables):
     return list(pool.refs), list(pool.blank), list(pool.idle), set(pool.kept), tables
 
 
-def lines_run(work):
-    """How many lines of minillm/cache a call runs: work, counted and not timed."""
+def lines_run(work, room="cache"):
+    """How many lines of a room of minillm a call runs: work, counted and not timed."""
     count, old = 0, sys.gettrace()
 
     def trace(frame, event, argument):
         nonlocal count
-        if Path(frame.f_code.co_filename).parent.name != "cache":
+        if Path(frame.f_code.co_filename).parent.name != room:
             return None
         count += event == "line"
         return trace
@@ -55,6 +55,7 @@ def lines_run(work):
         work()
     finally:
         sys.settrace(old)
+    assert count, f"not a line of minillm/{room} ran: has it moved?"
     return count
 
 
