@@ -65,21 +65,20 @@ def run_ttft(args: Namespace, module: ModuleType) -> dict:
 
 
 def add_paging(parser: Parser) -> None:
-    parser.add_argument("--trace", metavar="FILE", help="Azure's CSV (default: requests drawn from our profile of it)")
-    parser.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace)")
+    add_trace(parser, "Azure's CSV")
 
 
 def add_prefix(parser: Parser) -> None:
-    parser.add_argument("--trace", metavar="FILE", help="Mooncake's JSONL (default: requests drawn from our profile of it)")
+    add_trace(parser, "Mooncake's JSONL")
+
+
+def add_trace(parser: Parser, kind: str) -> None:
+    parser.add_argument("--trace", metavar="FILE", help=f"{kind} (default: requests drawn from our profile of it)")
     parser.add_argument("--requests", type=int, metavar="N", help="so many (default: all of a trace)")
 
 
-def run_paging(args: Namespace, module: ModuleType) -> dict:
-    return module.run("paging", args.trace, args.requests)
-
-
-def run_prefix(args: Namespace, module: ModuleType) -> dict:
-    return module.run("prefix", args.trace, args.requests)
+def run_replay(args: Namespace, module: ModuleType) -> dict:  # of paging, or of prefix
+    return module.run(args.what, args.trace, args.requests)
 
 
 def add_blocks(parser: Parser) -> None:
@@ -194,8 +193,8 @@ CHOICES = {  # name -> what it is, its options, its call
     "model": ("a model: prefill and decode, beside their ceilings; --batch 1,4,8,16,32: a table", add_model, run_model),
     "attention": ("attention alone, over the number of tokens", add_attention, run_attention),
     "ttft": ("time to first token, by the share of the prompt that is cached", add_ttft, run_ttft),
-    "paging": ("a trace of requests replayed: memory wasted by ways of allocating it", add_paging, run_paging),
-    "prefix": ("a trace of requests replayed: prefix hits by policy and capacity", add_prefix, run_prefix),
+    "paging": ("a trace of requests replayed: memory wasted by ways of allocating it", add_paging, run_replay),
+    "prefix": ("a trace of requests replayed: prefix hits by policy and capacity", add_prefix, run_replay),
     "blocks": ("the bookkeeping of blocks, operations a minute", add_blocks, run_blocks),
     "serving": ("the engine's cost beside the model's, and the cost of batch invariance", add_serving, run_serving),
     "training": ("a training step; with --peers beside torch's", add_training, run_training),

@@ -22,7 +22,7 @@ def configure(parser: Parser) -> None:
 
     def command(act: Callable, help: str, ids: str | None = None, work: bool = True) -> Parser:  # of the action
         sub = commands.add_parser(act.__name__.strip("_"), help=help, description=help)
-        sub.set_defaults(act=act)
+        sub.set_defaults(act=act, learner=work)
         if ids:
             sub.add_argument("ids", nargs=ids, metavar="ID", help="a lesson (1 or 01), a range (01-04), an exercise (01.2)")
         if work:
@@ -68,7 +68,7 @@ def run(args: Namespace) -> int:
 
     if getattr(args, "move", False):
         show([f"{args.work}: {line}" for line in moved.bring_over(args.work)] or [f"{args.work}: every file is in its place."])
-    elif args.act in (_start, _check, _hint, _status, _solution):
+    elif args.learner:
         moved.refuse_old(args.work)
     return args.act(args, Course())
 
