@@ -69,6 +69,8 @@ def test_an_error_beside_a_place_that_is_still_empty_is_named(course, monkeypatc
     lines, done = check(course, Progress.load("work"), ["91"])
     number = file.read_text().splitlines().index("x = = 1") + 1
     assert not done and "91.1  to do" in lines[0] and lines[-1] == f"  note: work/layers.py:{number}: SyntaxError: invalid syntax"
+    file.write_text(reference + "\0")
+    assert "source code string cannot contain null bytes" in check(course, Progress.load("work"), ["91"])[0][-1]
 
 
 def test_check_stops_at_the_first_time_out_and_names_whose_line_it_is(course, monkeypatch):

@@ -9,7 +9,7 @@ import shutil
 import textwrap
 import time
 
-from minillm.course.exercises import regions, runner
+from minillm.course.exercises import broken, regions, runner
 from minillm.course.exercises.index import SOURCES, CourseError
 from minillm.course.grading.lint import lint
 from minillm.course.paths import near
@@ -42,8 +42,9 @@ def _unparsed(progress, exercise):
     try:
         if path.suffix == ".py":
             ast.parse(path.read_text(encoding="utf-8-sig", errors="replace"))
-    except SyntaxError as error:
-        return [f"  note: {near(path)}:{error.lineno}: SyntaxError: {error.msg}"]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        why = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+        return [f"  note: {broken.Broken(near(path), getattr(error, 'lineno', None), why)}"]
     return []
 
 
