@@ -225,15 +225,20 @@ def test_the_readme_names_every_command_and_no_file_that_is_not_there():
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-def test_the_picture_in_the_readme_is_true():
-    """Every room that the house shows is there or said to come, and every room that is there is shown."""
-    house = re.search(r"```\n 8 .*?```", (ROOT / "README.md").read_text(), re.S)[0].split(" prompt ")[0]
-    shown = {name for line in house.splitlines() for name in re.findall(r"\w+", line)}
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_picture_of_the_house_is_true(page):
+    """Every room that the house shows is there or said to come, every room that is there is shown, and each on its floor."""
+    house = re.search(r"```\n 8 .*?```", (ROOT / page).read_text(), re.S)[0].split(" prompt ")[0]
+    number, shown = None, {}
+    for line in house.strip("`\n").splitlines():
+        number = int(line[1]) if line[1:2].isdigit() else number
+        shown |= dict.fromkeys(re.findall(r"\w+", line[2:53]), number)  # the names; what is beside them explains
     modules = [p for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir() and any(p.glob("*.py"))]  # no folder left empty
     rooms = {p.name.removesuffix(".py") for p in modules if not p.name.startswith("_")}
-    assert rooms - shown == set(), "the README's house does not show these"
+    assert rooms - shown.keys() == set(), f"the house in {page} does not show these"
+    assert {name: number for name, number in shown.items() if name in rooms and number != FLOOR[name]} == {}, "another floor"
     promised = {name for line in house.splitlines() if "(to come)" in line for name in re.findall(r"(\w+)/", line)}
-    assert {name for names in FLOORS for name in names} & shown - rooms <= promised, "shown, but neither there nor said to come"
+    assert FLOOR.keys() & shown.keys() - rooms <= promised, "shown, but neither there nor said to come"
 
 
 def test_contributing_says_where_things_are():
