@@ -11,8 +11,7 @@ import math
 
 def kv_tokens(config, memory, utilization=0.9, weight_bits=16, kv_bits=16):  # -> tokens
     """Count the tokens of KV cache that fit beside the weights in `memory` bytes, of which a share may be used."""
-    c = config
-    return max(0, (memory * utilization - c.weight_bytes(weight_bits)) // c.kv_bytes_per_token(kv_bits / 8))
+    return max(0, (memory * utilization - config.weight_bytes(weight_bits)) // config.kv_bytes_per_token(kv_bits / 8))
 
 
 def training_bytes(config, bytes_per_parameter=16):  # -> bytes

@@ -1,7 +1,7 @@
 """Seconds, where the machine runs at its ceiling: the least that a prompt, a step or a wait can take.
 
     roofline   time = max(FLOPs / peak, bytes / bandwidth), of one kernel: Williams et al. 2009
-    a step     kernels run one after another, so their times add up
+    a step     taken as one kernel: the max over all its bytes and FLOPs; kernels that run in turn take longer
 
 `config` is a ModelConfig, or anything with its fields and methods; flops are FLOP/s, bandwidth bytes/s.
 """

@@ -64,10 +64,8 @@ FORMULAS = (
     prices.break_even_reuses, prices.reusable, prices.cached_price,
     speculation.expected_tokens, speculation.speculative_speedup,
 )  # fmt: skip
-OF_A_MODEL = {
-    "kv_tokens", "training_bytes", "prefill_time", "decode_time", "decode_ceiling", "generation_flops", "step_time", "swap_time",
-}  # fmt: skip
-NAMES = {f.__name__: named(f) if f.__name__ in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+OF_A_MODEL = [f for f in FORMULAS if hasattr(f, "__code__") and f.__code__.co_varnames[0] == "config"]
+NAMES = {f.__name__: named(f) if f in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = (
     "matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops",
     "training_flops", "decode_bytes",
