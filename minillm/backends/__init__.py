@@ -1,6 +1,6 @@
 """Floor 2: the same operations, one module per kind of machine.
 
-`ops` is the contract. `numpy_` hands on the reference of floor 0. A fast backend offers the same function names, so two files
+`ops` is the contract. `numpy_` hands on the reference of floor 1. A fast backend offers the same function names, so two files
 can be read side by side, and one test runs every operation of every backend that is present against the reference.
 """
 

@@ -1,4 +1,4 @@
-"""The NumPy backend: the reference functions of floor 0, handed on under the names that every backend has.
+"""The NumPy backend: the reference functions of floor 1, handed on under the names that every backend has.
 
 A backend is a module (ops.py). The transformer calls `ops.linear`, `ops.attention` and so on, and does not know which module
 that is. Here host and device are the same memory, and a weight is a float32 matrix, dequantized once at load: simple, exact,

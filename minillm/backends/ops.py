@@ -1,7 +1,7 @@
 """The contract of a backend: which operations it must have, which it may have, and where arrays live.
 
 A backend is a module. The fields of `Ops` are the names of its functions; the comment beside each says what goes in and what
-comes out. numpy_.py hands on the reference of floor 0, so the answer that each operation must give can be read there.
+comes out. numpy_.py hands on the reference of floor 1, so the answer that each operation must give can be read there.
 
     host      NumPy arrays: token ids, block tables, files, what sampling reads
     device    arrays of the backend: weights, activations, keys and values, logits
