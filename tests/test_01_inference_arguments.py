@@ -72,7 +72,10 @@ def test_token_ids_of_any_kind_are_a_prompt():
     assert llm.generate((p for p in [ids]), ALONE)[0].token_ids == expected
 
 
-@pytest.mark.parametrize("prompt", [5, None, [1, "a"], [1, 2.5], [None], [[1], 2], [True], [[b"a"]], object()], ids=repr)
+BAD_PROMPTS = [5, None, [1, "a"], [1, 2.5], [None], [[1], 2], [True], [[b"a"]], object()]
+
+
+@pytest.mark.parametrize("prompt", BAD_PROMPTS, ids=lambda prompt: repr(prompt).split(" at ")[0])
 def test_what_is_no_prompt_is_refused_by_what_it_is(prompt):
     for call in (small().generate, engine().generate):
         with pytest.raises(RequestError) as found:

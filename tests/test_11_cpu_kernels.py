@@ -39,7 +39,10 @@ def draws(n, columns, seed=0):
     return (rng.standard_normal((n, columns)) * sizes.repeat(32, axis=1)[:, :columns]).astype(np.float32)
 
 
-@pytest.mark.parametrize("type", TYPES)
+SOON = {"F16", "Q4_1", "Q6_K", "Q8_0"}  # each type is compiled, seconds each: the rest is slow
+
+
+@pytest.mark.parametrize("type", [pytest.param(type, marks=[pytest.mark.slow] * (type not in SOON)) for type in TYPES])
 def test_products_of_every_type_with_tails_of_rows_and_tokens(type):
     for columns in columns_of(type):
         whole = stored_matrix(type, max(ROWS), columns)

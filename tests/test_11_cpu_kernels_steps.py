@@ -37,7 +37,10 @@ def close(y, expected, relative):
     assert np.abs(y - expected).max() <= relative * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", packed.LAYOUTS)
+SOON = {"Q4_1", "Q6_K"}  # each layout is compiled, seconds each: the rest is slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SOON)) for n in packed.LAYOUTS])
 def test_the_plain_path_multiplies_every_layout(name):
     for rows, n, threads in ((37, 3, 2), (16, 1, 1), (1, 2, 2)):
         tensor, x = stored(name, rows, 512), np.random.default_rng(1).standard_normal((n, 512)).astype(np.float32)

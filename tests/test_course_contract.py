@@ -132,6 +132,7 @@ def of(work):
     return mark
 
 
+@pytest.mark.slow
 @of(with_blank)
 @pytest.mark.parametrize("id", each(list(EXERCISES), "exercise"))
 def test_blanked_alone_an_exercise_is_a_todo_and_breaks_no_other(id, run):
@@ -144,6 +145,7 @@ def test_blanked_alone_an_exercise_is_a_todo_and_breaks_no_other(id, run):
             assert outcome.status == "passed" or f"exercise {id} is not" in outcome.message, f"{outcome.test}: {outcome.message}"
 
 
+@pytest.mark.slow
 @of(partial(kills.attempt, COURSE))
 @pytest.mark.parametrize("wrong", each(WRONGS, "wrong solution"), ids=lambda wrong: wrong.path.stem if wrong else None)
 def test_a_wrong_solution_is_caught_with_words_that_help(wrong, run):

@@ -361,8 +361,11 @@ def said(few_tokens, smollm2):
     return given_prompts, [greedy(smollm2, p) for p in given_prompts]
 
 
+SOON = {"paged_16", "RadixCache_part", "swapped", "engine_batched", "engine_chunks_of_16", "engine_three_answers_preempted"}
+
+
 @pytest.mark.model
-@pytest.mark.parametrize("way", ON_PAGES)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way not in SOON)) for way in ON_PAGES])
 def test_every_way_on_pages_gives_the_same_tokens_on_smollm2(smollm2, said, way):
     given_prompts, expected = said
     batch = 1 if way in HITS else len(TEXTS)
