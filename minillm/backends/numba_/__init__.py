@@ -11,6 +11,7 @@
     stack                     all layers of a decode step in one call
     thin                      adapters, within the kernels of layer and stack
     invariant                 one order of additions for every batch
+    team                      how many threads a step gets on a busy machine
     compiled                  where machine code is kept between runs
 """
 

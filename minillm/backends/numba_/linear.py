@@ -22,6 +22,7 @@ from minillm.backends.numba_.floats import FloatMatrix
 from minillm.backends.numba_.loops import ADD, FRESH
 from minillm.backends.numba_.packed import BAND, LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
+from minillm.backends.numba_.team import team
 from minillm.backends.numba_.tile import round_block
 from minillm.backends.numpy_ import load_matrix as as_float32
 
@@ -72,7 +73,8 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
         y = linear_plain(x, weight)
     else:
         y = np.empty((len(x), weight.padded_rows), np.float32)
-        times_tokens(numba.get_num_threads(), FRESH, handle(weight), np.ascontiguousarray(x, np.float32), y)
+        with team():
+            times_tokens(numba.get_num_threads(), FRESH, handle(weight), np.ascontiguousarray(x, np.float32), y)
         y = y[:, : weight.shape[0]]
     return y if bias is None else y + bias
 

@@ -28,6 +28,7 @@ from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.layer import Rotation, any_rounds, feed_forward_rows, norm_rows, rope_row
 from minillm.backends.numba_.linear import can_fuse, handle, round_row
 from minillm.backends.numba_.loops import ADD, FRESH
+from minillm.backends.numba_.team import seconds, team
 from minillm.backends.numba_.thin import GATE, MATRICES, K, O, Q, RoutedLayers, Thin, V, low_room, product
 
 
@@ -63,7 +64,13 @@ def matrices(w):  # LayerWeights -> its seven
 
 
 def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> (tokens, d_model)
-    """Run layers.run_layers. step: batch.AttentionStep."""
+    """Run layers.run_layers, with as many threads as there are cores for them. step: batch.AttentionStep."""
+    with team(step.kind) as now:
+        return run_all_layers(x, layers, c, angles, step, now)
+
+
+def run_all_layers(x, layers, c, angles, step, now):
+    """Run them in one call, where that can be; in two, where the first lost its time and the rest gets fewer threads."""
     routed = layers if isinstance(layers, RoutedLayers) else None
     base = routed.layers if routed else layers
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
@@ -71,7 +78,12 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
     x, model = np.array(x, np.float32, order="C"), Model(base.handles, base.norms, np.float32(c.norm_eps))
     rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved)
     routes = (routed or RoutedLayers(base, ())).routes()
-    good = decode(numba.get_num_threads(), x, model, rotation, step.where, routes)
+    done, good = 0, True
+    while done < len(base):
+        if done:
+            now.go_on_with_fewer()
+        done, fine = decode(numba.get_num_threads(), done, now.until, x, model, rotation, step.where, routes)
+        good &= fine
     if not good:
         check_finite(np.full(1, np.nan))
     step.done()
@@ -119,15 +131,20 @@ def all_of(flags):
 
 
 @kernel(parallel=True)
-def decode(threads, x, model, rotation, caches, routes):
-    """Run all layers. Adds to x in place; returns whether what every attention found is finite."""
+def decode(threads, first, until, x, model, rotation, caches, routes):
+    """Run the layers from `first` on, in place of x, to the last or to the one at whose end it is later than `until`.
+
+    Returns the number of layers done, and whether what every attention found is finite.
+    """
     n, d_model = x.shape
     wide, narrow, good = rotation.heads * rotation.d, rotation.kv_heads * rotation.d, True
     h = Operand(np.empty((n, d_model), np.float32), *room(n, d_model))
     q, k, v = np.empty((n, wide), np.float32), np.empty((n, narrow), np.float32), np.empty((n, narrow), np.float32)
     found = Operand(np.empty((n, wide), np.float32), *room(n, wide))
     space, low = Space(*space_for(threads, rotation.heads, rotation.d, caches.lengths)), low_room(threads, routes)
-    for i in range(len(model.handles)):
+    done = first
+    while done < len(model.handles) and (done == first or seconds() < until):
+        i, done = done, done + 1
         handles, norms, thin = model.handles[i], model.norms[i], Thin(routes.runs, routes.handles[i], low)
         norm_rows(x, norms[0], model.eps, h, any_rounds(handles, Q, V))
         for part in prange(threads):
@@ -138,4 +155,4 @@ def decode(threads, x, model, rotation, caches, routes):
         for part in prange(threads):
             product(part, threads, ADD, handles, thin, O, found, x)
         feed_forward_rows(threads, x, norms[1], model.eps, handles, thin, GATE, x)
-    return good
+    return done, good
