@@ -13,6 +13,7 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "training": "training_speed",
     "pair": "pair",
     "kernels": "kernels",
+    "busy": "busy",
 }
 
 

@@ -29,9 +29,10 @@ class Worker:
     path: str
     threads: int
     options: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | self.environment
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minillm.bench.worker"],
             stdin=subprocess.PIPE,

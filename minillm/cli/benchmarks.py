@@ -150,6 +150,20 @@ def run_kernels(args: Namespace, module: ModuleType) -> dict:
     return module.run(config.name, config, args.rounds)
 
 
+def add_busy(parser: Parser) -> None:
+    add_model_options(parser)
+    add_counts(parser, prompt_tokens=128, new_tokens=100)
+    parser.add_argument("--batch", default="1,16", metavar="N,N", help="sequences at once, measured apart (default: %(default)s)")
+    add_counts(parser, rounds=5)
+    add_peers(parser, "llama.cpp")
+
+
+def run_busy(args: Namespace, module: ModuleType) -> dict:
+    batches, path = numbers("--batch", args.batch), model_path(args)
+    sizes = args.prompt_tokens, args.new_tokens, args.rounds
+    return module.run(path, batches, *sizes, args.backend, args.threads, args.peers)
+
+
 # --- what several of them share -------------------------------------------------------------------------------------------
 
 COUNTS = {
@@ -199,5 +213,6 @@ CHOICES = {  # name -> what it is, its options, its call
     "serving": ("the engine's cost beside the model's, and the cost of batch invariance", add_serving, run_serving),
     "training": ("a training step; with --peers beside torch's", add_training, run_training),
     "pair": ("perplexity of a model and of a draft for it; how often drafts are accepted", add_pair, run_pair),
+    "busy": ("what a model keeps of its pace beside other programs, and how even its steps stay", add_busy, run_busy),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

@@ -34,6 +34,7 @@ BENCH = {
     "serving": ["--batch", "2", "--new-tokens", "2"],
     "kernels": ["--model", "tiny", "--rounds", "1"],
     "pair": ["--requests", "1", "--new-tokens", "2", "--held-out", "0.0003"],
+    "busy": ["--prompt-tokens", "8", "--new-tokens", "2", "--rounds", "1", "--batch", "1"],
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
 }
 SMALL = {
@@ -51,7 +52,7 @@ COURSE_OPTIONS = {  # what a released, graded or watched course needs beside the
     "grade": ["--only", "04.2"],
 }
 SLOW = ("tour", "serve", "train", "bench model", "bench attention", "bench kernels", "bench training")  # more than 3 s
-SLOW += tuple(f"course {action}" for action in ("check", "notebooks", "kills", "grade", "release"))
+SLOW += ("bench busy",) + tuple(f"course {action}" for action in ("check", "notebooks", "kills", "grade", "release"))
 
 
 def form(text):  # "minillm course check 04.2" -> "minillm course check NN": commands that differ in the id alone are one

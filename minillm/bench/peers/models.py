@@ -7,6 +7,7 @@ llama.cpp can decode `again` after the prompts of the last call, whose keys and 
 
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from minillm.errors import MiniLLMError
 
@@ -15,10 +16,15 @@ ROOM = 128  # tokens after a prompt that a context of llama.cpp has room for at 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds that one run took: to prefill the whole batch, and for all decode steps after that."""
+    """Seconds that one run took: to prefill the whole batch, and for all decode steps after that; for each, where it is told."""
 
     prefill_s: float
     decode_s: float
+    step_s: tuple = ()
+
+
+def timing(start, ends):  # seconds: the start, the end of prefill and of each step -> Timing
+    return Timing(ends[0] - start, ends[-1] - ends[0], tuple(b - a for a, b in pairwise(ends)))
 
 
 @dataclass
@@ -50,11 +56,12 @@ class MiniLLM:
         caches, logits = self.prefilled
         for cache in caches:
             cache.truncate(len(prompts[0]))
-        middle = time.perf_counter()
+        ends = [time.perf_counter()]
         for _ in range(steps):
             tokens = [np.argmax(row, axis=-1) for row in logits]
             logits = self.model.forward([Segment(t, c.length, c) for t, c in zip(tokens, caches, strict=True)])
-        return Timing(middle - start, time.perf_counter() - middle)
+            ends.append(time.perf_counter())
+        return timing(start, ends)
 
 
 @dataclass
@@ -155,10 +162,10 @@ class LlamaCpp:
             self.first = tokens
         tokens = self.first
         lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), -1, len(prompts[0]), -1)
-        middle = time.perf_counter()
+        ends = [time.perf_counter()]
         for step in range(steps):
             decode([(t, len(prompts[0]) + step, s, True) for s, t in enumerate(tokens)])
             tokens = [best(i) for i in range(len(prompts))]
-        end = time.perf_counter()
+            ends.append(time.perf_counter())
         lib.llama_batch_free(batch)
-        return Timing(middle - start, end - middle)
+        return timing(start, ends)
