@@ -15,9 +15,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """The whole suite is shared between the cores; a part of it, an exercise and a debugger are not."""
+    """The whole suite is shared between the cores; a part of it, what is slow, an exercise and a debugger are not."""
     option, whole = config.option, config.args_source is config.ArgsSource.TESTPATHS
-    alone = option.ex or option.impl or option.usepdb or option.capture == "no"
+    alone = option.slow or option.markexpr or option.ex or option.impl or option.usepdb or option.capture == "no"
     asked = "PYTEST_XDIST_WORKER" in os.environ or getattr(option, "numprocesses", 0) is not None  # or pytest-xdist is not here
     if whole and not alone and not asked:
         option.numprocesses, option.dist = available_cores(), "loadgroup"

@@ -17,7 +17,8 @@ class Item(SimpleNamespace):
 
 def asked(source=Config.ArgsSource.TESTPATHS, **options):
     """What the hook makes of these options: (number of processes, how they share)."""
-    option = {"numprocesses": None, "dist": "no", "ex": [], "impl": None, "usepdb": False, "capture": "fd"} | options
+    option = {"numprocesses": None, "dist": "no", "slow": False, "markexpr": "", "ex": [], "impl": None}
+    option |= {"usepdb": False, "capture": "fd"} | options
     config = SimpleNamespace(option=SimpleNamespace(**option), args_source=source, ArgsSource=Config.ArgsSource)
     conftest.pytest_cmdline_main(config)
     return config.option.numprocesses, config.option.dist
@@ -32,8 +33,11 @@ def test_the_whole_suite_is_shared_between_the_cores():
     assert asked() == (conftest.available_cores(), "loadgroup")
 
 
-@pytest.mark.parametrize("options", [{"ex": ["01.1"]}, {"impl": "work"}, {"usepdb": True}, {"capture": "no"}], ids=str)
-def test_an_exercise_and_a_debugger_have_one_process(options):
+ALONE = [{"ex": ["01.1"]}, {"impl": "work"}, {"usepdb": True}, {"capture": "no"}, {"slow": True}, {"markexpr": "slow"}]
+
+
+@pytest.mark.parametrize("options", ALONE, ids=str)
+def test_an_exercise_a_debugger_and_slow_tests_have_one_process(options):
     assert asked(**options) == (None, "no")
 
 
