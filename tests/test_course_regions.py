@@ -1,8 +1,10 @@
 """Regions: what is an exercise, what is not, and what a blanked one does when it is compiled or called."""
 
+import gc
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +139,18 @@ def test_a_kernel_for_a_device_names_its_exercise_in_the_simulator(tmp_path):
     env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(minillm.__file__).parents[1])}
     run = subprocess.run([sys.executable, file], env=env, capture_output=True, text=True)
     assert "named 12.1" in run.stdout, run.stdout + run.stderr
+
+
+def test_two_threads_parse_while_garbage_is_collected():
+    """A trial of each wrong solution runs in a thread of its own; hypothesis looks on at each collection."""
+    source = Path(regions.__file__).read_text(encoding="utf-8")
+    threshold, looks_on = gc.get_threshold(), lambda *_: [None for _ in range(300)]
+    gc.callbacks.append(looks_on)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            trees = list(pool.map(regions.parse, [source] * 60))
+    finally:
+        gc.callbacks.remove(looks_on)
+        gc.set_threshold(*threshold)
+    assert len(trees) == 60

@@ -164,7 +164,7 @@ def read_marks(path):
 @cache  # by what the file holds: a fork server has parsed it before its children start (warm.py)
 def _marks(source, path):
     tests = []
-    for node in ast.parse(source, str(path)).body:
+    for node in regions.parse(source, str(path)).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name, calls = node.name, node.decorator_list
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name):
@@ -190,7 +190,7 @@ def _mark(call, name, path):
     return Test(id, path.name, name, values.get("points", 1), (hints,) if isinstance(hints, str) else tuple(hints))
 
 
-_parsed = lru_cache(maxsize=1)(ast.parse)  # the regions of a file come one after another
+_parsed = lru_cache(maxsize=1)(regions.parse)  # the regions of a file come one after another
 
 
 @cache

@@ -22,6 +22,7 @@ nbgrader and otter-grader read the same marks (one `#`, one blank).
 import ast
 import re
 import textwrap
+import threading
 from dataclasses import dataclass
 
 from minillm.errors import MiniLLMError
@@ -35,6 +36,7 @@ NEARLY = re.compile(r"[ \t]*(#+|/{2,})[ \t]*(BEGIN|END)[ \t]+(SOLUTION|YOUR CODE
 UNWRITTEN = re.compile(
     r'raise NotImplementedError\("exercise (?P<python>\d\d\.\d+)"\)|#error exercise (?P<c>\d\d\.\d+)'
 )
+PARSING = threading.Lock()
 NAMED = re.compile(r"\bexercise (\d\d\.\d+)|\btodo_exercise_(\d\d)_(\d+)\b")
 
 
@@ -127,7 +129,7 @@ def blank(source, only=None, name="source", later=False):
     text = "\n".join(lines) + "\n"
     if name.endswith(".py"):
         try:
-            ast.parse(text, name)
+            parse(text, name)
         except SyntaxError as error:
             raise RegionError(f"{name}:{error.lineno}: does not parse once blanked ({error.msg}); move the marks.") from None
     return text
@@ -196,10 +198,20 @@ def _stub(source, region, name):
     return stub
 
 
+def parse(source, name="<source>"):  # -> syntax tree
+    """Parse as ast.parse, one thread at a time.
+
+    CPython 3.11 keeps the depth of the tree it builds in one place for all threads. Where a garbage collection runs Python in the
+    middle, as hypothesis has it, another thread's tree spoils it: "AST constructor recursion depth mismatch".
+    """
+    with PARSING:
+        return ast.parse(source, name)
+
+
 def _on_device(source, region, name):
     """Whether the region is inside a function that a decorator sends to a GPU."""
     try:
-        tree = ast.parse(source, name)
+        tree = parse(source, name)
     except SyntaxError as error:
         raise RegionError(f"{name}:{error.lineno}: {error.msg}; the source does not parse.") from None
     return any(
