@@ -10,7 +10,7 @@ from test_11_cpu_kernels_floats import KINDS, SHAPES, model_of
 from test_11_cpu_kernels_model import FLOAT_TOLERANCE, PACKED_TOLERANCE
 from test_11_cpu_kernels_stack import layer_by_layer
 
-from minillm.backends.numba_ import stack, thin
+from minillm.backends.numba_ import stack, team, thin
 from minillm.cache.paged import PageStore
 from minillm.model.adapters import prepare
 from minillm.model.lora import MATRICES, Adapter
@@ -87,6 +87,7 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     config, calls = SHAPES["like tiny"], []
     model = model_of(config, KINDS["F16"])
     none, a, b, _ = adapters(config, model.ops)
+    monkeypatch.setattr(team.TEAM, "pace", None)
     kernel = stack.decode
     monkeypatch.setattr(stack, "decode", lambda *args: calls.append(args[-1].runs.tolist()) or kernel(*args))
     chosen = [a, a, none, b, a]
