@@ -154,6 +154,8 @@ def team(kind=None):  # -> Step
     if pace is None or TEAM.step or full == 1:
         yield TEAM.step or Step(None, None, full)
         return
+    if kind and not pace.usual:
+        rehearse(full)  # so that it is compiled with the first step, and not under traffic
     threads = pace.threads(full) if kind else min(pace.fewer or full, full)
     if threads != full:
         numba.set_num_threads(threads)
