@@ -17,11 +17,12 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
+from minillm.backends import get_backend
 from minillm.bench.compare import check_sizes
 from minillm.bench.machine import available_cores
 from minillm.bench.peers import installed
 from minillm.bench.rounds import in_turn
-from minillm.bench.worker import Worker
+from minillm.bench.worker import workers
 from minillm.model.load import read_config, resolve_backend
 from minillm.terminal import say
 
@@ -61,8 +62,7 @@ def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", thread
     names = ["minillm", *[FIXED] * (backend == "numba"), *["llama.cpp"] * (peers and installed("llama.cpp"))]
     for batch in batches:
         prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
-        with ExitStack() as stack:
-            asked = {name: start(name, path, threads, backend, stack) for name in names}
+        with workers(names, path, threads, backend=backend, kv=get_backend(backend).kv_dtype) as asked:
             for worker in asked.values():
                 worker.ask(prompts=prompts, steps=new_tokens)  # compiled, and with the prompts in its cache
             cases = [(neighbours, name) for neighbours in NEIGHBOURS for name in names]
@@ -75,16 +75,6 @@ def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", thread
         result[batch] = {name: {n: figures(steps[n, name], steps[QUIET, name], batch) for n in NEIGHBOURS} for name in names}
     say("")
     return {"model": config.name, "backend": backend, "threads": threads, "rounds": rounds, "batches": result}
-
-
-def start(name, path, threads, backend, stack):  # -> Worker
-    say(f"loading {name}")
-    ours = name in ("minillm", FIXED)
-    environment = {"MINILLM_THREADS": "fixed"} if name == FIXED else {}
-    options = {"backend": backend, "kv": "float16" if backend == "numba" else "float32"} if ours else {}
-    worker = Worker("minillm" if ours else name, str(path), threads, options, environment)
-    stack.callback(worker.close)
-    return worker
 
 
 def figures(rounds, quiet, batch):  # seconds of each step, by round -> what the table shows

@@ -17,6 +17,7 @@ from minillm.bench.machine import peak_rss_bytes
 from minillm.errors import MiniLLMError
 from minillm.terminal import say
 
+OURS = ("minillm", "fixed threads")
 THREAD_VARIABLES = tuple(f"{library}_NUM_THREADS" for library in ("OPENBLAS", "MKL", "OMP", "NUMBA"))
 THREAD_VARIABLES += ("VECLIB_MAXIMUM_THREADS",)  # Apple's BLAS
 
@@ -29,10 +30,9 @@ class Worker:
     path: str
     threads: int
     options: dict = field(default_factory=dict)
-    environment: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | self.environment
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minillm.bench.worker"],
             stdin=subprocess.PIPE,
@@ -66,12 +66,12 @@ class Worker:
 
 @contextlib.contextmanager
 def workers(engines, path, threads, **options):  # -> {engine: Worker}
-    """Start a process for each engine; all end with the block. options: for the engine "minillm"."""
+    """Start a process for each engine; all end with the block. options: for those that are ours."""
     with contextlib.ExitStack() as stack:
         found = {}
         for name in engines:
             say(f"loading {name}")
-            found[name] = Worker(name, str(path), threads, options if name == "minillm" else {})
+            found[name] = Worker(name, str(path), threads, options if name in OURS else {})
             stack.callback(found[name].close)
         yield found
 
