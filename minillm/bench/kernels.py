@@ -169,32 +169,33 @@ def few_rows(d=64, keys=1024, runs=20):
 
 def serial(columns=1536, runs=50):
     """Round n tokens: by one core, or shared out, which begins with a parallel region."""
+    from minillm.backends.numba_.bands import operand
     from minillm.backends.numba_.steps import round_by_all, round_by_one
 
     def seconds(way, n):
-        x = np.ones((n, columns), np.float32)
-        return best_of(lambda: way(x), runs)
+        h = operand(np.ones((n, columns), np.float32))
+        return best_of(lambda: way(h), runs)
 
     return compared(FEW, lambda n: seconds(round_by_one, n), lambda n: seconds(round_by_all, n), "one_core_s", "shared_s")
 
 
 def run(name, config, runs=3):  # -> dict
     """Run all of it, on random weights in the shape of a model."""
-    import numba
+    from minillm.backends.numba_.team import threads
 
     machine, model = measure_machine(), random_weights(config)
     result = {
         "model": name, "weights": model.weights, "bytes": model.nbytes, "machine": machine.json(),
         "ladder": ladder(model, machine, runs), "many_tokens": many_tokens(model), "serial": serial(), "few_rows": few_rows(),
     }  # fmt: skip
-    return result | {"threads": numba.get_num_threads(), "threading_layer": numba.threading_layer()}
+    return result | {"threads": threads()}
 
 
 def table(result):  # -> text
     weights = result["weights"]
     lines = [
         f"{result['model']}, {weights / 1e6:,.0f} million weights in Q4_1, {result['bytes'] / 1e6:,.0f} MB; {result['threads']} "
-        f"threads ({result['threading_layer']}); memory {result['machine']['read_bytes_per_s'] / 1e9:,.1f} GB/s",
+        f"threads; memory {result['machine']['read_bytes_per_s'] / 1e9:,.1f} GB/s",
         "",
     ]
     rows = [

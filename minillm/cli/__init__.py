@@ -86,4 +86,6 @@ def set_threads(count: int) -> None:
     if numba := sys.modules.get("numba"):
         del variables["NUMBA_NUM_THREADS"]
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        if team := sys.modules.get("minillm.backends.numba_.team"):
+            team.set_threads(count)
     os.environ.update(variables)

@@ -17,12 +17,13 @@
 
 from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
 from minillm.backends.numba_.batch import AttentionStep
-from minillm.backends.numba_.compiled import compiling, state
+from minillm.backends.numba_.compiled import compiling
 from minillm.backends.numba_.invariant import invariant
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
 from minillm.backends.numba_.stack import Layers as prepare_layers
 from minillm.backends.numba_.stack import run_layers
+from minillm.backends.numba_.team import state
 from minillm.backends.numba_.thin import RoutedLayers as routed_layers
 from minillm.backends.numpy_ import download, empty, most_likely, upload, zeros
 from minillm.layers import rms_norm, rope_angles

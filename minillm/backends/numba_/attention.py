@@ -7,9 +7,6 @@ pages or in one piece, in float32 or float16, through any strides, and copy at m
 Paged and contiguous attention over the same keys give the same bits, whatever the size of a block: `pages` says why.
 """
 
-from itertools import accumulate
-
-import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -19,7 +16,8 @@ from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.crossover import FEW_ROWS
 from minillm.backends.numba_.decode import decode, split_keys
 from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, one_block
-from minillm.backends.numba_.prefill import Result, Scratch, prefill, queries_per_tile, scratch_sizes
+from minillm.backends.numba_.prefill import Result, prefill, queries_per_tile
+from minillm.backends.numba_.team import team, threads
 from minillm.memory import refuse_beyond_memory
 
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
@@ -98,17 +96,18 @@ def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
     """Run the kernel of prefill: the threads share tiles of queries and heads."""
     (n_q, heads, d), kv_heads = q.shape, k.shape[2]
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
-    threads, group = numba.get_num_threads(), heads // kv_heads
-    queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * threads))))  # two tiles a thread, or more
-    result = Result(np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(threads, bool))
-    scratch = Scratch(*aligned(*((threads, size) for size in scratch_sizes(queries, group, d))))
-    prefill(threads, np.zeros(1, np.int64), queries, as_float32(q), flat(k), flat(v), pages, mask, result, scratch)
+    group, count = heads // kv_heads, threads()
+    queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * count))))  # two tiles a thread, or more
+    result = Result(np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(1, bool))
+    with team() as words:
+        prefill(words, count, queries, as_float32(q), flat(k), flat(v), pages, mask, result)
     return result.out, result.lse, not result.bad.any()
 
 
 def by_splits(q, k, v, pages, mask, span):  # -> out, log-sum-exp, whether all is well
     """Run the kernel of decode: the threads share stretches of keys."""
-    return decode(numba.get_num_threads(), as_float32(q), flat(k), flat(v), pages, mask, span)
+    with team() as words:
+        return decode(words, threads(), as_float32(q), flat(k), flat(v), pages, mask, span)
 
 
 def as_float32(q):
@@ -131,11 +130,3 @@ def flat(cache):  # (blocks, size, kv_heads, d) -> Stored, over the same memory
         steps = block, row, head = tuple(stride // width for stride in strides[:3])
         line = as_strided(cache, ((blocks - 1) * block + (size - 1) * row + (kv_heads - 1) * head + d,), (width,))
     return Stored(line.view(np.uint16) if cache.dtype == FLOAT16 else line, *steps, kv_heads)
-
-
-def aligned(*shapes):  # (rows, columns) ... -> as many float32 arrays
-    """Allocate scratch at once, each array at the beginning of a cache line: a vector across two lines is two loads."""
-    starts = list(accumulate((rows * columns + 15 & -16 for rows, columns in shapes), initial=16))
-    raw = np.empty(starts[-1], np.float32)
-    shift = raw.__array_interface__["data"][0] // 4 % 16
-    return [raw[at - shift :][: a * b].reshape(a, b) for (a, b), at in zip(shapes, starts, strict=False)]

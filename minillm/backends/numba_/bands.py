@@ -39,10 +39,7 @@ class MatrixHandle(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """The operand of a product: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row).
-
-    `prange` takes a NamedTuple only where the kernel was given it or calls its class itself: hence Operand(x, *room(n, columns)).
-    """
+    """The operand of a product: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row)."""
 
     x: np.ndarray  # (n, columns) float32
     codes: np.ndarray  # (n, columns) int16
@@ -51,8 +48,15 @@ class Operand(NamedTuple):
 
 
 @njit
-def room(n, columns):  # -> codes, scale, sums of an Operand, yet to be filled
-    return np.empty((n, columns), np.int16), np.empty((n, columns // 32), np.float32), np.empty((n, columns // 16), np.int32)
+def operand(x):  # (n, columns) -> Operand, yet to be rounded
+    n, columns = x.shape
+    scale, sums = np.empty((n, columns // 32), np.float32), np.empty((n, columns // 16), np.int32)
+    return Operand(x, np.empty((n, columns), np.int16), scale, sums)
+
+
+@njit
+def new_operand(n, columns):  # -> Operand, yet to be filled
+    return operand(np.empty((n, columns), np.float32))
 
 
 @lru_cache
@@ -103,13 +107,13 @@ def handle_at(table, i):  # (handles, 6) -> MatrixHandle
 
 
 @njit
-def share(part, parts, add, handle, h, y):
-    """Compute the share of core `part` of `parts`: y[t] = (add · y[t]) + W h[t], for all tokens: a stretch of neighbouring bands.
+def bands_times(first, last, add, handle, h, row, rows, to, stride):
+    """Compute bands first … last - 1 times `rows` tokens of an Operand, from `row` on: y[t] = (add · y[t]) + W h[t].
 
-    h: Operand, rounded where the handle rounds. y: (n, 16 · bands). Each core reads one long stretch, and no two write to one
-    cache line.
+    to: address of the matrix's first row of the first token's result; stride: numbers from token to token there.
     """
-    first, last, n = part * handle.bands // parts, (part + 1) * handle.bands // parts, len(h.x)
-    x, codes, scale, sums = h.x.ctypes.data, h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
-    records, blocks, record_bytes, to = handle.records, handle.blocks, handle.record_bytes, y.ctypes.data
-    call_code(handle.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, n, to, y.shape[1])
+    columns = h.x.shape[1]
+    x, codes = h.x.ctypes.data + 4 * row * columns, h.codes.ctypes.data + 2 * row * columns
+    scale, sums = h.scale.ctypes.data + columns // 8 * row, h.sums.ctypes.data + columns // 4 * row
+    records, blocks, record_bytes = handle.records, handle.blocks, handle.record_bytes
+    call_code(handle.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, rows, to, stride)

@@ -1,174 +1,269 @@
-"""Decode attention of a whole batch in one call: new keys and values written, every query answered.
+"""Attention of all short segments of a step in one call: new keys and values written, every query answered.
 
 A decode step asks little of each sequence: one row appended, one query answered, some microseconds each, in every layer.
 Thirty-two sequences in thirty layers are a thousand trips into compiled code and back, and the trips cost more than the
 work. So the step of a batch is one call per layer. What it needs to know of the caches is collected once per step: where
 the first layer's keys lie, the distance from layer to layer, the block tables, the lengths.
 
-    work list     sequence 0: keys 0–63, 64–127 │ sequence 1: 0–63 │ sequence 2: 0–63, 64–127, 128–191 │ …
-                  drawn by the threads one after another; each result is what the sequence would get alone, bit for bit
+    rows     a row is a token: one query. A sequence that brings several (drafts to verify, a short chunk) has as many rows,
+             each of which sees one key more than the one before; a group is rows of one sequence
+    items    group 0: keys 0–63, 64–127 │ group 1: 0–63 │ group 2: 0–63, 64–127, 128–191 │ …
+             some of them are a task (tasks.py). An item reads its keys once, and answers all rows of its group while they
+             are in the cache of the core; each is answered as it would be alone, bit for bit
 
-Segments of more than one token (prefill, chunks) in the same step go the plain way.
+Longer segments (prefill, chunks) in the same step go the plain way.
 """
 
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minillm.attention.shapes import check_finite
 from minillm.backends import step
+from minillm.backends.numba_.atomics import job
+from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.decode import State, merge, partial, split_keys
+from minillm.backends.numba_.crossover import SERIAL, SHORT
+from minillm.backends.numba_.decode import State, all_finite, merge, partial, split_keys
+from minillm.backends.numba_.layer import Rotation, rope_row
 from minillm.backends.numba_.loops import AHEAD
-from minillm.backends.numba_.online import KEYS, LOG2E, ZERO
+from minillm.backends.numba_.multiply import round_row
+from minillm.backends.numba_.online import KEYS, LOG2E
 from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, find, memory
-from minillm.backends.numba_.simd import fma, load, mul, splat, store, store_as, sum_of, take_ticket
+from minillm.backends.numba_.simd import load, mul, splat, store, store_as
+from minillm.backends.numba_.tasks import (
+    TASKS,
+    begin_rows,
+    complete,
+    new_board,
+    next_rows,
+    next_task,
+    open_region,
+    row_tasks,
+    worker,
+)
+from minillm.backends.numba_.team import launch, team, threads
 
-STRETCH = 32  # splits that a thread draws at once: the next one's first keys have been asked for while it did the last
+STRETCH = 8  # items of a task: the next one's first keys have been asked for while a thread did the last
 
 
 class Caches(NamedTuple):
-    """The caches of a step as the kernels see them, the same for all layers. One entry for each sequence, but for three."""
+    """The caches of a step as the kernels see them, the same for all layers. One entry for each row, but for five."""
 
     k_at: np.ndarray  # addresses of the first layer's keys
     v_at: np.ndarray
     apart: np.ndarray  # bytes from layer to layer
     like: np.ndarray  # an empty array of the type of their numbers
     strides: np.ndarray  # (3,) elements from block to block, token to token, head to head
-    tables: np.ndarray  # (batch, blocks) block tables
+    tables: np.ndarray  # (rows, blocks) block tables
     size: int  # tokens of a block
-    lengths: np.ndarray  # tokens, the new one included
+    lengths: np.ndarray  # tokens, the row's own included
+    groups: np.ndarray  # (groups + 1,) first row of each
 
 
 class Space(NamedTuple):
-    """The workspace of a step, the same in every layer: allocated once."""
+    """What the threads write for each other in a step, the same memory in every layer."""
 
-    first_split: np.ndarray  # (batch + 1,) of each sequence, in the list of all
+    first_item: np.ndarray  # (groups + 1,) of each group, in the list of all
+    first_split: np.ndarray  # (rows + 1,) of each row's results
     acc: np.ndarray  # (splits, heads · d), as decode.State
     m: np.ndarray
     l: np.ndarray
-    s: np.ndarray  # (threads, …)
-    side: np.ndarray
-    begins: np.ndarray
-    scaled: np.ndarray  # (batch, 1, heads, d) queries
-    lse: np.ndarray  # (batch, 1, heads)
-    tickets: np.ndarray  # (1,) the next piece of work
+    scaled: np.ndarray  # (rows, 1, heads, d) queries
+    good: np.ndarray  # (1,) 1 as long as all is finite
 
 
 @njit
-def space_for(threads, heads, d, lengths):  # -> what Space is made of
-    batch, first_split = len(lengths), np.zeros(len(lengths) + 1, np.int64)
-    for b in range(batch):
+def space_of(heads, d, caches):  # -> Space
+    rows, groups, lengths = len(caches.lengths), caches.groups, caches.lengths
+    first_item, first_split = np.zeros(len(groups), np.int64), np.zeros(rows + 1, np.int64)
+    for b in range(rows):
         first_split[b + 1] = first_split[b] - (-lengths[b] // split_keys(lengths[b]))
-    splits = first_split[batch]
-    acc, m = np.empty((splits, heads * d), np.float32), np.empty((splits, heads), np.float32)
-    l, s = np.empty((splits, heads * 16), np.float32), np.empty((threads, heads * KEYS), np.float32)
-    side, begins = np.empty((threads, 16 * d), np.float32), np.empty((threads, KEYS + AHEAD), np.int64)
-    scaled, lse = np.empty((batch, 1, heads, d), np.float32), np.empty((batch, 1, heads), np.float32)
-    return first_split, acc, m, l, s, side, begins, scaled, lse, np.empty(1, np.int64)
+    for g in range(len(groups) - 1):
+        last = groups[g + 1]  # its last row sees most keys
+        first_item[g + 1] = first_item[g] + first_split[last] - first_split[last - 1]
+    splits, good = first_split[rows], np.ones(1, np.int64)
+    acc, m, l = np.empty((splits, heads * d), np.float32), np.empty((splits, heads), np.float32), np.empty((splits, heads * 16), np.float32)
+    return Space(first_item, first_split, acc, m, l, np.empty((rows, 1, heads, d), np.float32), good)
+
+
+@njit
+def stretch_of(space, threads):  # -> items of a task
+    return max(1, min(STRETCH, space.first_item[-1] // (4 * threads)))
+
+
+@njit
+def attention_tasks(space, threads):
+    return -(-space.first_item[-1] // stretch_of(space, threads))
 
 
 @njit
 def stored_at(address, caches, b, layer, kv_heads):  # -> Stored
-    """View the keys, or values, of one layer of sequence b. address: of its first layer's."""
+    """View the keys, or values, of one layer of row b's sequence. address: of its first layer's."""
     block, row, head = caches.strides
     return Stored(memory(address + layer * caches.apart[b], caches.like), block, row, head, kv_heads)
 
 
+class Scratch(NamedTuple):
+    """The workspace of one thread."""
+
+    s: np.ndarray  # as decode.State
+    side: np.ndarray
+    begins: np.ndarray
+    key: np.ndarray  # (kv_heads · d,)
+    scaled: np.ndarray  # (rows, 1, heads, d) queries: its own where each thread scales all, else those of all
+    lse: np.ndarray  # (1, heads)
+
+
 @njit
-def start_sequence(b, q, new_k, new_v, caches, layer, space):
-    """Write sequence b's new key and value to its cache, and scale its query; before the threads start."""
-    _, kv_heads, d = new_k.shape
+def scratch_of(rotation, rows, space):  # -> Scratch
+    heads, d = rotation.heads, rotation.d
+    s, side, begins = np.empty(heads * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(KEYS + AHEAD, np.int64)
+    scaled = np.empty((rows, 1, heads, d), np.float32) if rows <= SERIAL else space.scaled
+    return Scratch(s, side, begins, np.empty(rotation.kv_heads * d, np.float32), scaled, np.empty((1, heads), np.float32))
+
+
+@njit
+def attend(w, kv_heads, caches, layer, space, scratch):
+    """Compute the splits of all rows. A region."""
+    first_item, stretch, groups = space.first_item, stretch_of(space, w.threads), caches.groups
+    open_region(w, attention_tasks(space, w.threads))
+    while True:
+        task = next_task(w)
+        if task < 0:
+            return
+        g = 0
+        for item in range(task * stretch, min((task + 1) * stretch, first_item[-1])):
+            while item >= first_item[g + 1]:
+                g += 1
+            split = item - first_item[g]
+            for b in range(groups[g], groups[g + 1]):
+                if split < space.first_split[b + 1] - space.first_split[b]:
+                    attend_split(b, split, kv_heads, caches, layer, space, scratch)
+        complete(w, task)
+
+
+@njit
+def attend_split(b, split, kv_heads, caches, layer, space, scratch):
+    """Compute one split of one row."""
+    n_k, keys, at = caches.lengths[b], split_keys(caches.lengths[b]), space.first_split[b] + split
     k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
     v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
-    newest = caches.lengths[b] - 1
-    row = find(newest, Pages(caches.tables[b], caches.size, EVERYTHING, newest + 1), k)[0]
+    pages, mask = Pages(caches.tables[b], caches.size, EVERYTHING, n_k), MaskRule(n_k - 1, EVERYTHING, True)
+    state = State(space.acc[at], space.m[at], space.l[at], scratch.s, scratch.side, scratch.begins)
+    partial(split * keys, min(split * keys + keys, n_k), scratch.scaled[b], k, v, pages, mask, state)
+    if not all_finite(state.acc):  # asked here, where nothing is computed twice: a thread that is late merges what it may find
+        space.good[0] = 0
+
+
+@njit
+def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
+    """Turn queries and keys, extend the caches, attend; to out.x, rounded where the next matrix wants it. qkv: (rows, q │ k │ v)."""
+    rows, heads, d = len(qkv), rotation.heads, rotation.d
+    start_rows(w, qkv, rotation, caches, layer, scratch)
+    attend(w, rotation.kv_heads, caches, layer, space, scratch)
+    out3 = out.x.reshape(rows, heads, d)
+    begin_rows(w, rows)
+    while True:
+        first, last = next_rows(w, rows)
+        if first == last:
+            return
+        for b in range(first, last):
+            own = slice(space.first_split[b], space.first_split[b + 1])
+            merge(space.acc[own], space.m[own], space.l[own], out3[b : b + 1], scratch.lse)
+            if rounds:
+                round_row(out, b)
+
+
+@njit
+def start_rows(w, qkv, rotation, caches, layer, scratch):
+    """Turn keys to their positions and write them, and the values, to the caches: a region. Turn and scale queries."""
+    rows = len(qkv)
+    few = rows <= SERIAL
+    if few:  # each thread for itself, and who waits for the region has done it meanwhile
+        for b in range(rows):
+            scale_query(b, qkv[b], rotation, scratch.scaled)
+    open_region(w, 1 if few else row_tasks(rows, w.threads))
+    tasks = w.own[TASKS]
+    while True:
+        task = next_task(w)
+        if task < 0:
+            return
+        for b in range(task * rows // tasks, (task + 1) * rows // tasks):
+            if not few:
+                scale_query(b, qkv[b], rotation, scratch.scaled)
+            remember(b, qkv[b], rotation, caches, layer, scratch.key)
+        complete(w, task)
+
+
+@njit
+def scale_query(b, row, rotation, scaled):
+    """Turn the query of row b to its position, and scale it."""
+    to, scale = scaled[b].reshape(-1), splat(LOG2E / np.float32(math.sqrt(rotation.d)))
+    rope_row(row, 0, rotation.heads, b, rotation, to, 0)
+    for c in range(0, len(to), 16):
+        store(to, c, mul(load(to, c), scale))
+
+
+@njit
+def remember(b, row, rotation, caches, layer, key):
+    """Turn the key of row b to its position, and write it and the value to the cache. key: room for one."""
+    heads, kv_heads, d = rotation.heads, rotation.kv_heads, rotation.d
+    k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
+    v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
+    newest, value = caches.lengths[b] - 1, (heads + kv_heads) * d
+    place = find(newest, Pages(caches.tables[b], caches.size, EVERYTHING, newest + 1), k)[0]
+    rope_row(row, heads * d, kv_heads, b, rotation, key, 0)
     for g in range(kv_heads):
         for c in range(0, d, 16):
-            store_as(k.numbers, row + g * k.head + c, load(new_k[b, g], c))
-            store_as(v.numbers, row + g * v.head + c, load(new_v[b, g], c))
-    scale = splat(LOG2E / np.float32(math.sqrt(d)))
-    for h in range(q.shape[1]):
-        for c in range(0, d, 16):
-            store(space.scaled[b, 0, h], c, mul(load(q[b, h], c), scale))
+            store_as(k.numbers, place + g * k.head + c, load(key, g * d + c))
+            store_as(v.numbers, place + g * v.head + c, load(row, value + g * d + c))
 
 
 @njit
-def attend_splits(t, threads, kv_heads, caches, layer, space):
-    """Run thread t: take splits from the list, a stretch of neighbouring ones at a time, until there are none."""
-    first_split, b = space.first_split, 0
-    splits = first_split[len(caches.lengths)]
-    stretch = max(1, min(STRETCH, splits // (4 * threads)))
-    while True:
-        ticket = take_ticket(space.tickets) * stretch
-        if ticket >= splits:
-            break
-        for split in range(ticket, min(ticket + stretch, splits)):
-            while split >= first_split[b + 1]:
-                b += 1
-            n_k, keys = caches.lengths[b], split_keys(caches.lengths[b])
-            first = (split - first_split[b]) * keys
-            state = State(space.acc[split], space.m[split], space.l[split], space.s[t], space.side[t], space.begins[t])
-            k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
-            v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
-            pages, mask = Pages(caches.tables[b], caches.size, EVERYTHING, n_k), MaskRule(n_k - 1, EVERYTHING, True)
-            partial(first, min(first + keys, n_k), space.scaled[b], k, v, pages, mask, state)
+def batch_part(number, threads, board, qkv, rotation, caches, layer, space, out):
+    w, scratch = worker(number, threads, board), scratch_of(rotation, len(qkv), space)
+    attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, False)
 
 
-@njit
-def finish_sequence(b, space, out):  # -> whether out[b] is finite
-    """Merge the splits of sequence b's query, after all threads have ended."""
-    own, poison = slice(space.first_split[b], space.first_split[b + 1]), splat(ZERO)
-    merge(space.acc[own], space.m[own], space.l[own], out[b : b + 1], space.lse[b])
-    for h in range(out.shape[1]):
-        for c in range(0, out.shape[2], 16):
-            poison = fma(load(out[b, h], c), splat(ZERO), poison)  # 0 × anything finite stays 0
-    return sum_of(poison) == ZERO
+@kernel()
+def attend_batch(words, threads, qkv, rotation, caches, layer, out):
+    """Fill out[b] with the attention of row b, after its key and value have become the last of its sequence.
 
-
-@kernel(parallel=True)
-def attend_batch(threads, q, new_k, new_v, caches, layer, out):
-    """Fill out[b] with the attention of q[b], after row b of new_k and new_v has become the last token of sequence b.
-
-    q, out: (batch, heads, d); new_k, new_v: (batch, kv_heads, d). Returns whether all of out is finite.
+    qkv: (rows, (heads + 2 · kv_heads) · d); out: (rows, heads · d). Returns whether all of out is finite.
     """
-    space, good = Space(*space_for(threads, q.shape[1], q.shape[2], caches.lengths)), True
-    space.tickets[0] = 0
-    for b in range(len(q)):
-        start_sequence(b, q, new_k, new_v, caches, layer, space)
-    for t in prange(threads):
-        attend_splits(t, threads, new_k.shape[1], caches, layer, space)
-    for b in range(len(q)):
-        good &= finish_sequence(b, space, out)
-    return good
+    space = space_of(rotation.heads, rotation.d, caches)
+    board = new_board(threads, max(row_tasks(len(qkv), threads), attention_tasks(space, threads)))
+    launch(words, job(batch_part, (threads, board, qkv, rotation, caches, layer, space, operand(out))))
+    return space.good[0] == 1
 
 
 LIKE = {4: np.empty(0, np.float32), 2: np.empty(0, np.uint16)}  # by the bytes of a number in a cache; Numba knows no float16
 
 
 class AttentionStep(step.AttentionStep):
-    """As backends/step.py; segments of one token are batched."""
+    """As backends/step.py; segments of at most SHORT tokens are batched."""
 
     def __init__(self, ops, segments, spans):
         super().__init__(ops, segments, spans)
-        self.kind = kind_of(segments)
-        single = [s for s in segments if len(s.tokens) == 1]
-        self.together = can_batch([s.cache for s in single])
+        short = [len(s.tokens) <= SHORT for s in segments]
+        self.together = can_batch([s.cache for s, is_short in zip(segments, short, strict=True) if is_short])
         if self.together:
-            self.caches = [s.cache for s in single]
-            self.rows = np.array([span.start for span in spans if span.stop - span.start == 1])
-            rest = [(s, span) for s, span in zip(segments, spans, strict=True) if len(s.tokens) > 1]
-            self.segments, self.spans = [s for s, _ in rest], [span for _, span in rest]
+            pairs = list(zip(segments, spans, short, strict=True))
+            self.batched = [s for s, _, is_short in pairs if is_short]
+            self.rows = np.concatenate([np.arange(span.start, span.stop) for _, span, is_short in pairs if is_short])
+            self.segments, self.spans = [s for s, _, is_short in pairs if not is_short], [p for _, p, is_short in pairs if not is_short]
             self.collect()
 
     def collect(self):
         """Collect what the kernels read of the caches, once for all layers."""
-        for cache in self.caches:
-            cache.make_room(1)
-        pages = [cache.pages() for cache in self.caches]
+        counts = np.array([len(s.tokens) for s in self.batched])
+        caches = self.caches = [s.cache for s in self.batched]
+        for cache, count in zip(caches, counts, strict=True):
+            cache.make_room(int(count))
+        pages = [cache.pages() for cache in caches]
         k, width = pages[0][0], pages[0][0].itemsize
         k_at, v_at = (np.array([three[i].ctypes.data for three in pages]) for i in (0, 1))
         apart = np.array([k.strides[0] for k, _, _ in pages])
@@ -176,9 +271,12 @@ class AttentionStep(step.AttentionStep):
         for row, (_, _, table) in zip(tables, pages, strict=True):
             row[: len(table)] = table
         size = k.shape[2] if k.shape[1] > 1 else EVERYTHING
-        lengths = np.array([cache.length + 1 for cache in self.caches])
+        lengths = np.concatenate([cache.length + 1 + np.arange(n) for cache, n in zip(caches, counts, strict=True)])
         strides = np.array(k.strides[1:4]) // width
-        self.where = Caches(k_at, v_at, apart, LIKE[width], strides, tables, size, lengths)
+        per_row = (np.repeat(a, counts, axis=0) for a in (k_at, v_at, apart))
+        self.where = Caches(
+            *per_row, LIKE[width], strides, np.repeat(tables, counts, axis=0), size, lengths, groups_of(lengths, counts)
+        )
 
     def indices(self):
         """Return none: the kernels read what `collect` found, and longer segments ask their caches."""
@@ -191,11 +289,14 @@ class AttentionStep(step.AttentionStep):
         if not self.together:
             return super().attend(layer, q, k, v)
         every = len(self.rows) == len(q)
-        mine = (np.ascontiguousarray(x if every else x[self.rows]) for x in (q, k, v))
-        out = np.empty((len(self.rows), *q.shape[1:]), np.float32)
-        good = attend_batch(numba.get_num_threads(), *mine, self.where, layer, out)
-        for cache in self.caches:
-            cache.lengths[layer] += 1
+        mine = [x if every else x[self.rows] for x in (q, k, v)]
+        qkv = np.concatenate([x.reshape(len(self.rows), -1) for x in mine], axis=1, dtype=np.float32)
+        out = np.empty(mine[0].shape, np.float32)
+        rotation = Rotation(q.shape[1], k.shape[1], q.shape[2], NO_ANGLES, NO_ANGLES, False, False)
+        with team() as words:
+            good = attend_batch(words, threads(), qkv, rotation, self.where, layer, out.reshape(len(qkv), -1))
+        for segment in self.batched:
+            segment.cache.lengths[layer] += len(segment.tokens)
         if not good:
             check_finite(out, q=q, k=k, v=v)
         if every:
@@ -206,15 +307,20 @@ class AttentionStep(step.AttentionStep):
 
     def done(self):
         """Note that all layers have been attended to, in one call (stack.py)."""
-        for cache in self.caches:
-            cache.lengths = [length + 1 for length in cache.lengths]
+        for segment in self.batched:
+            segment.cache.lengths = [length + len(segment.tokens) for length in segment.cache.lengths]
 
 
-def kind_of(segments):  # -> a text: steps of one kind take as long as each other (team.py)
-    """Tell steps apart by their tokens, and by what they attend to within a fifth or so."""
-    tokens = sum(len(s.tokens) for s in segments)
-    seen = sum(len(s.tokens) * s.cache.length for s in segments)
-    return f"{tokens} {int(4 * math.log2(256 + seen))}"
+NO_ANGLES = np.empty((1, 0), np.float32)
+
+
+def groups_of(lengths, counts):  # (rows,), (segments,) -> (groups + 1,)
+    """Find where groups begin: with each segment, and where the next row's keys are cut at other places."""
+    begins = np.zeros(len(lengths) + 1, bool)
+    begins[np.concatenate([[0], np.cumsum(counts)])] = True
+    cuts = [split_keys(int(n)) for n in lengths] if len(lengths) > len(counts) else lengths[:0]
+    begins[1:-1] |= np.diff(cuts) != 0 if len(cuts) else False
+    return np.flatnonzero(begins)
 
 
 def can_batch(caches):

@@ -139,11 +139,3 @@ def compiling():
         if notice.live and notice.count > count:
             print(file=sys.stderr)
         notice.live = False
-
-
-def state():  # -> dict
-    """Describe the kernels for `minillm backends`. Starts the threads: only then is it known what kind they are."""
-    threads = numba.get_num_threads()
-    kept = len(list(FOLDER.rglob("*.nbc"))) if FOLDER else 0
-    folder = str(FOLDER) if FOLDER else None
-    return {"threads": threads, "threading_layer": numba.threading_layer(), "compiled_kernels": kept, "kernel_folder": folder}

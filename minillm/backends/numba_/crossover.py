@@ -8,6 +8,7 @@ measured, written down here with the command that measured it (TOKENS alone is c
     SERIAL           4   up to so many tokens one core does what each token needs       minillm bench kernels (rounding)
     FEW_ROWS         6   rows of a KV head up to which attention reads keys in place    minillm bench kernels (attention)
     TOKENS           8   tokens that share one pass over the codes of a band            the registers: 8 + 8 sums of 32
+    SHORT            9   tokens of a segment that is answered row by row           eight drafts and one
     DEQUANTIZE    None   tokens from which a band made float32 first would win          minillm bench kernels (n tokens)
 
 SERIAL is near a draw, and the smaller risk is taken: a region that waits for a busy core costs far more than rounding.
@@ -18,6 +19,7 @@ pairs at least as fast as a core does floats, so nothing pays for writing and re
 SERIAL = 4
 FEW_ROWS = 6
 TOKENS = 8
+SHORT = 9
 DEQUANTIZE = None
 
 

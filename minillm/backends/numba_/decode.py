@@ -4,7 +4,7 @@ One row of scores has no matrix product in it: each key takes part in one dot pr
 and then both are done with. The time is the time of the bytes. So the cache is cut along the tokens into splits; a split
 is a contiguous stretch of memory that one core reads from end to end, all heads in turn, for all query heads and queries:
 
-    for each split of the keys, drawn by the threads from one list:
+    for each split of the keys, a task of the threads:
         for each tile of 64 keys in it:
             S = Q·Kᵀ      dots16, sixteen keys at a time, read where they lie
             P, m, l, acc  online softmax
@@ -20,14 +20,17 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numba.extending import register_jitable
 
+from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, ADD_AHEAD, AHEAD, FRESH, VECTORS, dots16, outer_products
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.pages import all_there, find, find_all
-from minillm.backends.numba_.simd import exp2, fma, load, splat, store, sum_of, take_ticket
+from minillm.backends.numba_.simd import exp2, fma, load, mul, splat, store, sum_of
+from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
+from minillm.backends.numba_.team import launch
 
 
 @register_jitable
@@ -48,38 +51,48 @@ class State(NamedTuple):
     begins: np.ndarray  # where values begin
 
 
-@kernel(parallel=True)
-def decode(threads, q, k, v, pages, mask, span):
+@njit
+def decode_part(number, threads, board, q, k, v, pages, mask, span, acc, m, l):
+    """Attend to splits of the keys, each a task."""
+    w, (start, stop, size), (n_q, heads, d) = worker(number, threads, board), span, q.shape
+    s, side, begins = np.empty(n_q * heads * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(KEYS + AHEAD, np.int64)
+    open_region(w, len(acc))
+    while True:
+        split = next_task(w)
+        if split < 0:
+            return
+        first, state = start + split * size, State(acc[split], m[split], l[split], s, side, begins)
+        partial(first, min(first + size, stop), q, k, v, pages, mask, state)
+        complete(w, split)
+
+
+@kernel()
+def decode(words, threads, q, k, v, pages, mask, span):
     """Compute output and log-sum-exp over the keys of span = (start, stop, size): start … stop - 1, in splits of `size`.
 
     q: (n_q, heads, d), d a multiple of 16. k, v: Stored. pages: Pages. mask: MaskRule. Returns out, lse, and whether all is well:
-    the table names blocks that there are, and out is finite. All memory is taken here, so that a decode step enters
-    compiled code once: acc, m, l for each split, s, side and begins for each thread.
+    the table names blocks that there are, and out is finite.
     """
     (n_q, heads, d), (start, stop, size) = q.shape, span
     rows, splits, scale = n_q * heads, -(-(stop - start) // size), LOG2E / np.float32(math.sqrt(d))
-    out, lse, scaled = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.empty(rows * d, np.float32)
+    out, lse, scaled = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.empty(q.shape, np.float32)
     if not all_there(pages):
         return out, lse, False
-    acc, m = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32)
-    l, s = np.empty((splits, rows * 16), np.float32), np.empty((threads, rows * KEYS), np.float32)
-    tickets, flat_q, side = np.empty(1, np.int64), q.reshape(-1), np.empty((threads, 16 * d), np.float32)
-    tickets[0], begins = 0, np.empty((threads, KEYS + AHEAD), np.int64)
-    for i in range(rows * d):
-        scaled[i] = flat_q[i] * scale
-    for t in prange(threads):
-        while True:
-            split = take_ticket(tickets)
-            if split >= splits:
-                break
-            first = start + split * size
-            state = State(acc[split], m[split], l[split], s[t], side[t], begins[t])
-            partial(first, min(first + size, stop), scaled.reshape(n_q, heads, d), k, v, pages, mask, state)
+    acc, m, l = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32), np.empty((splits, rows * 16), np.float32)
+    for i in range(0, rows * d, 16):
+        store(scaled, i, mul(load(q, i), splat(scale)))
+    launch(words, job(decode_part, (threads, new_board(threads, splits), scaled, k, v, pages, mask, span, acc, m, l)))
     merge(acc, m, l, out, lse)
-    poison = np.float32(0)
-    for x in out.reshape(-1):
-        poison += x * ZERO  # 0 × anything finite stays 0
-    return out, lse, poison == ZERO
+    return out, lse, all_finite(out)
+
+
+@njit
+def all_finite(x):
+    """Whether all of x, in whole registers, is finite: 0 times anything finite stays 0."""
+    poison = splat(ZERO)
+    for i in range(0, x.size, 16):
+        poison = fma(load(x, i), splat(ZERO), poison)
+    return sum_of(poison) == ZERO
 
 
 @njit(error_model="numpy")

@@ -11,24 +11,30 @@ for itself (norm, rounding, activation) is shared among cores by tokens, what al
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minillm import layers
 from minillm.backends.adapted import wide
-from minillm.backends.numba_.bands import Operand, handle_at, room
+from minillm.backends.numba_.atomics import job
+from minillm.backends.numba_.bands import handle_at, new_operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.linear import can_fuse, handle, linear, round_row, widened
-from minillm.backends.numba_.loops import ADD, FRESH
+from minillm.backends.numba_.handles import handle
+from minillm.backends.numba_.linear import can_fuse, linear, widened
+from minillm.backends.numba_.multiply import multiply, product_tasks, round_row
 from minillm.backends.numba_.packed import BAND
 from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
-from minillm.backends.numba_.thin import K, Q, Thin, V, low_room, product, routes_of
+from minillm.backends.numba_.tasks import begin_rows, new_board, next_rows, worker
+from minillm.backends.numba_.team import launch, team, threads
+from minillm.backends.numba_.thin import Thin, low_room, routes_of
+
+Q_K_V = np.array([0, 3, 0])  # multiply.py: matrices of a table of handles, and whether y counts
+GATE_UP, DOWN = np.array([0, 2, 0]), np.array([2, 3, 1])
 
 
 class Rotation(NamedTuple):
-    """The rotation of queries and keys to their positions (layers.rope). heads 0: none now."""
+    """The rotation of queries and keys to their positions (layers.rope)."""
 
     heads: int
     kv_heads: int
@@ -36,9 +42,10 @@ class Rotation(NamedTuple):
     cos: np.ndarray  # (n, d / 2)
     sin: np.ndarray
     interleaved: bool
+    turns: bool  # or not now
 
 
-@njit(inline="always")
+@njit
 def norm_row(x, weight, eps, out):
     """Apply layers.rms_norm to one token; d is a multiple of 16."""
     squares = splat(np.float32(0))
@@ -49,112 +56,116 @@ def norm_row(x, weight, eps, out):
         store(out, c, mul(mul(load(x, c), scale), load(weight, c)))
 
 
-@njit(inline="always")
-def rope_row(x, heads, t, rotation):
-    """Apply layers.rope to one token, in place, on the first `heads` heads of x."""
-    d, cos, sin = rotation.d, rotation.cos[t], rotation.sin[t]
+@njit
+def rope_row(x, at, heads, t, rotation, out, to):
+    """Apply layers.rope to one token: heads that begin at x[at], to out[to …]. Without rotation they are copied."""
+    d = rotation.d
+    if not rotation.turns:
+        for i in range(heads * d):
+            out[to + i] = x[at + i]
+        return
+    cos, sin = rotation.cos[t], rotation.sin[t]
     step, apart = (2, 1) if rotation.interleaved else (1, d // 2)
     for h in range(heads):
         for i in range(d // 2):
             first = h * d + i * step
-            a, b = x[first], x[first + apart]
-            x[first] = a * cos[i] - b * sin[i]
-            x[first + apart] = a * sin[i] + b * cos[i]
-
-
-@njit(inline="always")
-def norm_rows(x, norm, eps, h, rounds):
-    """Normalize all tokens, to h.x; and round them, where a matrix wants it."""
-    if len(x) <= SERIAL:
-        for t in range(len(x)):
-            norm_row(x[t], norm, eps, h.x[t])
-            if rounds:
-                round_row(h, t)
-    else:
-        for t in prange(len(x)):
-            norm_row(x[t], norm, eps, h.x[t])
-            if rounds:
-                round_row(h, t)
-
-
-@njit(inline="always")
-def rope_rows(q, k, rotation):
-    """Apply layers.rope to queries and keys, in place."""
-    if len(q) <= SERIAL:
-        for t in range(len(q)):
-            rope_row(q[t], rotation.heads, t, rotation)
-            rope_row(k[t], rotation.kv_heads, t, rotation)
-    else:
-        for t in prange(len(q)):
-            rope_row(q[t], rotation.heads, t, rotation)
-            rope_row(k[t], rotation.kv_heads, t, rotation)
+            a, b = x[at + first], x[at + first + apart]
+            out[to + first] = a * cos[i] - b * sin[i]
+            out[to + first + apart] = a * sin[i] + b * cos[i]
 
 
 @njit
-def any_rounds(handles, first, last):
+def norm_rows(w, x, norm, eps, h, rounds):
+    """Normalize all tokens, to h.x; and round them, where a matrix wants it."""
+    begin_rows(w, len(x))
+    while True:
+        first, last = next_rows(w, len(x))
+        if first == last:
+            return
+        for t in range(first, last):
+            norm_row(x[t], norm, eps, h.x[t])
+            if rounds:
+                round_row(h, t)
+
+
+@njit
+def gate_rows(w, pair, gated, rounds):
+    """Apply layers.swiglu to all tokens: pair = gate │ up, to gated.x; and round them, where the next matrix wants it."""
+    d = gated.x.shape[1]
+    begin_rows(w, len(pair))
+    while True:
+        first, last = next_rows(w, len(pair))
+        if first == last:
+            return
+        for t in range(first, last):
+            row, to = pair[t], gated.x[t]
+            for c in range(0, d, 16):
+                swiglu16(row, c, d + c, to)
+            if rounds:
+                round_row(gated, t)
+
+
+@njit
+def any_rounds(handles, which):
     """Whether any of these matrices wants x rounded."""
     wanted = False
-    for matrix in range(first, last + 1):
+    for matrix in range(which[0], which[1]):
         wanted |= handle_at(handles, matrix).rounds != 0
     return wanted
 
 
-@kernel(parallel=True)
-def inputs(threads, x, norm, eps, handles, outputs, rotation, routes):
+@njit
+def own_or(shared):  # Operand -> Operand
+    """Choose where tokens that each thread does for itself go: to an Operand of its own."""
+    return new_operand(*shared.x.shape) if len(shared.x) <= SERIAL else shared
+
+
+@njit
+def inputs_part(number, threads, board, x, norm, eps, handles, rotation, routes, h, y, outputs):
+    w, n, (q, k, v) = worker(number, threads, board), len(x), outputs
+    h, thin = own_or(h), Thin(routes.runs, routes.handles[0], low_room(routes))
+    norm_rows(w, x, norm, eps, h, any_rounds(handles, Q_K_V))
+    multiply(w, Q_K_V, handles, thin, h, y)
+    begin_rows(w, n)
+    while True:
+        first, last = next_rows(w, n)
+        if first == last:
+            return
+        for t in range(first, last):
+            row = y[t]
+            rope_row(row, 0, rotation.heads, t, rotation, q[t], 0)
+            rope_row(row, q.shape[1], rotation.kv_heads, t, rotation, k[t], 0)
+            v[t] = row[q.shape[1] + k.shape[1] :]
+
+
+@kernel()
+def inputs(words, threads, x, norm, eps, handles, outputs, rotation, routes):
     """Compute x → norm → q, k, v → rope. handles: (3, 6), of q, k and v; outputs: their arrays."""
-    q, k, v = outputs
-    h = Operand(np.empty(x.shape, np.float32), *room(*x.shape))
-    thin = Thin(routes.runs, routes.handles[0], low_room(threads, routes))
-    norm_rows(x, norm, eps, h, any_rounds(handles, Q, V))
-    for part in prange(threads):
-        product(part, threads, FRESH, handles, thin, Q, h, q)
-        product(part, threads, FRESH, handles, thin, K, h, k)
-        product(part, threads, FRESH, handles, thin, V, h, v)
-    rope_rows(q, k, rotation)
+    (q, k, v), n = outputs, len(x)
+    board = new_board(threads, product_tasks(threads))
+    y = np.empty((n, q.shape[1] + k.shape[1] + v.shape[1]), np.float32)
+    args = threads, board, x, norm, eps, handles, rotation, routes, new_operand(*x.shape), y, outputs
+    launch(words, job(inputs_part, args))
 
 
-@kernel(parallel=True)
-def rope_inputs(q, k, rotation):
-    """Apply RoPE alone, for models that do something before it."""
-    rope_rows(q, k, rotation)
+@njit
+def feed_forward_part(number, threads, board, x, norm, eps, handles, routes, h, pair, gated, y):
+    """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens."""
+    w, n, h, gated = worker(number, threads, board), len(x), own_or(h), own_or(gated)
+    thin = Thin(routes.runs, routes.handles[0], low_room(routes))
+    norm_rows(w, x, norm, eps, h, any_rounds(handles, GATE_UP))
+    multiply(w, GATE_UP, handles, thin, h, pair)
+    gate_rows(w, pair, gated, handle_at(handles, 2).rounds)
+    multiply(w, DOWN, handles, thin, gated, y)
 
 
-@njit(inline="always")
-def feed_forward_rows(threads, x, norm, eps, handles, thin, gate, y):
-    """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens; y may be x. gate: where it stands, followed by up and down."""
-    n, d = x.shape
-    d_ff, rounds = BAND * handle_at(handles, gate).bands, handle_at(handles, gate + 2).rounds
-    h = Operand(np.empty((n, d), np.float32), *room(n, d))
-    gated, up = Operand(np.empty((n, d_ff), np.float32), *room(n, d_ff)), np.empty((n, d_ff), np.float32)
-    norm_rows(x, norm, eps, h, any_rounds(handles, gate, gate + 1))
-    for part in prange(threads):
-        product(part, threads, FRESH, handles, thin, gate, h, gated.x)
-        product(part, threads, FRESH, handles, thin, gate + 1, h, up)
-    if n <= SERIAL:
-        for t in range(n):
-            gate_row(gated, up, t, rounds)
-    else:
-        for t in prange(n):
-            gate_row(gated, up, t, rounds)
-    for part in prange(threads):
-        product(part, threads, ADD, handles, thin, gate + 2, gated, y)
-
-
-@kernel(parallel=True)
-def feed_forward(threads, x, norm, eps, handles, routes, y):
-    """Call feed_forward_rows. handles: (3, 6), of gate, up and down."""
-    thin = Thin(routes.runs, routes.handles[0], low_room(threads, routes))
-    feed_forward_rows(threads, x, norm, eps, handles, thin, 0, y)
-
-
-@njit(inline="always")
-def gate_row(gated, up, t, rounds):
-    """Apply layers.swiglu to one token, in place of gated.x; and round it, where the next matrix wants it."""
-    gate, beside = gated.x[t], up[t]
-    for c in range(0, len(gate), 16):
-        swiglu16(gate, beside, c)
-    if rounds:
-        round_row(gated, t)
+@kernel()
+def feed_forward(words, threads, x, norm, eps, handles, routes, y):
+    """Call feed_forward_part. handles: (3, 6), of gate, up and down."""
+    n, d_ff = len(x), BAND * handle_at(handles, 0).bands
+    pair, gated = np.empty((n, 2 * d_ff), np.float32), new_operand(n, d_ff)
+    args = threads, new_board(threads, product_tasks(threads)), x, norm, eps, handles, routes, new_operand(*x.shape), pair, gated, y
+    launch(words, job(feed_forward_part, args))
 
 
 def attention_inputs(x, w, c, cos, sin):
@@ -165,23 +176,22 @@ def attention_inputs(x, w, c, cos, sin):
     x = np.ascontiguousarray(x, np.float32)
     n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
     q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in matrices)
-    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, cos, sin, c.rope_interleaved)
-    now = rotation if plain else rotation._replace(heads=0, kv_heads=0)
+    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, cos, sin, c.rope_interleaved, plain)
     handles, routes = np.array([handle(matrix) for matrix in matrices], np.int64), routes_of(w.q, w.k, w.v)
-    inputs(numba.get_num_threads(), x, w.attn_norm, eps, handles, (q, k, v), now, routes)
+    with team() as words:
+        inputs(words, threads(), x, w.attn_norm, eps, handles, (q, k, v), rotation, routes)
+    q, k, v = (heads_of(y, heads, c.d_head) for y, heads in ((q, c.n_heads), (k, c.n_kv_heads), (v, c.n_kv_heads)))
     if not plain:
-        for y, heads, bias, norm in ((q, c.n_heads, w.q_bias, w.q_norm), (k, c.n_kv_heads, w.k_bias, w.k_norm)):
-            y[:, : heads * c.d_head] = adjusted(y[:, : heads * c.d_head], bias, norm, heads, c)
-        if w.v_bias is not None:
-            v[:, : len(w.v_bias)] += w.v_bias
-        rope_inputs(q, k, rotation)
-    return tuple(heads_of(y, heads, c.d_head) for y, heads in ((q, c.n_heads), (k, c.n_kv_heads), (v, c.n_kv_heads)))
+        q, k = (adjusted(*three, c) for three in ((q, w.q_bias, w.q_norm), (k, w.k_bias, w.k_norm)))
+        q, k = (layers.rope(y, cos, sin, c.rope_interleaved) for y in (q, k))
+        v = v if w.v_bias is None else v + w.v_bias.reshape(v.shape[1:])
+    return q, k, v
 
 
-def adjusted(y, bias, norm, heads, c):  # (n, heads · d) -> (n, heads · d)
+def adjusted(y, bias, norm, c):  # (n, heads, d) -> (n, heads, d)
     """Apply bias, then the norm of each head, where the model has them."""
-    y = y if bias is None else y + bias
-    return y if norm is None else layers.rms_norm(y.reshape(len(y), heads, -1), norm, c.norm_eps).reshape(len(y), -1)
+    y = y if bias is None else y + bias.reshape(y.shape[1:])
+    return y if norm is None else layers.rms_norm(y, norm, c.norm_eps)
 
 
 def heads_of(y, heads, d):  # (n, ≥ heads · d) -> (n, heads, d)
@@ -196,5 +206,6 @@ def add_feed_forward(x, w, c):
     x = np.ascontiguousarray(x, np.float32)
     y, handles = widened(x, matrices[-1].padded_rows), np.array([handle(matrix) for matrix in matrices], np.int64)
     routes = routes_of(w.gate, w.up, w.down)
-    feed_forward(numba.get_num_threads(), x, w.ffn_norm, np.float32(c.norm_eps), handles, routes, y)
+    with team() as words:
+        feed_forward(words, threads(), x, w.ffn_norm, np.float32(c.norm_eps), handles, routes, y)
     return y[:, : x.shape[1]]

@@ -2,98 +2,89 @@
 
     x[t, c] ≈ x_scale[t, c / 32] · q[t, c]        q: int16, so the error is at most 2^-16 of the block's largest x
 
-Float weights (floats.py) take x as it is. Bands are dealt to the cores in contiguous stretches (bands.py). The parts are
-functions that are inlined into a kernel, because the kernels of a layer (layer.py) and of a step (stack.py) are made of the
-same ones.
+Float weights (floats.py) take x as it is. This is the front door for one matrix; the kernels of a layer (layer.py) and of a
+step (stack.py) multiply by several in a region, with the same parts (multiply.py).
 """
 
 import os
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from minillm.backends.adapted import Adapted
+from minillm.backends.adapted import Adapted, wide
 from minillm.backends.numba_ import floats
-from minillm.backends.numba_.bands import MatrixHandle, Operand, bands_times_tokens, room, share
+from minillm.backends.numba_.atomics import job
+from minillm.backends.numba_.bands import handle_at, operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.floats import FloatMatrix
-from minillm.backends.numba_.loops import ADD, FRESH
+from minillm.backends.numba_.handles import handle
+from minillm.backends.numba_.multiply import multiply, product_tasks, round_row
 from minillm.backends.numba_.packed import BAND, LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
-from minillm.backends.numba_.team import team
-from minillm.backends.numba_.tile import round_block
+from minillm.backends.numba_.tasks import begin_rows, new_board, next_rows, worker
+from minillm.backends.numba_.team import launch, team, threads
+from minillm.backends.numba_.thin import Thin, low_room, routes_of
 from minillm.backends.numpy_ import load_matrix as as_float32
 
 PLAIN = os.environ.get("MINILLM_KERNELS") == "plain"  # the portable path of plain.py in place of the vector step
+FRESH, ADD = np.array([0, 1, 0]), np.array([0, 1, 1])  # multiply.py: the first matrix of a table, and whether y counts
+FRESH.flags.writeable = ADD.flags.writeable = False  # of the type that constants of kernels have
 
 
-def handle(matrix):  # PackedMatrix or FloatMatrix -> MatrixHandle
-    """Make the handle of a matrix (bands.py)."""
-    if isinstance(matrix, PackedMatrix):
-        return MatrixHandle(bands_times_tokens(matrix.number).address, *matrix.place, rounds=1)
-    return MatrixHandle(floats.bands_times_tokens(matrix.width).address, *matrix.place, rounds=0)
+@njit
+def times_tokens_part(number, threads, board, which, handles, routes, h, y):
+    w, h = worker(number, threads, board), operand(h.x) if len(h.x) <= SERIAL else h
+    if handle_at(handles, 0).rounds:
+        begin_rows(w, len(y))
+        while True:
+            first, last = next_rows(w, len(y))
+            if first == last:
+                break
+            for t in range(first, last):
+                round_row(h, t)
+    thin = Thin(routes.runs, routes.handles[0], low_room(routes))
+    multiply(w, which, handles, thin, h, y)
 
 
-@njit(inline="always")
-def round_row(h, t):
-    """Round token t of an Operand: x -> codes, scale, sums."""
-    x, codes, scale, sums = h.x[t], h.codes[t], h.scale[t], h.sums[t]
-    for block in range(len(scale)):
-        round_block(x, 32 * block, codes, scale, sums, block)
+@kernel()
+def times_tokens(words, threads, which, handles, routes, x, y):
+    """Compute y = (add · y) + x Wᵀ. handles: (1, 6); which: FRESH or ADD."""
+    board = new_board(threads, product_tasks(threads))
+    launch(words, job(times_tokens_part, (threads, board, which, handles, routes, operand(x), y)))
 
 
-@njit(inline="always")
-def round_rows(h):
-    """Round all tokens."""
-    if len(h.x) <= SERIAL:
-        for t in range(len(h.x)):
-            round_row(h, t)
-    else:
-        for t in prange(len(h.x)):
-            round_row(h, t)
-
-
-@kernel(parallel=True)
-def times_tokens(threads, add, handle, x, y):
-    """Compute y = (add · y) + x Wᵀ."""
-    h = Operand(x, *room(*x.shape))
-    if handle.rounds:
-        round_rows(h)
-    for part in prange(threads):
-        share(part, threads, add, handle, h, y)
+def times(x, weight, which, y):  # -> y
+    """Call times_tokens. weight: a matrix, or one with adapters."""
+    handles = np.array([handle(wide(weight))], np.int64)
+    with team() as words:
+        times_tokens(words, threads(), which, handles, routes_of(weight), np.ascontiguousarray(x, np.float32), y)
+    return y
 
 
 def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or FloatMatrix, (rows,) -> (n, rows)
     """Compute layers.linear. Rows of the result are padded to whole bands in memory, where a band is not full."""
-    if isinstance(weight, Adapted):
-        y = add_low_rank(linear(x, weight.matrix), x, weight.parts)
-    elif PLAIN and isinstance(weight, PackedMatrix):
-        y = linear_plain(x, weight)
+    matrix = wide(weight)
+    if PLAIN and isinstance(matrix, PackedMatrix):
+        y = plain(x, weight)
     else:
-        y = np.empty((len(x), weight.padded_rows), np.float32)
-        with team():
-            times_tokens(numba.get_num_threads(), FRESH, handle(weight), np.ascontiguousarray(x, np.float32), y)
-        y = y[:, : weight.shape[0]]
+        y = times(x, weight, FRESH, np.empty((len(x), matrix.padded_rows), np.float32))[:, : matrix.shape[0]]
     return y if bias is None else y + bias
 
 
 def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatMatrix -> (n, rows)
     """Compute layers.add_linear, but the sum begins at x instead of 0."""
-    if isinstance(weight, Adapted):
-        return add_low_rank(add_linear(x, h, weight.matrix), h, weight.parts)
-    if not can_fuse(weight):
+    matrix = wide(weight)
+    if not can_fuse(matrix):
         return x + linear(h, weight)
-    y = widened(x, weight.padded_rows)
-    times_tokens(numba.get_num_threads(), ADD, handle(weight), np.ascontiguousarray(h, np.float32), y)
-    return y[:, : weight.shape[0]]
+    return times(h, weight, ADD, widened(x, matrix.padded_rows))[:, : matrix.shape[0]]
 
 
-def add_low_rank(y, x, parts):  # (n, rows), (n, columns), [(rows, A, B)] -> y
-    """Add y[rows] += B A x[rows], as thin.py does in the kernels."""
-    for rows, a, b in parts:
-        y[rows] = add_linear(y[rows], linear(x[rows], a), b)
+def plain(x, weight):  # (n, columns), PackedMatrix, or Adapted -> (n, rows)
+    """Compute linear on the portable path."""
+    y = linear_plain(x, wide(weight))
+    for rows, a, b in weight.parts if isinstance(weight, Adapted) else ():
+        y[rows] += linear(linear(x[rows], a), b)
     return y
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.simd import number
@@ -189,10 +189,10 @@ def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2
     # END SOLUTION
 
 
-@kernel(parallel=True)
+@kernel()
 def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
     """Unpack the picture above, column by column. halves, floats: the same records as 16-bit words and as float32."""
-    for i in prange(len(rows)):
+    for i in range(len(rows)):
         band, lane = rows[i] // 16, rows[i] % 16
         for block in range(halves.shape[1]):
             words, first = halves[band, block], 32 * block

@@ -16,12 +16,12 @@ vector step is worth: MINILLM_KERNELS=plain chooses it.
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.packed import BAND, BLOCK, LAYOUT_LIST
+from minillm.backends.numba_.team import threads
 
 I32, U32 = np.int32, np.uint32  # Numba computes integers in 64 bits; these say that 32 are enough
 
@@ -102,9 +102,9 @@ def plain_kernel(number):
     return run
 
 
-def linear_plain(x, matrix, threads=None):  # (n, columns) float32, PackedMatrix -> (n, rows)
+def linear_plain(x, matrix, count=None):  # (n, columns) float32, PackedMatrix -> (n, rows)
     """Compute linear.linear, for a packed matrix of any layout."""
     x, y = np.ascontiguousarray(x, np.float32), np.empty((len(x), len(matrix.records) * BAND), np.float32)
     words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
-    plain_kernel(matrix.number)(x, words, halves, y, threads or numba.get_num_threads())
+    plain_kernel(matrix.number)(x, words, halves, y, count or threads())
     return y[:, : matrix.shape[0]]

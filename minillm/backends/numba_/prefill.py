@@ -5,7 +5,7 @@ softmax (m, l, acc) carries what must survive. What is new is where things lie. 
 values copied into scratch that fits the nearest cache, once, and all query rows of the tile use them there. Scores exist
 for six rows at a time: made, turned into weights, used, and overwritten before they could leave that cache.
 
-    for each (tile of queries, KV head), drawn by the threads from one list, longest first:
+    for each (tile of queries, KV head), a task of the threads, longest first:
         for each tile of 64 keys that is seen:    Kᵀ, V → scratch
             for each block of 6 rows:             S = Q·Kᵀ      outer_products, 24 vectors of sums in registers
                                                   P = 2^(S - m) m, l, acc updated as they go
@@ -22,13 +22,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
+from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
 from minillm.backends.numba_.pages import all_there, find
-from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of, take_ticket
+from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of
+from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
+from minillm.backends.numba_.team import launch
 
 BLOCK = 6  # rows at a time: 6 × 4 vectors of sums fill 24 of 32 registers
 TILE_ROWS = 192  # rows in a tile of queries: enough to make turning the keys cheap, and Q and acc still fit the second cache
@@ -39,7 +42,7 @@ def queries_per_tile(group):  # query heads that share a KV head -> queries
 
 
 class Scratch(NamedTuple):
-    """The workspace of a thread, as flat arrays; allocated with a first axis of threads. rows: of a tile of queries."""
+    """The workspace of a thread, as flat arrays. rows: of a tile of queries."""
 
     q: np.ndarray  # rows × d, scaled
     acc: np.ndarray  # rows × padded d
@@ -51,45 +54,56 @@ class Scratch(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The results of prefill. bad[t]: thread t met a number that is not finite, or a block that is not there."""
+    """The results of prefill. bad[0]: a thread met a number that is not finite, or a block that is not there."""
 
     out: np.ndarray  # (n_q, heads, d)
     lse: np.ndarray  # (n_q, heads)
-    bad: np.ndarray  # (threads,)
+    bad: np.ndarray  # (1,)
 
 
-def scratch_sizes(queries, group, d):  # -> Scratch of numbers of elements
-    rows = -(-queries * group // BLOCK) * BLOCK
-    return Scratch(rows * d, rows * padded(d), rows * 16, rows, d * KEYS, KEYS * padded(d), BLOCK * KEYS)
+@njit
+def new_scratch(queries, group, d):  # -> Scratch
+    """Make the workspace of a thread. Each array begins at a cache line: a vector across two lines is two loads."""
+    rows, wide = -(-queries * group // BLOCK) * BLOCK, padded(d)
+    q, acc, l, m = aligned(rows * d), aligned(rows * wide), aligned(rows * 16), aligned(rows)
+    return Scratch(q, acc, l, m, aligned(d * KEYS), aligned(KEYS * wide), aligned(BLOCK * KEYS))
 
 
-@kernel(parallel=True)
-def prefill(threads, tickets, queries, q, k, v, pages, mask, result, scratch):
-    """Fill the result, in tiles of so many queries.
-
-    q: (n_q, heads, d). k, v: Stored. pages: Pages. mask: MaskRule. tickets: int64 [0], the next piece of work. Where the table
-    names a block that is not there, nothing is done and bad[0] set.
-    """
-    bad = result.bad  # by its own name: what prange assigns to a field of a tuple is lost
-    if not all_there(pages):
-        bad[0] = True
-        return
-    for t in prange(threads):
-        own = Scratch(scratch.q[t], scratch.acc[t], scratch.l[t], scratch.m[t], scratch.k[t], scratch.v[t], scratch.s[t])
-        bad[t] = run_thread(tickets, queries, q, k, v, pages, mask, result, own)
+@njit
+def aligned(size):  # -> (size,) float32
+    room = np.empty(size + 16, np.float32)
+    shift = -(room.ctypes.data // 4) % 16
+    return room[shift : shift + size]
 
 
 @njit(error_model="numpy")
-def run_thread(tickets, queries, q, k, v, pages, mask, result, scratch):
-    """Run one thread: take tiles until there are no more. The last queries see most keys, so they are taken first."""
-    n_q, tiles = len(q), -(-len(q) // queries)
-    bad = False
+def prefill_part(number, threads, board, queries, q, k, v, pages, mask, result):
+    """Take tiles until there are no more. The last queries see most keys, so they are taken first."""
+    n_q, tiles, group = len(q), -(-len(q) // queries), q.shape[1] // k.heads
+    w, scratch = worker(number, threads, board), new_scratch(queries, group, q.shape[2])
+    open_region(w, tiles * k.heads)
     while True:
-        ticket = take_ticket(tickets)
-        if ticket >= tiles * k.heads:
-            return bad
-        first, g = (tiles - 1 - ticket // k.heads) * queries, ticket % k.heads
-        bad |= query_tile(first, min(first + queries, n_q), g, q, k, v, pages, mask, result, scratch)
+        task = next_task(w)
+        if task < 0:
+            return
+        first, g = (tiles - 1 - task // k.heads) * queries, task % k.heads
+        if query_tile(first, min(first + queries, n_q), g, q, k, v, pages, mask, result, scratch):
+            result.bad[0] = True
+        complete(w, task)
+
+
+@kernel()
+def prefill(words, threads, queries, q, k, v, pages, mask, result):
+    """Fill the result, in tiles of so many queries.
+
+    q: (n_q, heads, d). k, v: Stored. pages: Pages. mask: MaskRule. Where the table names a block that is not there, nothing is
+    done and bad[0] set.
+    """
+    if not all_there(pages):
+        result.bad[0] = True
+        return
+    board = new_board(threads, -(-len(q) // queries) * k.heads)
+    launch(words, job(prefill_part, (threads, board, queries, q, k, v, pages, mask, result)))
 
 
 @njit(error_model="numpy")

@@ -209,19 +209,19 @@ def exp2_vector(builder, x):
 
 
 @intrinsic
-def swiglu16(typing, gate, up, i):
-    """gate[i …] = silu(gate[i …]) · up[i …], sixteen numbers: silu(x) = x / (1 + e^-x), by e^-|x| so that nothing overflows."""
+def swiglu16(typing, pair, i, j, out):
+    """out[i …] = silu(pair[i …]) · pair[j …], sixteen numbers: silu(x) = x / (1 + e^-x), by e^-|x| so that nothing overflows."""
 
     def emit(context, builder, signature, args):
-        place, other = (address(context, builder, t, a, args[2]) for t, a in zip(signature.args[:2], args[:2], strict=True))
-        x, u = load_vector(builder, place, types.float32), load_vector(builder, other, types.float32)
+        row, i, j, out = args
+        x, u = (load_vector(builder, address(context, builder, signature.args[0], row, at), types.float32) for at in (i, j))
         e = exp2_vector(builder, builder.fmul(call(builder, "llvm.fabs.v16f32", F32X16, x), constant(-1.4426950408889634)))
         numerator = builder.select(builder.fcmp_ordered("<", x, constant(0.0)), e, constant(1.0))
         sigmoid = builder.fdiv(numerator, builder.fadd(constant(1.0), e))
-        store_vector(builder, builder.fmul(builder.fmul(x, sigmoid), u), place)
+        store_vector(builder, builder.fmul(builder.fmul(x, sigmoid), u), address(context, builder, signature.args[3], out, i))
         return context.get_dummy_value()
 
-    return types.void(gate, up, types.intp), emit
+    return types.void(pair, types.intp, types.intp, out), emit
 
 
 @intrinsic
@@ -239,14 +239,3 @@ def store_as(typing, array, i, vector):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, f32x16), emit
-
-
-@intrinsic
-def take_ticket(typing, counter):
-    """Increment counter[0] atomically and return its old value: how threads take the next piece of work, each a different one."""
-
-    def emit(context, builder, signature, args):
-        pointer = address(context, builder, signature.args[0], args[0], ir.IntType(64)(0))
-        return builder.atomic_rmw("add", pointer, ir.IntType(64)(1), "monotonic")
-
-    return types.int64(counter), emit

@@ -1,13 +1,13 @@
-"""All layers of a decode step in one call: from the embedded tokens to what the head reads, without Python in between.
+"""All layers of a step in one call: from the embedded tokens to what the head reads, without Python in between.
 
-A decode step of one token is two milliseconds of reading weights, cut into a hundred and twenty pieces by the layers:
+A decode step of one token is two milliseconds of reading weights, cut into a hundred and fifty pieces by the layers:
 inputs, attention, output, feed-forward, thirty times. Each trip from Python into compiled code and back costs as much as
-a fifth of the piece. So where every segment of a step is one token, the loop over the layers is compiled too. It is the
+a fifth of the piece. So where every segment of a step is short, the loop over the layers is compiled too. It is the
 loop of layers.run_layers, made of the very parts that the separate calls are made of: same operations in the same order,
 same bits.
 
-    for each layer:  norm ─ q,k,v ─ rope │ attention of every sequence │ o + x │ norm ─ gate,up ─ swiglu │ down + x
-                     └ five regions, │ marks where the threads wait for one another ┘
+    for each layer:  norm │ q,k,v │ rope │ attention of every row │ o + x │ norm │ gate,up │ swiglu │ down + x
+                     regions of tasks (tasks.py); what few tokens need for themselves, each thread does for itself
 
 The matrices of a layer may be of any types, packed or float, since each brings its own code (bands.py).
 """
@@ -15,21 +15,26 @@ The matrices of a layer may be of any types, packed or float, since each brings 
 from functools import cached_property
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minillm import layers as reference
 from minillm.attention.shapes import check_finite
-from minillm.backends.numba_.bands import Operand, handle_at, room
-from minillm.backends.numba_.batch import Space, attend_splits, finish_sequence, space_for, start_sequence
+from minillm.backends.numba_.atomics import job
+from minillm.backends.numba_.bands import Operand, handle_at, new_operand
+from minillm.backends.numba_.batch import attend_rows, attention_tasks, scratch_of, space_of
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.layer import Rotation, any_rounds, feed_forward_rows, norm_rows, rope_row
-from minillm.backends.numba_.linear import can_fuse, handle, round_row
-from minillm.backends.numba_.loops import ADD, FRESH
-from minillm.backends.numba_.team import seconds, team
-from minillm.backends.numba_.thin import GATE, MATRICES, K, O, Q, RoutedLayers, Thin, V, low_room, product
+from minillm.backends.numba_.handles import handle
+from minillm.backends.numba_.layer import Rotation, any_rounds, gate_rows, norm_rows, own_or
+from minillm.backends.numba_.linear import can_fuse
+from minillm.backends.numba_.multiply import multiply, product_tasks
+from minillm.backends.numba_.packed import BAND
+from minillm.backends.numba_.tasks import new_board, worker
+from minillm.backends.numba_.team import launch, team, threads
+from minillm.backends.numba_.thin import MATRICES, RoutedLayers, Thin, low_room
+
+Q_K_V, O = np.array([0, 3, 0]), np.array([3, 4, 1])  # multiply.py: the matrices of a region, and whether y counts
+GATE_UP, DOWN = np.array([4, 6, 0]), np.array([6, 7, 1])
 
 
 class Model(NamedTuple):
@@ -64,95 +69,57 @@ def matrices(w):  # LayerWeights -> its seven
 
 
 def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> (tokens, d_model)
-    """Run layers.run_layers, with as many threads as there are cores for them. step: batch.AttentionStep."""
-    with team(step.kind) as now:
-        return run_all_layers(x, layers, c, angles, step, now)
-
-
-def run_all_layers(x, layers, c, angles, step, now):
-    """Run them in one call, where that can be; in two, where the first lost its time and the rest gets fewer threads."""
+    """Run layers.run_layers: in one call, where that can be. step: batch.AttentionStep."""
     routed = layers if isinstance(layers, RoutedLayers) else None
     base = routed.layers if routed else layers
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
         return reference.run_layers(x, layers, c, angles, step)
     x, model = np.array(x, np.float32, order="C"), Model(base.handles, base.norms, np.float32(c.norm_eps))
-    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved)
+    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved, True)
     routes = (routed or RoutedLayers(base, ())).routes()
-    done, good = 0, True
-    while done < len(base):
-        if done:
-            now.go_on_with_fewer()
-        done, fine = decode(numba.get_num_threads(), done, now.until, x, model, rotation, step.where, routes)
-        good &= fine
+    with team() as words:
+        good = decode(words, threads(), x, model, rotation, step.where, routes)
     if not good:
         check_finite(np.full(1, np.nan))
     step.done()
     return x
 
 
-@njit(inline="always")
-def attend_rows(threads, q, k, v, rotation, caches, layer, space, found, rounds):
-    """Apply RoPE to q and k, extend the caches, attend to found.x; and round that, where o wants it."""
-    n, heads, kv_heads, d = len(q), rotation.heads, rotation.kv_heads, rotation.d
-    q3, k3, v3 = q.reshape(n, heads, d), k.reshape(n, kv_heads, d), v.reshape(n, kv_heads, d)
-    found3, good = found.x.reshape(n, heads, d), np.empty(n, np.bool_)
-    space.tickets[0] = 0
-    if n <= SERIAL:
-        for b in range(n):
-            rope_row(q[b], heads, b, rotation)
-            rope_row(k[b], kv_heads, b, rotation)
-            start_sequence(b, q3, k3, v3, caches, layer, space)
-    else:
-        for b in prange(n):
-            rope_row(q[b], heads, b, rotation)
-            rope_row(k[b], kv_heads, b, rotation)
-            start_sequence(b, q3, k3, v3, caches, layer, space)
-    for t in prange(threads):
-        attend_splits(t, threads, kv_heads, caches, layer, space)
-    if n <= SERIAL:
-        for b in range(n):
-            good[b] = finish_sequence(b, space, found3)
-            if rounds:
-                round_row(found, b)
-    else:
-        for b in prange(n):
-            good[b] = finish_sequence(b, space, found3)
-            if rounds:
-                round_row(found, b)
-    return all_of(good)
+class Rooms(NamedTuple):
+    """What the threads write for each other, in every layer anew."""
+
+    h: Operand  # x, normed
+    qkv: np.ndarray
+    found: Operand  # what attention found
+    pair: np.ndarray  # gate │ up
+    gated: Operand
 
 
 @njit
-def all_of(flags):
-    good = True
-    for flag in flags:
-        good &= flag
-    return good
-
-
-@kernel(parallel=True)
-def decode(threads, first, until, x, model, rotation, caches, routes):
-    """Run the layers from `first` on, in place of x, to the last or to the one at whose end it is later than `until`.
-
-    Returns the number of layers done, and whether what every attention found is finite.
-    """
-    n, d_model = x.shape
-    wide, narrow, good = rotation.heads * rotation.d, rotation.kv_heads * rotation.d, True
-    h = Operand(np.empty((n, d_model), np.float32), *room(n, d_model))
-    q, k, v = np.empty((n, wide), np.float32), np.empty((n, narrow), np.float32), np.empty((n, narrow), np.float32)
-    found = Operand(np.empty((n, wide), np.float32), *room(n, wide))
-    space, low = Space(*space_for(threads, rotation.heads, rotation.d, caches.lengths)), low_room(threads, routes)
-    done = first
-    while done < len(model.handles) and (done == first or seconds() < until):
-        i, done = done, done + 1
+def decode_part(number, threads, board, x, model, rotation, caches, routes, space, rooms):
+    """Run all layers, in place of x."""
+    w = worker(number, threads, board)
+    h, found, gated = own_or(rooms.h), own_or(rooms.found), own_or(rooms.gated)
+    qkv, pair, scratch, low = rooms.qkv, rooms.pair, scratch_of(rotation, len(x), space), low_room(routes)
+    for i in range(len(model.handles)):
         handles, norms, thin = model.handles[i], model.norms[i], Thin(routes.runs, routes.handles[i], low)
-        norm_rows(x, norms[0], model.eps, h, any_rounds(handles, Q, V))
-        for part in prange(threads):
-            product(part, threads, FRESH, handles, thin, Q, h, q)
-            product(part, threads, FRESH, handles, thin, K, h, k)
-            product(part, threads, FRESH, handles, thin, V, h, v)
-        good &= attend_rows(threads, q, k, v, rotation, caches, i, space, found, handle_at(handles, O).rounds)
-        for part in prange(threads):
-            product(part, threads, ADD, handles, thin, O, found, x)
-        feed_forward_rows(threads, x, norms[1], model.eps, handles, thin, GATE, x)
-    return done, good
+        norm_rows(w, x, norms[0], model.eps, h, any_rounds(handles, Q_K_V))
+        multiply(w, Q_K_V, handles, thin, h, qkv)
+        attend_rows(w, qkv, rotation, caches, i, space, scratch, found, handle_at(handles, O[0]).rounds)
+        multiply(w, O, handles, thin, found, x)
+        norm_rows(w, x, norms[1], model.eps, h, any_rounds(handles, GATE_UP))
+        multiply(w, GATE_UP, handles, thin, h, pair)
+        gate_rows(w, pair, gated, handle_at(handles, DOWN[0]).rounds)
+        multiply(w, DOWN, handles, thin, gated, x)
+
+
+@kernel()
+def decode(words, threads, x, model, rotation, caches, routes):
+    """Run all layers of a step, in place of x. Returns whether what every attention found is finite."""
+    (n, d_model), wide, narrow = x.shape, rotation.heads * rotation.d, rotation.kv_heads * rotation.d
+    handles, space = model.handles[0], space_of(rotation.heads, rotation.d, caches)
+    d_ff, tasks = BAND * handle_at(handles, GATE_UP[0]).bands, max(product_tasks(threads), attention_tasks(space, threads))
+    qkv, pair = np.empty((n, wide + 2 * narrow), np.float32), np.empty((n, 2 * d_ff), np.float32)
+    rooms = Rooms(new_operand(n, d_model), qkv, new_operand(n, wide), pair, new_operand(n, d_ff))
+    launch(words, job(decode_part, (threads, new_board(threads, tasks), x, model, rotation, caches, routes, space, rooms)))
+    return space.good[0] == 1

@@ -29,12 +29,15 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from minillm.backends.numba_.bands import SIGNATURE, Operand, bands_times_tokens, room
+from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens, operand
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.linear import handle, linear, round_row
+from minillm.backends.numba_.handles import handle
+from minillm.backends.numba_.linear import linear
 from minillm.backends.numba_.loops import FRESH, outer_products
+from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
+from minillm.backends.numba_.team import threads
 from minillm.backends.numba_.tile import TileEmitter
 
 Q4_1 = LAYOUT_LIST.index(LAYOUTS["Q4_1"])
@@ -92,7 +95,7 @@ def band_in_integers(words, halves, band, q, scale, sums, y):
 
 @kernel()
 def bands_in_integers(x, words, halves, y):
-    h = Operand(x.reshape(1, len(x)), *room(1, len(x)))
+    h = operand(x.reshape(1, len(x)))
     round_row(h, 0)
     y[:] = np.float32(0)
     for band in range(len(words)):
@@ -121,15 +124,15 @@ def band_unprepared(typing, tokens, layout, add, records, blocks, x, scales, sum
 
 
 @kernel(parallel=True)
-def bands_unprepared(x, handle, y, threads):
+def bands_unprepared(h, handle, y, count):
     """linear.times_tokens for one token of Q4_1, without prefetch."""
-    h, bands = Operand(x.reshape(1, len(x)), *room(1, len(x))), handle.bands
+    bands, columns = handle.bands, h.x.shape[1]
     round_row(h, 0)
-    for part in prange(threads):
-        for band in range(part * bands // threads, (part + 1) * bands // threads):
+    for part in prange(count):
+        for band in range(part * bands // count, (part + 1) * bands // count):
             at, place = handle.records + band * handle.blocks * handle.record_bytes, y.ctypes.data + 64 * band
             codes, scale, sums = h.codes.ctypes.data, h.scale.ctypes.data, h.sums.ctypes.data
-            band_unprepared(1, Q4_1, FRESH, at, handle.blocks, codes, scale, sums, len(x), place, 0)
+            band_unprepared(1, Q4_1, FRESH, at, handle.blocks, codes, scale, sums, columns, place, 0)
 
 
 # --- the other way for many tokens: a band of weights made float32 first, then a product of floats ----------------------------
@@ -177,21 +180,19 @@ def dequantized(x, matrix):  # (n, columns), PackedMatrix -> (n, rows)
     """Compute linear.linear by way of float32 weights."""
     y = np.empty((len(x), -(-matrix.padded_rows // 64) * 64), np.float32)
     words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
-    through_floats(x, words, halves, y, numba.get_num_threads(), BAND)
+    through_floats(x, words, halves, y, threads(), BAND)
     return y[:, : matrix.shape[0]]
 
 
 @kernel()
-def round_by_one(x):
-    h = Operand(x, *room(*x.shape))
-    for t in range(len(x)):
+def round_by_one(h):
+    for t in range(len(h.x)):
         round_row(h, t)
 
 
 @kernel(parallel=True)
-def round_by_all(x):
-    h = Operand(x, *room(*x.shape))
-    for t in prange(len(x)):
+def round_by_all(h):
+    for t in prange(len(h.x)):
         round_row(h, t)
 
 
@@ -226,7 +227,7 @@ def two_cores(x, matrix):
 
 def vector_step(x, matrix):
     y = np.empty(matrix.padded_rows, np.float32)
-    bands_unprepared(x, handle(matrix), y, numba.get_num_threads())
+    bands_unprepared(operand(x.reshape(1, -1)), handle(matrix), y, threads())
     return y[: matrix.shape[0]]
 
 

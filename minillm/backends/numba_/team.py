@@ -1,170 +1,161 @@
-"""How many threads a step gets: all there are, and fewer while other programs hold the cores.
+"""The threads of the kernels: a caller and its helpers, who come when they have a core and whom nobody waits for otherwise.
 
-The threads of a step wait for each other at some hundred and fifty barriers. They spin, because to sleep and be woken takes
-longer than the work between two barriers. Where a thread has no core, the others spin for it, on cores that it could have had:
-a step of 4 ms takes 2 s. One thread waits for nobody, and keeps two thirds of the quiet pace. So every step is timed:
+A decode step is a hundred and fifty short regions; between them every thread needs what the others made. Libraries of
+threads wait there for each other. On a machine with other programs a thread loses its core for some milliseconds now and
+then, all others wait for it, and a step of 4 ms takes 100, or 2,000. Here a job is such that any number of threads can do
+it, one alone too (tasks.py). So
 
-    usual     what a step of its kind takes when all goes well, the tenth percentile
-    debt      what steps took beyond 2.5 times the usual; steps that took less pay it back
-    debt > LOST_S            half as many threads, for a pause, which doubles each time it was too short;
-                             a step of one call (stack.py) looks at the clock after each layer, and goes on with fewer at once
-    the pause is over        before each step a rehearsal: barriers with next to nothing in between. Does every thread come
-                             at once, three steps in a row? Then all threads again, else another pause
+    caller    opens a job, does it, closes it, and returns when no helper is inside any more
+    helper    comes in while the job is open, does what is left to do, and leaves
 
-Results do not depend on the number of threads, so a change is seen by the clock alone. `--threads N` stays an upper bound.
-MINILLM_THREADS=fixed keeps all threads at all times.
+A helper that has no core comes late, or not at all. Between two jobs helpers look for the next one, for a millisecond
+all the time, then now and then; after that they sleep until they are called. Where two threads of Python compute at once, one has the helpers and the other
+works alone, so there are never more threads than cores. In a forked process there are none until it asks for some.
 """
 
 import os
 import threading
-import time
 from contextlib import contextmanager
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.atomics import call_job, fetch_add, look, nanoseconds, nap, pause, put, yield_core
+from minillm.backends.numba_.compiled import FOLDER, kernel
 
-SLOW = 2.5  # times the usual: what steps may take on average before fewer threads do better
-LOST_S = 0.03  # seconds of debt before threads are given up: some slices of the system's scheduler
-PAUSE_S, LONGEST_S = 0.1, 1.0  # after a rehearsal that failed
-IN_A_ROW = 3  # rehearsals, a step apart, before all threads run again: one is short, and may succeed by luck
-FALL, RISE = 0.98, 1.002  # of the usual, where a step took less or more: nine rises for a fall, so a tenth of steps take less
-CLOCK = getattr(time, "CLOCK_UPTIME_RAW", getattr(time, "CLOCK_MONOTONIC", None))  # what time.monotonic reads: macOS, Linux
-REHEARSALS, BARRIERS, PROMPT_S = 8, 5, 0.0005  # so many times so many barriers, each time within so many seconds
+JOB, CODE, ARGS, INSIDE, THREADS = 0, 8, 9, 16, 24  # where they stand in the words of a team, apart by a cache line
+SPIN_NS = 1_000_000  # a helper looks for the next job all the time: longer than Python takes from one step to the next
+IDLE_NS = 200_000_000  # a helper looks now and then; then it goes to sleep in Python, which means to ask for its lock
+PAUSES = 4  # between two looks: the line that is looked at is one that another core writes
+SPINS = 1000  # times that a thread looks before it lets others have its core
 
 
-class Pace:
-    """The number of threads as a function of what steps took. rehearse(threads): do all come at once? now() -> seconds."""
-
-    def __init__(self, rehearse, now=time.monotonic):
-        self.rehearse, self.now = rehearse, now
-        self.usual = {}  # (kind, threads) -> seconds
-        self.debt, self.pause = 0.0, PAUSE_S
-        self.fewer, self.until = None, 0.0  # threads of a step while cores are missing, and when to rehearse
-        self.rehearsed, self.since = 0, 0.0  # rehearsals in a row, and when all threads began
-
-    def threads(self, full):
-        """Return how many of `full` threads the next step gets."""
-        if self.fewer is not None and self.now() >= self.until:
-            self.rehearsed = self.rehearsed + 1 if self.rehearse(full) else 0
-            if self.rehearsed == IN_A_ROW:
-                self.fewer, self.since, self.debt = None, self.now(), 0.0
-            elif not self.rehearsed:
-                self.wait()
-        return full if self.fewer is None else min(self.fewer, full)
-
-    def patience(self, kind, threads):
-        """Return the seconds after which a step with these threads has too much debt; for one thread there are no fewer."""
-        usual = self.usual.get((kind, threads))
-        return float("inf") if usual is None or threads == 1 else SLOW * usual + LOST_S - self.debt
-
-    def took(self, kind, threads, seconds):
-        """Take note of a step. kind: on a quiet machine steps of one kind take equally long."""
-        usual = self.usual.get((kind, threads), seconds)
-        if seconds < usual / 2:  # the first one compiled, perhaps
-            usual = seconds
-        self.usual[kind, threads] = usual = usual * (FALL if seconds < usual else RISE)
-        self.debt = max(0.0, self.debt + seconds - SLOW * usual)
-        if self.debt > LOST_S and threads > 1:
-            self.give_up(threads)
-
-    def give_up(self, threads):
-        """Go on with half as many."""
-        if self.now() - self.since > 2 * LONGEST_S:
-            self.pause = PAUSE_S
-        self.fewer, self.debt, self.rehearsed = threads // 2, 0.0, 0
-        self.wait()
-
-    def wait(self):
-        self.until = self.now() + self.pause
-        self.pause = min(2 * self.pause, LONGEST_S)
+@njit
+def launch(words, code_and_args):
+    """Do a job (atomics.job) with the helpers of a team. JOB is odd while a job is open."""
+    code, args = code_and_args
+    put(words, CODE, code)
+    put(words, ARGS, args)
+    fetch_add(words, JOB, 1)
+    call_job(code, args, 0)
+    fetch_add(words, JOB, 1)
+    looked = 0
+    while look(words, INSIDE):
+        looked = rest(looked)
 
 
-@intrinsic
-def seconds(typing):
-    """Read the clock of time.monotonic; 0 on Windows, which has no such function."""
-
-    def emit(context, builder, signature, args):
-        if CLOCK is None:
-            return context.get_constant(types.float64, 0.0)
-        whole, number = ir.IntType(64), ir.IntType(32)
-        both = cgutils.alloca_once(builder, ir.ArrayType(whole, 2))  # struct timespec
-        function = ir.FunctionType(number, [number, both.type])
-        clock_gettime = cgutils.get_or_insert_function(builder.module, function, "clock_gettime")
-        builder.call(clock_gettime, [number(CLOCK), both])
-        full, rest = (builder.sitofp(builder.extract_value(builder.load(both), i), ir.DoubleType()) for i in (0, 1))
-        return builder.fadd(full, builder.fmul(rest, ir.DoubleType()(1e-9)))
-
-    return types.float64(), emit
+@njit
+def rest(looked):  # times -> times
+    """Wait a little, in a loop that looks at what another thread writes."""
+    if looked < SPINS:
+        for _ in range(PAUSES):
+            pause()
+    else:
+        yield_core()
+    return looked + 1
 
 
-@kernel(parallel=True)
-def barriers(threads, times, came):
-    for _ in range(times):
-        for part in prange(threads):
-            came[16 * part] += 1
+@kernel()
+def serve(words, number, last, idle_ns):  # -> the last job that was seen
+    """Help with every job, until there has been none for idle_ns."""
+    since = nanoseconds()
+    while nanoseconds() - since < idle_ns:
+        job = look(words, JOB)
+        if job % 2 and job != last and number < look(words, THREADS):
+            fetch_add(words, INSIDE, 1)
+            if look(words, JOB) == job:  # still open: the caller will see that this thread is inside
+                call_job(look(words, CODE), look(words, ARGS), number)
+            fetch_add(words, INSIDE, -1)
+            last, since = job, nanoseconds()
+        if nanoseconds() - since < SPIN_NS:
+            pause()
+        else:
+            nap()
+    return last
 
 
-def rehearse(threads):
-    """Whether so many threads come to barriers at once, every time."""
-    came = np.zeros(16 * threads, np.int64)
-    barriers(threads, 1, came)  # threads that slept are woken
-    for _ in range(REHEARSALS):
-        began = time.perf_counter()
-        barriers(threads, BARRIERS, came)
-        if time.perf_counter() - began > PROMPT_S:
-            return False
-    return True
-
-
-class Step:
-    """A step on its way. until: the time of time.monotonic after which it should go on with fewer threads."""
-
-    def __init__(self, pace, kind, threads):
-        self.pace, self.kind, self.threads = pace, kind, threads
-        self.began = time.monotonic()
-        self.until = self.began + (pace.patience(kind, threads) if pace else float("inf"))
-
-    def go_on_with_fewer(self):
-        self.pace.give_up(self.threads)
-        numba.set_num_threads(self.pace.fewer)
-        self.until, self.kind = float("inf"), None  # nobody learns from a step of two halves
-
-
-class Team(threading.local):
-    """The threads of the kernels that this thread of Python calls."""
+class Team:
+    """Helpers, started when they are first needed."""
 
     def __init__(self):
-        self.pace = None if os.environ.get("MINILLM_THREADS") == "fixed" else Pace(rehearse)
-        self.step = None
+        self.words = new_words()
+        self.held = threading.Lock()  # by the thread of Python whose job they help with
+        self.awake = threading.Condition()
+        self.helpers, self.asleep, self.calls = 0, 0, 0
+
+    def call(self, threads):
+        """Start or wake the helpers for a job of so many threads."""
+        self.words[THREADS] = threads
+        self.calls += 1
+        while self.helpers < threads - 1:
+            self.helpers += 1
+            try:
+                threading.Thread(target=self.help, args=[self.helpers], daemon=True, name=f"minillm-{self.helpers}").start()
+            except RuntimeError:  # no thread may be started here
+                self.helpers = threads
+        if self.asleep:
+            with self.awake:
+                self.awake.notify_all()
+
+    def help(self, number):
+        """Run helper `number`."""
+        last = 0
+        while True:
+            calls = self.calls
+            last = serve(self.words, number, last, IDLE_NS)
+            with self.awake:
+                self.asleep += 1
+                if calls == self.calls:  # nobody has called since this thread began to look
+                    self.awake.wait()
+                self.asleep -= 1
+
+
+def new_words():
+    words = np.zeros(32, np.int64)
+    words[THREADS] = 1
+    return words
 
 
 TEAM = Team()
+LIMIT = threading.local()  # threads of the jobs of one thread of Python
+
+
+def forget_helpers():
+    """Begin anew in a forked process, where the helpers are not."""
+    global TEAM
+    TEAM = Team()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_helpers)
+
+
+def threads():  # -> int
+    """Return how many threads do a job: NUMBA_NUM_THREADS, by default one for each core, or what `set_threads` said."""
+    return getattr(LIMIT, "threads", numba.config.NUMBA_NUM_THREADS)
+
+
+def set_threads(count):
+    """Set how many threads do the jobs of this thread of Python."""
+    LIMIT.threads = max(1, count)
 
 
 @contextmanager
-def team(kind=None):  # -> Step
-    """Surround a call of kernels. kind: of a whole step, which is timed; what comes beside a step has its threads."""
-    pace, full = TEAM.pace, numba.get_num_threads()
-    if pace is None or TEAM.step or full == 1:
-        yield TEAM.step or Step(None, None, full)
+def team():  # -> (words of a team, threads)
+    """Surround the call of a kernel. Where the helpers are busy with another job, the caller works alone."""
+    count, whole = threads(), TEAM
+    if count == 1 or not whole.held.acquire(blocking=False):
+        yield new_words()
         return
-    if kind and not pace.usual:
-        rehearse(full)  # so that it is compiled with the first step, and not under traffic
-    threads = pace.threads(full) if kind else min(pace.fewer or full, full)
-    if threads != full:
-        numba.set_num_threads(threads)
-    TEAM.step = step = Step(pace, kind, threads)
     try:
-        yield step
-        if step.kind:
-            pace.took(kind, threads, time.monotonic() - step.began)
+        whole.call(count)
+        yield whole.words
     finally:
-        TEAM.step = None
-        if numba.get_num_threads() != full:
-            numba.set_num_threads(full)
+        whole.held.release()
+
+
+def state():  # -> dict
+    """Describe threads and kernels for `minillm backends`."""
+    kept = len(list(FOLDER.rglob("*.nbc"))) if FOLDER else 0
+    return {"threads": threads(), "compiled_kernels": kept, "kernel_folder": str(FOLDER) if FOLDER else None}

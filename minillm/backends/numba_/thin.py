@@ -1,11 +1,11 @@
 """Adapters in the kernels: thin products in the region of the wide one, so that a step with adapters is one call as well.
 
-    y[t] = W x[t]        each core its bands of rows, as ever
-    z[t] = A x[t]        for the rows t of an adapter: every core for itself
-    y[t] += B z[t]       each core the same bands again
+    y[t] = W x[t]        each task its bands of rows, as ever
+    z[t] = A x[t]        for the rows t of an adapter: every task for itself
+    y[t] += B z[t]       each task the same bands again
 
-A has 8 or 16 rows: every core makes z anew in less time than the cores would wait for one another. B has as many rows as W, so
-a core adds to what it has just written itself. Rows of one adapter that lie side by side go together, as a run.
+A has 8 or 16 rows: every task makes z anew in less time than the cores would wait for one another. B has as many rows as W, so
+a task adds to what it has just computed itself. Rows of one adapter that lie side by side go together, as a run.
 
     runs     (runs, 2)                          first row, and the one after the last
     handles    (layers, runs, matrices, 2, 6)     bands.MatrixHandle of A and of B; zeros where a matrix has none
@@ -18,9 +18,8 @@ import numpy as np
 from numba import njit
 
 from minillm.backends.adapted import Adapted, adapted
-from minillm.backends.numba_.bands import Operand, handle_at, share
-from minillm.backends.numba_.linear import handle
-from minillm.backends.numba_.loops import ADD, FRESH
+from minillm.backends.numba_.bands import Operand, bands_times, handle_at
+from minillm.backends.numba_.handles import handle
 
 MATRICES = "q", "k", "v", "o", "gate", "up", "down"
 Q, K, V, O, GATE = range(5)  # where they stand in a table of handles; up and down follow gate
@@ -34,11 +33,11 @@ class Routes(NamedTuple):
 
 
 class Thin(NamedTuple):
-    """The same for one layer, and where each core puts its z."""
+    """The same for one layer, and where a thread puts its z."""
 
     runs: np.ndarray
     handles: np.ndarray  # (runs, matrices, 2, 6)
-    low: np.ndarray  # (threads, numbers)
+    low: np.ndarray  # room for z, of one thread
 
 
 @dataclass(slots=True)
@@ -90,30 +89,28 @@ def runs_of(rows):  # a slice, or places that rise -> [(first, the one after the
 
 
 @njit
-def low_room(threads, routes):  # -> (threads, numbers)
-    """Find the size of the largest z, in any layer."""
+def low_room(routes):  # -> (numbers,)
+    """Make room for the largest z, in any layer."""
     runs, handles, most = routes.runs, routes.handles, 0
     for i in range(len(handles)):
         for r in range(len(runs)):
             for m in range(handles.shape[2]):
                 most = max(most, (runs[r, 1] - runs[r, 0]) * 16 * handle_at(handles[i, r, m], 0).bands)
-    return np.empty((threads, most), np.float32)
+    return np.empty(most, np.float32)
 
 
 @njit
-def product(part, parts, add, handles, thin, matrix, h, y):
-    """Compute the share of core `part` of `parts`: y[t] = (add · y[t]) + W h[t], and += B A h[t] for all runs of this matrix."""
-    share(part, parts, add, handle_at(handles, matrix), h, y)
+def product(first, last, add, handles, thin, matrix, h, y, row):
+    """Compute bands first … last - 1 of a matrix: y[t] = (add · y[t]) + W h[t], and += B A h[t] for its runs.
+
+    row: where the matrix's rows begin in y.
+    """
+    to, stride = y.ctypes.data + 4 * row, y.shape[1]
+    bands_times(first, last, add, handle_at(handles, matrix), h, 0, len(h.x), to, stride)
     for r in range(len(thin.runs)):
         a, b = handle_at(thin.handles[r, matrix], 0), handle_at(thin.handles[r, matrix], 1)
         if a.bands:
-            first, stop, rank = thin.runs[r, 0], thin.runs[r, 1], 16 * a.bands
-            z = thin.low[part, : (stop - first) * rank].reshape(stop - first, rank)
-            share(0, 1, FRESH, a, unrounded(h.x[first:stop], h), z)
-            share(part, parts, ADD, b, unrounded(z, h), y[first:stop])
-
-
-@njit
-def unrounded(x, other):  # -> Operand
-    """Make an operand of x for float matrices, which read nothing else of it: A and B are such."""
-    return Operand(x, other.codes, other.scale, other.sums)
+            token, tokens, rank = thin.runs[r, 0], thin.runs[r, 1] - thin.runs[r, 0], 16 * a.bands
+            z = thin.low[: tokens * rank].reshape(tokens, rank)
+            bands_times(0, a.bands, 0, a, h, token, tokens, z.ctypes.data, rank)
+            bands_times(first, last, 1, b, Operand(z, h.codes, h.scale, h.sums), 0, tokens, to + 4 * stride * token, stride)
