@@ -80,10 +80,10 @@ def tiny(tiny_path):
 
 @pytest.fixture
 def two_threads():
-    """Kernels share their work between two threads, where there are two; afterwards it is as many as before."""
-    import numba
+    """Kernels share their work between two threads, on one core too; afterwards it is as many as before."""
+    from minillm.backends.numba_.team import set_threads, threads
 
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    before = threads()
+    set_threads(2)
     yield
-    numba.set_num_threads(before)
+    set_threads(before)

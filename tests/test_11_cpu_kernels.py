@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 from gguf_files import HALVES, random_blocks
@@ -17,6 +16,7 @@ from kernel_help import PLAIN, TYPES, check_product, check_within, product, rows
 
 from minillm.backends import get_backend
 from minillm.backends.numba_ import packed
+from minillm.backends.numba_.team import set_threads, threads
 from minillm.formats.blocks import BLOCK_TYPES, dequantize
 
 ops, reference = get_backend("numba"), get_backend("numpy")
@@ -163,14 +163,14 @@ def test_what_is_not_finite_in_a_weight_spoils_its_row_and_no_other(type, scale)
 def test_one_thread_or_two_today_or_tomorrow_the_bits_are_the_same(type):
     columns = columns_of(type)[-1]
     matrix, x = ops.load_matrix(stored_matrix(type, 130, columns)), draws(33, columns)
-    before, results = numba.get_num_threads(), set()
+    before, results = threads(), set()
     try:
-        for threads in {1, min(2, numba.config.NUMBA_NUM_THREADS)}:
-            numba.set_num_threads(threads)
+        for count in (1, 2, 3):
+            set_threads(count)
             results |= {(ops.linear(x, matrix).tobytes(), ops.add_linear(x[:, :1] + np.zeros((33, 130)), x, matrix).tobytes())
                         for _ in range(3)}  # fmt: skip
     finally:
-        numba.set_num_threads(before)
+        set_threads(before)
     assert len(results) == 1
 
 

@@ -7,7 +7,6 @@ about 1e-6; a wrong rescale, mask or head is off by far more. The oracle sees th
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import oracles
 import pytest
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from minillm import LLM, SamplingParams
 from minillm.attention import flash
 from minillm.backends import get_backend
+from minillm.backends.numba_.team import set_threads, threads
 from minillm.backends.ops import REQUIRED
 from minillm.course.checks import check_close
 from minillm.errors import MiniLLMError
@@ -94,14 +94,14 @@ def test_longer_than_a_tile_of_queries_and_than_a_split(n_q, n_k, heads, kv_head
 @pytest.mark.parametrize("n_q", [1, 3, 450])
 def test_one_thread_and_two_give_the_same_bits(n_q):
     q, k, v = draws(3, n_q, 900, 9, 3, 64)
-    before = numba.get_num_threads()
+    before = threads()
     try:
         results = []
-        for threads in {1, min(2, numba.config.NUMBA_NUM_THREADS)}:
-            numba.set_num_threads(threads)
+        for count in (1, 2, 3):
+            set_threads(count)
             results.append([*ops.flash_attention(q, k, v), *ops.split_kv_attention(q[:3], k, v, 5)])
     finally:
-        numba.set_num_threads(before)
+        set_threads(before)
     assert all(np.array_equal(a, b) for a, b in zip(results[0], results[-1], strict=True))
 
 

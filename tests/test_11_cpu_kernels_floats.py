@@ -6,7 +6,6 @@ Tolerance: none of a float model's inputs is rounded, so it is NumPy's but for t
 from dataclasses import replace
 
 import gguf
-import numba
 import numpy as np
 import pytest
 from kernel_help import check_product, stored_matrix, values_of
@@ -15,8 +14,9 @@ from test_11_cpu_kernels_stack import decoded, layer_by_layer
 
 from minillm import layers
 from minillm.backends import get_backend
-from minillm.backends.numba_ import stack, team
+from minillm.backends.numba_ import stack
 from minillm.backends.numba_.linear import can_fuse
+from minillm.backends.numba_.team import set_threads
 from minillm.cache.paged import PageStore
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.random_model import random_tensor, tensor_shapes
@@ -60,9 +60,8 @@ def model_of(config, kinds, backend="numba", dtype=np.float32):
 @pytest.fixture
 def calls(monkeypatch):
     """How many tokens each call of the kernel for all layers had."""
-    monkeypatch.setattr(team.TEAM, "pace", None)  # a step of two calls on a busy machine is another test
     seen, kernel = [], stack.decode
-    monkeypatch.setattr(stack, "decode", lambda *args: seen.append(len(args[3])) or kernel(*args))
+    monkeypatch.setattr(stack, "decode", lambda *args: seen.append(len(args[2])) or kernel(*args))
     return seen
 
 
@@ -89,7 +88,7 @@ def test_neither_threads_nor_pages_nor_company_change_a_bit(config, kinds, dtype
     together = decoded(model, lengths, [model.new_cache() for _ in lengths])
     store = PageStore.for_model(config, 120, 16, dtype=dtype)
     assert np.array_equal(decoded(model, lengths, [store.new_cache() for _ in lengths]), together)
-    numba.set_num_threads(1)
+    set_threads(1)
     assert np.array_equal(decoded(model, lengths, [model.new_cache() for _ in lengths]), together)
     cache = model.new_cache()
     model.forward([Segment(np.random.default_rng(5).integers(0, 300, 9), 0, cache)])
@@ -140,8 +139,8 @@ def test_rows_of_any_number_times_tokens_of_any_number(type, rows):
     x, before = rng.standard_normal((15, 50), np.float32), rng.standard_normal((15, rows), np.float32)
     alone = np.concatenate([ops.linear(row[None], weight) for row in x])
     for n in (1, 2, 3, 5, 6, 7, 8, 15):
-        for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
-            numba.set_num_threads(threads)
+        for count in (1, 2, 3):
+            set_threads(count)
             y = ops.linear(x[:n], weight)
             check_product(y, x[:n], exact, False, f"{n} tokens")
             assert np.array_equal(y, alone[:n])

@@ -8,13 +8,13 @@ random weights make some results ten times as large as most.
 from types import SimpleNamespace
 
 import gguf
-import numba
 import numpy as np
 import pytest
 from kernel_help import stored_matrix, values_of
 
 from minillm import layers
 from minillm.backends import get_backend
+from minillm.backends.numba_.team import set_threads, threads
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.weights import LayerWeights, StoredTensor
 
@@ -164,13 +164,13 @@ def test_what_is_not_finite_spoils_its_token_and_no_other(bad):
 def test_one_thread_or_two_today_or_tomorrow_the_bits_are_the_same(n):
     c = shape()
     w, _ = layer(MIXES["q4_0"], c)
-    x, turn, before, results = draws(n), angles(n, c.d_head), numba.get_num_threads(), set()
+    x, turn, before, results = draws(n), angles(n, c.d_head), threads(), set()
     try:
-        for threads in {1, min(2, numba.config.NUMBA_NUM_THREADS)}:
-            numba.set_num_threads(threads)
+        for count in (1, 2, 3):
+            set_threads(count)
             for _ in range(3):
                 inputs = b"".join(a.tobytes() for a in ops.attention_inputs(x, w, c, *turn))
                 results.add((inputs, ops.add_feed_forward(x, w, c).tobytes()))
     finally:
-        numba.set_num_threads(before)
+        set_threads(before)
     assert len(results) == 1

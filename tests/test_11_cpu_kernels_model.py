@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 
 import gguf
-import numba
 import numpy as np
 import pytest
 from golden import tiny_models
@@ -19,6 +18,7 @@ from test_01_inference_golden import NEAR_TIE, SMOLLM2, TINY, greedy, logits_of
 
 from minillm import LLM, SamplingParams
 from minillm.backends import get_backend
+from minillm.backends.numba_.team import set_threads, threads
 from minillm.cli import main
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.load import load_model
@@ -42,10 +42,10 @@ SHAPES = {
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Threads that wait for each other spin, and on a busy machine small models would do little else."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
+    before = threads()
+    set_threads(1)
     yield
-    numba.set_num_threads(before)
+    set_threads(before)
 
 
 @pytest.mark.parametrize("name", tiny_models.SPECS)

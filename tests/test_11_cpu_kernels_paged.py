@@ -4,7 +4,6 @@ What is in a page beyond the sequence's tokens, and in blocks of others, is NaN:
 the contiguous kernel holds for every block size, because both are one kernel that sums in one order wherever a key lies.
 """
 
-import numba
 import numpy as np
 import oracles
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from minillm.attention import paged as reference
 from minillm.backends import get_backend
+from minillm.backends.numba_.team import set_threads, threads
 from minillm.cache.paged import PageStore, move_to_store
 from minillm.course.checks import check_close
 from minillm.errors import MiniLLMError
@@ -87,16 +87,16 @@ def test_long_sequences_in_every_block_size_and_with_any_threads(n_q, n_k, heads
     """More than one split and one tile of queries; against the reference within its rounding, all else to the bit."""
     q, k, v = draws(1, n_q, n_k, heads, kv_heads, d, dtype)
     contiguous = ops.attention(q, k, v)
-    before = numba.get_num_threads()
+    before = threads()
     for size in BLOCKS:
         *pages, table = paginate(k, v, size)
-        for threads in {1, min(2, numba.config.NUMBA_NUM_THREADS)}:
-            numba.set_num_threads(threads)
+        for count in (1, 2, 3):
+            set_threads(count)
             try:
                 out = ops.paged_attention(q, *pages, table, n_k)
             finally:
-                numba.set_num_threads(before)
-            np.testing.assert_array_equal(out, contiguous, err_msg=f"blocks of {size}, {threads} threads")
+                set_threads(before)
+            np.testing.assert_array_equal(out, contiguous, err_msg=f"blocks of {size}, {count} threads")
     check_close(out, reference.paged_attention(q, *pages, table, n_k), rtol=1e-4, atol=2e-5, what="against NumPy's")
 
 

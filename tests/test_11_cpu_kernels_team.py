@@ -1,7 +1,4 @@
-"""The number of threads of a step: full when quiet, fewer when steps are lost, full again soon after; and no result changes.
-
-The clock is ours, so these tests count and never wait.
-"""
+"""Threads that share tasks: each task is done once, by whichever threads there are, and no thread is waited for that never came."""
 
 import os
 import subprocess
@@ -10,258 +7,283 @@ import threading
 
 import numpy as np
 import pytest
+
+pytest.importorskip("numba")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-numba = pytest.importorskip("numba")
+from minillm.backends.numba_ import tasks, team
+from minillm.backends.numba_.atomics import fetch_add, job, look, nanoseconds, put, replace
+from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.tasks import complete, new_board, next_rows, next_task, open_region, worker
+from minillm.backends.numba_.team import launch, set_threads, threads
 
-from minillm.backends.numba_ import team  # noqa: E402
-from minillm.backends.numba_.team import LONGEST_S, LOST_S, PAUSE_S, RISE, SLOW, Pace  # noqa: E402
-
-STEP_S = 0.004
-
-
-class Machine:
-    """A clock, two cores, and neighbours that come and go: beside them two threads take 0.3 s a step."""
-
-    def __init__(self, cores=2):
-        self.time, self.busy, self.rehearsals, self.cores = 0.0, False, 0, cores
-        self.pace = Pace(self.rehearse, lambda: self.time)
-
-    def rehearse(self, threads):
-        self.rehearsals += 1
-        self.time += 0.001
-        return not self.busy
-
-    def step(self, kind="1", quiet=STEP_S):
-        """Return how many threads a step had."""
-        threads = self.pace.threads(self.cores)
-        seconds = (quiet * 75 if self.busy else quiet) if threads > 1 else quiet * 1.5
-        self.time += seconds
-        self.pace.took(kind, threads, seconds)
-        return threads
-
-    def steps(self, n, **how):
-        return [self.step(**how) for _ in range(n)]
+# --- one thread after another: the order of calls is the test's, so every meeting of threads can be played --------------------
 
 
-def test_a_quiet_machine_keeps_all_threads_and_is_never_rehearsed():
-    machine = Machine()
-    assert machine.steps(2000) == [2] * 2000 and machine.rehearsals == 0
+class Cast:
+    """Threads in regions, played by one."""
+
+    def __init__(self, count, most):
+        board = new_board(count, most)
+        self.all = [worker(i, count, board) for i in range(count)]
+
+    def open(self, region_tasks):
+        for w in self.all:
+            open_region(w, region_tasks)
 
 
-def test_one_lost_step_is_enough_to_go_on_with_fewer_threads():
-    machine = Machine()
-    machine.steps(10)
-    machine.busy = True
-    assert machine.steps(12) == [2] + [1] * 11
-
-
-@pytest.mark.parametrize(("every", "late", "kept"), [(4, 6, True), (4, 8, False), (100, 9, True), (100, 12, False)])
-def test_what_counts_is_whether_steps_take_too_long_on_average(every, late, kept):
-    """Every fourth step seven times as long: 1 + 1 + 1 + 7 = 4 · 2.5. Rarely nine times: paid back. Twelve: too much at once."""
-    machine = Machine()
-    for number in range(400):
-        machine.pace.took("1", machine.pace.threads(2), STEP_S * (late if number % every == every - 1 else 1))
-    assert (machine.pace.fewer is None) is kept
-
-
-def test_what_is_lost_little_by_little_counts_too():
-    machine = Machine()
-    machine.steps(10)
-    for _ in range(int(LOST_S / 0.006) + 3):  # each 6 ms beyond what is allowed
-        machine.pace.took("1", machine.pace.threads(2), SLOW * STEP_S + 0.006)
-    assert machine.pace.threads(2) == 1
-
-
-def test_rehearsals_become_rare_and_cost_little():
-    machine = Machine()
-    machine.steps(10)
-    machine.busy = True
-    began = machine.time
-    while machine.time < began + 60:
-        machine.step()
-    assert machine.rehearsals <= np.log2(LONGEST_S / PAUSE_S) + 2 + 60 / LONGEST_S
-
-
-def test_a_rehearsal_that_succeeds_by_luck_is_not_enough():
-    machine = Machine()
-    machine.steps(10)
-    machine.busy, luck = True, iter([True, True, False] * 1000)
-    machine.pace.rehearse = lambda threads: next(luck)
-    assert machine.steps(1000).count(2) == 1
-
-
-def test_all_threads_are_back_soon_after_the_neighbours_went():
-    machine = Machine()
-    machine.steps(10)
-    machine.busy = True
-    machine.steps(3000)
-    machine.busy, went = False, machine.time
-    while machine.step() == 1:
-        pass
-    assert machine.time - went <= LONGEST_S + 0.1
-
-
-def test_after_a_long_quiet_time_the_first_pause_is_short_again():
-    machine = Machine()
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 33])
+def test_one_thread_alone_does_all_tasks_though_others_never_come(count, size):
+    cast = Cast(count, size)
+    w = cast.all[-1]
     for _ in range(3):
-        machine.busy = True
-        machine.steps(3000)
-        machine.busy = False
-        machine.steps(3000)
-    machine.busy = True
-    machine.steps(2)
-    assert machine.pace.until - machine.time <= PAUSE_S
-
-
-def test_what_is_usual_is_the_tenth_percentile():
-    machine, rng = Machine(), np.random.default_rng(3)
-    taken = STEP_S * rng.uniform(1, 2, 3000)
-    for seconds in taken:
-        machine.pace.took("1", 2, float(seconds))
-    assert machine.pace.fewer is None and abs(machine.pace.usual["1", 2] / np.percentile(taken, 10) - 1) < 0.1
-
-
-def test_a_first_step_that_compiles_is_soon_no_longer_the_usual():
-    machine = Machine()
-    for seconds in (20.0, STEP_S, STEP_S, STEP_S):
-        machine.pace.took("1", 2, seconds)
-    assert machine.pace.usual["1", 2] < 1.1 * STEP_S
-
-
-def test_another_kind_of_step_that_takes_longer_is_no_lost_time():
-    machine = Machine()
-    machine.steps(50)
-    assert machine.steps(50, kind="16", quiet=0.05) == [2] * 50
-    assert machine.steps(50) == [2] * 50
-
-
-def test_what_is_usual_follows_steps_that_take_longer_and_longer():
-    machine = Machine()
-    machine.steps(1)
-    n = int(np.log(4) / np.log(RISE)) + 1
-    seconds = STEP_S * 4.0 ** (np.arange(n) / n)  # four times as long, little by little
-    for each in seconds:
-        machine.pace.took("1", 2, float(each))
-    assert machine.pace.fewer is None
-
-
-def test_of_eight_threads_half_are_given_up_at_a_time():
-    machine = Machine(cores=8)
-    machine.steps(10)
-    machine.pace.took("1", 8, 1.0)
-    assert machine.pace.threads(8) == 4
-    machine.pace.took("1", 4, STEP_S)
-    machine.pace.took("1", 4, 1.0)
-    assert machine.pace.threads(8) == 2
+        open_region(w, size)
+        found = []
+        while (task := next_task(w)) >= 0:
+            found.append(task)
+            complete(w, task)
+        assert sorted(found) == list(range(size)), "each once"
 
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 300)), max_size=20), st.integers(1, 9))
-def test_whatever_the_neighbours_do_there_is_a_thread_and_never_more_than_allowed(story, cores):
-    machine = Machine(cores)
-    for machine.busy, n in story:
-        assert all(1 <= threads <= cores for threads in machine.steps(n))
+@given(st.integers(1, 5), st.lists(st.integers(1, 12), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_in_any_order_of_threads_each_task_is_taken_once_and_a_region_ends_when_all_are_complete(count, sizes, random):
+    """Each thread is a generator that stops before each call. A thread that would wait for another is not moved."""
+    cast = Cast(count, max(sizes))
+    taken = [[] for _ in sizes]
+    done = [set() for _ in sizes]
+
+    def act(w):
+        for region, size in enumerate(sizes):
+            open_region(w, size)
+            yield region
+            while True:
+                if len(taken[region]) == size and len(done[region]) < size:
+                    yield region  # next_task would wait
+                    continue
+                task = next_task(w)
+                if task < 0:
+                    break
+                taken[region].append(task)
+                yield region
+                complete(w, task)
+                done[region].add(task)
+                yield region
+            assert done[region] == set(range(size)), "no thread goes on before all tasks are complete"
+
+    acts, turns = [act(w) for w in cast.all], 0
+    while acts:
+        turns += 1
+        assert turns < 5000, "no progress"
+        chosen = random.choice(acts)
+        if next(chosen, None) is None:
+            acts.remove(chosen)
+    assert all(sorted(found) == list(range(size)) for found, size in zip(taken, sizes, strict=True))
 
 
-# --- with the kernels -----------------------------------------------------------------------------------------------------
+def test_a_thread_does_its_own_range_from_the_front_and_helps_with_the_others_from_the_back():
+    cast = Cast(2, 8)
+    cast.open(8)
+    first, second = cast.all
+    assert [next_task(first) for _ in range(2)] == [0, 1] and next_task(second) == 4
+    assert [next_task(first) for _ in range(5)] == [2, 3, 7, 6, 5], "4 is the second thread's own, and taken"
 
 
-@pytest.fixture
-def tiny_model():
-    from minillm.model import zoo
-    from minillm.model.load import load_model
-
-    return load_model(zoo.resolve("tiny"), "numba")[0]
-
-
-def tokens(model, n=24):
-    from minillm.model.transformer import Segment
-
-    cache, logits, found = model.new_cache(64), None, []
-    logits = model.forward([Segment([1, 2, 3], 0, cache)])[0]
-    for _ in range(n):
-        found.append(logits[-1].tobytes())
-        logits = model.forward([Segment([int(logits[-1].argmax())], cache.length, cache)])[0]
-    return found
+def test_a_late_thread_runs_through_regions_that_are_complete():
+    cast = Cast(2, 6)
+    early, late = cast.all
+    for size in (3, 6, 1):
+        open_region(early, size)
+        while (task := next_task(early)) >= 0:
+            complete(early, task)
+    for size in (3, 6, 1):
+        open_region(late, size)
+        assert next_task(late) == -1
+    open_region(late, 4)
+    assert next_task(late) == 2
 
 
-def test_logits_are_the_same_bits_with_threads_that_come_and_go(tiny_model, two_threads, monkeypatch):
-    """All, then one, then all again: the answer of the fixed number."""
-    monkeypatch.setattr(team.TEAM, "pace", None)
-    expected = tokens(tiny_model)
-    used = []
-
-    class Restless(Pace):
-        def threads(self, full):
-            used.append(full if len(used) % 3 else 1)
-            self.fewer = used[-1]
-            return used[-1]
-
-    monkeypatch.setattr(team.TEAM, "pace", Restless(lambda threads: True))
-    assert tokens(tiny_model) == expected
-    assert len(used) == 25 and numba.get_num_threads() == min(2, numba.config.NUMBA_NUM_THREADS)
-
-
-def test_a_step_that_is_late_half_way_goes_on_with_fewer_and_gives_the_same_bits(tiny_model, two_threads, monkeypatch):
-    """A deadline that has passed after the first layer: the rest is a second call, with one thread."""
-    monkeypatch.setattr(team.TEAM, "pace", None)
-    expected, calls = tokens(tiny_model), []
-
-    class Hurried(Pace):
-        def threads(self, full):
-            self.fewer = None
-            return full
-
-        def patience(self, kind, threads):
-            return 0.0 if threads > 1 else float("inf")
-
-        def give_up(self, threads):
-            calls.append(threads)
-            super().give_up(threads)
-
-    monkeypatch.setattr(team.TEAM, "pace", Hurried(lambda threads: True))
-    assert tokens(tiny_model) == expected
-    assert calls == [2] * 24 and numba.get_num_threads() == 2, "each decode step was cut in two; a prompt is not one call"
-
-
-def test_an_error_within_a_step_gives_the_threads_back(two_threads, monkeypatch):
-    pace = Pace(lambda threads: False)
-    pace.fewer, pace.until = 1, float("inf")
-    monkeypatch.setattr(team.TEAM, "pace", pace)
-    before = numba.get_num_threads()
-    with pytest.raises(ZeroDivisionError), team.team("a step"):
-        assert numba.get_num_threads() == 1
-        raise ZeroDivisionError
-    assert numba.get_num_threads() == before and team.TEAM.step is None and not pace.usual
-
-
-def test_a_rehearsal_ends_where_all_come_and_where_the_cores_are_taken(two_threads):
-    """A thousand of them, in this thread and in another: none hangs. (What each says depends on the machine of this minute.)"""
-    said = []
-
-    def thousand():
-        said.extend(team.rehearse(numba.get_num_threads()) for _ in range(500))
-
-    other = threading.Thread(target=thousand)
-    other.start()
-    thousand()
-    other.join()
-    assert len(said) == 1000 and set(said) <= {True, False}
-
-
-def test_each_thread_of_a_program_has_a_pace_of_its_own():
+@pytest.mark.parametrize("n", [1, tasks.SERIAL, tasks.SERIAL + 1, 100])
+def test_few_tokens_are_every_threads_and_many_are_shared(n):
+    cast = Cast(2, 8)
     seen = []
-    other = threading.Thread(target=lambda: seen.append(team.TEAM.pace))
-    other.start()
-    other.join()
-    assert seen[0] is not team.TEAM.pace
+    for w in cast.all:
+        tasks.begin_rows(w, n)
+        rows = []
+        while (span := next_rows(w, n))[0] != span[1]:
+            rows += range(*span)
+        seen.append(rows)
+    if n <= tasks.SERIAL:
+        assert seen == [list(range(n))] * 2
+    else:
+        assert sorted(seen[0]) == list(range(n)) and not seen[1], "the first did all before the second came"
 
 
-@pytest.mark.parametrize(("value", "fixed"), [("fixed", True), ("", False)])
-def test_the_number_can_be_fixed(value, fixed):
-    ask = "from minillm.backends.numba_.team import TEAM; print(TEAM.pace is None)"
-    env = os.environ | {"MINILLM_THREADS": value}
-    child = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True)
-    assert child.stdout.strip() == str(fixed), child.stderr
+# --- atomics ------------------------------------------------------------------------------------------------------------------
+
+
+def test_atomic_operations_say_what_was_there():
+    @njit
+    def play(board):
+        return fetch_add(board, 3, 5), replace(board, 3, 7, 1), replace(board, 3, 15, 2), put(board, 0, 9), look(board, 3)
+
+    board = np.arange(10, 18)
+    assert play(board) == (13, False, False, None, 18) and board[0] == 9
+    board[3] = 7
+    assert play(board)[:3] == (7, False, False) and board[3] == 12
+
+
+def test_the_clock_is_pythons():
+    import time
+
+    @njit
+    def now():
+        return nanoseconds()
+
+    before, between, after = time.monotonic_ns(), now(), time.monotonic_ns()
+    assert before <= between <= after
+
+
+# --- threads ------------------------------------------------------------------------------------------------------------------
+
+
+@njit
+def count_part(number, count, board, regions, size, work, done):
+    w = worker(number, count, board)
+    for region in range(regions):
+        open_region(w, size)
+        while True:
+            task = next_task(w)
+            if task < 0:
+                break
+            if region and done[region - 1, (task + 1) % size] != 1:
+                done[region, task] += 100  # the region before is not complete, or was not seen
+            x = 1.0
+            for _ in range(work):
+                x = x * 1.0000001
+            done[region, task] += 1 if x > 0 else 0
+            complete(w, task)
+
+
+@kernel()
+def count_all(words, count, regions, size, work, done):
+    launch(words, job(count_part, (count, new_board(count, size), regions, size, work, done)))
+
+
+def run(count, regions=40, size=9, work=50):
+    done = np.zeros((regions, size), np.int64)
+    set_threads(count)
+    with team.team() as words:
+        count_all(words, count, regions, size, work, done)
+    return done
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    before = threads()
+    yield
+    set_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_task_once_and_after_the_region_before_with_any_number_of_threads(count):
+    for size in (1, 2, 9):
+        for _ in range(50):
+            assert (run(count, size=size) == 1).all(), "more threads than cores, too"
+
+
+def test_workers_do_come():
+    """Not a single one of 200 jobs of some milliseconds would be seen by a worker that sleeps for good."""
+    before = team.TEAM.words.copy()
+    for _ in range(200):
+        run(2, regions=3, size=8, work=20000)
+    assert team.TEAM.words[team.JOB] == before[team.JOB] + 400, "opened and closed"
+    assert any(t.name == "minillm-1" and t.is_alive() for t in threading.enumerate())
+
+
+def test_a_thousand_jobs_of_two_engines_in_threads_of_one_process_end():
+    """One has the workers, the other works alone, and they change places."""
+    errors = []
+
+    def engine():
+        for _ in range(1000):
+            if not (run(2, regions=4, size=5, work=5) == 1).all():
+                errors.append("a task was done twice or not at all")
+
+    engines = [threading.Thread(target=engine) for _ in range(2)]
+    for one in engines:
+        one.start()
+    for one in engines:
+        one.join(120)
+    assert not errors and not any(one.is_alive() for one in engines)
+
+
+CHILDREN = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+sys.path[:0] = [{tests!r}]
+from test_11_cpu_kernels_team import run
+import threading
+run(2)
+stop = []
+busy = threading.Thread(target=lambda: [run(2, regions=2, size=3) for _ in iter(lambda: not stop, False)])
+if {while_busy}:
+    busy.start()
+for i in range({times}):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if (run(2, regions=3, size=4) == 1).all() else 1)
+    if i % 4 == 3:
+        os.kill(pid, 9)
+    code = os.waitpid(pid, 0)[1]
+    assert code in (0, 9), code
+    assert (run(2, regions=3, size=4) == 1).all()
+stop.append(1)
+print("all ended")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(("times", "while_busy"), [(60, False), (60, True), pytest.param(1000, True, marks=pytest.mark.slow)])
+def test_forked_and_killed_processes_leave_the_workers_of_the_parent_alone(times, while_busy):
+    """A child has no workers until it asks for some; what a child did when it was killed is its own."""
+    code = CHILDREN.format(tests=os.path.dirname(__file__), times=times, while_busy=while_busy)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "all ended\n", done.stderr
+
+
+def test_a_process_that_may_start_no_threads_works_alone():
+    code = (
+        "import threading, numpy as np\n"
+        "def refuse(self): raise RuntimeError('no thread')\n"
+        "threading.Thread.start = refuse\n"
+        "from minillm.backends.numba_.linear import linear\nfrom minillm.backends.numba_.floats import FloatMatrix\n"
+        "m = FloatMatrix(np.ones((1, 16, 64), np.float32), (64, 16))\n"
+        "print(linear(np.ones((3, 16), np.float32), m).sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"NUMBA_NUM_THREADS": "4"})
+    assert done.stdout.split() == ["3072.0"], done.stderr
+
+
+def test_an_error_within_a_job_gives_the_workers_back():
+    set_threads(2)
+    with pytest.raises(ZeroDivisionError), team.team():
+        raise ZeroDivisionError
+    with team.team() as words:
+        assert words is team.TEAM.words
+
+
+def test_no_more_threads_than_were_asked_for_do_a_job():
+    set_threads(4)
+    with team.team() as words:
+        assert words[team.THREADS] == 4
+    set_threads(2)
+    with team.team() as words:
+        assert words[team.THREADS] == 2, "workers 2 and 3 stay out"
+    set_threads(1)
+    with team.team() as words:
+        assert words is not team.TEAM.words and words[team.THREADS] == 1

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numba
 import numpy as np
 import pytest
 from lora_help import random_adapter
@@ -10,7 +9,8 @@ from test_11_cpu_kernels_floats import KINDS, SHAPES, model_of
 from test_11_cpu_kernels_model import FLOAT_TOLERANCE, PACKED_TOLERANCE
 from test_11_cpu_kernels_stack import layer_by_layer
 
-from minillm.backends.numba_ import stack, team, thin
+from minillm.backends.numba_ import stack, thin
+from minillm.backends.numba_.team import set_threads
 from minillm.cache.paged import PageStore
 from minillm.model.adapters import prepare
 from minillm.model.lora import MATRICES, Adapter
@@ -71,7 +71,7 @@ def test_a_sequence_says_the_same_alone_and_among_others_on_any_number_of_thread
     none, a, b, c = adapters(config, model.ops)
     chosen = [a, none, b, b, c]
     together = [decoded(model, chosen, [model.new_cache() for _ in chosen]).reshape(4, 5, -1)]
-    numba.set_num_threads(1)
+    set_threads(1)
     together.append(decoded(model, chosen, [model.new_cache() for _ in chosen]).reshape(4, 5, -1))
     assert (together[0] == together[1]).all()
     for i, one in enumerate(chosen):
@@ -87,7 +87,6 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     config, calls = SHAPES["like tiny"], []
     model = model_of(config, KINDS["F16"])
     none, a, b, _ = adapters(config, model.ops)
-    monkeypatch.setattr(team.TEAM, "pace", None)
     kernel = stack.decode
     monkeypatch.setattr(stack, "decode", lambda *args: calls.append(args[-1].runs.tolist()) or kernel(*args))
     chosen = [a, a, none, b, a]

@@ -1,17 +1,12 @@
-"""`minillm backends`: which backends this machine can run, and with how many threads of which kind."""
+"""`minillm backends`: which backends this machine can run, and with how many threads."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 
 from minillm.cli.arguments import Parser
 from minillm.errors import MiniLLMError
 
-HELP = "list the backends, whether this machine can run them, and with which threads"
-SLOW_THREADS = (
-    "Numba has fallen back to its 'workqueue' threads, which take a tenth of a millisecond to start on each kernel; install "
-    "OpenMP's library (Debian and Ubuntu: apt install libgomp1, macOS: brew install libomp), or: pip install tbb"
-)
+HELP = "list the backends, whether this machine can run them, and with how many threads"
 
 
 def configure(parser: Parser) -> None:
@@ -27,8 +22,6 @@ def run(args: Namespace) -> int:
         print_json(found)
     else:
         print("\n".join(line for name, facts in found.items() for line in report(name, facts)))
-    if any(facts.get("threading_layer") == "workqueue" for facts in found.values()):
-        print(f"minillm: {SLOW_THREADS}", file=sys.stderr)
     return 0
 
 
@@ -48,4 +41,4 @@ def report(name: str, facts: dict) -> Iterator[str]:
     if "threads" in facts:
         folder, count = facts["kernel_folder"], facts["compiled_kernels"]
         kept = f"{count} compiled kernels kept in {folder}" if folder else "kernels not kept: the cache folder cannot be written"
-        yield f"{'':8} {facts['threads']} threads ({facts['threading_layer']}), {kept}"
+        yield f"{'':8} {facts['threads']} threads, {kept}"

@@ -2,16 +2,17 @@
 
     simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
     online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
-    batch                     decode of many sequences in one call
+    batch                     attention of all short segments of a step in one call
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
-    tile, bands, linear       weights times tokens: the innermost step, the loop around it, a matrix
+    tile, bands               weights times tokens: the innermost step, the loop around it
+    multiply, linear          the matrices of a region; one matrix
     floats                    the same for weights in float16 and float32
     layer                     half a layer in one call
-    stack                     all layers of a decode step in one call
+    stack                     all layers of a step in one call
     thin                      adapters, within the kernels of layer and stack
     invariant                 one order of additions for every batch
-    team                      how many threads a step gets on a busy machine
+    team, tasks, atomics      the threads, how they share their work, and what that takes
     compiled                  where machine code is kept between runs
 """
 

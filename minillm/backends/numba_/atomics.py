@@ -10,6 +10,7 @@ each is an `@intrinsic` of a few lines, in the words of LLVM (as simd.py says fo
 `job` and `call_job` are for team.py: a compiled function and its arguments, as two numbers that another thread can call.
 """
 
+import platform
 import sys
 import time
 
@@ -68,25 +69,26 @@ def replace(typing, board, i, old, new):
     return types.boolean(board, types.int64, types.int64, types.int64), emit
 
 
+PAUSE = {"x86_64": ("llvm.x86.sse2.pause", []), "AMD64": ("llvm.x86.sse2.pause", []), "i686": ("llvm.x86.sse2.pause", [])}
+PAUSE |= dict.fromkeys(("aarch64", "arm64"), ("llvm.aarch64.hint", [I32(1)]))
+
+
 @intrinsic
 def pause(typing):
-    """Let the core rest for some cycles in a loop that waits: the other thread of the core has it meanwhile."""
-    name, args = {"x86": ("llvm.x86.sse2.pause", []), "AMD": ("llvm.x86.sse2.pause", []), "arm": ("llvm.aarch64.hint", [I32(1)])}.get(
-        machine()[:3], (None, [])
-    )
+    """Let the core rest for some cycles, in a loop that waits."""
 
     def emit(context, b, signature, _):
-        if name:
-            b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [a.type for a in args]), name), args)
+        if platform.machine() in PAUSE:
+            name, args = PAUSE[platform.machine()]
+            call_c(b, name, ir.VoidType(), *args)
         return context.get_dummy_value()
 
     return types.void(), emit
 
 
-def machine():
-    import platform
-
-    return platform.machine()
+def call_c(b, name, result, *args):
+    """Call a function of the C library, or an intrinsic of LLVM."""
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name), args)
 
 
 @intrinsic
@@ -95,7 +97,7 @@ def yield_core(typing):
 
     def emit(context, b, signature, _):
         if sys.platform != "win32":
-            b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
+            call_c(b, "sched_yield", I32)
         return context.get_dummy_value()
 
     return types.void(), emit
@@ -107,7 +109,7 @@ def nap(typing):
 
     def emit(context, b, signature, _):
         if sys.platform != "win32":
-            b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, [I32]), "usleep"), [I32(NAP_US)])
+            call_c(b, "usleep", I32, I32(NAP_US))
         return context.get_dummy_value()
 
     return types.void(), emit
@@ -121,8 +123,7 @@ def nanoseconds(typing):
         if CLOCK is None:
             return I64(0)
         both = cgutils.alloca_once(b, ir.ArrayType(I64, 2))  # struct timespec
-        clock_gettime = cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, [I32, both.type]), "clock_gettime")
-        b.call(clock_gettime, [I32(CLOCK), both])
+        call_c(b, "clock_gettime", I32, I32(CLOCK), both)
         whole, rest = (b.extract_value(b.load(both), i) for i in (0, 1))
         return b.add(b.mul(whole, I64(10**9)), rest)
 

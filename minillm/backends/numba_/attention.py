@@ -94,7 +94,7 @@ def split_size(n_q, heads, d, n_k, kv_heads):  # -> keys, or None
 
 def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
     """Run the kernel of prefill: the threads share tiles of queries and heads."""
-    (n_q, heads, d), kv_heads = q.shape, k.shape[2]
+    (n_q, heads, _), kv_heads = q.shape, k.shape[2]
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
     group, count = heads // kv_heads, threads()
     queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * count))))  # two tiles a thread, or more

@@ -26,7 +26,7 @@ from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL, SHORT
-from minillm.backends.numba_.decode import State, all_finite, merge, partial, split_keys
+from minillm.backends.numba_.decode import State, all_finite, merge, partial, room_for, split_keys
 from minillm.backends.numba_.layer import Rotation, rope_row
 from minillm.backends.numba_.loops import AHEAD
 from minillm.backends.numba_.multiply import round_row
@@ -85,7 +85,7 @@ def space_of(heads, d, caches):  # -> Space
         last = groups[g + 1]  # its last row sees most keys
         first_item[g + 1] = first_item[g] + first_split[last] - first_split[last - 1]
     splits, good = first_split[rows], np.ones(1, np.int64)
-    acc, m, l = np.empty((splits, heads * d), np.float32), np.empty((splits, heads), np.float32), np.empty((splits, heads * 16), np.float32)
+    acc, m, l = room_for(splits, heads, d)
     return Space(first_item, first_split, acc, m, l, np.empty((rows, 1, heads, d), np.float32), good)
 
 
@@ -160,7 +160,10 @@ def attend_split(b, split, kv_heads, caches, layer, space, scratch):
 
 @njit
 def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
-    """Turn queries and keys, extend the caches, attend; to out.x, rounded where the next matrix wants it. qkv: (rows, q │ k │ v)."""
+    """Turn queries and keys, extend the caches, attend: to out.x, rounded where the next matrix wants it.
+
+    qkv: (rows, q │ k │ v).
+    """
     rows, heads, d = len(qkv), rotation.heads, rotation.d
     start_rows(w, qkv, rotation, caches, layer, scratch)
     attend(w, rotation.kv_heads, caches, layer, space, scratch)
@@ -254,7 +257,7 @@ class AttentionStep(step.AttentionStep):
             pairs = list(zip(segments, spans, short, strict=True))
             self.batched = [s for s, _, is_short in pairs if is_short]
             self.rows = np.concatenate([np.arange(span.start, span.stop) for _, span, is_short in pairs if is_short])
-            self.segments, self.spans = [s for s, _, is_short in pairs if not is_short], [p for _, p, is_short in pairs if not is_short]
+            self.segments, self.spans = ([pair[i] for pair in pairs if not pair[2]] for i in (0, 1))
             self.collect()
 
     def collect(self):

@@ -52,6 +52,12 @@ class State(NamedTuple):
 
 
 @njit
+def room_for(splits, rows, d):  # -> acc, m, l of State, for each split
+    m, l = np.empty((splits, rows), np.float32), np.empty((splits, rows * 16), np.float32)
+    return np.empty((splits, rows * d), np.float32), m, l
+
+
+@njit
 def decode_part(number, threads, board, q, k, v, pages, mask, span, acc, m, l):
     """Attend to splits of the keys, each a task."""
     w, (start, stop, size), (n_q, heads, d) = worker(number, threads, board), span, q.shape
@@ -78,7 +84,7 @@ def decode(words, threads, q, k, v, pages, mask, span):
     out, lse, scaled = np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.empty(q.shape, np.float32)
     if not all_there(pages):
         return out, lse, False
-    acc, m, l = np.empty((splits, rows * d), np.float32), np.empty((splits, rows), np.float32), np.empty((splits, rows * 16), np.float32)
+    acc, m, l = room_for(splits, rows, d)
     for i in range(0, rows * d, 16):
         store(scaled, i, mul(load(q, i), splat(scale)))
     launch(words, job(decode_part, (threads, new_board(threads, splits), scaled, k, v, pages, mask, span, acc, m, l)))

@@ -151,7 +151,7 @@ def inputs(words, threads, x, norm, eps, handles, outputs, rotation, routes):
 @njit
 def feed_forward_part(number, threads, board, x, norm, eps, handles, routes, h, pair, gated, y):
     """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens."""
-    w, n, h, gated = worker(number, threads, board), len(x), own_or(h), own_or(gated)
+    w, h, gated = worker(number, threads, board), own_or(h), own_or(gated)
     thin = Thin(routes.runs, routes.handles[0], low_room(routes))
     norm_rows(w, x, norm, eps, h, any_rounds(handles, GATE_UP))
     multiply(w, GATE_UP, handles, thin, h, pair)
@@ -164,7 +164,8 @@ def feed_forward(words, threads, x, norm, eps, handles, routes, y):
     """Call feed_forward_part. handles: (3, 6), of gate, up and down."""
     n, d_ff = len(x), BAND * handle_at(handles, 0).bands
     pair, gated = np.empty((n, 2 * d_ff), np.float32), new_operand(n, d_ff)
-    args = threads, new_board(threads, product_tasks(threads)), x, norm, eps, handles, routes, new_operand(*x.shape), pair, gated, y
+    board, h = new_board(threads, product_tasks(threads)), new_operand(*x.shape)
+    args = threads, board, x, norm, eps, handles, routes, h, pair, gated, y
     launch(words, job(feed_forward_part, args))
 
 

@@ -1,16 +1,16 @@
-"""The threads of the kernels: a caller and its helpers, who come when they have a core and whom nobody waits for otherwise.
+"""The threads of the kernels: a caller, and workers that come when they have a core and that no job waits for.
 
-A decode step is a hundred and fifty short regions; between them every thread needs what the others made. Libraries of
-threads wait there for each other. On a machine with other programs a thread loses its core for some milliseconds now and
-then, all others wait for it, and a step of 4 ms takes 100, or 2,000. Here a job is such that any number of threads can do
-it, one alone too (tasks.py). So
+A decode step is a hundred and fifty short regions; between them every thread needs what the others made. Where each region
+begins with all threads and ends with a barrier, one thread without a core stops all: on a machine with other programs a step
+of 4 ms took 100, and now and then 2,000. Here a job is such that any number of threads can do it, one alone too (tasks.py):
 
-    caller    opens a job, does it, closes it, and returns when no helper is inside any more
-    helper    comes in while the job is open, does what is left to do, and leaves
+    caller    opens a job, does it, closes it, and returns when no worker is inside any more
+    worker    enters while the job is open, does what is left to do, and leaves
 
-A helper that has no core comes late, or not at all. Between two jobs helpers look for the next one, for a millisecond
-all the time, then now and then; after that they sleep until they are called. Where two threads of Python compute at once, one has the helpers and the other
-works alone, so there are never more threads than cores. In a forked process there are none until it asks for some.
+A worker that has no core comes late, or not at all. Between two jobs workers look for the next one, for a millisecond all
+the time, then now and then; after that they sleep until they are called. Where two threads of Python compute at once, one
+has the workers and the other works alone, so there are never more threads than cores. A forked process has no workers until
+it needs some.
 """
 
 import os
@@ -25,15 +25,15 @@ from minillm.backends.numba_.atomics import call_job, fetch_add, look, nanosecon
 from minillm.backends.numba_.compiled import FOLDER, kernel
 
 JOB, CODE, ARGS, INSIDE, THREADS = 0, 8, 9, 16, 24  # where they stand in the words of a team, apart by a cache line
-SPIN_NS = 1_000_000  # a helper looks for the next job all the time: longer than Python takes from one step to the next
-IDLE_NS = 200_000_000  # a helper looks now and then; then it goes to sleep in Python, which means to ask for its lock
+SPIN_NS = 1_000_000  # a worker looks for the next job all the time: longer than Python takes from one step to the next
+IDLE_NS = 200_000_000  # a worker looks now and then; then it goes to sleep in Python, which means to ask for its lock
 PAUSES = 4  # between two looks: the line that is looked at is one that another core writes
 SPINS = 1000  # times that a thread looks before it lets others have its core
 
 
 @njit
 def launch(words, code_and_args):
-    """Do a job (atomics.job) with the helpers of a team. JOB is odd while a job is open."""
+    """Do a job (atomics.job) with the workers of a team. JOB is odd while a job is open."""
     code, args = code_and_args
     put(words, CODE, code)
     put(words, ARGS, args)
@@ -58,7 +58,7 @@ def rest(looked):  # times -> times
 
 @kernel()
 def serve(words, number, last, idle_ns):  # -> the last job that was seen
-    """Help with every job, until there has been none for idle_ns."""
+    """Do every job, until there has been none for idle_ns."""
     since = nanoseconds()
     while nanoseconds() - since < idle_ns:
         job = look(words, JOB)
@@ -76,37 +76,37 @@ def serve(words, number, last, idle_ns):  # -> the last job that was seen
 
 
 class Team:
-    """Helpers, started when they are first needed."""
+    """Workers, started when they are first needed."""
 
     def __init__(self):
         self.words = new_words()
-        self.held = threading.Lock()  # by the thread of Python whose job they help with
+        self.held = threading.Lock()  # by the thread of Python whose job they do
         self.awake = threading.Condition()
-        self.helpers, self.asleep, self.calls = 0, 0, 0
+        self.workers, self.asleep, self.calls = 0, 0, 0
 
     def call(self, threads):
-        """Start or wake the helpers for a job of so many threads."""
+        """Start or wake the workers for a job of so many threads."""
         self.words[THREADS] = threads
         self.calls += 1
-        while self.helpers < threads - 1:
-            self.helpers += 1
+        while self.workers < threads - 1:
+            self.workers += 1
             try:
-                threading.Thread(target=self.help, args=[self.helpers], daemon=True, name=f"minillm-{self.helpers}").start()
+                threading.Thread(target=self.work, args=[self.workers], daemon=True, name=f"minillm-{self.workers}").start()
             except RuntimeError:  # no thread may be started here
-                self.helpers = threads
+                self.workers = threads
         if self.asleep:
             with self.awake:
                 self.awake.notify_all()
 
-    def help(self, number):
-        """Run helper `number`."""
+    def work(self, number):
+        """Run worker `number`."""
         last = 0
         while True:
             calls = self.calls
             last = serve(self.words, number, last, IDLE_NS)
             with self.awake:
                 self.asleep += 1
-                if calls == self.calls:  # nobody has called since this thread began to look
+                if calls == self.calls:  # no call came since this thread began to look
                     self.awake.wait()
                 self.asleep -= 1
 
@@ -121,14 +121,14 @@ TEAM = Team()
 LIMIT = threading.local()  # threads of the jobs of one thread of Python
 
 
-def forget_helpers():
-    """Begin anew in a forked process, where the helpers are not."""
+def forget_workers():
+    """Begin anew in a forked process, where the workers are not."""
     global TEAM
     TEAM = Team()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_helpers)
+    os.register_at_fork(after_in_child=forget_workers)
 
 
 def threads():  # -> int
@@ -143,7 +143,7 @@ def set_threads(count):
 
 @contextmanager
 def team():  # -> (words of a team, threads)
-    """Surround the call of a kernel. Where the helpers are busy with another job, the caller works alone."""
+    """Surround the call of a kernel. Where the workers are busy with another job, the caller works alone."""
     count, whole = threads(), TEAM
     if count == 1 or not whole.held.acquire(blocking=False):
         yield new_words()
