@@ -7,7 +7,8 @@ matrix is six numbers, and which types a model mixes makes no difference to it.
 
     MatrixHandle    address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds
 
-A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. The code of
+A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. Five to seven are
+multiplied as eight, which takes less time than four, two and one: an Operand and its result have room for them (`with_room`). The code of
 float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the code
 here reads codes: `rounds` says which, 0 or 1, so that a kernel rounds only for a matrix that wants it.
 """
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from minillm.backends.numba_.compiled import code
 from minillm.backends.numba_.crossover import TOKENS
@@ -42,16 +43,23 @@ class Operand(NamedTuple):
     """The operand of a product: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row)."""
 
     x: np.ndarray  # (n, columns) float32
-    codes: np.ndarray  # (n, columns) int16
-    scale: np.ndarray  # (n, columns / 32) float32
-    sums: np.ndarray  # (n, columns / 16) int32
+    codes: np.ndarray  # (with_room(n), columns) int16
+    scale: np.ndarray  # (with_room(n), columns / 32) float32
+    sums: np.ndarray  # (with_room(n), columns / 16) int32
+
+
+@register_jitable
+def with_room(n):  # tokens -> tokens for which there must be room
+    """Count the tokens that n are multiplied as."""
+    return n + TOKENS - n % TOKENS if n % TOKENS > TOKENS // 2 else n
 
 
 @njit
 def operand(x):  # (n, columns) -> Operand, yet to be rounded
-    n, columns = x.shape
-    scale, sums = np.empty((n, columns // 32), np.float32), np.empty((n, columns // 16), np.int32)
-    return Operand(x, np.empty((n, columns), np.int16), scale, sums)
+    (n, columns), rows = x.shape, with_room(len(x))
+    scale, sums = np.empty((rows, columns // 32), np.float32), np.empty((rows, columns // 16), np.int32)
+    scale[n:] = np.float32(0)  # zero times anything: nothing slow, like denormal numbers
+    return Operand(x, np.empty((rows, columns), np.int16), scale, sums)
 
 
 @njit
@@ -104,6 +112,13 @@ def call_code(typing, address, first, last, add, records, blocks, record_bytes, 
 def handle_at(table, i):  # (handles, 6) -> MatrixHandle
     t = table[i]
     return MatrixHandle(t[0], t[1], t[2], t[3], t[4], t[5])
+
+
+@njit
+def bands_times_all(first, last, add, handle, h, to, stride):
+    """Compute bands first … last - 1 times all tokens of an Operand. Where it is rounded, y has room for with_room(n) tokens."""
+    n = len(h.x)
+    bands_times(first, last, add, handle, h, 0, with_room(n) if handle.rounds else n, to, stride)
 
 
 @njit

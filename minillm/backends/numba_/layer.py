@@ -17,7 +17,7 @@ from numba import njit
 from minillm import layers
 from minillm.backends.adapted import wide
 from minillm.backends.numba_.atomics import job
-from minillm.backends.numba_.bands import handle_at, new_operand
+from minillm.backends.numba_.bands import handle_at, new_operand, with_room
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.handles import handle
@@ -143,7 +143,7 @@ def inputs(words, threads, x, norm, eps, handles, outputs, rotation, routes):
     """Compute x → norm → q, k, v → rope. handles: (3, 6), of q, k and v; outputs: their arrays."""
     (q, k, v), n = outputs, len(x)
     board = new_board(threads, product_tasks(threads))
-    y = np.empty((n, q.shape[1] + k.shape[1] + v.shape[1]), np.float32)
+    y = np.empty((with_room(n), q.shape[1] + k.shape[1] + v.shape[1]), np.float32)[:n]
     args = threads, board, x, norm, eps, handles, rotation, routes, new_operand(*x.shape), y, outputs
     launch(words, job(inputs_part, args))
 
@@ -163,7 +163,7 @@ def feed_forward_part(number, threads, board, x, norm, eps, handles, routes, h, 
 def feed_forward(words, threads, x, norm, eps, handles, routes, y):
     """Call feed_forward_part. handles: (3, 6), of gate, up and down."""
     n, d_ff = len(x), BAND * handle_at(handles, 0).bands
-    pair, gated = np.empty((n, 2 * d_ff), np.float32), new_operand(n, d_ff)
+    pair, gated = np.empty((with_room(n), 2 * d_ff), np.float32)[:n], new_operand(n, d_ff)
     board, h = new_board(threads, product_tasks(threads)), new_operand(*x.shape)
     args = threads, board, x, norm, eps, handles, routes, h, pair, gated, y
     launch(words, job(feed_forward_part, args))

@@ -14,7 +14,7 @@ from numba import njit
 from minillm.backends.adapted import Adapted, wide
 from minillm.backends.numba_ import floats
 from minillm.backends.numba_.atomics import job
-from minillm.backends.numba_.bands import handle_at, operand
+from minillm.backends.numba_.bands import handle_at, operand, with_room
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.floats import FloatMatrix
@@ -68,7 +68,7 @@ def linear(x, weight, bias=None):  # (n, columns) float32, PackedMatrix or Float
     if PLAIN and isinstance(matrix, PackedMatrix):
         y = plain(x, weight)
     else:
-        y = times(x, weight, FRESH, np.empty((len(x), matrix.padded_rows), np.float32))[:, : matrix.shape[0]]
+        y = times(x, weight, FRESH, np.empty((with_room(len(x)), matrix.padded_rows), np.float32)[: len(x)])[:, : matrix.shape[0]]
     return y if bias is None else y + bias
 
 
@@ -93,8 +93,8 @@ def can_fuse(*weights):
     return not PLAIN and all(isinstance(w, PackedMatrix | FloatMatrix) and w.shape[1] % BAND == 0 for w in weights)
 
 
-def widened(x, columns):  # (n, d) -> (n, columns), a copy with room at the end of each row
-    y = np.empty((len(x), columns), np.float32)
+def widened(x, columns):  # (n, d) -> (n, columns), a copy with room at the end of each row, and for more tokens (bands.py)
+    y = np.empty((with_room(len(x)), columns), np.float32)[: len(x)]
     y[:, : x.shape[1]] = x
     return y
 

@@ -21,12 +21,12 @@ from numba import njit
 from minillm import layers as reference
 from minillm.attention.shapes import check_finite
 from minillm.backends.numba_.atomics import job
-from minillm.backends.numba_.bands import Operand, handle_at, new_operand
+from minillm.backends.numba_.bands import Operand, handle_at, new_operand, with_room
 from minillm.backends.numba_.batch import attend_rows, attention_tasks, scratch_of, space_of
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.handles import handle
 from minillm.backends.numba_.layer import Rotation, any_rounds, gate_rows, norm_rows, own_or
-from minillm.backends.numba_.linear import can_fuse
+from minillm.backends.numba_.linear import can_fuse, widened
 from minillm.backends.numba_.multiply import multiply, product_tasks
 from minillm.backends.numba_.packed import BAND
 from minillm.backends.numba_.tasks import new_board, worker
@@ -74,7 +74,7 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
     base = routed.layers if routed else layers
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
         return reference.run_layers(x, layers, c, angles, step)
-    x, model = np.array(x, np.float32, order="C"), Model(base.handles, base.norms, np.float32(c.norm_eps))
+    x, model = widened(x, x.shape[1]), Model(base.handles, base.norms, np.float32(c.norm_eps))
     rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved, True)
     routes = (routed or RoutedLayers(base, ())).routes()
     with team() as words:
@@ -119,7 +119,8 @@ def decode(words, threads, x, model, rotation, caches, routes):
     (n, d_model), wide, narrow = x.shape, rotation.heads * rotation.d, rotation.kv_heads * rotation.d
     handles, space = model.handles[0], space_of(rotation.heads, rotation.d, caches)
     d_ff, tasks = BAND * handle_at(handles, GATE_UP[0]).bands, max(product_tasks(threads), attention_tasks(space, threads))
-    qkv, pair = np.empty((n, wide + 2 * narrow), np.float32), np.empty((n, 2 * d_ff), np.float32)
+    rows = with_room(n)
+    qkv, pair = np.empty((rows, wide + 2 * narrow), np.float32)[:n], np.empty((rows, 2 * d_ff), np.float32)[:n]
     rooms = Rooms(new_operand(n, d_model), qkv, new_operand(n, wide), pair, new_operand(n, d_ff))
     launch(words, job(decode_part, (threads, new_board(threads, tasks), x, model, rotation, caches, routes, space, rooms)))
     return space.good[0] == 1

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 from minillm.backends.adapted import Adapted, adapted
-from minillm.backends.numba_.bands import Operand, bands_times, handle_at
+from minillm.backends.numba_.bands import Operand, bands_times, bands_times_all, handle_at
 from minillm.backends.numba_.handles import handle
 
 MATRICES = "q", "k", "v", "o", "gate", "up", "down"
@@ -106,7 +106,7 @@ def product(first, last, add, handles, thin, matrix, h, y, row):
     row: where the matrix's rows begin in y.
     """
     to, stride = y.ctypes.data + 4 * row, y.shape[1]
-    bands_times(first, last, add, handle_at(handles, matrix), h, 0, len(h.x), to, stride)
+    bands_times_all(first, last, add, handle_at(handles, matrix), h, to, stride)
     for r in range(len(thin.runs)):
         a, b = handle_at(thin.handles[r, matrix], 0), handle_at(thin.handles[r, matrix], 1)
         if a.bands:
