@@ -4,8 +4,8 @@
     p99      of a step's time beside the neighbours, as a multiple of the median step there
 
 Neighbours are of three kinds, one loop or product for each core: loops of low priority, as a download or an indexer; a product of
-matrices, as a notebook beside it; and loops of our own priority, where a fair share is half. Ours stands beside itself with the
-number of threads fixed (backends/numba_/team.py), and beside peers, each in a process of its own.
+matrices, as a notebook beside it; and loops of our own priority, where a fair share is half. Ours stands beside peers, each in a
+process of its own.
 """
 
 import os
@@ -35,7 +35,6 @@ NEIGHBOURS = {  # name -> (program, its nice value, one for each core or one for
     "product, nice 5": (PRODUCT, 5, False),
     "loops, nice 0": (LOOP, 0, True),
 }
-FIXED = "fixed threads"  # ours without team.py
 
 
 @contextmanager
@@ -55,11 +54,11 @@ def beside(name, cores):
 
 
 def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", threads=None, peers=False):  # -> dict
-    """Measure ours, ours with fixed threads and, where wanted, llama.cpp: quiet and beside each kind of neighbour, in turn."""
+    """Measure ours and, where wanted, llama.cpp: quiet and beside each kind of neighbour, in turn."""
     config, backend = read_config(path), resolve_backend(backend, path)
     check_sizes(config, prompt_tokens, new_tokens, max(batches), rounds)
     threads, result = threads or available_cores(), {}
-    names = ["minillm", *[FIXED] * (backend == "numba"), *["llama.cpp"] * (peers and installed("llama.cpp"))]
+    names = ["minillm", *["llama.cpp"] * (peers and installed("llama.cpp"))]
     for batch in batches:
         prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
         with workers(names, path, threads, backend=backend, kv=get_backend(backend).kv_dtype) as asked:

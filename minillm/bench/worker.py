@@ -17,7 +17,7 @@ from minillm.bench.machine import peak_rss_bytes
 from minillm.errors import MiniLLMError
 from minillm.terminal import say
 
-OURS = ("minillm", "fixed threads")
+OURS = ("minillm",)
 THREAD_VARIABLES = tuple(f"{library}_NUM_THREADS" for library in ("OPENBLAS", "MKL", "OMP", "NUMBA"))
 THREAD_VARIABLES += ("VECLIB_MAXIMUM_THREADS",)  # Apple's BLAS
 

@@ -5,7 +5,6 @@ import importlib.util
 
 ENGINES = {  # name -> where its class is, imported in the process that measures it
     "minillm": ("models", "MiniLLM"),
-    "fixed threads": ("models", "FixedThreads"),
     "llama.cpp": ("models", "LlamaCpp"),
     "transformers": ("models", "Transformers"),
     "attention": ("attention", "AttentionEngine"),

@@ -64,16 +64,6 @@ class MiniLLM:
         return timing(start, ends)
 
 
-class FixedThreads(MiniLLM):
-    """This project with the same number of threads for every step (backends/numba_/team.py)."""
-
-    def __post_init__(self):
-        import os
-
-        os.environ["MINILLM_THREADS"] = "fixed"  # read when the kernels are loaded
-        super().__post_init__()
-
-
 @dataclass
 class Transformers:
     """Hugging Face transformers, PyTorch on the CPU, float32, from the same GGUF file."""
