@@ -32,7 +32,7 @@ def look(typing, board, i):
     """Read board[i]."""
 
     def emit(context, b, signature, args):
-        return b.load_atomic(address(context, b, signature.args[0], *args), "acquire", 8)
+        return b.load_atomic(address(context, b, signature.args[0], *args), "seq_cst", 8)
 
     return types.int64(board, types.int64), emit
 

@@ -27,7 +27,7 @@ from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL, SHORT
 from minillm.backends.numba_.decode import State, all_finite, merge, partial, room_for, split_keys
-from minillm.backends.numba_.layer import Rotation, rope_row
+from minillm.backends.numba_.layer import Rotation, own_or, rope_row
 from minillm.backends.numba_.loops import AHEAD
 from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.online import KEYS, LOG2E
@@ -227,8 +227,10 @@ def remember(b, row, rotation, caches, layer, key):
 
 @njit
 def batch_part(number, threads, board, qkv, rotation, caches, layer, space, out):
-    w, scratch = worker(number, threads, board), scratch_of(rotation, len(qkv), space)
-    attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, False)
+    w, scratch, found = worker(number, threads, board), scratch_of(rotation, len(qkv), space), own_or(out)
+    attend_rows(w, qkv, rotation, caches, layer, space, scratch, found, False)
+    if len(qkv) <= SERIAL and number == 0:
+        out.x[:] = found.x
 
 
 @kernel()
