@@ -27,11 +27,11 @@ def attention_backward(q, k, v, d_out, *, causal=True, window=None, offset=None)
     """
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     mask, scale = Mask(n_q, n_k, causal, window, offset), 1 / np.sqrt(q.dtype.type(d))
-    everyone, all_keys = slice(0, n_q), slice(0, n_k)
+    all_queries, all_keys = slice(0, n_q), slice(0, n_k)
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for h in range(heads):
         g = h * kv_heads // heads
-        p = softmax(mask.scores(q[:, h] @ k[:, g].T * scale, everyone, all_keys))
+        p = softmax(mask.scores(q[:, h] @ k[:, g].T * scale, all_queries, all_keys))
         dp = d_out[:, h] @ v[:, g].T
         ds = p * (dp - (p * dp).sum(axis=1, keepdims=True))
         dq[:, h] = ds @ k[:, g] * scale

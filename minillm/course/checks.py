@@ -32,7 +32,7 @@ def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=
     The type must be NumPy's own, the shape equal, the kind of dtype (float, int, bool) equal, and NaN and inf must be in the
     same places. Widths of float may differ: oracles compute in float64, learners in float32.
 
-    mistakes: a function, called on failure alone, that returns {what someone did: what comes out then}; the first that agrees
+    mistakes: a function, called on failure alone, that returns {a mistake in words: what it gives}; the first that agrees
     with actual is named. `mistakes=lambda: {"the scores were not divided by √d": softmax(q @ k.T) @ v}`.
     dtype: where the width is part of the contract, it must be this one: what widens in silence doubles the bytes moved.
     """

@@ -70,7 +70,7 @@ def resolve(name: str | os.PathLike) -> Path:
     try:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a byte 0, ~ of nobody
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a byte 0, ~ of an unknown user
         raise ModelError(f"{shortened(name)} cannot be looked up: {getattr(error, 'strerror', None) or error}") from None
     if is_file:
         return path

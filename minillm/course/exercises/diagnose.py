@@ -11,7 +11,7 @@ import numpy as np
 def diagnose(actual, expected, rtol, atol, mistakes=dict):
     """Describe the problem as a phrase that follows the name of the value ("has shape (2, 3), ..."); None where there is none.
 
-    mistakes() gives {what someone did: what comes out then}: an answer that is one of these is recognised first.
+    mistakes() gives {a mistake in words: what it gives}: an answer that is one of these is recognised first.
     """
     expected = np.asarray(expected)
     problem = _type(actual, expected)
