@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 
-
 class AttentionStep:
     """The attention of one call of `Transformer.forward`. ops: the backend; segments with their caches; spans: their tokens.
 

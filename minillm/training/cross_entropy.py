@@ -19,7 +19,9 @@ IGNORE = -1
 ROWS = 128  # at a time: their logits stay in fast memory while they are passed over
 
 
-def cross_entropy(logits, targets, gradient=True):  # (tokens, vocab), (tokens,) -> float, (tokens, vocab) or None
+def cross_entropy(  # (tokens, vocab), (tokens,) -> float, (tokens, vocab) or None
+    logits: np.ndarray, targets: np.ndarray, gradient: bool = True
+) -> tuple[float, np.ndarray | None]:
     """Compute the mean of -log p(target), over the targets that count, and its gradient by the logits.
 
     The gradient is written over the logits: they are the largest array of a small model's step. gradient=False leaves them

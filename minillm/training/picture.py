@@ -4,15 +4,18 @@ A model that gives each of V tokens the same probability has a loss of ln V: the
 """
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 from minillm import plots
 from minillm.errors import TrainingError
 from minillm.files import replacing
+from minillm.training.loop import StepStats
 
 MARKS = 40  # points on a curve; a thousand would be a smear
 
 
-def picture(steps, vocab_size, path):  # [StepStats], int, path
+def picture(steps: Sequence[StepStats], vocab_size: int, path: str | Path) -> None:
     """Draw the curve of a run as PNG."""
     fig, (axes,) = plots.figure()
     plots.ceiling(axes, math.log(vocab_size), f"every token as likely: ln {vocab_size:,} = {math.log(vocab_size):.2f}")
@@ -29,6 +32,8 @@ def picture(steps, vocab_size, path):  # [StepStats], int, path
         plots.save(fig, file)
 
 
-def thin(steps):  # [StepStats] -> at most MARKS + 1 of them, the first and the last among them
+def thin(  # [StepStats] -> at most MARKS + 1 of them, the first and the last among them
+    steps: Sequence[StepStats]
+) -> Sequence[StepStats]:
     every = max(1, math.ceil(len(steps) / MARKS))
     return [*steps[:-1:every], steps[-1]]
