@@ -9,7 +9,7 @@ Each implementation runs in its own process, and rounds alternate. A time is the
 calls of a millisecond on a machine that others use are disturbed more often than not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,8 +131,8 @@ class Bench:
 
 
 def run(
-    tokens: Sequence[int], heads: int, kv_heads: int, d_head: int, rounds: int, threads: int, peers: Sequence[str],
-    machine: Machine
+    tokens: Sequence[int], heads: int, kv_heads: int, d_head: int, rounds: int, threads: int, peers: bool,
+    machine: Callable[[], Machine]
 ) -> dict[str, Any]:
     """Measure prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:

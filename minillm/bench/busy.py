@@ -58,7 +58,7 @@ def beside(name: str, cores: int) -> Iterator[None]:
 
 
 def run(
-    path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str = "auto",
+    path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str | None = "auto",
     threads: int | None = None, peers: bool = False
 ) -> dict[str, Any]:
     """Measure ours, ours with fixed threads and, where wanted, llama.cpp: quiet and beside each kind of neighbour, in turn."""

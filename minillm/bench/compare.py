@@ -93,7 +93,7 @@ def ratios(  # -> median over rounds of our speed over theirs
 def ceilings(
     config: ModelConfig, machine: Machine, prompt_tokens: int, new_tokens: int, batch: int, bits_per_weight: float = 32,
     kv: str = "float32"
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compute the machine's bounds at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s

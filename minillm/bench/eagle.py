@@ -41,7 +41,7 @@ def acceptance(
     for prompt in prompts:
         text, end, drafts = list(prompt), len(prompt) + new_tokens, head.new_cache()
         cache = llm.transformer.new_cache(end + gamma)
-        features = run_target(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
+        features: Any = run_target(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
         while len(text) < end and (len(text) == len(prompt) or text[-1] not in llm.tokenizer.eos_ids):
             proposed, q = draft(head, features, text[len(text) - len(features) :], drafts, temperature, gamma, rng)
             features, logits = run_target(llm, head, [text[-1], *proposed], cache, "all")
@@ -69,7 +69,9 @@ def costs(  # LLM, {name: Eagle} -> {what: milliseconds}
     cache = transformer.new_cache(context + gamma + 1)
     x, _ = transformer.hidden([Segment(tokens, 0, cache)])
     looks = {"decode step": 1, f"look at {gamma + 1}": gamma + 1}
-    jobs = {name: lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")]) for name, n in looks.items()}
+    jobs: dict[str, Any] = {}
+    for name, n in looks.items():
+        jobs[name] = lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")])
     for name, head in heads.items():
         features, drafts = head.features(x), head.new_cache()
         head.guess(features, tokens, drafts)

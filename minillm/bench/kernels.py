@@ -26,7 +26,7 @@ FEW = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 class Model:
     """Random Q4_1 weights: per layer q, k, v, o, gate, up, down, in the file's order and packed; and a head."""
 
-    config: object
+    config: Any  # ModelConfig
     layers: list  # of {name: (raw, PackedMatrix)}
     head: tuple
 
@@ -139,7 +139,9 @@ def many_tokens(  # -> {"tokens", "packed_s", "dequantized_s", "crossover"}
     return compared(tokens, lambda n: seconds(linear, n), lambda n: seconds(dequantized, n), "packed_s", "dequantized_s")
 
 
-def compared(tokens: Sequence[int], a: Sequence[float], b: Sequence[float], a_name: str, b_name: str) -> dict[str, Any]:
+def compared(
+    tokens: Sequence[int], a: Callable[[int], float], b: Callable[[int], float], a_name: str, b_name: str
+) -> dict[str, Any]:
     """Time two ways at each number of tokens, and find where the second begins to win."""
     from minillm.backends.numba_.crossover import crossover
 

@@ -111,7 +111,7 @@ def busy(share: float) -> str | None:  # -> a line for a person, or None
 
 def available_cores() -> int:
     """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def best_of(work: Callable[[], Any], runs: int = 5) -> float:  # -> seconds
@@ -133,7 +133,7 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int | None:
     """Measure the peak memory of this process; None where the platform does not tell.
 
     Linux: from /proc, because getrusage goes on counting from the peak of the process that started this one.

@@ -22,7 +22,7 @@ def peers(batches: Sequence[int]) -> list[str]:  # [int] -> names of the engines
 
 
 def run(
-    path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str = "auto",
+    path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str | None = "auto",
     kv: str | None = None, threads: int | None = None, peers: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Measure ours and `peers` in turn. Errors: MiniLLMError for sizes that do not fit the model, before anything is loaded."""

@@ -40,7 +40,7 @@ def perplexity(llm: LLM, documents: Sequence[str]) -> float:
     return math.exp(total / count)
 
 
-def probe(llm: LLM, ids: Sequence[int]) -> np.ndarray:  # LLM, ids -> (len(ids), vocab) float64
+def probe(llm: LLM, ids: Sequence[int] | np.ndarray) -> np.ndarray:  # LLM, ids -> (len(ids), vocab) float64
     """Compute the logits after every token."""
     segment = Segment(np.asarray(ids), 0, llm.transformer.new_cache(len(ids)), "all")
     return llm.transformer.forward([segment])[0].astype(np.float64)

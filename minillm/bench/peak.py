@@ -56,7 +56,7 @@ def make(floats: Any, chains: int) -> Callable:
 
     @kernel()
     def run(steps: int, start: Any) -> Any:
-        return chain(floats, chains, steps, start)
+        return chain(floats, chains, steps, start)  # type: ignore[call-arg]  # Numba passes the first
 
     return run
 

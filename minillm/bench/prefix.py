@@ -7,7 +7,7 @@ over all weights however few tokens are new, and a step per layer and page.
 Cold is the plain way, on a contiguous cache. All ways take turns within each round, and each is the median of its rounds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -48,20 +48,22 @@ def run(
 
     terminal.say(f"writing {prompt_tokens:,} tokens")
     edges = sorted({0, *cuts, prompt_tokens})
-    session.generate([Part(prefix[a:b], cache=True) for a, b in zip(edges, edges[1:], strict=False)], ONE_TOKEN)
+    written: list[Part | str | list[int]] = [Part(prefix[a:b], cache=True) for a, b in zip(edges, edges[1:], strict=False)]
+    session.generate(written, ONE_TOKEN)
 
     def fresh(n: int) -> list[int]:
         return draw(0, llm.config.vocab_size, n).tolist()
 
-    def cold(n: int) -> float:
+    def cold(n: int) -> Any:  # seconds
         return llm.generate(prefix[:n] + fresh(n - len(prefix[:n])), ONE_TOKEN).metrics["ttft_s"]
 
-    def cached(kept: int, n: int) -> float:
-        answer = session.generate([Part(prefix[:kept], cache=True), fresh(n)], ONE_TOKEN)
+    def cached(kept: int, n: int) -> Any:  # seconds
+        asked: list[Part | str | list[int]] = [Part(prefix[:kept], cache=True), fresh(n)]
+        answer = session.generate(asked, ONE_TOKEN)
         assert answer.usage.cache_read_tokens == kept, "the prefix was written first, and there is room for it"
         return answer.completion.metrics["ttft_s"]
 
-    ways: dict[str, Callable[[], float]] = {
+    ways: dict[str, Callable[[], Any]] = {
         "the prompt": lambda: cold(prompt_tokens),
         "prompt and question": lambda: cold(total),
         "the question, its prompt cached": lambda: cached(prompt_tokens, question_tokens),

@@ -133,7 +133,7 @@ def run(what: str, trace: str | None = None, count: int | None = None) -> dict[s
 
     count: only so many requests, the first.
     """
-    jobs = {"paging": (read_azure, "azure_conv", waste), "prefix": (read_mooncake, "mooncake_conv", prefix)}
+    jobs: dict[str, Any] = {"paging": (read_azure, "azure_conv", waste), "prefix": (read_mooncake, "mooncake_conv", prefix)}
     read, profile, replay = jobs[what]
     requests = read(trace)[:count] if trace else draw(load_profile(profile), count)
     source = str(trace) if trace else f"drawn from the profile {profile}: {load_profile(profile)['source']}"

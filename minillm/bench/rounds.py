@@ -11,11 +11,11 @@ from minillm.terminal import say
 
 
 def in_turn(  # -> {name: [measure(name) of each round]}
-    names: Iterable[str], rounds: int, measure: Callable[[str], Any], what: str = "", once: Container[str] = ()
-) -> dict[str, list]:
+    names: Iterable, rounds: int, measure: Callable[[Any], Any], what: str = "", once: Container = ()
+) -> dict[Any, list]:
     """Measure each name once a round. once: names that are asked in the first round only. what: for the line of progress."""
     names = list(names)
-    found: dict[str, list] = {name: [] for name in names}
+    found: dict[Any, list] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:

@@ -75,7 +75,7 @@ class Client:
 
     def body(self, prompt: str | list[int], max_tokens: int) -> bytes:  # text or token ids -> bytes
         """Make the body of a request in advance: this takes time that should not be measured."""
-        fields = {"model": self.model, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        fields: dict[str, Any] = {"model": self.model, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         fields |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         return json.dumps(fields | {"stream_options": {"include_usage": True}} | self.options).encode()
 

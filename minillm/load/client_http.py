@@ -120,11 +120,12 @@ class Response:
     def __init__(self, head: Any, connection: Connection, pool: "Pool") -> None:
         self.status = head.status_code
         self.headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}  # names in lower case
-        self._connection, self._pool = connection, pool
+        self._connection: Connection | None = connection
+        self._pool = pool
 
     async def body(self) -> AsyncIterator[bytes]:  # -> yields bytes, as they come
         """Read the body to its end. Trouble: it was cut short. At its end, the connection is free for the next request."""
-        connection = self._connection
+        connection: Any = self._connection
         while not isinstance(event := await connection.next_event(), connection.h11.EndOfMessage):
             yield bytes(event.data)
         if connection.renew():
@@ -153,7 +154,7 @@ class Pool:
     def __init__(self, where: Address, headers: Sequence[tuple[str, str]] = ()) -> None:  # headers: [(name, value)]
         library()
         self.where = where
-        self._idle = []
+        self._idle: list[Connection] = []
         host = f"[{where.host}]" if ":" in where.host else where.host
         own = [("Host", f"{host}:{where.port}"), ("User-Agent", "minillm-loadtest"), ("Accept-Encoding", "identity")]
         self._headers = [*own, *headers]

@@ -32,10 +32,11 @@ class Parser:
     """Bytes in, events out: feed(bytes) -> [data of an event, bytes]. Trouble where an event is endless."""
 
     def __init__(self) -> None:
-        self._rest, self._data, self._size = b"", [], 0
+        self._rest, self._size = b"", 0
+        self._data: list[bytes] = []
         self._after_cr, self._first = False, True
 
-    def feed(self, data: bytes) -> Any:
+    def feed(self, data: bytes) -> list[bytes]:
         if self._after_cr and data:  # a \n after the \r that ended the last line belongs to it
             data, self._after_cr = data.removeprefix(b"\n"), False
         lines = (self._rest + data).splitlines(keepends=True)
@@ -47,7 +48,7 @@ class Parser:
             raise Trouble("not a stream", f"an event has at most {LONGEST:,} bytes, this one more")
         return found
 
-    def close(self) -> Any:  # -> [bytes]
+    def close(self) -> list[bytes]:
         """Return the events that the server did not end with an empty line."""
         last, self._rest = self._rest, b""
         found = [self._line(last), self._line(b"")]

@@ -145,7 +145,7 @@ async def run(
         client.log = log
     for number, request in enumerate(requests):
         if vocabulary:
-            prompt = workload.token_ids(request, number, seed, vocabulary)
+            prompt: str | list[int] = workload.token_ids(request, number, seed, vocabulary)
         else:
             prompt = workload.text(request, number, seed, per_word, overhead)
         bodies.append(client.body(prompt, request.output))
@@ -159,7 +159,7 @@ def report(test: LoadTest, slo: Mapping[str, float] | None = None) -> dict[str, 
     errors = Counter(outcome.error for outcome in test.outcomes.values() if outcome.error)
     found = summary.report(test.log, slo)
     sent = test.log.requests()
-    late = [[max(0.0, test.lateness(number))] for number in sent] if test.open_loop else []
+    late = [[max(0.0, test.lateness(number) or 0.0)] for number in sent] if test.open_loop else []
     times = [test.log.times(number, ARRIVED)[0] for number in sent]
     span = max(times) - min(times) if times else 0.0
     return {

@@ -37,7 +37,7 @@ class TraceRequest:
     prompt: int
     output: int
     pages: tuple = ()
-    arrival: float | None = None
+    arrival: Any = None  # float or None
 
 
 def read_azure(path: str | Path) -> list[TraceRequest]:

@@ -14,6 +14,7 @@ Sources: huggingface.co/docs/peft (checkpoint format); llama.cpp, convert_lora_t
 
 import json
 import re
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ SILENT = {  # keys that say nothing of what an adapter computes: where it comes 
 }  # fmt: skip
 
 
-def load_adapter(path: str | Path, config: ModelConfig) -> Adapter:  # a PEFT folder or a GGUF file, ModelConfig -> Adapter
+def load_adapter(path: str | PathLike, config: ModelConfig) -> Adapter:  # a PEFT folder or a GGUF file, ModelConfig -> Adapter
     """Read an adapter for this model. ModelError or GGUFError where it is damaged, of another model, or of a kind not known."""
     path = Path(path)
     if path.name in (CONFIG, WEIGHTS):

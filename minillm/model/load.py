@@ -4,6 +4,7 @@ transformer, tokenizer = load_model("smollm2-135m")
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
-    name: str | Path, backend: str | None = None, kv_dtype: str = "float32"
+    name: str | PathLike, backend: str | None = None, kv_dtype: str = "float32"
 ) -> tuple[Transformer, Tokenizer]:
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 

@@ -111,7 +111,7 @@ def quantize_scales(  # (blocks,) float32 -> (blocks,) int8, (groups,) float32, 
     return scales.reshape(-1)[: len(absmax)], steps, mean
 
 
-def nf4_nbytes(shape: tuple[int, int]) -> int:  # (rows, columns) -> bytes
+def nf4_nbytes(shape: tuple[int, ...]) -> int:  # (rows, columns) -> bytes
     """Count the bytes of a quantized matrix of this shape, without making it."""
     blocks = -(-shape[0] * shape[1] // BLOCK)
     return blocks * BLOCK // 2 + blocks + -(-blocks // GROUP) * 4 + 4

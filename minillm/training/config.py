@@ -15,7 +15,7 @@ Paths count from the current directory, as everywhere on the command line. TOML:
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def take_over_from_base(path: str | Path, tables: dict[str, Any]) -> None:
     tables |= {"data": data, "model": model}
 
 
-def build(path: str | Path, table: str, kind: Callable, values: Any) -> Any:  # -> Run, Data, ModelConfig or Optimizer
+def build(path: str | Path, table: str, kind: Any, values: Any) -> Any:  # -> Run, Data, ModelConfig or Optimizer
     """Build one table, each value of its type and in its range."""
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: {table} must be a table, found {values!r}.")

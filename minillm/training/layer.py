@@ -106,10 +106,10 @@ def layer_forward(
     act = swiglu(gate, up)
     y = m + times(act, name="ffn_down.weight")
     raw = (q_raw, k_raw) if c.qk_norm else ()
-    h = h if products.needs_input(w, "attn_q.weight", "attn_k.weight", "attn_v.weight") else None
-    h_m = h_m if products.needs_input(w, "ffn_gate.weight", "ffn_up.weight") else None
-    act = act if products.needs_input(w, "ffn_down.weight") else None
-    return y, Activations(x, h, q, k, v, out, lse, m, h_m, gate, up, act, *raw)
+    kept_h = h if products.needs_input(w, "attn_q.weight", "attn_k.weight", "attn_v.weight") else None
+    kept_h_m = h_m if products.needs_input(w, "ffn_gate.weight", "ffn_up.weight") else None
+    kept_act = act if products.needs_input(w, "ffn_down.weight") else None
+    return y, Activations(x, kept_h, q, k, v, out, lse, m, kept_h_m, gate, up, kept_act, *raw)
 
 
 def biased(y: Array, bias: Array | None) -> Array:  # (T, d), (d,) or None -> (T, d)
@@ -128,14 +128,14 @@ def layer_backward(
     d_x = d_y
     back = partial(products.backward, w=w, grads=grads)
     d_gate, d_up = swiglu_backward(a.gate, a.up, back(a.act, name="ffn_down.weight", d_y=d_x))
-    d_h = back(a.h_m, name="ffn_gate.weight", d_y=d_gate)
+    d_h: Any = back(a.h_m, name="ffn_gate.weight", d_y=d_gate)
     d_h += back(a.h_m, name="ffn_up.weight", d_y=d_up)
     d_m, grads["ffn_norm.weight"] = rms_norm_backward(a.m, w["ffn_norm.weight"], c.norm_eps, d_h)
     d_x += d_m
 
     d_q, d_k, d_v = attention_backward(a, back(a.out, name="attn_output.weight", d_y=d_x), batch)
     d_q, d_k = rope_backward(d_q, *angles, c.rope_interleaved), rope_backward(d_k, *angles, c.rope_interleaved)
-    if c.qk_norm:
+    if a.q_raw is not None and a.k_raw is not None:  # the model norms them
         d_q, grads["attn_q_norm.weight"] = rms_norm_backward(a.q_raw, w["attn_q_norm.weight"], c.norm_eps, d_q)
         d_k, grads["attn_k_norm.weight"] = rms_norm_backward(a.k_raw, w["attn_k_norm.weight"], c.norm_eps, d_k)
     d_h = None

@@ -71,8 +71,8 @@ def fit(
         adamw(state.parameters, gradients, state.first, state.second, step, rate, **settings)
         state.step, state.batches = step, batches.state
         seconds, last = time.perf_counter() - begin, step == run.steps
-        asked = evaluate is not None and (last or step % run.evaluate_every == 0)
-        watch(StepStats(step, loss, evaluate(state.parameters) if asked else None, rate, norm, tokens, seconds))
+        asked = last or step % run.evaluate_every == 0
+        watch(StepStats(step, loss, evaluate(state.parameters) if evaluate and asked else None, rate, norm, tokens, seconds))
         if path and (last or step % run.checkpoint_every == 0):
             checkpoint.save(path, state, decisive or {})
             saved = step

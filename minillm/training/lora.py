@@ -88,7 +88,7 @@ class LoRAProducts(Products):
 
     def forward(self, x: Array, w: Mapping[str, Any], name: str) -> Array:
         weight, a, b = dense(w[name]), w.get(name + A), w.get(name + B)
-        return linear(x, weight) if a is None else lora_linear(x, weight, a, b, self.alpha)
+        return linear(x, weight) if a is None or b is None else lora_linear(x, weight, a, b, self.alpha)
 
     def backward(self, x: Any, w: Mapping[str, Any], name: str, d_y: Array, grads: dict[str, Array]) -> Array:
         d_x = d_y @ dense(w[name])
@@ -108,14 +108,14 @@ def loss_and_gradients(
     partial(loss_and_gradients, config, base, alpha).
     """
     products = LoRAProducts(alpha)
-    return model.loss_and_gradients(config, base | weights, tokens, targets, recompute=recompute, products=products)
+    return model.loss_and_gradients(config, {**base, **weights}, tokens, targets, recompute=recompute, products=products)
 
 
 def loss(
     config: ModelConfig, base: Mapping[str, Any], alpha: float, weights: dict[str, Array], tokens: Array, targets: Array
 ) -> float:
     """Compute model.loss of the base with an adapter."""
-    return model.loss(config, base | weights, tokens, targets, products=LoRAProducts(alpha))
+    return model.loss(config, {**base, **weights}, tokens, targets, products=LoRAProducts(alpha))
 
 
 def fresh_adapter(

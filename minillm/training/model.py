@@ -120,9 +120,11 @@ def loss_and_gradients(
 
 def forward(  # -> (batch · length, d_model), what layers kept
     config: ModelConfig, parameters: Mapping[str, Any], tokens: Array, keep: str = "none", products: Products = EVERY_WEIGHT
-) -> tuple[Array, list[Activations]]:
+) -> tuple[Array, list]:
     """Run all layers, without the last norm. keep: "all" Activations, each layer's "inputs", or "none"."""
-    angles, kept = angles_of(config, parameters, tokens), []
+    angles = angles_of(config, parameters, tokens)
+    kept: list[Activations | Array] = []
+    seen: Any
     x = embed(tokens.reshape(-1), dense(parameters[TABLE]))
     for i in range(config.n_layers):
         y, seen = layer_forward(x, layer_weights(parameters, i), config, angles, len(tokens), products)

@@ -23,7 +23,7 @@ def picture(steps: Sequence[StepStats], vocab_size: int, path: str | Path) -> No
     plots.series(axes, 0, [s.step for s in seen], [s.loss for s in seen], "training")
     if judged := [s for s in steps if s.held_out_loss is not None]:
         judged = [judged[i] for i in range(0, len(judged), max(1, len(judged) // MARKS))]
-        plots.series(axes, 1, [s.step for s in judged], [s.held_out_loss for s in judged], "held out")
+        plots.series(axes, 1, [s.step for s in judged], [s.held_out_loss or 0.0 for s in judged], "held out")
     title = f"Loss falls from {steps[0].loss:.2f} to {steps[-1].loss:.2f} in {steps[-1].step:,} steps"
     plots.label(axes, title, "step", "loss (nats a token)")
     axes.legend(loc="lower left", frameon=False)

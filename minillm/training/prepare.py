@@ -47,8 +47,9 @@ def prepare(config: TrainConfig, out: Path, resume: bool) -> tuple[dict[str, Any
         )
     paths = [out / name for name in NAMES]
     if resume and all(path.exists() for path in paths):
-        return tokenizer, *map(open_tokens, paths)
-    return tokenizer, *(write_tokens(p, ids(tokenizer, s), found) for p, s in zip(paths, sides(), strict=True))
+        return tokenizer, open_tokens(paths[0]), open_tokens(paths[1])
+    train, held_out = (write_tokens(p, ids(tokenizer, s), found) for p, s in zip(paths, sides(), strict=True))
+    return tokenizer, train, held_out
 
 
 def tokenizer_metadata(config: TrainConfig, documents: Callable[[], list[str]], kept: Path, resume: bool) -> dict[str, Any]:

@@ -87,10 +87,11 @@ def base_nbytes(config: ModelConfig, table: str = "f16") -> int:  # ModelConfig 
     """Count the bytes of a quantized base of this shape, without making it."""
     width = {"f16": 2, "f32": 4}
     kinds = {name: kind_of(name, shape, table) for name, shape in tensor_shapes(config).items()}
-    return sum(
+    sizes = (
         nf4_nbytes(shape) if kinds[name] == "nf4" else width[kinds[name]] * math.prod(shape)
         for name, shape in tensor_shapes(config).items()
     )
+    return sum(sizes)
 
 
 def bits(  # {name: array or what quantize_base makes}, name -> bool: -> float

@@ -53,7 +53,7 @@ class MiniLLM:
         start = time.perf_counter()
         if not again:
             caches = [self.model.new_cache(len(prompt) + steps) for prompt in prompts]
-            logits = [self.model.forward([Segment(p, 0, c)])[0] for p, c in zip(prompts, caches, strict=True)]
+            logits = [self.model.forward([Segment(list(p), 0, c)])[0] for p, c in zip(prompts, caches, strict=True)]
             self.prefilled = caches, logits
         caches, logits = self.prefilled
         for cache in caches:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minillm.model.load import load_parameters
 
-SETTINGS = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
 RATE, LARGEST = 1e-4, 1.0
 
 

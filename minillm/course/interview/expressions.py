@@ -75,7 +75,7 @@ COSTS = (
     "training_flops", "decode_bytes",
 )  # fmt: skip
 ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
-OPERATORS = {
+OPERATORS: dict[type, Any] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: lambda a, b: float(a) ** b,  # 9**9**9 overflows at once
     ast.USub: operator.neg, ast.UAdd: operator.pos,

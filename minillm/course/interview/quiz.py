@@ -133,12 +133,12 @@ class QuizSession:
         unit = f", in {card.numeric.unit}" if card.numeric and card.numeric.unit else ""
         typed = self.ask(f"[your number{unit}, or Enter for the answer] " if card.numeric else "[Enter for the answer] ")
         suggested = None  # where nothing was answered, nothing is known: Enter alone gives no grade
-        if card.numeric and typed.strip():
-            if found := readings(typed, card.numeric.unit):
-                suggested, verdict = judge(card.numeric, min(found, key=lambda value: abs(value - card.numeric.expect)))
+        if (numeric := card.numeric) and typed.strip():
+            if found := readings(typed, numeric.unit):
+                suggested, verdict = judge(numeric, min(found, key=lambda value: abs(value - numeric.expect)))
                 self.say(verdict)
             else:
-                wanted = f" in {card.numeric.unit}" if card.numeric.unit else ""
+                wanted = f" in {numeric.unit}" if numeric.unit else ""
                 self.say(f"That is no number{wanted}; judge yourself.")
         self.say(f"\n{wrapped(card.answer, '  ')}\n")
         for follow_up in card.follow_ups:

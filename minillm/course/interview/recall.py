@@ -66,8 +66,8 @@ def after(  # Recall or None for a new card, one of GRADES, date -> Recall
 
     card = Card(card_id=0)  # an id of its own would cost a millisecond
     if recall:
-        known = {"stability": recall.stability, "difficulty": recall.difficulty, "last_review": midnight(recall.last)}
-        card = Card(card_id=0, state=State.Review, **known)
+        last = midnight(recall.last)
+        card = Card(0, State.Review, stability=recall.stability, difficulty=recall.difficulty, last_review=last)
     card, _ = plan.review_card(card, Rating(GRADES.index(grade) + 1), midnight(today.isoformat()))
     due = today if grade == "again" else card.due.date()
     lapses = (recall.lapses if recall else 0) + (grade == "again")
