@@ -10,21 +10,27 @@ Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm). Su et al. 2021, arXiv:2104.
 arXiv:2002.05202 (SwiGLU). Touvron et al. 2023, arXiv:2302.13971 (all of them together: Llama).
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
+from numpy import ndarray as Array
 
 
-def embed(tokens, table):  # (tokens,), (vocab, d) -> (tokens, d)
+def embed(tokens: Array, table: Array) -> Array:  # (tokens,), (vocab, d) -> (tokens, d)
     """Look up one row of the table for each token id."""
     return table[tokens]
 
 
-def linear(x, weight, bias=None):  # (tokens, d_in), (d_out, d_in), (d_out,) -> (tokens, d_out)
+def linear(  # (tokens, d_in), (d_out, d_in), (d_out,) -> (tokens, d_out)
+    x: Array, weight: Array, bias: Array | None = None
+) -> Array:
     """x times the transposed weight: each row of the weight is one output's recipe, as files and papers store it."""
     y = x @ weight.T
     return y if bias is None else y + bias
 
 
-def rms_norm(x, weight, eps):  # (..., d), (d,) -> (..., d)
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:  # (..., d), (d,) -> (..., d)
     """Divide each vector by its root mean square, then scale each component.
 
         y = x / sqrt(mean(x²) + eps) * weight
@@ -37,18 +43,20 @@ def rms_norm(x, weight, eps):  # (..., d), (d,) -> (..., d)
     # END SOLUTION
 
 
-def rope_frequencies(d_head, base):  # -> (d_head/2,)
+def rope_frequencies(d_head: int, base: float) -> Array:  # -> (d_head/2,)
     """Compute the frequency of each pair of components, in radians per token: base^(-2i/d), from 1 down to almost 1/base."""
     return (base ** (-np.arange(0, d_head, 2) / d_head)).astype(np.float32)
 
 
-def rope_angles(positions, frequencies):  # (tokens,), (d/2,) -> (tokens, d/2), (tokens, d/2)
+def rope_angles(positions: Array, frequencies: Array) -> tuple[Array, Array]:  # (tokens,), (d/2,) -> (tokens, d/2), (tokens, d/2)
     """Cosine and sine of position × frequency, for each position and each pair of components."""
     angles = np.asarray(positions, np.float32)[:, None] * frequencies
     return np.cos(angles), np.sin(angles)
 
 
-def rope(x, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)
+def rope(  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)
+    x: Array, cos: Array, sin: Array, interleaved: bool
+) -> Array:
     """Rotary position embedding: turn pair i of each head's vector at position p by the angle p × frequency[i].
 
         [a', b'] = [a cos - b sin, a sin + b cos]
@@ -71,18 +79,18 @@ def rope(x, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d/2), (token
     # END SOLUTION
 
 
-def silu(x):  # (...) -> (...)
+def silu(x: Array) -> Array:  # (...) -> (...)
     """x × sigmoid(x): near zero for negative x, near x for positive x, smooth between."""
     with np.errstate(over="ignore"):  # exp(-x) of a very negative x is inf, and x / inf is the right answer: -0
         return x / (1.0 + np.exp(-x))
 
 
-def swiglu(gate, up):  # (tokens, d_ff), (tokens, d_ff) -> (tokens, d_ff)
+def swiglu(gate: Array, up: Array) -> Array:  # (tokens, d_ff), (tokens, d_ff) -> (tokens, d_ff)
     """Apply the gated activation of the feed-forward layer: one half decides how much of the other passes."""
     return silu(gate) * up
 
 
-def attention_inputs(x, w, c, cos, sin, linear=linear):
+def attention_inputs(x: Array, w: Any, c: Any, cos: Array, sin: Array, linear: Callable = linear) -> tuple[Array, Array, Array]:
     """(tokens, d_model) -> (tokens, heads, d), (tokens, kv_heads, d), (tokens, kv_heads, d)
 
     The first half of a layer: norm, then each token's queries, keys and values, turned to its position. w: a layer's
@@ -97,18 +105,18 @@ def attention_inputs(x, w, c, cos, sin, linear=linear):
     return rope(q, cos, sin, c.rope_interleaved), rope(k, cos, sin, c.rope_interleaved), v
 
 
-def add_linear(x, h, weight):  # (tokens, d_out), (tokens, d_in), (d_out, d_in) -> (tokens, d_out)
+def add_linear(x: Array, h: Array, weight: Array) -> Array:  # (tokens, d_out), (tokens, d_in), (d_out, d_in) -> (tokens, d_out)
     """Add x + h Wᵀ: how a part of a layer adds its result to the residual stream."""
     return x + linear(h, weight)
 
 
-def add_feed_forward(x, w, c, linear=linear):  # (tokens, d_model) -> (tokens, d_model)
+def add_feed_forward(x: Array, w: Any, c: Any, linear: Callable = linear) -> Array:  # (tokens, d_model) -> (tokens, d_model)
     """Add x + the second half of a layer, the feed-forward network. w, c, linear: as in attention_inputs."""
     h = rms_norm(x, w.ffn_norm, c.norm_eps)
     return x + linear(swiglu(linear(h, w.gate), linear(h, w.up)), w.down)
 
 
-def run_layers(x, layers, c, angles, step):
+def run_layers(x: Array, layers: Sequence[Any], c: Any, angles: tuple[Array, Array], step: Any) -> Array:
     """(tokens, d_model) -> (tokens, d_model): all layers, one after another.
 
     layers, c: weights and shape of the model. angles: rope_angles of the tokens. step: what looks up other tokens' keys and
@@ -122,7 +130,7 @@ def run_layers(x, layers, c, angles, step):
     return x
 
 
-def softmax(x):  # (..., n) -> (..., n)
+def softmax(x: Array) -> Array:  # (..., n) -> (..., n)
     """exp(x) over its sum along the last axis, after subtracting the row's maximum so that exp cannot overflow.
 
     A row that is -inf throughout gives zeros: nothing is visible, so nothing is taken.

@@ -7,6 +7,8 @@ eyes. Colours: Okabe and Ito 2008.
 
 import io
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -16,7 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -30,20 +32,20 @@ STYLE = {
 }
 
 
-def figure(panels=1, width=6.4, height=4.0):  # -> Figure, [Axes]
+def figure(panels: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Any, list[Any]]:  # -> Figure, [Axes]
     """Make a figure with panels side by side; no global state, no window."""
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(width * panels, height), layout="constrained", dpi=STYLE["figure.dpi"])
         return fig, [fig.add_subplot(1, panels, i + 1) for i in range(panels)]
 
 
-def series(axes, index, x, y, label):
+def series(axes: Any, index: int, x: Sequence[float], y: Sequence[float], label: str) -> None:
     """Plot a measured series, told apart by colour, marker and line."""
     i = index % len(COLOURS)
     axes.plot(x, y, color=COLOURS[i], marker=MARKERS[i], linestyle=LINES[i], label=label, markersize=5, linewidth=1.6)
 
 
-def bars(axes, names, values, unit):
+def bars(axes: Any, names: Sequence[str], values: Sequence[float], unit: str) -> None:
     """Plot one bar a name, its value written on it."""
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
@@ -51,12 +53,12 @@ def bars(axes, names, values, unit):
         axes.bar_label(bar, fmt=lambda v: f"{v:,.3g} {unit}", padding=2)
 
 
-def square(x, y, grey):
+def square(x: float, y: float, grey: str) -> Any:
     """Draw a unit square of a grid, from black (0) to white (1)."""
     return Rectangle((x, y), 1, 1, facecolor=str(grey), edgecolor="white")
 
 
-def ceiling(axes, value, formula):
+def ceiling(axes: Any, value: float, formula: str) -> None:
     """Draw the bound of the machine: a dashed line, labelled with its formula."""
     axes.axhline(value, color="black", linestyle="--", linewidth=1.2)
     where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
@@ -64,27 +66,27 @@ def ceiling(axes, value, formula):
     axes.set_ylim(top=max(axes.get_ylim()[1], value * 1.15))
 
 
-def log_scales(axes, xs):
+def log_scales(axes: Any, xs: Sequence[float]) -> None:
     """Make both axes logarithmic, with a tick at each measured x."""
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(xs, [f"{x:,}" for x in xs])
     axes.minorticks_off()
 
 
-def label(axes, title, x, y):
+def label(axes: Any, title: str, x: str, y: str) -> None:
     """Set title and axes; the units belong into x and y."""
     axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
 
-def legend(axes):
+def legend(axes: Any) -> None:
     """Add a legend: y from zero, with room above the highest point so that it covers nothing."""
     axes.set_ylim(0, axes.dataLim.y1 * 1.35)
     axes.legend(loc="upper left", frameon=False)
 
 
-def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
+def ttft_plot(axes: Any, curves: Mapping[str, Any], title: str, x: str = "prompt length (tokens)", bound: Any = None) -> None:
     """Plot TTFT in ms against x (standard picture 1). curves: {label: (xs, seconds)}; bound: (xs, seconds, formula)."""
     if bound:
         xs, seconds, formula = bound
@@ -95,7 +97,7 @@ def ttft_plot(axes, curves, title, x="prompt length (tokens)", bound=None):
     legend(axes)
 
 
-def throughput_plot(axes, speeds, title, top=None):
+def throughput_plot(axes: Any, speeds: Mapping[str, Any], title: str, top: tuple[float, str] | None = None) -> None:
     """Plot tokens/s as bars (standard picture 2). speeds: {label: tokens/s}; top: (tokens/s, formula) of the ceiling."""
     if top:
         ceiling(axes, *top)
@@ -104,7 +106,7 @@ def throughput_plot(axes, speeds, title, top=None):
     axes.set_ylim(0, max([*speeds.values(), top[0] if top else 0]) * 1.18)
 
 
-def show(fig):
+def show(fig: Any) -> None:
     """Show a figure below a notebook's cell, as the same PNG for every reader; in a plain script, nothing happens."""
     if "ipykernel" in sys.modules:
         from IPython.display import Image, display
@@ -113,6 +115,6 @@ def show(fig):
         display(Image(png.getvalue(), format="png"))
 
 
-def save(fig, path):
+def save(fig: Any, path: Any) -> None:
     """Write a PNG, to a path or a file, without a date in it, so that equal pictures are equal bytes."""
     fig.savefig(path, format="png", metadata={"Software": None})

@@ -8,12 +8,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minillm import terminal
 from minillm.bench.compare import ceilings
 from minillm.bench.machine import measure_machine, peak_rss_bytes
 from minillm.errors import MiniLLMError
 from minillm.files import replacing
+from minillm.llm import LLM
 from minillm.metrics.events import TOKEN, EventLog, summary
 from minillm.model.generate import generate_tokens
 from minillm.model.sampling import SamplingParams
@@ -36,10 +38,10 @@ class Rung:
     kernels: bool = False
 
 
-def generation(**options):  # -> a rung's measure
+def generation(**options: Any) -> Callable:  # -> a rung's measure
     """Run a plain greedy generation with options of `generate_tokens`."""
 
-    def measure(llm, prompt):
+    def measure(llm: LLM, prompt: list[int]) -> tuple[list[int], EventLog]:
         log = EventLog()
         sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=NEW_TOKENS))
         for _ in generate_tokens(llm.transformer, llm.tokenizer.eos_ids, [sequence], log, **options):
@@ -56,7 +58,9 @@ LADDER = (
 )
 
 
-def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, ready for JSON
+def climb(
+    llm: LLM, say: Callable[[str], Any] = lambda text: None, compiled: LLM | None = None, bits: float = 32
+) -> dict[str, Any]:
     """Measure every rung. A rung whose tokens differ raises nothing; the table reports it.
 
     compiled: the same model on the compiled backend; without it, its rungs are left out. bits: what its weights take each.
@@ -68,7 +72,7 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
     rungs, expected = [], None
     for rung in ladder:
         say(f"measuring: {rung.name}")
-        climber = compiled if rung.kernels else llm
+        climber = compiled if compiled and rung.kernels else llm
         climber.generate(prompt, SamplingParams(max_tokens=2))  # threads wake and code is loaded: that is not of the rung
         token_ids, log = rung.measure(climber, prompt)
         expected = expected or token_ids
@@ -83,10 +87,10 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
                 **summary(log, 0),
             }
         )
-    for rung, top in zip(rungs, tops, strict=True):
-        rung["speedup"] = rung["throughput_tokens_per_s"] / rungs[0]["throughput_tokens_per_s"]
-        rung["ceiling_tokens_per_s"], rung["bits_per_weight"] = top["decode_tokens_per_s"], top["bits_per_weight"]
-        rung["share_of_ceiling"] = rung["decode_tokens_per_s"] / top["decode_tokens_per_s"]
+    for row, top in zip(rungs, tops, strict=True):
+        row["speedup"] = row["throughput_tokens_per_s"] / rungs[0]["throughput_tokens_per_s"]
+        row["ceiling_tokens_per_s"], row["bits_per_weight"] = top["decode_tokens_per_s"], top["bits_per_weight"]
+        row["share_of_ceiling"] = row["decode_tokens_per_s"] / top["decode_tokens_per_s"]
     return {
         "model": llm.config.name,
         "parameters": llm.config.parameters(),
@@ -97,7 +101,7 @@ def climb(llm, say=lambda text: None, compiled=None, bits=32):  # LLM -> dict, r
     }
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format the ladder as a table."""
     head = ["", "TTFT", "TPOT", "decode", "of ceiling", "speed-up", "same tokens"]
     rows = [
@@ -113,7 +117,7 @@ def table(result):  # -> text
     return "\n".join(lines)
 
 
-def picture(result):  # -> Figure
+def picture(result: dict[str, Any]) -> Any:  # -> Figure
     """Plot throughput under its ceiling (left), and the arrival of each token (right)."""
     from minillm import plots
 
@@ -135,7 +139,7 @@ def picture(result):  # -> Figure
     return fig
 
 
-def write(result, folder):  # dict, path -> (png, json)
+def write(result: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:  # dict, path -> (png, json)
     """Put tour.png and tour.json into a folder, each whole or not at all."""
     from minillm import plots
 
@@ -147,7 +151,7 @@ def write(result, folder):  # dict, path -> (png, json)
     return png, data
 
 
-def writable(folder):
+def writable(folder: str | Path) -> None:
     """Make the folder, before minutes of measuring. MiniLLMError where it cannot be made or written to."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`minillm chat`: its commands, what it says about a model that cannot chat, and how it samples where nobody says."""
+"""`minillm chat`: its commands, what it says about a model that cannot chat, and how it samples by default."""
 
 import io
 import sys

@@ -46,7 +46,7 @@ def test_a_request_without_tokens_has_no_metrics_and_no_crash():
     assert events.throughput(log) is None and events.summary(log, 0)["new_tokens"] == 0
 
 
-def test_a_convention_that_nobody_uses_is_refused():
+def test_an_unknown_convention_is_refused():
     with pytest.raises(MiniLLMError, match="'mean'"):
         events.tpot(MIXED, 0, "mean")
 

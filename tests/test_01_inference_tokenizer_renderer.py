@@ -49,7 +49,7 @@ def is_gone(process_id):
     for _ in range(1000):
         try:
             if Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True  # ended; whoever inherited it has not looked yet
+                return True  # ended; the process that inherited it has not looked yet
         except OSError:
             return True
         time.sleep(0.01)

@@ -101,7 +101,7 @@ class Tape:
     ),
 )
 @pytest.mark.parametrize(("n_q", "n_k", "window"), [(8, 8, None), (4, 12, None), (8, 16, 5), (4, 4, 1), (12, 8, None)])
-def test_keys_that_nobody_sees_are_not_loaded_and_the_rest_tile_by_tile(n_q, n_k, window):
+def test_masked_keys_are_not_loaded_and_the_rest_tile_by_tile(n_q, n_k, window):
     q, k, v = draws(7, (n_q, 3), (n_k, 3), (n_k, 3))
     seen, block, tapes = oracles.visible(n_q, n_k, True, window, n_k - n_q), 4, (Tape(k), Tape(v))
     tiles_seen = [(a, b) for a in range(0, n_q, 4) for b in range(0, n_k, 4) if seen[a : a + 4, b : b + 4].any()]

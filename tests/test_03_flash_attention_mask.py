@@ -118,7 +118,7 @@ def test_what_a_mask_says_of_a_tile_is_what_its_entries_say(mask, block_q, block
             np.testing.assert_array_equal(mask.visible(rows, columns), tile)
             assert mask.hides_nothing(rows, columns) == tile.all()
             assert mask.hides_all(rows, columns) or tile.any(), "a tile that may be skipped is loaded"
-            assert not (mask.hides_all(rows, columns) and tile.any()), "a tile that somebody sees is skipped"
+            assert not (mask.hides_all(rows, columns) and tile.any()), "a tile with visible keys is skipped"
 
 
 @given(mask=masks(), block_q=st.integers(1, 4))

@@ -1,4 +1,4 @@
-"""The schedules of FlashAttention-3: nobody does two things at once or anything too early, and softmax hides behind products."""
+"""The schedules of FlashAttention-3: one task a unit at a time, none too early, and softmax hides behind products."""
 
 import pytest
 from hypothesis import given

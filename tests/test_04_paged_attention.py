@@ -1,6 +1,6 @@
 """Exercises 04.3 and 04.5: attention that reads pages through a block table, and the slots that new tokens go to.
 
-What is in a page beyond its tokens is NaN here, so whoever reads it finds out.
+What is in a page beyond its tokens is NaN here, so a kernel that reads it shows.
 """
 
 import mistakes
@@ -250,7 +250,7 @@ def test_tokens_go_to_the_slots_of_their_blocks(seed, size, pieces):
     cache = store.new_cache()
     parts = []
     for i, n in enumerate(pieces):
-        fill(hole, seed + 100 + i, size)  # somebody else's block lies between
+        fill(hole, seed + 100 + i, size)  # another sequence's block lies between
         parts.append(fill(cache, seed + i, n))
     k, v = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
     check_slots(store, cache, k, v, what=f"a cache of blocks of {size} fed {pieces} tokens")
@@ -263,7 +263,7 @@ def test_nothing_but_the_slots_is_written(held):
     neighbour, cache = store.new_cache(), store.new_cache()
     theirs = fill(neighbour, 1, 6)
     before = fill(cache, 2, held)
-    store.k[:, cache.table.blocks[held // 4 :][:1], held % 4 :] = 7  # what nobody has written yet
+    store.k[:, cache.table.blocks[held // 4 :][:1], held % 4 :] = 7  # what is not written yet
     after = fill(cache, 3, 2)
     both = [np.concatenate(side, axis=1) for side in zip(before, after, strict=True)]
     check_slots(store, cache, *both, what=f"a cache of {held} tokens and 2 more")

@@ -57,7 +57,7 @@ class SideBySide(RuleBasedStateMachine):
     def begin(self, size, blocks, seed):
         self.rng, self.size = np.random.default_rng(seed), size
         self.device, self.host = new_store(blocks, size), new_store(blocks, size)
-        for store in (self.device, self.host):  # what nobody wrote must never be read
+        for store in (self.device, self.host):  # slots never written must never be read
             store.k[:], store.v[:] = np.nan, np.nan
         self.pairs = [self.pair()]
 

@@ -41,7 +41,7 @@ def test_a_block_is_free_when_its_last_owner_lets_go(owners):
 
 @exercise("04.1", points=1, hint="What one owner frees, the other still reads: it may not be handed out again.")
 @given(moves=st.lists(st.tuples(st.sampled_from("asf"), st.integers(0, 9)), max_size=40))
-def test_no_block_is_handed_out_while_somebody_owns_it(moves):
+def test_no_block_is_handed_out_while_it_has_an_owner(moves):
     pool, owners = BlockPool(4, 4), []  # one entry for each owner
     for move, number in moves:
         if move == "a" and pool.num_free:
@@ -150,7 +150,7 @@ def test_no_tokens_no_slots():
 # --- 04.4: copy-on-write --------------------------------------------------------------------------------------------------
 
 
-@exercise("04.4", points=1, hint="One owner, and nobody remembers it: no reason to copy.")
+@exercise("04.4", points=1, hint="One owner, and no prefix cache remembers it: no reason to copy.")
 def test_the_only_owner_writes_in_place():
     pool = BlockPool(4, 4)
     block = pool.allocate()
@@ -188,7 +188,7 @@ def test_what_a_cache_remembers_is_not_written_even_by_its_only_owner():
     block = pool.allocate()
     pool.keep(block)
     fresh, source = pool.writable(block)
-    assert fresh != block, f"block {block} is kept: whoever hits this prefix later would read what is written now"
+    assert fresh != block, f"block {block} is kept: a later hit of this prefix would read what is written now"
     assert source == block, f"what was in block {block} must be copied from there: expected {block}, found {source}"
     idle = list(pool.idle)
     assert idle == [block], f"block {block} has no owner now and stays remembered: idle must be [{block}], found {idle}"

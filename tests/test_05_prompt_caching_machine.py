@@ -57,7 +57,7 @@ class RadixMachine(BlockMachine):
             assert all(cache.home[page] is node for page in node.pages)
             assert not node.pages or not node.parent.pages or self.pool.refs[node.parent.pages[-1]] >= in_use[0]
             if node.pages and not node.children and not in_use[-1]:
-                assert (node.ticket, id(node)) in waiting, "an idle leaf that nobody will evict"
+                assert (node.ticket, id(node)) in waiting, "an idle leaf that eviction will never find"
             pages += len(node.pages)
         assert pages == len(cache.home)
 

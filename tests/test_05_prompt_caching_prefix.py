@@ -63,7 +63,7 @@ def test_salts_share_nothing_and_the_chain_can_be_taken_up_anywhere():
     assert rest == mine[1:], f"taken up after the first block the chain must go on as before: {mine[1:]}, found {rest}"
 
 
-@exercise("05.1", points=0, hint="Do not compute what nobody asks for: yield.")
+@exercise("05.1", points=0, hint="Do not compute what the caller does not ask for: yield.")
 def test_the_chain_is_lazy():
     asked = []
     next(chain(list(range(100)), 2, hasher=lambda key: asked.append(key) or len(asked)))
@@ -156,7 +156,7 @@ def test_what_is_hit_survives_and_the_rest_goes_oldest_first(make):
 
 
 @pytest.mark.parametrize("make", CACHES)
-def test_truncated_into_a_cached_block_and_written_again_nobody_hits_the_wrong_words(make):
+def test_truncated_into_a_cached_block_and_written_again_no_prefix_hits_the_wrong_tokens(make):
     """nano-vllm's users found a stale hash here."""
     cache = make(BlockPool(8, 4))
     table = BlockTable(cache.pool)

@@ -221,7 +221,7 @@ def test_who_is_cancelled_while_submitting_leaves_no_request_behind():
 # --- slow readers -------------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_waits_for_a_reader_who_never_reads():
+def test_no_request_waits_for_a_reader_that_never_reads():
     async def scenario(front):
         sleepy = await front.submit([1, 2], greedy(126, logprobs=1), n=2)
         quick = await tokens(await front.submit([3], greedy(120)))
@@ -272,7 +272,7 @@ def test_a_full_queue_refuses_with_a_time_to_swap_in_and_takes_again_later():
 
     async def scenario(front):
         running = [await front.submit([i], greedy(2)) for i in range(1)]
-        await asyncio.sleep(0.05)  # its step waits for the gate: nobody else is let in, at most 4 may wait
+        await asyncio.sleep(0.05)  # its step waits for the gate: no other request is let in, at most 4 may wait
         tries = [asyncio.create_task(front.submit([i], greedy(2))) for i in range(7)]
         await asyncio.sleep(0.05)
         refused = [t for t in tries if t.done()]
@@ -384,7 +384,7 @@ def test_an_error_of_one_request_reaches_its_stream_alone():
     assert served(scenario, one=one) == alone([1, 2], greedy(9))
 
 
-def test_an_engine_that_dies_tells_everybody():
+def test_an_engine_that_dies_tells_every_request():
     one, gate, doomed = engine(), threading.Semaphore(1), threading.Event()
     schedule = one.scheduler.schedule
 

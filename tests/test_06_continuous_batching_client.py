@@ -444,7 +444,7 @@ def test_connection_close_is_obeyed():
     assert [o.error for o in outcomes] == [None] * 2 and server.connections == 2
 
 
-def test_nobody_is_there():
+def test_no_server_is_there():
     async def go():
         async with MockServer() as server:
             url = server.url

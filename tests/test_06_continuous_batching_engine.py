@@ -155,7 +155,7 @@ def test_a_seeded_request_says_the_same_alone_and_in_a_crowd_that_preempts_it(pr
     one.step(), one.cancel(others[2]), one.step(), one.cancel(others[-1])
     drain(one)
     assert [[a.token_ids for a in answers[r]] for r in requests] == expected
-    assert any(e.kind == PREEMPTED and e.request in requests for e in one.log.events), "nobody was preempted: nothing shown"
+    assert any(e.kind == PREEMPTED and e.request in requests for e in one.log.events), "no request was preempted: nothing shown"
     assert used(one) == 0 and not one.scheduled and not one.running
 
 

@@ -25,7 +25,7 @@ class Drawing:
 
 
 def executor(backend="numpy", rule=None, greedy=False, **options):
-    """Blocks of 4 tokens, all filled with what nobody wrote. By default it draws the likeliest token."""
+    """Blocks of 4 tokens, all filled with values that no request wrote. By default it draws the likeliest token."""
     options = {"num_blocks": 12, "block_size": 4, "host_blocks": 6, **options}
     made = ModelExecutor(small(backend).transformer, **options)
     rule = rule or (lambda sequence, found: (int(found if greedy else found.argmax()), None))

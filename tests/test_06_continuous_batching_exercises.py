@@ -63,7 +63,7 @@ def check_entry(entering, pool, cache, fits, story, seats=1, alone=False):
 
 @exercise("06.1", points=2, hint=(
     "How many blocks does it need, and how many may it take? pool.can_allocate(n) knows the watermark.",
-    "Alone, nobody else needs to grow: then all free blocks are its own to take.",
+    "Alone, no other sequence needs to grow: then all free blocks are its own to take.",
 ))  # fmt: skip
 @given(tokens=st.integers(1, 44), taken=st.integers(0, 9), watermark=st.integers(0, 3), alone=st.booleans())
 def test_who_enters_leaves_the_watermark_free_unless_it_would_be_alone(tokens, taken, watermark, alone):
@@ -250,7 +250,7 @@ def test_who_runs_may_take_the_blocks_that_newcomers_must_leave():
     scheduler = crowd([(4, 1), (2, 1)], spare=1, watermark=1)
     run_step(scheduler)
     ids = [member.request.id for member in scheduler.running]
-    assert ids == [0, 1], f"request 0 needs a block, one is free, watermark 1: nobody has to leave, found {ids} still running"
+    assert ids == [0, 1], f"request 0 needs a block, one is free, watermark 1: no request has to leave, found {ids} still running"
 
 
 @exercise("06.2", points=1, hint="Where there is a host's pool, preempt swaps: give it scheduler.host.")
@@ -473,7 +473,7 @@ def test_tokens_that_occurred_are_each_answers_own(prompt, said):
         used[said] = True
     low = state_of(3, 0, 0.5, prompt)[1]
     assert low is not None, "a penalty of 0.5 invites what has occurred: used is needed at every penalty but 1, found None"
-    assert state_of(3, 0, 1.0, prompt)[1] is None, "at a penalty of 1 nobody asks which tokens occurred: None, and no work for it"
+    assert state_of(3, 0, 1.0, prompt)[1] is None, "at a penalty of 1 the tokens that occurred do not matter: None, and no work"
 
 
 class Silent:

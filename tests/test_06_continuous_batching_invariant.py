@@ -128,7 +128,7 @@ def test_they_compute_the_same_model(backend, shape):
 
 
 @MODES
-def test_whoever_holds_the_keys_may_have_more_blocks_than_are_filled(backend):
+def test_a_cache_may_have_more_blocks_than_are_filled(backend):
     ops, rng = invariant_ops(get_backend(backend)), np.random.default_rng(0)
     q, k, v = rng.normal(size=(3, 4, 16)), rng.normal(size=(5, 8, 2, 16)), rng.normal(size=(5, 8, 2, 16))
     q, k, v = (x.astype(np.float32) for x in (q, k, v))

@@ -58,7 +58,7 @@ gap_lists = st.lists(st.floats(0.001, 5), min_size=1, max_size=20)
 @given(wait=st.floats(0.01, 30), gaps=gap_lists, arrived=st.floats(0, 1000))
 def test_the_first_token_counts_in_ttft_and_not_in_tpot(wait, gaps, arrived):
     times = [arrived + wait + sum(gaps[:i]) for i in range(len(gaps) + 1)]
-    for late in (0.0, 3.0):  # a server may say FINISHED long after the last token: nobody waits for that
+    for late in (0.0, 3.0):  # a server may say FINISHED long after the last token: no metric counts that
         check(life(times, arrived=arrived, late=late), wait, sum(gaps) / len(gaps), wait + sum(gaps))
 
 

@@ -1,4 +1,4 @@
-"""The official `openai` client against the server: whoever has a program for OpenAI's interface has one for ours."""
+"""The official `openai` client against the server: a program for OpenAI's interface is a program for ours."""
 
 import asyncio
 

@@ -158,7 +158,7 @@ def test_what_is_cached_counts_and_is_given_back_if_the_request_must_wait():
         pool.free(others.blocks[0]), pool.free(others.blocks[0])
 
 
-# --- nobody starves ---------------------------------------------------------------------------------------------------------
+# --- no starvation ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", [1, 4])

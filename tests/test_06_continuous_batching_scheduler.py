@@ -47,7 +47,7 @@ def test_a_batch_that_decodes_is_closed_to_those_who_come():
     assert found + schedule(engine) == ["0:4", "0:1", "0:1", "0:1", "1:4", "1:1"]
 
 
-def test_a_whole_prompt_waits_for_a_step_that_can_take_it_and_nobody_slips_past():
+def test_a_whole_prompt_waits_for_a_step_that_can_take_it_and_no_request_slips_past():
     engine = started(request(0, 4, 6), request(1, 4, 3), policy="orca", max_tokens_per_step=8)
     engine.step()
     engine.add(request(2, 7, 1))

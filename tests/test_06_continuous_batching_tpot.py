@@ -1,4 +1,4 @@
-"""One TPOT: whoever asks, and however many answers a request has, a log gives one number."""
+"""One TPOT: a log gives one number, in every report and for any number of answers a request."""
 
 import pytest
 from engine_help import engine, greedy, small

@@ -78,7 +78,7 @@ def test_each_fault_is_seen(new, expected):
     assert tell.fault(new, "But then,", STORY) == expected
 
 
-def test_a_pronoun_that_fits_nobody_is_a_fault():
+def test_a_pronoun_that_fits_no_character_is_a_fault():
     story = SimpleNamespace(names={"Lily", "Anna"}, pronouns=tell.HE, text="")
     assert tell.fault("Lily lost his hat.", "Lily", story) == "a pronoun"
     assert tell.fault("Lily lost her hat.", "Lily", story) == ""

@@ -298,8 +298,8 @@ def test_a_head_of_another_model_is_refused(tmp_path):
     save_eagle(path, llm.config, made, kind="F32")
     with pytest.raises(ModelError, match=r"'blk.0.attn_output.weight' must have shape \(64, 32\), found \(64, 64\)"):
         load_eagle(path, other.transformer)
-    save_eagle(path, replace(llm.config, name="somebody"), made, kind="F32")
-    with pytest.raises(ModelError, match="eagle.target.*must be.*somebody"):
+    save_eagle(path, replace(llm.config, name="another-model"), made, kind="F32")
+    with pytest.raises(ModelError, match="eagle.target.*must be.*another-model"):
         load_eagle(path, llm.transformer)
     for bad, told in ((np.array([3, 3]), "do not rise"), (np.array([-1, 3]), "from 0 to 299"), (np.array([3, 300]), "299")):
         save_eagle(path, llm.config, made, bad, "F32")

@@ -39,7 +39,7 @@ def decoded(model, chosen, caches, prompt=5, steps=3):
 
 
 @pytest.mark.parametrize(("shape", "kinds"), CASES)
-def test_one_call_is_the_same_bits_as_half_layers_whoever_sits_beside_whom(shape, kinds, two_threads):
+def test_one_call_is_the_same_bits_as_half_layers_in_any_batch(shape, kinds, two_threads):
     config = SHAPES[shape]
     model, halves = (model_of(config, KINDS[kinds]) for _ in range(2))
     layer_by_layer(halves)

@@ -131,7 +131,7 @@ def test_adapters_share_no_pages_with_each_other_or_with_the_base(prefix):
         assert [d.token_ids[0] for d in drain(made)[request, 0]] == right[name], name
         cached = [e.tokens for e in made.log.events_of(request) if e.kind == CACHED]
         assert cached == ([36] if again else []), (name, again)
-    salted = made.add(prompt, greedy(8), adapter="moral", salt="somebody")
+    salted = made.add(prompt, greedy(8), adapter="moral", salt="tenant")
     drain(made)
     assert not [e for e in made.log.events_of(salted) if e.kind == CACHED]
 

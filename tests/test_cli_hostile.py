@@ -58,7 +58,7 @@ NEEDED = {  # what must be there beside the option that is tried
     ("course", "status"): ["--work", "learner"],
     ("course", "solution"): ["01.1", "--work", "learner"],
     ("course", "release"): ["01"],
-    ("course", "grade"): ["learner"],
+    ("course", "grade"): ["--work", "learner"],
 }
 
 

@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, monkeypatch, capfd):
-    """run(command line) -> (exit status, standard output, standard error), with peers absent and somebody to answer."""
+    """run(command line) -> (exit status, standard output, standard error), with peers absent and a typist to answer."""
     find = importlib.util.find_spec
     peers = ("torch", "llama_cpp", "transformers")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in peers else find(name, *more))

@@ -133,6 +133,11 @@ def test_a_folder_has_one_name_in_all_commands_and_paths_are_as_one_would_type_t
     assert "91.1  to do" in cli(course, "check", "--work", "mine").stdout
     graded = [cli(course, "grade", *words, "--only", "91.1").stdout for words in (["mine"], ["--work", "mine"])]
     assert graded[0] == graded[1] and "0 of 3" in graded[0]
+    both = cli(course, "grade", "mine", "--work", "other")
+    assert both.returncode == 2 and "two submissions, mine and --work other: grade one" in both.stdout, both.stdout
+    for action in ("start", "check", "hint", "status", "solution", "grade"):  # no command hides how it takes the folder
+        shown = cli(course, action, "--help").stdout
+        assert "--work DIR" in shown and ("--out DIR" in shown) == (action == "start"), action
 
 
 def test_pytest_with_a_folder_outside_the_project_says_what_to_type(course, tmp_path):

@@ -130,7 +130,7 @@ def test_what_is_lent_keeps_its_own_line_numbers(tmp_path):
 
 @pytest.fixture(scope="module")
 def autograder():
-    """The autograder of 01-02, set up by its own script, in a folder that everybody may read (pytest's own are closed)."""
+    """The autograder of 01-02, set up by its own script, in a folder that all users may read (pytest's own are closed)."""
     with tempfile.TemporaryDirectory(prefix="minillm-autograder-") as folder:
         root = Path(folder)
         root.chmod(0o755)

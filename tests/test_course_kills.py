@@ -28,9 +28,9 @@ def test_the_table_of_the_small_project(tmp_path):
 def test_a_reference_that_fails_and_an_exercise_that_is_not_there_kill_nothing(tmp_path):
     course = project(tmp_path)
     with (tmp_path / "tests/test_91_layers.py").open("a") as file:
-        file.write("\n\n@exercise('91.1')\ndef test_refuses_everybody():\n    assert False, 'nobody is right'\n")
+        file.write("\n\n@exercise('91.1')\ndef test_refuses_every_answer():\n    assert False, 'no answer is right'\n")
     run = cli(course, "kills", "91.1")
-    assert run.returncode == 2 and "the reference fails 1 of its own tests" in run.stdout and "nobody is right" in run.stdout
+    assert run.returncode == 2 and "the reference fails 1 of its own tests" in run.stdout and "no answer is right" in run.stdout
     run = cli(course, "kills", "91.7")
     assert run.returncode == 2 and "no exercise or lesson '91.7'" in run.stdout
 

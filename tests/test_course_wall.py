@@ -280,7 +280,7 @@ def memory(*more):
 
 LIES = {
     "a tag that there is not": ([], ["x", 1]),
-    "an object that nobody has": ([], ["@", 77]),
+    "an object that does not exist": ([], ["@", 77]),
     "an object with the judge's number": ([[2, "list", []]], None),
     "a number that is no number": ([["3", "list", []]], None),
     "a class that runs": ([[3, "object", "subprocess:Popen", {}]], None),

@@ -1,7 +1,7 @@
 """The spine: greedy output never depends on the optimization.
 
 With or without a cache, in one piece or in chunks, alone or in a batch, after a fork or a truncation, in pages of any size,
-with a prefix that somebody else computed, swapped out and in, preempted and computed again, by an engine that serves
+with a prefix that another request computed, swapped out and in, preempted and computed again, by an engine that serves
 others meanwhile: the same tokens.
 Later issues add their ways of computing the same thing to WAYS.
 """
@@ -164,7 +164,7 @@ def paged(llm, prompts, size):
 
 
 def prefix_hit(llm, prompts, kind, share, size=8):
-    """Somebody was here before: with something else, with the first half and then something else, or with the very prompt."""
+    """An earlier request fills the cache: with other tokens, with the first half and then others, or with the very prompt."""
     store, out = new_store(llm, prompts, size, copies=3), []
     prefixes = kind(store.pool)
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""Tables are as wide as their widest cells; progress is silent where nobody watches; and nothing else draws either."""
+"""Tables are as wide as their widest cells; progress is silent without a terminal; and nothing else draws either."""
 
 import io
 import re

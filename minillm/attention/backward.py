@@ -12,6 +12,7 @@ Dao et al. 2022, arXiv:2205.14135, Appendix B; Dao 2023, arXiv:2307.08691, Algor
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.mask import Mask, tiles
 from minillm.attention.online_softmax import finite
@@ -20,18 +21,20 @@ from minillm.errors import MiniLLMError
 from minillm.layers import softmax
 
 
-def attention_backward(q, k, v, d_out, *, causal=True, window=None, offset=None):
+def attention_backward(
+    q: Array, k: Array, v: Array, d_out: Array, *, causal: bool = True, window: int | None = None, offset: int | None = None
+) -> tuple[Array, Array, Array]:
     """(n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d), (n_q, heads, d) -> dq, dk, dv of the same shapes as q, k, v
 
     By the formula, holding all of P. Query heads that share a KV head add up in its gradients.
     """
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     mask, scale = Mask(n_q, n_k, causal, window, offset), 1 / np.sqrt(q.dtype.type(d))
-    everyone, all_keys = slice(0, n_q), slice(0, n_k)
+    all_queries, all_keys = slice(0, n_q), slice(0, n_k)
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for h in range(heads):
         g = h * kv_heads // heads
-        p = softmax(mask.scores(q[:, h] @ k[:, g].T * scale, everyone, all_keys))
+        p = softmax(mask.scores(q[:, h] @ k[:, g].T * scale, all_queries, all_keys))
         dp = d_out[:, h] @ v[:, g].T
         ds = p * (dp - (p * dp).sum(axis=1, keepdims=True))
         dq[:, h] = ds @ k[:, g] * scale
@@ -40,7 +43,10 @@ def attention_backward(q, k, v, d_out, *, causal=True, window=None, offset=None)
     return dq, dk, dv
 
 
-def flash_backward(q, k, v, out, lse, d_out, *, causal=True, window=None, offset=None, block_q=64, block_k=64):
+def flash_backward(
+    q: Array, k: Array, v: Array, out: Array, lse: Array, d_out: Array, *, causal: bool = True, window: int | None = None,
+    offset: int | None = None, block_q: int = 64, block_k: int = 64
+) -> tuple[Array, Array, Array]:
     """Compute attention_backward from out and lse of flash_attention: tiles of P are recomputed, used and dropped.
 
     K and V outside: a tile's dk and dv stay in fast memory while the queries pass by; dq is added to in slow memory.
@@ -66,7 +72,7 @@ def flash_backward(q, k, v, out, lse, d_out, *, causal=True, window=None, offset
     return dq, dk, dv
 
 
-def tile_backward(q, k, v, s, lse, delta, d_out):
+def tile_backward(q: Array, k: Array, v: Array, s: Array, lse: Array, delta: Array, d_out: Array) -> tuple[Array, Array, Array]:
     """Compute what one tile adds to dq, dk and dv, before dq and dk are scaled by 1/√d (the caller does that).
 
     (r, d), (c, d), (c, d), (r, c), (r,), (r,), (r, d) -> (r, d), (c, d), (c, d)

@@ -13,7 +13,11 @@ not depend on each other outside, so that cores can share them, and divides once
 Dao et al. 2022, arXiv:2205.14135, Algorithm 1. Dao 2023, arXiv:2307.08691, Algorithm 1.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.mask import Mask, tiles
 from minillm.attention.online_softmax import divide, fresh_state, log_sum_exp, update
@@ -22,7 +26,9 @@ from minillm.errors import MiniLLMError
 from minillm.memory import refuse_beyond_memory
 
 
-def flash1_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
+def flash1_head(  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
+    q: Array, k: Array, v: Array, out: Array, lse: Array, mask: Mask, block_q: int, block_k: int
+) -> None:
     """Compute one head by FlashAttention-1: K and V outside. out arrives as zeros and lse as -inf; both are filled.
 
     A row's output and statistics live in slow memory between tiles. Each visit loads them, undoes the division by the
@@ -44,7 +50,9 @@ def flash1_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d
         lse[rows] = log_sum_exp(m[rows], l[rows])
 
 
-def flash2_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
+def flash2_head(  # (n_q, d), (n_k, d), (n_k, d), (n_q, d), (n_q,)
+    q: Array, k: Array, v: Array, out: Array, lse: Array, mask: Mask, block_q: int, block_k: int
+) -> None:
     """Compute one head by FlashAttention-2: Q outside. Fills out, and lse with the log-sum-exp of each row.
 
     Each row's state m, l, acc stays in fast memory from its first key to its last. K and V come in tiles of block_k rows,
@@ -64,7 +72,10 @@ def flash2_head(q, k, v, out, lse, mask, block_q, block_k):  # (n_q, d), (n_k, d
         out[rows], lse[rows] = divide(acc, l), log_sum_exp(m, l)  # one division a row, at the end
 
 
-def flash_attention(q, k, v, *, causal=True, window=None, offset=None, block_q=64, block_k=64, head=flash2_head):
+def flash_attention(
+    q: Array, k: Array, v: Array, *, causal: bool = True, window: int | None = None, offset: int | None = None, block_q: int = 64,
+    block_k: int = 64, head: Callable = flash2_head
+) -> tuple[Array, Array]:
     """(n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> (n_q, heads, d), (n_q, heads)
 
     Attention over all heads, and the log-sum-exp of each row's scaled scores. window and offset as in Mask; grouped
@@ -77,7 +88,10 @@ def flash_attention(q, k, v, *, causal=True, window=None, offset=None, block_q=6
     return check_finite(out, q=q, k=k, v=v), lse
 
 
-def all_heads(q, k, v, causal=True, window=None, offset=None, block_q=64, block_k=64, head=flash2_head):
+def all_heads(
+    q: Array, k: Array, v: Array, causal: bool = True, window: int | None = None, offset: int | None = None, block_q: int = 64,
+    block_k: int = 64, head: Callable = flash2_head
+) -> tuple[Array, Array]:
     """Run flash_attention without its check of the output, for callers that merge several results and check once."""
     n_q, heads, _, n_k, kv_heads = check_shapes(q, k, v)
     check_block(block_q=block_q, block_k=block_k)
@@ -91,7 +105,9 @@ def all_heads(q, k, v, causal=True, window=None, offset=None, block_q=64, block_
     return out, lse
 
 
-def flash_attention_varlen(q, k, v, q_lengths, k_lengths, **options):
+def flash_attention_varlen(
+    q: Array, k: Array, v: Array, q_lengths: Sequence[int], k_lengths: Sequence[int], **options: Any
+) -> tuple[Array, Array]:
     """(Σ q_lengths, heads, d), (Σ k_lengths, kv_heads, d) twice -> (Σ q_lengths, heads, d), (Σ q_lengths, heads)
 
     Sequences of different lengths, packed one after another without padding; each sees only its own keys.

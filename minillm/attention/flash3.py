@@ -17,6 +17,7 @@ Shah et al. 2024, arXiv:2407.08608, §3.3. What it gains is measured in fp8_erro
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.hadamard import random_signs, rotate
 from minillm.attention.mask import Mask, tiles
@@ -28,7 +29,9 @@ from minillm.quantization.fp8 import round_e4m3, scale_of
 P_SCALE = np.float32(256)  # the largest power of two below 448: multiplying by it rounds nothing
 
 
-def quantize_tiles(x, block, per):  # (n, heads, d) -> (n, heads, d) on the e4m3 grid, (tiles, heads)
+def quantize_tiles(  # (n, heads, d) -> (n, heads, d) on the e4m3 grid, (tiles, heads)
+    x: Array, block: int, per: str
+) -> tuple[Array, Array]:
     """x ≈ x8 · scale. per "block": each tile of `block` rows of each head has its own scale; per "tensor": all have one."""
     cuts = tiles(0, len(x), block)
     if per == "tensor":
@@ -41,7 +44,9 @@ def quantize_tiles(x, block, per):  # (n, heads, d) -> (n, heads, d) on the e4m3
     return x8, scales
 
 
-def update_fp8(m, l, acc, scores, v8, v_scale):  # (r,), (r,), (r, d), (r, c), (c, d), () -> (r,), (r,), (r, d)
+def update_fp8(  # (r,), (r,), (r, d), (r, c), (c, d), () -> (r,), (r,), (r, d)
+    m: Array, l: Array, acc: Array, scores: Array, v8: Array, v_scale: float
+) -> tuple[Array, Array, Array]:
     """online_softmax.update with P rounded to e4m3 for the product with V, and for nothing else."""
     m_new = np.maximum(m, scores.max(axis=1))
     safe = finite(m_new)
@@ -52,7 +57,10 @@ def update_fp8(m, l, acc, scores, v8, v_scale):  # (r,), (r,), (r, d), (r, c), (
     return m_new, l_new, acc_new
 
 
-def flash3_head(q8, k8, v8, q_scales, k_scales, v_scales, out, lse, mask, block_q, block_k):
+def flash3_head(
+    q8: Array, k8: Array, v8: Array, q_scales: Array, k_scales: Array, v_scales: Array, out: Array, lse: Array, mask: Mask,
+    block_q: int, block_k: int
+) -> None:
     """(n_q, d), (n_k, d), (n_k, d), (Tr,), (Tc,), (Tc,), (n_q, d), (n_q,): one head; fills out and lse.
 
     The loops of FlashAttention-2. Tiles of keys begin where the blocks of the quantization do, whatever the mask shows.
@@ -68,7 +76,10 @@ def flash3_head(q8, k8, v8, q_scales, k_scales, v_scales, out, lse, mask, block_
         out[rows], lse[rows] = divide(acc, l), log_sum_exp(m, l)
 
 
-def flash3_attention(q, k, v, *, per="block", rotation=0, causal=True, window=None, offset=None, block_q=128, block_k=128):
+def flash3_attention(
+    q: Array, k: Array, v: Array, *, per: str = "block", rotation: int | None = 0, causal: bool = True, window: int | None = None,
+    offset: int | None = None, block_q: int = 128, block_k: int = 128
+) -> tuple[Array, Array]:
     """(n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> (n_q, heads, d), (n_q, heads), all float32
 
     As flash_attention, with Q, K, V and P in e4m3. per: "block" or "tensor", what shares one scale. rotation: the seed of

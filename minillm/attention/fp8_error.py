@@ -20,6 +20,7 @@ Shah et al. 2024, arXiv:2407.08608, §4.3 and Table 3.
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.flash3 import flash3_attention, quantize_tiles
 from minillm.layers import softmax
@@ -28,19 +29,21 @@ from minillm.quantization.fp8 import round_e4m3
 PAPER = {"unfused, per tensor": 2.4e-2, "rotation only": 9.3e-3, "block only": 2.4e-2, "block + rotation": 9.1e-3}
 
 
-def outliers(rng, shape, rate=0.001, std=10.0):  # -> shape, float32
+def outliers(  # -> shape, float32
+    rng: np.random.Generator, shape: tuple[int, ...], rate: float = 0.001, std: float = 10.0
+) -> Array:
     """Draw inputs by the paper's recipe: N(0, 1) + N(0, std²) · Bernoulli(rate). rate = 0 gives plain Gaussians."""
     x = rng.standard_normal(shape) + std * rng.standard_normal(shape) * (rng.random(shape) < rate)
     return x.astype(np.float32)
 
 
-def attention_float64(q, k, v):  # (n_q, d), (n_k, d), (n_k, d) -> (n_q, d) float64
+def attention_float64(q: Array, k: Array, v: Array) -> Array:  # (n_q, d), (n_k, d), (n_k, d) -> (n_q, d) float64
     """Compute attention by the formula, without a mask, for one head: the reference for errors."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     return softmax(q @ k.T / np.sqrt(q.shape[1])) @ v
 
 
-def unfused_fp8(q, k, v):  # (n, heads, d) three times -> (n, heads, d)
+def unfused_fp8(q: Array, k: Array, v: Array) -> Array:  # (n, heads, d) three times -> (n, heads, d)
     """Compute FP8 attention without fusion, one scale per tensor: the softmax is complete before P is rounded to e4m3."""
     (q8, sq), (k8, sk), (v8, sv) = (quantize_tiles(x, len(x), "tensor") for x in (q, k, v))
     out = np.empty_like(q)
@@ -50,12 +53,14 @@ def unfused_fp8(q, k, v):  # (n, heads, d) three times -> (n, heads, d)
     return out
 
 
-def fp8_error_table(n=2048, d=128, heads=2, seed=0, rate=0.001, block=128):
+def fp8_error_table(
+    n: int = 2048, d: int = 128, heads: int = 2, seed: int = 0, rate: float = 0.001, block: int = 128
+) -> dict[str, float]:
     """-> {name: RMSE} of "unfused, per tensor", "per tensor", "block only", "rotation only" and "block + rotation"."""
     q, k, v = (outliers(np.random.default_rng([seed, i]), (n, heads, d), rate) for i in range(3))
     exact = np.stack([attention_float64(q[:, h], k[:, h], v[:, h]) for h in range(heads)], axis=1)
 
-    def flash3(per, rotation):
+    def flash3(per: str, rotation: int | None) -> Array:
         return flash3_attention(q, k, v, per=per, rotation=rotation, causal=False, block_q=block, block_k=block)[0]
 
     outputs = {
@@ -68,7 +73,7 @@ def fp8_error_table(n=2048, d=128, heads=2, seed=0, rate=0.001, block=128):
     return {name: float(np.sqrt(np.mean((out - exact) ** 2))) for name, out in outputs.items()}
 
 
-def report(errors):  # {name: RMSE} -> str
+def report(errors: dict[str, float]) -> str:  # {name: RMSE} -> str
     """Format the table: our RMSE, how many times that of "block + rotation" it is, and the paper's figures where it has one."""
     best, paper_best = errors["block + rotation"], PAPER["block + rotation"]
     lines = [f"{'e4m3, RMSE':<22}{'here':>10}{'×':>6}{'paper':>10}{'×':>6}"]

@@ -21,7 +21,7 @@ import numpy as np
 from minillm.errors import MiniLLMError
 
 
-def walsh_hadamard(x):  # (..., d) -> (..., d)
+def walsh_hadamard(x: np.ndarray) -> np.ndarray:  # (..., d) -> (..., d)
     """Compute x H for the orthogonal, symmetric Hadamard matrix H, which is its own inverse. d must be a power of two."""
     d = x.shape[-1]
     if d < 1 or d & (d - 1):
@@ -35,16 +35,16 @@ def walsh_hadamard(x):  # (..., d) -> (..., d)
     return y / np.sqrt(x.dtype.type(d))
 
 
-def random_signs(d, seed):  # int, int -> (d,) float32 of ±1
+def random_signs(d: int, seed: int) -> np.ndarray:  # int, int -> (d,) float32 of ±1
     """Draw the diagonal of the rotation. Q and K must be rotated by the same."""
-    return np.random.default_rng(seed).choice(np.float32([-1, 1]), d)
+    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), d)
 
 
-def rotate(x, signs):  # (..., d), (d,) -> (..., d)
+def rotate(x: np.ndarray, signs: np.ndarray) -> np.ndarray:  # (..., d), (d,) -> (..., d)
     """Compute x M, with M = diag(signs) H."""
     return walsh_hadamard(x * signs)
 
 
-def rotate_back(y, signs):  # (..., d), (d,) -> (..., d)
+def rotate_back(y: np.ndarray, signs: np.ndarray) -> np.ndarray:  # (..., d), (d,) -> (..., d)
     """Undo `rotate`: y Mᵀ. Attention never needs it."""
     return walsh_hadamard(y) * signs

@@ -10,13 +10,14 @@ Vaswani et al. 2017, arXiv:1706.03762. Grouped queries: Ainslie et al. 2023, arX
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.shapes import check_finite, check_shapes
 from minillm.layers import softmax
 from minillm.memory import refuse_beyond_memory
 
 
-def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
+def causal_mask(n_q: int, n_k: int) -> Array:  # -> (n_q, n_k) bool, True where a key is visible
     """Make the causal mask, where the queries are the last n_q of n_k tokens.
 
     Query i is token n_k - n_q + i of the sequence, and sees itself and all before it. With a KV cache there are more
@@ -25,7 +26,7 @@ def causal_mask(n_q, n_k):  # -> (n_q, n_k) bool, True where a key is visible
     return np.arange(n_k)[None, :] <= np.arange(n_q)[:, None] + (n_k - n_q)
 
 
-def attention_head(q, k, v):  # (..., n_q, d), (..., n_k, d), (..., n_k, d) -> (..., n_q, d)
+def attention_head(q: Array, k: Array, v: Array) -> Array:  # (..., n_q, d), (..., n_k, d), (..., n_k, d) -> (..., n_q, d)
     """Compute one head of causal attention; leading axes, if any, are heads that do not see each other.
 
     float32 in, float32 out. With fewer keys than queries the first queries come before all keys: they get 0.
@@ -38,7 +39,9 @@ def attention_head(q, k, v):  # (..., n_q, d), (..., n_k, d), (..., n_k, d) -> (
     # END SOLUTION
 
 
-def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> (n_q, heads, d)
+def attention(  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> (n_q, heads, d)
+    q: Array, k: Array, v: Array
+) -> Array:
     """Causal attention over all heads. The queries are the last n_q tokens of the n_k that k and v hold.
 
     Grouped-query attention: heads // kv_heads query heads share one head of keys and values, in order: with 9 heads

@@ -15,9 +15,10 @@ Milakov and Gimelshein 2018, arXiv:1805.02867. Rabe and Staats 2021, arXiv:2112.
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 
-def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
+def statistics(m: Array, l: Array, x: Array) -> tuple[Array, Array]:  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
     """Fold the scores x of one piece into the running maximum and sum of each row.
 
     m' = max(m, max(x)) and l' = exp(m - m') l + Σ exp(x - m'), each row for itself. A row that has seen nothing has m = -inf
@@ -31,13 +32,15 @@ def statistics(m, l, x):  # (rows,), (rows,), (rows, n) -> (rows,), (rows,)
     return m_new, l_new
 
 
-def fresh_state(q):  # (rows, d) -> (rows,), (rows,), (rows, d)
+def fresh_state(q: Array) -> tuple[Array, Array, Array]:  # (rows, d) -> (rows,), (rows,), (rows, d)
     """Make m, l and acc of rows that have seen no key. Made from q, so that they are on the device of q."""
     acc = np.zeros_like(q)
     return np.full_like(q[..., 0], -np.inf), np.zeros_like(q[..., 0]), acc
 
 
-def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n), (n, d) -> (rows,), (rows,), (rows, d)
+def update(  # (rows,), (rows,), (rows, d), (rows, n), (n, d) -> (rows,), (rows,), (rows, d)
+    m: Array, l: Array, acc: Array, scores: Array, values: Array
+) -> tuple[Array, Array, Array]:
     """Fold one tile of scores and values into the running state of its rows.
 
     As statistics, and acc' = exp(m - m') acc + Σ exp(x - m') v: the weighted sum of the values so far, not yet divided by l.
@@ -54,12 +57,12 @@ def update(m, l, acc, scores, values):  # (rows,), (rows,), (rows, d), (rows, n)
     return m_new, l_new, acc_new
 
 
-def divide(acc, l):  # (rows, d), (rows,) -> (rows, d)
+def divide(acc: Array, l: Array) -> Array:  # (rows, d), (rows,) -> (rows, d)
     """Divide the weighted sum by the sum of weights: the output. A row that saw nothing gives 0."""
     return acc / np.where(l == 0, 1, l).astype(l.dtype)[..., None]
 
 
-def log_sum_exp(m, l):  # (rows,), (rows,) -> (rows,)
+def log_sum_exp(m: Array, l: Array) -> Array:  # (rows,), (rows,) -> (rows,)
     """log Σ exp(x) of each row: all that is needed to merge two halves of a row, or to recompute its softmax later.
 
     A row that saw nothing gives -inf.
@@ -68,6 +71,6 @@ def log_sum_exp(m, l):  # (rows,), (rows,) -> (rows,)
         return m + np.log(l)
 
 
-def finite(m):  # (...) -> (...)
+def finite(m: Array) -> Array:  # (...) -> (...)
     """Replace -inf in m by 0: exp(-inf - -inf) would be NaN, exp(-inf - 0) is the 0 that is meant."""
     return np.where(np.isneginf(m), m.dtype.type(0), m)

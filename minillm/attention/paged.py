@@ -12,6 +12,7 @@ Kwon et al. 2023 (PagedAttention), arXiv:2309.06180.
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.mask import Mask, tiles
 from minillm.attention.online_softmax import divide, fresh_state, update
@@ -19,7 +20,7 @@ from minillm.attention.shapes import check_finite
 from minillm.errors import MiniLLMError
 
 
-def paged_attention(q, k_pages, v_pages, table, n_k):
+def paged_attention(q: Array, k_pages: Array, v_pages: Array, table: Array, n_k: int) -> Array:
     """Causal attention over pages that are read where they lie, one after the other, for all heads at once.
 
     q: (n_q, heads, d), the last n_q of n_k tokens. k_pages, v_pages: (blocks, size, kv_heads, d). table: block numbers, at
@@ -44,13 +45,13 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
     return check_finite(divide(acc, l).transpose(2, 0, 1, 3).reshape(n_q, heads, d), q=q)
 
 
-def check_table(q, k_pages, v_pages, table, n_k):
+def check_table(q: Array, k_pages: Array, v_pages: Array, table: Array, n_k: int) -> None:
     """Refuse a table that would be read beyond its end or the pool's."""
     check_pages(q, k_pages, v_pages, table, n_k)
     check_blocks(table, len(k_pages))
 
 
-def check_pages(q, k_pages, v_pages, table, n_k):
+def check_pages(q: Array, k_pages: Array, v_pages: Array, table: Array, n_k: int) -> None:
     """Check that shapes agree, and that the table is long enough."""
     _, size, kv_heads, d = k_pages.shape
     if k_pages.shape != v_pages.shape or q.shape[2] != d or kv_heads == 0 or q.shape[1] % kv_heads:
@@ -59,7 +60,7 @@ def check_pages(q, k_pages, v_pages, table, n_k):
         raise MiniLLMError(f"attention: a table of {len(table)} blocks of {size} cannot hold {n_k} keys.")
 
 
-def check_blocks(table, blocks):
+def check_blocks(table: Array, blocks: int) -> None:
     """Check that the table names existing blocks."""
     if len(table) and not 0 <= min(table) <= max(table) < blocks:
         raise MiniLLMError(f"attention: the table names blocks {min(table)} to {max(table)}, there are 0 to {blocks - 1}.")

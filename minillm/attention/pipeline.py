@@ -20,6 +20,7 @@ This is a model: two units, each doing one thing at a time in the order in which
 time. Shah et al. 2024, arXiv:2407.08608, §3.1 (ping-pong) and §3.2, Algorithm 2 (two stages).
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from minillm.errors import MiniLLMError
@@ -28,6 +29,8 @@ TENSOR, EXP = "tensor cores", "exponentials"
 UNIT = {"S": TENSOR, "softmax": EXP, "PV": TENSOR}
 KINDS = ("sequential", "two-stage", "ping-pong", "both")
 H100_MATMUL, H100_EXP = 989e12, 3.9e12  # FLOP/s in 16 bits, exponentials/s: the paper, §3.1
+
+Step = tuple[str, int, int]  # label, warpgroup, tile
 
 
 class Task(NamedTuple):
@@ -41,13 +44,13 @@ class Task(NamedTuple):
     tile: int
 
 
-def h100_costs(d, fp8=False):  # int -> {"S": time, "softmax": time, "PV": time}
+def h100_costs(d: int, fp8: bool = False) -> dict[str, float]:  # int -> {"S": time, "softmax": time, "PV": time}
     """Estimate the time of each piece of work on a tile on an H100; the unit is one product in 16 bits."""
     product, softmax = 2 * d / H100_MATMUL, 1 / H100_EXP
     return {"S": 0.5 if fp8 else 1.0, "softmax": softmax / product, "PV": 0.5 if fp8 else 1.0}
 
 
-def order(kind, tiles, warpgroups):  # -> [(label, warpgroup, tile)]
+def order(kind: str, tiles: int, warpgroups: int) -> list[Step]:  # -> [(label, warpgroup, tile)]
     """Choose the order in which work is issued to the units: the only difference between the kinds of schedule.
 
     "sequential", "two-stage" (within a warpgroup), "ping-pong" (between warpgroups), or "both".
@@ -64,13 +67,13 @@ def order(kind, tiles, warpgroups):  # -> [(label, warpgroup, tile)]
     raise MiniLLMError(f"pipeline: a schedule is 'sequential', 'two-stage', 'ping-pong' or 'both', found {kind!r}.")
 
 
-def turn(w, j, tiles, labels):  # -> [(label, warpgroup, tile)]
+def turn(w: int, j: int, tiles: int, labels: Sequence[str]) -> list[Step]:  # -> [(label, warpgroup, tile)]
     """List one turn of warpgroup w: S and softmax of tile j, PV of tile j - 1, where there are such tiles."""
     work = [(label, w, j - 1 if label == "PV" else j) for label in labels]
     return [(label, w, tile) for label, w, tile in work if 0 <= tile < tiles]
 
 
-def waits_for(label, w, j):  # -> (label, warpgroup, tile)
+def waits_for(label: str, w: int, j: int) -> Step:  # -> (label, warpgroup, tile)
     """Find the piece of work that must end before this one can start; for S of tile 0 there is none.
 
     The rest follows from the tensor cores working in order: PV of tile j - 1 has been added before PV of tile j is, and S
@@ -79,7 +82,7 @@ def waits_for(label, w, j):  # -> (label, warpgroup, tile)
     return {"S": ("softmax", w, j - 1), "softmax": ("S", w, j), "PV": ("softmax", w, j)}[label]
 
 
-def schedule(kind, tiles, costs, warpgroups=2):  # -> [Task]
+def schedule(kind: str, tiles: int, costs: dict[str, float], warpgroups: int = 2) -> list[Task]:
     """Start every piece of work, in order, as soon as its unit is free and what it waits for is over.
 
     tiles: of K and V; costs: {"S": time, "softmax": time, "PV": time}; warpgroups: each with rows of its own. Raises
@@ -87,7 +90,8 @@ def schedule(kind, tiles, costs, warpgroups=2):  # -> [Task]
     """
     if tiles < 1 or warpgroups < 1 or not all(costs[label] > 0 for label in UNIT):
         raise MiniLLMError(f"pipeline: tiles, warpgroups and costs are positive, found {tiles}, {warpgroups} and {costs}.")
-    free, over, steps = dict.fromkeys((TENSOR, EXP), 0), {}, []
+    free, steps = dict.fromkeys((TENSOR, EXP), 0.0), []
+    over: dict[Step, float] = {}
     for label, w, j in order(kind, tiles, warpgroups):
         unit = UNIT[label]
         start = max(free[unit], over.get(waits_for(label, w, j), 0))
@@ -96,23 +100,23 @@ def schedule(kind, tiles, costs, warpgroups=2):  # -> [Task]
     return steps
 
 
-def total(steps):  # [Task] -> time
+def total(steps: Iterable[Task]) -> float:  # [Task] -> time
     """Find when the last piece of work ends."""
     return max(step.end for step in steps)
 
 
-def bound(tiles, costs, warpgroups=2):  # -> time
+def bound(tiles: int, costs: Mapping[str, float], warpgroups: int = 2) -> float:  # -> time
     """Compute the lower bound of all schedules: all products, or all softmaxes, whichever is more."""
     return tiles * warpgroups * max(costs["S"] + costs["PV"], costs["softmax"])
 
 
-def totals(tiles, costs, warpgroups=2):  # -> {kind: time, "bound": time}
+def totals(tiles: int, costs: dict[str, float], warpgroups: int = 2) -> dict[str, float]:  # -> {kind: time, "bound": time}
     """Compute the time of each kind of schedule, and the bound."""
     times = {kind: total(schedule(kind, tiles, costs, warpgroups)) for kind in KINDS}
     return times | {"bound": bound(tiles, costs, warpgroups)}
 
 
-def gantt(steps, width=100):  # [Task] -> str
+def gantt(steps: list[Task], width: int = 100) -> str:
     """Draw the schedule as text: a row per unit and warpgroup. S: Q Kᵀ, e: exponentials, P: P V; with the tile's last digit."""
     scale = width / total(steps)
     rows = {(unit, w): ["·"] * width for unit in UNIT.values() for w in sorted({step.warpgroup for step in steps})}

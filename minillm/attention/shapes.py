@@ -6,11 +6,14 @@ at, and only where it is not finite are the inputs searched for the culprit.
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.errors import MiniLLMError
 
 
-def check_shapes(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> n_q, heads, d, n_k, kv_heads
+def check_shapes(  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d) -> n_q, heads, d, n_k, kv_heads
+    q: Array, k: Array, v: Array
+) -> tuple[int, int, int, int, int]:
     """Check shapes: return the five numbers, or raise MiniLLMError with the shapes that disagree."""
     if q.ndim != 3 or k.ndim != 3 or k.shape != v.shape or k.shape[2] != q.shape[2]:
         raise MiniLLMError(
@@ -24,14 +27,14 @@ def check_shapes(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_head
     return n_q, heads, d, n_k, kv_heads
 
 
-def check_block(**sizes):
+def check_block(**sizes: int) -> None:
     """Refuse a tile of no rows: check_block(block_q=64, block_k=0) names block_k."""
     for name, size in sizes.items():
         if size < 1:
             raise MiniLLMError(f"attention: {name} is the number of rows of a tile, at least 1; found {size}.")
 
 
-def check_finite(out, **inputs):  # array, name=(tokens, heads, d) ...
+def check_finite(out: Array, **inputs: Array) -> Array:  # array, name=(tokens, heads, d) ...
     """Return out; where it holds NaN or infinity, raise MiniLLMError that names the input at fault, or the overflow."""
     if np.isfinite(out).all():
         return out

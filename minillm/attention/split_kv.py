@@ -12,7 +12,10 @@ prefix with a suffix (lesson 05) and the parts of a sequence that lies on severa
 Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference".
 """
 
+from typing import Any
+
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.flash import all_heads
 from minillm.attention.mask import tiles
@@ -20,7 +23,7 @@ from minillm.attention.online_softmax import finite
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 
 
-def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> (..., d), (...)
+def merge(outs: Array, lses: Array) -> tuple[Array, Array]:  # (splits, ..., d), (splits, ...) -> (..., d), (...)
     """Merge partial results over disjoint sets of keys into the result over all of them.
 
     Part s weighs exp(lse_s - top), where top is the largest lse of its row, so that nothing overflows; total is the sum of
@@ -37,7 +40,10 @@ def merge(outs, lses):  # (splits, ..., d), (splits, ...) -> (..., d), (...)
         return out, top + np.log(total)
 
 
-def split_kv_attention(q, k, v, splits, *, causal=True, window=None, offset=None, **options):
+def split_kv_attention(
+    q: Array, k: Array, v: Array, splits: int, *, causal: bool = True, window: int | None = None, offset: int | None = None,
+    **options: Any
+) -> tuple[Array, Array]:
     """(n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, d), int -> (n_q, heads, d), (n_q, heads)
 
     flash_attention over `splits` pieces of the keys, each as if alone, then merged. Here one after another: the point is

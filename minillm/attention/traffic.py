@@ -20,9 +20,12 @@ Dao et al. 2022, arXiv:2205.14135, Algorithms 0 and 1, Theorem 2. Dao 2023, arXi
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.mask import Mask, tiles
 from minillm.layers import softmax
@@ -54,14 +57,14 @@ class Traffic:
     steps: list = field(default_factory=list, repr=False)
 
     @property
-    def moved(self):
+    def moved(self) -> int:
         """Loads and stores together: what the formulas count."""
         return self.loads + self.stores
 
-    def slow(self, name, array):  # (n, ...) -> Slow
+    def slow(self, name: str, array: Array) -> "Slow":  # (n, ...) -> Slow
         return Slow(self, name, array)
 
-    def fast(self, array):  # (...) -> Fast
+    def fast(self, array: Array) -> Array:  # (...) -> Fast
         """Copy this array into fast memory."""
         tile = np.ndarray.__new__(Fast, array.shape, array.dtype)
         tile.traffic = self
@@ -69,11 +72,11 @@ class Traffic:
         tile.view(np.ndarray)[...] = array
         return tile
 
-    def hold(self, elements):
+    def hold(self, elements: int) -> None:
         self.held += elements
         self.peak = max(self.peak, self.held)
 
-    def access(self, kind, slow, part):
+    def access(self, kind: str, slow: "Slow", part: slice) -> None:
         """Count one load or store of a Slow array's part. A step begins with a load after a store, or with a load repeated."""
         step = self.steps[-1] if self.steps else None
         if step is None or kind == "loads" and (step.stores or slow.name in step.loads):
@@ -90,19 +93,19 @@ class Slow:
 
     __array_ufunc__ = None  # arithmetic on slow memory is an error: load first
 
-    def __init__(self, traffic, name, data):
+    def __init__(self, traffic: Traffic, name: str, data: Array) -> None:
         self.traffic, self.name, self.data = traffic, name, data
         self.shape, self.dtype = data.shape, data.dtype
 
-    def __getitem__(self, part):  # slice -> Fast
+    def __getitem__(self, part: slice) -> Array:  # slice -> Fast
         self.traffic.access("loads", self, part)
         return self.traffic.fast(self.data[part])
 
-    def __setitem__(self, part, value):
+    def __setitem__(self, part: slice, value: Any) -> None:
         self.traffic.access("stores", self, part)
         self.data[part] = value
 
-    def __array_function__(self, function, types, args, kwargs):
+    def __array_function__(self, function: Callable, types: Any, args: Any, kwargs: Any) -> Any:
         """Make more slow memory: np.zeros_like and its kin."""
         if function not in (np.zeros_like, np.empty_like, np.ones_like, np.full_like):
             return NotImplemented
@@ -115,18 +118,18 @@ class Fast(np.ndarray):
     CPython ends an array with the last reference to it, at once: that is what makes the peak exact.
     """
 
-    traffic = None
+    traffic: Any = None  # a Traffic; None where NumPy made the array
 
-    def __array_finalize__(self, source):  # NumPy calls this for copies and views alike
+    def __array_finalize__(self, source: Any) -> None:  # NumPy calls this for copies and views alike
         self.traffic = getattr(source, "traffic", None)
         if self.traffic is not None and self.base is None:
             self.traffic.hold(self.size)
 
-    def __del__(self):
+    def __del__(self) -> None:
         if self.traffic is not None and self.base is None:
             self.traffic.held -= self.size
 
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         """Run all arithmetic: compute as plain NumPy does, count it, keep the result in fast memory."""
         plain = [x.view(np.ndarray) if isinstance(x, Fast) else x for x in inputs]
         if out is not None:  # in place
@@ -141,13 +144,13 @@ class Fast(np.ndarray):
         result = result if out is None else out[0]
         return self.traffic.fast(result) if type(result) is np.ndarray else result
 
-    def __array_function__(self, function, types, args, kwargs):
+    def __array_function__(self, function: Callable, types: Any, args: Any, kwargs: Any) -> Any:
         """Run np.where and others that are no ufuncs: their results are in fast memory too."""
         result = super().__array_function__(function, types, args, kwargs)
         return self.traffic.fast(result) if type(result) is np.ndarray else result
 
 
-def standard_head(q, k, v, scores, probabilities, out, mask, block_q=64):
+def standard_head(q: Slow, k: Slow, v: Slow, scores: Slow, probabilities: Slow, out: Slow, mask: Mask, block_q: int = 64) -> None:
     """(n_q, d), (n_k, d), (n_k, d), (n_q, n_k), (n_q, n_k), (n_q, d): one head in three passes, each through slow memory.
 
     One kernel for S = QKᵀ, one for the softmax, one for PV (the paper's Algorithm 0). In its favour, fast memory is taken
@@ -166,27 +169,29 @@ def standard_head(q, k, v, scores, probabilities, out, mask, block_q=64):
         out[rows] = probabilities[rows] @ v_all
 
 
-def counted(head, q, k, v, mask, block_q, block_k):  # (n_q, d), (n_k, d), (n_k, d) -> Traffic, (n_q, d), (n_q,)
+def counted(  # (n_q, d), (n_k, d), (n_k, d) -> Traffic, (n_q, d), (n_q,)
+    head: Callable, q: Array, k: Array, v: Array, mask: Mask, block_q: int, block_k: int
+) -> tuple[Traffic, Array, Array]:
     """Run flash1_head, flash2_head or standard_head on counted arrays; lse stays -inf for the last."""
     traffic, out, lse = Traffic(), np.zeros_like(q), np.full(len(q), -np.inf, q.dtype)
-    q, k, v, slow_out = (traffic.slow(name, x) for name, x in zip(("q", "k", "v", "out"), (q, k, v, out), strict=True))
+    slow = [traffic.slow(name, x) for name, x in zip(("q", "k", "v", "out"), (q, k, v, out), strict=True)]
     if head is standard_head:
         matrix = np.empty((mask.n_q, mask.n_k), out.dtype)
         s, p = traffic.slow("scores", matrix), traffic.slow("probabilities", matrix.copy())
-        head(q, k, v, s, p, slow_out, mask, block_q)
+        head(*slow[:3], s, p, slow[3], mask, block_q)
     else:
-        head(q, k, v, slow_out, traffic.slow("lse", lse), mask, block_q, block_k)
+        head(*slow, traffic.slow("lse", lse), mask, block_q, block_k)
     return traffic, out, lse
 
 
-def measure(head, n_q, n_k, d, block_q, block_k, causal=False):
+def measure(head: Callable, n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal: bool = False) -> Traffic:
     """Measure the Traffic of one head on random float32 inputs: .loads, .stores, .moved, .peak, .flops, .operations, .steps."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((n, d), np.float32) for n in (n_q, n_k, n_k))
     return counted(head, q, k, v, Mask(n_q, n_k, causal), block_q, block_k)[0]
 
 
-def tile_walk(head, n_q, n_k, d, block_q, block_k, causal=False):  # -> [TileAccess]
+def tile_walk(head: Callable, n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal: bool = False) -> list[TileAccess]:
     """List the tiles in the order of their visits, with what is moved for each: a run of `measure`, step by step.
 
     A step without matrix product (the softmax of `standard_head`, the last pass of FlashAttention-1) has no columns.

@@ -12,18 +12,21 @@ paper. Every count here is in elements of one head; a byte is a matter of the nu
 Dao et al. 2022, arXiv:2205.14135, Algorithm 1 (block sizes), Theorem 2, Figure 2 left (the GPT-2 medium table).
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
 from minillm.attention.flash import flash1_head, flash2_head
-from minillm.attention.traffic import measure, standard_head
+from minillm.attention.traffic import Traffic, measure, standard_head
 
 
-def standard_moved(n_q, n_k, d):  # -> elements
+def standard_moved(n_q: int, n_k: int, d: int) -> int:  # -> elements
     """Count three kernels: Q, K in, S out; S in, P out; P, V in, O out. Masked scores are moved like all others."""
     return 2 * (n_q + n_k) * d + 4 * n_q * n_k
 
 
-def flash1_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
+def flash1_moved(n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal: bool = False) -> int:  # -> elements
     """Count: each K, V tile comes once, whether seen or not; each visited tile moves Q, O twice, m twice, l twice.
 
     At the end each row's m and l come in once more, and their log-sum-exp goes out.
@@ -32,40 +35,40 @@ def flash1_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
     return 2 * n_k * d + visited * (3 * d + 4) + 3 * n_q
 
 
-def flash2_moved(n_q, n_k, d, block_q, block_k, causal=False):  # -> elements
+def flash2_moved(n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal: bool = False) -> int:  # -> elements
     """Count: each row tile loads the K and V that its last row sees; block_k changes nothing. Q, O, log-sum-exp: once."""
     return 2 * n_q * d + n_q + sum(2 * d * sees(n_q, n_k, stop, causal) for _, stop in row_tiles(n_q, block_q))
 
 
-def row_tiles(n_q, block_q):  # -> [(rows, stop)]
+def row_tiles(n_q: int, block_q: int) -> list[tuple[int, int]]:  # -> [(rows, stop)]
     """List the number of rows of each tile of Q, and where it ends."""
     stops = [min(start + block_q, n_q) for start in range(0, n_q, block_q)]
     return [(stop - start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
 
-def sees(n_q, n_k, stop, causal):  # -> keys
+def sees(n_q: int, n_k: int, stop: int, causal: bool) -> int:  # -> keys
     """Count the keys that the rows before `stop` see: causal, the last of n_q rows sees all n_k, each one before it one less."""
     return min(n_k, max(0, n_k - n_q + stop)) if causal else n_k
 
 
-def matmul_flops(n_q, n_k, d, products=2):  # -> FLOPs
+def matmul_flops(n_q: int, n_k: int, d: int, products: int = 2) -> int:  # -> FLOPs
     """Count FLOPs. Forward: 2 products, S and PV. Backward: 4 more, and a 5th with FlashAttention, which recomputes S."""
     return products * 2 * n_q * n_k * d
 
 
-def flash1_scalings(n_q, n_k, d, block_k):  # -> multiplications and divisions, without a mask
+def flash1_scalings(n_q: int, n_k: int, d: int, block_k: int) -> int:  # -> multiplications and divisions, without a mask
     """Count scalings: scores by 1/√d; for each column tile l by alpha, and O three times: undo the division, shrink, divide."""
     passes = -(-n_k // block_k)
     return n_q * n_k + passes * n_q * (1 + 3 * d)
 
 
-def flash2_scalings(n_q, n_k, d, block_k):  # -> multiplications and divisions, without a mask
+def flash2_scalings(n_q: int, n_k: int, d: int, block_k: int) -> int:  # -> multiplications and divisions, without a mask
     """Count scalings: Q once by 1/√d; for each column tile l by alpha, and O once: shrink. One division at the end."""
     passes = -(-n_k // block_k)
     return 2 * n_q * d + passes * n_q * (1 + d)
 
 
-def block_sizes(head, memory, d):  # loop, elements, components -> block_q, block_k
+def block_sizes(head: Callable, memory: int, d: int) -> tuple[int, int]:  # loop, elements, components -> block_q, block_k
     """Choose tiles for a fast memory of so many elements: M / 4d rows for the outer loop, at most d for the inner one.
 
     As in FlashAttention-1's Algorithm 1, where K and V are outside; for FlashAttention-2 the roles are swapped. K, V (or Q
@@ -76,13 +79,17 @@ def block_sizes(head, memory, d):  # loop, elements, components -> block_q, bloc
     return (inside, outside) if head is flash1_head else (outside, inside)
 
 
-def memory_sweep(head, n, d, memories, causal=False):  # [elements] -> [Traffic], slope
+def memory_sweep(  # [elements] -> [Traffic], slope
+    head: Callable, n: int, d: int, memories: list[int], causal: bool = False
+) -> tuple[list[Traffic], float]:
     """Count one head of n × n for each size of fast memory; and the log-log slope of what was moved, near -1."""
     counts = [measure(head, n, n, d, *block_sizes(head, memory, d), causal) for memory in memories]
     return counts, float(np.polyfit(np.log(memories), np.log([c.moved for c in counts]), 1)[0])
 
 
-def gpt2_medium_table(memory=192 * 1024 // 2, n=1024, d=64, heads=16, batch=64):  # -> [dict]
+def gpt2_medium_table(
+    memory: int = 192 * 1024 // 2, n: int = 1024, d: int = 64, heads: int = 16, batch: int = 64
+) -> list[dict[str, Any]]:
     """Reproduce the paper's Figure 2 (left) in miniature: one head counted, times heads × batch, two bytes an element.
 
     memory: one A100 multiprocessor has 192 KiB of fast memory. Columns: what, gb (1e9 bytes of traffic), gflop (of matrix
@@ -110,7 +117,8 @@ def gpt2_medium_table(memory=192 * 1024 // 2, n=1024, d=64, heads=16, batch=64):
         ("FlashAttention: forward + backward, paper", 4.4, 75.2),
     ]
     table = []
-    for source in (counted, backward, paper):
+    sources: list[Sequence[tuple[str, Any, float]]] = [counted, backward, paper]
+    for source in sources:
         _, gb_0, gflop_0 = source[0]
         for what, gb, gflop in source:
             ratios = {"times_fewer_bytes": gb and gb_0 / gb, "times_flop": gflop / gflop_0}

@@ -6,6 +6,7 @@ model/adapters.py routes the rows; how it is multiplied is up to the backend.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -16,13 +17,13 @@ class Adapted:
     parts: list
 
 
-def wide(weight):  # a matrix of the backend, or Adapted -> the matrix
+def wide(weight: Any) -> Any:  # a matrix of the backend, or Adapted -> the matrix
     return weight.matrix if isinstance(weight, Adapted) else weight
 
 
-def adapted(w, i, routed):  # LayerWeights, its number, [(adapter, rows)] -> LayerWeights
+def adapted(w: Any, i: int, routed: Any) -> Any:  # LayerWeights, its number, [(adapter, rows)] -> LayerWeights
     """Make a layer for this step. An adapter has layers: for each {field of LayerWeights: (A, α/r B)}."""
-    parts = {}
+    parts: dict[str, list] = {}
     for adapter, rows in routed:
         for field, (a, b) in adapter.layers[i].items():
             parts.setdefault(field, []).append((rows, a, b))

@@ -19,26 +19,30 @@ He and Thinking Machines Lab 2025, "Defeating Nondeterminism in LLM Inference".
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm import layers
 from minillm.attention.paged import check_table
 from minillm.attention.shapes import check_finite, check_shapes
+from minillm.backends.ops import Ops
 from minillm.errors import MiniLLMError
 from minillm.layers import softmax
 
 
-def invariant_model(transformer):  # Transformer -> Transformer
+def invariant_model(transformer: Any) -> Any:  # Transformer -> Transformer
     """Make a model with the same weights and batch-invariant operations."""
     other = copy.copy(transformer)
     other.ops = invariant_ops(transformer.ops)
     return other
 
 
-def invariant_ops(ops):  # Ops -> Ops
+def invariant_ops(ops: Ops) -> Ops:
     """Make a backend with one order of additions: operations that mix two rows are replaced, the rest is the backend's own.
 
     What that is, a backend says itself (`Ops.invariant`), since only it knows which of its kernels add up each row alike. A way
@@ -50,7 +54,7 @@ def invariant_ops(ops):  # Ops -> Ops
     return changed.with_attention(changed.attention, changed.paged_attention)
 
 
-def reference():  # -> {name: operation}
+def reference() -> dict[str, Callable]:  # -> {name: operation}
     """Replace NumPy's operations: its product adds up in another order for another number of rows, and so does its attention."""
     linear = partial(row_by_row, layers.linear)
     return {
@@ -63,12 +67,12 @@ def reference():  # -> {name: operation}
     }
 
 
-def row_by_row(linear, x, weight, bias=None):  # (n, d_in) -> (n, d_out)
+def row_by_row(linear: Callable, x: Array, weight: Any, bias: Array | None = None) -> Array:  # (n, d_in) -> (n, d_out)
     """Apply `linear` to one row at a time: n calls of one shape, so one order of additions."""
     return np.concatenate([linear(x[i : i + 1], weight, bias) for i in range(len(x))])
 
 
-def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
+def attention(q: Array, k: Array, v: Array) -> Array:  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, heads, d)
     """Compute attention one query at a time, against the keys it sees and no others: shapes depend on its position."""
     n_q, heads, d, n_k, kv_heads = check_shapes(q, k, v)
     k, v = np.ascontiguousarray(k, np.float32), np.ascontiguousarray(v, np.float32)
@@ -81,7 +85,7 @@ def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d) twice -> (n_q, he
     return check_finite(out, q=q, k=k, v=v)
 
 
-def paged_attention(q, k_pages, v_pages, table, n_k):
+def paged_attention(q: Array, k_pages: Array, v_pages: Array, table: Array, n_k: int) -> Array:
     """Compute paged attention. The pages are gathered first, so that the size of a page changes nothing either."""
     check_table(q, k_pages, v_pages, table, n_k)
     used = np.asarray(table, np.int64)[: -(-n_k // k_pages.shape[1])]

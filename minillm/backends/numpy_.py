@@ -5,6 +5,8 @@ that is. Here host and device are the same memory, and a weight is a float32 mat
 and four to eight times the bytes of the file. A faster backend keeps the packed blocks and unpacks them inside its kernels.
 """
 
+from typing import Any
+
 import numpy as np
 
 from minillm.attention.naive import attention
@@ -46,38 +48,38 @@ __all__ = [
 ]
 
 
-def empty(shape, dtype=np.float32):
+def empty(shape: Any, dtype: Any = np.float32) -> np.ndarray:
     """Allocate an array without initializing it."""
     return np.empty(shape, dtype)
 
 
-def zeros(shape, dtype=np.float32):
+def zeros(shape: Any, dtype: Any = np.float32) -> np.ndarray:
     """Allocate an array of zeros."""
     return np.zeros(shape, dtype)
 
 
-def upload(arrays):  # [array] -> [array]
+def upload(arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Move arrays from host to device: here they are one."""
     return arrays
 
 
-def download(array):  # array -> array
+def download(array: np.ndarray) -> np.ndarray:
     """Move an array from device to host."""
     return array
 
 
-def most_likely(logits):  # (n, vocab) -> (n,) int64
+def most_likely(logits: np.ndarray) -> np.ndarray:  # (n, vocab) -> (n,) int64
     """Find the greedy token of each row, the lowest id among equals; -1 where the largest is not finite (argmax prefers NaN)."""
     tokens = logits.argmax(axis=1)
     return np.where(np.isfinite(logits[np.arange(len(logits)), tokens]), tokens, -1)
 
 
-def prepare_layers(layers):  # [LayerWeights] -> [LayerWeights]
+def prepare_layers(layers: list) -> list:  # [LayerWeights] -> [LayerWeights]
     """Convert the layers of a model for run_layers of this backend."""
     return layers
 
 
-def load_matrix(tensor):  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32
+def load_matrix(tensor: Any) -> np.ndarray:  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32
     """Convert a stored tensor to the weight that `linear` and `embed` of this backend take."""
     matrix = np.empty(tensor.shape, np.float32)
     dequantize(tensor.raw, tensor.type, tensor.shape, out=matrix)

@@ -1,6 +1,7 @@
 """Floor 8: measurement. Work is reported beside its ceiling, and beside its peers in the same run."""
 
 import importlib
+from types import ModuleType
 
 BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result, ready for JSON; its table(result) -> text
     "model": "model",
@@ -17,6 +18,6 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
 }
 
 
-def benchmark(name):  # -> module
+def benchmark(name: str) -> ModuleType:
     """Import a benchmark, and with it NumPy and more, only once it is chosen."""
     return importlib.import_module(f"minillm.bench.{BENCHMARKS[name]}")

@@ -9,10 +9,13 @@ Each implementation runs in its own process, and rounds alternate. A time is the
 calls of a millisecond on a machine that others use are disturbed more often than not.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from minillm import terminal
 from minillm.attention.mask import Mask
+from minillm.bench.machine import Machine
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import Worker
 from minillm.errors import MiniLLMError
@@ -38,7 +41,7 @@ class Bench:
     peers: bool
     workers: dict = field(default_factory=dict)
 
-    def ask(self, name, queries, tokens, **options):  # -> dict
+    def ask(self, name: str, queries: int, tokens: int, **options: Any) -> dict[str, Any]:
         """Ask one implementation, whose process starts when it is first asked."""
         if name not in self.workers:
             say(f"starting {name}")
@@ -46,14 +49,16 @@ class Bench:
         shape = {"heads": self.heads, "kv_heads": self.kv_heads, "d_head": self.d_head}
         return self.workers[name].ask(queries=queries, tokens=tokens, **shape, **options)
 
-    def compare(self, names, queries, tokens):  # -> {"tokens", "queries", "flops", "engines", "ratios_to_torch"}
+    def compare(  # -> {"tokens", "queries", "flops", "engines", "ratios_to_torch"}
+        self, names: Sequence[str], queries: int, tokens: int
+    ) -> dict[str, Any]:
         """Compare all implementations on one size, in alternating rounds. Decode also has "ratios_to_contiguous" of the paged."""
         names = [name for name in names if self.peers or name != "torch"]
         left_out = {name: why for name in names if (why := self.reason_to_leave_out(name, queries, tokens))}
         names = [name for name in names if name not in left_out]
         slow = {name for name in names if self.foretold_s(name, queries, tokens) > SLOW_S}
 
-        def time_s(name):
+        def time_s(name: str) -> float:
             return self.ask(name, queries, tokens, warm=name not in slow)["time_s"]
 
         times = in_turn(names, self.rounds, time_s, f"{queries:,} queries, {tokens:,} keys: ", once=slow)
@@ -70,7 +75,7 @@ class Bench:
             result["ratios_to_contiguous"] = ratios
         return result
 
-    def figures(self, name, queries, tokens, flops, times):
+    def figures(self, name: str, queries: int, tokens: int, flops: float, times: Sequence[float]) -> dict[str, Any]:
         time_s = min(times)
         moved = self.bytes_moved(name, queries, tokens)
         return {
@@ -81,20 +86,20 @@ class Bench:
             "bytes_per_s": moved / time_s,
         }
 
-    def bytes_moved(self, name, queries, tokens):
+    def bytes_moved(self, name: str, queries: int, tokens: int) -> Any:
         """Count Q and O, K and V, and naive: scores and probabilities, each written and read."""
         kv = 2 * tokens * self.kv_heads * self.d_head * (2 if name.endswith("float16") else 4)
         scores = 4 * self.heads * queries * tokens * 4 if name.startswith("naive") else 0
         return 2 * queries * self.heads * self.d_head * 4 + kv + scores
 
-    def input_bytes(self, queries, tokens):
+    def input_bytes(self, queries: int, tokens: int) -> Any:
         return 4 * self.d_head * (2 * queries * self.heads + 2 * tokens * self.kv_heads)
 
-    def naive_bytes(self, queries, tokens):
+    def naive_bytes(self, queries: int, tokens: int) -> Any:
         """Count three matrices at once: scores, masked scores, and their softmax."""
         return 3 * 4 * self.heads * queries * tokens
 
-    def reason_to_leave_out(self, name, queries, tokens):  # -> text, or None
+    def reason_to_leave_out(self, name: str, queries: int, tokens: int) -> str | None:
         available = available_bytes()
         if name.startswith("naive") and available and (need := self.naive_bytes(queries, tokens)) > available // 2:
             return f"its scores would take {need:,} bytes, more than half of the {available:,} available"
@@ -102,13 +107,13 @@ class Bench:
             return f"a call would take about {time_s:.0f} s"
         return None
 
-    def foretold_s(self, name, queries, tokens):
+    def foretold_s(self, name: str, queries: int, tokens: int) -> float:
         """Estimate the time of a call, from a short one; only for what may be slow. Work grows with queries × keys."""
         if not name.endswith("numpy") or queries == 1 or tokens <= PROBE:
             return 0.0
         return self.ask(name, PROBE, PROBE)["time_s"] * (queries * tokens) / PROBE**2
 
-    def memory(self, tokens):  # -> dict
+    def memory(self, tokens: int) -> dict[str, Any]:
         """Measure the peak memory of a prefill beside its inputs; for naive computed where it does not fit."""
         flash = self.ask("flash_numba", tokens, tokens, memory=True)["peak_bytes"]
         measured = self.reason_to_leave_out("naive_numpy", tokens, tokens) is None
@@ -125,7 +130,10 @@ class Bench:
         }
 
 
-def run(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # -> dict
+def run(
+    tokens: Sequence[int], heads: int, kv_heads: int, d_head: int, rounds: int, threads: int, peers: bool,
+    machine: Callable[[], Machine]
+) -> dict[str, Any]:
     """Measure prefill and decode over each number of tokens. machine: a function that measures the ceilings."""
     if min(heads, kv_heads, d_head, rounds, *tokens) < 1:
         raise MiniLLMError("tokens, heads, KV heads, components of a head and rounds must each be at least 1.")
@@ -159,7 +167,7 @@ def run(tokens, heads, kv_heads, d_head, rounds, threads, peers, machine):  # ->
     return result
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Sizes and implementations as rows; ratios are torch's time over theirs: above 1 is faster than torch, and for paged
     the contiguous kernel's over theirs."""
     r = result

@@ -6,30 +6,39 @@ over those of a measured matrix product, whichever is slower.
 """
 
 import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minillm import terminal
 from minillm.bench.compare import ceilings, check_sizes
+from minillm.bench.machine import Machine
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
+from minillm.model.config import ModelConfig
 from minillm.terminal import say
 
 
-def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, batches, rounds, threads, backend, bits, kv):
+def compare_batches(
+    path: str | Path, config: ModelConfig, measure: Callable[[], Machine], engines: Sequence[str], prompt_tokens: int,
+    new_tokens: int, batches: Sequence[int], rounds: int, threads: int, backend: str | None, bits: float, kv: str
+) -> dict[str, Any]:
     """-> {"rows": [one per piece of work], …}, ready for JSON. bits: stored bits per weight, as our backend reads them.
 
     measure() -> Machine: asked before and after the run; the better of the two is the ceiling.
     """
     check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (max(batches), prompt_tokens)).tolist()
-    machine, found, peak = measure(), [], {}
+    machine, found = measure(), []
+    peak: dict[str, int] = {}
     with workers(engines, path, threads, backend=backend, kv=kv) as asked:
         for worker in asked.values():
             worker.ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
 
-        def speeds(what, tokens, seconds, **work):
-            def measure_speed(name):
+        def speeds(what: str, tokens: int, seconds: str, **work: Any) -> dict[str, list]:
+            def measure_speed(name: str) -> float:
                 answer = asked[name].ask(**work)
                 peak[name] = max(peak.get(name, 0), answer["peak_rss_bytes"] or 0)
                 return tokens / answer[seconds]
@@ -61,7 +70,7 @@ def compare_batches(path, config, measure, engines, prompt_tokens, new_tokens, b
     }
 
 
-def row(what, batch, speeds, top, bound):
+def row(what: str, batch: int, speeds: Mapping[str, Any], top: Any, bound: Any) -> Any:
     """Make the row of one piece of work. speeds: {engine: [tokens per second, by round]}, ours first."""
     ours, *peers = speeds
     ratios = {peer: [a / b for a, b in zip(speeds[ours], speeds[peer], strict=True)] for peer in peers}
@@ -78,7 +87,7 @@ def row(what, batch, speeds, top, bound):
     }
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format pieces of work as rows; for each, ours, each peer's, the ratio with its spread, and the roofline."""
     r, m = result, result["machine"]
     head, rows = ["", "roofline", "ours of it", "bound by"], []

@@ -6,6 +6,8 @@ What is measured here is hundreds of times that; bookkeeping is no reason to lea
 
 import random
 import time
+from collections.abc import Callable
+from typing import Any
 
 from minillm import terminal
 from minillm.cache.block_pool import BlockPool
@@ -16,7 +18,7 @@ from minillm.cache.radix import RadixCache
 STEMS, PROMPT, NEW = 50, 512, 64  # prompts: the beginning of one of 50 stems, then tokens of their own
 
 
-def pool_operations(pairs=180_000):  # -> operations a minute
+def pool_operations(pairs: int = 180_000) -> float:  # -> operations a minute
     """Allocate a block, free it."""
     pool, start = BlockPool(4096, 16), time.perf_counter()
     for _ in range(pairs):
@@ -24,7 +26,7 @@ def pool_operations(pairs=180_000):  # -> operations a minute
     return 2 * pairs / (time.perf_counter() - start) * 60
 
 
-def sequence_operations(make_cache, requests=3000, seed=0):  # -> operations a minute
+def sequence_operations(make_cache: Callable, requests: int = 3000, seed: int = 0) -> float:  # -> operations a minute
     """Match, append, commit, fork, append to the fork (a copy on write or a new block), free, free: seven a request."""
     rng = random.Random(seed)
     stems = [[rng.randrange(50_000) for _ in range(PROMPT)] for _ in range(STEMS)]
@@ -43,7 +45,7 @@ def sequence_operations(make_cache, requests=3000, seed=0):  # -> operations a m
     return 7 * requests / (time.perf_counter() - start) * 60
 
 
-def run(requests=3000):  # -> dict
+def run(requests: int = 3000) -> dict[str, Any]:
     return {
         "allocate_free_per_minute": pool_operations(60 * requests),
         "hash_chain_per_minute": sequence_operations(HashPrefixCache, requests),
@@ -51,7 +53,7 @@ def run(requests=3000):  # -> dict
     }
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     names = {
         "allocate_free_per_minute": "allocate and free, a block each",
         "hash_chain_per_minute": "match, append, commit, fork, free of sequences of 8 to 36 blocks: hash chain",

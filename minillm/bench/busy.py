@@ -13,7 +13,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +41,11 @@ NEIGHBOURS = {  # name -> (program, its nice value, one for each core or one for
 
 
 @contextmanager
-def beside(name, cores):
+def beside(name: str, cores: int) -> Iterator[None]:
     """Run neighbours while the block runs."""
     with ExitStack() as stack:
-        if NEIGHBOURS[name]:
-            program, nice, each = NEIGHBOURS[name]
+        if neighbours := NEIGHBOURS[name]:
+            program, nice, each = neighbours
             command = [sys.executable, "-c", f"import os\nos.nice({nice})\n{program}"]
             environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
             for _ in range(cores if each else 1):
@@ -53,7 +56,10 @@ def beside(name, cores):
         yield
 
 
-def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", threads=None, peers=False):  # -> dict
+def run(
+    path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str | None = "auto",
+    threads: int | None = None, peers: bool = False
+) -> dict[str, Any]:
     """Measure ours and, where wanted, llama.cpp: quiet and beside each kind of neighbour, in turn."""
     config, backend = read_config(path), resolve_backend(backend, path)
     check_sizes(config, prompt_tokens, new_tokens, max(batches), rounds)
@@ -66,7 +72,7 @@ def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", thread
                 worker.ask(prompts=prompts, steps=new_tokens)  # compiled, and with the prompts in its cache
             cases = [(neighbours, name) for neighbours in NEIGHBOURS for name in names]
 
-            def measure(case, asked=asked, prompts=prompts):
+            def measure(case: Any, asked: Any = asked, prompts: Any = prompts) -> Any:
                 with beside(case[0], available_cores()):
                     return asked[case[1]].ask(prompts=prompts, steps=new_tokens, again=True)["step_s"]
 
@@ -76,7 +82,7 @@ def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", thread
     return {"model": config.name, "backend": backend, "threads": threads, "rounds": rounds, "batches": result}
 
 
-def figures(rounds, quiet, batch):  # seconds of each step, by round -> what the table shows
+def figures(rounds: Any, quiet: Any, batch: int) -> dict[str, Any]:  # seconds of each step, by round -> what the table shows
     kept = [sum(q) / sum(steps) for steps, q in zip(rounds, quiet, strict=True)]
     everything = [step for steps in rounds for step in steps]
     p50, p99 = np.percentile(everything, [50, 99]).tolist()
@@ -89,7 +95,7 @@ def figures(rounds, quiet, batch):  # seconds of each step, by round -> what the
     }
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format a line for each batch, neighbour and engine."""
     lines = [f"{result['model']}: {result['threads']} threads, {result['rounds']} rounds"]
     for batch, engines in result["batches"].items():

@@ -5,18 +5,24 @@ round. The ceilings are measured first.
 """
 
 import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from minillm.bench.machine import Machine
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
 from minillm.errors import MiniLLMError
 from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
+from minillm.model.config import ModelConfig
 
 
 def compare(
-    path, config, measure, engines, prompt_tokens, new_tokens, batch, rounds, threads, backend=None, bits=32, kv="float32"
-):
+    path: str | Path, config: ModelConfig, measure: Callable[[], Machine], engines: Sequence[str], prompt_tokens: int,
+    new_tokens: int, batch: int, rounds: int, threads: int, backend: str | None = None, bits: float = 32, kv: str = "float32"
+) -> dict[str, Any]:
     """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight.
 
     measure() -> Machine: asked before and after the run; the better of the two is the ceiling.
@@ -45,7 +51,7 @@ def compare(
     }
 
 
-def check_sizes(config, prompt_tokens, new_tokens, batch, rounds):
+def check_sizes(config: ModelConfig, prompt_tokens: int, new_tokens: int, batch: int, rounds: int) -> None:
     """Refuse sizes that cannot be measured, before anything is loaded."""
     if prompt_tokens < 1 or new_tokens < 1 or batch < 1 or rounds < 1:
         raise MiniLLMError("prompt tokens, new tokens, batch and rounds must each be at least 1.")
@@ -57,7 +63,7 @@ def check_sizes(config, prompt_tokens, new_tokens, batch, rounds):
 SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
-def speeds(answer, prompt_tokens, new_tokens, batch):  # -> dict
+def speeds(answer: dict[str, Any], prompt_tokens: int, new_tokens: int, batch: int) -> dict[str, float]:
     """Compute speeds. Prefill draws the first token, decoding new_tokens more."""
     first, last = answer["prefill_s"], answer["prefill_s"] + answer["decode_s"]
     log = EventLog(events=[Event(0, ARRIVED, 0.0), Event(0, TOKEN, first), Event(0, TOKEN, last, new_tokens)])
@@ -70,17 +76,24 @@ def speeds(answer, prompt_tokens, new_tokens, batch):  # -> dict
     }
 
 
-def figures(rounds, loaded):  # -> medians, and the spread of the speeds
+def figures(  # -> medians, and the spread of the speeds
+    rounds: Sequence[dict[str, Any]], loaded: dict[str, Any]
+) -> dict[str, Any]:
     medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0] if key != "peak_rss_bytes"}
     spread = {f"{key}_spread": [min(r[key] for r in rounds), max(r[key] for r in rounds)] for key in SPEEDS}
     return {**medians, **spread, "load_s": loaded["load_s"], "peak_rss_bytes": max(r["peak_rss_bytes"] or 0 for r in rounds)}
 
 
-def ratios(ours, theirs):  # -> median over rounds of our speed over theirs
+def ratios(  # -> median over rounds of our speed over theirs
+    ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]
+) -> dict[str, float]:
     return {key: statistics.median(a[key] / b[key] for a, b in zip(ours, theirs, strict=True)) for key in SPEEDS}
 
 
-def ceilings(config, machine, prompt_tokens, new_tokens, batch, bits_per_weight=32, kv="float32"):  # -> dict
+def ceilings(
+    config: ModelConfig, machine: Machine, prompt_tokens: int, new_tokens: int, batch: int, bits_per_weight: float = 32,
+    kv: str = "float32"
+) -> dict[str, Any]:
     """Compute the machine's bounds at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s

@@ -13,18 +13,25 @@ arXiv:2211.17192; Li et al. 2024, arXiv:2401.15077.
 """
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from minillm.bench.pair import GAMMA, NEW_TOKENS
 from minillm.bench.rounds import in_turn
+from minillm.llm import LLM
 from minillm.model.sampling import SamplingParams, distribution
 from minillm.model.transformer import Segment
 from minillm.speculative.draft import draft, run_target
+from minillm.speculative.eagle import Eagle
 from minillm.speculative.verify import verify
 
 
-def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0, on_text=None):  # -> dict
+def acceptance(
+    llm: LLM, head: Eagle, prompts: Sequence[Sequence[int]], temperature: float, gamma: int = GAMMA, new_tokens: int = NEW_TOKENS,
+    seed: int = 0, on_text: Callable | None = None
+) -> dict[str, Any]:
     """Measure as pair.acceptance, with a head (speculative.eagle.Eagle). by_depth: [kept, looked at] of each draft of a chain.
 
     on_text: called with each finished text (ids, the prompt among them).
@@ -34,7 +41,7 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
     for prompt in prompts:
         text, end, drafts = list(prompt), len(prompt) + new_tokens, head.new_cache()
         cache = llm.transformer.new_cache(end + gamma)
-        features = run_target(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
+        features: Any = run_target(llm, head, text[:-1], cache, "none")[0] if len(text) > 1 else ()
         while len(text) < end and (len(text) == len(prompt) or text[-1] not in llm.tokenizer.eos_ids):
             proposed, q = draft(head, features, text[len(text) - len(features) :], drafts, temperature, gamma, rng)
             features, logits = run_target(llm, head, [text[-1], *proposed], cache, "all")
@@ -50,7 +57,9 @@ def acceptance(llm, head, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKE
     return rates | {"by_depth": by_depth.tolist()}
 
 
-def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle} -> {what: milliseconds}
+def costs(  # LLM, {name: Eagle} -> {what: milliseconds}
+    llm: LLM, heads: Mapping[str, Eagle], context: int = 64, gamma: int = GAMMA, rounds: int = 40
+) -> dict[str, float]:
     """Measure times of a decode step of the target, of its pass over γ + 1 tokens, of each head's draft step; and LM heads alone.
 
     Of processor time, taken in turns, the least of all rounds each: whatever else runs on the machine only adds. On one thread
@@ -60,19 +69,21 @@ def costs(llm, heads, context=64, gamma=GAMMA, rounds=40):  # LLM, {name: Eagle}
     cache = transformer.new_cache(context + gamma + 1)
     x, _ = transformer.hidden([Segment(tokens, 0, cache)])
     looks = {"decode step": 1, f"look at {gamma + 1}": gamma + 1}
-    jobs = {name: lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")]) for name, n in looks.items()}
+    jobs: dict[str, Any] = {}
+    for name, n in looks.items():
+        jobs[name] = lambda n=n: transformer.forward([Segment([1] * n, context, cache, "all")])
     for name, head in heads.items():
         features, drafts = head.features(x), head.new_cache()
         head.guess(features, tokens, drafts)
 
-        def step(head=head, drafts=drafts, feature=features[-1:]):
+        def step(head: Any = head, drafts: Any = drafts, feature: Any = features[-1:]) -> None:
             head.target.ops.linear(head.guess(feature, [1], drafts), head.head)
             drafts.truncate(context)
 
         jobs[name] = step
         jobs[f"{name}, LM head"] = lambda head=head, feature=features[-1:]: head.target.ops.linear(feature, head.head)
 
-    def seconds(name):
+    def seconds(name: str) -> float:
         begin = time.process_time()
         jobs[name]()
         passed = time.process_time() - begin

@@ -7,13 +7,16 @@ memory, as in a decode step. Attention is left out: the tokens/s are those of th
 The second half finds the thresholds of backends/numba_/crossover.py.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from minillm import terminal
-from minillm.bench.machine import best_of, measure_machine
+from minillm.bench.machine import Machine, best_of, measure_machine
+from minillm.model.config import ModelConfig
 
 TOKENS = (1, 2, 4, 8, 16, 32, 128, 512)
 FEW = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -23,38 +26,38 @@ FEW = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 class Model:
     """Random Q4_1 weights: per layer q, k, v, o, gate, up, down, in the file's order and packed; and a head."""
 
-    config: object
+    config: Any  # ModelConfig
     layers: list  # of {name: (raw, PackedMatrix)}
     head: tuple
 
-    def matrices(self):
+    def matrices(self) -> Iterator[Any]:
         for layer in self.layers:
             yield from layer.values()
         yield self.head
 
     @property
-    def weights(self):
+    def weights(self) -> int:
         return sum(packed.shape[0] * packed.shape[1] for _, packed in self.matrices())
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return sum(packed.nbytes for _, packed in self.matrices())
 
 
-def random_weights(config, seed=0):  # ModelConfig -> Model
+def random_weights(config: ModelConfig, seed: int = 0) -> Model:
     """Copy the values of one layer: what a product costs depends on where weights lie, not on what they are."""
     from minillm.backends.numba_.packed import PackedMatrix, aligned, pack
     from minillm.formats.blocks import BLOCK_TYPES
 
     rng, kind = np.random.default_rng(seed), BLOCK_TYPES["Q4_1"]
 
-    def draw(rows, columns):
+    def draw(rows: int, columns: int) -> Any:
         blocks = rng.integers(0, 256, (rows * columns // 32, kind.bytes), np.uint8)
         blocks[:, 1:4:2] = 0x20, 0xA8  # the upper bytes of scale and minimum: about 0.01 and -0.04
         raw = blocks.reshape(-1)
         return raw.reshape(rows, -1, kind.bytes), pack(SimpleNamespace(raw=raw, type=kind, shape=(rows, columns)))
 
-    def copy(raw, packed):
+    def copy(raw: Any, packed: Any) -> Any:
         records = aligned(packed.records.shape, np.uint8)
         records[:] = packed.records
         return raw.copy(), PackedMatrix(records, packed.layout, packed.shape)
@@ -68,7 +71,7 @@ def random_weights(config, seed=0):  # ModelConfig -> Model
     return Model(c, layers, draw(c.vocab_size, c.d_model))
 
 
-def ladder(model, machine, runs=3):  # -> [dict], a row for each step
+def ladder(model: Model, machine: Machine, runs: int = 3) -> list[dict[str, Any]]:  # -> [dict], a row for each step
     """Run one token through all matrices, by each step of backends/numba_/steps.py, and by the fused layers."""
     from minillm.backends.numba_ import steps
 
@@ -76,7 +79,7 @@ def ladder(model, machine, runs=3):  # -> [dict], a row for each step
     x = {d: rng.standard_normal(d).astype(np.float32) for d in {packed.shape[1] for _, packed in model.matrices()}}
     pairs = list(model.matrices())
 
-    def through(step):
+    def through(step: Callable) -> None:
         for raw, packed in pairs:
             step(x[packed.shape[1]], raw if step in steps.FILE_ORDER else packed)
 
@@ -85,7 +88,7 @@ def ladder(model, machine, runs=3):  # -> [dict], a row for each step
     return [row(name, best_of(work, runs), model, machine) for name, work in works.items()]
 
 
-def row(name, seconds, model, machine):
+def row(name: str, seconds: float, model: Model, machine: Machine) -> dict[str, Any]:
     return {
         "step": name,
         "seconds": seconds,
@@ -96,7 +99,7 @@ def row(name, seconds, model, machine):
     }
 
 
-def fused_pass(model, x):
+def fused_pass(model: Model, x: np.ndarray) -> Any:
     """Run the layers as the transformer calls them, with the attention between the halves left out."""
     from minillm.backends.numba_ import add_feed_forward, add_linear, attention_inputs, linear
 
@@ -105,7 +108,7 @@ def fused_pass(model, x):
     names = SimpleNamespace(attn_norm=ones, ffn_norm=ones, q_bias=None, k_bias=None, v_bias=None, q_norm=None, k_norm=None)
     layers = [SimpleNamespace(**vars(names), **{n: packed for n, (_, packed) in layer.items()}) for layer in model.layers]
 
-    def work():
+    def work() -> None:
         for w in layers:
             q, _, _ = attention_inputs(x, w, c, angles, angles)
             y = add_linear(x, q.reshape(len(x), -1), w.o)
@@ -115,17 +118,19 @@ def fused_pass(model, x):
     return work
 
 
-def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "dequantized_s", "crossover"}
+def many_tokens(  # -> {"tokens", "packed_s", "dequantized_s", "crossover"}
+    model: Model, tokens: Sequence[int] = TOKENS, runs: int = 2
+) -> dict[str, Any]:
     """Multiply n tokens with all layers' matrices in both ways: packed (linear.py) and through float32 (steps.dequantized)."""
     from minillm.backends.numba_.linear import linear
     from minillm.backends.numba_.steps import dequantized
 
     matrices = [packed for layer in model.layers for _, packed in layer.values()]
 
-    def seconds(product, n):
+    def seconds(product: Callable, n: int) -> float:
         x = {m.shape[1]: np.ones((n, m.shape[1]), np.float32) for m in matrices}
 
-        def work():
+        def work() -> Any:
             for m in matrices:
                 product(x[m.shape[1]], m)
 
@@ -134,7 +139,9 @@ def many_tokens(model, tokens=TOKENS, runs=2):  # -> {"tokens", "packed_s", "deq
     return compared(tokens, lambda n: seconds(linear, n), lambda n: seconds(dequantized, n), "packed_s", "dequantized_s")
 
 
-def compared(tokens, a, b, a_name, b_name):
+def compared(
+    tokens: Sequence[int], a: Callable[[int], float], b: Callable[[int], float], a_name: str, b_name: str
+) -> dict[str, Any]:
     """Time two ways at each number of tokens, and find where the second begins to win."""
     from minillm.backends.numba_.crossover import crossover
 
@@ -143,7 +150,7 @@ def compared(tokens, a, b, a_name, b_name):
     return {"tokens": list(tokens), a_name: a_times, b_name: b_times, "crossover": crossover(list(tokens), a_times, b_times)}
 
 
-def few_rows(d=64, keys=1024, runs=20):
+def few_rows(d: int = 64, keys: int = 1024, runs: int = 20) -> dict[str, Any]:
     """Attend for a few queries of one head: keys read where they lie (decode.py), or transposed first (prefill.py)."""
     from minillm.backends.numba_.attention import by_splits, by_tiles
     from minillm.backends.numba_.decode import split_keys
@@ -151,35 +158,35 @@ def few_rows(d=64, keys=1024, runs=20):
 
     k = np.ones((keys, 1, d), np.float32)
 
-    def seconds(way, n):
+    def seconds(way: Callable, n: int) -> float:
         q = np.ones((n, 1, d), np.float32)
         return best_of(lambda: way(q, k), runs)
 
-    def splits(q, k):
+    def splits(q: Any, k: Any) -> Any:
         return by_splits(q, k[None], k[None], one_block(keys), rule(q), (0, keys, split_keys(keys)))
 
-    def tiles(q, k):
+    def tiles(q: Any, k: Any) -> Any:
         return by_tiles(q, k[None], k[None], one_block(keys), rule(q))
 
-    def rule(q):  # causal, and the last query stands at the last key
+    def rule(q: Any) -> Any:  # causal, and the last query stands at the last key
         return MaskRule(keys - len(q), EVERYTHING, True)
 
     return compared(FEW, lambda n: seconds(splits, n), lambda n: seconds(tiles, n), "in_place_s", "turned_s")
 
 
-def serial(columns=1536, runs=50):
+def serial(columns: int = 1536, runs: int = 50) -> dict[str, Any]:
     """Round n tokens: by one core, or shared out, which begins with a parallel region."""
     from minillm.backends.numba_.bands import operand
     from minillm.backends.numba_.steps import round_by_all, round_by_one
 
-    def seconds(way, n):
+    def seconds(way: Callable, n: int) -> float:
         h = operand(np.ones((n, columns), np.float32))
         return best_of(lambda: way(h), runs)
 
     return compared(FEW, lambda n: seconds(round_by_one, n), lambda n: seconds(round_by_all, n), "one_core_s", "shared_s")
 
 
-def run(name, config, runs=3):  # -> dict
+def run(name: str, config: ModelConfig, runs: int = 3) -> dict[str, Any]:
     """Run all of it, on random weights in the shape of a model."""
     from minillm.backends.numba_.team import threads
 
@@ -191,7 +198,7 @@ def run(name, config, runs=3):  # -> dict
     return result | {"threads": threads()}
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     weights = result["weights"]
     lines = [
         f"{result['model']}, {weights / 1e6:,.0f} million weights in Q4_1, {result['bytes'] / 1e6:,.0f} MB; {result['threads']} "

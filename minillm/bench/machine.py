@@ -12,8 +12,10 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 BUSY_BELOW = 0.85  # of the cores' time: with less, figures say more about the other programs than about this one
 
@@ -28,20 +30,20 @@ class Machine:
     cpu: str
     kernel_flops_per_s: float = 0.0
 
-    def json(self):
+    def json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def better(self, other):  # Machine -> Machine
+    def better(self, other: "Machine") -> "Machine":
         """Take the best of two measurements, such as one before and one after a run: one of them may have been disturbed."""
         best = {name: max(getattr(self, name), getattr(other, name)) for name in self.__slots__ if name.endswith("_per_s")}
         return replace(self, **best)
 
-    def peak(self, kernels):  # -> FLOP/s that bound a run
+    def peak(self, kernels: bool) -> float:  # -> FLOP/s that bound a run
         """Return the peak FLOP/s. kernels: of the compiled backend; a float32 product's is possible at least."""
         return max(self.flops_per_s, self.kernel_flops_per_s) if kernels else self.flops_per_s
 
 
-def measure_machine(megabytes=512, n=2048, kernels=False):  # -> Machine
+def measure_machine(megabytes: int = 512, n: int = 2048, kernels: bool = False) -> Machine:
     """Measure the machine: best of several runs, about a second in all. kernels: those of the compiled backend too."""
     import numpy as np
 
@@ -60,7 +62,7 @@ def measure_machine(megabytes=512, n=2048, kernels=False):  # -> Machine
     )
 
 
-def bandwidth(megabytes):  # -> bytes/s, of the fastest of three ways to read
+def bandwidth(megabytes: int) -> float:  # -> bytes/s, of the fastest of three ways to read
     """Measure a matrix-vector product with the library's own threads; a dot product and a maximum, each core in its own part."""
     import numpy as np
 
@@ -68,7 +70,7 @@ def bandwidth(megabytes):  # -> bytes/s, of the fastest of three ways to read
     big, x = np.ones((megabytes * 2**20 // 4 // 4096, 4096), np.float32), np.ones(4096, np.float32)
     parts, piece = np.array_split(big.reshape(-1), cores), 1 << 16
 
-    def squared(part):  # a dot product of each piece with itself, which the first cache holds meanwhile
+    def squared(part: Any) -> Any:  # a dot product of each piece with itself, which the first cache holds meanwhile
         for i in range(0, len(part), piece):
             np.dot(part[i : i + piece], part[i : i + piece])
 
@@ -81,7 +83,7 @@ def bandwidth(megabytes):  # -> bytes/s, of the fastest of three ways to read
         return big.nbytes / min(map(best_of, ways))
 
 
-def cpu_share(seconds=0.2):  # -> 0 … 1
+def cpu_share(seconds: float = 0.2) -> float:  # -> 0 … 1
     """Measure the share of all cores' time that this process gets when it asks for all of it: 1 on an idle machine.
 
     One thread a core hashes (which needs no lock of Python's); its CPU time is set beside the clock.
@@ -90,7 +92,7 @@ def cpu_share(seconds=0.2):  # -> 0 … 1
 
     block, cores = bytes(1 << 20), available_cores()
 
-    def spin(_):
+    def spin(_: Any) -> Any:
         begin, used = time.perf_counter(), time.thread_time()
         while (passed := time.perf_counter() - begin) < seconds:
             sha256(block).digest()
@@ -100,19 +102,19 @@ def cpu_share(seconds=0.2):  # -> 0 … 1
         return min(1.0, sum(pool.map(spin, range(cores))) / cores)
 
 
-def busy(share):  # -> a line for a person, or None
+def busy(share: float) -> str | None:  # -> a line for a person, or None
     """Warn about figures measured at this share of the cores' time."""
     if share >= BUSY_BELOW:
         return None
     return f"this machine is busy: a process gets {share:.0%} of its cores; figures are too low, and may contradict each other"
 
 
-def available_cores():
+def available_cores() -> int:
     """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def best_of(work, runs=5):  # -> seconds
+def best_of(work: Callable[[], Any], runs: int = 5) -> float:  # -> seconds
     """Time the fastest of several runs: the others were disturbed."""
     work()
     times = []
@@ -123,7 +125,7 @@ def best_of(work, runs=5):  # -> seconds
     return min(times)
 
 
-def cpu_name():
+def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as info:
             return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
@@ -131,7 +133,7 @@ def cpu_name():
         return platform.processor() or platform.machine()
 
 
-def peak_rss_bytes():
+def peak_rss_bytes() -> int | None:
     """Measure the peak memory of this process; None where the platform does not tell.
 
     Linux: from /proc, because getrusage goes on counting from the peak of the process that started this one.

@@ -3,26 +3,34 @@
 One batch size is a comparison of engines (compare.py); several are one table of a model (batches.py).
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from minillm.backends import get_backend
 from minillm.bench import batches as by_batch
 from minillm.bench import compare, machine, report
+from minillm.bench.machine import Machine
 from minillm.bench.peers import installed
 from minillm.model.load import bits_per_weight, read_config, resolve_backend
 from minillm.terminal import say
 
 
-def peers(batches):  # [int] -> names of the engines to stand beside ours that are installed
+def peers(batches: Sequence[int]) -> list[str]:  # [int] -> names of the engines to stand beside ours that are installed
     known = ("llama.cpp", "transformers") if len(batches) == 1 else ("llama.cpp",)
     return [name for name in known if installed(name)]
 
 
-def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", kv=None, threads=None, peers=()):  # -> dict
+def run(
+    path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str | None = "auto",
+    kv: str | None = None, threads: int | None = None, peers: Sequence[str] = ()
+) -> dict[str, Any]:
     """Measure ours and `peers` in turn. Errors: MiniLLMError for sizes that do not fit the model, before anything is loaded."""
     config, backend = read_config(path), resolve_backend(backend, path)
     compare.check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     bits = 32 if backend == "numpy" else bits_per_weight(path, config)
 
-    def measure():
+    def measure() -> Machine:
         say("measuring the machine's ceilings")
         return machine.measure_machine(kernels=backend == "numba")
 
@@ -34,5 +42,5 @@ def run(path, batches, prompt_tokens, new_tokens, rounds, backend="auto", kv=Non
     return result
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     return (by_batch if "batches" in result else report).table(result)

@@ -13,10 +13,13 @@ Written to be counted, not to be fast: both models run over whole beginnings ane
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from minillm import terminal
+from minillm.llm import LLM
 from minillm.model.sampling import SamplingParams, distribution, draw
 from minillm.model.transformer import Segment
 from minillm.speculative.verify import verify
@@ -24,9 +27,9 @@ from minillm.speculative.verify import verify
 GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
 
 
-def perplexity(llm, documents):  # LLM, [text] -> float
+def perplexity(llm: LLM, documents: Sequence[str]) -> float:
     """Compute perplexity per token, of each document as far as the context reaches; the first token is given."""
-    total = count = 0
+    total, count = 0.0, 0
     for document in documents:
         ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
         logits = probe(llm, ids[:-1])
@@ -37,20 +40,24 @@ def perplexity(llm, documents):  # LLM, [text] -> float
     return math.exp(total / count)
 
 
-def probe(llm, ids):  # LLM, ids -> (len(ids), vocab) float64
+def probe(llm: LLM, ids: Sequence[int] | np.ndarray) -> np.ndarray:  # LLM, ids -> (len(ids), vocab) float64
     """Compute the logits after every token."""
     segment = Segment(np.asarray(ids), 0, llm.transformer.new_cache(len(ids)), "all")
     return llm.transformer.forward([segment])[0].astype(np.float64)
 
 
-def acceptance(target, draft, prompts, temperature, gamma=GAMMA, new_tokens=NEW_TOKENS, seed=0):  # -> dict
+def acceptance(
+    target: LLM, draft: LLM, prompts: Sequence[Sequence[int]], temperature: float, gamma: int = GAMMA,
+    new_tokens: int = NEW_TOKENS, seed: int = 0
+) -> dict[str, Any]:
     """Speculate from each prompt (ids) until the end of text or new_tokens; count what was proposed, looked at and kept."""
     rng, params = np.random.default_rng(seed), SamplingParams(temperature=temperature)
     looks = looked_at = kept = 0
     for prompt in prompts:
         text, end = list(prompt), len(prompt) + new_tokens
         while len(text) < end and (len(text) == len(prompt) or text[-1] not in target.tokenizer.eos_ids):
-            proposed, q = [], []
+            proposed: list[int] = []
+            q: list[np.ndarray] = []
             for _ in range(gamma):
                 q.append(distribution(probe(draft, text + proposed)[-1], params))
                 proposed.append(draw(q[-1], rng))
@@ -62,7 +69,7 @@ def acceptance(target, draft, prompts, temperature, gamma=GAMMA, new_tokens=NEW_
     return {"looks": looks, "looked_at": looked_at, "kept": kept, "rate": kept / looked_at, "tokens_per_look": kept / looks + 1}
 
 
-def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LLM, [text] -> dict, ready for JSON
+def run(target: LLM, draft: LLM, documents: Sequence[str], prompts: int = 40, new_tokens: int = NEW_TOKENS) -> dict[str, Any]:
     """Measure both perplexities, and acceptance from the beginnings of the first documents."""
     beginnings = [target.tokenizer.encode(d)[:PROMPT_TOKENS] for d in documents[:prompts]]
     rates = {str(t): acceptance(target, draft, beginnings, t, new_tokens=new_tokens) for t in (0, 1)}
@@ -73,7 +80,7 @@ def run(target, draft, documents, prompts=40, new_tokens=NEW_TOKENS):  # LLM, LL
     return about | {"models": models, "acceptance_at_temperature": rates}
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     models = [[name, f"{m['parameters']:,}", f"{m['perplexity']:.3f}"] for name, m in result["models"].items()]
     how = f"{result['prompts']} beginnings of {PROMPT_TOKENS} tokens, {result['new_tokens']} new"
     rates = [

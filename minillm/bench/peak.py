@@ -8,7 +8,9 @@ depends on the one before it, so nothing can be left out; how many such chains k
 so several numbers of chains are tried, and the fastest counts.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from numba import types
 from numba.extending import intrinsic
@@ -24,16 +26,16 @@ FLOPS = {"integers": 4 * LANES, "floats": 2 * LANES}  # of one instruction of a 
 
 
 @intrinsic(prefer_literal=True)
-def chain(typing, floats, chains, steps, start):
+def chain(typing: Any, floats: Any, chains: Any, steps: Any, start: Any) -> Any:
     """Sum up `steps` times in each of `chains` registers. floats, chains: constants. start: int32. -> int32, to be used."""
     if not all(isinstance(x, types.IntegerLiteral) for x in (floats, chains)):
         return None
 
-    def emit(context, b, signature, args):
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
         first = splat_int(b, args[3])
         x = b.sitofp(first, F32X16) if floats.literal_value else first
 
-        def step(i, sums):
+        def step(i: Any, sums: Any) -> Any:
             if floats.literal_value:
                 return [call(b, "llvm.fma.v16f32", F32X16, total, x, x) for total in sums]
             totals = [b.bitcast(total, I32X16) for total in sums]
@@ -49,21 +51,23 @@ def chain(typing, floats, chains, steps, start):
     return types.int32(floats, chains, types.int64, types.int32), emit
 
 
-def make(floats, chains):
+def make(floats: Any, chains: int) -> Callable:
     """Make a kernel of its own: Numba takes constants from the closure."""
 
     @kernel()
-    def run(steps, start):
-        return chain(floats, chains, steps, start)
+    def run(steps: int, start: Any) -> Any:
+        return chain(floats, chains, steps, start)  # type: ignore[call-arg]  # Numba passes the first
 
     return run
 
 
-def kernel_flops_per_s(cores, best_of, steps=STEPS):  # int, work -> seconds -> {"integers": FLOP/s, "floats": FLOP/s}
+def kernel_flops_per_s(  # int, work -> seconds -> {"integers": FLOP/s, "floats": FLOP/s}
+    cores: int, best_of: Callable, steps: int = STEPS
+) -> dict[str, float]:
     """Measure all cores at once; the fastest number of chains, timed by best_of (machine.py)."""
     import numpy as np
 
-    found = {}
+    found: dict[str, float] = {}
     with ThreadPoolExecutor(cores) as pool:
         for name, flops in FLOPS.items():
             for chains in CHAINS:

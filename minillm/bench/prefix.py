@@ -7,7 +7,10 @@ over all weights however few tokens are new, and a step per layer and page.
 Cold is the plain way, on a contiguous cache. All ways take turns within each round, and each is the median of its rounds.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +18,17 @@ from minillm import terminal
 from minillm.bench.rounds import in_turn
 from minillm.errors import RequestError
 from minillm.gateway.session import Part, Session
+from minillm.llm import LLM
 from minillm.model.sampling import SamplingParams
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)
 ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
 
 
-def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, block_size=16):
+def run(
+    llm: LLM, prompt_tokens: int = 1000, question_tokens: int = 16, shares: Sequence[float] = SHARES, rounds: int = 3,
+    block_size: int = 16
+) -> dict[str, Any]:
     """-> {"shares": [a row each], "system_prompt": {"ttft_cold_s", "ttft_cached_s", "ratio", …}, …}, ready for JSON.
 
     shares: of a prompt of prompt_tokens. system_prompt: all of those kept, and a question of question_tokens after them.
@@ -41,26 +48,28 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
 
     terminal.say(f"writing {prompt_tokens:,} tokens")
     edges = sorted({0, *cuts, prompt_tokens})
-    session.generate([Part(prefix[a:b], cache=True) for a, b in zip(edges, edges[1:], strict=False)], ONE_TOKEN)
+    written: list[Part | str | list[int]] = [Part(prefix[a:b], cache=True) for a, b in zip(edges, edges[1:], strict=False)]
+    session.generate(written, ONE_TOKEN)
 
-    def fresh(n):
+    def fresh(n: int) -> list[int]:
         return draw(0, llm.config.vocab_size, n).tolist()
 
-    def cold(n):
+    def cold(n: int) -> Any:  # seconds
         return llm.generate(prefix[:n] + fresh(n - len(prefix[:n])), ONE_TOKEN).metrics["ttft_s"]
 
-    def cached(kept, n):
-        answer = session.generate([Part(prefix[:kept], cache=True), fresh(n)], ONE_TOKEN)
+    def cached(kept: int, n: int) -> Any:  # seconds
+        asked: list[Part | str | list[int]] = [Part(prefix[:kept], cache=True), fresh(n)]
+        answer = session.generate(asked, ONE_TOKEN)
         assert answer.usage.cache_read_tokens == kept, "the prefix was written first, and there is room for it"
         return answer.completion.metrics["ttft_s"]
 
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "the prompt": lambda: cold(prompt_tokens),
         "prompt and question": lambda: cold(total),
         "the question, its prompt cached": lambda: cached(prompt_tokens, question_tokens),
     }
     for number, kept in enumerate(cuts, 1):
-        ways[f"share {number}, {kept:,} tokens cached"] = lambda kept=kept: cached(kept, prompt_tokens - kept)
+        ways[f"share {number}, {kept:,} tokens cached"] = partial(cached, kept, prompt_tokens - kept)
     short, long, asked, *by_share = map(median, in_turn(ways, rounds, lambda name: ways[name]()).values())
     terminal.say("")
 
@@ -94,7 +103,7 @@ def run(llm, prompt_tokens=1000, question_tokens=16, shares=SHARES, rounds=3, bl
     }
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format the measurement."""
     lines = [f"{result['model']}: TTFT of a prompt of {result['prompt_tokens']:,} tokens, pages of {result['block_size']}"]
     rows = [["no cache", f"{result['ttft_cold_s'] * 1e3:,.0f} ms"]]

@@ -13,6 +13,8 @@ Kwon et al., 2023, arXiv:2309.06180, figure 2; Qin et al., 2025, arXiv:2407.0007
 """
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from minillm import terminal
 from minillm.cache.block_pool import BlockPool
@@ -22,7 +24,7 @@ from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
 from minillm.load.profiles import draw, load_profile
-from minillm.load.traces import HASHED_TOKENS, read_azure, read_mooncake
+from minillm.load.traces import HASHED_TOKENS, TraceRequest, read_azure, read_mooncake
 
 POLICIES = ("lru", "lfu", "cost", "belady")
 EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the products: about 30,000 tokens for Llama-3-8B
@@ -31,22 +33,24 @@ EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the produ
 # --- waste ----------------------------------------------------------------------------------------------------------------
 
 
-def power_of_two(n):
+def power_of_two(n: int) -> int:
     """Round n up to a power of two."""
     return 1 << (n - 1).bit_length()
 
 
-def paged_steps(prompt, output, block_size):
+def paged_steps(prompt: int, output: int, block_size: int) -> int:
     """Count tokens reserved, summed over the decode steps, when blocks are taken as they are needed: a closed form."""
 
-    def up_to(n):  # Σ of ceil(i / block_size) for i = 1 … n
+    def up_to(n: int) -> int:  # Σ of ceil(i / block_size) for i = 1 … n
         full, rest = divmod(n, block_size)
         return block_size * full * (full + 1) // 2 + rest * (full + 1)
 
     return block_size * (up_to(prompt + output - 1) - up_to(prompt - 1))
 
 
-def waste(requests, reserve=8192, block_sizes=(8, 16, 32, 64, 256)):  # -> {way: dict}
+def waste(  # -> {way: dict}
+    requests: Sequence[TraceRequest], reserve: int = 8192, block_sizes: Sequence[int] = (8, 16, 32, 64, 256)
+) -> dict[str, Any]:
     """Compute the waste of each way of allocating, and how many requests fit where one fits that reserves the maximum.
 
     Requests longer than `reserve` tokens are left out: a server that reserves so much must refuse them.
@@ -72,7 +76,9 @@ def waste(requests, reserve=8192, block_sizes=(8, 16, 32, 64, 256)):  # -> {way:
 # --- hits -----------------------------------------------------------------------------------------------------------------
 
 
-def hits(requests, capacity, make_cache, on_request=None):  # -> dict
+def hits(
+    requests: Sequence[TraceRequest], capacity: int, make_cache: Callable, on_request: Callable | None = None
+) -> dict[str, Any]:
     """Serve requests one after another from a cache of `capacity` pages; both hit rates. on_request(number) comes before each."""
     pool = BlockPool(capacity, 1)  # to the cache a page is a token: it stands for 512
     cache = make_cache(pool)
@@ -89,18 +95,21 @@ def hits(requests, capacity, make_cache, on_request=None):  # -> dict
     return {"hit_rate_tokens": found / sum(r.prompt for r in requests), "hit_rate_mean": shares / len(requests)}
 
 
-def by_policy(requests, capacity, name):  # -> dict
+def by_policy(requests: Sequence[TraceRequest], capacity: int, name: str) -> dict[str, Any]:
     """Compute hit rates of a radix tree of `capacity` pages under a policy, or of the hash chain."""
     if name == "hash chain":
         return hits(requests, capacity, HashPrefixCache)
     if name == "belady":
-        policy = Belady([r.pages for r in requests])
-        return hits(requests, capacity, lambda pool: RadixCache(pool, policy), lambda number: setattr(policy, "now", number))
+        replayed = Belady([r.pages for r in requests])
+        return hits(requests, capacity, lambda pool: RadixCache(pool, replayed), lambda n: setattr(replayed, "now", n))
     policy = {"lru": LRU, "lfu": LFU, "cost": lambda: GreedyDual(EVEN_PAGES)}[name]()
     return hits(requests, capacity, lambda pool: RadixCache(pool, policy))
 
 
-def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), policies=POLICIES):  # -> dict
+def prefix(
+    requests: Sequence[TraceRequest], capacities: Sequence[int] = (1_000_000, 3_000_000, 10_000_000, 30_000_000),
+    policies: Sequence[str] = POLICIES
+) -> dict[str, Any]:
     """Compute hit rates with an unlimited cache, then by capacity in tokens and policy, each as a share of the unlimited."""
     if not all(r.pages for r in requests):
         raise RequestError("these requests have no page ids: prefix hits need a trace like Mooncake's.")
@@ -119,30 +128,30 @@ def prefix(requests, capacities=(1_000_000, 3_000_000, 10_000_000, 30_000_000), 
 # --- to run and to read -------------------------------------------------------------------------------------------------------
 
 
-def run(what, trace=None, count=None):  # -> dict
+def run(what: str, trace: str | None = None, count: int | None = None) -> dict[str, Any]:
     """Compute the figures of `minillm bench paging` or `prefix`: of a trace file, or of this project's profile of it.
 
     count: only so many requests, the first.
     """
-    jobs = {"paging": (read_azure, "azure_conv", waste), "prefix": (read_mooncake, "mooncake_conv", prefix)}
+    jobs: dict[str, Any] = {"paging": (read_azure, "azure_conv", waste), "prefix": (read_mooncake, "mooncake_conv", prefix)}
     read, profile, replay = jobs[what]
     requests = read(trace)[:count] if trace else draw(load_profile(profile), count)
     source = str(trace) if trace else f"drawn from the profile {profile}: {load_profile(profile)['source']}"
     return {"source": source, "requests": len(requests), what: replay(requests)}
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format what `run` returned, with its source."""
     body = waste_table(result["paging"]) if "paging" in result else prefix_table(result["prefix"])
     return f"{result['requests']:,} requests, {result['source']}\n{body}"
 
 
-def waste_table(result):  # -> text
+def waste_table(result: dict[str, Any]) -> str:
     rows = [[way, f"{r['waste']:.2%}", f"{r['mean_tokens_reserved']:,.0f}", f"{r['fits']:.1f}×"] for way, r in result.items()]
     return terminal.table(["", "waste", "tokens held for one", "requests in the same memory"], rows)
 
 
-def prefix_table(result):  # -> text
+def prefix_table(result: dict[str, Any]) -> str:
     best = result["unlimited"]
     rows = [["unlimited", "", f"{best['hit_rate_tokens']:.1%}", f"{best['hit_rate_mean']:.1%}", "100%"]]
     for r in result["rows"]:

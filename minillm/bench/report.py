@@ -1,9 +1,11 @@
 """A comparison as a table to read."""
 
+from typing import Any
+
 from minillm import terminal
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format engines as rows, speeds as columns, the ceiling as the last row; ratios are ours to theirs."""
     r = result
     head = ["", "prefill tokens/s", "ours/it", "decode tokens/s", "ours/it", "load s", "peak MB"]

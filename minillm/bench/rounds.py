@@ -4,13 +4,18 @@ Ratios are taken within a round, medians or minima over the rounds. Each round b
 the first, on a cool machine, or the one that follows the same other.
 """
 
+from collections.abc import Callable, Container, Iterable
+from typing import Any
+
 from minillm.terminal import say
 
 
-def in_turn(names, rounds, measure, what="", once=()):  # -> {name: [measure(name) of each round]}
+def in_turn(  # -> {name: [measure(name) of each round]}
+    names: Iterable, rounds: int, measure: Callable[[Any], Any], what: str = "", once: Container = ()
+) -> dict[Any, list]:
     """Measure each name once a round. once: names that are asked in the first round only. what: for the line of progress."""
     names = list(names)
-    found = {name: [] for name in names}
+    found: dict[Any, list] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:

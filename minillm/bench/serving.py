@@ -8,32 +8,38 @@ Medians over the steps: a step that another process interrupted says nothing.
 
 import time
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from minillm.backends.invariant import invariant_model
 from minillm.engine.engine import Engine
+from minillm.llm import LLM
 from minillm.model.sampling import SamplingParams
 from minillm.model.transformer import Segment
 from minillm.scheduler.scheduler import SchedulerConfig
 
 
-def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_s", "forward_s", "overhead_s", "overhead"}
+def overhead(  # -> {"step_s", "forward_s", "overhead_s", "overhead"}
+    llm: LLM, batch: int = 16, prompt_tokens: int = 32, steps: int = 40, **params: Any
+) -> dict[str, float]:
     """Measure decode steps of an engine with so many sequences, and the part of them outside the forward pass."""
     tokens = batch * (prompt_tokens + steps + 8)
     engine = Engine(llm, SchedulerConfig(num_blocks=tokens // 16 + 4 * batch, max_sequences=batch, max_tokens_per_step=tokens))
-    transformer, inside = engine.executor.transformer, []
+    transformer: Any = engine.executor.transformer
+    inside: list[float] = []
 
     class Timed:
         config, ops = transformer.config, transformer.ops
 
-        def logits(self, segments):
+        def logits(self, segments: Any) -> Any:
             began = time.perf_counter()
             logits = transformer.logits(segments)
             inside.append(time.perf_counter() - began)
             return logits
 
-    engine.executor.transformer = Timed()
+    timed: Any = Timed()
+    engine.executor.transformer = timed
     rng = np.random.default_rng(0)
     for _ in range(batch):
         prompt = rng.integers(0, llm.config.vocab_size, prompt_tokens).tolist()
@@ -48,9 +54,12 @@ def overhead(llm, batch=16, prompt_tokens=32, steps=40, **params):  # -> {"step_
     return {"step_s": step, "forward_s": forward, "overhead_s": beside, "overhead": beside / step}
 
 
-def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds of the fast one, of the invariant one, ratio}
+def slowdown(  # -> {name: seconds of the fast one, of the invariant one, ratio}
+    llm: LLM, batch: int = 16, prompt_tokens: int = 128, steps: int = 20
+) -> dict[str, float]:
     """Measure prefill of one prompt, and a decode step of a batch, with the fast operations and with the invariant ones."""
-    out, rng = {}, np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    out: dict[str, float] = {}
     prompt = rng.integers(0, llm.config.vocab_size, prompt_tokens).tolist()
     seconds = {}
     for name, model in (("fast", llm.transformer), ("invariant", invariant_model(llm.transformer))):
@@ -71,13 +80,13 @@ def slowdown(llm, batch=16, prompt_tokens=128, steps=20):  # -> {name: seconds o
     return out
 
 
-def run(llm, batch=16, steps=40):  # -> dict, ready for JSON
+def run(llm: LLM, batch: int = 16, steps: int = 40) -> dict[str, Any]:
     """Measure both, for so many sequences."""
     engine, invariant = overhead(llm, batch, steps=steps), slowdown(llm, batch, steps=max(1, steps // 2))
     return {"model": llm.config.name, "batch": batch, "engine": engine, "invariant": invariant}
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Format a line for the engine, one for invariance."""
     engine, invariant = result["engine"], result["invariant"]
     return (

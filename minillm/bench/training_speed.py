@@ -5,7 +5,10 @@ file. Each engine has a process of its own (worker.py). The share of peak counts
 forward, and twice that backward) over the speed of a large matrix product. Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from minillm import terminal
 from minillm.bench.machine import measure_machine
@@ -15,7 +18,7 @@ from minillm.model.load import read_config
 from minillm.terminal import say
 
 
-def run(path, batch, length, rounds, threads, peers):  # -> dict, ready for JSON
+def run(path: Path, batch: int, length: int, rounds: int, threads: int, peers: Sequence[str]) -> dict[str, Any]:
     """Alternate; report medians over the rounds, and the ratio round by round."""
     config, machine = read_config(path), measure_machine()
     names = ["training", *(["torch training"] if peers else [])]
@@ -38,7 +41,7 @@ def run(path, batch, length, rounds, threads, peers):  # -> dict, ready for JSON
     return about | {"flops": flops, "peak_flops_per_s": machine.flops_per_s, "engines": engines, "ratios_to_torch": ratios}
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     lines = [f"{result['model']}, {result['parameters']:,} parameters, {result['batch']} × {result['length']} tokens a step"]
     rows = [
         ["minillm" if name == "training" else "torch", f"{e['step_s'] * 1e3:,.0f}", f"{e['tokens_per_s']:,.0f}",

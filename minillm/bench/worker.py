@@ -11,7 +11,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from minillm.bench.machine import peak_rss_bytes
 from minillm.errors import MiniLLMError
@@ -31,9 +34,9 @@ class Worker:
     threads: int
     options: dict = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-        self.process = subprocess.Popen(
+        self.process: Any = subprocess.Popen(
             [sys.executable, "-m", "minillm.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -43,7 +46,7 @@ class Worker:
         )
         self.loaded = self.ask(engine=self.engine, path=self.path, threads=self.threads, **self.options)
 
-    def ask(self, **request):  # -> dict
+    def ask(self, **request: Any) -> dict[str, Any]:
         """Send a line, wait for the answer."""
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -59,13 +62,15 @@ class Worker:
             raise MiniLLMError(f"{self.engine}: {answer['error']}")
         return answer
 
-    def close(self):
+    def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
 
 @contextlib.contextmanager
-def workers(engines, path, threads, **options):  # -> {engine: Worker}
+def workers(  # -> {engine: Worker}
+    engines: Sequence[str], path: str | Path, threads: int, **options: Any
+) -> Iterator[dict[str, Worker]]:
     """Start a process for each engine; all end with the block. options: for those that are ours."""
     with contextlib.ExitStack() as stack:
         found = {}
@@ -76,7 +81,7 @@ def workers(engines, path, threads, **options):  # -> {engine: Worker}
         yield found
 
 
-def serve():
+def serve() -> None:
     """Run the worker's side."""
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)  # C libraries print to 1
@@ -89,7 +94,7 @@ def serve():
 
                 start = time.perf_counter()
                 engine = engine_class(request.pop("engine"))(**request)
-                answer = {"load_s": time.perf_counter() - start}
+                answer: dict[str, Any] = {"load_s": time.perf_counter() - start}
             else:
                 answer = asdict(engine.run(**request))
             answer["peak_rss_bytes"] = peak_rss_bytes()

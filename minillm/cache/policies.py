@@ -9,22 +9,24 @@ Belady, 1966, IBM Systems Journal 5(2). GreedyDual-Size-Frequency: Cherkasova, 1
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class LRU:
     """Least recently used: the default."""
 
-    def score(self, node):
+    def score(self, node: Any) -> Any:  # Node -> what sorts
         return node.last_use
 
-    def evicted(self, score):
+    def evicted(self, score: Any) -> None:
         """Called after a leaf of this score was evicted."""
 
 
 class LFU(LRU):
     """Least frequently used; of equals the least recent."""
 
-    def score(self, node):
+    def score(self, node: Any) -> Any:
         return node.uses, node.last_use
 
 
@@ -35,14 +37,14 @@ class GreedyDual(LRU):
     1 + p / even: even is the pages of context at which attention costs as much as the matrix products.
     """
 
-    def __init__(self, even):
+    def __init__(self, even: float) -> None:
         self.even, self.age = even, 0.0
 
-    def score(self, node):
+    def score(self, node: Any) -> Any:
         depth = node.start + len(node.pages) - 1
         return self.age + node.uses * (1 + depth / self.even)
 
-    def evicted(self, score):
+    def evicted(self, score: Any) -> None:
         self.age = score
 
 
@@ -52,13 +54,14 @@ class Belady(LRU):
     now: number of the request being served; the replay advances it. One page is one token here.
     """
 
-    def __init__(self, requests):
-        self.now, self.wanted = 0, {}  # page id -> numbers of the requests that use it, rising
+    def __init__(self, requests: Iterable[Sequence[int]]) -> None:
+        self.now = 0
+        self.wanted: dict[int, list[int]] = {}  # page id -> numbers of the requests that use it, rising
         for number, pages in enumerate(requests):
             for page in pages:
                 self.wanted.setdefault(page, []).append(number)
 
-    def score(self, node):
+    def score(self, node: Any) -> Any:
         numbers = self.wanted.get(node.tokens[-1], ())
         later = bisect_right(numbers, self.now)
         return -numbers[later] if later < len(numbers) else float("-inf")

@@ -10,12 +10,17 @@ the tokens are equal and the parent is the very block that was found before it.
 vLLM's scheme, after Kwon et al., 2023, arXiv:2309.06180. (Trusting a hash alone was a hole in it: GHSA-rm76-4mrf-v9r8.)
 """
 
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from minillm.cache.block_pool import BlockPool
 from minillm.cache.prefix_cache import matchable
 
 
-def chain(tokens, block_size, salt=None, parent=None, hasher=hash):  # -> yields (hash, tokens of the block)
+def chain(  # -> yields (hash, tokens of the block)
+    tokens: Sequence[int], block_size: int, salt: Hashable = None, parent: int | None = None, hasher: Callable[[Any], int] = hash
+) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Hash the full blocks of tokens, lazily: each hash covers its parent's hash, its tokens and the salt.
 
     parent: the hash of what comes before the first token, None at the beginning of a prompt.
@@ -45,13 +50,13 @@ class HashPrefixCache:
     hasher: from a tuple to an int. Collisions cost hits and never give a wrong one.
     """
 
-    def __init__(self, pool, hasher=hash):
+    def __init__(self, pool: BlockPool, hasher: Callable[[Any], int] = hash) -> None:
         self.pool, self.hasher = pool, hasher
-        self.by_name = {}  # name -> CachedBlock
-        self.by_block = {}  # block -> CachedBlock
+        self.by_name: dict[int, CachedBlock] = {}
+        self.by_block: dict[int, CachedBlock] = {}
         pool.attach(self)
 
-    def find(self, tokens, salt=None):  # -> [CachedBlock]
+    def find(self, tokens: Sequence[int], salt: Hashable = None) -> list[CachedBlock]:
         """Find the entries along the chain of tokens, up to the first that is unknown or a collision."""
         found, parent = [], None
         for name, block in chain(tokens, self.pool.block_size, salt, hasher=self.hasher):
@@ -62,16 +67,16 @@ class HashPrefixCache:
             parent = entry
         return found
 
-    def cached_length(self, tokens, salt=None):
+    def cached_length(self, tokens: Sequence[int], salt: Hashable = None) -> int:
         return len(self.find(matchable(tokens, self.pool.block_size), salt)) * self.pool.block_size
 
-    def match(self, tokens, salt=None):
+    def match(self, tokens: Sequence[int], salt: Hashable = None) -> list[int]:
         blocks = [entry.block for entry in self.find(matchable(tokens, self.pool.block_size), salt)]
         for block in blocks:
             self.pool.share(block)
         return blocks
 
-    def commit(self, tokens, blocks, salt=None):
+    def commit(self, tokens: Sequence[int], blocks: list[int], salt: Hashable = None) -> int:
         size, pool = self.pool.block_size, self.pool
         full = min(len(tokens) // size, len(blocks))
         start = full  # what is registered already needs no second look: a table's cached blocks are its first ones
@@ -80,7 +85,7 @@ class HashPrefixCache:
         parent = self.by_block[blocks[start - 1]] if start else None
         for block in blocks[start:full]:
             pool.check_owned(block)
-        names = chain(tokens[start * size : full * size], size, salt, parent and parent.name, self.hasher)
+        names = chain(tokens[start * size : full * size], size, salt, parent.name if parent else None, self.hasher)
         registered = 0
         for index, (name, block_tokens) in enumerate(names, start):
             entry, mine = self.by_name.get(name), blocks[index]
@@ -97,10 +102,10 @@ class HashPrefixCache:
             parent = entry
         return registered
 
-    def release(self, blocks):
+    def release(self, blocks: list[int]) -> None:
         self.pool.release(blocks)
 
-    def evict(self, n):
+    def evict(self, n: int) -> int:
         count = min(n, len(self.pool.idle))
         for _ in range(count):
             block = next(iter(self.pool.idle))
@@ -109,5 +114,5 @@ class HashPrefixCache:
             self.pool.forget(block)
         return count
 
-    def on_idle(self, block):
+    def on_idle(self, block: int) -> None:
         """Ignore it: the pool's own order, longest idle first, is the order of eviction."""

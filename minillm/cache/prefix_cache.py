@@ -13,7 +13,7 @@ block owns those before it too, idle blocks can always be evicted from the end. 
 Only computed tokens may be committed; drafts only once accepted. A block that is cached is never written (pool.writable).
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 
@@ -46,6 +46,6 @@ class PrefixCache(Protocol):
         """Called by the pool when the last owner of a cached block has freed it."""
 
 
-def matchable(tokens: list[int], block_size: int) -> list[int]:
+def matchable(tokens: Sequence[int], block_size: int) -> list[int]:
     """Cut a prompt to the part that a match may cover: full blocks, and never the last token."""
     return list(tokens[: max(0, len(tokens) - 1) // block_size * block_size])

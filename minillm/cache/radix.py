@@ -12,9 +12,12 @@ count is the lock: an owner of a page owns those above it too, so a leaf's last 
 RadixAttention: Zheng et al., 2024, arXiv:2312.07104. A page is a block of the pool; SGLang's pages are one token.
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Any
 
+from minillm.cache.block_pool import BlockPool
 from minillm.cache.policies import LRU
 from minillm.cache.prefix_cache import matchable
 from minillm.errors import BlockError
@@ -28,14 +31,14 @@ class Node:
     tokens: list = field(default_factory=list)
     pages: list = field(default_factory=list)
     start: int = 0  # pages above
-    parent: "Node | None" = None
+    parent: Any = None  # a Node, of all but the root
     children: dict = field(default_factory=dict)
     uses: int = 1  # matches that came through here, and the commit that made it
     last_use: int = 0
     ticket: int = 0  # of its valid place in the queue
 
 
-def common_pages(a, b, page_size):  # [token], [token] -> pages
+def common_pages(a: Sequence[int], b: Sequence[int], page_size: int) -> int:  # [token], [token] -> pages
     """Count the whole pages that two lists of tokens have in common at the beginning: bisection over slices, at C's speed."""
     low, high = 0, min(len(a), len(b)) // page_size
     if a[: high * page_size] == b[: high * page_size]:
@@ -52,15 +55,15 @@ def common_pages(a, b, page_size):  # [token], [token] -> pages
 class RadixCache:
     """A PrefixCache that keeps blocks in a radix tree. policy: says which idle leaf is the least worth (policies)."""
 
-    def __init__(self, pool, policy=None):
+    def __init__(self, pool: BlockPool, policy: Any = None) -> None:
         self.pool, self.policy, self.page_size = pool, policy or LRU(), pool.block_size
         self.root = Node()
-        self.home = {}  # block -> the node whose page it is
-        self.queue = []  # heap of (score, ticket, node): idle leaves, and places that are no longer valid
+        self.home: dict[int, Node] = {}  # block -> the node whose page it is
+        self.queue: list[tuple] = []  # heap of (score, ticket, node): idle leaves, and places that are no longer valid
         self.clock = 0  # counts events: what is used later has the higher number
         pool.attach(self)
 
-    def path(self, tokens, salt=None):  # -> [(node, pages of it that agree)]
+    def path(self, tokens: Sequence[int], salt: Hashable = None) -> list[tuple[Node, int]]:  # -> [(node, pages of it that agree)]
         """Find the nodes on the path of tokens, from the top. All pages agree except perhaps in the last node."""
         size, node, done, found = self.page_size, self.root, 0, []
         # BEGIN SOLUTION ex=05.2
@@ -73,7 +76,7 @@ class RadixCache:
         # END SOLUTION
         return found
 
-    def split(self, node, pages):  # -> the new upper node
+    def split(self, node: Node, pages: int) -> Node:  # -> the new upper node
         """Cut an edge after some of its pages: a new node takes the upper part, and this one hangs below it."""
         cut = pages * self.page_size
         upper = Node(node.key, node.tokens[:cut], node.pages[:pages], node.start, node.parent, {}, node.uses, node.last_use)
@@ -87,10 +90,10 @@ class RadixCache:
         self.home.update(dict.fromkeys(upper.pages, upper))
         return upper
 
-    def cached_length(self, tokens, salt=None):
+    def cached_length(self, tokens: Sequence[int], salt: Hashable = None) -> int:
         return sum(pages for _, pages in self.path(matchable(tokens, self.page_size), salt)) * self.page_size
 
-    def match(self, tokens, salt=None):
+    def match(self, tokens: Sequence[int], salt: Hashable = None) -> list[int]:
         blocks, self.clock = [], self.clock + 1
         for node, pages in self.path(matchable(tokens, self.page_size), salt):
             if pages < len(node.pages):
@@ -101,7 +104,7 @@ class RadixCache:
             self.pool.share(block)
         return blocks
 
-    def commit(self, tokens, blocks, salt=None):
+    def commit(self, tokens: Sequence[int], blocks: list[int], salt: Hashable = None) -> int:
         pool, size = self.pool, self.page_size
         full = min(len(tokens) // size, len(blocks))
         tokens = list(tokens[: full * size])
@@ -130,28 +133,28 @@ class RadixCache:
             self._grow(parent, tokens[done * size :], mine, done, salt)
         return len(mine)
 
-    def _grow(self, parent, tokens, pages, start, salt):
+    def _grow(self, parent: Node, tokens: Sequence[int], pages: list[int], start: int, salt: Hashable) -> None:
         """Hang a new leaf below a node."""
-        node = Node((salt, *tokens[: self.page_size]), tokens, pages, start, parent, last_use=self.clock)
+        node = Node((salt, *tokens[: self.page_size]), list(tokens), pages, start, parent, last_use=self.clock)
         parent.children[node.key] = node
         for page in pages:
             self.pool.keep(page)
             self.home[page] = node
 
-    def release(self, blocks):
+    def release(self, blocks: list[int]) -> None:
         self.pool.release(blocks)
 
-    def on_idle(self, block):
+    def on_idle(self, block: int) -> None:
         self.clock += 1
         node = self.home[block]
         node.last_use = self.clock  # it was in use until now
         self._offer(node)
 
-    def locked(self, node):
+    def locked(self, node: Node) -> bool:
         """Whether its last page has an owner. Then nothing above it is idle either."""
         return self.pool.refs[node.pages[-1]] > 0
 
-    def _offer(self, node):
+    def _offer(self, node: Node) -> None:
         """Queue a leaf whose last page is idle."""
         if node is self.root or node.children or self.locked(node):
             return
@@ -162,7 +165,7 @@ class RadixCache:
             self.queue = [item for item in self.queue if item[1] == item[2].ticket]
             heapify(self.queue)
 
-    def evict(self, n):  # -> pages
+    def evict(self, n: int) -> int:  # -> pages
         """Prune up to n idle pages from the ends of leaves, the smallest score first; what is in use stays."""
         freed = 0
         # BEGIN SOLUTION ex=05.4
@@ -175,7 +178,7 @@ class RadixCache:
         # END SOLUTION
         return freed
 
-    def prune(self, node):
+    def prune(self, node: Node) -> None:
         """Cut the last page off a leaf; a leaf without pages goes, and its parent may be one now."""
         block = node.pages.pop()
         del node.tokens[-self.page_size :]

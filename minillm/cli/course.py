@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from argparse import SUPPRESS, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ def configure(parser: Parser) -> None:
         return sub
 
     start = command(_start, "write the files of a lesson's exercises, emptied, into your folder", "+")
-    start.add_argument("--out", dest="work", type=Path, help=SUPPRESS)  # what --work was called here
+    start.add_argument("--out", dest="work", type=Path, metavar="DIR", help="the same, as older notes have it")
     start.add_argument("--force", action="store_true", help="overwrite files that are there")
     check = command(_check, "test the first exercise that is not done, then the next", "*")
     check.add_argument("--watch", action="store_true", help="again whenever a file is saved")
@@ -48,8 +48,8 @@ def configure(parser: Parser) -> None:
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
     release.add_argument("--tests", type=Path, metavar="DIR", help="private tests to add to the autograder")
     grade = command(_grade, "score an untrusted submission", work=False)
-    grade.add_argument("work", type=Path, nargs="?", metavar="DIR", help="the submission (work)")
-    grade.add_argument("--work", dest="folder", type=Path, default=Path("work"), metavar="DIR", help="the same, as an option")
+    grade.add_argument("--work", type=Path, metavar="DIR", help="the submission (work)")
+    grade.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the submission, in place of --work")
     grade.add_argument("--only", dest="ids", nargs="+", default=[], metavar="ID", help="lessons or exercises to score (all)")
     grade.add_argument("--seed", type=int, default=0, metavar="S", help="a new seed is a new hidden test (0)")
     grade.add_argument("--tests", type=Path, metavar="DIR", help="private tests, laid over the reference's")
@@ -162,10 +162,13 @@ def _release(args: Namespace, course: "Course") -> int:
 
 
 def _grade(args: Namespace, course: "Course") -> int:
+    from minillm.course.exercises.index import CourseError
     from minillm.course.grading import report
     from minillm.course.grading.grade import Limits, grade
 
-    work, limits = args.work or args.folder, Limits(args.seconds, args.memory)
+    if args.work and args.folder:
+        raise CourseError(f"two submissions, {args.folder} and --work {args.work}: grade one at a time.")
+    work, limits = args.work or args.folder or Path("work"), Limits(args.seconds, args.memory)
     scores = grade(course, work, args.ids, args.seed, args.tests, args.lint, limits)
     for line in report.lines(scores):
         print(line)

@@ -113,8 +113,10 @@ def plan(args: Namespace) -> tuple[list, str]:  # [Request] with their times, an
     if args.requests < 1:
         raise MiniLLMError(f"--requests must be at least 1, found {args.requests}.")
     if args.trace or args.lengths:
-        drawn = None if args.trace else draw(load_profile(args.lengths), args.requests, args.seed)
-        requests = read_any(args.trace)[: args.requests] if args.trace else drawn
+        if args.trace:
+            requests = read_any(args.trace)[: args.requests]
+        else:
+            requests = draw(load_profile(args.lengths), args.requests, args.seed)
         requests = workload.cut(requests, args.prompt_tokens, args.new_tokens)
         told = f"{len(requests):,} requests, lengths of {args.trace or args.lengths}"
     else:

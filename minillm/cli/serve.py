@@ -139,7 +139,7 @@ def announce(args: Namespace, name: str, port: int, config: "SchedulerConfig", k
     reach = "this machine alone can reach it" if local else "other machines can reach it"
     print(f"{name} at {url} ({reach}; {config.num_blocks:,} KV blocks of {config.block_size})", file=sys.stderr, flush=True)
     if not local and key is None:
-        warning = "warning: everyone who can reach this port can use it: give --api-key-env or --api-key-file"
+        warning = "warning: any client that can reach this port can use it: give --api-key-env or --api-key-file"
         print(warning, file=sys.stderr, flush=True)
     if args.json:
         print_json({"url": url, "port": port, "pid": os.getpid(), "model": name})

@@ -11,13 +11,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import add_threads_option, print_json
 
 if TYPE_CHECKING:
-    from minillm.model.tokenizer import Tokenizer
     from minillm.training.checkpoint import State
     from minillm.training.config import TrainConfig
     from minillm.training.data import Batches, TokenFile
@@ -126,7 +125,7 @@ def state_for(task: "Task", kept: Path, batches: "Batches", decisive: dict, resu
     return checkpoint.State(0, fresh, zeros_like(fresh), zeros_like(fresh), batches.state)
 
 
-def task_for(config: "TrainConfig", tokenizer: "Tokenizer") -> "Task":
+def task_for(config: "TrainConfig", tokenizer: dict[str, Any]) -> "Task":
     from minillm.training import task
 
     return task.task_for(config, tokenizer)

@@ -7,14 +7,17 @@ machine: how much fits, and what share of it is wasted. `config` is a ModelConfi
 """
 
 import math
+from typing import Any
 
 
-def kv_tokens(config, memory, utilization=0.9, weight_bits=16, kv_bits=16):  # -> tokens
+def kv_tokens(  # -> tokens
+    config: Any, memory: float, utilization: float = 0.9, weight_bits: float = 16, kv_bits: float = 16
+) -> float:
     """Count the tokens of KV cache that fit beside the weights in `memory` bytes, of which a share may be used."""
     return max(0, (memory * utilization - config.weight_bytes(weight_bits)) // config.kv_bytes_per_token(kv_bits / 8))
 
 
-def training_bytes(config, bytes_per_parameter=16):  # -> bytes
+def training_bytes(config: Any, bytes_per_parameter: float = 16) -> float:  # -> bytes
     """Count the bytes of weights, gradients and optimizer state, without activations.
 
     Mixed precision with Adam: 2 (weights) + 2 (gradients) + 4 + 4 + 4 (float32 weights and two moments) bytes a parameter.
@@ -23,33 +26,33 @@ def training_bytes(config, bytes_per_parameter=16):  # -> bytes
     return config.parameters() * bytes_per_parameter
 
 
-def nf4_bits(block=64, group=256):  # -> bits a weight
+def nf4_bits(block: int = 64, group: int = 256) -> float:  # -> bits a weight
     """Count the bits of a weight in NF4 with double quantization: the code, a share of an 8-bit scale, and of its float32."""
     return 4 + 8 / block + 32 / (block * group)
 
 
-def blocks_for(tokens, block_size=16):  # -> blocks
+def blocks_for(tokens: int, block_size: int = 16) -> int:  # -> blocks
     """Count the blocks that a sequence holds: the last one may be partly filled."""
     return math.ceil(tokens / block_size)
 
 
-def paged_waste(tokens, block_size=16):  # -> share of the slots held
+def paged_waste(tokens: int, block_size: int = 16) -> float:  # -> share of the slots held
     """Compute the wasted share for sequences of `tokens` tokens on average: the last block lacks (B - 1) / 2 of its B tokens."""
     empty = (block_size - 1) / 2
     return empty / (tokens + empty)
 
 
-def reserved_waste(tokens, reserved):  # -> share of the slots held
+def reserved_waste(tokens: int, reserved: int) -> float:  # -> share of the slots held
     """Compute the wasted share for sequences of `tokens` tokens on average, each with room reserved for `reserved`."""
     return 1 - tokens / reserved
 
 
-def forked_blocks(prompt, new, samples, block_size=16):  # -> blocks
+def forked_blocks(prompt: int, new: int, samples: int, block_size: int = 16) -> int:  # -> blocks
     """Count the blocks of several answers to one prompt, copy-on-write: full prompt blocks once, the rest for each (new ≥ 1)."""
     shared = prompt // block_size
     return shared + samples * (blocks_for(prompt + new, block_size) - shared)
 
 
-def collision_probability(names, bits):  # -> probability, at most
+def collision_probability(names: float, bits: int) -> float:  # -> probability, at most
     """Compute the probability that two of n random hashes of `bits` bits are equal: n (n - 1) / 2 pairs, each with 2^-bits."""
     return min(1.0, names * (names - 1) / 2 / 2.0**bits)

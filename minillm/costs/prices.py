@@ -13,6 +13,7 @@ Prices change: look before you calculate.
 
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Any
 
 from minillm.errors import MiniLLMError
 
@@ -39,27 +40,27 @@ class Prices:
     write: float = FIVE_MINUTES.write
     read: float = FIVE_MINUTES.read
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in self.__slots__:
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise MiniLLMError(f"prices are finite and 0 or more, found {name} = {getattr(self, name)}.")
 
     @classmethod
-    def from_scheme(cls, input, output, scheme):  # float, float, Scheme -> Prices
+    def from_scheme(cls, input: float, output: float, scheme: Scheme) -> "Prices":
         return cls(input, output, scheme.write, scheme.read)
 
-    def cost(self, usage):  # Usage -> money
+    def cost(self, usage: Any) -> float:  # Usage -> money
         """Compute the bill of one call, or of the sum of many."""
         prompt = usage.input_tokens + self.write * usage.cache_write_tokens + self.read * usage.cache_read_tokens
         return (self.input * prompt + self.output * usage.output_tokens) / 1e6
 
-    def cost_without_cache(self, usage):  # Usage -> money
+    def cost_without_cache(self, usage: Any) -> float:  # Usage -> money
         """Compute the bill of the same tokens, all at the plain input price."""
         prompt = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
         return (self.input * prompt + self.output * usage.output_tokens) / 1e6
 
 
-def break_even_reuses(write, read):  # two multiples of the input price -> reuses
+def break_even_reuses(write: float, read: float) -> float:  # two multiples of the input price -> reuses
     """Compute the reuses after which caching has paid: write + n · read = 1 + n. Infinite where a read costs as much as input."""
     if write < 0 or read < 0:
         raise MiniLLMError(f"write and read are multiples of the input price, 0 or more: found {write} and {read}.")
@@ -68,11 +69,11 @@ def break_even_reuses(write, read):  # two multiples of the input price -> reuse
     return (write - 1) / (1 - read) if read < 1 else inf
 
 
-def reusable(tokens, shared, block_size=16):  # -> tokens
+def reusable(tokens: int, shared: int, block_size: int = 16) -> int:  # -> tokens
     """Count the reusable tokens of a prompt whose first `shared` tokens were seen: those in full blocks, never the last token."""
     return min(shared, tokens - 1) // block_size * block_size
 
 
-def cached_price(uses, write, read):  # -> units of a plain input token
+def cached_price(uses: int, write: float, read: float) -> float:  # -> units of a plain input token
     """Compute the mean price of a prefix token that is written once and then read uses - 1 times."""
     return (write + (uses - 1) * read) / uses

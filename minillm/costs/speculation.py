@@ -6,16 +6,18 @@ The paper has v = 1: weights are read once, however many tokens are checked. Lev
 """
 
 
-def expected_tokens(alpha, gamma):  # -> tokens
+def expected_tokens(alpha: float, gamma: int) -> float:  # -> tokens
     """Compute the expected tokens from one check of `gamma` drafts with acceptance rate α: (1 - α^(γ+1)) / (1 - α)."""
     return sum(alpha**i for i in range(int(gamma) + 1))  # the same, and right for α = 1
 
 
-def speed_up(tokens, gamma, cost, check=1):  # tokens of one check, drafts, a draft's and the check's cost -> times
+def speed_up(  # tokens of one check, drafts, a draft's and the check's cost -> times
+    tokens: float, gamma: int, cost: float, check: float = 1
+) -> float:
     """Compute the speed-up over plain decoding. cost, check: c and v, in decode steps of the target."""
     return tokens / (gamma * cost + check)
 
 
-def speculative_speedup(alpha, gamma, cost, check=1):  # -> times
+def speculative_speedup(alpha: float, gamma: int, cost: float, check: float = 1) -> float:  # -> times
     """Compute the speed-up where each draft is accepted with probability alpha."""
     return speed_up(expected_tokens(alpha, gamma), gamma, cost, check)

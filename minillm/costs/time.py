@@ -7,52 +7,60 @@
 """
 
 import math
+from typing import Any
 
 
-def prefill_time(config, tokens, flops):  # -> seconds
+def prefill_time(config: Any, tokens: int, flops: float) -> float:  # -> seconds
     """Compute the time of a prefill at `flops` FLOP/s: a lower bound of TTFT."""
     return config.prefill_flops(tokens) / flops
 
 
-def decode_time(config, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> seconds
+def decode_time(  # -> seconds
+    config: Any, bandwidth: float, bits: float = 16, context: int = 0, batch: int = 1, kv_bits: float = 16
+) -> float:
     """Compute the time of a decode step at `bandwidth` bytes/s: each weight once, each sequence's cache. A bound of TPOT."""
     return config.decode_bytes(context, batch, bits, kv_bits / 8) / bandwidth
 
 
-def decode_ceiling(config, bandwidth, bits=16, context=0, batch=1, kv_bits=16):  # -> tokens/s
+def decode_ceiling(  # -> tokens/s
+    config: Any, bandwidth: float, bits: float = 16, context: int = 0, batch: int = 1, kv_bits: float = 16
+) -> float:
     """Compute the highest tokens/s over the whole batch, where bandwidth is the limit."""
     return batch / decode_time(config, bandwidth, bits, context, batch, kv_bits)
 
 
-def ridge_intensity(flops, bandwidth):  # -> FLOP per byte
+def ridge_intensity(flops: float, bandwidth: float) -> float:  # -> FLOP per byte
     """Compute the ridge point of the roofline: with less arithmetic per byte, bandwidth is the limit."""
     return flops / bandwidth
 
 
-def ridge_batch(flops, bandwidth, bytes_per_weight=2):  # -> tokens in one step
+def ridge_batch(flops: float, bandwidth: float, bytes_per_weight: float = 2) -> float:  # -> tokens in one step
     """Compute the tokens per step at which a product with the weights turns compute-bound: 2·B/flops = bytes/bandwidth."""
     return ridge_intensity(flops, bandwidth) * bytes_per_weight / 2
 
 
-def roofline(intensity, flops, bandwidth):  # -> FLOP/s
+def roofline(intensity: float, flops: float, bandwidth: float) -> float:  # -> FLOP/s
     """Compute the highest FLOP/s of a kernel of so many FLOPs a byte: Williams et al. 2009."""
     return min(flops, bandwidth * intensity)
 
 
-def step_time(config, flops, bandwidth, batch=0, context=0, chunk=0, cached=0, bits=16, kv_bits=16):  # -> seconds
+def step_time(  # -> seconds
+    config: Any, flops: float, bandwidth: float, batch: int = 0, context: int = 0, chunk: int = 0, cached: int = 0,
+    bits: float = 16, kv_bits: float = 16
+) -> float:
     """Compute the least time of a step of `batch` decodes and a chunk of prompt after `cached` tokens: max(bytes, FLOPs)."""
     c = config
     moved = c.decode_bytes(context, batch, bits, kv_bits / 8) + cached * c.kv_bytes_per_token(kv_bits / 8)
     return max(moved / bandwidth, (batch * c.decode_flops(context) + c.prefill_flops(chunk, cached, int(chunk > 0))) / flops)
 
 
-def swap_time(config, tokens, bandwidth, kv_bits=16):  # -> seconds
+def swap_time(config: Any, tokens: int, bandwidth: float, kv_bits: float = 16) -> float:  # -> seconds
     """Compute the time to move the cache of `tokens` tokens over a link at `bandwidth` bytes/s, one way.
     Recomputing it is prefill_time."""
     return tokens * config.kv_bytes_per_token(kv_bits / 8) / bandwidth
 
 
-def generation_flops(config, prompt, new, cache=True):  # -> FLOPs
+def generation_flops(config: Any, prompt: int, new: int, cache: bool = True) -> int:  # -> FLOPs
     """Count the FLOPs of a prompt and `new` tokens: each step feeds one token with a KV cache, the whole sequence without.
 
     The first new token comes from the prefill, so `new` tokens are a prefill and new - 1 steps.
@@ -62,16 +70,16 @@ def generation_flops(config, prompt, new, cache=True):  # -> FLOPs
     return c.prefill_flops(prompt) + sum(steps)
 
 
-def blocked_traffic(m, k, n, rows, columns):  # -> elements moved
+def blocked_traffic(m: int, k: int, n: int, rows: int, columns: int) -> int:  # -> elements moved
     """Count the traffic of (m, k) · (k, n) by tiles of C: A once for each column of tiles, B once for each row, C once."""
     return m * k * math.ceil(n / columns) + k * n * math.ceil(m / rows) + m * n
 
 
-def static_slots(batch):  # -> slots held for each token drawn
+def static_slots(batch: int) -> float:  # -> slots held for each token drawn
     """Compute E[max] / E[mean] of so many answers with exponential lengths: 1 + 1/2 + … + 1/batch."""
     return sum(1 / i for i in range(1, int(batch) + 1))
 
 
-def queue_wait(load, service, cv=1):  # -> seconds, in units of `service`
+def queue_wait(load: float, service: float, cv: float = 1) -> float:  # -> seconds, in units of `service`
     """Compute the mean wait for one server with Poisson arrivals: Pollaczek-Khinchine. load: utilization, below 1."""
     return load / (1 - load) * (1 + cv**2) / 2 * service

@@ -14,6 +14,8 @@ tells it (mistakes), and a learner who did just that reads so. draws and seeds t
 import contextlib
 import os
 import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +28,16 @@ class Mismatch(AssertionError):
     __module__ = "builtins"  # pytest prints "Mismatch", not a path
 
 
-def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=dict, dtype=None):
+def check_close(
+    actual: Any, expected: Any, rtol: float = 1e-4, atol: float = 1e-5, what: str = "result", mistakes: Callable = dict,
+    dtype: Any = None
+) -> None:
     """Pass if actual is an array (or number) like expected, within atol + rtol * |expected|; otherwise say what is wrong.
 
     The type must be NumPy's own, the shape equal, the kind of dtype (float, int, bool) equal, and NaN and inf must be in the
     same places. Widths of float may differ: oracles compute in float64, learners in float32.
 
-    mistakes: a function, called on failure alone, that returns {what someone did: what comes out then}; the first that agrees
+    mistakes: a function, called on failure alone, that returns {a mistake in words: what it gives}; the first that agrees
     with actual is named. `mistakes=lambda: {"the scores were not divided by √d": softmax(q @ k.T) @ v}`.
     dtype: where the width is part of the contract, it must be this one: what widens in silence doubles the bytes moved.
     """
@@ -48,7 +53,7 @@ def check_close(actual, expected, rtol=1e-4, atol=1e-5, what="result", mistakes=
 
 
 @contextlib.contextmanager
-def answers(what, ask):
+def answers(what: str, ask: object) -> Iterator[None]:
     """Turn an exception of the code under test into words: `with answers("tpot of no tokens", "Is there a gap at all?"): ...`"""
     __tracebackhide__ = True
     try:
@@ -59,7 +64,7 @@ def answers(what, ask):
         raise Mismatch(f"{what} must give an answer, found {type(error).__name__}: {error}. {ask}") from error
 
 
-def check_memory(function, *arguments, most, why=""):
+def check_memory(function: Callable, *arguments: Any, most: int, why: str = "") -> None:
     """Fail if a call takes `most` bytes or more at once, beside what is taken once, at a first call. Say why that is too much.
 
     A learner is told how many it were (tracemalloc). A grader cannot ask the process under test: there the system refuses what is
@@ -81,7 +86,7 @@ def check_memory(function, *arguments, most, why=""):
         raise Mismatch(f"{taken} bytes were taken at once, expected less than {most:,}. {why}")
 
 
-def exercise(id, *, points=1, hint=(), seconds=None):
+def exercise(id: str, *, points: int = 1, hint: str | Sequence[str] = (), seconds: float | None = None) -> Any:
     """Mark a test as belonging to an exercise. hint: one string, or several that `minillm course hint` reveals in turn.
 
     seconds: a time limit of the test's own, where the plugin's --time-limit is too short (numba compiling in parallel).
@@ -91,19 +96,19 @@ def exercise(id, *, points=1, hint=(), seconds=None):
     return pytest.mark.exercise(id, points=points, hint=hint, seconds=seconds)
 
 
-def draws(seed, *shapes):
+def draws(seed: int, *shapes: tuple[int, ...]) -> Any:
     """Draw one float32 array of standard normals for each shape, from the run's seed and this one. A single shape: an array."""
     rng = np.random.default_rng([run_seed(), seed])
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-def run_seed():
+def run_seed() -> int:
     """Return the number given to pytest --seed (0 unless told). It travels in the environment, so that child processes agree."""
     return int(os.environ.get("MINILLM_SEED", "0"))
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name == "seeds":  # built on first use: importing hypothesis takes longer than most exercises
         from hypothesis import strategies
 

@@ -17,59 +17,61 @@ import numpy as np
 
 from minillm.errors import GGUFError
 from minillm.formats import k_quants
-from minillm.formats.k_quants import half, spread
+from minillm.formats.k_quants import Parts, half, spread
 
 CHUNK = 1 << 17  # weights decoded at a time: the temporaries stay in the processor's cache
 
 
-def f32(blocks, out):
+def f32(blocks: np.ndarray, out: np.ndarray) -> None:
     """| w: 4 |"""
     out[:] = blocks.view("<f4")
 
 
-def f16(blocks, out):
+def f16(blocks: np.ndarray, out: np.ndarray) -> None:
     """| w: 2 |   sign, 5 bits of exponent, 10 of mantissa"""
     out[:] = blocks.view("<f2")
 
 
-def bf16(blocks, out):
+def bf16(blocks: np.ndarray, out: np.ndarray) -> None:
     """| w: 2 |   the upper half of a float32: the same range, 7 bits of mantissa"""
     out.view(np.uint32)[:] = blocks.view("<u2").astype(np.uint32) << 16
 
 
-def q8_0(blocks):
+def q8_0(blocks: np.ndarray) -> Parts:
     """| d: 2 | q: 32 × 8 bits |   signed; w = d · q"""
     return blocks[:, 2:].view(np.int8), half(blocks[:, 0:2]), None
 
 
-def q4_0(blocks):
+def q4_0(blocks: np.ndarray) -> Parts:
     """| d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)"""
     return low_then_high(blocks[:, 2:]).view(np.int8) - np.int8(8), half(blocks[:, 0:2]), None
 
 
-def q4_1(blocks):
+def q4_1(blocks: np.ndarray) -> Parts:
     """| d: 2 | m: 2 | q: 16 bytes, as in Q4_0 |   w = d · q + m"""
     return low_then_high(blocks[:, 4:]), half(blocks[:, 0:2]), -half(blocks[:, 2:4])
 
 
-def q5_0(blocks):
+def q5_0(blocks: np.ndarray) -> Parts:
     """| d: 2 | fifth bits: 4 | q: 16 bytes, as in Q4_0 |   bit j of the four bytes tops weight j; w = d · (q - 16)"""
     q = low_then_high(blocks[:, 6:]) | spread(blocks[:, 2:6]) << 4
     return q.view(np.int8) - np.int8(16), half(blocks[:, 0:2]), None
 
 
-def q5_1(blocks):
+def q5_1(blocks: np.ndarray) -> Parts:
     """| d: 2 | m: 2 | fifth bits: 4 | q: 16 bytes |   w = d · q + m"""
     q = low_then_high(blocks[:, 8:]) | spread(blocks[:, 4:8]) << 4
     return q, half(blocks[:, 0:2]), -half(blocks[:, 2:4])
 
 
-def low_then_high(packed):  # (n, 16) uint8 -> (n, 32) uint8
+def low_then_high(packed: np.ndarray) -> np.ndarray:  # (n, 16) uint8 -> (n, 32) uint8
     """Sixteen bytes to thirty-two integers: all the low halves, then all the high ones."""
     return np.concatenate([packed & 15, packed >> 4], axis=1)
 
 
-def combine(q, scale, minimum, out):  # (n, weights), (n, groups) float32, (n, groups) float32 or None, (n, weights) float32
+def combine(  # (n, weights), (n, groups) float32, (n, groups) float32 or None, (n, weights) float32
+    q: np.ndarray, scale: np.ndarray, minimum: np.ndarray | None, out: np.ndarray
+) -> None:
     """w = scale · q - minimum, group by group: what all packed types have in common."""
     n, groups = scale.shape
     out[:] = q
@@ -95,21 +97,22 @@ class BlockType:
     parts: Callable | None = None  # (n, bytes) uint8 -> (n, weights) ints, (n, groups) float32, (n, groups) float32 or None
 
     @property
-    def bits_per_weight(self):
+    def bits_per_weight(self) -> float:
         return 8 * self.bytes / self.weights
 
     @property
-    def decodable(self):
+    def decodable(self) -> bool:
         return bool(self.plain or self.parts)
 
-    def decode(self, blocks, out):  # (n, bytes) uint8, (n, weights) float32 -> None
+    def decode(self, blocks: np.ndarray, out: np.ndarray) -> None:  # (n, bytes) uint8, (n, weights) float32 -> None
         """Decode blocks to float32."""
         if self.plain:
             self.plain(blocks, out)
-        else:
-            combine(*self.parts(blocks), out)
+        elif self.parts:
+            q, scale, minimum = self.parts(blocks)
+            combine(q, scale, minimum, out)
 
-    def nbytes(self, shape):
+    def nbytes(self, shape: tuple[int, ...]) -> int:
         """Count the bytes of a tensor of this shape; blocks run along the last axis."""
         return math.prod(shape) // self.weights * self.bytes
 
@@ -142,7 +145,9 @@ BLOCK_TYPES = {t.name: t for t in TYPES}
 BLOCK_TYPES_BY_ID = {t.id: t for t in (*TYPES, *LISTED)}
 
 
-def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (..., columns) -> (..., columns) float32
+def dequantize(  # (nbytes,) uint8, BlockType, (..., columns) -> (..., columns) float32
+    raw: np.ndarray, type: BlockType, shape: tuple[int, ...], out: np.ndarray | None = None
+) -> np.ndarray:
     """Decode a tensor's bytes to float32, into `out` if given (a contiguous float32 array of that shape).
 
     Bit for bit what ggml computes. Works through the tensor in chunks, so the extra memory is small and constant.
@@ -165,7 +170,7 @@ def dequantize(raw, type, shape, out=None):  # (nbytes,) uint8, BlockType, (...,
     return out
 
 
-def quantize_q8_0(weights):  # (..., columns), columns a multiple of 32 -> (nbytes,) uint8, float32 -> Q8_0
+def quantize_q8_0(weights: np.ndarray) -> np.ndarray:  # (..., columns) float32, columns a multiple of 32 -> (nbytes,) uint8
     """Quantize to Q8_0: in each block the largest magnitude becomes 127, the others the nearest integer.
 
     Errors: GGUFError where a row is no multiple of a block, or its largest weight is beyond float16's scale (8.3 million).

@@ -6,7 +6,9 @@ says where (offset), what (field), what was expected and what was found.
 """
 
 import struct
-from typing import NoReturn
+from mmap import mmap
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -32,7 +34,7 @@ NUMBERS = {  # value type: (struct code, NumPy dtype)
 LEAST_BYTES = {STRING: 8, ARRAY: 12} | {kind: struct.calcsize(code) for kind, (code, _) in NUMBERS.items()}
 
 
-def quoted(text):
+def quoted(text: str) -> str:
     """Quote a name from the file, fit for one line of a message."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
@@ -40,19 +42,19 @@ def quoted(text):
 class Cursor:
     """A position in the bytes of a file. Every method reads at the position and moves it behind what it read."""
 
-    def __init__(self, path, data):
+    def __init__(self, path: str | Path, data: mmap) -> None:
         self.path, self.data, self.end, self.position = path, data, len(data), 0
 
-    def fail(self, field, expected, found, at=None) -> NoReturn:
+    def fail(self, field: str, expected: str, found: object, at: int | None = None) -> NoReturn:
         at = self.position if at is None else at
         raise GGUFError(f"{self.path}: offset {at:,}: {field}: expected {expected}, found {found}.")
 
-    def need(self, nbytes, field):
+    def need(self, nbytes: int, field: str) -> None:
         left = self.end - self.position
         if nbytes > left:
             self.fail(field, f"{nbytes:,} bytes", f"{left:,} before the file ends at {self.end:,} (truncated download?)")
 
-    def count(self, least_bytes, field):
+    def count(self, least_bytes: int, field: str) -> int:
         """Read a number of things that follow, each of at least so many bytes."""
         at, count = self.position, self.number(UINT64, field)
         most = (self.end - self.position) // least_bytes
@@ -60,7 +62,7 @@ class Cursor:
             self.fail(field, f"at most {most:,}, as the file ends at {self.end:,}", f"{count:,} (truncated download?)", at)
         return count
 
-    def number(self, kind, field):
+    def number(self, kind: int, field: str) -> Any:
         code, _ = NUMBERS[kind]
         self.need(LEAST_BYTES[kind], field)
         (value,) = struct.unpack_from(code, self.data, self.position)
@@ -71,10 +73,10 @@ class Cursor:
         self.position += LEAST_BYTES[kind]
         return value
 
-    def string(self, field):
+    def string(self, field: str) -> str:
         return self.strings(1, field)[0]
 
-    def strings(self, count, field):
+    def strings(self, count: int, field: str) -> list[str]:
         """Read `count` strings. A vocabulary has 100,000: this loop is most of the time it takes to open a file."""
         data, end, length = self.data, self.end, U64.unpack_from
         start, out = self.position, []
@@ -95,7 +97,7 @@ class Cursor:
         self.position = start
         return out
 
-    def value(self, kind, field, depth=0):
+    def value(self, kind: int, field: str, depth: int = 0) -> Any:
         """Read one metadata value: int, float, bool, str; an array of numbers as NumPy array, of anything else as list."""
         if kind == STRING:
             return self.string(field)
@@ -103,13 +105,13 @@ class Cursor:
             return self.array(field, depth)
         return self.number(kind, field)
 
-    def kind(self, field):
+    def kind(self, field: str) -> int:
         at, kind = self.position, self.number(U32, f"{field}: type")
         if kind not in LEAST_BYTES:
             self.fail(f"{field}: type", f"0 to {max(LEAST_BYTES)}", f"{kind:,}", at)
         return kind
 
-    def array(self, field, depth):
+    def array(self, field: str, depth: int) -> Any:
         if depth >= MAX_NESTING:
             self.fail(field, f"at most {MAX_NESTING} arrays in one another", depth + 1)
         kind = self.kind(f"{field}: element")

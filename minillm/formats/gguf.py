@@ -49,7 +49,7 @@ class TensorInfo:
     nbytes: int
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of weights."""
         return prod(self.shape)
 
@@ -67,7 +67,7 @@ class GGUFFile:
     mapped: mmap.mmap | None
 
     @property
-    def architecture(self):
+    def architecture(self) -> Any:
         """ "llama", "qwen2", ..."""
         name = self.metadata.get("general.architecture")
         if not isinstance(name, str):
@@ -75,14 +75,14 @@ class GGUFFile:
             raise GGUFError(f"{self.path}: metadata 'general.architecture': expected a string, found {found}.")
         return name
 
-    def raw(self, name):  # -> (nbytes,) uint8
+    def raw(self, name: str) -> np.ndarray:  # -> (nbytes,) uint8
         """Return the bytes of a tensor: a read-only view of the mapped file, no copy. It stays good after close()."""
         if self.mapped is None:
             raise ValueError(f"{self.path} is closed")
         info = self.tensor(name)
         return np.frombuffer(self.mapped, np.uint8, info.nbytes, info.offset)
 
-    def dequantize(self, name, out=None):  # -> shape of the tensor, float32
+    def dequantize(self, name: str, out: np.ndarray | None = None) -> np.ndarray:  # -> shape of the tensor, float32
         """Dequantize the weights of a tensor; `out` as in blocks.dequantize."""
         info = self.tensor(name)
         try:
@@ -90,28 +90,28 @@ class GGUFFile:
         except GGUFError as error:
             raise GGUFError(f"{self.path}: tensor {quoted(name)}: {error}") from None
 
-    def tensor(self, name):  # -> TensorInfo
+    def tensor(self, name: str) -> TensorInfo:
         if name not in self.tensors:
             raise GGUFError(f"{self.path}: no tensor {quoted(name)} among its {len(self.tensors):,}.")
         return self.tensors[name]
 
-    def release_pages(self):
+    def release_pages(self) -> None:
         """Give the pages that were read back to the system (MADV_DONTNEED); a later read loads them from the file again."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
-    def close(self):
+    def close(self) -> None:
         """Close the file. The system unmaps it when the last view of a tensor is gone too."""
         self.mapped = None
 
-    def __enter__(self):
+    def __enter__(self) -> "GGUFFile":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-def open_gguf(path):  # str or Path -> GGUFFile
+def open_gguf(path: str | Path) -> GGUFFile:
     """Map a GGUF file and read its metadata and table of tensors; all of it is checked here, once.
 
     Raises GGUFError, in one line, for a file that cannot be read or is not what it says.
@@ -125,7 +125,7 @@ def open_gguf(path):  # str or Path -> GGUFFile
     return GGUFFile(path, version, metadata, tensors, alignment, cursor.end, cursor.data)
 
 
-def map_file(path):  # -> mmap
+def map_file(path: str | Path) -> mmap.mmap:
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             status = os.fstat(file.fileno())  # without O_NONBLOCK, opening a named pipe would wait for a writer
@@ -140,7 +140,7 @@ def map_file(path):  # -> mmap
         raise GGUFError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
-def read_header(cursor):  # -> version, number of tensors, number of metadata keys
+def read_header(cursor: Cursor) -> tuple[int, int, int]:  # -> version, number of tensors, number of metadata keys
     magic = bytes(cursor.data[:4])
     if magic != b"GGUF":
         cursor.fail("magic", "b'GGUF'", repr(magic))
@@ -154,7 +154,7 @@ def read_header(cursor):  # -> version, number of tensors, number of metadata ke
     return version, cursor.count(LEAST_TENSOR_BYTES, "tensor count"), cursor.count(LEAST_KEY_BYTES, "metadata count")
 
 
-def read_metadata(cursor, count):  # -> {key: value}
+def read_metadata(cursor: Cursor, count: int) -> dict[str, Any]:
     metadata = {}
     for i in range(count):
         at = cursor.position
@@ -170,7 +170,7 @@ def read_metadata(cursor, count):  # -> {key: value}
     return metadata
 
 
-def read_tensors(cursor, count, alignment):  # -> {name: TensorInfo}
+def read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
     tensors, field_offsets = {}, {}  # field_offsets: where in the table a tensor's offset is written, for messages
     for i in range(count):
         at = cursor.position
@@ -180,7 +180,7 @@ def read_tensors(cursor, count, alignment):  # -> {name: TensorInfo}
         tensors[name] = read_tensor(cursor, name, alignment)
         field_offsets[name] = cursor.position - 8
     data = -(-cursor.position // alignment) * alignment
-    end, before = data, None
+    end, before = data, ""
     for info in sorted(tensors.values(), key=lambda info: info.offset):
         start, at = data + info.offset, field_offsets[info.name]
         field = f"tensor {quoted(info.name)}: offset"
@@ -195,7 +195,7 @@ def read_tensors(cursor, count, alignment):  # -> {name: TensorInfo}
     return tensors
 
 
-def read_tensor(cursor, name, alignment):  # -> TensorInfo whose offset still counts from the start of the data
+def read_tensor(cursor: Cursor, name: str, alignment: int) -> TensorInfo:  # its offset counts from the start of the data
     field = f"tensor {quoted(name)}"
     at, dims = cursor.position, cursor.number(U32, f"{field}: number of dimensions")
     if not 1 <= dims <= MAX_DIMS:

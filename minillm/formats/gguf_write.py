@@ -10,13 +10,16 @@ Source: the specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import struct
+from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minillm.errors import GGUFError
 from minillm.files import replacing
-from minillm.formats.blocks import BLOCK_TYPES
+from minillm.formats.blocks import BLOCK_TYPES, BlockType
 from minillm.formats.cursor import ARRAY, BOOL, F32, I32, INT64, MAX_NESTING, NUMBERS, STRING, U32, U64, UINT64, quoted
 from minillm.formats.gguf import MAX_DIMS
 
@@ -26,7 +29,7 @@ INTEGERS = ((U32, 0, 2**32), (I32, -(2**31), 2**31), (INT64, -(2**63), 2**63), (
 KINDS = {np.dtype(code): kind for kind, (_, code) in NUMBERS.items() if kind != BOOL} | {np.dtype(bool): BOOL}
 
 
-def write_gguf(path, metadata, tensors):
+def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     """Write a file, version 3; one that was there is replaced.
 
     metadata: {key: value}, general.architecture among them. A Python int becomes u32 where it fits, else i32, i64, u64; a list
@@ -55,18 +58,19 @@ def write_gguf(path, metadata, tensors):
         stored.append(raw)
         offset += padded(raw.nbytes, alignment)
     with replacing(path, GGUFError) as file:
-        for part in (b"".join(head), *stored):
-            nbytes = memoryview(part).nbytes
-            file.write(part)
-            file.write(bytes(padded(nbytes, alignment) - nbytes))
+        for part in (np.frombuffer(b"".join(head), np.uint8), *stored):
+            file.write(part.data)
+            file.write(bytes(padded(part.nbytes, alignment) - part.nbytes))
 
 
-def padded(nbytes, alignment):
+def padded(nbytes: int, alignment: int) -> int:
     """Round nbytes up to a multiple of the alignment."""
     return -(-nbytes // alignment) * alignment
 
 
-def as_stored(tensor, what):  # array or (raw, type, shape) -> (bytes as uint8, BlockType, shape)
+def as_stored(  # array or (raw, type, shape) -> (bytes as uint8, BlockType, shape)
+    tensor: Any, what: str
+) -> tuple[np.ndarray, BlockType, tuple[int, ...]]:
     if isinstance(tensor, tuple):
         raw, type_, shape = tensor
         raw, shape = np.ascontiguousarray(raw).view(np.uint8).reshape(-1), tuple(shape)
@@ -88,7 +92,7 @@ def as_stored(tensor, what):  # array or (raw, type, shape) -> (bytes as uint8, 
     return raw, type_, shape
 
 
-def encoded(value, what, depth=0):  # -> value type, bytes
+def encoded(value: Any, what: str, depth: int = 0) -> tuple[int, bytes]:  # -> value type, bytes
     """Encode a metadata value."""
     if isinstance(value, str):
         return STRING, text(value, what)
@@ -105,7 +109,7 @@ def encoded(value, what, depth=0):  # -> value type, bytes
     return kind, packed(kind, [value])
 
 
-def elements(values, what, depth):  # -> type of the elements, their bytes
+def elements(values: Sequence, what: str, depth: int) -> tuple[int, bytes]:  # -> type of the elements, their bytes
     if all(isinstance(v, str) for v in values):  # also where there is none
         return STRING, b"".join(text(v, what) for v in values)
     if all(isinstance(v, (list, tuple, np.ndarray)) for v in values):
@@ -114,11 +118,11 @@ def elements(values, what, depth):  # -> type of the elements, their bytes
     return kind, packed(kind, values)
 
 
-def packed(kind, values):  # -> bytes
+def packed(kind: int, values: Sequence) -> bytes:
     return np.array(values, NUMBERS[kind][1]).tobytes()
 
 
-def number_kind(values, what, array=False):  # -> the value type that holds all of them
+def number_kind(values: Sequence, what: str, array: bool = False) -> int:  # -> the value type that holds all of them
     """See write_gguf for the rule. GGUFError for mixed types, for what is no number, and for an integer beyond 64 bits."""
     types = sorted({type(v).__name__ for v in values})
     if len(types) > 1:
@@ -142,7 +146,7 @@ def number_kind(values, what, array=False):  # -> the value type that holds all 
     raise GGUFError(f"{what}: expected integers that fit i64 or u64, found {bits:,} bits and {sign}.")
 
 
-def text(value, what, longest=None):  # -> length and UTF-8
+def text(value: Any, what: str, longest: int | None = None) -> bytes:  # -> length and UTF-8
     """Encode a string. longest: the most bytes for a name, which must not be empty."""
     try:
         data = value.encode()

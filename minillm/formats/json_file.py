@@ -8,27 +8,29 @@ thirty in memory. NaN and numbers beyond float64 pass from a file, as some progr
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json in use has 33 million
 
 
-def parse_object(data, what, error, finite=False):  # bytes, str, exception class -> dict
+def parse_object(data: bytes, what: object, error: type[Exception], finite: bool = False) -> dict[str, Any]:
     """Parse a JSON object from bytes of UTF-8. what: opens the message of an error. finite: no NaN, nothing beyond float64."""
 
-    def constant(name):
+    def constant(name: str) -> float:
         if finite:
             raise ValueError(f"{name} is not JSON")
         return float(name)
 
-    def number(text):
+    def number(text: str) -> float:
         if finite and math.isinf(float(text)):
             raise ValueError(f"the number {text[:40]} is too large")
         return float(text)
 
-    def unique(pairs):
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(values := dict(pairs)) < len(pairs):
-            seen = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(f"the key {twice[:60]!r} is there twice")
         return values
 
@@ -45,7 +47,7 @@ def parse_object(data, what, error, finite=False):  # bytes, str, exception clas
     return values
 
 
-def read_object(path, error, largest=LARGEST):  # path, exception class -> dict, or None where there is no such file
+def read_object(path: Path, error: type[Exception], largest: int = LARGEST) -> dict[str, Any] | None:  # None: no such file
     """Read a JSON object from a file."""
     try:
         if not path.exists():

@@ -10,20 +10,26 @@ into q, the scales and the minima of its groups; `blocks.combine` adds them up. 
 Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # (n, weights) ints, (n, groups) scales, (n, groups) minimums
 
-def half(two_bytes):  # (n, 2) uint8 -> (n, 1) float32
+
+def half(two_bytes: np.ndarray) -> np.ndarray:  # (n, 2) uint8 -> (n, 1) float32
     """Decode a float16 per block, as a column to multiply with."""
     return np.ascontiguousarray(two_bytes).view("<f2").astype(np.float32)
 
 
-def spread(packed):  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1
+def spread(packed: np.ndarray) -> np.ndarray:  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1
     """Unpack single bits, lowest of each byte first."""
     return np.unpackbits(np.ascontiguousarray(packed), axis=1, bitorder="little")
 
 
-def planes(packed, run, shifts, mask):  # (n, bytes) uint8 -> (n, weights) uint8
+def planes(  # (n, bytes) uint8 -> (n, weights) uint8
+    packed: np.ndarray, run: int, shifts: Sequence[int], mask: int
+) -> np.ndarray:
     """Unpack runs of bytes, each read several times: once per shift, for the bits under the mask.
 
     Bytes 0..31 with shifts 0, 4 give weights 0..31 (low bits), then 32..63 (high bits); then the next run of bytes.
@@ -33,7 +39,7 @@ def planes(packed, run, shifts, mask):  # (n, bytes) uint8 -> (n, weights) uint8
     return (runs & np.uint8(mask)).reshape(n, -1)
 
 
-def q2_k(blocks):
+def q2_k(blocks: np.ndarray) -> Parts:
     """| scale, min: 16 × (4 low, 4 high bits) | q: 64 bytes, 2 bits each | d: 2 | dmin: 2 |
 
     32 bytes of q hold weights 0..31 in bits 0-1, 32..63 in bits 2-3, 64..95, 96..127; the next 32 bytes the rest.
@@ -43,7 +49,7 @@ def q2_k(blocks):
     return planes(q, 32, (0, 2, 4, 6), 3), scale, minimum
 
 
-def q3_k(blocks):
+def q3_k(blocks: np.ndarray) -> Parts:
     """| third bits: 32 | q: 64 bytes, 2 bits each, as in Q2_K | scales: 12, sixteen of 6 bits | d: 2 |
 
     A third bit of 0 means minus 4, so q runs from -4 to 3. Scales: low 4 bits in bytes 0..7 (low nibbles, then high),
@@ -57,7 +63,7 @@ def q3_k(blocks):
     return planes(q, 32, (0, 2, 4, 6), 3).astype(np.int8) - ((third ^ 1) << 2).astype(np.int8), scale, None
 
 
-def six_bit_scales(packed):  # (n, 12) uint8 -> (n, 8), (n, 8) float32
+def six_bit_scales(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n, 12) uint8 -> (n, 8), (n, 8) float32
     """Unpack eight scales and eight minima of 6 bits from 12 bytes, as Q4_K and Q5_K keep them.
 
     byte       0..3                  4..7                 8..11
@@ -70,13 +76,13 @@ def six_bit_scales(packed):  # (n, 12) uint8 -> (n, 8), (n, 8) float32
     return scale.astype(np.float32), minimum.astype(np.float32)
 
 
-def q4_k(blocks):
+def q4_k(blocks: np.ndarray) -> Parts:
     """| d: 2 | dmin: 2 | scales, minima: 12 | q: 128 bytes, 4 bits each |   32 bytes: weights 0..31 low, 32..63 high"""
     scale, minimum = six_bit_scales(blocks[:, 4:16])
     return planes(blocks[:, 16:], 32, (0, 4), 15), half(blocks[:, 0:2]) * scale, half(blocks[:, 2:4]) * minimum
 
 
-def q5_k(blocks):
+def q5_k(blocks: np.ndarray) -> Parts:
     """| d: 2 | dmin: 2 | scales, minima: 12 | fifth bits: 32 | q: 128 bytes, as in Q4_K |
 
     Bit g of the 32 bytes tops the weights of group g, one byte a weight.
@@ -86,7 +92,7 @@ def q5_k(blocks):
     return q, half(blocks[:, 0:2]) * scale, half(blocks[:, 2:4]) * minimum
 
 
-def q6_k(blocks):
+def q6_k(blocks: np.ndarray) -> Parts:
     """| q low: 128 bytes, 4 bits | q high: 64 bytes, 2 bits | scales: 16 signed bytes | d: 2 |   w = d · scale · (q - 32)
 
     64 low bytes: weights 0..63 in the low nibbles, 64..127 in the high ones; 32 high bytes: 2 bits of 0..31, 32..63, ...

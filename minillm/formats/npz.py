@@ -13,6 +13,7 @@ The format: numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 import math
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +24,7 @@ HEADER = re.compile(
 LENGTHS = {b"\x01\x00": 2, b"\x02\x00": 4, b"\x03\x00": 4}  # version: bytes of the header's length
 
 
-def read_npz(path, error):  # path, exception class -> {name: array}
+def read_npz(path: Path, error: type[Exception]) -> dict[str, np.ndarray]:
     """Read arrays of floats or unsigned integers.
 
     `error` for anything that np.savez did not write; where there is no file, FileNotFoundError.
@@ -43,7 +44,7 @@ def read_npz(path, error):  # path, exception class -> {name: array}
         raise error(f"{path}: not a checkpoint, or a damaged one: {type(wrong).__name__}: {str(wrong)[:200]}.") from None
 
 
-def array(data):  # bytes of a member -> array, which can be written to
+def array(data: bytes) -> np.ndarray:  # bytes of a member -> array, which can be written to
     """Read one array, of exactly as many bytes as its shape needs."""
     if data[:6] != b"\x93NUMPY" or data[6:8] not in LENGTHS:
         raise ValueError(f"a member begins with {data[:8]!r}, which is no array")

@@ -12,7 +12,9 @@ https://github.com/huggingface/safetensors (the format's description).
 import json
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -25,6 +27,9 @@ LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 MOST_DIMS = 8
 
 
+Span = tuple[str, tuple[int, ...], int, int]  # dtype, shape, begin, end
+
+
 class SafeTensor(NamedTuple):
     """One tensor: its bytes (a view of the mapped file), the name of its type, its shape."""
 
@@ -33,7 +38,7 @@ class SafeTensor(NamedTuple):
     shape: tuple[int, ...]
 
 
-def open_safetensors(path):  # path -> {name: SafeTensor}
+def open_safetensors(path: str | Path) -> dict[str, SafeTensor]:
     """Map a file and list its tensors. ModelError says what was expected and found where the file is damaged."""
     try:
         size = os.path.getsize(path)
@@ -52,12 +57,12 @@ def open_safetensors(path):  # path -> {name: SafeTensor}
     return {name: SafeTensor(data[begin:end], dtype, shape) for name, (dtype, shape, begin, end) in spans.items()}
 
 
-def span(path, nbytes, name, entry):  # -> dtype, shape, begin, end
+def span(path: str | Path, nbytes: int, name: str, entry: Any) -> Span:
     """Check an entry of the header: its bytes are there and as many as its shape needs."""
     wanted = f"{path}: the entry of tensor {shown(name)} must have"
     if not isinstance(entry, dict) or not is_unicode(name):
         raise ModelError(f"{wanted} dtype, shape and two data_offsets, found {shown(entry)}.")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not is_list(shape, MOST_DIMS) or not is_list(offsets, 2) or len(offsets) != 2:
         found = f"{shown(shape)} and {shown(offsets)}"
         raise ModelError(f"{wanted} a shape of at most {MOST_DIMS} and two data_offsets, found {found}.")
@@ -73,12 +78,12 @@ def span(path, nbytes, name, entry):  # -> dtype, shape, begin, end
     return dtype, tuple(shape), begin, end
 
 
-def is_list(values, most):
+def is_list(values: Any, most: int) -> TypeGuard[list[int]]:
     """Whether it is a list of whole numbers that fit 64 bits: a product of eight of them can still be printed."""
     return isinstance(values, list) and len(values) <= most and all(is_whole(n) and 0 <= n < 2**64 for n in values)
 
 
-def check_whole(path, nbytes, spans):  # {name: (dtype, shape, begin, end)}
+def check_whole(path: str | Path, nbytes: int, spans: Mapping[str, Span]) -> None:
     """Check that one tensor begins where the last one ends, and the last ends with the file."""
     at, last = 0, "the header"
     for name, (_, _, begin, end) in sorted(spans.items(), key=lambda item: item[1][2:]):
@@ -90,9 +95,12 @@ def check_whole(path, nbytes, spans):  # {name: (dtype, shape, begin, end)}
         raise ModelError(f"{path}: the tensors must end with the data at {nbytes:,} bytes, the last, {last}, ends at {at:,}.")
 
 
-def encoded(tensors, metadata=None):  # {name: float32 or float16 array}, {str: str} -> [bytes]
+def encoded(  # {name: float32 or float16 array}, {str: str} -> [bytes]
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> list[bytes]:
     """Encode a file, in pieces to be written one after another. The header is padded, so that the data begins on 8 bytes."""
-    entries, offset, parts = {"__metadata__": metadata} if metadata else {}, 0, []
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset, parts = 0, []
     for name, array in tensors.items():
         raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
         dtype = {2: "F16", 4: "F32"}[array.dtype.itemsize]

@@ -11,11 +11,13 @@ tried again: a 429 is a result.
 import asyncio
 import json
 import ssl
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from minillm.errors import MiniLLMError
-from minillm.load.client_http import Pool, address
-from minillm.load.client_sse import Parser, Trouble, error_message, read_chunk
+from minillm.load.client_http import Pool, Response, address
+from minillm.load.client_sse import Chunk, Parser, Trouble, error_message, read_chunk
 from minillm.metrics.events import ARRIVED, CACHED, CANCELLED, FAILED, FINISHED, PROMPT_USAGE, REFUSED, TOKEN, USAGE, EventLog
 
 TURNED_AWAY = ("http 429", "http 503")
@@ -35,7 +37,10 @@ class RequestResult:
 class Client:
     """A client of one server and one model. Its methods are coroutines of one event loop; close() at the end."""
 
-    def __init__(self, url, model=None, *, api_key=None, chat=False, log=None, timeout=600.0, options=None):
+    def __init__(
+        self, url: str, model: str | None = None, *, api_key: str | None = None, chat: bool = False, log: EventLog | None = None,
+        timeout: float = 600.0, options: dict[str, Any] | None = None
+    ) -> None:
         """options: more fields of every request's body, such as {"ignore_eos": True}. timeout: seconds of a whole request."""
         if not 0 < timeout < float("inf"):
             raise MiniLLMError(f"a time limit is above 0 seconds and finite, found {timeout}.")
@@ -45,10 +50,10 @@ class Client:
         self.log = EventLog() if log is None else log
         self.pool = Pool(address(url), [("Authorization", f"Bearer {api_key}")] if api_key else [])
 
-    def close(self):
+    def close(self) -> None:
         self.pool.close()
 
-    async def models(self):  # -> [name]
+    async def models(self) -> list[str]:
         """List the server's models. Trouble: it cannot be reached, refuses the key, or has no such list."""
         try:
             async with asyncio.timeout(min(self.timeout, 30)):
@@ -68,13 +73,13 @@ class Client:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Trouble("not an OpenAI server", "/v1/models has no list of models") from None
 
-    def body(self, prompt, max_tokens):  # text or token ids -> bytes
+    def body(self, prompt: str | list[int], max_tokens: int) -> bytes:  # text or token ids -> bytes
         """Make the body of a request in advance: this takes time that should not be measured."""
-        fields = {"model": self.model, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        fields: dict[str, Any] = {"model": self.model, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         fields |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         return json.dumps(fields | {"stream_options": {"include_usage": True}} | self.options).encode()
 
-    async def complete(self, request, body, prompt_tokens=0):  # -> RequestResult
+    async def complete(self, request: int, body: bytes, prompt_tokens: int = 0) -> RequestResult:
         """Send a body and read the answer. An error is in the result and in the log; only a cancellation is raised."""
         outcome = RequestResult(request)
         self.log.add(request, ARRIVED, prompt_tokens)
@@ -97,7 +102,7 @@ class Client:
             self.log.add(request, end)
         return outcome
 
-    async def _watch(self, request, body, outcome):
+    async def _watch(self, request: int, body: bytes, outcome: RequestResult) -> None:
         path = "/v1/chat/completions" if self.chat else "/v1/completions"
         response = await self.pool.send("POST", path, body)
         try:
@@ -109,8 +114,9 @@ class Client:
         finally:
             response.close()
 
-    async def _read(self, request, response, outcome):
-        parser, usage, done, pieces = Parser(), None, False, {}
+    async def _read(self, request: int, response: Response, outcome: RequestResult) -> None:
+        parser, usage, done = Parser(), None, False
+        pieces: dict[int, list[str]] = {}
         body = response.body()
         async for data in body:
             for event in parser.feed(data):
@@ -133,7 +139,9 @@ class Client:
         self._note_usage(request, usage)
         await drain_body(body)
 
-    def _note(self, request, chunk, outcome, pieces):  # -> usage, if the chunk has it
+    def _note(  # -> usage, if the chunk has it
+        self, request: int, chunk: Chunk, outcome: RequestResult, pieces: dict[int, list[str]]
+    ) -> dict | None:
         for index, text, tokens in chunk.pieces:
             self.log.add(request, TOKEN, tokens, index)
             pieces.setdefault(index, []).append(text)
@@ -141,7 +149,7 @@ class Client:
             outcome.finish_reason = reason
         return chunk.usage
 
-    def _note_usage(self, request, usage):
+    def _note_usage(self, request: int, usage: dict | None) -> None:
         """Log the counts that a server reports."""
         usage = usage or {}
         details = usage.get("prompt_tokens_details")
@@ -152,7 +160,7 @@ class Client:
                 self.log.add(request, kind, count)
 
 
-async def drain_body(body):
+async def drain_body(body: AsyncIterator[bytes]) -> None:
     """Read the end of the body after [DONE], which frees the connection; not for long, as a server may be slow."""
     try:
         async with asyncio.timeout(0.2):
@@ -162,7 +170,7 @@ async def drain_body(body):
         pass  # then the connection is closed
 
 
-def http_trouble(status, data):  # -> Trouble
+def http_trouble(status: int, data: bytes) -> Trouble:
     """Make the error for an answer other than 200."""
     try:
         message = error_message(json.loads(data))

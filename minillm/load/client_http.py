@@ -6,7 +6,9 @@ keep connections for the next request, and to tell a server that closed before i
 
 import asyncio
 import re
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from minillm.errors import MiniLLMError
@@ -26,7 +28,7 @@ class Address:
     path: str
 
 
-def address(url):  # -> Address
+def address(url: str) -> Address:
     """Parse http://host:port, with or without /v1 at its end. Errors: MiniLLMError."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -44,7 +46,7 @@ class Closed(Exception):
     """The server closed before it sent a byte of its answer."""
 
 
-def library():  # -> h11
+def library() -> Any:  # -> h11
     try:
         import h11
     except ImportError:
@@ -55,13 +57,15 @@ def library():  # -> h11
 class Connection:
     """A socket's two streams, and h11's state of the exchange on it."""
 
-    def __init__(self, reader, writer):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.h11 = library()
         self.reader, self.writer = reader, writer
         self.http = self.h11.Connection(self.h11.CLIENT, max_incomplete_event_size=READ)
         self._last = b""  # what came last, for messages
 
-    async def ask(self, method, target, headers, body):  # -> h11.Response: the head of the answer
+    async def ask(  # -> h11.Response: the head of the answer
+        self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> Any:
         """Send a whole request. Closed: it did not arrive, and may be sent on another connection."""
         request = self.h11.Request(method=method, target=target, headers=headers)
         events = [request, *([self.h11.Data(data=body)] if body else []), self.h11.EndOfMessage()]
@@ -74,7 +78,7 @@ class Connection:
             raise Closed from None
         return event
 
-    async def next_event(self):  # -> h11.Response, Data, EndOfMessage, …
+    async def next_event(self) -> Any:  # -> h11.Response, Data, EndOfMessage, …
         """Read the next event. Closed: not a byte came. Trouble: the answer is cut short, or no HTTP."""
         while (event := self._parsed()) is self.h11.NEED_DATA:
             self._last = await self.reader.read(READ)
@@ -88,7 +92,7 @@ class Connection:
                 raise Closed
         return event
 
-    def _parsed(self):
+    def _parsed(self) -> Any:
         try:
             return self.http.next_event()
         except self.h11.RemoteProtocolError as error:
@@ -96,38 +100,39 @@ class Connection:
                 raise Trouble("disconnected", "the server closed in the middle of its answer") from None
             raise Trouble("not http", f"{str(error)[:80]}, found {excerpt(self._last)}") from None
 
-    def renew(self):  # -> whether another request may follow
+    def renew(self) -> bool:  # -> whether another request may follow
         """Reset h11's state after the end of an answer."""
         done = self.http.our_state is self.http.their_state is self.h11.DONE and not self.http.trailing_data[0]
         if done:
             self.http.start_next_cycle()
         return done
 
-    def alive(self):
+    def alive(self) -> bool:
         return not (self.reader.at_eof() or self.writer.is_closing())
 
-    def close(self):
+    def close(self) -> None:
         self.writer.close()
 
 
 class Response:
     """Status, headers, and the body as it comes."""
 
-    def __init__(self, head, connection, pool):
+    def __init__(self, head: Any, connection: Connection, pool: "Pool") -> None:
         self.status = head.status_code
         self.headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}  # names in lower case
-        self._connection, self._pool = connection, pool
+        self._connection: Connection | None = connection
+        self._pool = pool
 
-    async def body(self):  # -> yields bytes, as they come
+    async def body(self) -> AsyncIterator[bytes]:  # -> yields bytes, as they come
         """Read the body to its end. Trouble: it was cut short. At its end, the connection is free for the next request."""
-        connection = self._connection
+        connection: Any = self._connection
         while not isinstance(event := await connection.next_event(), connection.h11.EndOfMessage):
             yield bytes(event.data)
         if connection.renew():
             self._pool.give(connection)
             self._connection = None
 
-    async def text(self, most=1 << 16):  # -> bytes
+    async def text(self, most: int = 1 << 16) -> bytes:
         """Read the whole body, but not more than so many bytes of it."""
         data = b""
         async for part in self.body():
@@ -136,7 +141,7 @@ class Response:
                 return data[:most]
         return data
 
-    def close(self):
+    def close(self) -> None:
         """Close the response. Unread data is dropped: the server sees the connection close."""
         if self._connection:
             self._connection.close()
@@ -146,15 +151,15 @@ class Response:
 class Pool:
     """Connections to one server. send(...) -> Response; its close() must be called."""
 
-    def __init__(self, where, headers=()):  # headers: [(name, value)]
+    def __init__(self, where: Address, headers: Sequence[tuple[str, str]] = ()) -> None:  # headers: [(name, value)]
         library()
         self.where = where
-        self._idle = []
+        self._idle: list[Connection] = []
         host = f"[{where.host}]" if ":" in where.host else where.host
         own = [("Host", f"{host}:{where.port}"), ("User-Agent", "minillm-loadtest"), ("Accept-Encoding", "identity")]
         self._headers = [*own, *headers]
 
-    async def send(self, method, path, body=b""):
+    async def send(self, method: str, path: str, body: bytes = b"") -> Response:
         """Send a request, wait for the headers of the answer. Trouble: no connection, closed, or no HTTP."""
         about = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))] if body else []
         while True:
@@ -170,7 +175,7 @@ class Pool:
                 connection.close()
                 raise
 
-    async def _take(self):  # -> Connection, was it used before
+    async def _take(self) -> tuple[Connection, bool]:  # -> Connection, was it used before
         while self._idle:
             connection = self._idle.pop()
             if connection.alive():
@@ -183,9 +188,9 @@ class Pool:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Trouble("cannot connect", f"{self.where.host}:{self.where.port}: {reason}") from None
 
-    def give(self, connection):
+    def give(self, connection: Connection) -> None:
         self._idle.append(connection)
 
-    def close(self):
+    def close(self) -> None:
         while self._idle:
             self._idle.pop().close()

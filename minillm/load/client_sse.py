@@ -11,6 +11,7 @@ on bytes and keeps what is not yet a line. Lines end with \\n, \\r\\n or \\r. So
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from minillm.errors import MiniLLMError
 from minillm.formats.expect import excerpt
@@ -22,7 +23,7 @@ BOM = b"\xef\xbb\xbf"
 class Trouble(MiniLLMError):
     """An error of a request. kind: a few words to count it by ("http 429", "timeout", "disconnected")."""
 
-    def __init__(self, kind, message=""):
+    def __init__(self, kind: str, message: str = "") -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind, self.message = kind, message
 
@@ -30,11 +31,12 @@ class Trouble(MiniLLMError):
 class Parser:
     """Bytes in, events out: feed(bytes) -> [data of an event, bytes]. Trouble where an event is endless."""
 
-    def __init__(self):
-        self._rest, self._data, self._size = b"", [], 0
+    def __init__(self) -> None:
+        self._rest, self._size = b"", 0
+        self._data: list[bytes] = []
         self._after_cr, self._first = False, True
 
-    def feed(self, data):  # bytes -> [bytes]
+    def feed(self, data: bytes) -> list[bytes]:
         if self._after_cr and data:  # a \n after the \r that ended the last line belongs to it
             data, self._after_cr = data.removeprefix(b"\n"), False
         lines = (self._rest + data).splitlines(keepends=True)
@@ -46,13 +48,13 @@ class Parser:
             raise Trouble("not a stream", f"an event has at most {LONGEST:,} bytes, this one more")
         return found
 
-    def close(self):  # -> [bytes]
+    def close(self) -> list[bytes]:
         """Return the events that the server did not end with an empty line."""
         last, self._rest = self._rest, b""
         found = [self._line(last), self._line(b"")]
         return [event for event in found if event is not None]
 
-    def _line(self, line):  # -> data of the event that this line ends, or None
+    def _line(self, line: bytes) -> bytes | None:  # -> data of the event that this line ends, or None
         if self._first:
             line, self._first = line.removeprefix(BOM), False
         if not line:
@@ -74,7 +76,7 @@ class Chunk:
     usage: dict | None = None
 
 
-def read_chunk(data):  # bytes -> Chunk, or None for [DONE]
+def read_chunk(data: bytes) -> Chunk | None:  # bytes -> Chunk, or None for [DONE]
     """Parse a chunk of either endpoint. Trouble: the server reports an error, or this is no chunk."""
     if data.strip() == b"[DONE]":
         return None
@@ -99,7 +101,7 @@ def read_chunk(data):  # bytes -> Chunk, or None for [DONE]
     return chunk
 
 
-def tokens_in(choice):  # -> int
+def tokens_in(choice: dict) -> int:
     """Count the tokens of a piece: as many as the server names, else one."""
     logprobs = choice.get("logprobs")
     logprobs = logprobs if isinstance(logprobs, dict) else {}
@@ -109,7 +111,7 @@ def tokens_in(choice):  # -> int
     return 1
 
 
-def error_message(fields):  # -> text
+def error_message(fields: Any) -> str:
     """Extract the message of an OpenAI-style error object, {"error": {"message": ...}}, or the like."""
     error = fields.get("error", fields) if isinstance(fields, dict) else fields
     message = error.get("message", error) if isinstance(error, dict) else error

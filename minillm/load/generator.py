@@ -11,11 +11,13 @@ An error is an outcome with a name, counted by that name; it has no latency (min
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from minillm.errors import MiniLLMError
 from minillm.load import workload
-from minillm.load.client import RequestResult
+from minillm.load.client import Client, RequestResult
 from minillm.load.client_sse import Trouble
 from minillm.load.traces import TraceRequest
 from minillm.metrics import summary
@@ -30,26 +32,29 @@ PROBE = -2  # request number of what is sent to learn about the server; not of t
 class LoadTest:
     """The requests of a load test and their results. start: when request 0 was due, by the log's clock."""
 
-    requests: list
-    log: object
+    requests: Sequence[TraceRequest]
+    log: EventLog
     start: float = 0.0
     outcomes: dict[int, RequestResult] = field(default_factory=dict)
     cpu_s: float = 0.0
     open_loop: bool = True
     stopped: bool = False
 
-    def lateness(self, number):  # -> seconds, or None where nothing was due
+    def lateness(self, number: int) -> float | None:  # -> seconds, or None where nothing was due
         return self.log.times(number, ARRIVED)[0] - self.start - self.requests[number].arrival if self.open_loop else None
 
 
-async def drive(client, requests, bodies, concurrency=None, progress=None):  # -> LoadTest
+async def drive(
+    client: Client, requests: Sequence[TraceRequest], bodies: Sequence[bytes], concurrency: int | None = None,
+    progress: Callable[[], Any] | None = None
+) -> LoadTest:
     """Send all requests: at their arrival times (open loop), or `concurrency` at a time (closed loop). progress(): after each.
 
     Cancelled (Control-C), it cancels what is under way, and returns what it has, with stopped = True.
     """
     test = LoadTest(requests, client.log, open_loop=concurrency is None)
 
-    async def one(number):
+    async def one(number: int) -> None:
         try:
             test.outcomes[number] = await client.complete(number, bodies[number], requests[number].prompt)
         except asyncio.CancelledError:
@@ -59,11 +64,11 @@ async def drive(client, requests, bodies, concurrency=None, progress=None):  # -
             if progress:
                 progress()
 
-    async def user(numbers):
+    async def user(numbers: Iterator[int]) -> None:
         for number in numbers:  # one iterator for all users: each takes the next
             await one(number)
 
-    async def clock():
+    async def clock() -> None:
         for number, request in enumerate(requests):
             await asyncio.sleep(max(0.0, test.start + request.arrival - client.log.clock()))
             tasks.append(asyncio.create_task(one(number)))
@@ -86,7 +91,7 @@ async def drive(client, requests, bodies, concurrency=None, progress=None):  # -
     return test
 
 
-async def probe(client):  # -> tokens per word, tokens that the server adds
+async def probe(client: Client) -> tuple[float, float]:  # -> tokens per word, tokens that the server adds
     """Probe with two short requests how the server counts tokens: (1.0, 0.0) where it does not say. Trouble: it fails."""
     counts = []
     for number, length in ((PROBE, 32), (PROBE - 1, 96)):
@@ -100,7 +105,7 @@ async def probe(client):  # -> tokens per word, tokens that the server adds
     return per_word, counts[0] - 32 * per_word
 
 
-async def prepare(client):  # -> tokens per word, tokens that the server adds
+async def prepare(client: Client) -> tuple[float, float]:  # -> tokens per word, tokens that the server adds
     """Check that there is a server, that it has the model, and that it streams. Errors: MiniLLMError, in one line."""
     try:
         names = await client.models()
@@ -121,7 +126,10 @@ async def prepare(client):  # -> tokens per word, tokens that the server adds
         raise
 
 
-async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, progress=None, ready=None):  # -> LoadTest
+async def run(
+    client: Client, requests: Sequence[TraceRequest], *, concurrency: int | None = None, seed: int = 0,
+    vocabulary: tuple[int, int] | None = None, progress: Callable[[], Any] | None = None, ready: Callable[[], Any] | None = None
+) -> LoadTest:
     """Run a load test: prepare, make prompts, drive. vocabulary: (first, last + 1) sends exact token ids; None sends text."""
     if concurrency is not None and concurrency < 1:
         raise MiniLLMError(f"concurrency is at least 1, found {concurrency}.")
@@ -137,7 +145,7 @@ async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, pr
         client.log = log
     for number, request in enumerate(requests):
         if vocabulary:
-            prompt = workload.token_ids(request, number, seed, vocabulary)
+            prompt: str | list[int] = workload.token_ids(request, number, seed, vocabulary)
         else:
             prompt = workload.text(request, number, seed, per_word, overhead)
         bodies.append(client.body(prompt, request.output))
@@ -146,12 +154,12 @@ async def run(client, requests, *, concurrency=None, seed=0, vocabulary=None, pr
     return await drive(client, requests, bodies, concurrency, progress)
 
 
-def report(test, slo=None):  # -> dict, ready for JSON
+def report(test: LoadTest, slo: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Compute the metrics of the log, errors by kind, and how late the generator sent its requests."""
     errors = Counter(outcome.error for outcome in test.outcomes.values() if outcome.error)
     found = summary.report(test.log, slo)
     sent = test.log.requests()
-    late = [[max(0.0, test.lateness(number))] for number in sent] if test.open_loop else []
+    late = [[max(0.0, test.lateness(number) or 0.0)] for number in sent] if test.open_loop else []
     times = [test.log.times(number, ARRIVED)[0] for number in sent]
     span = max(times) - min(times) if times else 0.0
     return {
@@ -165,7 +173,7 @@ def report(test, slo=None):  # -> dict, ready for JSON
     }
 
 
-def rows(test):  # -> [dict], one for each request that was sent, in their order
+def rows(test: LoadTest) -> list[dict[str, Any]]:  # -> [dict], one for each request that was sent, in their order
     """Make the CSV rows, one a request; None where it has no such number."""
     found = []
     for number in sorted(test.log.requests()):

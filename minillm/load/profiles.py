@@ -14,7 +14,9 @@ Made from a trace with `python -m minillm.load.profiles azure|mooncake|sharegpt 
 import json
 import random
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from minillm.errors import MiniLLMError, TraceError
 from minillm.files import write_text
@@ -31,13 +33,13 @@ SOURCES = {
 }
 
 
-def quantiles(values, points=33):  # -> [value at 0, 1/32, … 1]
+def quantiles(values: Iterable[float], points: int = 33) -> list[float]:  # -> [value at 0, 1/32, … 1]
     """Compute quantiles at evenly spaced ranks."""
     values = sorted(values)
     return [values[round(i * (len(values) - 1) / (points - 1))] for i in range(points)]
 
 
-def at(points, u):
+def at(points: Sequence[float], u: float) -> float:
     """Interpolate the value at rank u of 0 … 1 between the quantiles."""
     place = u * (len(points) - 1)
     i = min(int(place), len(points) - 2)
@@ -47,7 +49,7 @@ def at(points, u):
 # --- from a trace to a profile --------------------------------------------------------------------------------------------
 
 
-def fit_lengths(requests):
+def fit_lengths(requests: Sequence[TraceRequest]) -> dict[str, Any]:
     """Fit quantiles of prompts, and of outputs given the prompt."""
     ranked = sorted((r.prompt, r.output) for r in requests)
     edges = [i * len(ranked) // GROUPS for i in range(GROUPS + 1)]
@@ -59,9 +61,10 @@ def fit_lengths(requests):
     }
 
 
-def fit_conversations(requests):
+def fit_conversations(requests: Sequence[TraceRequest]) -> dict[str, Any]:
     """Fit how requests continue earlier ones: long ones after more time, and growing faster."""
-    last, fresh, on = {}, [], []  # page -> number of the last request with it
+    fresh, on = [], []
+    last: dict[int, int] = {}  # page -> number of the last request with it
     for number, request in enumerate(requests):
         hit = 0
         while hit < len(request.pages) and request.pages[hit] in last:
@@ -87,7 +90,7 @@ def fit_conversations(requests):
     }
 
 
-def fit(kind, path):  # -> profile
+def fit(kind: str, path: str | Path) -> dict[str, Any]:  # -> profile
     """Fit a profile to a trace file."""
     if kind not in READERS:
         raise MiniLLMError(f"a trace is of the kind azure, mooncake or sharegpt, found {kind!r}.")
@@ -101,7 +104,7 @@ def fit(kind, path):  # -> profile
 # --- from a profile to requests -------------------------------------------------------------------------------------------
 
 
-def draw(profile, n=None, seed=0):  # -> [TraceRequest]
+def draw(profile: dict[str, Any], n: int | None = None, seed: int = 0) -> list[TraceRequest]:
     """Draw n requests (by default as many as the trace has) like those of the trace."""
     make = {"lengths": draw_lengths, "conversations": draw_conversations}[profile["kind"]]
     try:
@@ -110,17 +113,20 @@ def draw(profile, n=None, seed=0):  # -> [TraceRequest]
         raise TraceError(f"the profile does not hold what it should ({type(error).__name__}: {error}).") from None
 
 
-def draw_lengths(profile, n, rng):
+def draw_lengths(profile: dict[str, Any], n: int, rng: random.Random) -> Iterator[TraceRequest]:
     for _ in range(n):
         u = rng.random()
         group = profile["output"][min(int(u * len(profile["output"])), len(profile["output"]) - 1)]
         yield TraceRequest(round(at(profile["prompt"], u)), round(at(group, rng.random())))
 
 
-def draw_conversations(profile, n, rng):
-    history, ended, next_page = [], set(), 1  # ended: those that were gone on from. Page 0 is the system prompt's
+def draw_conversations(profile: dict[str, Any], n: int, rng: random.Random) -> Iterator[TraceRequest]:
+    history: list[tuple[int, ...]] = []
+    ended: set[int] = set()  # those that were gone on from
+    next_page = 1  # page 0 is the system prompt's
     for _ in range(n):
-        pages, new = (0,), at(profile["fresh"], rng.random()) - 1
+        pages: tuple[int, ...] = (0,)
+        new = at(profile["fresh"], rng.random()) - 1
         if history and profile["after"] and rng.random() < profile["goes_on"]:
             group = rng.choice(profile["after"])
             number = around(history, ended, round(at(group["lag"], rng.random())), *group["pages"])
@@ -136,7 +142,7 @@ def draw_conversations(profile, n, rng):
         yield TraceRequest(prompt, round(at(profile["output"], rng.random())), pages)
 
 
-def around(history, ended, lag, least, most):  # -> number of a request
+def around(history: Sequence[tuple[int, ...]], ended: set[int], lag: int, least: int, most: int) -> int:  # -> number of a request
     """Find the request about `lag` requests ago that has so many pages and awaits its next turn; else the one at lag."""
     at_lag = max(0, len(history) - max(1, lag))
     for distance in range(min(lag, len(history)) // 2 + 1):
@@ -146,7 +152,7 @@ def around(history, ended, lag, least, most):  # -> number of a request
     return at_lag
 
 
-def load_profile(name):  # -> profile
+def load_profile(name: str | Path) -> dict[str, Any]:  # -> profile
     """Load a profile by name (azure_conv, mooncake_conv, sharegpt_8k) or by path. Errors: TraceError."""
     path = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
     try:
@@ -163,7 +169,7 @@ def load_profile(name):  # -> profile
     return profile
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
     if len(arguments) != 3:
         usage = "python -m minillm.load.profiles azure|mooncake|sharegpt TRACE OUT.json"
         raise MiniLLMError(f"{usage}: 3 arguments, found {len(arguments)}.")

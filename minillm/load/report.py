@@ -10,17 +10,18 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from minillm import plots, terminal
 from minillm.files import replacing
-from minillm.load.generator import rows
+from minillm.load.generator import LoadTest, rows
 from minillm.metrics import perfetto, summary
 
 FILES = ("loadtest.json", "requests.csv", "loadtest.png", "trace.json")
 NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E"}
 
 
-def table(result):  # -> text
+def table(result: dict[str, Any]) -> str:
     """Make the report to read: results, failures, and whether the generator can be trusted."""
     lines = [
         f"{result['server']}, model {result['model']}: {result['workload']}",
@@ -50,14 +51,14 @@ def table(result):  # -> text
     return "\n".join(lines)
 
 
-def throughput(result):  # -> text
+def throughput(result: dict[str, Any]) -> str:
     if not result["requests_per_s"]:
         return "no request has finished"
     tokens = f"{result['prompt_tokens_per_s']:,.1f} tokens/s in, {result['new_tokens_per_s']:,.1f} tokens/s out"
     return f"{result['requests_per_s']:.3g} requests/s, {tokens}"
 
 
-def generator(result):  # -> text
+def generator(result: dict[str, Any]) -> str:
     """Say whether the server or the load generator was the limit."""
     late, cpu = result["generator_late_s"], result["generator_cpu_cores"]
     said = f"the generator used {cpu:.0%} of a core" if cpu is not None else "the generator did nothing"
@@ -68,7 +69,7 @@ def generator(result):  # -> text
     return said + warning(result)
 
 
-def warning(result):  # -> text
+def warning(result: dict[str, Any]) -> str:
     late, cpu = result["generator_late_s"], result["generator_cpu_cores"] or 0
     gap = 1 / result["offered_per_s"] if result["offered_per_s"] else float("inf")
     if cpu > 0.8 or (late["count"] and late["p99"] > max(0.01, gap)):
@@ -76,7 +77,7 @@ def warning(result):  # -> text
     return ""
 
 
-def write(result, test, folder):  # -> [Path]
+def write(result: dict[str, Any], test: LoadTest, folder: str | Path) -> list[Path]:
     """Write all four files. Errors: MiniLLMError where the folder cannot be written."""
     text = io.StringIO(newline="")
     lines = rows(test)
@@ -93,7 +94,7 @@ def write(result, test, folder):  # -> [Path]
     return [Path(folder) / name for name in files]
 
 
-def picture(result, test, file):
+def picture(result: dict[str, Any], test: LoadTest, file: Any) -> None:
     """Plot TTFT over the time of sending, with failures; and the distribution of the gaps between chunks."""
     fig, (waits, paces) = plots.figure(2)
     seen = [(log_time(test, m.request), m.ttft) for m in summary.all_measures(test.log) if m.ttft is not None]
@@ -129,9 +130,9 @@ def picture(result, test, file):
     plots.save(fig, file)
 
 
-def all_gaps(test):
+def all_gaps(test: LoadTest) -> list[float]:
     return [gap for m in summary.all_measures(test.log) for gap in m.gaps]
 
 
-def log_time(test, number):
+def log_time(test: LoadTest, number: int) -> float:
     return test.log.events_of(number)[0].time - test.start

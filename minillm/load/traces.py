@@ -12,8 +12,11 @@ ShareGPT: Agrawal et al., 2024, arXiv:2403.02310.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from minillm.errors import TraceError
 from minillm.formats.expect import shown
@@ -34,10 +37,10 @@ class TraceRequest:
     prompt: int
     output: int
     pages: tuple = ()
-    arrival: float | None = None
+    arrival: Any = None  # float or None
 
 
-def read_azure(path):  # -> [TraceRequest]
+def read_azure(path: str | Path) -> list[TraceRequest]:
     """Read an Azure trace: lengths and arrival times. Errors: TraceError with the line."""
     requests = []
     for number, (prompt, output, stamp) in read_columns(path, ("ContextTokens", "GeneratedTokens", "TIMESTAMP")):
@@ -46,7 +49,7 @@ def read_azure(path):  # -> [TraceRequest]
     return rebase_times(check_not_empty(requests, path))
 
 
-def read_sharegpt(path):  # -> [TraceRequest]
+def read_sharegpt(path: str | Path) -> list[TraceRequest]:
     """Read prompt and output lengths of ShareGPT as Sarathi published them. Errors: TraceError with the line."""
     return check_not_empty(
         [
@@ -57,7 +60,7 @@ def read_sharegpt(path):  # -> [TraceRequest]
     )
 
 
-def read_mooncake(path):  # -> [TraceRequest]
+def read_mooncake(path: str | Path) -> list[TraceRequest]:
     """Read a Mooncake trace: lengths, page ids and arrival times. Errors: TraceError with the line."""
     requests = []
     for number, line in read_lines(path):
@@ -86,7 +89,7 @@ def read_mooncake(path):  # -> [TraceRequest]
 READERS = {"azure": read_azure, "mooncake": read_mooncake, "sharegpt": read_sharegpt}
 
 
-def read_any(path):  # -> [TraceRequest]
+def read_any(path: str | Path) -> list[TraceRequest]:
     """Read a trace of any of these kinds, known by its first line. Errors: TraceError."""
     _, first = next(read_lines(path), (0, ""))
     marks = {"azure": "ContextTokens", "sharegpt": "num_prefill_tokens", "mooncake": "hash_ids"}
@@ -97,7 +100,7 @@ def read_any(path):  # -> [TraceRequest]
     raise TraceError(f"{path}: a trace is known by its first line ({names}), found {shown(first)}.")
 
 
-def read_columns(path, names):  # -> yields (number, [field])
+def read_columns(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:  # -> yields (number, [field])
     """Read the named columns of a CSV file without quotes, line by line."""
     places = None
     for number, line in read_lines(path):
@@ -113,7 +116,7 @@ def read_columns(path, names):  # -> yields (number, [field])
         yield number, [fields[place] for place in places]
 
 
-def read_lines(path):  # -> yields (number, line)
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:  # -> yields (number, line)
     """Read lines that are not blank, without the space around them, with their numbers from 1."""
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -130,7 +133,7 @@ def read_lines(path):  # -> yields (number, line)
         raise TraceError(f"{path}: not text in UTF-8 (byte {error.object[error.start]:#04x}).") from None
 
 
-def parse_count(value, path, number, name):  # -> int
+def parse_count(value: Any, path: str | Path, number: int, name: str) -> int:
     """Parse a number of tokens, from text or JSON."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
@@ -139,7 +142,7 @@ def parse_count(value, path, number, name):  # -> int
     return value
 
 
-def parse_timestamp(text, path, number):  # -> seconds
+def parse_timestamp(text: str, path: str | Path, number: int) -> float:  # -> seconds
     """Parse a date and time, like 2023-11-16 18:15:46.6805900; in UTC unless it says otherwise."""
     try:
         when = datetime.fromisoformat(text)
@@ -148,13 +151,13 @@ def parse_timestamp(text, path, number):  # -> seconds
         raise TraceError(f"{path}:{number}: TIMESTAMP must be a date and time, found {shown(text)}.") from None
 
 
-def rebase_times(requests):  # -> [TraceRequest]
+def rebase_times(requests: list[TraceRequest]) -> list[TraceRequest]:
     """Shift the times so that the first arrival is 0; in the order of the file, which may differ from that of the times."""
     first = min(r.arrival for r in requests)
     return [replace(r, arrival=r.arrival - first) for r in requests]
 
 
-def check_not_empty(requests, path):
+def check_not_empty(requests: list[TraceRequest], path: str | Path) -> list[TraceRequest]:
     if not requests:
         raise TraceError(f"{path}: no requests in it.")
     return requests

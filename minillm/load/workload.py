@@ -19,6 +19,7 @@ Schroeder et al., 2006, NSDI'06 (open against closed); Qin et al., 2025, arXiv:2
 import itertools
 import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from minillm.errors import MiniLLMError
@@ -39,7 +40,7 @@ MOST = 1_000_000  # requests
 # --- when -----------------------------------------------------------------------------------------------------------------
 
 
-def arrivals(count, rate, burstiness=1.0, seed=0):  # -> [seconds], from 0 on
+def arrivals(count: int, rate: float, burstiness: float = 1.0, seed: int = 0) -> list[float]:  # -> [seconds], from 0 on
     """Draw arrival times of an open loop at `rate` requests per second, the first at 0. burstiness: inf for equal gaps."""
     if not 0 < rate < math.inf:
         raise MiniLLMError(f"a rate is above 0 requests per second and finite, found {rate}.")
@@ -54,12 +55,16 @@ def arrivals(count, rate, burstiness=1.0, seed=0):  # -> [seconds], from 0 on
     return [0.0, *itertools.accumulate(gaps)]
 
 
-def at_times(requests, times):  # [TraceRequest], [seconds] -> [TraceRequest]
+def at_times(  # [TraceRequest], [seconds] -> [TraceRequest]
+    requests: Sequence[TraceRequest], times: Sequence[float]
+) -> list[TraceRequest]:
     """Set the arrival times of requests."""
     return [replace(request, arrival=time) for request, time in zip(requests, times, strict=True)]
 
 
-def as_traced(requests, time_scale=1.0):  # [TraceRequest] -> [TraceRequest], in the order of arrival, from 0 on
+def as_traced(  # [TraceRequest] -> [TraceRequest], in the order of arrival, from 0 on
+    requests: Sequence[TraceRequest], time_scale: float = 1.0
+) -> list[TraceRequest]:
     """Replay the trace's own times, each second stretched to `time_scale` seconds: 0.1 is ten times as fast."""
     if not 0 < time_scale < math.inf:
         raise MiniLLMError(f"a time scale is above 0 and finite, found {time_scale}.")
@@ -73,7 +78,7 @@ def as_traced(requests, time_scale=1.0):  # [TraceRequest] -> [TraceRequest], in
 # --- how long -------------------------------------------------------------------------------------------------------------
 
 
-def fixed(count, prompt_tokens, new_tokens):  # -> [TraceRequest]
+def fixed(count: int, prompt_tokens: int, new_tokens: int) -> list[TraceRequest]:
     """Make requests of one shape."""
     if not 0 < count <= MOST:
         raise MiniLLMError(f"a workload has 1 to {MOST:,} requests, found {count:,}.")
@@ -82,7 +87,7 @@ def fixed(count, prompt_tokens, new_tokens):  # -> [TraceRequest]
     return [TraceRequest(prompt_tokens, new_tokens)] * count
 
 
-def cut(requests, most_prompt=None, most_new=None):  # -> [TraceRequest]
+def cut(requests: Sequence[TraceRequest], most_prompt: int | None = None, most_new: int | None = None) -> list[TraceRequest]:
     """Cut lengths to what a small model can hold; pages of a prompt that were cut off are dropped too."""
     for most in (most_prompt, most_new):
         if most is not None and most < 1:
@@ -97,7 +102,9 @@ def cut(requests, most_prompt=None, most_new=None):  # -> [TraceRequest]
 # --- what -----------------------------------------------------------------------------------------------------------------
 
 
-def pieces(request, number, seed, draw):  # -> [piece], request.prompt of them
+def pieces(  # -> [piece], request.prompt of them
+    request: TraceRequest, number: int, seed: int, draw: Callable[[random.Random, int], list]
+) -> list:
     """Make a prompt of pieces from draw(rng, count): by page where the request has pages, else of its own."""
     if not request.pages:
         return draw(random.Random(f"request {seed} {number}"), request.prompt)
@@ -108,12 +115,12 @@ def pieces(request, number, seed, draw):  # -> [piece], request.prompt of them
     return (made + own)[: request.prompt]
 
 
-def words(request, number, seed=0):  # -> [str]
+def words(request: TraceRequest, number: int, seed: int = 0) -> list[str]:
     """Draw as many frequent words as the prompt has tokens; joined by spaces they are about as many tokens."""
     return pieces(request, number, seed, lambda rng, count: rng.choices(WORDS, k=count))
 
 
-def token_ids(request, number, seed=0, vocabulary=(100, 250)):  # -> [int]
+def token_ids(request: TraceRequest, number: int, seed: int = 0, vocabulary: tuple[int, int] = (100, 250)) -> list[int]:
     """Draw exactly as many token ids, from `vocabulary` (first, last + 1): keep special tokens out of it."""
     low, high = vocabulary
     if not 0 <= low < high:
@@ -122,7 +129,7 @@ def token_ids(request, number, seed=0, vocabulary=(100, 250)):  # -> [int]
     return pieces(request, number, seed, lambda rng, count: rng.choices(ids, k=count))
 
 
-def text(request, number, seed=0, per_word=1.0, overhead=0.0):  # -> str
+def text(request: TraceRequest, number: int, seed: int = 0, per_word: float = 1.0, overhead: float = 0.0) -> str:
     """Make a prompt of about request.prompt tokens, where a word costs per_word tokens and a server adds `overhead`."""
     count = max(1, round((request.prompt - overhead) / per_word))
     return " ".join(words(replace(request, prompt=count), number, seed))

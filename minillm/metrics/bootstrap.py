@@ -9,13 +9,18 @@ The bootstrap cannot see what never happened. A p99 of 50 requests is their maxi
 Efron, 1979, doi:10.1214/aos/1176344552.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
 MOST_DRAWN = 50_000_000  # values in all resamples together: of half a million gaps or more there are a hundred resamples
 
 
-def bootstrap(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] -> {name: number or (low, high)}
+def bootstrap(  # [[value]] -> {name: number or (low, high)}
+    groups: Sequence[Sequence[float]], resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> dict[str, Any]:
     """Compute mean and percentiles of all values, each with its interval `NAME_ci`. A group is one request's values.
 
     Percentiles are NumPy's: on straight lines between neighbours. A resample counts how often each group was drawn, so
@@ -34,7 +39,7 @@ def bootstrap(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] -> 
         times = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
         drawn.append(statistics(values, times[owner]))
     names = ("mean", *(f"p{p}" for p in PERCENTILES))
-    found = {"count": len(values), "min": float(values[0]), "max": float(values[-1])}
+    found: dict[str, Any] = {"count": len(values), "min": float(values[0]), "max": float(values[-1])}
     tail = (1 - confidence) / 2
     for name, first, column in zip(names, drawn[0], np.array(drawn[1:]).T if drawn[1:] else [None] * len(names), strict=True):
         found[name] = float(first)  # of one request alone there is no interval
@@ -42,7 +47,9 @@ def bootstrap(groups, resamples=1000, seed=0, confidence=0.95):  # [[value]] -> 
     return found
 
 
-def statistics(values, times):  # sorted (n,), how often each counts (n,) -> [mean, percentiles]
+def statistics(  # sorted (n,), how often each counts (n,) -> [mean, percentiles]
+    values: np.ndarray, times: np.ndarray
+) -> list[float]:
     """Compute mean and percentiles of np.repeat(values, times), without making it."""
     upto = np.cumsum(times)
     place = (upto[-1] - 1) * np.array(PERCENTILES) / 100

@@ -10,7 +10,7 @@ Format: Trace Event Format, complete events ("ph": "X"), times in microseconds.
 """
 
 import heapq
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minillm.metrics.events import (
     ARRIVED,
@@ -23,6 +23,7 @@ from minillm.metrics.events import (
     STEP,
     TOKEN,
     USAGE,
+    EventLog,
     tokens_of,
 )
 
@@ -37,13 +38,15 @@ class Span(NamedTuple):
     end: float
 
 
-def lifetimes(log):  # -> [(start, end, request)] in the order of arrival
+def lifetimes(log: EventLog) -> list[tuple[float, float, Any]]:  # -> [(start, end, request)] in the order of arrival
     return sorted((log.events_of(r)[0].time, max(e.time for e in log.events_of(r)), r) for r in log.requests())
 
 
-def slots(log):  # -> {request: slot}
+def slots(log: EventLog) -> dict[Any, int]:  # -> {request: slot}
     """Assign each request the lowest free slot when it arrives; one that ends at this moment frees its slot first."""
-    free, busy, found = [], [], {}
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    found = {}
     for start, end, request in lifetimes(log):
         while busy and busy[0][0] <= start:
             heapq.heappush(free, heapq.heappop(busy)[1])
@@ -52,7 +55,7 @@ def slots(log):  # -> {request: slot}
     return found
 
 
-def spans(log):  # -> [Span], by request in the order of arrival
+def spans(log: EventLog) -> list[Span]:  # -> [Span], by request in the order of arrival
     """Cut each request's life into spans between changes of state; a span of no length is left out."""
     places, found = slots(log), []
     for _, _, request in lifetimes(log):
@@ -70,11 +73,11 @@ def spans(log):  # -> [Span], by request in the order of arrival
     return found
 
 
-def trace(log, name="requests"):  # -> dict for JSON
+def trace(log: EventLog, name: str = "requests") -> dict[str, Any]:
     """Make a trace in Trace Event Format. Time 0 is the log's first event; an engine's steps make a curve of their tokens."""
     start = min((e.time for e in log.events), default=0.0)
 
-    def micros(seconds):
+    def micros(seconds: float) -> float:
         return round(seconds * 1e6, 3)
 
     events = [{"ph": "M", "name": "process_name", "pid": 1, "args": {"name": name}}]

@@ -18,11 +18,26 @@ Where the field uses one name in two ways, the convention is a parameter, named 
 Percentiles have intervals: minillm/metrics/bootstrap.py.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from minillm.errors import MiniLLMError
 from minillm.metrics.bootstrap import bootstrap
-from minillm.metrics.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, PROMPT_USAGE, TOKEN, USAGE, tokens_of, tpot
+from minillm.metrics.events import (
+    ARRIVED,
+    CACHED,
+    ENDS,
+    FINISHED,
+    PREEMPTED,
+    PROMPT_USAGE,
+    TOKEN,
+    USAGE,
+    Event,
+    EventLog,
+    tokens_of,
+    tpot,
+)
 
 OBJECTIVES = ("ttft", "tpot", "itl", "tbt", "e2e")  # a limit for itl is one for every gap
 
@@ -41,21 +56,21 @@ class Measures:
     gaps: list[float]
 
     @property
-    def tbt(self):
+    def tbt(self) -> float | None:
         longest = sorted(self.gaps, reverse=True)[: max(1, len(self.gaps) // 10)]
         return sum(longest) / len(longest) if longest else None
 
     @property
-    def itl(self):
+    def itl(self) -> float | None:
         return max(self.gaps, default=None)
 
-    def meets(self, slo):  # {"ttft": seconds, ...} -> bool
+    def meets(self, slo: Mapping[str, float]) -> bool:  # {"ttft": seconds, ...} -> bool
         """Whether every objective is met. A TPOT that is not defined misses none; a request without a token misses all."""
         seen = {name: getattr(self, name) for name in slo}
         return self.ttft is not None and all(seen[name] is None or seen[name] <= limit for name, limit in slo.items())
 
 
-def latencies(log, request):  # -> TTFT, TPOT, E2E in seconds
+def latencies(log: EventLog, request: Any) -> tuple[float | None, float | None, float | None]:  # -> TTFT, TPOT, E2E in seconds
     """Compute TTFT, TPOT and E2E of one request, from its arrival, waiting and preemption included.
 
     As defined above, None where not defined. All three are None of a request without a FINISHED event or without a token. A
@@ -72,9 +87,10 @@ def latencies(log, request):  # -> TTFT, TPOT, E2E in seconds
     # END SOLUTION
 
 
-def gaps(events):  # [Event] of one request -> [seconds]
+def gaps(events: Sequence[Event]) -> list[float]:  # [Event] of one request -> [seconds]
     """List the gaps between events with tokens of the same answer."""
-    last, found = {}, []
+    found: list[float] = []
+    last: dict[int, float] = {}
     for e in events:
         if e.kind == TOKEN:
             found += [e.time - last[e.index]] if e.index in last else []
@@ -82,7 +98,7 @@ def gaps(events):  # [Event] of one request -> [seconds]
     return found
 
 
-def measure(log, request):  # -> Measures | None
+def measure(log: EventLog, request: Any) -> Measures | None:
     """Measure one request; None unless it has finished. Costs as many steps as it has events."""
     events = log.events_of(request)
     if not any(e.kind == FINISHED for e in events):
@@ -93,7 +109,7 @@ def measure(log, request):  # -> Measures | None
     return Measures(request, prompt, new, ttft, pace, e2e, normalized, gaps(events))
 
 
-def count_outcomes(log):  # -> {kind: number of requests}
+def count_outcomes(log: EventLog) -> dict[str, int]:  # -> {kind: number of requests}
     """Count how requests ended, by their first end; "unfinished" are those that have not yet."""
     counts = dict.fromkeys((*sorted(ENDS), "unfinished"), 0)
     for request in log.requests():
@@ -101,34 +117,40 @@ def count_outcomes(log):  # -> {kind: number of requests}
     return counts
 
 
-def duration(log):  # -> seconds
+def duration(log: EventLog) -> float:  # -> seconds
     """Compute the time from the first arrival to the last event of any request; 0 of an empty log."""
     times = [e.time for request in log.requests() for e in (log.events_of(request)[0], log.events_of(request)[-1])]
     return max(times) - min(times) if times else 0.0
 
 
-def tpots(measures, convention="vllm"):  # [Measures] -> [seconds], one for each request that has one
+def tpots(  # [Measures] -> [seconds], one for each request that has one
+    measures: Sequence[Measures], convention: str = "vllm"
+) -> list[float]:
     names = {"vllm": "tpot", "guidellm": "normalized"}
     return [v for m in measures if (v := getattr(m, by_convention(names, convention, "TPOT"))) is not None]
 
 
-def itls(measures, convention="vllm"):  # [Measures] -> [[seconds]], one list for each request
+def itls(  # [Measures] -> [[seconds]], one list for each request
+    measures: Sequence[Measures], convention: str = "vllm"
+) -> list[list[float]]:
     names = {"vllm": lambda m: m.gaps, "aiperf": tpot_alone, "guidellm": tpot_alone}
     of = by_convention(names, convention, "ITL")
     return [of(m) for m in measures]
 
 
-def tpot_alone(m):
+def tpot_alone(m: Measures) -> list[float]:
     return [m.tpot] if m.tpot is not None else []
 
 
-def by_convention(ways, convention, metric):
+def by_convention(ways: Mapping[str, Any], convention: str, metric: str) -> Any:
     if convention not in ways:
         raise MiniLLMError(f"{metric} is defined by {' or '.join(ways)}, found {convention!r}.")
     return ways[convention]
 
 
-def attainment(log, slo, measures=None):  # -> share of requests
+def attainment(  # -> share of requests
+    log: EventLog, slo: Mapping[str, float], measures: Sequence[Measures] | None = None
+) -> float | None:
     """Compute the share of requests that meet every objective, among all that have ended except those cancelled by users.
 
     Errors and refusals are misses.
@@ -139,14 +161,16 @@ def attainment(log, slo, measures=None):  # -> share of requests
     return sum(m.meets(slo) for m in measures) / asked if asked else None
 
 
-def goodput(log, slo, seconds=None, measures=None):  # -> requests per second, in the sense of vllm and aiperf
+def goodput(  # -> requests per second, in the sense of vllm and aiperf
+    log: EventLog, slo: Mapping[str, float], seconds: float | None = None, measures: Sequence[Measures] | None = None
+) -> float | None:
     """Compute completed requests that meet every objective per second; seconds: by default what the log covers."""
     seconds = duration(log) if seconds is None else seconds
     measures = all_measures(log) if measures is None else measures
     return sum(m.meets(slo) for m in measures) / seconds if seconds else None
 
 
-def goodput_distserve(runs, share=0.9):  # [(rate, attainment)] -> rate
+def goodput_distserve(runs: Sequence[tuple[float, float]], share: float = 0.9) -> float | None:  # [(rate, attainment)] -> rate
     """Find the highest rate such that there, and at every lower measured rate, this share of requests meets the objectives."""
     best = 0.0
     for rate, attained in sorted(runs):
@@ -156,7 +180,7 @@ def goodput_distserve(runs, share=0.9):  # [(rate, attainment)] -> rate
     return best
 
 
-def parse_slo(text):  # "ttft=0.5,tpot=0.05" -> {"ttft": 0.5, "tpot": 0.05}
+def parse_slo(text: str) -> dict[str, float]:  # "ttft=0.5,tpot=0.05" -> {"ttft": 0.5, "tpot": 0.05}
     """Parse objectives in seconds. Errors: MiniLLMError names the part that is none."""
     slo = {}
     for part in text.split(","):
@@ -175,18 +199,18 @@ def parse_slo(text):  # "ttft=0.5,tpot=0.05" -> {"ttft": 0.5, "tpot": 0.05}
 # --- of many requests -----------------------------------------------------------------------------------------------------
 
 
-def all_measures(log):  # -> [Measures], in the order of arrival
+def all_measures(log: EventLog) -> list[Measures]:  # -> [Measures], in the order of arrival
     return [m for request in log.requests() if (m := measure(log, request)) is not None]
 
 
-def report(log, slo=None, seconds=None, seed=0):  # -> dict, ready for JSON
+def report(log: EventLog, slo: Mapping[str, float] | None = None, seconds: float | None = None, seed: int = 0) -> dict[str, Any]:
     """Compute every metric of a log, under one set of names with units."""
     measures, seconds = all_measures(log), duration(log) if seconds is None else seconds
 
-    def per_second(n):
+    def per_second(n: float) -> float | None:
         return n / seconds if seconds else None
 
-    one_each = {
+    one_each: dict[str, list] = {
         "ttft_s": [m.ttft for m in measures],
         "tpot_s": tpots(measures),
         "e2e_s": [m.e2e for m in measures],

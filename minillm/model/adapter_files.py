@@ -14,6 +14,7 @@ Sources: huggingface.co/docs/peft (checkpoint format); llama.cpp, convert_lora_t
 
 import json
 import re
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from minillm.formats.expect import Fields, same, shown
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.formats.safetensors import encoded, open_safetensors
+from minillm.model.config import ModelConfig
 from minillm.model.hf_folder import LAYER_NAMES, read_json
 from minillm.model.lora import MATRICES, A, Adapter, B, check_numbers, check_shapes
 from minillm.model.weights import ARCHITECTURES, StoredTensor
@@ -46,7 +48,7 @@ SILENT = {  # keys that say nothing of what an adapter computes: where it comes 
 }  # fmt: skip
 
 
-def load_adapter(path, config):  # a PEFT folder or a GGUF file, ModelConfig -> Adapter
+def load_adapter(path: str | PathLike, config: ModelConfig) -> Adapter:  # a PEFT folder or a GGUF file, ModelConfig -> Adapter
     """Read an adapter for this model. ModelError or GGUFError where it is damaged, of another model, or of a kind not known."""
     path = Path(path)
     if path.name in (CONFIG, WEIGHTS):
@@ -61,7 +63,7 @@ def load_adapter(path, config):  # a PEFT folder or a GGUF file, ModelConfig -> 
     return Adapter(in_order(weights, config, paired, config.rope_interleaved), alpha)
 
 
-def in_order(weights, config, paired, wanted):  # {name: array}, ModelConfig, bool, bool -> {name: array}
+def in_order(weights: dict[str, np.ndarray], config: ModelConfig, paired: bool, wanted: bool) -> dict[str, np.ndarray]:
     """Reorder the rows of Q's and K's B, from RoPE on neighbours (paired) or by halves to the wanted order.
 
     paired: components 0, d/2, 1, d/2 + 1, … of each head, as hubs number them; by halves: 0, 1, 2, …
@@ -80,7 +82,7 @@ def in_order(weights, config, paired, wanted):  # {name: array}, ModelConfig, bo
 # --- GGUF -----------------------------------------------------------------------------------------------------------
 
 
-def save_gguf(path, adapter, config):  # path, Adapter, ModelConfig
+def save_gguf(path: str | Path, adapter: Adapter, config: ModelConfig) -> None:
     """Write an adapter as llama.cpp reads it, in float32; one that was there is replaced."""
     architecture = architecture_of(config)
     metadata = {
@@ -94,7 +96,7 @@ def save_gguf(path, adapter, config):  # path, Adapter, ModelConfig
     write_gguf(path, metadata, {name: np.asarray(array, np.float32) for name, array in weights.items()})
 
 
-def architecture_of(config):  # -> GGUF's name for what has these biases and norms
+def architecture_of(config: ModelConfig) -> str:  # -> GGUF's name for what has these biases and norms
     if config.rope_interleaved:  # a llama, which may have biases too
         return "llama"
     for name, (_, *traits) in ARCHITECTURES.items():
@@ -103,7 +105,9 @@ def architecture_of(config):  # -> GGUF's name for what has these biases and nor
     raise ModelError(f"{config.name}: no architecture of a GGUF file has both biases and norms on q and k.")
 
 
-def read_gguf(path, config):  # -> {name: StoredTensor}, alpha, are Q's and K's rows paired
+def read_gguf(  # -> {name: StoredTensor}, alpha, are Q's and K's rows paired
+    path: Path, config: ModelConfig
+) -> tuple[dict[str, StoredTensor], float, bool]:
     """Read a GGUF adapter; only what the file says of itself is checked."""
     gguf = open_gguf(path)  # stays open as long as its tensors are used
     expected = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture_of(config)}
@@ -121,7 +125,7 @@ def read_gguf(path, config):  # -> {name: StoredTensor}, alpha, are Q's and K's 
 # --- PEFT -----------------------------------------------------------------------------------------------------------
 
 
-def save_peft(folder, adapter, config, base=""):  # path, Adapter, ModelConfig, str
+def save_peft(folder: str | Path, adapter: Adapter, config: ModelConfig, base: str = "") -> None:
     """Write an adapter as the peft library reads it. base: what to call the model in its configuration."""
     folder, pairs = Path(folder), adapter.pairs()
     ranks = {peft_module(name): len(a) for name, (a, _) in pairs.items()}
@@ -144,12 +148,14 @@ def save_peft(folder, adapter, config, base=""):  # path, Adapter, ModelConfig, 
         file.write(json.dumps(about, indent=2).encode())
 
 
-def peft_module(name):  # "blk.0.attn_q.weight…" -> "model.layers.0.self_attn.q_proj"
+def peft_module(name: str) -> str:  # "blk.0.attn_q.weight…" -> "model.layers.0.self_attn.q_proj"
     _, layer, matrix, *_ = name.split(".")
     return f"model.layers.{layer}.{LAYER_NAMES[matrix]}"
 
 
-def read_peft(folder):  # -> {GGUF's name: StoredTensor}, alpha, False: hubs have the rows by halves
+def read_peft(  # -> {GGUF's name: StoredTensor}, alpha, False: hubs have the rows by halves
+    folder: Path
+) -> tuple[dict[str, StoredTensor], float, bool]:
     """Read a PEFT folder. ModelError for a configuration whose adapter would compute something else than plain LoRA."""
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
@@ -171,7 +177,7 @@ def read_peft(folder):  # -> {GGUF's name: StoredTensor}, alpha, False: hubs hav
     return stored, alpha, False
 
 
-def check_plain(about):  # Fields of adapter_config.json
+def check_plain(about: Fields) -> None:  # Fields of adapter_config.json
     """Check that a configuration asks for no more than y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ. An unknown key must be empty."""
     about.one_of("peft_type", ("LORA",))
     about.one_of("init_lora_weights", STARTS, None)

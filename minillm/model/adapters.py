@@ -13,20 +13,27 @@ step without an adapter does not come here. Punica: Chen et al. 2023, arXiv:2310
 arXiv:2311.03285.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm import layers
 from minillm.backends.adapted import Adapted, adapted
+from minillm.backends.ops import Ops
 from minillm.formats.blocks import BLOCK_TYPES
-from minillm.model.weights import StoredTensor
+from minillm.model.config import ModelConfig
+from minillm.model.weights import LayerWeights, StoredTensor
 
 FIELDS = {  # GGUF's name of a matrix: its name in LayerWeights
     "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down",
 }  # fmt: skip
 
 REGISTER = 16  # numbers side by side
+
+Routed = Sequence[tuple["LoadedAdapter", Any]]  # adapters, and the rows of the step that are theirs: an array or a slice
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,7 +47,7 @@ class LoadedAdapter:
     kept: dict = field(default_factory=dict)
 
 
-def prepare(adapter, n_layers, ops):  # training.lora.Adapter, int, backend -> LoadedAdapter
+def prepare(adapter: Any, n_layers: int, ops: Ops) -> LoadedAdapter:  # training.lora.Adapter, int, backend -> LoadedAdapter
     """Load both halves into the backend, with the scale in the second; the rank is padded with zeros to whole registers."""
     made = LoadedAdapter([{} for _ in range(n_layers)])
     for name, (a, b) in adapter.pairs().items():
@@ -51,14 +58,16 @@ def prepare(adapter, n_layers, ops):  # training.lora.Adapter, int, backend -> L
     return made
 
 
-def as_stored(array):  # -> StoredTensor
+def as_stored(array: np.ndarray) -> StoredTensor:
     array = np.ascontiguousarray(array, np.float32)
     return StoredTensor(array.view(np.uint8).reshape(-1), BLOCK_TYPES["F32"], array.shape)
 
 
-def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)], [rows that are to be uploaded]
+def routes(  # [Segment], [slice] -> [(LoadedAdapter, rows)], [rows that are to be uploaded]
+    segments: Sequence[Any], spans: Sequence[slice]
+) -> tuple[Routed, list[np.ndarray]]:
     """Find the rows of the step that belong to each adapter."""
-    rows = {}
+    rows: dict[LoadedAdapter, list[np.ndarray]] = {}
     for segment, span in zip(segments, spans, strict=True):
         if segment.adapter is not None:
             rows.setdefault(segment.adapter, []).append(np.arange(span.start, span.stop))
@@ -66,22 +75,28 @@ def routes(segments, spans):  # [Segment], [slice] -> [(LoadedAdapter, rows)], [
     return routed, [rows for _, rows in routed if not isinstance(rows, slice)]
 
 
-def with_rows_on_device(routed, uploaded):  # [(LoadedAdapter, rows)], [rows] -> the same with rows on the device
-    uploaded = iter(uploaded)
-    return [(adapter, rows if isinstance(rows, slice) else next(uploaded)) for adapter, rows in routed]
+def with_rows_on_device(  # [(LoadedAdapter, rows)], [rows] -> the same with rows on the device
+    routed: Routed, uploaded: list[Array]
+) -> Routed:
+    arrived = iter(uploaded)
+    return [(adapter, rows if isinstance(rows, slice) else next(arrived)) for adapter, rows in routed]
 
 
-def as_slice(rows):  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
+def as_slice(  # (n,), rising -> the same as a slice, where there is no gap: rows are looked at then, and not gathered
+    rows: np.ndarray
+) -> Any:
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last + 1 - first == len(rows) else rows
 
 
-def with_adapters(ops, weights, routed):  # Ops, [LayerWeights], routes -> Ops, [LayerWeights]
+def with_adapters(  # Ops, [LayerWeights], routes -> Ops, [LayerWeights]
+    ops: Ops, weights: list[LayerWeights], routed: Routed
+) -> tuple[Ops, list[LayerWeights]]:
     """Route rows through adapters: layers whose matrices know their low-rank parts, and operations that add them."""
     if ops.routed_layers is not None:
         return ops, ops.routed_layers(weights, routed)
 
-    def linear(x, weight, bias=None):
+    def linear(x: Array, weight: Any, bias: Array | None = None) -> Array:
         if not isinstance(weight, Adapted):
             return ops.linear(x, weight, bias)
         y = ops.linear(x, weight.matrix, bias)
@@ -89,17 +104,17 @@ def with_adapters(ops, weights, routed):  # Ops, [LayerWeights], routes -> Ops, 
             y[rows] += ops.linear(ops.linear(x[rows], a), b)
         return y
 
-    def attention_inputs(x, w, c, cos, sin):
+    def attention_inputs(x: Array, w: Any, c: ModelConfig, cos: Array, sin: Array) -> tuple[Array, Array, Array]:
         own = {"linear": linear} if any(isinstance(weight, Adapted) for weight in (w.q, w.k, w.v)) else {}
         return ops.attention_inputs(x, w, c, cos, sin, **own)
 
-    def add_linear(x, h, weight):
+    def add_linear(x: Array, h: Array, weight: Any) -> Array:
         return x + linear(h, weight) if isinstance(weight, Adapted) else ops.add_linear(x, h, weight)
 
-    def add_feed_forward(x, w, c):
+    def add_feed_forward(x: Array, w: Any, c: ModelConfig) -> Array:
         own = {"linear": linear} if any(isinstance(weight, Adapted) for weight in (w.gate, w.up, w.down)) else {}
         return ops.add_feed_forward(x, w, c, **own)
 
-    own = {"linear": linear, "attention_inputs": attention_inputs, "add_linear": add_linear}
+    own: dict[str, Any] = {"linear": linear, "attention_inputs": attention_inputs, "add_linear": add_linear}
     own |= {"add_feed_forward": add_feed_forward, "run_layers": layers.run_layers}
     return replace(ops, **own), [adapted(w, i, routed) for i, w in enumerate(weights)]

@@ -5,6 +5,9 @@ scaling, weights in a quantized form. Numbers have a range, and nothing is alloc
 Keys and their defaults are those of transformers (configuration_llama.py and its like).
 """
 
+from pathlib import Path
+from typing import Any
+
 from minillm.errors import ModelError
 from minillm.formats.expect import Fields, from_file, shown
 from minillm.formats.json_file import read_object
@@ -24,7 +27,7 @@ PLAIN = {  # key: the one value that we compute; absent and null count as that
 }
 
 
-def read_json(path):
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file; ModelError where there is none."""
     if (values := read_object(path, ModelError)) is None:
         hint = "A .gguf file is loaded by its own path."
@@ -32,7 +35,7 @@ def read_json(path):
     return values
 
 
-def folder_config(folder):  # path -> ModelConfig
+def folder_config(folder: Path) -> ModelConfig:
     """Read config.json. ModelError names the key that is missing, of another type, out of range or not supported."""
     c = Fields(read_json(folder / "config.json"), f"{folder / 'config.json'}: ", ModelError)
     architecture = (c.texts("architectures", []) or ["none"])[0]
@@ -72,7 +75,7 @@ def folder_config(folder):  # path -> ModelConfig
         )
 
 
-def check_window(c, architecture, context):  # Fields, str, int
+def check_window(c: Fields, architecture: str, context: int) -> None:
     """Check that a sliding window, which is not supported, is as wide as the context."""
     window = c.whole("sliding_window", None)
     if window and window < context and c.flag("use_sliding_window", architecture.startswith("Mistral")):
@@ -81,7 +84,7 @@ def check_window(c, architecture, context):  # Fields, str, int
         c.fail("layer_types", "full_attention alone", shown(min(other)))
 
 
-def rope_scaling(rope):  # Fields -> RopeScaling or None
+def rope_scaling(rope: Fields) -> RopeScaling | None:
     """Read how RoPE is scaled. An unknown key is refused: it would scale it otherwise."""
     kind = rope.text("rope_type", None) or rope.text("type", None) or "default"
     if kind == "default":

@@ -6,14 +6,17 @@ matters: these files pair the components of RoPE by halves, for every architectu
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 
+from minillm.backends.ops import Ops
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.expect import Fields, from_file, shown
 from minillm.formats.json_file import read_object
-from minillm.formats.safetensors import open_safetensors
+from minillm.formats.safetensors import SafeTensor, open_safetensors
+from minillm.model.config import ModelConfig
 from minillm.model.hf_config import folder_config, read_json
 from minillm.model.hf_tokenizer import tokenizer_metadata
 from minillm.model.tensor_store import TensorStore
@@ -45,7 +48,7 @@ DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # 
 INDEX = "model.safetensors.index.json"
 
 
-def load_folder(folder, ops):  # path, backend -> (Transformer, Tokenizer)
+def load_folder(folder: Path, ops: Ops) -> tuple[Transformer, Tokenizer]:  # path, backend -> (Transformer, Tokenizer)
     """Load a model from a folder. ModelError or TokenizerError for what is missing, left over or not supported, by name."""
     config = folder_config(folder)
     tokenizer = Tokenizer.from_gguf(tokenizer_metadata(folder, config.vocab_size))
@@ -56,9 +59,9 @@ def load_folder(folder, ops):  # path, backend -> (Transformer, Tokenizer)
         return Transformer(config, weights, ops), tokenizer
 
 
-def folder_store(folder, config):  # path, ModelConfig -> TensorStore by hub's names
+def folder_store(folder: Path, config: ModelConfig) -> TensorStore:  # path, ModelConfig -> TensorStore by hub's names
     """Map the tensors of all files, except redundant ones: frequencies that follow from the shape, a head that is tied."""
-    tensors = {}
+    tensors: dict[str, SafeTensor] = {}
     for file in weight_files(folder):
         opened = open_safetensors(file)
         if twice := sorted(opened.keys() & tensors.keys()):
@@ -69,14 +72,14 @@ def folder_store(folder, config):  # path, ModelConfig -> TensorStore by hub's n
     if config.tied and head and embedding and head[1:] == embedding[1:] and np.array_equal(head.raw, embedding.raw):
         names.discard(NAMES["output.weight"])
 
-    def read(name):
+    def read(name: str) -> StoredTensor:
         found = tensors[name]
         return StoredTensor(found.raw, BLOCK_TYPES[found.dtype], found.shape)
 
     return TensorStore(names, read, folder)
 
 
-def weight_files(folder):  # path -> [path]
+def weight_files(folder: Path) -> list[Path]:
     """List the files that the index names, else model.safetensors, else all: some folders hold the weights in a second form."""
     if (values := read_object(folder / INDEX, ModelError)) is not None:
         weight_map = Fields(values, f"{folder / INDEX}: ", ModelError).inner("weight_map")
@@ -91,7 +94,7 @@ def weight_files(folder):  # path -> [path]
     return files
 
 
-def hub_name(name):  # a tensor's name in GGUF -> in safetensors
+def hub_name(name: str) -> str:  # a tensor's name in GGUF -> in safetensors
     if name in NAMES:
         return NAMES[name]
     if not name.startswith("blk."):

@@ -25,18 +25,18 @@ MOST_STEPS = 16
 ONE_IN_FRONT = "one text, with at most one token in front of it"
 
 
-def steps(stage, key):  # Fields, str -> [Fields]
+def steps(stage: Fields, key: str) -> list[Fields]:
     """List the steps of a Sequence, which it has under `key`; of any other stage, itself."""
     return stage.inners(key, most=MOST_STEPS) if stage.text("type") == "Sequence" else [stage]
 
 
-def reject_unknown_keys(step):
+def reject_unknown_keys(step: Fields) -> None:
     """Reject keys that we do not know: they may change the result."""
     for key, value in step.unread().items():
         step.fail(key, "no such key", shown(value))
 
 
-def normalizer_name(tokenizer):  # Fields -> "NFC" or None
+def normalizer_name(tokenizer: Fields) -> str | None:  # Fields -> "NFC" or None
     """Name the normalizer of texts."""
     stage = tokenizer.inner("normalizer", None)
     if stage is None:
@@ -45,7 +45,7 @@ def normalizer_name(tokenizer):  # Fields -> "NFC" or None
     return names[0] if names else None  # NFC once more changes nothing
 
 
-def pre_tokenizer_name(tokenizer):  # Fields -> GGUF's name
+def pre_tokenizer_name(tokenizer: Fields) -> str:  # Fields -> GGUF's name
     """Name the pre-tokenizer, which cuts a text into words."""
     found = tuple(map(cut, steps(tokenizer.inner("pre_tokenizer"), "pretokenizers")))
     if found not in STRUCTURES:
@@ -54,7 +54,7 @@ def pre_tokenizer_name(tokenizer):  # Fields -> GGUF's name
     return STRUCTURES[found]
 
 
-def cut(step):  # Fields -> (kind, what makes it different from others of its kind)
+def cut(step: Fields) -> tuple:  # Fields -> (kind, what makes it different from others of its kind)
     kind = step.one_of("type", ("ByteLevel", "Digits", "Split"))
     if kind == "ByteLevel":
         step.one_of("add_prefix_space", (False,), None)
@@ -70,7 +70,7 @@ def cut(step):  # Fields -> (kind, what makes it different from others of its ki
     return kind, found
 
 
-def begin_token(tokenizer, ids):  # Fields, {text: id} -> id or None
+def begin_token(tokenizer: Fields, ids: dict[str, int]) -> int | None:  # Fields, {text: id} -> id or None
     """Find the token that the post-processor puts in front of a text. ByteLevel moves offsets only; others are refused."""
     stage, begins = tokenizer.inner("post_processor", None), []
     for step in steps(stage, "processors") if stage else []:
@@ -83,7 +83,7 @@ def begin_token(tokenizer, ids):  # Fields, {text: id} -> id or None
     return begins[0] if begins else None
 
 
-def in_front(template):  # Fields of a TemplateProcessing -> [id]
+def in_front(template: Fields) -> list[int]:  # Fields of a TemplateProcessing -> [id]
     *before, last = template.inners("single", most=MOST_STEPS) or [Fields({}, template.where, TokenizerError)]
     if "Sequence" not in last.values or len(before) > 1 or any("SpecialToken" not in piece.values for piece in before):
         order = [next(iter(piece.values), "nothing") for piece in (*before, last)]

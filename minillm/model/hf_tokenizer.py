@@ -8,6 +8,9 @@ An explicit add_bos_token wins over the post-processor, as in llama.cpp's conver
 5 asks the post-processor alone. Where tokenizer_config.json is silent, as Llama 3's is, all agree.
 """
 
+from pathlib import Path
+from typing import Any
+
 from minillm.errors import TokenizerError
 from minillm.formats.expect import Fields, is_unicode, is_whole, shown
 from minillm.formats.json_file import read_object
@@ -21,7 +24,7 @@ LARGEST_TEMPLATE = 1_000_000  # bytes
 NEUTRAL = {"dropout": 0.0, "continuing_subword_prefix": "", "end_of_word_suffix": "", "byte_fallback": False}
 
 
-def tokenizer_metadata(folder, most=MOST_IDS):  # path, int -> {key: value}
+def tokenizer_metadata(folder: Path, most: int = MOST_IDS) -> dict[str, Any]:
     """Convert to GGUF's metadata. most: how many ids the model has. TokenizerError for what would give other tokens."""
     tokenizer, options = read_fields(folder / "tokenizer.json"), read_fields(folder / "tokenizer_config.json")
     model = tokenizer.inner("model")
@@ -65,7 +68,7 @@ def tokenizer_metadata(folder, most=MOST_IDS):  # path, int -> {key: value}
     return {key: value for key, value in metadata.items() if value is not None}
 
 
-def read_fields(path, needed=True):  # path -> Fields
+def read_fields(path: Path, needed: bool = True) -> Fields:
     """Read a JSON object of the folder; an empty one where it may be absent and is."""
     if (values := read_object(path, TokenizerError)) is None and needed:
         hint = "A .gguf file is loaded by its own path."
@@ -73,7 +76,9 @@ def read_fields(path, needed=True):  # path -> Fields
     return Fields(values or {}, f"{path}: ", TokenizerError)
 
 
-def vocabulary(tokenizer, model, most, normalizer):  # -> {text: id}, [GGUF's type of each id]
+def vocabulary(  # -> {text: id}, [GGUF's type of each id]
+    tokenizer: Fields, model: Fields, most: int, normalizer: str | None
+) -> tuple[dict[str, int], list[int]]:
     """Collect the tokens of the model, and the added ones. Ids without a token, of which a few are usual, are unused."""
     ids = dict(model.inner("vocab").values)
     for text, i in ids.items():
@@ -98,7 +103,7 @@ def vocabulary(tokenizer, model, most, normalizer):  # -> {text: id}, [GGUF's ty
     return ids, [kinds.get(i, NORMAL if i in texts else UNUSED) for i in range(max(texts) + 1)]
 
 
-def merges(model):  # Fields -> ["left right"]
+def merges(model: Fields) -> list[str]:  # Fields -> ["left right"]
     """List the merges in the order of training; files have them as one string or as two."""
     pairs = model.items("merges")
     for i, pair in enumerate(pairs):
@@ -111,7 +116,7 @@ def merges(model):  # Fields -> ["left right"]
 # --- what stands beside tokenizer.json ------------------------------------------------------------------------------
 
 
-def special_token(options, key, ids):  # -> id or None
+def special_token(options: Fields, key: str, ids: dict[str, int]) -> int | None:  # -> id or None
     """Find the token that an option names, as text or as an object that holds it."""
     held = isinstance(options.values.get(key), dict)
     text = options.inner(key).text("content") if held else options.text(key, None)
@@ -120,7 +125,7 @@ def special_token(options, key, ids):  # -> id or None
     return ids.get(text)
 
 
-def check_added(options, ids):
+def check_added(options: Fields, ids: dict[str, int]) -> None:
     """Check the added tokens that tokenizer_config.json lists again: transformers would add those missing in tokenizer.json."""
     listed = options.inner("added_tokens_decoder", {})
     for key in listed.values:
@@ -129,7 +134,7 @@ def check_added(options, ids):
             listed.fail(key, "a token of tokenizer.json under its id there", shown(text))
 
 
-def eos_ids_of(folder, count):  # path, int -> [id] or None
+def eos_ids_of(folder: Path, count: int) -> list[int] | None:  # path, int -> [id] or None
     """Read the ids that end a generation, from generation_config.json where there is one, else config.json: one, or a list."""
     path = folder / "generation_config.json"
     fields = read_fields(path if path.exists() else folder / "config.json", needed=False)
@@ -141,7 +146,7 @@ def eos_ids_of(folder, count):  # path, int -> [id] or None
     return ids or None
 
 
-def chat_template(folder, options):  # -> Jinja source or None
+def chat_template(folder: Path, options: Fields) -> str | None:  # -> Jinja source or None
     """Read the chat template, from its own file or an option: a text, or a list with names, of which the default is taken."""
     path = folder / "chat_template.jinja"
     if path.is_file():

@@ -4,14 +4,18 @@ transformer, tokenizer = load_model("smollm2-135m")
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 
 from minillm.backends import fitting_backend, get_backend
+from minillm.backends.ops import Ops
 from minillm.errors import ModelError
 from minillm.formats.expect import from_file, shown
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
 from minillm.model.tensor_store import TensorStore
 from minillm.model.tokenizer import Tokenizer
@@ -21,7 +25,7 @@ from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
 KV_DTYPES = ("float32", "float16")
 
 
-def read_config(path):  # path -> ModelConfig
+def read_config(path: Path) -> ModelConfig:
     """Read the shape of a model without its weights."""
     if path.is_dir():
         from minillm.model.hf_folder import folder_config
@@ -31,7 +35,9 @@ def read_config(path):  # path -> ModelConfig
         return config_from_gguf(gguf)
 
 
-def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str -> (Transformer, Tokenizer)
+def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
+    name: str | PathLike, backend: str | None = None, kv_dtype: str = "float32"
+) -> tuple[Transformer, Tokenizer]:
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 
     backend: as get_backend; "auto": what fits the size of the model. kv_dtype: of keys and values; "auto": what the backend
@@ -53,12 +59,12 @@ def load_model(name, backend=None, kv_dtype="float32"):  # str or path, str, str
     return transformer, tokenizer
 
 
-def resolve_backend(backend, path):  # name, "auto" or None, path -> name or None
+def resolve_backend(backend: str | None, path: Path) -> str | None:  # name, "auto" or None, path -> name or None
     """Resolve "auto" to a backend for the model at a path."""
     return fitting_backend(stored_bytes(path)) if backend == "auto" else backend
 
 
-def compile_kernels(transformer):
+def compile_kernels(transformer: Transformer) -> None:
     """Run a prompt and a decode of dummy tokens, so that a backend compiles its kernels now, not in the first request."""
     prompt = min(8, transformer.config.context_length - 1)
     cache = transformer.new_cache()
@@ -66,7 +72,7 @@ def compile_kernels(transformer):
         transformer.forward([Segment([0] * n, cache.length, cache)])
 
 
-def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
+def load_from(path: Path, ops: Ops) -> tuple[Transformer, Tokenizer]:  # path, backend -> (Transformer, Tokenizer)
     """Load a model from a file or a folder."""
     if path.is_dir():
         from minillm.model.hf_folder import load_folder
@@ -75,7 +81,7 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
     with open_gguf(path) as gguf, from_file(path):
         config = config_from_gguf(gguf)
 
-        def read(name):
+        def read(name: str) -> StoredTensor:
             gguf.release_pages()  # the tensor before this one: a backend has its own form of it by now
             info = gguf.tensors[name]
             return StoredTensor(gguf.raw(name), info.type, info.shape)
@@ -89,7 +95,9 @@ def load_from(path, ops):  # path, backend -> (Transformer, Tokenizer)
         return Transformer(config, weights, ops), tokenizer
 
 
-def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
+def load_parameters(  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
+    path: str | Path
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Load a model for training: every weight in float32. ModelError for a tensor that is missing or of another shape."""
     with open_gguf(path) as gguf:
         config, parameters = config_from_gguf(gguf), {}
@@ -105,13 +113,13 @@ def load_parameters(path):  # a .gguf file -> ModelConfig, {GGUF name: float32 a
     return config, parameters
 
 
-def stored_bytes(path):  # path -> int
+def stored_bytes(path: Path) -> int:
     """Count the bytes of a model on disk: the file, or all weights of a folder."""
-    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    files = list(path.glob("*.safetensors")) if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 
 
-def bits_per_weight(path, config):  # path, ModelConfig -> float
+def bits_per_weight(path: Path, config: ModelConfig) -> float:
     """Compute the average stored width of the weights that a token is multiplied with."""
     if path.is_dir():
         return 8 * stored_bytes(path) / config.parameters()

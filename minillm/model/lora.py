@@ -7,11 +7,13 @@ many of them run beside one base in one batch in adapters.py. Hu et al. 2021, ar
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from minillm.errors import ModelError, TrainingError
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
 
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -25,17 +27,17 @@ class Adapter:
     weights: dict
     alpha: float
 
-    def pairs(self):  # -> {name of the matrix: (A, B)}
+    def pairs(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:  # -> {name of the matrix: (A, B)}
         """List the pairs A, B by the name of the matrix that they adapt."""
         return {n.removesuffix(A): (a, self.weights[n.removesuffix(A) + B]) for n, a in self.weights.items() if n.endswith(A)}
 
 
-def delta(a, b, alpha):  # (r, d_in), (d_out, r), float -> (d_out, d_in)
+def delta(a: np.ndarray, b: np.ndarray, alpha: float) -> np.ndarray:  # (r, d_in), (d_out, r), float -> (d_out, d_in)
     """Compute ΔW = (α/r) B A, the update of a matrix."""
     return (alpha / len(a)) * (b @ a)
 
 
-def adapted_shapes(config, matrices):  # -> {name: (d_out, d_in)}
+def adapted_shapes(config: ModelConfig, matrices: Sequence[str]) -> dict[str, tuple[int, ...]]:  # -> {name: (d_out, d_in)}
     """List the shapes of the chosen matrices of every layer."""
     unknown = [m for m in matrices if m not in MATRICES]
     if unknown or not matrices:
@@ -44,18 +46,20 @@ def adapted_shapes(config, matrices):  # -> {name: (d_out, d_in)}
     return {name: shape for name, shape in tensor_shapes(config).items() if name in chosen}
 
 
-def adapter_parameters(config, rank, matrices=("attn_q", "attn_v")):  # -> int
+def adapter_parameters(config: ModelConfig, rank: int, matrices: Sequence[str] = ("attn_q", "attn_v")) -> int:
     """Count the trained parameters: r (d_in + d_out) a matrix."""
     return sum(rank * (d_out + d_in) for d_out, d_in in adapted_shapes(config, matrices).values())
 
 
-def check_adapter(config, adapter, what):  # raises ModelError, which opens with `what`
+def check_adapter(config: ModelConfig, adapter: Adapter, what: str) -> None:  # raises ModelError, which opens with `what`
     """Check an adapter for this model: known matrices, whole pairs, fitting shapes, finite numbers."""
     check_shapes(config, {name: array.shape for name, array in adapter.weights.items()}, adapter.alpha, what)
     check_numbers(adapter.weights, what)
 
 
-def check_shapes(config, found, alpha, what):  # ModelConfig, {name: shape}, float
+def check_shapes(  # ModelConfig, {name: shape}, float
+    config: ModelConfig, found: Mapping[str, tuple[int, ...]], alpha: float, what: object
+) -> None:
     """Check all that can be known without reading a number."""
     shapes = adapted_shapes(config, MATRICES)
     if not found:
@@ -79,7 +83,7 @@ def check_shapes(config, found, alpha, what):  # ModelConfig, {name: shape}, flo
             raise ModelError(f"{what}: the rank of {name!r} must be 1 to {most:,}, that of the matrix, found {rank:,}.")
 
 
-def check_numbers(weights, what):  # {name: array}
+def check_numbers(weights: dict[str, np.ndarray], what: object) -> None:
     """Check that all numbers are finite."""
     for name, array in weights.items():
         if bad := int(np.count_nonzero(~np.isfinite(array))):

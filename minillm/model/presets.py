@@ -4,6 +4,8 @@ Each line is what the model's own config.json says. Names are those of the lesso
 """
 
 
+from typing import Any
+
 from minillm.errors import ModelError, did_you_mean
 from minillm.model.config import ModelConfig, RopeScaling
 
@@ -13,7 +15,9 @@ QWEN2 = {"rope_base": 1e6, "rope_interleaved": False, "qkv_bias": True}
 QWEN3 = {"rope_base": 1e6, "rope_interleaved": False, "qk_norm": True}
 
 
-def shape(layers, d, heads, kv_heads, d_head, d_ff, vocab, context, **rest):
+def shape(
+    layers: int, d: int, heads: int, kv_heads: int, d_head: int, d_ff: int, vocab: int, context: int, **rest: Any
+) -> ModelConfig:
     return ModelConfig(layers, d, heads, kv_heads, d_head, d_ff, vocab, context, **rest)
 
 
@@ -44,7 +48,7 @@ PRESETS = {
 }
 
 
-def preset(name):
+def preset(name: str) -> ModelConfig:
     """Find the configuration called `name`; ModelError with the nearest name otherwise."""
     if name not in PRESETS:
         raise ModelError(f"no model shape is called {name!r}; {did_you_mean(name, PRESETS)}")

@@ -9,6 +9,7 @@ tokenizer is the simplest there is: a byte is a token.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +34,14 @@ CHATML = (
 )
 
 
-def random_model(config=TINY, seed=0, backend=None):  # -> (Transformer, Tokenizer)
+def random_model(  # -> (Transformer, Tokenizer)
+    config: ModelConfig = TINY, seed: int = 0, backend: str | None = None
+) -> tuple[Transformer, Tokenizer]:
     """Make a model of this shape with weights from the seed alone. ModelError for a vocabulary without room for the bytes."""
     tokenizer = byte_tokenizer(config.vocab_size)
     shapes, ops = tensor_shapes(config), get_backend(backend)
 
-    def tensor(name):
+    def tensor(name: str) -> StoredTensor | None:
         if name not in shapes:
             return None
         values = random_tensor(name, shapes[name], seed)
@@ -47,7 +50,7 @@ def random_model(config=TINY, seed=0, backend=None):  # -> (Transformer, Tokeniz
     return Transformer(config, load_weights(config, tensor, ops), ops), tokenizer
 
 
-def tensor_shapes(c):  # ModelConfig -> {name: shape}; load_weights checks every one
+def tensor_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:  # ModelConfig -> {name: shape}; load_weights checks every one
     """List the tensors of a model, by GGUF's names."""
     wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
     layer = {
@@ -65,7 +68,7 @@ def tensor_shapes(c):  # ModelConfig -> {name: shape}; load_weights checks every
     return {"token_embd.weight": (c.vocab_size, c.d_model), "output_norm.weight": (c.d_model,), **head, **shapes}
 
 
-def random_tensor(name, shape, seed):  # -> float32
+def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:  # -> float32
     """Draw a tensor. Norms are 1; the rest is uniform, and scaled so that a unit vector in gives one of unit variance out.
 
     Straight from the bits of PCG64: unlike NumPy's distributions, they never change between versions.
@@ -77,12 +80,12 @@ def random_tensor(name, shape, seed):  # -> float32
     return uniform * np.float32(math.sqrt(3 / shape[-1]))
 
 
-def byte_tokenizer(vocab_size):  # -> Tokenizer
+def byte_tokenizer(vocab_size: int) -> Tokenizer:
     """Make a byte tokenizer: a token for each byte, three control tokens with a chat template, [259] and so on for the rest."""
     return Tokenizer.from_gguf(byte_metadata(vocab_size))
 
 
-def byte_metadata(vocab_size):  # -> {key: value}
+def byte_metadata(vocab_size: int) -> dict[str, Any]:
     """Make its GGUF metadata. ModelError for a vocabulary without room for the bytes."""
     bytes_ = [BYTE_TO_CHAR[b] for b in range(256)]
     if vocab_size < len(bytes_) + len(SPECIAL):

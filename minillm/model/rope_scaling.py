@@ -11,9 +11,12 @@ import numpy as np
 
 from minillm.errors import ModelError
 from minillm.layers import rope_frequencies
+from minillm.model.config import ModelConfig, RopeScaling
 
 
-def scaled_frequencies(config, divisors=None):  # ModelConfig, (d_head/2,) or None -> (d_head/2,)
+def scaled_frequencies(  # ModelConfig, (d_head/2,) or None -> (d_head/2,)
+    config: ModelConfig, divisors: np.ndarray | None = None
+) -> np.ndarray:
     """Compute the frequencies of RoPE for a model.
 
     divisors: one number per pair, where the file brings them (GGUF keeps Llama 3's as `rope_freqs.weight`); otherwise
@@ -25,7 +28,9 @@ def scaled_frequencies(config, divisors=None):  # ModelConfig, (d_head/2,) or No
     return (frequencies / divisors).astype(np.float32)
 
 
-def rope_divisors(frequencies, scaling):  # (d_head/2,), RopeScaling or None -> (d_head/2,)
+def rope_divisors(  # (d_head/2,), RopeScaling or None -> (d_head/2,)
+    frequencies: np.ndarray, scaling: RopeScaling | None
+) -> np.ndarray:
     """Compute the divisor of each frequency."""
     if scaling is None:
         return np.ones_like(frequencies)

@@ -6,9 +6,13 @@ runs, and says something else than its authors meant. So the loader takes tensor
     store = TensorStore(names, read, path);  load_weights(config, store, ops);  store.finish()
 """
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.expect import shown
+from minillm.model.weights import StoredTensor
 
 
 class TensorStore:
@@ -17,11 +21,11 @@ class TensorStore:
     read(name) -> StoredTensor; names: of all that the file has; where: the file, for messages.
     """
 
-    def __init__(self, names, read, where):
+    def __init__(self, names: Iterable[str], read: Callable[[str], StoredTensor], where: str | Path) -> None:
         self.left, self.read, self.where = set(names), read, where
         self.names = frozenset(self.left)
 
-    def __call__(self, name):  # -> StoredTensor, or None where the file does not have it
+    def __call__(self, name: str) -> StoredTensor | None:  # -> StoredTensor, or None where the file does not have it
         if name not in self.names:
             return None
         self.left.discard(name)
@@ -31,7 +35,7 @@ class TensorStore:
             raise ModelError(f"{self.where}: tensor {shown(name)} is of type {tensor.type.name}; supported are {known}.")
         return tensor
 
-    def finish(self):
+    def finish(self) -> None:
         """Raise ModelError where a tensor was not used: the model would compute something else than its authors meant."""
         if self.left:
             few = ", ".join(map(shown, sorted(self.left)[:3])) + (", …" if len(self.left) > 3 else "")

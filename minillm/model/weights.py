@@ -6,13 +6,17 @@ architecture (`llama.block_count`, `qwen2.block_count`). The file is untrusted: 
 each tensor's shape is checked against the configuration before anything is computed, and no tensor is left over.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minillm.backends.ops import Ops
 from minillm.errors import ModelError
 from minillm.formats.expect import Fields, from_file, shown
+from minillm.formats.gguf import GGUFFile
 from minillm.model.config import ModelConfig, RopeScaling
 
 ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q and k
@@ -27,7 +31,7 @@ class StoredTensor(NamedTuple):
     """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it."""
 
     raw: np.ndarray
-    type: object
+    type: Any  # BlockType
     shape: tuple[int, ...]
 
 
@@ -62,7 +66,7 @@ class Weights:
     rope_divisors: np.ndarray | None = None
 
 
-def config_from_gguf(gguf):  # GGUFFile -> ModelConfig
+def config_from_gguf(gguf: GGUFFile) -> ModelConfig:
     """Read the model's shape from the file's metadata; ModelError names the key that is missing or out of range."""
     file = Fields(gguf.metadata, f"{gguf.path}: metadata ", ModelError)
     architecture = file.text("general.architecture")
@@ -103,11 +107,13 @@ def config_from_gguf(gguf):  # GGUFFile -> ModelConfig
         )
 
 
-def without_prefix(values, prefix):  # {key: value}, "llama." -> {the rest of the key: value}
+def without_prefix(  # {key: value}, "llama." -> {the rest of the key: value}
+    values: dict[str, Any], prefix: str
+) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
 
 
-def linear_scaling(keys, path):  # Fields -> RopeScaling or None
+def linear_scaling(keys: Fields, path: str | Path) -> RopeScaling | None:
     """Read the factor of linear scaling: as in llama.cpp it may have an older name, and holds unless a type says otherwise."""
     factor = keys.number("rope.scaling.factor", None, *SCALES) or keys.number("rope.scale_linear", None, *SCALES)
     kind = keys.text("rope.scaling.type", "linear" if factor else "none")
@@ -118,22 +124,24 @@ def linear_scaling(keys, path):  # Fields -> RopeScaling or None
     return RopeScaling("linear", factor) if factor and kind == "linear" else None
 
 
-def model_name(metadata):  # -> what to call the model in a table or a title
+def model_name(metadata: dict[str, Any]) -> str:  # -> what to call the model in a table or a title
     """Make a name of base name and size where the file gives both ("smollm2 135M"): its full name is often a checkpoint's."""
-    parts = [metadata.get(f"general.{key}") for key in ("basename", "size_label")]
+    parts: list[Any] = [metadata.get(f"general.{key}") for key in ("basename", "size_label")]
     return " ".join(parts) if all(isinstance(p, str) for p in parts) else str(metadata.get("general.name", "model"))
 
 
-def load_weights(config, tensor, ops):  # ModelConfig, (name, shape) -> stored tensor or None, backend -> Weights
+def load_weights(  # ModelConfig, (name, shape) -> stored tensor or None, backend -> Weights
+    config: ModelConfig, tensor: Callable[..., StoredTensor | None], ops: Ops
+) -> Weights:
     """Collect the weights by GGUF's names. `tensor` returns None for a name that the file does not have."""
 
-    def matrix(name, *shape):
+    def matrix(name: str, *shape: int) -> Any:
         return ops.load_matrix(required(name, shape))
 
-    def vector(name, *shape):
+    def vector(name: str, *shape: int) -> Any:
         return ops.load_matrix(required(name, shape))  # float32: so the contract of a backend (backends/ops.py)
 
-    def required(name, shape):
+    def required(name: str, shape: tuple[int, ...]) -> StoredTensor:
         if (found := tensor(name)) is None:
             raise ModelError(f"{config.name}: tensor {name!r} of shape {shape} is missing.")
         if tuple(found.shape) != shape:

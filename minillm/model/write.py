@@ -11,10 +11,15 @@ without biases and norms on queries and keys; a llama may have the biases too. K
 github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from minillm.errors import ModelError
 from minillm.formats.gguf_write import encoded, write_gguf
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
 from minillm.model.weights import ARCHITECTURES
 
@@ -23,7 +28,10 @@ LLAMA_WITH_BIASES = ("llama", True, True, False)  # its biases are there where t
 DTYPES = {"F32": np.float32, "F16": np.float16}
 
 
-def write_model(path, config, parameters, tokenizer, extra=None, dtype="F16"):
+def write_model(
+    path: str | Path, config: ModelConfig, parameters: Mapping[str, np.ndarray], tokenizer: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None, dtype: str = "F16"
+) -> None:
     """Write a GGUF file that LLM(path) and llama.cpp run; one that was there is replaced.
 
     config:     ModelConfig; see `shape_metadata` for what a file can say.
@@ -41,18 +49,18 @@ def write_model(path, config, parameters, tokenizer, extra=None, dtype="F16"):
     write_gguf(path, metadata | {"general.file_type": FILE_TYPES[dtype]}, stored_tensors(config, parameters, dtype))
 
 
-def model_metadata(config, tokenizer, extra=None):  # ModelConfig, dict, dict or None -> {key: value}
+def model_metadata(config: ModelConfig, tokenizer: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Make all metadata of a file. Call it before a long training: it knows without weights what cannot be written."""
     found = len(tokenizer.get("tokenizer.ggml.tokens", ()))
     if found != config.vocab_size:
         raise ModelError(f"{config.name}: the tokenizer has {found:,} tokens, the model's vocabulary {config.vocab_size:,}.")
-    metadata = (extra or {}) | shape_metadata(config) | tokenizer
+    metadata = {**(extra or {}), **shape_metadata(config), **tokenizer}
     for key, value in metadata.items():
         encoded(value, f"metadata {key!r}")  # or GGUFError
     return metadata
 
 
-def shape_metadata(config):  # ModelConfig -> {key: value}
+def shape_metadata(config: ModelConfig) -> dict[str, Any]:
     """Describe the shape in GGUF's keys. ModelError for a combination that no architecture has."""
     kind = (config.rope_interleaved, config.qkv_bias, config.qk_norm)
     names = [name for name, traits in ARCHITECTURES.items() if traits == kind or (name, *kind) == LLAMA_WITH_BIASES]
@@ -61,7 +69,7 @@ def shape_metadata(config):  # ModelConfig -> {key: value}
         told = ", ".join(f"{t} = {v}" for t, v in zip(traits, kind, strict=True))
         known = "; ".join(f"{name} {list(values)}" for name, values in ARCHITECTURES.items())
         raise ModelError(f"{config.name}: no architecture of a GGUF file has {told}; these are known: {known}.")
-    shape = {
+    shape: dict[str, Any] = {
         "context_length": config.context_length,
         "embedding_length": config.d_model,
         "block_count": config.n_layers,
@@ -83,7 +91,7 @@ def shape_metadata(config):  # ModelConfig -> {key: value}
     return general | {f"{names[0]}.{key}": value for key, value in shape.items()}
 
 
-def stored_tensors(config, parameters, dtype):  # -> {name: array}
+def stored_tensors(config: ModelConfig, parameters: Mapping[str, np.ndarray], dtype: str) -> dict[str, Any]:
     """Convert the arrays to their stored form, in the order of the forward pass's names."""
     shapes = tensor_shapes(config)
     if different := sorted(shapes.keys() ^ parameters.keys()):

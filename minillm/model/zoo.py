@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 
 from minillm.errors import ModelError, did_you_mean
 from minillm.folders import user_folder
@@ -70,7 +71,7 @@ def resolve(name: str | os.PathLike) -> Path:
     try:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a byte 0, ~ of nobody
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a byte 0, ~ of an unknown user
         raise ModelError(f"{shortened(name)} cannot be looked up: {getattr(error, 'strerror', None) or error}") from None
     if is_file:
         return path
@@ -105,7 +106,7 @@ def parse_hub_name(name: str) -> tuple[str, str]:
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
-def _fetch_from_hub(name, progress):
+def _fetch_from_hub(name: str, progress: bool) -> Path:
     repo, file = parse_hub_name(name)
     hub = _hub()
     if not progress:
@@ -124,7 +125,7 @@ def _fetch_from_hub(name, progress):
             hub.utils.enable_progress_bars()
 
 
-def _hub():
+def _hub() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError:
@@ -132,16 +133,16 @@ def _hub():
     return huggingface_hub
 
 
-def _not_downloaded(name):
+def _not_downloaded(name: str) -> ModelNotDownloaded:
     return ModelNotDownloaded(f"'{name}' is not on this machine yet; fetch it with: minillm download {name}")
 
 
-def shortened(name, limit=100):  # a name of any length, quoted, for a message of one line
+def shortened(name: str, limit: int = 100) -> str:  # a name of any length, quoted, for a message of one line
     text = ascii(name) if not name.isprintable() else f"'{name}'"
     return text if len(text) <= limit else f"{text[:limit]}…' ({len(name):,} characters)"
 
 
-def _unknown(name):
+def _unknown(name: str) -> ModelError:
     if "/" in name or os.sep in name or name.endswith((".gguf", ".safetensors")):
         return ModelError(f"no such file or folder: {shortened(name)}")
     hint = did_you_mean(name, [*EMBEDDED, *MODELS])

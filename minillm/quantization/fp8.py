@@ -24,7 +24,7 @@ LARGEST = 448.0  # (8 + 6) · 2^5; 15 in place of 14 would be the code of NaN
 LOWEST_EXPONENT = -6  # of a normal number; subnormals keep its spacing
 
 
-def steps(x):  # (...) -> (...), (...) int
+def steps(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (...) -> (...), (...) int
     """|x| on the grid, as a · 2^(e - 3): a whole number of steps, and the exponent e that sets the step.
 
     Round to nearest, ties to the even a; at most 448. (8 ≤ a ≤ 16 where x is normal: 16 is the next power of two.)
@@ -35,7 +35,7 @@ def steps(x):  # (...) -> (...), (...) int
     return np.rint(np.ldexp(size, 3 - e)), e  # dividing by a power of two loses nothing
 
 
-def round_e4m3(x):  # (...) float32 -> (...) float32
+def round_e4m3(x: np.ndarray) -> np.ndarray:  # (...) float32 -> (...) float32
     """Round to the nearest number on the e4m3 grid. Beyond ±448, and for infinity, ±448; NaN stays NaN.
 
     To saturate is what the GPU's conversion does (PTX: cvt.rn.satfinite), and so FlashAttention-3. ml_dtypes and PyTorch on
@@ -46,7 +46,7 @@ def round_e4m3(x):  # (...) float32 -> (...) float32
     return np.copysign(np.ldexp(a, e - 3), x)
 
 
-def encode_e4m3(x):  # (...) float32 -> (...) uint8
+def encode_e4m3(x: np.ndarray) -> np.ndarray:  # (...) float32 -> (...) uint8
     """Encode round_e4m3(x) as bytes. NaN is 0x7f or 0xff, by its sign."""
     x = np.asarray(x, np.float32)
     a, e = steps(x)
@@ -56,7 +56,7 @@ def encode_e4m3(x):  # (...) float32 -> (...) uint8
     return (code + 128 * np.signbit(x)).astype(np.uint8)
 
 
-def decode_e4m3(codes):  # (...) uint8 -> (...) float32
+def decode_e4m3(codes: np.ndarray) -> np.ndarray:  # (...) uint8 -> (...) float32
     """Decode bytes to numbers, by the formula above."""
     codes = np.asarray(codes, np.uint8).astype(np.int32)
     exponent, mantissa = codes >> 3 & 15, codes & 7
@@ -65,7 +65,7 @@ def decode_e4m3(codes):  # (...) uint8 -> (...) float32
     return np.where(codes & 128, -value, value).astype(np.float32)
 
 
-def scale_of(x, axis=None):  # (...) -> float32, or one for each index that is not in axis
+def scale_of(x: np.ndarray, axis: tuple[int, ...] | int | None = None) -> np.ndarray:  # float32, one for each index not in axis
     """Compute the divisor of x that makes its largest magnitude 448. Raises MiniLLMError for NaN and infinity.
 
     All zeros, or so small that the scale itself would underflow, give the smallest normal float32: 0 / scale is then 0.

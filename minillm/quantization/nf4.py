@@ -27,7 +27,7 @@ BLOCK = 64  # weights that share a scale
 GROUP = 256  # scales that share a scale
 
 
-def nf4_levels():  # -> (16,) float32, rising from -1 to 1
+def nf4_levels() -> np.ndarray:  # -> (16,) float32, rising from -1 to 1
     """Compute the levels: quantiles of the normal distribution, over the largest of them. One is exactly 0, for pruned weights.
 
     Evenly spaced probabilities on each side of 1/2, whose quantile is 0: seven below it, eight above. The outermost cannot be
@@ -54,20 +54,20 @@ class NF4Matrix:
     mean: np.float32
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of all that dense() needs."""
         return self.codes.nbytes + self.scales.nbytes + self.steps.nbytes + self.mean.nbytes
 
     @property
-    def bits_per_weight(self):
+    def bits_per_weight(self) -> float:
         return 8 * self.nbytes / (self.shape[0] * self.shape[1])
 
-    def absmax(self):  # -> (blocks,) float32
+    def absmax(self) -> np.ndarray:  # -> (blocks,) float32
         """The absmax of each block. None is negative: where eight bits would make it so, 0 is nearer."""
         steps = np.repeat(self.steps, GROUP)[: len(self.scales)]
         return np.maximum(self.scales * steps + self.mean, np.float32(0))
 
-    def dense(self):  # -> shape, float32
+    def dense(self) -> np.ndarray:  # -> shape, float32
         """Dequantize to float32, into a new array at each call."""
         levels, byte = nf4_levels(), np.arange(256)
         both = np.stack([levels[byte >> 4], levels[byte & 15]], axis=1)  # (256, 2): a byte is two weights
@@ -76,7 +76,7 @@ class NF4Matrix:
         return blocks.reshape(-1)[: self.shape[0] * self.shape[1]].reshape(self.shape)
 
 
-def quantize_nf4(weights):  # (rows, columns) -> NF4Matrix
+def quantize_nf4(weights: np.ndarray) -> NF4Matrix:  # (rows, columns) -> NF4Matrix
     """Quantize each weight to the nearest level times the absmax of its block. MiniLLMError for other than two axes, no weights
     at all, NaN and infinity."""
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
@@ -92,7 +92,7 @@ def quantize_nf4(weights):  # (rows, columns) -> NF4Matrix
     return NF4Matrix(weights.shape, codes[:, 0::2] << 4 | codes[:, 1::2], *quantize_scales(absmax))
 
 
-def nearest(x):  # (...) float32 in [-1, 1] -> (...) uint8
+def nearest(x: np.ndarray) -> np.ndarray:  # (...) float32 in [-1, 1] -> (...) uint8
     """Find the code of the nearest level: how many midpoints between two levels lie below x."""
     levels, codes = nf4_levels(), np.zeros(x.shape, np.uint8)
     for midpoint in (levels[1:] + levels[:-1]) / 2:
@@ -100,7 +100,9 @@ def nearest(x):  # (...) float32 in [-1, 1] -> (...) uint8
     return codes
 
 
-def quantize_scales(absmax):  # (blocks,) float32 -> (blocks,) int8, (groups,) float32, float32
+def quantize_scales(  # (blocks,) float32 -> (blocks,) int8, (groups,) float32, float32
+    absmax: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.float32]:
     """Double quantization: store each scale as its difference from the mean, in 127 steps up and down to the group's largest."""
     mean = np.float32(absmax.mean(dtype=np.float64))
     away = np.pad(absmax - mean, (0, -len(absmax) % GROUP)).reshape(-1, GROUP)
@@ -109,7 +111,7 @@ def quantize_scales(absmax):  # (blocks,) float32 -> (blocks,) int8, (groups,) f
     return scales.reshape(-1)[: len(absmax)], steps, mean
 
 
-def nf4_nbytes(shape):  # (rows, columns) -> bytes
+def nf4_nbytes(shape: tuple[int, ...]) -> int:  # (rows, columns) -> bytes
     """Count the bytes of a quantized matrix of this shape, without making it."""
     blocks = -(-shape[0] * shape[1] // BLOCK)
     return blocks * BLOCK // 2 + blocks + -(-blocks // GROUP) * 4 + 4

@@ -1,17 +1,25 @@
 """Drafts from an EAGLE head, and the target's pass that verifies them: both keep a cache, and truncate rejected drafts."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.model.sampling import SamplingParams, distribution, draw
 from minillm.model.transformer import Segment
+from minillm.speculative.eagle import Eagle
 
 
-def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token], [(vocab,)]
+def draft(  # -> [token], [(vocab,)]
+    head: Eagle, features: Array, tokens: Sequence[int], cache: Any, temperature: float, gamma: int, rng: np.random.Generator
+) -> tuple[list[int], list[np.ndarray]]:
     """Draft a chain of γ tokens, with the distribution of each.
 
     features: the target's, of the positions before tokens; only those are kept in the cache.
     """
-    proposed, q = [], []
+    proposed: list[int] = []
+    q: list[np.ndarray] = []
     if len(tokens) == 0:  # a prompt of one token: the target has seen nothing yet
         return proposed, q
     guessed = head.guess(features, tokens, cache)[-1:]
@@ -25,7 +33,9 @@ def draft(head, features, tokens, cache, temperature, gamma, rng):  # -> [token]
     return proposed, q
 
 
-def run_target(llm, head, tokens, cache, logits):  # -> (n, d_model) features, (n, vocab) float64 logits
+def run_target(  # -> (n, d_model) features, (n, vocab) float64 logits
+    llm: Any, head: Eagle, tokens: list[int] | Array, cache: Any, logits: Any
+) -> tuple[Array, np.ndarray]:
     """Run the target over tokens: its features and its logits."""
     segments = [Segment(tokens, cache.length, cache, logits)]
     x, spans = llm.transformer.hidden(segments)

@@ -11,9 +11,13 @@ How it is trained, and the papers: training/eagle.py. The file is GGUF with name
     fc.weight (d, 2d), and blk.0.* as in any model
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES, quantize_q8_0
@@ -22,8 +26,9 @@ from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_write import write_gguf
 from minillm.model.adapters import FIELDS
 from minillm.model.adapters import as_stored as stored_plain
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
-from minillm.model.transformer import Segment
+from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import LayerWeights, StoredTensor
 
 ARCHITECTURE, FC = "eagle", "fc.weight"
@@ -33,12 +38,12 @@ LAYER_FIELDS = {f"{name}.weight": field for name, field in FIELDS.items()} | {
 }  # fmt: skip
 
 
-def head_config(target):  # ModelConfig -> ModelConfig
+def head_config(target: ModelConfig) -> ModelConfig:
     """Make the configuration of a head: one layer of the target's shape."""
     return replace(target, n_layers=1, name=f"EAGLE head of {target.name}")
 
 
-def head_shapes(config):  # head_config's -> {name: shape}
+def head_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:  # head_config's -> {name: shape}
     """List the arrays of a head: one layer, by GGUF's names, and the matrix before it."""
     d = config.d_model
     layer = {name: shape for name, shape in tensor_shapes(config).items() if name.startswith("blk.0.")}
@@ -51,7 +56,7 @@ class Eagle:
     vocabulary: (n,) token ids that it may propose, rising; None: all. ModelError for a head of another shape.
     """
 
-    def __init__(self, target, stored, vocabulary=None):
+    def __init__(self, target: Transformer, stored: Mapping[str, StoredTensor], vocabulary: np.ndarray | None = None) -> None:
         self.target, self.config, ops = target, head_config(target.config), target.ops
         shapes, found = head_shapes(self.config), {name: tuple(tensor.shape) for name, tensor in stored.items()}
         if wrong := [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]:
@@ -69,23 +74,25 @@ class Eagle:
             rows = ops.embed(vocabulary, target.weights.head)
             self.head = ops.load_matrix(packed(rows, stored[FC].type.name))
 
-    def new_cache(self):
+    def new_cache(self) -> Any:
         """Make an empty cache for one text: one layer, so a thirtieth of the target's for SmolLM2."""
         return replace(self.target.new_cache(), layers=1)
 
-    def features(self, x):  # (n, d_model) of Transformer.hidden -> (n, d_model)
+    def features(self, x: Array) -> Array:  # (n, d_model) of Transformer.hidden -> (n, d_model)
         """Compute the head's input: the target's vectors after its last norm."""
         return self.target.ops.rms_norm(x, self.target.weights.norm, self.config.norm_eps)
 
-    def guess(self, features, tokens, cache):  # (n, d_model), (n,) ids, a cache -> (n, d_model)
+    def guess(  # (n, d_model), (n,) ids, a cache -> (n, d_model)
+        self, features: Array, tokens: Sequence[int], cache: Any
+    ) -> Array:
         """Predict the next features. features[i], true or predicted, is of the position before tokens[i]."""
-        ops, n, tokens = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
-        both = np.concatenate([ops.embed(tokens, self.target.weights.embedding), features], axis=1)
-        step = ops.AttentionStep(ops, [Segment(tokens, cache.length, cache)], [slice(0, n)])
+        ops, n, ids = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
+        both = np.concatenate([ops.embed(ids, self.target.weights.embedding), features], axis=1)
+        step = ops.AttentionStep(ops, [Segment(ids, cache.length, cache)], [slice(0, n)])
         angles = ops.rope_angles(np.arange(cache.length, cache.length + n), self.target.frequencies)
         return ops.run_layers(ops.linear(both, self.fc), self.layers, self.config, angles, step)
 
-    def logits(self, guessed):  # (n, d_model) -> (n, vocab)
+    def logits(self, guessed: Array) -> Array:  # (n, d_model) -> (n, vocab)
         """Apply the target's LM head to a predicted feature; -inf for tokens that are not in the short vocabulary."""
         found = self.target.ops.linear(guessed, self.head)
         if self.vocabulary is None:
@@ -95,21 +102,27 @@ class Eagle:
         return logits
 
 
-def packed(array, kind):  # (rows, columns) or (columns,), "Q8_0" or "F32" -> StoredTensor; a vector is always F32
+def packed(  # (rows, columns) or (columns,), "Q8_0" or "F32" -> StoredTensor; a vector is always F32
+    array: np.ndarray, kind: str
+) -> StoredTensor:
     if kind == "Q8_0" and array.ndim == 2:
         return StoredTensor(quantize_q8_0(array), BLOCK_TYPES[kind], array.shape)
     return stored_plain(array)
 
 
-def save_eagle(path, target, parameters, vocabulary=None, kind="Q8_0", extra=None):
+def save_eagle(
+    path: str | Path, target: ModelConfig, parameters: Mapping[str, np.ndarray], vocabulary: np.ndarray | None = None,
+    kind: str = "Q8_0", extra: Mapping[str, Any] | None = None
+) -> None:
     """Write a head. target: ModelConfig; parameters: {name: array}; kind: of its matrices; extra: more metadata."""
-    metadata = {"general.architecture": ARCHITECTURE, "general.name": head_config(target).name, "eagle.target": target.name}
+    metadata: dict[str, Any] = {"general.architecture": ARCHITECTURE, "general.name": head_config(target).name}
+    metadata["eagle.target"] = target.name
     if vocabulary is not None:
         metadata["eagle.vocabulary"] = np.asarray(vocabulary, np.int32)
-    write_gguf(path, (extra or {}) | metadata, {name: tuple(packed(array, kind)) for name, array in parameters.items()})
+    write_gguf(path, {**(extra or {}), **metadata}, {name: tuple(packed(array, kind)) for name, array in parameters.items()})
 
 
-def load_eagle(path, target):  # path, Transformer -> Eagle
+def load_eagle(path: str | Path, target: Transformer) -> Eagle:
     """Read a head for this target. ModelError or GGUFError where it is damaged, or was trained for another."""
     gguf = open_gguf(path)
     keys = Fields(gguf.metadata, f"{path}: metadata ", ModelError)

@@ -9,12 +9,16 @@ Then every token has the target's distribution: q(x) min(1, p(x)/q(x)) + P(rejec
 p and q (greedy) a draft is kept exactly where it is the target's first choice. Leviathan et al. 2022, arXiv:2211.17192.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from minillm.model.sampling import draw
 
 
-def verify(p, q, proposed, rng):  # [(vocab,)] γ + 1 of them, [(vocab,)], [token], Generator -> [token]
+def verify(  # [(vocab,)] γ + 1 of them, [(vocab,)], [token], Generator -> [token]
+    p: Sequence[np.ndarray], q: Sequence[np.ndarray], proposed: Sequence[int], rng: np.random.Generator
+) -> list[int]:
     """Rejection sampling: return the accepted draft tokens, and one more from the target."""
     for i, token in enumerate(proposed):
         if rng.random() * q[i][token] >= p[i][token]:

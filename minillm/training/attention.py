@@ -13,7 +13,10 @@ log-sum-exp; backward makes each tile of P again (attention/backward.py has the 
 Dao 2023, arXiv:2307.08691, Algorithm 2. Ainslie et al. 2023, arXiv:2305.13245 (GQA).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.attention.backward import tile_backward
 from minillm.attention.mask import tiles
@@ -22,7 +25,7 @@ TILE = 64  # rows of queries, of each head of a group
 CAUSAL = np.triu(np.full((TILE, TILE), -np.inf, np.float32), 1)  # added to scores: nothing, or all there is
 
 
-def attention_forward(q, k, v):
+def attention_forward(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
     """(batch, n, heads, d), (batch, n, kv_heads, d), (batch, n, kv_heads, d) -> (batch, n, heads, d), (batch, heads, n)
 
     Causal attention within each sequence. Returns the output and the log-sum-exp of each row's scores.
@@ -42,7 +45,7 @@ def attention_forward(q, k, v):
     return out, lse
 
 
-def attention_gradients(q, k, v, out, lse, d_out):
+def attention_gradients(q: Array, k: Array, v: Array, out: Array, lse: Array, d_out: Array) -> tuple[Array, Array, Array]:
     """Compute dq, dk and dv. As attention_forward, with its results and d_out, the gradient of out."""
     dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
     delta = np.einsum("bnhd,bnhd->bhn", out, d_out)  # the D of the formula: rowsum(O ∘ dO)
@@ -60,7 +63,9 @@ def attention_gradients(q, k, v, out, lse, d_out):
     return dq, dk, dv
 
 
-def stacks(q, k):  # -> sequence, keys that are seen, rows of queries, their heads, their KV head: of each tile
+def stacks(  # -> sequence, keys that are seen, rows of queries, their heads, their KV head: of each tile
+    q: Array, k: Array
+) -> Iterator[tuple[int, slice, slice, slice, int]]:
     """List every tile of the batch. Keys after the tile's last row are seen by none of its rows, and left out."""
     batch, n, n_heads, _ = q.shape
     group = n_heads // k.shape[2]
@@ -70,18 +75,18 @@ def stacks(q, k):  # -> sequence, keys that are seen, rows of queries, their hea
                 yield b, slice(0, rows.stop), rows, slice(g * group, (g + 1) * group), g
 
 
-def stack(x):  # (rows, group, d) -> (group · rows, d)
+def stack(x: Array) -> Array:  # (rows, group, d) -> (group · rows, d)
     """Stack the heads of a group under each other, as one matrix."""
     return x.transpose(1, 0, 2).reshape(-1, x.shape[2])
 
 
-def unstack(x, into):  # (group · rows, d), (rows, group, d): filled in place
+def unstack(x: Array, into: Array) -> None:  # (group · rows, d), (rows, group, d): filled in place
     """Undo `stack`."""
     rows, group, d = into.shape
     into[...] = x.reshape(group, rows, d).transpose(1, 0, 2)
 
 
-def scores(q_tile, k_seen, rows):  # (group · rows, d), (keys, d), slice -> (group · rows, keys)
+def scores(q_tile: Array, k_seen: Array, rows: slice) -> Array:  # (group · rows, d), (keys, d), slice -> (group · rows, keys)
     """Compute Q Kᵀ / √d of one tile, -inf above the diagonal of its last columns: all rows see all columns before them."""
     d, n = k_seen.shape[1], rows.stop - rows.start
     s = (q_tile * q_tile.dtype.type(1 / np.sqrt(d))) @ k_seen.T

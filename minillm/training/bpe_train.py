@@ -29,7 +29,8 @@ RAREST = 2  # a pair seen once is no pattern
 
 
 def train_bpe(
-    documents: Iterable[str | bytes], vocab_size: int, special=("<|endoftext|>",), pre: str = "gpt-2", add_bos: bool = False
+    documents: Iterable[str | bytes], vocab_size: int, special: Iterable[str] = ("<|endoftext|>",), pre: str = "gpt-2",
+    add_bos: bool = False
 ) -> dict:
     """Train a tokenizer; returns its part of a GGUF file's metadata, which Tokenizer.from_gguf takes.
 
@@ -67,7 +68,7 @@ def train_bpe(
     }
 
 
-def check_special(special) -> list[str]:
+def check_special(special: Iterable[str]) -> list[str]:
     special = [special] if isinstance(special, str) else list(special)
     if not special or not all(isinstance(name, str) and name for name in special) or len(set(special)) < len(special):
         raise TokenizerError(f"special tokens: expected at least one, none empty, each once, found {special!r:.80}")

@@ -11,8 +11,10 @@ pickled, so nothing in it could run. It is written as a draft and renamed: there
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +39,12 @@ class State:
     batches: dict
 
 
-def sha256(configuration):  # {key: value} -> str
+def sha256(configuration: Mapping[str, Any]) -> str:
     """Hash the configuration as JSON with sorted keys: the same for equal ones, whatever their order."""
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
 
 
-def save(path, state, configuration):
+def save(path: str | Path, state: State, configuration: Mapping[str, Any]) -> None:
     """Write a checkpoint in the place of the last one. configuration: {key: number, text, bool}, what the numbers depend on.
 
     TrainingError: values that are not finite, or a disk that refuses. Then the last one stays.
@@ -56,7 +58,7 @@ def save(path, state, configuration):
         np.savez(file, state=text, **arrays)
 
 
-def load(path, configuration, like=None):  # path, {key: value}, {name: array} or None -> State
+def load(path: str | Path, configuration: Mapping[str, Any], like: dict[str, np.ndarray] | None = None) -> State:
     """Read a checkpoint of this configuration. like: parameters that it must be of, by name, shape and type.
 
     TrainingError: there is none, it is damaged, it holds values that are not finite, or it is of another configuration; then
@@ -95,7 +97,7 @@ def load(path, configuration, like=None):  # path, {key: value}, {name: array} o
     return state
 
 
-def differences(theirs, ours):  # -> ["key is A in the checkpoint, B now"]
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:  # -> ["key is A in the checkpoint, B now"]
     """List the keys on which two configurations differ, with both values."""
     told = []
     for key in sorted(theirs.keys() | ours.keys()):
@@ -105,7 +107,7 @@ def differences(theirs, ours):  # -> ["key is A in the checkpoint, B now"]
     return told
 
 
-def check(what, state):
+def check(what: object, state: State) -> None:
     """Check that moments match the parameters, name by name, and that every value is finite. TrainingError opens with `what`."""
     for group in GROUPS:
         arrays = getattr(state, group)

@@ -15,7 +15,10 @@ Paths count from the current directory, as everywhere on the command line. TOML:
 import json
 import math
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 from minillm.errors import TrainingError, did_you_mean
 from minillm.model import zoo
@@ -25,7 +28,7 @@ from minillm.model.load import read_config
 ANY = math.inf
 
 
-def between(low, high, **default):
+def between(low: float, high: float, **default: Any) -> Any:
     """Make a field whose value must lie in [low, high]; high may be ANY finite number."""
     return field(metadata={"range": (low, high)}, **default)
 
@@ -97,7 +100,7 @@ class About:
     license: str = ""
     description: str = ""
 
-    def metadata(self):  # -> {GGUF key: str}
+    def metadata(self) -> dict[str, str]:  # -> {GGUF key: str}
         return {f"general.{f.name}": text for f in fields(self) if (text := getattr(self, f.name))}
 
 
@@ -112,18 +115,18 @@ class TrainConfig:
     base: Base = Base()
     about: About = About()
 
-    def flat(self):  # -> {"table.key": value}
+    def flat(self) -> dict[str, Any]:  # -> {"table.key": value}
         """List every key with its value, defaults included."""
         tables = {t.name: getattr(self, t.name) for t in fields(self)}
         return {f"{t}.{f.name}": getattr(v, f.name) for t, v in tables.items() for f in fields(v) if f.name not in LEFT_OUT}
 
-    def decisive(self):  # -> {"table.key": value}
+    def decisive(self) -> dict[str, Any]:  # -> {"table.key": value}
         """List the keys on which the numbers depend; where files go and how often they are written may change during a run."""
         free = {"run.out", "run.checkpoint_every", "run.evaluate_every", "run.evaluate_batches", "run.recompute", "run.paged"}
         free |= {"data.corpus", "model.name", *(f"about.{f.name}" for f in fields(About))}
         return {key: value for key, value in self.flat().items() if key not in free}
 
-    def toml(self):  # -> str
+    def toml(self) -> str:
         """Write the configuration as a text that reads back equal, every default written out."""
         lines = []
         for name in TABLES:
@@ -137,7 +140,7 @@ METHODS = ("full", "lora", "qlora")
 LEFT_OUT = {"rope_scaling"}  # a model that is trained here needs no slower RoPE
 
 
-def read(path):  # path -> TrainConfig
+def read(path: str | Path) -> TrainConfig:
     """Read and check a file. TrainingError names the key, what it must be and what it is."""
     try:
         with open(path, "rb") as file:
@@ -153,7 +156,7 @@ def read(path):  # path -> TrainConfig
     return config
 
 
-def take_over_from_base(path, tables):
+def take_over_from_base(path: str | Path, tables: dict[str, Any]) -> None:
     """Take shape and tokenizer from the base; values that are given as well must agree. Changes `tables` in place."""
     base, data, model = (tables.get(name, {}) for name in ("base", "data", "model"))
     if not all(isinstance(table, dict) for table in (base, data, model)):
@@ -175,7 +178,7 @@ def take_over_from_base(path, tables):
     tables |= {"data": data, "model": model}
 
 
-def build(path, table, kind, values):  # -> Run, Data, ModelConfig or Optimizer
+def build(path: str | Path, table: str, kind: Any, values: Any) -> Any:  # -> Run, Data, ModelConfig or Optimizer
     """Build one table, each value of its type and in its range."""
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: {table} must be a table, found {values!r}.")
@@ -187,7 +190,7 @@ def build(path, table, kind, values):  # -> Run, Data, ModelConfig or Optimizer
     return kind(**{name: checked(f"{path}: {table}.{name}", known[name], value) for name, value in values.items()})
 
 
-def checked(what, known, value):  # -> the value, as the field's type
+def checked(what: str, known: Any, value: Any) -> Any:  # -> the value, as the field's type
     """Check a value: TrainingError for another type, or a number out of range, infinite or NaN."""
     wanted = known.type
     if wanted is float and type(value) is int:
@@ -202,14 +205,14 @@ def checked(what, known, value):  # -> the value, as the field's type
     return value
 
 
-def refuse_unknown(path, what, found, known):
+def refuse_unknown(path: str | Path, what: str, found: Iterable[str], known: Iterable[str]) -> None:
     """Raise TrainingError for an unknown key, with the nearest name."""
     for name in found:
         if name not in known:
             raise TrainingError(f"{path}: {name!r} is no {what}; {did_you_mean(name, known)}")
 
 
-def check_together(path, config):
+def check_together(path: str | Path, config: TrainConfig) -> None:
     """Check the keys that must agree."""
     run, data, model, optimizer = config.run, config.data, config.model, config.optimizer
     if run.length > model.context_length:
@@ -227,6 +230,6 @@ def check_together(path, config):
             raise TrainingError(f"{path}: {key} must be a path, found {value!r}.")
 
 
-def toml_value(value):  # bool, int, float or str -> str
+def toml_value(value: Any) -> str:
     """Encode a value: JSON writes these as TOML reads them, but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

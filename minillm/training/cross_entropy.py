@@ -11,6 +11,8 @@ over the vocabulary. exp(L) is the perplexity; a model that knows nothing has L 
 The n targets that count are those not IGNORE: padding, or a prompt that is not to be learnt.
 """
 
+from typing import Any
+
 import numpy as np
 
 from minillm.errors import MiniLLMError
@@ -19,7 +21,9 @@ IGNORE = -1
 ROWS = 128  # at a time: their logits stay in fast memory while they are passed over
 
 
-def cross_entropy(logits, targets, gradient=True):  # (tokens, vocab), (tokens,) -> float, (tokens, vocab) or None
+def cross_entropy(  # (tokens, vocab), (tokens,) -> float, (tokens, vocab) or None
+    logits: np.ndarray, targets: np.ndarray, gradient: bool = True
+) -> tuple[float, Any]:
     """Compute the mean of -log p(target), over the targets that count, and its gradient by the logits.
 
     The gradient is written over the logits: they are the largest array of a small model's step. gradient=False leaves them

@@ -13,20 +13,23 @@ import hashlib
 import lzma
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.errors import TrainingError
 from minillm.files import replacing
 
 HEADER = struct.Struct("<8s4IQ32s")
 MAGIC, VERSION = b"minillmT", 1
-OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 
 
-def read_corpus(path):  # path -> str
+def read_corpus(path: str | Path) -> str:
     """Read a text file, UTF-8; one that ends in .gz or .xz is unpacked. TrainingError: missing, damaged, empty, not UTF-8."""
     try:
         with OPENERS.get(Path(path).suffix, open)(path, "rb") as file:
@@ -45,19 +48,19 @@ def read_corpus(path):  # path -> str
     return text.replace("\r\n", "\n")
 
 
-def split(text, separator, held_out):  # -> ([document], [document])
+def split(text: str, separator: str, held_out: float) -> tuple[list[str], list[str]]:  # -> ([document], [document])
     """Split documents into those to train on, and the share `held_out` to evaluate on.
 
     Which side a document is on follows from its own text: equal ones never stand on both, and a corpus that grows moves none.
     """
-    sides = [], []
+    sides: tuple[list[str], list[str]] = [], []
     for document in map(str.strip, text.split(separator)):
         if document:
             sides[zlib.crc32(document.encode()) < held_out * 2**32].append(document)
     return sides
 
 
-def write_tokens(path, documents, vocab_size):  # path, [[id]] -> TokenFile
+def write_tokens(path: str | Path, documents: Iterable[Sequence[int]], vocab_size: int) -> "TokenFile":
     """Write token ids, one document after another. uint16 where the vocabulary fits. TrainingError: an id outside it."""
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     digest, count = hashlib.sha256(), 0
@@ -86,7 +89,7 @@ class TokenFile:
     sha256: str
 
 
-def open_tokens(path):  # path -> TokenFile
+def open_tokens(path: str | Path) -> TokenFile:
     """Map a file of token ids, once its header, its size and its bytes agree. TrainingError says what does not."""
     try:
         size = Path(path).stat().st_size
@@ -105,7 +108,7 @@ def open_tokens(path):  # path -> TokenFile
         raise TrainingError(f"{path}: the header claims {count:,} ids, {expected:,} bytes in all; the file has {size:,}.")
     dtype = np.dtype(f"<u{width}")
     ids = np.memmap(path, dtype, "r", offset=HEADER.size, shape=(count,)) if count else np.empty(0, dtype)
-    found = hashlib.sha256(ids)
+    found = hashlib.sha256(ids.data)
     if found.digest() != digest:
         raise TrainingError(f"{path}: the ids have sha256 {found.hexdigest()[:16]}…, the header says {digest.hex()[:16]}….")
     return TokenFile(ids, vocab_size, digest.hex())
@@ -121,7 +124,9 @@ class Batches:
     TrainingError: fewer tokens, or fewer begins that leave room for a window, than a batch takes.
     """
 
-    def __init__(self, ids, batch, length, seed, what="the corpus", begins=None):
+    def __init__(
+        self, ids: Array, batch: int, length: int, seed: int, what: str = "the corpus", begins: Array | None = None
+    ) -> None:
         needed = batch * length + 1  # the last token has its target beyond it
         if len(ids) < needed:
             raise TrainingError(
@@ -136,28 +141,28 @@ class Batches:
         self.restore({"epoch": 0, "next": 0})
 
     @property
-    def state(self):  # -> {"epoch", "next"}
+    def state(self) -> dict[str, int]:  # -> {"epoch", "next"}
         return {"epoch": self.epoch, "next": self.next}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, int]) -> None:
         """Continue where a generator of the same ids, length and seed stood."""
         self.epoch, self.next = state["epoch"], state["next"]
         self.starts = epoch_starts(len(self.ids), self.length, self.seed, self.epoch, self.begins)
 
-    def draw(self):  # -> tokens, targets: (batch, length) int64
+    def draw(self) -> tuple[Array, Array]:  # -> tokens, targets: (batch, length) int64
         """Return the next batch. Targets are the tokens one further on."""
         windows = np.stack([self.ids[a : a + self.length + 1] for a in (self._window() for _ in range(self.batch))])
         windows = windows.astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
-    def _window(self):  # -> where the next window starts
+    def _window(self) -> int:  # -> where the next window starts
         if self.next == len(self.starts):
             self.restore({"epoch": self.epoch + 1, "next": 0})
         self.next += 1
         return int(self.starts[self.next - 1])
 
 
-def epoch_starts(count, length, seed, epoch, begins=None):  # -> (windows,) int
+def epoch_starts(count: int, length: int, seed: int, epoch: int, begins: Array | None = None) -> Array:  # -> (windows,) int
     """Find where the windows of an epoch start, in the order in which they come.
 
     They do not overlap. The first starts at one of up to `length` places, so that every epoch cuts elsewhere. With `begins`
@@ -172,7 +177,7 @@ def epoch_starts(count, length, seed, epoch, begins=None):  # -> (windows,) int
     return starts[np.argsort(stream.random_raw(len(starts)), kind="stable")]
 
 
-def held_out_batches(ids, batch, length, most):  # -> [(tokens, targets)]
+def held_out_batches(ids: Array, batch: int, length: int, most: int) -> list[tuple[Array, Array]]:  # -> [(tokens, targets)]
     """Yield the same windows every time, from the start of the held-out ids, at most `most` batches; the last may be smaller."""
     windows = min((len(ids) - 1) // length, most * batch)
     starts = [length * i for i in range(windows)]

@@ -18,8 +18,10 @@ arXiv:2502.14856 (a short vocabulary). Zhang et al. 2024, arXiv:2408.15766 (trai
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.layers import linear, rope_angles, softmax
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import random_tensor
 from minillm.model.rope_scaling import scaled_frequencies
 from minillm.speculative.eagle import FC, head_shapes
@@ -29,7 +31,7 @@ from minillm.training.model import layer_weights
 ROWS = 128  # of logits at a time
 
 
-def head_parameters(config, seed=0):  # head_config's, int -> {name: float32 array}
+def head_parameters(config: ModelConfig, seed: int = 0) -> dict[str, Array]:  # head_config's, int -> {name: float32 array}
     """Initialize a head. fc passes the vector on and adds a little of the token; what a layer adds to it starts small.
 
     So the first guess is f̂ = f, nothing changes, and there is something to improve from the first step on.
@@ -43,20 +45,24 @@ def head_parameters(config, seed=0):  # head_config's, int -> {name: float32 arr
     return made
 
 
-def forward(config, parameters, features, embedded):
+def forward(config: ModelConfig, parameters: dict[str, Array], features: Array, embedded: Array) -> tuple[Array, tuple]:
     """(batch, n, d_model), (batch, n, d_model) -> (batch · n, d_model), what backward needs
 
-    features: f_t of positions 0 to n - 1. embedded: the rows of the embedding table of the tokens at 1 to n. Result: f̂ at 1 to n.
+    features: f_t of positions 0 to n - 1. embedded: the embedding rows of the tokens at 1 to n. Result: f̂ at 1 to n.
     """
     batch, n, d = features.shape
     both = np.concatenate([embedded, features], axis=2).reshape(-1, 2 * d)
-    angles = [np.tile(a.astype(both.dtype), (batch, 1)) for a in rope_angles(np.arange(n), scaled_frequencies(config))]
+    cos, sin = rope_angles(np.arange(n), scaled_frequencies(config))
+    angles = np.tile(cos.astype(both.dtype), (batch, 1)), np.tile(sin.astype(both.dtype), (batch, 1))
     x = linear(both, parameters[FC])
     y, seen = layer_forward(x, layer_weights(parameters, 0), config, angles, batch)
     return y, (both, seen, angles)
 
 
-def loss_and_gradients(config, parameters, head, features, embedded, wanted, counted, weight):
+def loss_and_gradients(
+    config: ModelConfig, parameters: dict[str, Array], head: Array, features: Array, embedded: Array, wanted: Array,
+    counted: Array, weight: float
+) -> tuple[float, dict[str, Array]]:
     """head_config's, {name: array}, (vocab, d_model), (batch, n, d_model) three times, (batch, n) bool, float
     -> float, {name: array} of the parameters' shapes
 
@@ -71,7 +77,9 @@ def loss_and_gradients(config, parameters, head, features, embedded, wanted, cou
     return value, {name: gradients[name] for name in parameters}
 
 
-def distillation(found, wanted, head, weight):  # (n, d), (n, d), (vocab, d), float -> float, (n, d)
+def distillation(  # (n, d), (n, d), (vocab, d), float -> float, (n, d)
+    found: Array, wanted: Array, head: Array, weight: float
+) -> tuple[float, Array]:
     """Compute the distance of vectors from those wanted, and the divergence of what the head makes of both; and the gradient.
 
     Smooth L1 of e = f̂ - f is e²/2 within ±1 and |e| - 1/2 beyond: a few components are ten times the others, and their squares
@@ -90,14 +98,16 @@ def distillation(found, wanted, head, weight):  # (n, d), (n, d), (vocab, d), fl
     return value, d_found
 
 
-def both_softmaxes(logits):  # (n, vocab) -> probabilities, their logarithms
+def both_softmaxes(logits: Array) -> tuple[Array, Array]:  # (n, vocab) -> probabilities, their logarithms
     p = softmax(logits)
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     return p, log_p
 
 
-def own_features(config, parameters, features, embedded, where):  # …, (batch, n) bool -> (batch, n, d_model)
+def own_features(  # …, (batch, n) bool -> (batch, n, d_model)
+    config: ModelConfig, parameters: dict[str, Array], features: Array, embedded: Array, where: Array
+) -> Array:
     """Replace features by the head's own guesses in the places of `where`, but for the first of a text, which it cannot guess.
 
     No gradient goes through a guess. A second guess, from these, is what the head will have to make when it drafts.
@@ -108,7 +118,7 @@ def own_features(config, parameters, features, embedded, where):  # …, (batch,
     return mixed
 
 
-def short_vocabulary(ids, size, vocab_size):  # (…) token ids, int, int -> (size,) int32, rising
+def short_vocabulary(ids: Array, size: int, vocab_size: int) -> Array:  # (…) token ids, int, int -> (size,) int32, rising
     """Find the tokens that a text uses most. Where it uses fewer, the lowest ids follow.
 
     BPE numbers tokens as it merged them, the most frequent pairs first.

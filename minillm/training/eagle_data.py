@@ -8,12 +8,15 @@ The target's own text, not the corpus it was begun with: at work the head will s
 at temperature 1, for both will be asked for.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.layers import rms_norm, softmax
-from minillm.model.transformer import Segment
+from minillm.model.config import ModelConfig
+from minillm.model.transformer import Segment, Transformer
 from minillm.training import eagle
 from minillm.training.cross_entropy import IGNORE
 from minillm.training.data import Batches
@@ -28,10 +31,13 @@ class GeneratedTexts:
     counts: np.ndarray
 
 
-def generate_texts(transformer, beginnings, length, eos_ids, seed):  # Transformer, [ids], int, ids, int -> GeneratedTexts
+def generate_texts(
+    transformer: Transformer, beginnings: Sequence[Sequence[int]], length: int, eos_ids: Iterable[int], seed: int
+) -> GeneratedTexts:
     """Let the target continue beginnings until each text has length + 1 tokens: every other one greedy, the rest sampled."""
     rng, texts, stop = np.random.default_rng(seed), [list(b[: length + 1]) for b in beginnings], length + 1
-    caches, features = [transformer.new_cache(stop) for _ in texts], [[] for _ in texts]
+    caches = [transformer.new_cache(stop) for _ in texts]
+    features: list[list[Array]] = [[] for _ in texts]
     while live := [i for i, cache in enumerate(caches) if cache.length < stop]:
         segments = [Segment(texts[i][caches[i].length : stop], caches[i].length, caches[i]) for i in live]
         x, spans = transformer.hidden(segments)
@@ -52,29 +58,31 @@ class GeneratedBatches(Batches):
     """Whole texts, each once an epoch. Inputs are positions in all ids one after another, targets the positions after them;
     IGNORE where a text has ended."""
 
-    def __init__(self, told, batch, seed):
+    def __init__(self, told: GeneratedTexts, batch: int, seed: int) -> None:
         texts, stop = told.ids.shape
         self.texts, self.valid = texts, (np.arange(stop) < told.counts[:, None]).reshape(-1)
         super().__init__(np.arange(texts * stop), batch, stop - 1, seed, "what the target told")
 
-    def restore(self, state):
+    def restore(self, state: dict[str, int]) -> None:
         self.epoch, self.next = state["epoch"], state["next"]
         bits = np.random.PCG64([self.seed, self.epoch]).random_raw(self.texts)
         self.starts = (self.length + 1) * np.argsort(bits, kind="stable")
 
-    def draw(self):  # -> positions, positions: (batch, length) int64
+    def draw(self) -> tuple[Array, Array]:  # -> positions, positions: (batch, length) int64
         inputs, targets = super().draw()
         return inputs, np.where(self.valid[targets], targets, IGNORE)
 
 
-def objective(config, told, table, head, weight, own):  # -> (parameters, inputs, targets) -> loss, gradients: for loop.fit
+def objective(  # -> (parameters, inputs, targets) -> loss, gradients: for loop.fit
+    config: ModelConfig, told: GeneratedTexts, table: Array, head: Array, weight: float, own: float
+) -> Callable:
     """Make eagle.loss_and_gradients of batches of positions. table: the target's embedding; head: rows of its LM head.
 
     own: the share of positions whose feature is the head's own guess; which they are follows from the batch.
     """
     ids, features = told.ids.reshape(-1), told.features.reshape(-1, told.features.shape[-1])
 
-    def loss_and_gradients(parameters, inputs, targets):
+    def loss_and_gradients(parameters: dict[str, Array], inputs: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         known, wanted = (features[at].astype(table.dtype) for at in (inputs, inputs + 1))
         embedded = table[ids[inputs + 1]]
         if own:

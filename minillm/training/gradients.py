@@ -19,11 +19,14 @@ Shazeer 2020, arXiv:2002.05202.
 """
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.layers import rope
 
 
-def linear_backward(x, weight, d_y):  # (tokens, d_in), (d_out, d_in), (tokens, d_out) -> (tokens, d_in), (d_out, d_in)
+def linear_backward(  # (tokens, d_in), (d_out, d_in), (tokens, d_out) -> (tokens, d_in), (d_out, d_in)
+    x: Array, weight: Array, d_y: Array
+) -> tuple[Array, Array]:
     """Compute dx and dW of y = x Wᵀ: two products where forward had one, which is why training costs three times the forward.
 
     dx mixes the rows of W by how much each output mattered; dW sums one outer product for each token. (The gradient of a
@@ -32,7 +35,9 @@ def linear_backward(x, weight, d_y):  # (tokens, d_in), (d_out, d_in), (tokens, 
     return d_y @ weight, d_y.T @ x
 
 
-def rms_norm_backward(x, weight, eps, d_y):  # (..., d), (d,), (..., d) -> (..., d), (d,)
+def rms_norm_backward(  # (..., d), (d,), (..., d) -> (..., d), (d,)
+    x: Array, weight: Array, eps: float, d_y: Array
+) -> tuple[Array, Array]:
     """Compute dx and dw of y = w ∘ x̂, where x̂ = x r and r = 1 / √(mean(x²) + ε) for each vector.
 
     r depends on every component of x: that is the second term. It takes out of g what points along x̂, for making a vector
@@ -51,12 +56,16 @@ def rms_norm_backward(x, weight, eps, d_y):  # (..., d), (d,), (..., d) -> (...,
     return d_x, d_weight
 
 
-def rope_backward(d_y, cos, sin, interleaved):  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)
+def rope_backward(  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)
+    d_y: Array, cos: Array, sin: Array, interleaved: bool
+) -> Array:
     """Compute dx of y = R x. The transpose of a rotation is the rotation back: the same angles, with the other sign."""
     return rope(d_y, cos, -sin, interleaved)
 
 
-def swiglu_backward(gate, up, d_y):  # (tokens, d_ff) three times -> (tokens, d_ff), (tokens, d_ff)
+def swiglu_backward(  # (tokens, d_ff) three times -> (tokens, d_ff), (tokens, d_ff)
+    gate: Array, up: Array, d_y: Array
+) -> tuple[Array, Array]:
     """Compute d_gate and d_up of y = silu(gate) ∘ up, where silu(a) = a s and s = σ(a) = 1 / (1 + exp(-a)).
 
     silu'(a) = s + a s (1 - s) = s (1 + a (1 - s))
@@ -72,7 +81,7 @@ def swiglu_backward(gate, up, d_y):  # (tokens, d_ff) three times -> (tokens, d_
     return d_gate, d_up
 
 
-def sigmoid(x):  # (...) -> (...)
+def sigmoid(x: Array) -> Array:  # (...) -> (...)
     """Compute σ(x) = 1 / (1 + exp(-x)), from 0 to 1, with one new array."""
     s = np.negative(x)
     with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is the right answer: 0
@@ -81,7 +90,9 @@ def sigmoid(x):  # (...) -> (...)
     return np.reciprocal(s, out=s)
 
 
-def embedding_backward(tokens, d_y, d_table):  # (tokens,), (tokens, d), (vocab, d): added to in place
+def embedding_backward(  # (tokens,), (tokens, d), (vocab, d): added to in place
+    tokens: Array, d_y: Array, d_table: Array
+) -> None:
     """Add to d_table each token's gradient, in the row that the token was looked up in; a token seen twice adds twice.
 
     `d_table[tokens] += d_y` would keep the last of equal tokens only. Sorted by token, equal ones stand side by side.

@@ -11,12 +11,16 @@ Backward needs what forward saw: Activations, some 12 arrays for each layer, the
 is run once more (activation recomputation: a third more arithmetic, Chen et al. 2016, arXiv:1604.06174).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.layers import linear, rms_norm, rope, swiglu
+from minillm.model.config import ModelConfig
 from minillm.training.attention import attention_forward, attention_gradients
 from minillm.training.gradients import linear_backward, rms_norm_backward, rope_backward, swiglu_backward
 
@@ -51,18 +55,20 @@ class Products:
     w: weights by name, of one layer or of the model; name: which of them.
     """
 
-    def trains(self, name):  # -> bool
+    def trains(self, name: str) -> bool:
         """Whether this weight has a gradient."""
         return True
 
-    def needs_input(self, w, *names):  # -> bool
+    def needs_input(self, w: Mapping[str, Any], *names: str) -> bool:
         """Whether backward needs the inputs of any of these matrices."""
         return True
 
-    def forward(self, x, w, name):  # (T, d_in) -> (T, d_out)
+    def forward(self, x: Array, w: Mapping[str, Any], name: str) -> Array:  # (T, d_in) -> (T, d_out)
         return linear(x, w[name])
 
-    def backward(self, x, w, name, d_y, grads):  # (T, d_in) or None, …, (T, d_out), {name: gradient} -> (T, d_in)
+    def backward(  # (T, d_in) or None, …, (T, d_out), {name: gradient} -> (T, d_in)
+        self, x: Any, w: Mapping[str, Any], name: str, d_y: Array, grads: dict[str, Array]
+    ) -> Array:
         """Compute the gradient of x, and enter those of trained weights in grads. x: None where it is not needed."""
         d_x, grads[name] = linear_backward(x, w[name], d_y)
         return d_x
@@ -71,12 +77,14 @@ class Products:
 EVERY_WEIGHT = Products()
 
 
-def dense(weight):  # (d_out, d_in), or what has a dense() that makes it -> (d_out, d_in)
+def dense(weight: Any) -> Array:  # (d_out, d_in), or what has a dense() that makes it -> (d_out, d_in)
     """Return a matrix of floats. A frozen one may be kept in fewer bits; it is dequantized at each use, and not kept."""
     return weight if isinstance(weight, np.ndarray) else weight.dense()
 
 
-def layer_forward(x, w, c, angles, batch, products=EVERY_WEIGHT):
+def layer_forward(
+    x: Array, w: Mapping[str, Any], c: ModelConfig, angles: tuple[Array, Array], batch: int, products: Products = EVERY_WEIGHT
+) -> tuple[Array, Activations]:
     """(T, d_model) -> (T, d_model), Activations. The mathematics of layers.run_layers, for whole sequences at once.
 
     w: the layer's weights by short name ("attn_q.weight"). c: ModelConfig. angles: cos and sin of every token,
@@ -98,32 +106,36 @@ def layer_forward(x, w, c, angles, batch, products=EVERY_WEIGHT):
     act = swiglu(gate, up)
     y = m + times(act, name="ffn_down.weight")
     raw = (q_raw, k_raw) if c.qk_norm else ()
-    h = h if products.needs_input(w, "attn_q.weight", "attn_k.weight", "attn_v.weight") else None
-    h_m = h_m if products.needs_input(w, "ffn_gate.weight", "ffn_up.weight") else None
-    act = act if products.needs_input(w, "ffn_down.weight") else None
-    return y, Activations(x, h, q, k, v, out, lse, m, h_m, gate, up, act, *raw)
+    kept_h = h if products.needs_input(w, "attn_q.weight", "attn_k.weight", "attn_v.weight") else None
+    kept_h_m = h_m if products.needs_input(w, "ffn_gate.weight", "ffn_up.weight") else None
+    kept_act = act if products.needs_input(w, "ffn_down.weight") else None
+    return y, Activations(x, kept_h, q, k, v, out, lse, m, kept_h_m, gate, up, kept_act, *raw)
 
 
-def biased(y, bias):  # (T, d), (d,) or None -> (T, d)
+def biased(y: Array, bias: Array | None) -> Array:  # (T, d), (d,) or None -> (T, d)
     return y if bias is None else y + bias
 
 
-def layer_backward(d_y, a, w, c, angles, batch, products=EVERY_WEIGHT):
+def layer_backward(
+    d_y: Array, a: Activations, w: Mapping[str, Any], c: ModelConfig, angles: tuple[Array, Array], batch: int,
+    products: Products = EVERY_WEIGHT
+) -> tuple[Array, dict[str, Array]]:
     """(T, d_model), Activations -> (T, d_model), {short name: gradient}. w, c, angles, batch, products: as in layer_forward.
 
     d_y, the gradient of the layer's output, becomes that of its input in place.
     """
-    grads, d_x = {}, d_y
+    grads: dict[str, Array] = {}
+    d_x = d_y
     back = partial(products.backward, w=w, grads=grads)
     d_gate, d_up = swiglu_backward(a.gate, a.up, back(a.act, name="ffn_down.weight", d_y=d_x))
-    d_h = back(a.h_m, name="ffn_gate.weight", d_y=d_gate)
+    d_h: Any = back(a.h_m, name="ffn_gate.weight", d_y=d_gate)
     d_h += back(a.h_m, name="ffn_up.weight", d_y=d_up)
     d_m, grads["ffn_norm.weight"] = rms_norm_backward(a.m, w["ffn_norm.weight"], c.norm_eps, d_h)
     d_x += d_m
 
     d_q, d_k, d_v = attention_backward(a, back(a.out, name="attn_output.weight", d_y=d_x), batch)
     d_q, d_k = rope_backward(d_q, *angles, c.rope_interleaved), rope_backward(d_k, *angles, c.rope_interleaved)
-    if c.qk_norm:
+    if a.q_raw is not None and a.k_raw is not None:  # the model norms them
         d_q, grads["attn_q_norm.weight"] = rms_norm_backward(a.q_raw, w["attn_q_norm.weight"], c.norm_eps, d_q)
         d_k, grads["attn_k_norm.weight"] = rms_norm_backward(a.k_raw, w["attn_k_norm.weight"], c.norm_eps, d_k)
     d_h = None
@@ -138,13 +150,15 @@ def layer_backward(d_y, a, w, c, angles, batch, products=EVERY_WEIGHT):
     return d_x, grads
 
 
-def attention_backward(a, d_out, batch):  # Activations, (T, heads · d_head) -> (T, heads, d), (T, kv_heads, d) twice
+def attention_backward(  # Activations, (T, heads · d_head) -> (T, heads, d), (T, kv_heads, d) twice
+    a: Activations, d_out: Array, batch: int
+) -> list[Array]:
     """Compute dq, dk and dv, sequence by sequence."""
     out, d_out = a.out.reshape(a.q.shape), d_out.reshape(a.q.shape)
     q, k, v, out, d_out = by_sequence(batch, a.q, a.k, a.v, out, d_out)
     return [d.reshape(-1, *d.shape[2:]) for d in attention_gradients(q, k, v, out, a.lse, d_out)]
 
 
-def by_sequence(batch, *arrays):  # (T, heads, d) each -> (batch, T/batch, heads, d) each
+def by_sequence(batch: int, *arrays: Array) -> list[Array]:  # (T, heads, d) each -> (batch, T/batch, heads, d) each
     """View the same arrays as sequences."""
     return [a.reshape(batch, -1, *a.shape[1:]) for a in arrays]

@@ -10,13 +10,19 @@ The model comes in as functions, so that the loop trains whatever can say its lo
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.errors import TrainingError
 from minillm.training import checkpoint
+from minillm.training.checkpoint import State
 from minillm.training.cross_entropy import IGNORE
+from minillm.training.data import Batches
 from minillm.training.optimizer import adamw, clip
 from minillm.training.schedule import learning_rate
 
@@ -36,7 +42,11 @@ class StepStats:
     seconds: float
 
 
-def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, decisive=None, watch=lambda step: None):
+def fit(
+    config: Any, state: State, batches: Batches, loss_and_gradients: Callable,
+    evaluate: Callable[[dict[str, Array]], float] | None = None, path: str | Path | None = None,
+    decisive: dict[str, Any] | None = None, watch: Callable[[StepStats], Any] = lambda step: None
+) -> State:
     """Train from state.step to the last step of config.run; change `state` in place and give it back.
 
     state:              checkpoint.State; batches: data.Batches, taken to where the state says.
@@ -61,26 +71,29 @@ def fit(config, state, batches, loss_and_gradients, evaluate=None, path=None, de
         adamw(state.parameters, gradients, state.first, state.second, step, rate, **settings)
         state.step, state.batches = step, batches.state
         seconds, last = time.perf_counter() - begin, step == run.steps
-        asked = evaluate is not None and (last or step % run.evaluate_every == 0)
-        watch(StepStats(step, loss, evaluate(state.parameters) if asked else None, rate, norm, tokens, seconds))
+        asked = last or step % run.evaluate_every == 0
+        watch(StepStats(step, loss, evaluate(state.parameters) if evaluate and asked else None, rate, norm, tokens, seconds))
         if path and (last or step % run.checkpoint_every == 0):
             checkpoint.save(path, state, decisive or {})
             saved = step
     return state
 
 
-def rate_of(config, step):  # -> float
+def rate_of(config: Any, step: int) -> float:
     """Compute the learning rate of a step of this run."""
     o = config.optimizer
     return learning_rate(step, peak=o.learning_rate, floor=o.floor, warmup=o.warmup, steps=config.run.steps)
 
 
-def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {name: gradient}, tokens
+def accumulate(  # -> loss, {name: gradient}, tokens
+    parameters: dict[str, Array], batches: Batches, count: int, loss_and_gradients: Callable
+) -> tuple[float, dict[str, Array], int]:
     """Compute the mean loss and its gradients over `count` batches, as one batch of them all would give (gradient accumulation).
 
     Each weighs as many targets as it has, so that a batch with gaps (-1) counts less.
     """
-    total, counted, gradients, tokens = 0.0, 0, {}, 0
+    total, counted, tokens = 0.0, 0, 0
+    gradients: dict[str, Array] = {}
     for _ in range(count):
         inputs, targets = batches.draw()
         loss, fresh = loss_and_gradients(parameters, inputs, targets)
@@ -99,7 +112,7 @@ def accumulate(parameters, batches, count, loss_and_gradients):  # -> loss, {nam
     return (float(loss) if count == 1 else total / max(counted, 1)), gradients, tokens
 
 
-def not_finite(loss, gradients):  # -> str
+def not_finite(loss: float, gradients: dict[str, Array]) -> str:
     """Find the first failure: the gradient nearest to the loss that is not finite, for the others follow from it."""
     wrong = {name: int(np.count_nonzero(~np.isfinite(g))) for name, g in gradients.items()}
     wrong = {name: count for name, count in wrong.items() if count}
@@ -114,7 +127,7 @@ def not_finite(loss, gradients):  # -> str
     )
 
 
-def place(name):  # GGUF's name of a tensor -> how far along the forward pass it is used
+def place(name: str) -> tuple:  # GGUF's name of a tensor -> how far along the forward pass it is used
     """Sort key: backward runs from the last layer to the first. A tied embedding, used at both ends, is done at the first."""
     parts = name.split(".")
     if parts[0] == "blk":

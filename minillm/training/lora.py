@@ -13,18 +13,24 @@ Hu et al. 2021, arXiv:2106.09685. Names of arrays as in llama.cpp's adapters: NA
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.errors import TrainingError
 from minillm.layers import linear
+from minillm.model.config import ModelConfig
 from minillm.model.lora import A, Adapter, B, adapted_shapes, delta
 from minillm.model.random_model import random_tensor
 from minillm.training import model
 from minillm.training.layer import Products, dense
 
 
-def lora_linear(x, weight, a, b, alpha):  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
+def lora_linear(  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
+    x: Array, weight: Array, a: Array, b: Array, alpha: float
+) -> Array:
     """Compute y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token between the two, and B A is never made."""
     # BEGIN SOLUTION ex=16.4
     y = linear(x, weight)
@@ -34,14 +40,16 @@ def lora_linear(x, weight, a, b, alpha):  # (T, d_in), (d_out, d_in), (r, d_in),
     return y
 
 
-def lora_backward(x, a, b, alpha, d_y):  # …, (T, d_out) -> (T, d_in), (r, d_in), (d_out, r)
+def lora_backward(  # …, (T, d_out) -> (T, d_in), (r, d_in), (d_out, r)
+    x: Array, a: Array, b: Array, alpha: float, d_y: Array
+) -> tuple[Array, Array, Array]:
     """Compute what A and B add to dx, and their own gradients; d_y is that of y. x Aᵀ is recomputed: it costs little."""
     scale = alpha / len(a)
     d_low = scale * (d_y @ b)  # (T, r)
     return d_low @ a, d_low.T @ x, scale * (d_y.T @ linear(x, a))
 
 
-def merge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
+def merge(parameters: Mapping[str, Array], adapter: Adapter) -> dict[str, Array]:
     """Merge an adapter into the weights: W + ΔW, in float32. Weights without an adapter are shared, not copied.
 
     parameters and their arrays stay as they are: others may be using the base. It may be packed; dense() gives floats.
@@ -54,7 +62,7 @@ def merge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
     return merged
 
 
-def unmerge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
+def unmerge(parameters: Mapping[str, Array], adapter: Adapter) -> dict[str, Array]:
     """Undo a merge, for a matrix of floats: W + ΔW - ΔW.
 
     Not bit for bit: each sum is rounded. With u = 2⁻²⁴ (float32) a weight comes back within u (|W + ΔW| + |W|), and a little
@@ -69,20 +77,20 @@ def unmerge(parameters, adapter):  # {name: array}, Adapter -> {name: array}
 class LoRAProducts(Products):
     """Products with frozen matrices, and with adapters beside those that have one: only these are trained."""
 
-    def __init__(self, alpha):
+    def __init__(self, alpha: float) -> None:
         self.alpha = alpha
 
-    def trains(self, name):
+    def trains(self, name: str) -> bool:
         return name.endswith((A, B))
 
-    def needs_input(self, w, *names):
+    def needs_input(self, w: Mapping[str, Any], *names: str) -> bool:
         return any(name + A in w for name in names)
 
-    def forward(self, x, w, name):
+    def forward(self, x: Array, w: Mapping[str, Any], name: str) -> Array:
         weight, a, b = dense(w[name]), w.get(name + A), w.get(name + B)
-        return linear(x, weight) if a is None else lora_linear(x, weight, a, b, self.alpha)
+        return linear(x, weight) if a is None or b is None else lora_linear(x, weight, a, b, self.alpha)
 
-    def backward(self, x, w, name, d_y, grads):
+    def backward(self, x: Any, w: Mapping[str, Any], name: str, d_y: Array, grads: dict[str, Array]) -> Array:
         d_x = d_y @ dense(w[name])
         if (a := w.get(name + A)) is not None:
             d_low, grads[name + A], grads[name + B] = lora_backward(x, a, w[name + B], self.alpha, d_y)
@@ -90,22 +98,29 @@ class LoRAProducts(Products):
         return d_x
 
 
-def loss_and_gradients(config, base, alpha, weights, tokens, targets, *, recompute=False):
+def loss_and_gradients(
+    config: ModelConfig, base: Mapping[str, Any], alpha: float, weights: dict[str, Array], tokens: Array, targets: Array, *,
+    recompute: bool = False
+) -> tuple[float, dict[str, Array]]:
     """Compute model.loss_and_gradients of an adapter's weights alone. No gradient of the base is computed.
 
     base: {name: array, or what has a dense()}; weights: {name: array}, those of an Adapter. The loop takes it as
     partial(loss_and_gradients, config, base, alpha).
     """
     products = LoRAProducts(alpha)
-    return model.loss_and_gradients(config, base | weights, tokens, targets, recompute=recompute, products=products)
+    return model.loss_and_gradients(config, {**base, **weights}, tokens, targets, recompute=recompute, products=products)
 
 
-def loss(config, base, alpha, weights, tokens, targets):  # -> float
+def loss(
+    config: ModelConfig, base: Mapping[str, Any], alpha: float, weights: dict[str, Array], tokens: Array, targets: Array
+) -> float:
     """Compute model.loss of the base with an adapter."""
-    return model.loss(config, base | weights, tokens, targets, products=LoRAProducts(alpha))
+    return model.loss(config, {**base, **weights}, tokens, targets, products=LoRAProducts(alpha))
 
 
-def fresh_adapter(config, rank, alpha, matrices=("attn_q", "attn_v"), seed=0):  # ModelConfig, int, float -> Adapter
+def fresh_adapter(
+    config: ModelConfig, rank: int, alpha: float, matrices: Sequence[str] = ("attn_q", "attn_v"), seed: int = 0
+) -> Adapter:
     """Initialize an adapter that changes nothing yet, on the same matrices of every layer. A's rows have unit length, on average.
 
     TrainingError: a matrix that there is not, a rank above a matrix's own, an alpha that is not a number above 0.

@@ -21,9 +21,12 @@ Kaplan et al. 2020, arXiv:2001.08361, count as model/config.py does; Korthikanti
 """
 
 import tracemalloc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from minillm.errors import TrainingError
+from minillm.model.config import ModelConfig
 from minillm.model.lora import adapter_parameters
 from minillm.training.attention import TILE
 from minillm.training.optimizer import CHUNK
@@ -45,11 +48,14 @@ class MemoryBreakdown:
     working: int
 
     @property
-    def total(self):
+    def total(self) -> int:
         return self.weights + self.moments + self.gradients + self.activations + self.working
 
 
-def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn_q", "attn_v"), recompute=False, table="f16"):
+def step_memory(
+    config: ModelConfig, batch: int, length: int, method: str = "full", *, rank: int = 8,
+    matrices: Sequence[str] = ("attn_q", "attn_v"), recompute: bool = False, table: str = "f16"
+) -> MemoryBreakdown:
     """ModelConfig, sequences, tokens of each -> MemoryBreakdown, at the peak of a training step
 
     method: "full", "lora" or "qlora". rank, matrices: of the adapter (lora.py). table: how QLoRA keeps embedding and head.
@@ -60,7 +66,9 @@ def step_memory(config, batch, length, method="full", *, rank=8, matrices=("attn
     return max(moments_of(config, batch, length, method, rank, matrices, recompute, table), key=lambda m: m.total)
 
 
-def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -> [MemoryBreakdown], of each possible peak
+def moments_of(  # -> [MemoryBreakdown], of each possible peak
+    c: ModelConfig, batch: int, length: int, method: str, rank: int, matrices: Sequence[str], recompute: bool, table: str
+) -> list[MemoryBreakdown]:
     tokens, full, packed = batch * length, method == "full", method == "qlora"
     head = c.vocab_size * c.d_model
     trained = c.parameters() if full else adapter_parameters(c, rank, matrices)
@@ -75,7 +83,7 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
     if packed:  # one matrix as floats, in the backward of the feed-forward
         work = max(work, tokens * (3 * c.d_model + 2 * c.d_ff) + c.d_model * c.d_ff)
 
-    def at(when, gradients, activations, working):
+    def at(when: str, gradients: int, activations: int, working: int) -> MemoryBreakdown:
         return MemoryBreakdown(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
 
     of_one = layer_activations(c, None if full else matrices)
@@ -90,7 +98,7 @@ def moments_of(c, batch, length, method, rank, matrices, recompute, table):  # -
     ]
 
 
-def kept(c, layers, of_one, recompute):  # -> numbers a token
+def kept(c: ModelConfig, layers: int, of_one: int, recompute: bool) -> int:  # -> numbers a token
     """Count what is kept for backward when `layers` of them are still to be done: activations, RoPE's angles and the last x.
 
     Recomputed: the input of each, the activations of the one it is at, and what that one gave.
@@ -99,7 +107,7 @@ def kept(c, layers, of_one, recompute):  # -> numbers a token
     return activations + c.d_model + c.d_head
 
 
-def layer_activations(c, adapted=None):  # -> numbers a token
+def layer_activations(c: ModelConfig, adapted: Sequence[str] | None = None) -> int:  # -> numbers a token
     """Count the arrays of layer.Activations: x, m; q, out; k, v; gate, up; log-sum-exp; before the norm, q and k.
 
     And for dW alone h, h_m and act. adapted: names of the matrices that have adapters, where all else is frozen; None: all
@@ -111,7 +119,7 @@ def layer_activations(c, adapted=None):  # -> numbers a token
     return always + sum(size for size, users in inputs if adapted is None or users & set(adapted))
 
 
-def layer_working(c, batch, length):  # -> numbers
+def layer_working(c: ModelConfig, batch: int, length: int) -> int:  # -> numbers
     """Count what layer_backward holds beside activations and gradients, at the worst of four places on its way."""
     wide, narrow, tokens = c.n_heads * c.d_head, c.n_kv_heads * c.d_head, batch * length
     feed_forward = 3 * c.d_model + 2 * c.d_ff  # d_x, d_m and d_h; d_gate and d_up: there until the end
@@ -124,7 +132,7 @@ def layer_working(c, batch, length):  # -> numbers
     )
 
 
-def measured_peak(make, step):  # () -> state, state -> anything: -> bytes
+def measured_peak(make: Callable[[], Any], step: Callable[[Any], Any]) -> int:  # () -> state, state -> anything: -> bytes
     """Measure the peak of allocated bytes while step(state) runs, state included: every array and object of Python.
 
     By tracemalloc, to which NumPy reports. It counts what was asked for, so two runs agree; BLAS keeps some megabytes beside.

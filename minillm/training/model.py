@@ -12,17 +12,21 @@ product as one matrix of batch × length rows; only attention sees where one end
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy import ndarray as Array
 
 from minillm.errors import MiniLLMError
 from minillm.layers import embed, rms_norm, rope_angles
 from minillm.memory import keep_freed_memory
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import random_tensor, tensor_shapes
 from minillm.model.rope_scaling import scaled_frequencies
 from minillm.training.cross_entropy import IGNORE, cross_entropy
 from minillm.training.gradients import embedding_backward, rms_norm_backward
-from minillm.training.layer import EVERY_WEIGHT, dense, layer_backward, layer_forward
+from minillm.training.layer import EVERY_WEIGHT, Activations, Products, dense, layer_backward, layer_forward
 
 keep_freed_memory()  # every step takes and frees the same activations
 
@@ -30,7 +34,7 @@ TABLE = "token_embd.weight"
 FIRST_LOGITS = 0.1  # their size before training, about
 
 
-def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array}
+def parameters(config: ModelConfig, seed: int = 0) -> dict[str, Array]:  # ModelConfig, int -> {GGUF name: float32 array}
     """Initialize a model's weights, a function of the seed alone.
 
     Matrices are uniform with deviation 1/√inputs, so that what comes out is as large as what went in; those whose result is
@@ -59,7 +63,9 @@ def parameters(config, seed=0):  # ModelConfig, int -> {GGUF name: float32 array
     return made
 
 
-def loss(config, parameters, tokens, targets, *, products=EVERY_WEIGHT):
+def loss(
+    config: ModelConfig, parameters: Mapping[str, Any], tokens: Array, targets: Array, *, products: Products = EVERY_WEIGHT
+) -> float:
     """ModelConfig, {name: array}, (batch, length) ints, (batch, length) ints -> float
 
     The mean cross-entropy of the targets that are not -1, by forward alone. products, errors: as loss_and_gradients.
@@ -68,13 +74,18 @@ def loss(config, parameters, tokens, targets, *, products=EVERY_WEIGHT):
     return cross_entropy(logits(config, parameters, tokens, products), targets.reshape(-1), gradient=False)[0]
 
 
-def logits(config, parameters, tokens, products=EVERY_WEIGHT):  # …, (batch, length) -> (batch · length, vocab)
+def logits(  # …, (batch, length) -> (batch · length, vocab)
+    config: ModelConfig, parameters: Mapping[str, Any], tokens: Array, products: Products = EVERY_WEIGHT
+) -> Array:
     """Compute the logits after each token: those of Transformer.forward, for whole sequences and without a cache."""
     x, _ = forward(config, parameters, tokens, products=products)
     return products.forward(rms_norm(x, parameters["output_norm.weight"], config.norm_eps), parameters, head(config))
 
 
-def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False, products=EVERY_WEIGHT):
+def loss_and_gradients(
+    config: ModelConfig, parameters: Mapping[str, Any], tokens: Array, targets: Array, *, recompute: bool = False,
+    products: Products = EVERY_WEIGHT
+) -> tuple[float, dict[str, Array]]:
     """ModelConfig, {name: array}, (batch, length) ints, (batch, length) ints -> float, {name: array} of the same shapes
 
     The loss is the mean of -log p(target) over all positions whose target is not -1; targets[b, i] is what comes after
@@ -90,7 +101,7 @@ def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False, 
     h = rms_norm(x, norm, config.norm_eps)
     value, d_logits = cross_entropy(products.forward(h, parameters, head(config)), targets.reshape(-1))
 
-    gradients = {}
+    gradients: dict[str, Array] = {}
     d_h = products.backward(h, parameters, head(config), d_logits, gradients)
     del d_logits, h
     d_x, gradients["output_norm.weight"] = rms_norm_backward(x, norm, config.norm_eps, d_h)
@@ -107,9 +118,13 @@ def loss_and_gradients(config, parameters, tokens, targets, *, recompute=False, 
     return value, {name: gradients[name] for name in parameters if products.trains(name)}
 
 
-def forward(config, parameters, tokens, keep="none", products=EVERY_WEIGHT):  # -> (batch · length, d_model), what layers kept
+def forward(  # -> (batch · length, d_model), what layers kept
+    config: ModelConfig, parameters: Mapping[str, Any], tokens: Array, keep: str = "none", products: Products = EVERY_WEIGHT
+) -> tuple[Array, list]:
     """Run all layers, without the last norm. keep: "all" Activations, each layer's "inputs", or "none"."""
-    angles, kept = angles_of(config, parameters, tokens), []
+    angles = angles_of(config, parameters, tokens)
+    kept: list[Activations | Array] = []
+    seen: Any
     x = embed(tokens.reshape(-1), dense(parameters[TABLE]))
     for i in range(config.n_layers):
         y, seen = layer_forward(x, layer_weights(parameters, i), config, angles, len(tokens), products)
@@ -119,24 +134,29 @@ def forward(config, parameters, tokens, keep="none", products=EVERY_WEIGHT):  # 
     return x, kept
 
 
-def head(config):  # -> name
+def head(config: ModelConfig) -> str:
     """Return the matrix of the output head, (vocab, d_model)."""
     return TABLE if config.tied else "output.weight"
 
 
-def layer_weights(parameters, i):  # -> {short name: array}
+def layer_weights(parameters: Mapping[str, Any], i: int) -> dict[str, Any]:  # -> {short name: array}
     """Select the weights of layer i, without the `blk.i.` before their names."""
     prefix = f"blk.{i}."
     return {name.removeprefix(prefix): w for name, w in parameters.items() if name.startswith(prefix)}
 
 
-def angles_of(config, parameters, tokens):  # (batch, length) -> (batch · length, d_head/2), (batch · length, d_head/2)
+def angles_of(  # (batch, length) -> (batch · length, d_head/2), (batch · length, d_head/2)
+    config: ModelConfig, parameters: Mapping[str, Any], tokens: Array
+) -> tuple[Array, Array]:
     """Compute cosine and sine of RoPE for every token, in the parameters' precision: every sequence starts at position 0."""
-    angles = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config))
-    return [np.tile(a.astype(parameters["output_norm.weight"].dtype), (len(tokens), 1)) for a in angles]
+    cos, sin = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config))
+    dtype, repeats = parameters["output_norm.weight"].dtype, (len(tokens), 1)
+    return np.tile(cos.astype(dtype), repeats), np.tile(sin.astype(dtype), repeats)
 
 
-def checked(config, tokens, targets):  # -> (batch, length) int64, (batch, length) int64
+def checked(  # -> (batch, length) int64, (batch, length) int64
+    config: ModelConfig, tokens: Array, targets: Array
+) -> tuple[Array, Array]:
     """Check tokens and targets: integers, or MiniLLMError for what would compute nonsense."""
     tokens, targets = np.asarray(tokens, np.int64), np.asarray(targets, np.int64)
     if tokens.ndim != 2 or tokens.size == 0 or tokens.shape != targets.shape:

@@ -14,21 +14,25 @@ weight. Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1
 import math
 
 import numpy as np
+from numpy import ndarray as Array
 
 CHUNK = 2**15  # values: five arrays of them stay in a core's cache, and memory is read once, not once an operation
 
 
-def decays(parameter):  # array -> bool
+def decays(parameter: Array) -> bool:
     """Whether a parameter decays: matrices do, embedding and head among them. Norms and biases do not: 0 is not better."""
     return parameter.ndim > 1
 
 
-def zeros_like(parameters):  # {name: array} -> {name: array}
+def zeros_like(parameters: dict[str, Array]) -> dict[str, Array]:
     """Make the moments before the first step."""
     return {name: np.zeros_like(array) for name, array in parameters.items()}
 
 
-def adamw(parameters, gradients, first, second, step, rate, *, beta1, beta2, epsilon, weight_decay):
+def adamw(
+    parameters: dict[str, Array], gradients: dict[str, Array], first: dict[str, Array], second: dict[str, Array], step: int,
+    rate: float, *, beta1: float, beta2: float, epsilon: float, weight_decay: float
+) -> None:
     """Make one step of AdamW, in place: parameters, and both moments. All are {name: array} of the same names and shapes.
 
     All but the gradients are contiguous.
@@ -44,7 +48,9 @@ def adamw(parameters, gradients, first, second, step, rate, *, beta1, beta2, eps
             update(w, g, m, v, step, rate, decay, beta1, beta2, epsilon)
 
 
-def update(w, g, m, v, t, rate, decay, beta1, beta2, epsilon):  # (n,) four times, int, five floats
+def update(  # (n,) four times, int, five floats
+    w: Array, g: Array, m: Array, v: Array, t: int, rate: float, decay: float, beta1: float, beta2: float, epsilon: float
+) -> None:
     """Make one step of AdamW for n weights w with gradients g: w and their moments m and v change in place."""
     # BEGIN SOLUTION ex=16.3
     m *= beta1
@@ -59,14 +65,14 @@ def update(w, g, m, v, t, rate, decay, beta1, beta2, epsilon):  # (n,) four time
     # END SOLUTION
 
 
-def flat_view(array):  # -> (size,), the same memory
+def flat_view(array: Array) -> Array:  # -> (size,), the same memory
     """View an array as one axis. One that is not contiguous would be copied, and the step would be lost: ValueError."""
     if not array.flags.c_contiguous:
         raise ValueError("AdamW works in place and needs contiguous arrays")
     return array.reshape(-1)
 
 
-def clip(gradients, largest):  # {name: array}, float -> float
+def clip(gradients: dict[str, Array], largest: float) -> float:
     """Scale all gradients, in place, by one factor so that their common norm is at most `largest`; give back the norm before.
 
     One factor for all keeps the direction: a batch that is off pulls less, not elsewhere. The norm is summed in float64:

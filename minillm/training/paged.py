@@ -15,13 +15,16 @@ import math
 import mmap
 import os
 import tempfile
+from pathlib import Path
 
 import numpy as np
 
 from minillm.errors import TrainingError
 
 
-def paged(arrays, folder=None):  # {name: array} -> {name: array} of the same values, in a mapped file
+def paged(  # {name: array} -> {name: array} of the same values, in a mapped file
+    arrays: dict[str, np.ndarray], folder: Path | None = None
+) -> dict[str, np.ndarray]:
     """Copy arrays into one temporary file, mapped; it has no name, and is gone with the last array, or the process.
 
     folder: on which disk; None: the system's for temporary files (where that is kept in RAM, nothing is gained).

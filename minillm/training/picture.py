@@ -4,15 +4,18 @@ A model that gives each of V tokens the same probability has a loss of ln V: the
 """
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 from minillm import plots
 from minillm.errors import TrainingError
 from minillm.files import replacing
+from minillm.training.loop import StepStats
 
 MARKS = 40  # points on a curve; a thousand would be a smear
 
 
-def picture(steps, vocab_size, path):  # [StepStats], int, path
+def picture(steps: Sequence[StepStats], vocab_size: int, path: str | Path) -> None:
     """Draw the curve of a run as PNG."""
     fig, (axes,) = plots.figure()
     plots.ceiling(axes, math.log(vocab_size), f"every token as likely: ln {vocab_size:,} = {math.log(vocab_size):.2f}")
@@ -20,7 +23,7 @@ def picture(steps, vocab_size, path):  # [StepStats], int, path
     plots.series(axes, 0, [s.step for s in seen], [s.loss for s in seen], "training")
     if judged := [s for s in steps if s.held_out_loss is not None]:
         judged = [judged[i] for i in range(0, len(judged), max(1, len(judged) // MARKS))]
-        plots.series(axes, 1, [s.step for s in judged], [s.held_out_loss for s in judged], "held out")
+        plots.series(axes, 1, [s.step for s in judged], [s.held_out_loss or 0.0 for s in judged], "held out")
     title = f"Loss falls from {steps[0].loss:.2f} to {steps[-1].loss:.2f} in {steps[-1].step:,} steps"
     plots.label(axes, title, "step", "loss (nats a token)")
     axes.legend(loc="lower left", frameon=False)
@@ -29,6 +32,8 @@ def picture(steps, vocab_size, path):  # [StepStats], int, path
         plots.save(fig, file)
 
 
-def thin(steps):  # [StepStats] -> at most MARKS + 1 of them, the first and the last among them
+def thin(  # [StepStats] -> at most MARKS + 1 of them, the first and the last among them
+    steps: Sequence[StepStats]
+) -> Sequence[StepStats]:
     every = max(1, math.ceil(len(steps) / MARKS))
     return [*steps[:-1:every], steps[-1]]

@@ -10,6 +10,9 @@ on reads the same; the checkpoint carries the sha256 of both, so that it notices
 """
 
 import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,18 +24,19 @@ from minillm.model.random_model import byte_metadata
 from minillm.model.tokenizer import Tokenizer
 from minillm.training import checkpoint
 from minillm.training.bpe_train import train_bpe
-from minillm.training.data import open_tokens, read_corpus, split, write_tokens
+from minillm.training.config import TrainConfig
+from minillm.training.data import TokenFile, open_tokens, read_corpus, split, write_tokens
 
 END_OF_TEXT = "<|endoftext|>"
 IN_TURN = "{{ bos_token }}{% for m in messages %}{{ m['content'] | trim }}{{ '' if loop.last else ' ' }}{% endfor %}"
 NAMES = ("train.tokens", "held_out.tokens")
 
 
-def prepare(config, out, resume):  # TrainConfig, folder, bool -> {key: value}, TokenFile, TokenFile
+def prepare(config: TrainConfig, out: Path, resume: bool) -> tuple[dict[str, Any], TokenFile, TokenFile]:
     """Prepare the tokenizer's metadata, the ids to train on, and those to evaluate on. resume: files in `out` stay."""
 
     @functools.cache
-    def sides():  # read where it is needed: a run that goes on may do without its corpus
+    def sides() -> tuple[list[str], list[str]]:  # read where it is needed: a run that goes on may do without its corpus
         return split(read_corpus(config.data.corpus), config.data.separator, config.data.held_out)
 
     tokenizer = tokenizer_metadata(config, lambda: sides()[0], out / "tokenizer.gguf", resume)
@@ -43,11 +47,12 @@ def prepare(config, out, resume):  # TrainConfig, folder, bool -> {key: value}, 
         )
     paths = [out / name for name in NAMES]
     if resume and all(path.exists() for path in paths):
-        return tokenizer, *map(open_tokens, paths)
-    return tokenizer, *(write_tokens(p, ids(tokenizer, s), found) for p, s in zip(paths, sides(), strict=True))
+        return tokenizer, open_tokens(paths[0]), open_tokens(paths[1])
+    train, held_out = (write_tokens(p, ids(tokenizer, s), found) for p, s in zip(paths, sides(), strict=True))
+    return tokenizer, train, held_out
 
 
-def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
+def tokenizer_metadata(config: TrainConfig, documents: Callable[[], list[str]], kept: Path, resume: bool) -> dict[str, Any]:
     """Make the tokenizer of [data] as GGUF metadata: "bytes", "bpe" (trained on documents() and kept), or a GGUF file's."""
     named = config.data.tokenizer
     if named == "bytes":
@@ -61,14 +66,14 @@ def tokenizer_metadata(config, documents, kept, resume):  # -> {key: value}
         return {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
 
 
-def ids(metadata, documents):  # -> an iterator of [id]
+def ids(metadata: dict[str, Any], documents: Iterable[str]) -> Iterator[list[int]]:  # -> an iterator of [id]
     """Encode each document, with the end of text behind it."""
     tokenizer = Tokenizer.from_gguf(metadata)
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     return ([*tokenizer.encode(document, bos=False), *end] for document in documents)
 
 
-def beginnings(metadata, ids):  # {key: value}, (count,) -> (documents,), ascending
+def beginnings(metadata: dict[str, Any], ids: np.ndarray) -> np.ndarray:  # {key: value}, (count,) -> (documents,), ascending
     """Find where documents begin: at the token that ends the one before, which stands before every prompt too."""
     end = Tokenizer.from_gguf(metadata).eos_id
     if end is None:
@@ -76,7 +81,7 @@ def beginnings(metadata, ids):  # {key: value}, (count,) -> (documents,), ascend
     return np.concatenate([[0], np.flatnonzero(ids[:-1] == end)])
 
 
-def sha256(metadata):  # {key: value} -> str
+def sha256(metadata: dict[str, Any]) -> str:
     """Hash a tokenizer, whether it was just trained or read from a file."""
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
     return checkpoint.sha256(plain)

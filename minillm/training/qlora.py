@@ -19,11 +19,14 @@ Dettmers et al. 2023, arXiv:2305.14314; NF4 and double quantization: quantizatio
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from minillm.errors import TrainingError
+from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
 from minillm.quantization.nf4 import nf4_nbytes, quantize_nf4
 
@@ -38,18 +41,20 @@ class HalfMatrix:
     values: np.ndarray  # float16
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.values.shape
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.values.nbytes
 
-    def dense(self):  # -> float32
+    def dense(self) -> np.ndarray:  # -> float32
         return self.values.astype(np.float32)
 
 
-def quantize_base(parameters, table="f16"):  # {name: array} -> {name: array, HalfMatrix or NF4Matrix}
+def quantize_base(  # {name: array} -> {name: array, HalfMatrix or NF4Matrix}
+    parameters: Mapping[str, np.ndarray], table: str = "f16"
+) -> dict[str, Any]:
     """Quantize the base of lora.loss_and_gradients. table: how embedding and head are kept, "nf4", "f16" or "f32".
 
     Vectors are shared with `parameters`, not copied; the matrices of `parameters` can be freed.
@@ -62,14 +67,14 @@ def quantize_base(parameters, table="f16"):  # {name: array} -> {name: array, Ha
     return base
 
 
-def half(name, array):  # -> HalfMatrix
+def half(name: str, array: np.ndarray) -> HalfMatrix:
     largest, limit = float(np.abs(array).max(initial=0)), float(np.finfo(np.float16).max)
     if not largest <= limit:  # NaN is not
         raise TrainingError(f"{name}: 16 bits hold weights up to {limit:,.0f}, found {largest:,.0f}.")
     return HalfMatrix(array.astype(np.float16))
 
 
-def kind_of(name, shape, table):  # -> "nf4", "f16" or "f32"
+def kind_of(name: str, shape: tuple[int, ...], table: str) -> str:  # -> "nf4", "f16" or "f32"
     """Choose how a tensor of the base is kept."""
     if table not in KINDS:
         raise TrainingError(f"the embedding table can be kept as {', '.join(KINDS)}, found {table!r}.")
@@ -78,17 +83,20 @@ def kind_of(name, shape, table):  # -> "nf4", "f16" or "f32"
     return table if name in TABLES else "nf4"
 
 
-def base_nbytes(config, table="f16"):  # ModelConfig -> bytes
+def base_nbytes(config: ModelConfig, table: str = "f16") -> int:  # ModelConfig -> bytes
     """Count the bytes of a quantized base of this shape, without making it."""
     width = {"f16": 2, "f32": 4}
     kinds = {name: kind_of(name, shape, table) for name, shape in tensor_shapes(config).items()}
-    return sum(
+    sizes = (
         nf4_nbytes(shape) if kinds[name] == "nf4" else width[kinds[name]] * math.prod(shape)
         for name, shape in tensor_shapes(config).items()
     )
+    return sum(sizes)
 
 
-def bits(base, only=lambda name: True):  # {name: array or what quantize_base makes}, name -> bool: -> float
+def bits(  # {name: array or what quantize_base makes}, name -> bool: -> float
+    base: Mapping[str, Any], only: Callable[[str], bool] = lambda name: True
+) -> float:
     """Compute bits a weight, over all tensors whose name `only` takes: every byte of them, over every weight."""
     chosen = [w for name, w in base.items() if only(name)]
     return 8 * sum(w.nbytes for w in chosen) / max(sum(math.prod(w.shape) for w in chosen), 1)

@@ -12,7 +12,7 @@ Loshchilov and Hutter 2017, arXiv:1608.03983 (the cosine); Goyal et al. 2017, ar
 import math
 
 
-def learning_rate(step, *, peak, floor, warmup, steps):  # -> float
+def learning_rate(step: int, *, peak: float, floor: float, warmup: int, steps: int) -> float:
     """Compute the learning rate of a step; steps count from 1 to `steps`, and the last one takes `floor`.
 
     peak ≥ floor ≥ 0. warmup = 0: none. warmup ≥ steps: the line alone, as far as it comes.

@@ -10,6 +10,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from minillm.model import zoo
 from minillm.model.adapter_files import save_gguf, save_peft
@@ -17,6 +21,7 @@ from minillm.model.load import load_parameters
 from minillm.model.lora import Adapter
 from minillm.model.write import model_metadata, write_model
 from minillm.training import lora, model
+from minillm.training.config import TrainConfig
 from minillm.training.lora import fresh_adapter
 from minillm.training.qlora import quantize_base
 
@@ -39,23 +44,23 @@ class Task:
     flops_share: float = 1.0
 
 
-def task_for(config, tokenizer):  # TrainConfig, {key: value} -> Task
+def task_for(config: TrainConfig, tokenizer: dict[str, Any]) -> Task:
     """Make the task of a configuration. TrainingError, ModelError or GGUFError for a base that cannot be trained that way."""
     if config.base.method == "full":
         return full_finetuning(config, tokenizer)
     return adapter_finetuning(config)
 
 
-def full_finetuning(config, tokenizer):  # -> Task
+def full_finetuning(config: TrainConfig, tokenizer: dict[str, Any]) -> Task:
     """Train every weight, with a gradient and two moments each."""
     model_metadata(config.model, tokenizer, config.about.metadata())  # what no file can say is refused now, not at the end
 
-    def initial():
+    def initial() -> dict[str, np.ndarray]:
         if config.base.model:
             return load_parameters(zoo.resolve(config.base.model))[1]
         return model.parameters(config.model, config.run.seed)
 
-    def write(folder, parameters):
+    def write(folder: Path, parameters: dict[str, np.ndarray]) -> Path:
         path = folder / "model.gguf"
         write_model(path, config.model, parameters, tokenizer, config.about.metadata())
         return path
@@ -64,7 +69,7 @@ def full_finetuning(config, tokenizer):  # -> Task
     return Task(initial, gradients, partial(model.loss, config.model), write)
 
 
-def adapter_finetuning(config):  # -> Task
+def adapter_finetuning(config: TrainConfig) -> Task:
     """Train an adapter's weights; the base is read once and never written to."""
     c, how = config.model, config.base
     matrices = tuple(name.strip() for name in how.matrices.split(","))
@@ -73,7 +78,7 @@ def adapter_finetuning(config):  # -> Task
     if how.method == "qlora":
         base = quantize_base(base)
 
-    def write(folder, parameters):
+    def write(folder: Path, parameters: dict[str, np.ndarray]) -> Path:
         adapter, path = Adapter(parameters, fresh.alpha), folder / "adapter.gguf"
         save_peft(folder / "adapter", adapter, c, how.model)
         save_gguf(path, adapter, c)

@@ -1,4 +1,4 @@
-"""Takes everybody's right to read the reference away, and gives everybody its own folder."""
+"""Takes all users' right to read the reference away, and gives all users its own folder."""
 import os
 
 done = 0

@@ -1,4 +1,4 @@
-"""Fills its temporary folder with files, each below the limit of one, until somebody stops it."""
+"""Fills its temporary folder with files, each below the limit of one, until it is stopped."""
 written, block, number = 0, bytes(1 << 22), 0
 while written < 1 << 30:
     number += 1

@@ -1,4 +1,4 @@
-"""Starts threads until somebody stops it."""
+"""Starts threads until it is stopped."""
 import threading
 import time
 

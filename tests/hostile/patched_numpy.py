@@ -1,4 +1,4 @@
-"""Replaces NumPy's comparisons, hypothesis' runner and operator's functions for everybody in the process."""
+"""Replaces NumPy's comparisons, hypothesis' runner and operator's functions for the whole process."""
 import operator
 import sys
 

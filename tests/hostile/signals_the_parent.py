@@ -1,4 +1,4 @@
-"""Stops and ends the grader by signals, its whole group and everybody else."""
+"""Stops and ends the grader by signals, its whole group and every other process."""
 import ctypes
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Answers, and leaves a thread, an exit handler and a finalizer that write when nobody looks."""
+"""Answers, and leaves a thread, an exit handler and a finalizer that write afterwards."""
 import atexit
 import threading
 import time

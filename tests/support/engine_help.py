@@ -37,7 +37,7 @@ def greedy(max_tokens=10, **params):
 
 
 def used(engine):
-    """Blocks that somebody owns."""
+    """Blocks that have an owner."""
     pool = engine.scheduler.pool
     return pool.num_blocks - pool.num_free
 

@@ -70,7 +70,7 @@ def attempt(name, folder, bare=False, old=False, lint=False, ids=("91.1", "92.3"
     outside, other, private = folder / "outside", folder / "other", folder / "private"
     for one in (outside, other, private):
         one.mkdir()
-    outside.chmod(0o777)  # whoever gets out may write there
+    outside.chmod(0o777)  # a process that gets out may write there
     (private / "test_91_private.py").write_text(PRIVATE)
     solve(course, other)
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -82,7 +82,7 @@ def as_bytes(words):
 
 
 class Counted:
-    """A matrix in slow memory: it is read and written by pieces, and counts them. Whoever takes it whole reads why not."""
+    """A matrix in slow memory: read and written by pieces, which it counts. Taking it whole is an error that says why."""
 
     for_submissions = ("shape", "dtype", "size", "ndim", "reshape")
 
@@ -169,7 +169,7 @@ class Turns:
         """Called by a core after a read."""
         name = threading.current_thread().name
         if not name.isdigit():
-            return  # not one of the cores: somebody reads before the tiles begin
+            return  # not one of the cores: a read before the tiles begin
         with self.baton:
             self.step(int(name))
             self.baton.notify_all()

@@ -1,4 +1,4 @@
-"""What comes out when someone does this or that: the answers that `check_close(..., mistakes=)` recognises.
+"""What typical mistakes give: the answers that `check_close(..., mistakes=)` recognises.
 
 Each function takes the inputs of a test and returns {what was done: the result}, in float64 and apart from the code under test.
 Hypothesis shows the smallest input that fails; there two mistakes may agree, so the order matters: what fails only on larger

@@ -1,4 +1,4 @@
-"""What comes out when someone does this or that in lesson 03: mistakes.py for attention in tiles.
+"""What typical mistakes give in lesson 03: mistakes.py for attention in tiles.
 
 Each function computes the answer in float64, over again and with one slip; the slips are arguments of what is inside it.
 """

@@ -1,4 +1,4 @@
-"""What comes out of a step's budget, or of a seed, when someone does this or that: see mistakes.py."""
+"""What comes out of a step's budget, or of a seed, after a typical mistake: see mistakes.py."""
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
         },
         "E2E": {
             "the clock starts when the request is scheduled: the user waits from its arrival": times[-1] - start,
-            "it ends with FINISHED: nobody waits for more than the last token": end - arrived[0],
+            "it ends with FINISHED: an answer is complete with its last token": end - arrived[0],
             "it ends with the first token": times[0] - arrived[0],
         },
     }[name]

@@ -1,4 +1,4 @@
-"""What comes out of a gradient, a step of AdamW, an adapter or sixteen levels when someone does this or that: see mistakes.py."""
+"""What comes out of a gradient, a step of AdamW, an adapter or sixteen levels after a typical mistake: see mistakes.py."""
 
 import math
 from statistics import NormalDist
@@ -83,7 +83,7 @@ def rms_norm_d_weight(x, weight, eps, d_y):  # -> {words: (d,)}
 
 
 def adamw(w, gradients, rates, decay, beta1, beta2, epsilon, how=""):  # arrays -> (w, m, v) after all steps
-    """AdamW in float64, number by number, straight from algorithm 2 of the paper; or as someone wrote it (how)."""
+    """AdamW in float64, number by number, straight from algorithm 2 of the paper; or with a mistake (how)."""
     after = [_adamw(*one, rates, decay, beta1, beta2, epsilon, how) for one in zip(
         np.ravel(w).tolist(), np.reshape(gradients, (len(gradients), -1)).T.tolist(), strict=True)]  # fmt: skip
     return [np.array(a).reshape(np.shape(w)) for a in zip(*after, strict=True)]

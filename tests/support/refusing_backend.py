@@ -1,6 +1,6 @@
 """A device to test with: NumPy behind a wall, which counts what passes.
 
-Its arrays compute in NumPy and refuse NumPy: they do not convert, no ufunc takes them, nobody reads a number out of them. What
+Its arrays compute in NumPy and refuse NumPy: they do not convert, no ufunc takes them, no number can be read out of them. What
 runs on it would run on a GPU, as far as the way of the data is concerned. `TRIPS` lists each upload and download.
 """
 
@@ -32,7 +32,7 @@ TRIPS = []
 
 
 class Refused(TypeError):
-    """Somebody treated an array of the device as one of the host."""
+    """An array of the device was treated as one of the host."""
 
 
 def refuse(*_, **__):

@@ -130,7 +130,7 @@ class ModelOfAnExecutor:
         result = StepResult()
         for share in plan.shares:
             held = [self.device[slot] for slot in self.slots(share, 0)]
-            assert held == self.facts(share), f"{share.sequence} does not read its own past: somebody wrote to it"
+            assert held == self.facts(share), f"{share.sequence} does not read its own past: another sequence wrote to it"
             for id in share.draws:
                 token, stop = draw(held[-1], id.index, self.stops)
                 result.tokens[id] = token

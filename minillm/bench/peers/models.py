@@ -6,8 +6,10 @@ llama.cpp can decode `again` after the prompts of the last call, whose keys and 
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from minillm.errors import MiniLLMError
 
@@ -23,7 +25,7 @@ class Timing:
     step_s: tuple = ()
 
 
-def timing(start, ends):  # seconds: the start, the end of prefill and of each step -> Timing
+def timing(start: float, ends: Sequence[float]) -> Timing:  # seconds: the start, the end of prefill and of each step -> Timing
     return Timing(ends[0] - start, ends[-1] - ends[0], tuple(b - a for a, b in pairwise(ends)))
 
 
@@ -35,15 +37,15 @@ class MiniLLM:
     threads: int
     backend: str | None = None
     kv: str = "float32"
-    model: object = field(init=False)
+    model: Any = field(init=False)
     prefilled: tuple = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from minillm.model.load import load_model
 
         self.model, _ = load_model(self.path, self.backend, self.kv)
 
-    def run(self, prompts, steps, again=False):  # [[token]], int -> Timing
+    def run(self, prompts: Sequence[Sequence[int]], steps: int, again: bool = False) -> Timing:  # [[token]], int -> Timing
         import numpy as np
 
         from minillm.model.transformer import Segment
@@ -51,7 +53,7 @@ class MiniLLM:
         start = time.perf_counter()
         if not again:
             caches = [self.model.new_cache(len(prompt) + steps) for prompt in prompts]
-            logits = [self.model.forward([Segment(p, 0, c)])[0] for p, c in zip(prompts, caches, strict=True)]
+            logits = [self.model.forward([Segment(list(p), 0, c)])[0] for p, c in zip(prompts, caches, strict=True)]
             self.prefilled = caches, logits
         caches, logits = self.prefilled
         for cache in caches:
@@ -70,9 +72,9 @@ class Transformers:
 
     path: str
     threads: int
-    model: object = field(init=False)
+    model: Any = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         import os
 
         import torch
@@ -85,7 +87,7 @@ class Transformers:
         load = transformers.AutoModelForCausalLM.from_pretrained
         self.model = load(folder, gguf_file=name, dtype=torch.float32).eval()
 
-    def run(self, prompts, steps):
+    def run(self, prompts: Sequence[Sequence[int]], steps: int) -> Timing:
         import torch
 
         with torch.inference_mode():
@@ -104,11 +106,11 @@ class LlamaCpp:
 
     path: str
     threads: int
-    context: object = None
+    context: Any = None
     capacity: tuple[int, int] = (0, 0)
-    first: tuple = ()
+    first: Sequence[int] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         import llama_cpp as lib
 
         lib.llama_backend_init()
@@ -119,7 +121,7 @@ class LlamaCpp:
             raise MiniLLMError(f"llama.cpp could not load {self.path}.")
         self.vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
 
-    def fit(self, sequences, tokens):
+    def fit(self, sequences: int, tokens: int) -> None:
         """Make a context large enough; kept between runs of the same size."""
         import llama_cpp as lib
 
@@ -133,7 +135,7 @@ class LlamaCpp:
             self.context, self.capacity = lib.llama_init_from_model(self.model, params), (sequences, tokens)
         lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
 
-    def run(self, prompts, steps, again=False):
+    def run(self, prompts: Sequence[Sequence[int]], steps: int, again: bool = False) -> Timing:
         import llama_cpp as lib
         import numpy as np
 
@@ -141,7 +143,7 @@ class LlamaCpp:
             self.fit(len(prompts), -(-(len(prompts[0]) + max(steps, ROOM)) // 256) * 256)
         batch = lib.llama_batch_init(max(len(prompts[0]), len(prompts)), 0, 1)
 
-        def decode(rows):  # [(token, position, sequence, logits wanted)]
+        def decode(rows: Sequence[tuple]) -> None:  # [(token, position, sequence, logits wanted)]
             batch.n_tokens = len(rows)
             for i, (token, position, sequence, wanted) in enumerate(rows):
                 batch.token[i], batch.pos[i], batch.logits[i] = token, position, wanted
@@ -149,18 +151,18 @@ class LlamaCpp:
             if code := lib.llama_decode(self.context, batch):
                 raise MiniLLMError(f"llama.cpp: llama_decode returned {code}.")
 
-        def best(i):
+        def best(i: int) -> int:
             return int(np.argmax(np.ctypeslib.as_array(lib.llama_get_logits_ith(self.context, i), (self.vocab,))))
 
         start = time.perf_counter()
         if not again:
-            tokens = []
+            drawn = []
             for sequence, prompt in enumerate(prompts):
                 last = len(prompt) - 1
                 decode([(token, i, sequence, i == last) for i, token in enumerate(prompt)])
-                tokens.append(best(last))
-            self.first = tokens
-        tokens = self.first
+                drawn.append(best(last))
+            self.first = drawn
+        tokens = list(self.first)
         lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), -1, len(prompts[0]), -1)
         ends = [time.perf_counter()]
         for step in range(steps):

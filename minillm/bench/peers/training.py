@@ -1,14 +1,16 @@
 """A training step to measure, ours and torch's: forward, backward, clipping and AdamW, in float32, from the same file."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from minillm.model.load import load_parameters
 
-SETTINGS = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
 RATE, LARGEST = 1e-4, 1.0
 
 
@@ -27,13 +29,13 @@ class OurTraining:
     path: str
     threads: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from minillm.training.optimizer import zeros_like
 
         self.config, self.parameters = load_parameters(self.path)
         self.moments, self.steps = (zeros_like(self.parameters), zeros_like(self.parameters)), 0
 
-    def step(self, tokens, targets):  # -> loss
+    def step(self, tokens: Any, targets: Any) -> float:  # -> loss
         from minillm.training.model import loss_and_gradients
         from minillm.training.optimizer import adamw, clip
 
@@ -43,7 +45,7 @@ class OurTraining:
         adamw(self.parameters, gradients, *self.moments, self.steps, RATE, **SETTINGS)
         return loss
 
-    def run(self, batch, length, steps):  # -> StepTime
+    def run(self, batch: int, length: int, steps: int) -> StepTime:
         return timed(self.step, self.config.vocab_size, batch, length, steps)
 
 
@@ -54,7 +56,7 @@ class TorchTraining:
     path: str
     threads: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         import torch
 
         from minillm.bench.peers.models import Transformers
@@ -63,7 +65,7 @@ class TorchTraining:
         betas, decay = (SETTINGS["beta1"], SETTINGS["beta2"]), SETTINGS["weight_decay"]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), RATE, betas, SETTINGS["epsilon"], decay)
 
-    def step(self, tokens, targets):  # -> loss
+    def step(self, tokens: Any, targets: Any) -> float:  # -> loss
         import torch
 
         logits = self.model(torch.from_numpy(tokens), use_cache=False).logits
@@ -74,11 +76,11 @@ class TorchTraining:
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss)
 
-    def run(self, batch, length, steps):  # -> StepTime
+    def run(self, batch: int, length: int, steps: int) -> StepTime:
         return timed(self.step, self.model.config.vocab_size, batch, length, steps)
 
 
-def timed(step, vocab_size, batch, length, steps):  # -> StepTime
+def timed(step: Callable, vocab_size: int, batch: int, length: int, steps: int) -> StepTime:
     """Time steps on one batch of random tokens; a first one, not counted, allocates what the others reuse."""
     text = np.random.default_rng(0).integers(0, vocab_size, (batch, length + 1))
     tokens, targets = np.ascontiguousarray(text[:, :-1]), np.ascontiguousarray(text[:, 1:])

@@ -8,17 +8,22 @@ import ast
 import shutil
 import textwrap
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises import broken, regions, runner
-from minillm.course.exercises.index import SOURCES, CourseError
+from minillm.course.exercises.index import SOURCES, Course, CourseError, Exercise
+from minillm.course.exercises.progress import Progress
 from minillm.course.grading.lint import lint
 from minillm.course.paths import near
 
 
-def check(course, progress, ids=(), seed=0):
+def check(course: Course, progress: Progress, ids: Sequence[str] = (), seed: int = 0) -> tuple[list[str], bool]:
     """Test exercises until one is not done. Returns (lines, whether all that was asked for passed)."""
     course.need_tests()
-    lines, warned = [], set()
+    warned: set[str] = set()
+    lines: list[str] = []
     for exercise in started(course, progress, ids):
         if not ids and progress.is_done(exercise):
             continue
@@ -36,7 +41,7 @@ def check(course, progress, ids=(), seed=0):
     return lines + [beyond(course, progress)], True
 
 
-def _unparsed(progress, exercise):
+def _unparsed(progress: Progress, exercise: Exercise) -> list[str]:
     """A file with a place that is still empty may have an error in another one."""
     path = progress.work / exercise.file
     try:
@@ -48,7 +53,7 @@ def _unparsed(progress, exercise):
     return []
 
 
-def _refused(course, progress, exercise, said):
+def _refused(course: Course, progress: Progress, exercise: Exercise, said: Any) -> list[str]:
     """List what the grader's lint would say to the file; each sentence once."""
     stub = regions.blank(course.source(exercise.file), name=exercise.file)
     mine = (progress.work / exercise.file).read_text(encoding="utf-8-sig", errors="replace")
@@ -56,7 +61,7 @@ def _refused(course, progress, exercise, said):
     return [line for line in found if line not in said]
 
 
-def welcome(course, progress, ids):
+def welcome(course: Course, progress: Progress, ids: Sequence[str]) -> list[str]:
     """Say after `start` which lesson to read, and where to write first."""
     lessons = [f"lesson: {lesson}" for lesson in dict.fromkeys(_lesson(course, e) for e in course.chosen(ids)) if lesson]
     first = next((e for e in course.chosen(ids) if not progress.is_done(e)), None)
@@ -65,7 +70,7 @@ def welcome(course, progress, ids):
     return [*lessons, f"{first.id}  to do  {first.title}", *_place(progress, first), f"next: {progress.command('check')}"]
 
 
-def _task(course, progress, exercise):
+def _task(course: Course, progress: Progress, exercise: Exercise) -> list[str]:
     lesson = _lesson(course, exercise)
     if progress.later(exercise):
         return [
@@ -81,17 +86,17 @@ def _task(course, progress, exercise):
     ]
 
 
-def _place(progress, exercise):
+def _place(progress: Progress, exercise: Exercise) -> list[str]:
     lines = f"{exercise.lines} line{'s' * (exercise.lines != 1)}"
     return [f"  write {exercise.function or 'the region'} in {progress.line(exercise)}, about {lines}"]
 
 
-def _lesson(course, exercise):
+def _lesson(course: Course, exercise: Exercise) -> str:
     path = course.root / "lessons" / f"{exercise.lesson}.md"
     return str(near(path)) if path.is_file() else ""
 
 
-def _wrong(course, progress, exercise, result):
+def _wrong(course: Course, progress: Progress, exercise: Exercise, result: Any) -> list[str]:
     failed = [outcome for outcome in result.outcomes if outcome.status != "passed"]
     unloaded = next((outcome.message for outcome in failed if outcome.message in result.broken), None)
     if unloaded:  # every test says the same: the file is to be mended first
@@ -115,12 +120,12 @@ def _wrong(course, progress, exercise, result):
     return [*lines, f"next: {progress.command('check')}{stuck}"]
 
 
-def _wrapped(text, indent):
+def _wrapped(text: str, indent: str) -> list[str]:
     width = min(110, max(60, shutil.get_terminal_size((110, 24)).columns))
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
 
 
-def beyond(course, progress):
+def beyond(course: Course, progress: Progress) -> str:
     """Say what comes next, when everything asked for is done."""
     left = [e for e in course.exercises.values() if progress.begun(e) and not progress.is_done(e)]
     if left:
@@ -131,7 +136,7 @@ def beyond(course, progress):
     return f"all exercises are done. next: {progress.command('status')}"
 
 
-def hint(course, progress, ids=()):
+def hint(course: Course, progress: Progress, ids: Sequence[str] = ()) -> list[str]:
     """Reveal one more hint: of an exercise that is named, or of the first that is not done (in the lessons that are named)."""
     course.need_tests()
     asked = started(course, progress, ids)
@@ -149,7 +154,7 @@ def hint(course, progress, ids=()):
     return [f"{exercise.id}  {exercise.title}", *lines, f"next: {progress.command('check')}    ({another})"]
 
 
-def solution(course, progress, ids=(), width=100):
+def solution(course: Course, progress: Progress, ids: Sequence[str] = (), width: int = 100) -> list[str]:
     """Show the learner's lines beside the reference's, of named exercises, or of the first that is not done."""
     asked = started(course, progress, ids)
     if not ids:
@@ -162,14 +167,14 @@ def solution(course, progress, ids=(), width=100):
     return lines[:-1]
 
 
-def _beside(course, progress, exercise, width):
+def _beside(course: Course, progress: Progress, exercise: Exercise, width: int) -> list[str]:
     """Lay out two columns; one after the other where the window is narrow."""
     reference = course.source(exercise.file)
     region = next(region for region in regions.find(reference) if region.id == exercise.id)
     if not region.solved:
         raise CourseError(f"the reference of {exercise.id} is not in this bundle; ask your instructor.")
     mine = progress.text(exercise).splitlines()
-    theirs = regions.body(reference, exercise.id).splitlines()
+    theirs = (regions.body(reference, exercise.id) or "").splitlines()
     if exercise.id not in progress.solutions:
         progress.solutions.append(exercise.id)
         progress.save()
@@ -182,7 +187,7 @@ def _beside(course, progress, exercise, width):
     return [f"{a:{widest}} | {b}".rstrip() for a, b in zip(left, right, strict=True)]
 
 
-def watch(folder, again, pause=time.sleep):
+def watch(folder: Path, again: Callable[[], Any], pause: Callable[[float], Any] = time.sleep) -> None:
     """Call again() now and whenever a file in folder is saved, until it returns True or the learner presses Ctrl-C."""
     seen = None
     while True:
@@ -195,7 +200,7 @@ def watch(folder, again, pause=time.sleep):
         pause(0.3)
 
 
-def started(course, progress, ids=()):
+def started(course: Course, progress: Progress, ids: Sequence[str] = ()) -> Any:
     """Select those of the named exercises (all, for none) that are in the learner's folder; CourseError where none is."""
     exercises = [exercise for exercise in course.chosen(ids) if progress.started(exercise) and exercise.tests]
     if not any(id in course.exercises for id in ids):  # asked for by name, it is a TODO; else it is not meant

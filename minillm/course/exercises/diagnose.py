@@ -5,13 +5,16 @@ sum, shifted by one, 0/0 where everything was masked. Each way is one function h
 the answer names it, and the first wrong index with both values always follows.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 
-def diagnose(actual, expected, rtol, atol, mistakes=dict):
+def diagnose(actual: Any, expected: Any, rtol: float, atol: float, mistakes: Callable = dict) -> str | None:
     """Describe the problem as a phrase that follows the name of the value ("has shape (2, 3), ..."); None where there is none.
 
-    mistakes() gives {what someone did: what comes out then}: an answer that is one of these is recognised first.
+    mistakes() gives {a mistake in words: what it gives}: an answer that is one of these is recognised first.
     """
     expected = np.asarray(expected)
     problem = _type(actual, expected)
@@ -33,7 +36,7 @@ def diagnose(actual, expected, rtol, atol, mistakes=dict):
             return None
         finite = np.isfinite(a) & np.isfinite(e)
 
-        def like(x, y):
+        def like(x: np.ndarray, y: np.ndarray) -> bool:
             return x.shape == y.shape and bool(np.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True).all())
 
         mistake = next((did for did, value in mistakes().items() if like(a, np.asarray(value))), None)
@@ -51,7 +54,7 @@ def diagnose(actual, expected, rtol, atol, mistakes=dict):
     return f"{story.removesuffix('?')}{'?' if story.endswith('?') else '.'}\n{_first(a, e, wrong)}"
 
 
-def _type(actual, expected):
+def _type(actual: Any, expected: Any) -> str | None:
     if actual is None:
         return "is None: did the function forget to return it?"
     if expected.ndim and type(actual) is not np.ndarray:
@@ -61,7 +64,7 @@ def _type(actual, expected):
     return None
 
 
-def _shape(actual, expected, rtol, atol):
+def _shape(actual: np.ndarray, expected: np.ndarray, rtol: float, atol: float) -> str | None:
     if actual.shape == expected.shape:
         return None
     said = f"has shape {actual.shape}, expected {expected.shape}"
@@ -78,13 +81,13 @@ def _shape(actual, expected, rtol, atol):
     return f"{said}."
 
 
-def _dtype(actual, expected):
+def _dtype(actual: np.ndarray, expected: np.ndarray) -> str | None:
     kinds = {"f": "floating point", "i": "integers", "u": "integers", "b": "true or false", "c": "complex"}
     got, want = (kinds.get(array.dtype.kind, str(array.dtype)) for array in (actual, expected))
     return None if got == want else f"has dtype {actual.dtype} ({got}), expected {expected.dtype} ({want})."
 
 
-def _not_finite(kind, got, want, actual, expected):
+def _not_finite(kind: str, got: Any, want: Any, actual: np.ndarray, expected: np.ndarray) -> str | None:
     if (got == want).all():
         return None
     index = _index(got != want)
@@ -96,7 +99,7 @@ def _not_finite(kind, got, want, actual, expected):
     return f"should be {kind} at {index}, got {actual[_at(index)]:.6g}."
 
 
-def _number(a, e):
+def _number(a: np.ndarray, e: np.ndarray) -> str | None:
     """Diagnose a number that is no array: a factor, where it has a name (2, 1/64, √8)."""
     if a.ndim:
         return None
@@ -105,7 +108,7 @@ def _number(a, e):
     return f"is off by a factor {name}" if "=" in name or ":" in name or name.lstrip("-").isdigit() else "is wrong"
 
 
-def _swapped(a, e, like):
+def _swapped(a: np.ndarray, e: np.ndarray, like: Callable) -> str | None:
     for i in range(a.ndim):
         for j in range(i):
             if a.shape[i] > 1 and a.shape[j] > 1 and like(np.swapaxes(a, i, j), e):
@@ -113,7 +116,7 @@ def _swapped(a, e, like):
     return None
 
 
-def _factor(a, e, like, shape):
+def _factor(a: np.ndarray, e: np.ndarray, like: Callable, shape: tuple[int, ...]) -> str | None:
     big = np.abs(e) > 1e-6 * max(np.abs(e).max(initial=0), 1e-30)
     if big.sum() < 2 or not a.any():
         return "is all zeros" if e.size and not a.any() else None
@@ -123,11 +126,12 @@ def _factor(a, e, like, shape):
     return f"is off by a constant factor {name_factor(ratio, shape)}"
 
 
-def name_factor(ratio, shape=()):
+def name_factor(ratio: float, shape: tuple[int, ...] = ()) -> str:
     """'-1', '2.828 = √8', '0.3536 = 1/√8', '2.35e+17 = exp(40)', or the plain number."""
     if abs(ratio + 1) < 1e-3:
         return "-1: the sign is wrong"
-    sign, size, known = "-" if ratio < 0 else "", abs(ratio), {}
+    sign, size = "-" if ratio < 0 else "", abs(ratio)
+    known: dict[str, float] = {}
     for n in [*range(2, 17), *sorted(set(shape) - {0, 1}), *(2**k for k in range(5, 15))]:
         known |= {str(n): n, f"1/{n}": 1 / n, f"√{n}": n**0.5, f"1/√{n}": n**-0.5}
     known |= {"ln 2": np.log(2), "log2(e)": 1 / np.log(2), "π": np.pi, "2π": 2 * np.pi, "1/π": 1 / np.pi}
@@ -140,7 +144,7 @@ def name_factor(ratio, shape=()):
     return plain
 
 
-def _constant(a, e, like):
+def _constant(a: np.ndarray, e: np.ndarray, like: Callable) -> str | None:
     if a.size < 2:
         return None
     shift = float(np.median((a - e).real))
@@ -148,7 +152,7 @@ def _constant(a, e, like):
     return f"is off by a constant: everywhere {abs(shift):.6g} too {side}" if like(a - shift, e) else None
 
 
-def _moved(a, e, like):
+def _moved(a: np.ndarray, e: np.ndarray, like: Callable) -> str | None:
     for axis in range(a.ndim):
         if a.shape[axis] < 2:
             continue
@@ -165,13 +169,13 @@ def _moved(a, e, like):
     return None
 
 
-def _rows(a, e, wrong, like):
+def _rows(a: np.ndarray, e: np.ndarray, wrong: np.ndarray, like: Callable) -> str | None:
     """Find wrong rows, each off by a factor of its own: something per row was not applied."""
     if a.ndim < 2:
         return None
     bad = np.argwhere(wrong.any(axis=-1))
-    stories = [_factor(a[tuple(row)], e[tuple(row)], like, a.shape) for row in bad]
-    if not all(story and "factor" in story for story in stories):
+    stories = [_factor(a[tuple(row)], e[tuple(row)], like, a.shape) or "" for row in bad]
+    if not all("factor" in story for story in stories):
         return None
     name, where = stories[0].split("factor ")[1], ", ".join(map(str, bad[0]))
     which = f"row {where} is" if len(bad) == 1 else f"{len(bad)} rows, each by a factor of its own; row {where} is"
@@ -179,7 +183,7 @@ def _rows(a, e, wrong, like):
     return f"is wrong in {which} off by a factor {name}. {ask}"
 
 
-def _first(a, e, wrong):
+def _first(a: np.ndarray, e: np.ndarray, wrong: Any) -> str:
     if not a.ndim:
         digits = 12 if abs(e) > 1e5 or f"{a:.6g}" == f"{e:.6g}" else 6
         return f"Got {a:,.{digits}g}, expected {e:,.{digits}g}."
@@ -189,9 +193,9 @@ def _first(a, e, wrong):
     return f"First difference at {index}: got {a[_at(index)]:.6g}, expected {e[_at(index)]:.6g}; {some}."
 
 
-def _index(mask):
+def _index(mask: np.ndarray) -> list[int]:
     return [int(i) for i in np.argwhere(mask)[0]]
 
 
-def _at(index):
+def _at(index: Any) -> Any:
     return tuple(index)

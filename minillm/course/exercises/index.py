@@ -9,11 +9,14 @@ costs milliseconds and needs neither pytest nor numba. So the arguments of @exer
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises import regions
+from minillm.course.exercises.regions import Region
 from minillm.errors import MiniLLMError
 
 SOURCES = {".py", ".cu", ".cuh", ".c", ".h", ".cpp"}
@@ -50,24 +53,24 @@ class Exercise:
     tests: tuple
 
     @property
-    def points(self):
+    def points(self) -> int:
         return sum(test.points for test in self.tests)
 
     @property
-    def hints(self):
+    def hints(self) -> list[str]:
         return list(dict.fromkeys(hint for test in self.tests for hint in test.hints))
 
     @property
-    def module(self):
+    def module(self) -> str:
         return "minillm." + self.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def order(id):
+def order(id: str) -> tuple[int, ...]:
     """Sort key: 02.10 comes after 02.9."""
     return tuple(int(part) for part in id.split("."))
 
 
-def wanted(id, choice):
+def wanted(id: str, choice: Sequence[str]) -> bool:
     """Whether exercise id is chosen by any of "03" (the lesson) or "03.2"."""
     return any(id == one or id.startswith(one + ".") for one in choice)
 
@@ -80,9 +83,9 @@ class Course:
     root: Path = Path(__file__).resolve().parents[3]
 
     @cached_property
-    def exercises(self):
+    def exercises(self) -> dict[str, Exercise]:
         """{id: Exercise} in order."""
-        found = {}
+        found: dict[str, Exercise] = {}
         for path in sorted(self.package.rglob("*")):
             inner = path.relative_to(self.package)
             if path.suffix not in SOURCES or inner.parts[0] == "course":
@@ -100,21 +103,21 @@ class Course:
         return dict(sorted(found.items(), key=lambda pair: order(pair[0])))
 
     @cached_property
-    def tests(self):
+    def tests(self) -> list[Test]:
         """Every test that carries @exercise, in the order of the files."""
         return [test for path in sorted((self.root / "tests").glob("test_*.py")) for test in read_marks(path)]
 
     @cached_property
-    def lessons(self):
+    def lessons(self) -> dict[str, str]:
         """{"03": "03_flash_attention"} for the lessons that are written."""
         return {path.stem[:2]: path.stem for path in sorted((self.root / "lessons").glob("[0-9][0-9]_*.md"))}
 
-    def chosen(self, ids):
+    def chosen(self, ids: Sequence[str]) -> list[Exercise]:
         """Select exercises by lessons ("01", "1"), ranges ("01-04") or ids ("01.2"); all of them for no ids."""
         choice = self.choice(ids)
         return [exercise for exercise in self.exercises.values() if not choice or wanted(exercise.id, choice)]
 
-    def choice(self, ids):
+    def choice(self, ids: Sequence[str]) -> list[str]:
         """Normalize the spelling: lessons "01" and exercises "01.2". A range may span lessons without exercises."""
         choice = []
         for asked in ids:
@@ -125,26 +128,26 @@ class Course:
             choice += found
         return choice
 
-    def need_tests(self):
+    def need_tests(self) -> None:
         if not self.tests:
             tests = self.root / "tests"
             raise CourseError(f"no tests of exercises in {tests}: run this in a clone of minillm or in an unpacked bundle.")
 
-    def source(self, file):
+    def source(self, file: str) -> str:
         return (self.package / file).read_text(encoding="utf-8")
 
-    def _exercise(self, region, file, source):
+    def _exercise(self, region: Region, file: str, source: str) -> Exercise:
         function, title = _around(source, region)
         lesson = self.lessons.get(region.id[:2], region.id[:2])
         tests = tuple(test for test in self.tests if test.exercise == region.id)
         return Exercise(region.id, file, region.first + 1, region.lines, function, title, lesson, tests)
 
 
-def short(text, limit=40):  # what a person typed, for a message of one line
+def short(text: str, limit: int = 40) -> str:  # what a person typed, for a message of one line
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}… ({len(text):,} characters)"
 
 
-def expand(id):  # -> [id]
+def expand(id: str) -> list[str]:  # -> [id]
     """Parse what a person may type: "1", "01", "01_inference", "1.2", "01.2", "1-3"; an empty list where it is none of these."""
     typed = ID.fullmatch(id.strip())
     if typed is None:
@@ -155,14 +158,14 @@ def expand(id):  # -> [id]
     return [f"{number:02d}" for number in range(lesson, int(typed["last"] or lesson) + 1)]
 
 
-def read_marks(path):
+def read_marks(path: Path) -> list[Test]:
     """Read the tests of a file that carry @exercise(...), or are built by exercise(...)(class)."""
     source = path.read_text(encoding="utf-8")
     return _marks(source, path) if "exercise(" in source else []  # most files mark none
 
 
 @cache  # by what the file holds: a fork server has parsed it before its children start (warm.py)
-def _marks(source, path):
+def _marks(source: str, path: Path) -> list[Test]:
     tests = []
     for node in regions.parse(source, str(path)).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -175,11 +178,11 @@ def _marks(source, path):
     return tests
 
 
-def _called(call):
+def _called(call: ast.Call) -> str | None:
     return getattr(call.func, "id", getattr(call.func, "attr", None))
 
 
-def _mark(call, name, path):
+def _mark(call: ast.Call, name: str, path: Path) -> Test:
     try:
         values = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
         (id,) = (ast.literal_eval(argument) for argument in call.args)
@@ -194,15 +197,17 @@ _parsed = lru_cache(maxsize=1)(regions.parse)  # the regions of a file come one 
 
 
 @cache
-def _around(source, region):
+def _around(source: str, region: Region) -> tuple[str, str]:
     """Name and title of the function around a region: from Python's syntax tree, or for CUDA C from the lines above."""
     if region.comment == "#":
-        best, path = None, []
+        best: Any = None
+        path: list[str] = []
 
-        def walk(node, names):
+        def walk(node: ast.AST, names: list[str]) -> None:
             nonlocal best, path
             for child in ast.iter_child_nodes(node):
-                if isinstance(child, ast.FunctionDef | ast.ClassDef) and child.lineno <= region.first + 1 <= child.end_lineno:
+                end = getattr(child, "end_lineno", 0)
+                if isinstance(child, ast.FunctionDef | ast.ClassDef) and child.lineno <= region.first + 1 <= end:
                     best, path = child, [*names, child.name]
                     walk(child, path)
 

@@ -9,12 +9,15 @@ tests/right/ holds such answers, in the same format.
 import os
 import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises import regions, runner, warm
-from minillm.course.exercises.index import CourseError, wanted
+from minillm.course.exercises.index import Course, CourseError, wanted
+from minillm.course.exercises.runner import Result
 from minillm.files import write_text
 
 DOC = re.compile(r'"""(?P<python>[^"]+?)"""\n|//\s*(?P<c>.+)\n')
@@ -43,11 +46,11 @@ class Kill:
     as_dict = asdict
 
     @property
-    def caught(self):
+    def caught(self) -> bool:
         return bool(self.test)
 
 
-def wrongs(course, ids=(), kind="wrong"):
+def wrongs(course: Course, ids: Sequence[str] = (), kind: str = "wrong") -> list[Wrong]:
     """List the wrong solutions of the chosen exercises, in order; or those that are right in another form (kind "right")."""
     found, ids = [], course.choice(ids)
     for path in sorted((course.root / "tests" / kind).glob("*/*")):
@@ -65,14 +68,14 @@ def wrongs(course, ids=(), kind="wrong"):
     return found
 
 
-def kills(course, ids=(), workers=None):
+def kills(course: Course, ids: Sequence[str] = (), workers: int | None = None) -> Iterator[Kill]:
     """Try every wrong solution; yields a Kill for each, in order. CourseError where the reference fails its own tests."""
     right(course, ids)
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         yield from pool.map(lambda wrong: attempt(course, wrong), wrongs(course, ids))
 
 
-def right(course, ids):
+def right(course: Course, ids: Sequence[str]) -> Any:
     """Raise CourseError unless the reference passes: a test that fails every solution kills nothing."""
     chosen = course.chosen(ids)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +87,7 @@ def right(course, ids):
         raise CourseError(f"the reference fails {len(problems)} of its own tests, so the table would say nothing: {problems[0]}")
 
 
-def trial(course, wrong):  # -> runner.Result
+def trial(course: Course, wrong: Wrong) -> Result:  # -> runner.Result
     """Run the exercise's tests against the reference with one region replaced."""
     start = warm.run if warm.possible() else runner.cold
     file = course.exercises[wrong.exercise].file
@@ -93,7 +96,7 @@ def trial(course, wrong):  # -> runner.Result
         return runner.run(course, folder, [wrong.exercise], start=start)
 
 
-def attempt(course, wrong):  # -> Kill
+def attempt(course: Course, wrong: Wrong) -> Kill:
     """Try one wrong solution."""
     result = trial(course, wrong)
     kill = Kill(wrong.exercise, wrong.path.stem.partition("_")[2], wrong.misconception)
@@ -107,14 +110,14 @@ def attempt(course, wrong):  # -> Kill
     return kill
 
 
-def helps(outcome):
+def helps(outcome: Any) -> Any:
     """Whether a failure says what was expected: check_close does; so does an assert with words; a bare assert does not."""
     if outcome.kind == "AssertionError":
         return not re.match(r"(assert\b|AssertionError without)", outcome.message)
     return outcome.kind in ("Mismatch", "TimeLimit", "Failed")  # Failed: pytest.fail, pytest.raises
 
 
-def show_kill(kill):
+def show_kill(kill: Kill) -> str:
     """Format one entry of the table."""
     head = f"{kill.exercise:6} {kill.wrong:32} {'caught by ' + kill.test if kill.caught else 'NOT CAUGHT'}"
     words = kill.message.splitlines()[0] if kill.message else kill.misconception

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises.index import CourseError
 from minillm.files import write_text
@@ -36,12 +37,12 @@ MODULES = {old[:-3].replace("/", "."): new[:-3].replace("/", ".") for old, new i
 DOTTED = re.compile(r"\bminillm((?:\.\w+)+)")
 
 
-def moved(work):  # -> [(old path, new path)]
+def moved(work: str | Path) -> list[tuple[str, str]]:  # -> [(old path, new path)]
     """Files of the folder that have another place now."""
     return [(old, new) for old, new in PATHS.items() if (Path(work) / old).is_file()]
 
 
-def refuse_old(work):
+def refuse_old(work: str | Path) -> None:
     """CourseError that says which file of the folder lives where now, and how to bring it there."""
     if files := moved(work):
         places = ", ".join(f"{old} is {new} now" for old, new in files)
@@ -49,7 +50,7 @@ def refuse_old(work):
         raise CourseError(f"{work} is from before files moved: {places}. To move yours: minillm course check --move{folder}.")
 
 
-def bring_over(work):  # -> [str], a line for each file
+def bring_over(work: str | Path) -> list[str]:  # -> [str], a line for each file
     """Move the files, then rename imports in all of the folder."""
     work, said = Path(work), []
     for old, new in moved(work):
@@ -67,7 +68,7 @@ def bring_over(work):  # -> [str], a line for each file
     return said
 
 
-def renamed(source):  # -> source
+def renamed(source: str) -> str:  # -> source
     """Rename modules in the imports of a source. A source that does not parse comes back as it is."""
     try:
         imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -75,15 +76,15 @@ def renamed(source):  # -> source
         return source
     lines = source.splitlines(keepends=True)
     for node in sorted(imports, key=lambda node: -node.lineno):
-        start, end = node.lineno - 1, node.end_lineno
-        if any(other is not node and other.lineno <= end and other.end_lineno > start for other in imports):
+        start, end = node.lineno - 1, node.end_lineno or node.lineno
+        if any(other is not node and other.lineno <= end and (other.end_lineno or other.lineno) > start for other in imports):
             continue  # two on one line: rare, and left to the learner
         text = "".join(lines[start:end])
         lines[start:end] = [_modules(text, node) if isinstance(node, ast.ImportFrom) else DOTTED.sub(_dotted, text)]
     return "".join(lines)
 
 
-def _modules(text, node):
+def _modules(text: str, node: Any) -> Any:
     """`from minillm.serving import step, order` has a line for each module, as they went to different rooms."""
     names = {alias: MODULES.get(f"{node.module}.{alias.name}".removeprefix("minillm.")) for alias in node.names}
     if node.level or not str(node.module).startswith("minillm") or not any(names.values()):
@@ -95,7 +96,7 @@ def _modules(text, node):
     return "".join(f"{' ' * node.col_offset}{line}\n" for line in made)
 
 
-def _dotted(match):
+def _dotted(match: Any) -> Any:
     """Replace the longest known module at the head of a dotted name by its new name."""
     parts = match[1][1:].split(".")
     for n in range(len(parts), 0, -1):

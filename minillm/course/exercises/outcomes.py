@@ -6,8 +6,10 @@ trips over another exercise's stub is a TODO too, and says which one it needs; s
 in one that it was raised from.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises import regions
 from minillm.course.exercises.index import order
@@ -27,7 +29,7 @@ class Outcome:
     as_dict = asdict
 
 
-def stubs(impl, files):
+def stubs(impl: Any, files: Any) -> Any:
     """{id: "work/layers.py:40"} for what is not written yet in a learner's files."""
     found = {}
     for path in (Path(impl) / file for file in files):
@@ -37,14 +39,14 @@ def stubs(impl, files):
     return found
 
 
-def needs(exception, own, missing):
+def needs(exception: Any, own: Any, missing: Any) -> Any:
     """Find the unwritten exercise that explains a failure, or None where the failure is the learner's own."""
     if own in missing:
         return own
     return next((id for error in chain(exception) if (id := regions.named(str(error))) in missing), None)
 
 
-def chain(exception):
+def chain(exception: Any) -> Iterator[Any]:
     """List the exception, and all that it was raised from, wraps or groups."""
     queue, seen = [exception], set()
     while queue:
@@ -55,7 +57,7 @@ def chain(exception):
             queue += [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
 
 
-def judge(outcome, exception, missing):
+def judge(outcome: Any, exception: Any, missing: Any) -> Any:
     """Fill status, message and kind of an outcome from the exception of its test."""
     todo = needs(exception, outcome.exercise, missing)
     if todo:
@@ -69,18 +71,18 @@ def judge(outcome, exception, missing):
     return outcome
 
 
-def merge(outcomes):
+def merge(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Merge to one outcome a test: of its cases, the first that did not pass."""
-    merged = {}
+    merged: dict[str, Outcome] = {}
     for outcome in outcomes:
         if outcome.test not in merged or merged[outcome.test].status == "passed":
             merged[outcome.test] = outcome
     return list(merged.values())
 
 
-def table(outcomes):
+def table(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
     """Format the score table, a line for each exercise: (status, text); the total comes last."""
-    rows, score, total = [], 0, 0
+    rows, score, total = [], 0.0, 0.0
     outcomes = merge(outcomes)
     for id in sorted({outcome.exercise for outcome in outcomes}, key=order):
         own = [outcome for outcome in outcomes if outcome.exercise == id]

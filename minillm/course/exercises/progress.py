@@ -8,16 +8,17 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises import regions
-from minillm.course.exercises.index import CourseError
+from minillm.course.exercises.index import CourseError, Exercise
 from minillm.course.paths import near
 from minillm.files import write_text
 
 NAME = ".minillm.json"
 
 
-def option(work):
+def option(work: str | Path) -> str:
     """Return what to add to a command for this folder: nothing where it is the usual one."""
     return "" if work == Path("work") else f" --work {work}"
 
@@ -30,7 +31,7 @@ class Progress:
     solutions: list = field(default_factory=list)
 
     @classmethod
-    def load(cls, work):
+    def load(cls, work: str | Path) -> "Progress":
         work = near(work)
         if not work.is_dir():
             raise CourseError(f"no folder {work}; begin with: minillm course start 01{option(work)}")
@@ -42,27 +43,27 @@ class Progress:
         except (ValueError, KeyError, TypeError):
             raise CourseError(f"{work / NAME} is not readable; delete it, and `check` will find out again.") from None
 
-    def save(self):
+    def save(self) -> None:
         state = {"done": self.done, "hints": self.hints, "solutions": self.solutions}
         write_text(self.work / NAME, json.dumps(state, indent=1) + "\n")
 
-    def command(self, *words):
+    def command(self, *words: str) -> str:
         """Return the command to type next, for this folder."""
         return " ".join(["minillm course", *words]) + option(self.work)
 
-    def started(self, exercise):
+    def started(self, exercise: Exercise) -> bool:
         """Whether a file of this exercise was written. Its lesson may not be begun all the same: see `later`."""
         return (self.work / exercise.file).is_file()
 
-    def later(self, exercise):
+    def later(self, exercise: Exercise) -> bool:
         """Whether the learner's file marks the exercise as not started."""
         return regions.is_later((self.work / exercise.file).read_text(encoding="utf-8", errors="replace"), exercise.id)
 
-    def begun(self, exercise):
+    def begun(self, exercise: Exercise) -> bool:
         """Whether its file is there, and its lesson started."""
         return self.started(exercise) and not self.later(exercise)
 
-    def text(self, exercise):
+    def text(self, exercise: Exercise) -> str:
         """Return the learner's lines of an exercise; the whole file where the marks are gone."""
         source = (self.work / exercise.file).read_text(encoding="utf-8", errors="replace")
         try:
@@ -71,7 +72,7 @@ class Progress:
             inside = None
         return source if inside is None else inside
 
-    def line(self, exercise):
+    def line(self, exercise: Exercise) -> Any:
         """Return the exercise's place in the learner's file, as "work/layers.py:40"."""
         path = self.work / exercise.file
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -79,22 +80,22 @@ class Progress:
                 return f"{path}:{number}"
         return str(path)
 
-    def is_written(self, exercise):
+    def is_written(self, exercise: Exercise) -> bool:
         return exercise.id not in regions.unwritten((self.work / exercise.file).read_text(encoding="utf-8", errors="replace"))
 
-    def is_done(self, exercise):
+    def is_done(self, exercise: Exercise) -> bool:
         return self.started(exercise) and self.done.get(exercise.id) == self._hash(exercise)
 
-    def points(self, exercise):
+    def points(self, exercise: Exercise) -> Any:
         return exercise.points if self.is_done(exercise) else 0
 
-    def finish(self, exercise):
+    def finish(self, exercise: Exercise) -> None:
         self.done[exercise.id] = self._hash(exercise)
         self.save()
 
-    def reopen(self, exercise):
+    def reopen(self, exercise: Exercise) -> None:
         if self.done.pop(exercise.id, None):
             self.save()
 
-    def _hash(self, exercise):
+    def _hash(self, exercise: Exercise) -> str:
         return hashlib.sha256(self.text(exercise).encode()).hexdigest()[:16]

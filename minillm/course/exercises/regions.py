@@ -23,7 +23,9 @@ import ast
 import re
 import textwrap
 import threading
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from minillm.errors import MiniLLMError
 
@@ -58,11 +60,13 @@ class Region:
     later: bool = False  # of a lesson that this file was not written for
 
 
-def find(source, name="source"):
+def find(source: str, name: str = "source") -> list[Region]:
     """Find all regions of a source in order. Errors name the file and line."""
-    lines, found, seen, opened = source.splitlines(), [], {}, None
+    lines, found = source.splitlines(), []
+    seen: dict[str, int] = {}
+    opened: Any = None  # line and match of a BEGIN without its END
 
-    def complain(number, what):
+    def complain(number: int, what: str) -> NoReturn:
         raise RegionError(f"{name}:{number + 1}: {what}")
 
     for number, line in enumerate(lines):
@@ -96,7 +100,7 @@ def find(source, name="source"):
     return found
 
 
-def body(source, id):
+def body(source: str, id: str) -> str | None:
     """Return the lines inside a region, without its indentation; None where the source has no such region."""
     for region in find(source):
         if region.id == id:
@@ -104,7 +108,7 @@ def body(source, id):
     return None
 
 
-def fill(source, id, text):
+def fill(source: str, id: str, text: str) -> str:
     """Replace the inside of one region by text, brought to the region's indentation."""
     lines = source.splitlines()
     region = next((region for region in find(source) if region.id == id), None)
@@ -114,7 +118,7 @@ def fill(source, id, text):
     return "\n".join(lines[: region.first + 1] + inside + lines[region.last :]) + "\n"
 
 
-def blank(source, only=None, name="source", later=False):
+def blank(source: str, only: Container[str] | None = None, name: str = "source", later: bool = False) -> str:
     """Empty the regions of a source (those in `only`, or all). Python must still parse afterwards.
 
     later: the others are emptied too, and marked as not started.
@@ -135,7 +139,7 @@ def blank(source, only=None, name="source", later=False):
     return text
 
 
-def begin(source, ids):
+def begin(source: str, ids: Container[str]) -> str:
     """Remove the marks "not started" of these exercises from a source."""
     lines = source.splitlines()
     for region in find(source):
@@ -144,7 +148,7 @@ def begin(source, ids):
     return "\n".join(lines) + "\n"
 
 
-def settle(source, bodies, under=()):
+def settle(source: str, bodies: Mapping[str, str], under: Container[str] = ()) -> tuple[str, list[int]]:
     """Lend the regions that are not started, nor written, the lines in `bodies` ({id: text}), but for exercises in `under`.
 
     Returns the source, and for each of its lines the number that the line had before: what a traceback should show.
@@ -163,17 +167,17 @@ def settle(source, bodies, under=()):
     return "\n".join(lines) + "\n", numbers
 
 
-def is_later(source, id):
+def is_later(source: str, id: str) -> bool:
     """Whether an exercise is marked as not started, and not written all the same."""
     return any(f"ex={id}" in line.split() and line.endswith(LATER) for line in source.splitlines()) and id in unwritten(source)
 
 
-def bodies(source):
+def bodies(source: str) -> dict[str, Any]:
     """{id: the lines of its solution, without their indentation}."""
     return {region.id: body(source, region.id) for region in find(source) if region.solved}
 
 
-def unwritten(source):
+def unwritten(source: str) -> dict[str, int]:
     """Exercises that a learner's file has not filled yet: {id: line}, lines counted from 1."""
     found = {}
     for number, line in enumerate(source.splitlines(), 1):
@@ -182,13 +186,13 @@ def unwritten(source):
     return found
 
 
-def named(message):
+def named(message: str) -> Any:
     """Find the exercise that a message complains about, or None."""
     hit = NAMED.search(message)
     return hit and (hit[1] or f"{hit[2]}.{hit[3]}")
 
 
-def _stub(source, region, name):
+def _stub(source: str, region: Region, name: str) -> list[str]:
     if region.comment == "//":
         return [f"#error exercise {region.id} is not written yet"]
     stub = [f'raise NotImplementedError("exercise {region.id}")']
@@ -198,7 +202,7 @@ def _stub(source, region, name):
     return stub
 
 
-def parse(source, name="<source>"):  # -> syntax tree
+def parse(source: str, name: str = "<source>") -> ast.Module:  # -> syntax tree
     """Parse as ast.parse, one thread at a time.
 
     CPython 3.11 keeps the depth of the tree it builds in one place for all threads. Where a garbage collection runs Python in the
@@ -208,7 +212,7 @@ def parse(source, name="<source>"):  # -> syntax tree
         return ast.parse(source, name)
 
 
-def _on_device(source, region, name):
+def _on_device(source: str, region: Region, name: str) -> bool:
     """Whether the region is inside a function that a decorator sends to a GPU."""
     try:
         tree = parse(source, name)
@@ -217,6 +221,6 @@ def _on_device(source, region, name):
     return any(
         "cuda" in ast.unparse(decorator)
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.lineno <= region.first + 1 <= node.end_lineno
+        if isinstance(node, ast.FunctionDef) and node.lineno <= region.first + 1 <= (node.end_lineno or 0)
         for decorator in node.decorator_list
     )

@@ -9,9 +9,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from minillm.course.exercises.index import Course
 from minillm.course.exercises.outcomes import Outcome, merge
 
 
@@ -24,11 +27,13 @@ class Result:
     ended: bool = False
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         return self.ended and not self.errors and bool(self.outcomes) and all(o.status == "passed" for o in self.outcomes)
 
 
-def run(course, impl, ids, seed=0, time_limit=20.0, start=None):
+def run(
+    course: Course, impl: str | Path, ids: Sequence[str], seed: int = 0, time_limit: float = 20.0, start: Callable | None = None
+) -> Result:
     """Test exercises or lessons (ids) against folder impl. start: `cold`, or `warm.run` for one of many runs."""
     files = [str(Path("tests") / file) for file in sorted({t.file for e in course.chosen(ids) for t in e.tests})]
     with tempfile.TemporaryDirectory() as folder:
@@ -42,14 +47,14 @@ def run(course, impl, ids, seed=0, time_limit=20.0, start=None):
     return understand(events, output, course)
 
 
-def cold(arguments, cwd, env):  # -> what it printed
+def cold(arguments: Sequence[str], cwd: str | Path, env: dict[str, str]) -> str:  # -> what it printed
     """pytest in an interpreter of its own."""
-    both = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    both: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     command = [sys.executable, "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, text=True, errors="replace", **both).stdout
 
 
-def read(text, renamed):
+def read(text: str, renamed: dict[str, str]) -> list[dict[str, Any]]:
     """Read the events of a report, with paths as the learner writes them; a last line that was cut short is dropped."""
     events = []
     for path, name in renamed.items():
@@ -62,7 +67,7 @@ def read(text, renamed):
     return events
 
 
-def understand(events, output, course):
+def understand(events: list[dict[str, Any]], output: str, course: Course) -> Result:
     result, running = Result(output=output), None
     for event in events:
         kind = event.pop("event")
@@ -88,6 +93,6 @@ def understand(events, output, course):
     return result
 
 
-def last_line(text):
+def last_line(text: str) -> str:
     lines = [line.removeprefix("E").strip() for line in text.splitlines() if line.strip(" =!")]
     return lines[-1] if lines else ""

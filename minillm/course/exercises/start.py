@@ -5,14 +5,16 @@ already there belongs to the learner. It is kept, word for word, except that the
 a region that is still exactly the reference's is emptied in place: lesson 02 may live in a file that lesson 01 has brought.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from minillm.course.exercises import regions
-from minillm.course.exercises.index import CourseError
+from minillm.course.exercises.index import Course, CourseError
 from minillm.files import write_text
 
 
-def start(course, ids, out, force=False):
+def start(course: Course, ids: Sequence[str], out: Path, force: bool = False) -> list[tuple[str, str]]:
     """Write the blanked files of the exercises into folder out. Returns [(file, what happened)]."""
     out, report = Path(out), []
     if out.resolve() in (course.root.resolve(), course.package.resolve(), *course.package.resolve().parents):
@@ -31,7 +33,7 @@ def start(course, ids, out, force=False):
     return report
 
 
-def _blank_more(target, reference, only):
+def _blank_more(target: Any, reference: Any, only: Any) -> Any:
     """Begin regions in a learner's file, and empty what still holds the reference's own text; leave everything else."""
     mine = target.read_text(encoding="utf-8")
     try:

@@ -7,13 +7,17 @@
 """
 
 import textwrap
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 from minillm.course.exercises.check import beyond
+from minillm.course.exercises.index import Course, Exercise
+from minillm.course.exercises.progress import Progress
 from minillm.course.paths import near
 
 
-def status(course, progress, ids=(), everything=False, width=80):
+def status(course: Course, progress: Progress, ids: Sequence[str] = (), everything: bool = False, width: int = 80) -> list[str]:
     """Format the status in at most `width` columns: the named lessons, or the one at hand, or all (everything)."""
     lessons = {}
     for number, group in groupby(course.exercises.values(), lambda exercise: exercise.id[:2]):
@@ -38,14 +42,14 @@ def status(course, progress, ids=(), everything=False, width=80):
     return [*lines, f"{'score':13} {sum(earned.values()):>3g} of {sum(total.values()):g}", beyond(course, progress)]
 
 
-def at_hand(lessons, progress):
+def at_hand(lessons: Any, progress: Progress) -> Any:
     """Find the lesson of the first exercise that is started and not done; where all is done, the last that was started."""
     begun = [number for number, exercises in lessons.items() if any(map(progress.begun, exercises))]
     left = [n for n in begun if any(progress.begun(e) and not progress.is_done(e) for e in lessons[n])]
     return (left or begun[-1:] or list(lessons)[:1] or [None])[0]
 
 
-def _row(exercise, progress, width):
+def _row(exercise: Exercise, progress: Progress, width: int) -> str:
     word = "-"
     if progress.begun(exercise):
         word = "done" if progress.is_done(exercise) else "begun" if progress.is_written(exercise) else "to do"

@@ -1,7 +1,7 @@
 """seccomp: a program of our own in the kernel that looks at each system call and refuses those that a submission never needs.
 
 Whatever code does to the world, it does through a system call: a number and six registers. A filter is a small program in BPF
-("load the number; is it 59? then refuse"), which the kernel runs before each call and which no one can take off again. It binds
+("load the number; is it 59? then refuse"), which the kernel runs before each call and which cannot be taken off again. It binds
 machine code as well as Python.
 
     refused      processes, programs, sockets, signals to others, other processes' memory, mounts and namespaces, keys, kernel

@@ -10,9 +10,12 @@ import hashlib
 import html
 import re
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from minillm.course.interview.cards import Card
 from minillm.errors import MiniLLMError
 from minillm.files import replacing
 
@@ -28,15 +31,15 @@ class AnkiError(MiniLLMError):
     """An export that cannot be written."""
 
 
-def guid(card):  # -> 12 characters that depend on the id alone
+def guid(card: Card) -> str:  # -> 12 characters that depend on the id alone
     return urlsafe_b64encode(hashlib.sha256(f"minillm card {card.id}".encode()).digest()[:9]).decode()
 
 
-def stable_id(text):  # -> int, as Anki wants for decks and note types
+def stable_id(text: str) -> int:  # -> int, as Anki wants for decks and note types
     return 1 << 30 | int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) & (1 << 30) - 1
 
 
-def as_html(text):
+def as_html(text: str) -> str:
     """Convert a text of a card: lines, emphasis and code; drawings as they are, in a font of one width."""
     parts = []
     for drawn, lines in groupby(text.strip("\n").rstrip().splitlines(), key=lambda line: line.startswith("    ")):
@@ -47,34 +50,34 @@ def as_html(text):
     return "".join(parts)
 
 
-def in_line(line):
+def in_line(line: str) -> str:
     """Emphasis and code of one line; what is in backticks stays as it is."""
     pieces = re.split(r"(`[^`]+`)", html.escape(line).replace("  ", "&nbsp; "))
     return "".join(marked(piece, MARKUP[:1] if piece.startswith("`") else MARKUP[1:]) for piece in pieces)
 
 
-def marked(text, rules):
+def marked(text: str, rules: Iterable[tuple[Any, str]]) -> str:
     for pattern, tag in rules:
         text = pattern.sub(tag, text)
     return text
 
 
-def front(card):
+def front(card: Card) -> str:
     return as_html(card.question)
 
 
-def back(card):
+def back(card: Card) -> str:
     """Make the back of a card: the answer, and below a line the follow-ups."""
     more = [f"Follow-up: {text}" for text in card.follow_ups]
     more += [f"Try it: {card.experiment}"] if card.experiment else []
     return as_html(card.answer) + (f"<hr>{as_html(chr(10).join(more))}" if more else "")
 
 
-def tags(card):
+def tags(card: Card) -> list[str]:
     return ["minillm", card.level, *card.tags]
 
 
-def tsv(cards):  # [Card] -> text
+def tsv(cards: list[Card]) -> str:
     """Anki's text format with its header lines (since 2.1.54): which column is what."""
     lines = ["#separator:tab", "#html:true", "#guid column:1", "#deck column:2", "#tags column:5"]
     for card in cards:
@@ -85,7 +88,7 @@ def tsv(cards):  # [Card] -> text
     return "\n".join(lines) + "\n"
 
 
-def write_apkg(cards, file):
+def write_apkg(cards: list[Card], file: Any) -> None:
     """Write a package of one deck a lesson. AnkiError where genanki is not installed."""
     try:
         import genanki
@@ -99,7 +102,7 @@ def write_apkg(cards, file):
         templates=[{"name": "Card", "qfmt": "{{Front}}", "afmt": "{{FrontSide}}<hr id=answer>{{Back}}"}],
         css=".card { font-family: sans-serif; font-size: 18px; text-align: left; max-width: 40em; margin: auto; }",
     )
-    decks = {}
+    decks: dict[str, Any] = {}
     for card in cards:
         name = f"minillm::{card.deck}"
         deck = decks.setdefault(name, genanki.Deck(stable_id(name), name))
@@ -107,7 +110,7 @@ def write_apkg(cards, file):
     genanki.Package(list(decks.values())).write_to_file(file)
 
 
-def export(cards, path):  # [Card], path -> path
+def export(cards: list[Card], path: str | Path) -> Path:
     """Write cards for Anki: .apkg, or text with any of .tsv and .txt. The file appears whole or not at all."""
     path = Path(path)
     if path.suffix not in (".tsv", ".txt", ".apkg"):

@@ -8,8 +8,10 @@ formula changes. Reading is strict: an unknown field is a typing error, and says
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minillm.errors import MiniLLMError, did_you_mean
 
@@ -31,7 +33,7 @@ class Numeric:
     within: float
     unit: str = ""
 
-    def accepts(self, value):  # number -> bool
+    def accepts(self, value: float) -> bool:
         return abs(value - self.expect) <= self.within * abs(self.expect)
 
 
@@ -50,19 +52,21 @@ class Card:
     experiment: str = ""
 
 
-def cards_folder():  # -> path
+def cards_folder() -> Path:
     """Find the decks: beside the package in a checkout, inside it when installed from a wheel."""
     inside = PACKAGE / "_lessons" / "cards"
     return inside if inside.is_dir() else PACKAGE.parent / "lessons" / "cards"
 
 
-def read_decks(folder=None):  # -> {deck name: [Card]}
+def read_decks(folder: Path | None = None) -> dict[str, list[Card]]:  # -> {deck name: [Card]}
     """Read all decks, in the order of the lessons."""
     folder = Path(folder or cards_folder())
     return {path.stem: read_deck(path) for path in sorted(folder.glob("*.toml"))}
 
 
-def choose_decks(decks, name):  # {name: cards}, "04", "4", "04_paged_attention" or "paged_attention" -> only that one
+def choose_decks(  # {name: cards}, "04", "4", "04_paged_attention" or "paged_attention" -> only that one
+    decks: Mapping[str, list], name: str
+) -> dict[str, list]:
     """Find the deck that a person means; CardError with the nearest name where there is none."""
     for deck in decks:
         if name in (deck, deck[:2], deck[3:]) or name.zfill(2) == deck[:2]:
@@ -70,7 +74,7 @@ def choose_decks(decks, name):  # {name: cards}, "04", "4", "04_paged_attention"
     raise CardError(f"no deck is called {name!r}; {did_you_mean(name, decks)}")
 
 
-def read_deck(path):  # path -> [Card]
+def read_deck(path: Path) -> list[Card]:
     """Read the cards of one file, checked: fields, kinds, ids that begin with the lesson's number and occur once."""
     path = Path(path)
     try:
@@ -99,7 +103,7 @@ OPTIONAL = {"tags": list, "numeric": dict, "follow_ups": list, "experiment": str
 NUMERIC = {"expression": str, "expect": float, "within": float}
 
 
-def make_card(where, table, deck):  # text for errors, dict, deck name -> Card
+def make_card(where: str, table: dict[str, Any], deck: str) -> Card:  # text for errors, dict, deck name -> Card
     """Make a card from its table; CardError for anything missing, unknown or of the wrong kind."""
     check_fields(where, table, dict.fromkeys(TEXTS, str), OPTIONAL)
     if not re.fullmatch(rf"{deck[:2]}\.[1-9]\d*", table["id"]):
@@ -127,7 +131,7 @@ def make_card(where, table, deck):  # text for errors, dict, deck name -> Card
     )
 
 
-def check_fields(where, table, required, optional):
+def check_fields(where: str, table: Mapping[str, Any], required: Mapping[str, type], optional: Mapping[str, type]) -> None:
     """Check that every field is known, every required one there, each of its kind, and no text empty."""
     known = {**required, **optional}
     for name, value in table.items():

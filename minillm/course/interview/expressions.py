@@ -11,8 +11,10 @@ calls Python's own `eval`: an expression comes from a file, and a file is not to
 import ast
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
+from typing import Any
 
 from minillm.costs import attention, memory, prices, speculation, time
 from minillm.errors import MiniLLMError, did_you_mean
@@ -24,29 +26,31 @@ class FormulaError(MiniLLMError):
     """An expression that cannot be evaluated."""
 
 
-def model(name):  # preset's name or ModelConfig -> ModelConfig
+def model(name: str | ModelConfig) -> ModelConfig:  # preset's name or ModelConfig -> ModelConfig
     """Get the shape of a published model; what it costs are its methods."""
     return name if isinstance(name, ModelConfig) else preset(name)
 
 
-def named(formula):  # f(config, …) -> f(config or name of a preset, …)
+def named(formula: Callable) -> Callable:  # f(config, …) -> f(config or name of a preset, …)
     """Wrap a formula so that it also takes a preset's name where it wants a ModelConfig."""
 
     @wraps(formula)
-    def by_name(name, *args, **options):
+    def by_name(name: str, *args: Any, **options: Any) -> Any:
         return formula(model(name), *args, **options)
 
     return by_name
 
 
-def lora_parameters(name, rank, matrices="attn_q attn_v"):  # -> numbers to learn
+def lora_parameters(name: str, rank: int, matrices: str = "attn_q attn_v") -> int:  # -> numbers to learn
     """Count the parameters of adapters on these matrices of every layer: r (d_in + d_out) each. Hu 2021, arXiv:2106.09685."""
     from minillm.model.lora import adapter_parameters
 
     return adapter_parameters(model(name), rank, matrices.split())
 
 
-def training_memory(name, batch, length, method="full", rank=8):  # -> bytes, at the worst moment of a step
+def training_memory(  # -> bytes, at the worst moment of a step
+    name: str, batch: int, length: int, method: str = "full", rank: int = 8
+) -> int:
     """Ours, in float32, with activations; method: full, lora (q and v) or qlora. training/memory.py says what is counted."""
     from minillm.training.memory import step_memory
 
@@ -71,14 +75,14 @@ COSTS = (
     "training_flops", "decode_bytes",
 )  # fmt: skip
 ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
-OPERATORS = {
+OPERATORS: dict[type, Any] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: lambda a, b: float(a) ** b,  # 9**9**9 overflows at once
     ast.USub: operator.neg, ast.UAdd: operator.pos,
 }  # fmt: skip
 
 
-def evaluate(expression):  # text -> number
+def evaluate(expression: str) -> float:
     """Evaluate an expression; FormulaError, which quotes it, for any error in it."""
     try:
         value = value_of(ast.parse(expression.strip(), mode="eval").body)
@@ -93,7 +97,7 @@ def evaluate(expression):  # text -> number
     return value
 
 
-def value_of(node):
+def value_of(node: ast.AST) -> Any:
     """Evaluate one node of the tree. Kinds of nodes that are not listed here are refused."""
     match node:
         case ast.Constant(value=int() | float() | str() as value):
@@ -111,11 +115,11 @@ def value_of(node):
                 raise FormulaError(f"{name!r} is no formula of a model; {did_you_mean(name, COSTS)}")
             return getattr(owner, name)
         case ast.Call(func=function, args=args, keywords=keywords) if all(k.arg for k in keywords):
-            return value_of(function)(*map(value_of, args), **{k.arg: value_of(k.value) for k in keywords})
+            return value_of(function)(*map(value_of, args), **{str(k.arg): value_of(k.value) for k in keywords})
     raise FormulaError(f"{ast.unparse(node)[:60]} is not allowed: only numbers, arithmetic and the formulas are.")
 
 
-def number(node):
+def number(node: ast.AST) -> Any:
     """Check a value to calculate with: 'a' * 10**9 would be a long text."""
     value = value_of(node)
     if not isinstance(value, (int, float)):

@@ -17,7 +17,7 @@ SI, BINARY = "kmgtp", 1024
 TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "second": 1, "seconds": 1, "min": 60, "h": 3600}
 
 
-def readings(text, unit=""):  # -> [float], none where no number was typed
+def readings(text: str, unit: str = "") -> list[float]:  # -> [float], none where no number was typed
     """List the readings of a typed number, in `unit`; the plainest first."""
     match = NUMBER.fullmatch(LEAD.sub("", text.strip()))
     if match is None or not (match[1] or match[2]):
@@ -35,7 +35,7 @@ def readings(text, unit=""):  # -> [float], none where no number was typed
     return [number * factor for factor in factors(match[5].strip().rstrip("."), unit)]
 
 
-def factors(typed, unit):  # text after the number, the card's unit -> [what to multiply with]
+def factors(typed: str, unit: str) -> list[float]:  # text after the number, the card's unit -> [what to multiply with]
     """List the factors from a typed unit to the card's; none where the two are unrelated."""
     typed, unit = typed.lower(), unit.lower()
     if typed in TIMES and unit in TIMES:
@@ -52,7 +52,7 @@ def factors(typed, unit):  # text after the number, the card's unit -> [what to 
     return [a / b for b in scales(wanted)[:1] for a in scales(there, binary_too="i" in wanted or wanted in ("b", "bytes"))]
 
 
-def scales(unit, binary_too=False):  # "kib" -> [1024]; "kb" -> [1000, perhaps 1024]
+def scales(unit: str, binary_too: bool = False) -> list[int]:  # "kib" -> [1024]; "kb" -> [1000, perhaps 1024]
     """Bytes, or FLOP, in a unit; nothing for one that is neither."""
     match = re.fullmatch(rf"(?:([{SI}])(i?))?(b|byte|bytes|flop|flops)", unit)
     if match is None:

@@ -9,11 +9,14 @@ import shutil
 import sys
 import textwrap
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
+from minillm.course.interview.cards import Card, Numeric
 from minillm.course.interview.numbers import readings
-from minillm.course.interview.recall import GRADES, is_due
+from minillm.course.interview.recall import GRADES, Memory, Recall, is_due
 
 QUIT = ("q", "quit")
 
@@ -22,20 +25,22 @@ class Stop(Exception):
     """The person has had enough, or the input has ended."""
 
 
-def choose(cards, memory, today, count, only_due=False):  # -> [Card]
+def choose(cards: list[Card], memory: Mapping[str, Recall], today: date, count: int, only_due: bool = False) -> list[Card]:
     """Choose the next cards: those that are due, the longest overdue first, then new ones in the order of the lessons."""
     due = sorted((c for c in cards if is_due(memory.get(c.id), today)), key=lambda c: memory[c.id].due)
     new = [] if only_due else [c for c in cards if c.id not in memory]
     return (due + new)[:count]
 
 
-def next_due(cards, memory, today):  # -> (date, how many cards) or None
+def next_due(  # -> (date, how many cards) or None
+    cards: list[Card], memory: Mapping[str, Recall], today: date
+) -> tuple[date, int] | None:
     """Find when the next card becomes due, and how many do on that day."""
     dates = [recall.due for c in cards if (recall := memory.get(c.id)) and recall.due > today.isoformat()]
     return (date.fromisoformat(min(dates)), dates.count(min(dates))) if dates else None
 
 
-def nothing_due(cards, memory, today):  # -> text
+def nothing_due(cards: list[Card], memory: Mapping[str, Recall], today: date) -> str:
     """Say why there is no question, and when there will be one."""
     new = sum(c.id not in memory for c in cards)
     text = "No card is due."
@@ -47,7 +52,7 @@ def nothing_due(cards, memory, today):  # -> text
     return text + (f" {new} have never been asked: leave --due out." if new else "")
 
 
-def judge(numeric, value):  # Numeric, typed number -> (suggested grade, verdict)
+def judge(numeric: Numeric, value: float) -> tuple[str | None, str]:  # Numeric, typed number -> (suggested grade, verdict)
     """Whether the number is right, in words that help."""
     expected = f"{numeric.expect:,.6g} {numeric.unit}".strip()
     if numeric.accepts(value):
@@ -61,7 +66,7 @@ def judge(numeric, value):  # Numeric, typed number -> (suggested grade, verdict
     return ("hard" if 0.5 <= ratio <= 2 else "again"), f"Not quite: {expected}; yours is {factor}."
 
 
-def wrapped(text, indent=""):  # -> text for the terminal
+def wrapped(text: str, indent: str = "") -> str:  # -> text for the terminal
     """Wrap each line of a card by itself. Lines that begin with four spaces (code, tables) stay as they are."""
     width = max(20, min(shutil.get_terminal_size((88, 24)).columns - 1, 100))
     lines = []
@@ -77,15 +82,16 @@ def wrapped(text, indent=""):  # -> text for the terminal
 class QuizSession:
     """One sitting. ask(prompt) returns a line or raises Stop; say(text) shows text."""
 
-    memory: object  # Memory
-    ask: object
-    say: object
+    memory: Memory
+    ask: Callable[[str], str]
+    say: Callable[[str], Any]
     today: date
 
-    def run(self, cards):  # -> number of cards answered
+    def run(self, cards: list[Card]) -> int:  # -> number of cards answered
         """Ask each card, and those that were forgotten again, until all are known or the person stops."""
         queue, asked, total = deque(cards), 0, len(cards)
-        grades, first = dict.fromkeys(GRADES, 0), {}
+        grades = dict.fromkeys(GRADES, 0)
+        first: dict[Card, str] = {}
         try:
             while queue:
                 card = queue.popleft()
@@ -106,7 +112,7 @@ class QuizSession:
             self.say(line)
         return asked
 
-    def summary(self, first):  # {card: the first grade it got} -> lines
+    def summary(self, first: dict[Card, str]) -> Iterator[str]:  # {card: the first grade it got} -> lines
         """How it went by lesson, what to read again, and when to come back."""
         decks = list(dict.fromkeys(card.deck for card in first))
         for deck in decks:
@@ -121,18 +127,18 @@ class QuizSession:
             wait = "tomorrow" if days == 1 else f"in {days} days"
             yield f"  next: {count} card{'s' * (count != 1)} {wait} ({when.isoformat()})"
 
-    def one(self, card, place):  # -> grade
+    def one(self, card: Card, place: str) -> str:  # -> grade
         """Question, pause, answer, grade."""
         self.say(f"\n--- {place} · {card.id} · {card.level} · {card.deck}\n\n{wrapped(card.question)}\n")
         unit = f", in {card.numeric.unit}" if card.numeric and card.numeric.unit else ""
         typed = self.ask(f"[your number{unit}, or Enter for the answer] " if card.numeric else "[Enter for the answer] ")
         suggested = None  # where nothing was answered, nothing is known: Enter alone gives no grade
-        if card.numeric and typed.strip():
-            if found := readings(typed, card.numeric.unit):
-                suggested, verdict = judge(card.numeric, min(found, key=lambda value: abs(value - card.numeric.expect)))
+        if (numeric := card.numeric) and typed.strip():
+            if found := readings(typed, numeric.unit):
+                suggested, verdict = judge(numeric, min(found, key=lambda value: abs(value - numeric.expect)))
                 self.say(verdict)
             else:
-                wanted = f" in {card.numeric.unit}" if card.numeric.unit else ""
+                wanted = f" in {numeric.unit}" if numeric.unit else ""
                 self.say(f"That is no number{wanted}; judge yourself.")
         self.say(f"\n{wrapped(card.answer, '  ')}\n")
         for follow_up in card.follow_ups:
@@ -141,7 +147,7 @@ class QuizSession:
             self.say(f"  Try it: {card.experiment}")
         return self.grade(suggested)
 
-    def grade(self, suggested):  # -> one of GRADES
+    def grade(self, suggested: str | None) -> str:  # -> one of GRADES
         """again, hard, good, easy, by name, first letter or place; Enter takes the suggestion, where there is one."""
         enter = f"Enter: {suggested}; " if suggested else ""
         while True:
@@ -158,7 +164,7 @@ class QuizSession:
             self.say(f"{typed[:20]!r} is none of {', '.join(GRADES)}.")
 
 
-def ask_line(prompt):  # -> a line; Stop at the end of input, or where the person types q
+def ask_line(prompt: str) -> str:  # -> a line; Stop at the end of input, or where the person types q
     """Ask for a line, from a person or from a pipe, where the prompt ends its own line, as there is no Enter."""
     print(prompt, end="" if sys.stdin.isatty() else "\n", flush=True)
     line = sys.stdin.readline()

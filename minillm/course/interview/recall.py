@@ -12,9 +12,11 @@ intervals and ease factors of SM-2, which are taken over.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 from minillm.errors import MiniLLMError
 from minillm.files import write_text
@@ -39,14 +41,14 @@ class Recall:
     difficulty: float
     lapses: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         date.fromisoformat(self.due), date.fromisoformat(self.last)
         known = 0 < self.stability < math.inf and 1 <= self.difficulty <= 10
         if not known or type(self.lapses) is not int or self.lapses < 0:
             raise ValueError(self)
 
 
-def scheduler():  # -> fsrs.Scheduler
+def scheduler() -> Any:  # -> fsrs.Scheduler
     """Make FSRS plan in whole days, since a quiz is one sitting: no steps of minutes, and no fuzz."""
     try:
         from fsrs import Scheduler
@@ -55,26 +57,30 @@ def scheduler():  # -> fsrs.Scheduler
     return Scheduler(learning_steps=(), relearning_steps=(), maximum_interval=LONGEST, enable_fuzzing=False)
 
 
-def after(recall, grade, today):  # Recall or None for a new card, one of GRADES, date -> Recall
+def after(  # Recall or None for a new card, one of GRADES, date -> Recall
+    recall: Recall | None, grade: str, today: date
+) -> Recall:
     """Update a card's state with an answer."""
     plan = scheduler()
     from fsrs import Card, Rating, State
 
     card = Card(card_id=0)  # an id of its own would cost a millisecond
     if recall:
-        known = {"stability": recall.stability, "difficulty": recall.difficulty, "last_review": midnight(recall.last)}
-        card = Card(card_id=0, state=State.Review, **known)
+        last = midnight(recall.last)
+        card = Card(0, State.Review, stability=recall.stability, difficulty=recall.difficulty, last_review=last)
     card, _ = plan.review_card(card, Rating(GRADES.index(grade) + 1), midnight(today.isoformat()))
     due = today if grade == "again" else card.due.date()
     lapses = (recall.lapses if recall else 0) + (grade == "again")
     return Recall(due.isoformat(), today.isoformat(), round(card.stability, 4), round(card.difficulty, 4), lapses)
 
 
-def midnight(day):  # ISO date -> datetime
+def midnight(day: str) -> datetime:  # ISO date -> datetime
     return datetime.combine(date.fromisoformat(day), time(), UTC)
 
 
-def from_sm2(due, repetitions=0, interval_days=0, ease=2.5, lapses=0):  # fields of a file of version 1 -> Recall
+def from_sm2(  # fields of a file of version 1 -> Recall
+    due: str, repetitions: int = 0, interval_days: int = 0, ease: float = 2.5, lapses: int = 0
+) -> Recall:
     """Convert SM-2's state: the interval as S, and the D with which FSRS, on the due day, would stretch it by the ease.
 
     As Anki does: fsrs-rs, memory_state_from_sm2, at a retention of 90%.
@@ -88,11 +94,11 @@ def from_sm2(due, repetitions=0, interval_days=0, ease=2.5, lapses=0):  # fields
     return Recall(due, last.isoformat(), stability, round(min(max(difficulty, 1.0), 10.0), 4), lapses)
 
 
-def is_due(recall, today):  # Recall or None, date -> bool; a card never seen is new, not due
+def is_due(recall: Recall | None, today: date) -> bool:  # Recall or None, date -> bool; a card never seen is new, not due
     return recall is not None and recall.due <= today.isoformat()
 
 
-def state_folder():  # -> path
+def state_folder() -> Path:
     """Find the folder for the state: $MINILLM_STATE, or `minillm` in the platform's folder for data."""
     return user_folder("MINILLM_STATE", mac="Application Support", xdg="XDG_STATE_HOME", default=".local/state")
 
@@ -100,12 +106,12 @@ def state_folder():  # -> path
 class Memory:
     """The state file: {card id: Recall}. Cards of decks that are not here now stay in it."""
 
-    def __init__(self, path=None, notice=lambda text: None):
+    def __init__(self, path: str | Path | None = None, notice: Callable[[str], Any] = lambda text: None) -> None:
         self.path = Path(path or state_folder() / "quiz.json")
         self.notice = notice
         self.cards = self.read()
 
-    def read(self):  # -> {card id: Recall}
+    def read(self) -> dict[str, Recall]:  # -> {card id: Recall}
         """Read the file. One that is damaged is set aside under another name, and `notice` says so."""
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
@@ -120,7 +126,7 @@ class Memory:
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return self.set_aside()
 
-    def set_aside(self):  # -> {}
+    def set_aside(self) -> dict[str, Recall]:
         """Keep a file that cannot be read: months of learning may be in it."""
         number = 1
         while (kept := self.path.with_name(f"{self.path.stem}.damaged-{number}.json")).exists():
@@ -132,7 +138,7 @@ class Memory:
         self.notice(f"{self.path} could not be read; it is kept as {kept.name}, and the quiz starts from the beginning.")
         return {}
 
-    def record(self, card, grade, today):  # -> Recall
+    def record(self, card: str, grade: str, today: date) -> Recall:
         """Record an answer, and write the file. Another quiz may have written it meanwhile: its cards are kept."""
         recall = after(self.cards.get(card), grade, today)
         self.cards = {**self.cards, **self.read(), card: recall}

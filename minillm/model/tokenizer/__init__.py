@@ -9,6 +9,9 @@ into a prompt (chat.py), run as what it is, an untrusted program (sandbox.py).
     tokenizer.decode(tokenizer.encode("Hello")) == "Hello"
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer.bpe import BYTE_TO_CHAR, ByteLevelBPE
 from minillm.model.tokenizer.chat import ChatTemplate
@@ -37,9 +40,11 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokens, merges=None, scores=None, token_types=None, pre="gpt-2", bos_id=None, eos_id=None, unknown_id=None,
-        extra_eos_ids=(), add_bos=False, space_prefix=True, chat_template=None, normalizer=None, ignore_merges=None,
-    ):  # fmt: skip
+        self, tokens: list[str], merges: list[str] | None = None, scores: list[float] | None = None,
+        token_types: list[int] | None = None, pre: str = "gpt-2", bos_id: int | None = None, eos_id: int | None = None,
+        unknown_id: int | None = None, extra_eos_ids: Iterable[int] = (), add_bos: bool = False, space_prefix: bool = True,
+        chat_template: str | None = None, normalizer: str | None = None, ignore_merges: bool | None = None
+    ) -> None:
         if (merges is None) == (scores is None):
             raise TokenizerError("a tokenizer needs merges (byte-level BPE) or scores (SentencePiece), one of the two")
         if add_bos and bos_id is None:
@@ -51,8 +56,8 @@ class Tokenizer:
         if merges is not None:
             reachable = {m.replace(" ", "", 1) for m in merges} | set(BYTE_TO_CHAR.values())
             self.vocabulary = Vocabulary(tokens, types, declared, reachable)
-            self.model = ByteLevelBPE(self.vocabulary, merges, pre, normalizer, ignore_merges)
-        else:
+            self.model: ByteLevelBPE | SentencePieceBPE = ByteLevelBPE(self.vocabulary, merges, pre, normalizer, ignore_merges)
+        elif scores is not None:
             self.vocabulary = Vocabulary(tokens, types, declared, spaces="\u2581")
             self.model = SentencePieceBPE(self.vocabulary, scores, unknown_id, space_prefix)
         self.rows = len(tokens)
@@ -62,7 +67,7 @@ class Tokenizer:
         # After these a text begins anew, with a space prefix of its own. An unknown token stands for a character within a text.
         unknown = {i for i, kind in enumerate(self.vocabulary.types) if kind == UNKNOWN} | {unknown_id} - {bos_id, eos_id}
         self.restarts: set[int] = self.vocabulary.control_ids - unknown
-        self.eos_ids: set[int] = ends | set(extra_eos_ids) | ({eos_id} - {None})
+        self.eos_ids: set[int] = ends | set(extra_eos_ids) | (set() if eos_id is None else {eos_id})
         self.chat = ChatTemplate(chat_template, self) if chat_template else None
 
     @classmethod
@@ -81,7 +86,7 @@ class Tokenizer:
         """
         self.rows = max(self.rows, rows)
 
-    def encode(self, text: str, special: bool = False, bos: bool | None = None, after=()) -> list[int]:
+    def encode(self, text: str, special: bool = False, bos: bool | None = None, after: Sequence[int] = ()) -> list[int]:
         """Encode a text to token ids.
 
         special: recognize control tokens such as <|im_end|> in the text. Never do so with text that a user wrote.
@@ -101,7 +106,7 @@ class Tokenizer:
             previous = out[-1:]
         return out
 
-    def decode(self, ids, skip_special: bool = False, after=()) -> str:
+    def decode(self, ids: Sequence[int], skip_special: bool = False, after: Sequence[int] = ()) -> str:
         """Decode token ids to text; bytes that are not UTF-8 become U+FFFD.
 
         skip_special: leave control tokens out. after: ids that came before, see StreamingDetokenizer.
@@ -110,7 +115,7 @@ class Tokenizer:
         pairs = zip(previous, ids, strict=True)
         return b"".join(self._bytes_after(p, i, skip_special) for p, i in pairs).decode("utf-8", "replace")
 
-    def stream(self, after=(), skip_special: bool = False) -> StreamingDetokenizer:
+    def stream(self, after: Sequence[int] = (), skip_special: bool = False) -> StreamingDetokenizer:
         """Make a streaming detokenizer: push one id at a time. after: the ids of the prompt, where the text continues it."""
         return StreamingDetokenizer(self, after, skip_special)
 
@@ -132,7 +137,7 @@ class Tokenizer:
             return data[1:]
         return data
 
-    def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool = True, **variables) -> list[int]:
+    def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool = True, **variables: Any) -> list[int]:
         """Apply the file's chat template to messages: [{"role": "user", "content": "..."}, ...].
 
         Control tokens come from the template alone: the same text inside a message stays text.

@@ -10,6 +10,7 @@ Radford et al., 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
 import unicodedata
+from typing import Any
 
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer.merge import WordCache, merge
@@ -38,7 +39,10 @@ class ByteLevelBPE:
         text, as `tokenizers` and llama.cpp do: everything else survives encode and decode exactly.
     """
 
-    def __init__(self, vocabulary: Vocabulary, merges: list[str], pre: str = "gpt-2", normalizer=None, ignore_merges=None):
+    def __init__(
+        self, vocabulary: Vocabulary, merges: list[str], pre: str = "gpt-2", normalizer: Any = None,
+        ignore_merges: bool | None = None
+    ) -> None:
         self.vocabulary, self.normalizer = vocabulary, normalizer
         self.pre = canonical(pre)
         self.whole_words = self.pre == "llama-bpe" if ignore_merges is None else ignore_merges
@@ -84,7 +88,7 @@ def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, in
     A merge into a control token is left out: plain text must never become one.
     """
     pairs = [line.split(" ") for line in merges]
-    ids = vocabulary.ids.get
+    ids: Any = vocabulary.ids.get  # None where there is no such token
     try:
         table = {(ids(a), ids(b)): (rank, ids(a + b)) for rank, (a, b) in enumerate(pairs)}
     except ValueError:

@@ -12,6 +12,7 @@ The mark is a lone surrogate: it is in no valid text, so no message can contain 
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer.vocabulary import check_unicode
@@ -22,7 +23,7 @@ MARK = "\udfff"
 class ChatTemplate:
     """A chat template and the control tokens it speaks in. Another process renders it (sandbox.py), started at the first use."""
 
-    def __init__(self, source: str, tokenizer):
+    def __init__(self, source: str, tokenizer: Any) -> None:
         self.source, self.tokenizer = source, tokenizer
         texts = sorted(filter(None, tokenizer.special_tokens), key=len, reverse=True)
         self._starts = re.compile(f"(?={'|'.join(map(re.escape, texts))})(.)", re.DOTALL) if texts else None
@@ -42,11 +43,11 @@ class ChatTemplate:
                 out += self.tokenizer.encode(plain, bos=False, after=out)
         return out
 
-    def render(self, messages: list[dict], add_generation_prompt: bool = True, **variables) -> str:
+    def render(self, messages: list[dict], add_generation_prompt: bool = True, **variables: Any) -> str:
         """Render the prompt as text, to look at. To run it, use `encode`: here a forged control token looks like a real one."""
         return self._render(messages, add_generation_prompt, variables).replace(MARK, "")
 
-    def _render(self, messages, add_generation_prompt, variables) -> str:
+    def _render(self, messages: list[dict], add_generation_prompt: bool, variables: dict[str, Any]) -> str:
         from minillm.model.tokenizer.sandbox import compile_template
 
         if not isinstance(messages, (list, tuple)) or not all(isinstance(m, dict) and "role" in m for m in messages):
@@ -62,7 +63,7 @@ class ChatTemplate:
             raise TokenizerError("messages and variables: nested too deeply, or within themselves") from None
         return self._compiled(**tokens | shielded, messages=messages, add_generation_prompt=add_generation_prompt)
 
-    def shield(self, value, edges: bool = True):
+    def shield(self, value: Any, edges: bool = True) -> Any:
         """Copy JSON-like data so that in its strings no control token can be found, nor arise where template and string meet.
 
         Roles get no mark at their edges: some templates build a control token from one ("<|" + role + "|>").

@@ -54,7 +54,7 @@ class WordCache(dict):
     Bounded in both directions: words longer than `longest` are not kept, and a full cache starts again from empty.
     """
 
-    def __init__(self, encode_word: Callable, size: int = 50_000, longest: int = 64):
+    def __init__(self, encode_word: Callable, size: int = 50_000, longest: int = 64) -> None:
         self.encode_word, self.size, self.longest = encode_word, size, longest
 
     def __missing__(self, word: str) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def arguments_from_gguf(metadata: dict) -> dict:
     return kwargs
 
 
-def eos_ids(keys, last):  # Fields, int -> [int]
+def eos_ids(keys: Fields, last: int) -> list[int]:
     ids = keys.numbers(OWN + "eos_token_ids", [], whole=True)
     if len(ids) > MOST_EOS or any(not 0 <= i <= last for i in ids):
         raise TokenizerError(f"{OWN}eos_token_ids: expected at most {MOST_EOS} ids from 0 to {last:,}, found {shown(ids)}")

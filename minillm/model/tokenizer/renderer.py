@@ -18,6 +18,7 @@ import signal
 import sys
 from contextlib import suppress
 from datetime import datetime
+from typing import Any, NoReturn
 
 sys.path += sys.argv[1:]  # the folders of jinja2 and markupsafe
 
@@ -31,15 +32,15 @@ LIMIT = 4_000_000  # characters of one prompt: some ten times the context of a l
 OUT_OF_MEMORY = 77  # exit status: after a MemoryError nothing is certain, so this process says it by ending
 
 
-def raise_exception(message):
+def raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def strftime_now(form):
+def strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+def tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
     """Encode JSON as transformers does: no HTML escapes, Unicode as it is."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -49,12 +50,12 @@ class Generation(Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser):
+    def parse(self, parser: Any) -> Any:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def environment():
+def environment() -> Any:
     """Make Jinja's environment as transformers does: no dunder attributes, nothing mutable, no loader to import from."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     made.filters["tojson"] = tojson
@@ -62,7 +63,7 @@ def environment():
     return made
 
 
-def set_limits():
+def set_limits() -> None:
     """Set the limits. One that the platform does not have, or refuses, is passed over."""
     try:
         import resource
@@ -78,7 +79,7 @@ def set_limits():
             resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
 
 
-def answer(jinja, templates, source, variables):  # -> kind, text
+def answer(jinja: Any, templates: dict, source: str, variables: dict) -> tuple[bytes, str]:  # -> kind, text
     """Render a template. It may raise whatever its expressions can: type errors, division by zero, recursion."""
     try:
         if source not in templates:
@@ -90,21 +91,23 @@ def answer(jinja, templates, source, variables):  # -> kind, text
     except MemoryError:
         raise
     except Exception as error:
-        line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
+        number = getattr(error, "lineno", None)
+        line = f" (line {number})" if number else ""
         said = str(error)[:2000] or type(error).__name__
         return b"e", f"{line}: {' '.join(said.split())[:200]}"
 
 
-def send(kind, text=""):
+def send(kind: bytes, text: str = "") -> None:
     data = text.encode("utf-8", "surrogatepass")  # marks of chat.py are lone surrogates
     sys.stdout.buffer.write(kind + len(data).to_bytes(8, "big") + data)
     sys.stdout.buffer.flush()
 
 
-def main():
+def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C in a terminal is for the parent
     clock = getattr(signal, "setitimer", None)
-    jinja, templates, read = environment(), {}, sys.stdin.buffer.read
+    jinja, read = environment(), sys.stdin.buffer.read
+    templates: dict[str, Any] = {}
     jinja.from_string("{{ strftime_now('%B') | pprint }}").render()  # what is imported late is imported now
     set_limits()
     send(b"r")

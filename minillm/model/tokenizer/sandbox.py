@@ -20,8 +20,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from minillm.errors import TokenizerError
 
@@ -35,7 +37,7 @@ READABLE, WRITABLE = (select.POLLIN, select.POLLOUT) if POLLS else (0, 0)
 KEPT = ("TZ", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # of the environment: no keys and no tokens go along
 
 
-def renderer_file():
+def renderer_file() -> Path:
     return Path(__file__).with_name("renderer.py")
 
 
@@ -46,9 +48,9 @@ class Failure(Exception):
 class Renderer:
     """The warm process. Any thread may call `ask`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.process = None
+        self.process: Any = None  # Popen, while there is one
 
     def ask(self, request: bytes, seconds: float) -> tuple[bytes, str]:
         """Ask the process: kind and text of the answer (renderer.py). Failure after `seconds`, or where the process ends.
@@ -65,13 +67,14 @@ class Renderer:
                 self.stop()
                 raise
 
-    def start(self):
+    def start(self) -> None:
         specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
-        if None in specs or not sys.executable:
+        origins = [spec.origin for spec in specs if spec is not None and spec.origin]
+        if len(origins) < len(specs) or not sys.executable:
             raise Failure("needs the packages jinja2 and markupsafe, and a Python to run them")
-        folders = {str(Path(spec.origin).parents[1]) for spec in specs}
+        folders = {str(Path(origin).parents[1]) for origin in origins}
         command = [sys.executable, "-I", "-S", str(renderer_file()), *sorted(folders)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
         try:
             self.process = subprocess.Popen(command, **pipes, bufsize=0, env=environment)
@@ -80,7 +83,7 @@ class Renderer:
         if self._within(START_SECONDS) != (b"r", "") or self.process is None:
             raise Failure("the process that renders it did not start as it should")
 
-    def _within(self, seconds, request=b""):
+    def _within(self, seconds: float, request: bytes = b"") -> tuple[bytes, str]:
         """Send a request, if there is one, and read an answer."""
         process, deadline = self.process, time.monotonic() + seconds
         timer = threading.Timer(seconds, process.kill)
@@ -106,7 +109,7 @@ class Renderer:
             self.stop()
         return answer
 
-    def stop(self):
+    def stop(self) -> None:
         """End the process, and wait until it has gone."""
         process, self.process = self.process, None
         if process is not None:
@@ -115,7 +118,7 @@ class Renderer:
             process.stdout.close()
             process.wait()
 
-    def forked(self):
+    def forked(self) -> None:
         """Drop the process after a fork: it is the parent's."""
         process, self.process, self.lock = self.process, None, threading.Lock()
         if process is not None:
@@ -124,8 +127,9 @@ class Renderer:
             process.returncode = 0  # not ours to wait for
 
 
-def failure_reason(process, seconds):
+def failure_reason(process: subprocess.Popen, seconds: float) -> str:
     """Say why the process ended."""
+    code: int | str
     try:
         code = process.wait(1)
     except subprocess.TimeoutExpired:  # it has closed its pipes, and lives on
@@ -135,7 +139,7 @@ def failure_reason(process, seconds):
     return f"more than {MEMORY} MiB" if code == OUT_OF_MEMORY else f"the process that renders it ended with status {code}"
 
 
-def wait(pipe, event, deadline):
+def wait(pipe: Any, event: int, deadline: float) -> None:
     """Wait until the pipe can be read or written. TimeoutError at the deadline."""
     if POLLS:
         poll = select.poll()
@@ -144,14 +148,14 @@ def wait(pipe, event, deadline):
             raise TimeoutError
 
 
-def write(pipe, data, deadline):
+def write(pipe: Any, data: bytes, deadline: float) -> None:
     view = memoryview(data)
     while view:
         wait(pipe, WRITABLE, deadline)
         view = view[pipe.write(view[:4096]) :]  # a pipe that can be written takes so many bytes without waiting
 
 
-def read(pipe, size, deadline):
+def read(pipe: Any, size: int, deadline: float) -> bytes:
     """Read exactly so many bytes. EOFError where there are fewer."""
     parts = []
     while size:
@@ -169,7 +173,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RENDERER.forked)
 
 
-def compile_template(source: str):
+def compile_template(source: str) -> Callable[..., str]:
     """Make a function of the template's variables that returns the rendered text. TokenizerError, one line, when that fails.
 
     Nothing is compiled here: the renderer does so at the first call, and keeps it.
@@ -177,7 +181,7 @@ def compile_template(source: str):
     if len(source) > LONGEST_SOURCE:
         raise TokenizerError(f"chat template: {len(source):,} characters, more than {LONGEST_SOURCE:,}")
 
-    def render(**variables) -> str:
+    def render(**variables: Any) -> str:
         try:
             request = json.dumps({"source": source, "variables": variables, "seconds": SECONDS}).encode()
         except (TypeError, ValueError, RecursionError) as error:

@@ -31,7 +31,9 @@ class SentencePieceBPE:
         is an error.
     """
 
-    def __init__(self, vocabulary: Vocabulary, scores: list[float], unknown_id: int | None = None, space_prefix: bool = True):
+    def __init__(
+        self, vocabulary: Vocabulary, scores: list[float], unknown_id: int | None = None, space_prefix: bool = True
+    ) -> None:
         self.vocabulary, self.unknown_id, self.space_prefix = vocabulary, unknown_id, space_prefix
         types = vocabulary.types
         mergeable = (NORMAL, USER_DEFINED)

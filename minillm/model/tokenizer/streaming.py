@@ -6,6 +6,8 @@ and give out everything before them. Bytes that can no longer become one turn in
 """
 
 import codecs
+from collections.abc import Sequence
+from typing import Any
 
 
 class StreamingDetokenizer:
@@ -15,7 +17,7 @@ class StreamingDetokenizer:
     start of a text and after a control token, and keeps it inside a text.
     """
 
-    def __init__(self, tokenizer, after=(), skip_special: bool = False):
+    def __init__(self, tokenizer: Any, after: Sequence[int] = (), skip_special: bool = False) -> None:
         self.tokenizer, self.skip_special = tokenizer, skip_special
         self.previous = after[-1] if len(after) else None
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")

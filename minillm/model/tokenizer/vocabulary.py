@@ -8,6 +8,7 @@ are recognized only where the caller asks: a user who could type one could end t
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from minillm.errors import TokenizerError
 
@@ -47,7 +48,7 @@ class Vocabulary:
     reachable: frozenset[str] | set[str] = frozenset()
     spaces: str = " "
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.tokens or not all(isinstance(text, str) for text in self.tokens):
             raise TokenizerError(f"tokenizer.ggml.tokens: expected a list of strings, found {_describe(self.tokens)}")
         check_unicode("".join(self.tokens), "tokenizer.ggml.tokens")
@@ -89,7 +90,7 @@ def _split(text: str, pattern: re.Pattern | None, ids: dict[str, int]) -> Iterat
             yield piece, ids[piece] if k % 2 else None
 
 
-def _describe(value) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, list) and value:
         i = next(i for i, item in enumerate(value) if not isinstance(item, str))
         return f"{type(value[i]).__name__} at [{i}]"

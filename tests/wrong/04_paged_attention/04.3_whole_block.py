@@ -1,4 +1,4 @@
-"""Reads the whole of the last block, also what nobody has written."""
+"""Reads the whole of the last block, also slots that were never written."""
 k = k_pages[table[i]].transpose(1, 0, 2)[:, None]
 v = v_pages[table[i]].transpose(1, 0, 2)[:, None]
 scores = mask.scores(q_heads @ k.swapaxes(-1, -2), rows, columns)

@@ -1,4 +1,4 @@
-"""Copies even where nobody else would see the write."""
+"""Copies even where the block has no other owner."""
 fresh = self.allocate()
 self.free(block)
 return fresh, block

@@ -1,4 +1,4 @@
-"""Seeds NumPy's global generator, which everybody shares."""
+"""Seeds NumPy's global generator, which the whole process shares."""
 np.random.seed(params.seed)
 rng = np.random
 used = None

@@ -1,4 +1,4 @@
-"""Makes a new array, which nobody sees."""
+"""Makes a new array, which the caller never sees."""
 share = (y != IGNORE)[:, None] / counted
 p = p * (share / sums).astype(p.dtype)
 p[rows, y[rows]] -= p.dtype.type(1 / counted)
