@@ -15,7 +15,7 @@ Its requests leave nothing behind but keys and values in the prefix cache, which
 """
 
 from minillm.engine.engine import Engine
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 
 LENGTHS = (1, 2, 7, 40)  # tokens of prompts: one, few rows of attention, less and more than a pass over a band (crossover.py)
 STEPS = 3  # tokens that each draws: the first by its prompt, two by decode steps
