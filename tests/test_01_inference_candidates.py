@@ -65,7 +65,7 @@ def test_of_many_tokens_the_same_are_kept(seed, knobs, size, spread, levels):
 ROWS = {
     "flat": lambda rng: rng.normal(size=VOCAB),
     "equal": lambda rng: np.zeros(VOCAB),
-    "peaked": lambda rng: 1.3 * rng.gumbel(size=VOCAB),
+    "peaked": lambda rng: 4 * rng.normal(size=VOCAB),
     "ties": lambda rng: np.round(rng.normal(size=VOCAB) * 4) / 4,
     "masked": lambda rng: np.where(rng.random(VOCAB) < 0.9, -np.inf, rng.normal(size=VOCAB)),
     "in order": lambda rng: np.linspace(5, -5, VOCAB),
@@ -91,6 +91,24 @@ def test_a_flat_and_a_peaked_nucleus_are_found_without_the_reference_and_with_fe
         logits = ROWS[name](np.random.default_rng(5)).astype(np.float32)
         ids = kept(logits, SamplingParams(temperature=1.0, top_p=0.8))
         assert len(ids) > 2 and 0 < sorted_tokens[-1] <= most, name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_border_to_the_last_bit_the_same_are_kept(seed):
+    """p is what the tokens before the k-th hold, or the next number: a sum in another order would often go wrong by a token."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=6000).astype(np.float32)
+    probabilities = sampling.softmax(np.sort(logits.astype(np.float64) - logits.max())[::-1])
+    before = np.cumsum(probabilities) - probabilities
+    for k in rng.integers(1, 5900, 40):
+        for p in (before[k], np.nextafter(before[k], 1)):
+            check(logits, top_p=float(p))
+
+
+def test_of_the_last_tail_the_same_are_kept():
+    """What is before the last token is 1, but for the last bits of its sum; so is p."""
+    for n in range(2, 80):
+        check(np.array([0.0] * n + [-100.0], np.float32), top_p=float(np.nextafter(1, 0)))
 
 
 def test_where_rounding_would_decide_the_reference_does(monkeypatch):

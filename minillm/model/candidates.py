@@ -101,6 +101,8 @@ def nucleus(x: np.ndarray, weights: np.ndarray, p: float) -> np.ndarray | None: 
     """
     total = float(weights.sum())
     goal, guard = p * total, GUARD * len(x) * total
+    if total - goal <= guard:
+        return None
     tops = np.sort(block_maxima(x))[::-1]
     enough = int(np.searchsorted(np.cumsum(np.exp(tops)), goal + guard))
     least = math.log((1 - p) / len(x)) + math.log(total)  # all tokens below it together weigh less than 1 - p
