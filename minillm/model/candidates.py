@@ -106,16 +106,17 @@ def nucleus(x: np.ndarray, weights: np.ndarray, p: float) -> np.ndarray | None: 
     tops = np.sort(block_maxima(x))[::-1]
     enough = int(np.searchsorted(np.cumsum(np.exp(tops)), goal + guard))
     least = math.log((1 - p) / len(x)) + math.log(total)  # all tokens below it together weigh less than 1 - p
-    if len(x) > FEW and enough == len(tops) and np.count_nonzero(x >= least) > FEW:
-        return flat_nucleus(x, weights, least, goal, guard)
+    if len(x) > FEW and enough == len(tops) and (likely := np.count_nonzero(x >= least)) > FEW:
+        least = min(least, -1e-9)
+        return flat_nucleus(x if likely == len(x) else np.maximum(x, least), weights, least, goal, guard)
     floor = float(tops[enough]) if enough < len(tops) else -math.inf
     return crossing(np.flatnonzero(x >= max(floor, least - 1)), x, 0.0, goal, guard)
 
 
 def flat_nucleus(x: np.ndarray, weights: np.ndarray, least: float, goal: float, guard: float) -> np.ndarray | None:
-    """Find a nucleus of very many tokens, as a mask: sort only the bucket in which the sum crosses the goal."""
-    bucket = x * (BUCKETS / min(least, -1e-9))
-    bucket = np.minimum(bucket, BUCKETS, out=bucket).astype(np.intp)  # 0 the likeliest; BUCKETS: below least
+    """Find a nucleus of very many tokens, as a mask: sort only the bucket in which the sum crosses the goal. x >= least."""
+    bucket = np.empty(len(x), np.intp)  # 0 the likeliest; BUCKETS the least
+    np.multiply(x, BUCKETS / least, out=bucket, casting="unsafe")  # and cut to whole numbers, in one pass
     sums = np.cumsum(np.bincount(bucket, weights, BUCKETS + 1))
     at = int(np.searchsorted(sums, goal + guard))
     above = float(sums[at - 1]) if at else 0.0
