@@ -144,6 +144,14 @@ def test_no_stop_token_before_min_tokens_and_then_it_is_the_reason():
     assert 9 not in done.token_ids[:3]
 
 
+def test_a_greedy_answer_in_an_engine_keeps_min_tokens_too():
+    """It takes the likeliest token from the device, and no logits: not so while some tokens may not come."""
+    first = both(SamplingParams(**PLAIN)).token_ids[0]
+    done = both(SamplingParams(**PLAIN, min_tokens=3, stop_token_ids=[first]))
+    assert len(done.token_ids) > 3 and first not in done.token_ids[:3]
+    assert len(both(SamplingParams(**PLAIN, stop_token_ids=[first])).token_ids) == 1
+
+
 def letters(text, **params):
     """An answer that says `text` whatever the logits are, token by token, through a bias of its own each time."""
     llm = small()

@@ -12,6 +12,7 @@ from minillm.metrics.events import CACHED, PREEMPTED
 from minillm.model import logprobs
 from minillm.model.generate import prefill
 from minillm.model.transformer import Segment
+from minillm.scheduler.request import Request, SequenceGroup
 
 PROMPT = np.random.default_rng(2).integers(0, 512, 23).tolist()
 WANTED = {"prompt_logprobs": 3}
@@ -101,6 +102,13 @@ def test_a_preempted_request_has_each_of_them_once(preemption, prefix):
     for prompt, (answer,) in zip(asked, done, strict=True):
         check(answer.prompt_logprobs, prompt)
         assert answer.token_ids == small().generate(prompt, greedy(16)).token_ids
+
+
+def test_once_its_prompt_is_scored_a_preempted_request_may_take_what_the_cache_holds():
+    group = SequenceGroup(Request(0, PROMPT, 9, whole=True))
+    assert not group.reuses and SequenceGroup(Request(1, PROMPT, 9)).reuses
+    group.live[0].tokens.append(5)
+    assert group.reuses
 
 
 def test_all_answers_of_a_request_have_them_and_the_first_delta_of_each_brings_them():
