@@ -13,12 +13,12 @@ from minillm.errors import MiniLLMError
 if TYPE_CHECKING:
     from minillm.gateway.session import Session
     from minillm.llm import LLM
-    from minillm.model.sampling import SamplingParams
+    from minillm.model.params import SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "MiniLLMError", "SamplingParams", "Session", "__version__"]
 
-LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.sampling", "Session": "minillm.gateway.session"}
+LAZY = {"LLM": "minillm.llm", "SamplingParams": "minillm.model.params", "Session": "minillm.gateway.session"}
 
 
 def __getattr__(name: str) -> object:

@@ -17,10 +17,11 @@ from minillm.cache.protocol import KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import EventLog, summary
 from minillm.model.adapters import LoadedAdapter, prepare
-from minillm.model.generate import Prompt, SequenceState, TokenLogprob, as_prompt_list, check_prompt, generate_tokens, prompt_ids
+from minillm.model.generate import Prompt, SequenceState, as_prompt_list, check_prompt, generate_tokens, prompt_ids
 from minillm.model.load import load_model
+from minillm.model.logprobs import TokenLogprob
 from minillm.model.lora import Adapter
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Transformer
 
@@ -31,7 +32,11 @@ Named = str | None | list[str | None]  # an adapter for all prompts, or one for 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished request. metrics: ttft_s, tpot_s, tokens per second and the rest of `minillm.metrics.events.summary`."""
+    """A finished request. metrics: ttft_s, tpot_s, tokens per second and the rest of `minillm.metrics.events.summary`.
+
+    stop_reason: the stop string or the stop token that ended it, None where neither did. prompt_logprobs: one for each token
+    of the prompt, None for the first; None altogether where SamplingParams did not ask.
+    """
 
     text: str
     token_ids: list[int]
@@ -39,6 +44,8 @@ class Completion:
     finish_reason: str  # "stop": end of text or a stop string; "length": max_tokens or the context
     logprobs: list[TokenLogprob]
     metrics: dict[str, float | None]  # None: what an answer this short does not have
+    stop_reason: str | int | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
 class LLM:
@@ -148,6 +155,7 @@ class LLM:
         params, loaded = params or SamplingParams(), self.adapter(adapter)
         ids = prompt_ids(self.tokenizer, prompt)
         ids = check_prompt(ids, self.config.context_length, params.max_tokens, truncate)
+        params.check_vocabulary(self.config.vocab_size)
         cache = self.transformer.new_cache(len(ids) + params.max_tokens) if cache is None else cache
         text = self.tokenizer.stream(ids, params.skip_special_tokens)
         return SequenceState(request, ids, params, cache, text, adapter=loaded)
@@ -162,6 +170,8 @@ def completion(sequence: SequenceState, log: EventLog, index: int | None = None)
         finish_reason=sequence.finish_reason or "cancelled",
         logprobs=sequence.logprobs,
         metrics=summary(log, sequence.request, index),
+        stop_reason=sequence.stop_reason,
+        prompt_logprobs=sequence.prompt_logprobs,
     )
 
 
@@ -189,6 +199,8 @@ class Conversation:
         pairs = enumerate(zip(ids, self.cached_ids, strict=False))
         common = next((i for i, (a, b) in pairs if a != b), min(len(ids), len(self.cached_ids)))
         self.reused = min(common, len(ids) - 1)  # the last token must run: its logits choose the answer's first
+        if sequence.params.prompt_logprobs is not None:
+            self.reused = 0  # and the logits of all positions are wanted
         self.cache.truncate(self.reused)
         sequence.cache = self.cache
         try:

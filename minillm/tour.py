@@ -18,7 +18,7 @@ from minillm.files import replacing
 from minillm.llm import LLM
 from minillm.metrics.events import TOKEN, EventLog, summary
 from minillm.model.generate import generate_tokens
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 
 BEGINNING = "Once upon a time, there was a little fox named Ruby. One day, Ruby walked to the forest and found"
 NEW_TOKENS = 48

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.errors import RequestError
-from minillm.model.generate import top_indices
+from minillm.model.logprobs import top_indices
 from minillm.model.sampling import SamplingParams, distribution, draw, keep_min_p, keep_top_k, log_softmax, sample
 
 logit_rows = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(lambda x: np.array(x, np.float32))

@@ -19,6 +19,9 @@ class Drawing:
     def __init__(self, sequence, rule, greedy):
         self.sequence, self.rule, self.greedy = sequence, rule, greedy
 
+    def unscored(self, position, count):
+        return range(0)
+
     def next_token(self, found, eos_ids):
         token, reason = self.rule(self.sequence, found)
         return Delta(*self.sequence, "", [token], [], reason)

@@ -84,7 +84,8 @@ def test_the_streaming_helper_puts_a_chat_together(api):
     ("ask", "error", "param"),
     [
         ({"temperature": 3}, "BadRequestError", "temperature"),
-        ({"logit_bias": {"5": 1}}, "BadRequestError", "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "BadRequestError", "logit_bias"),
+        ({"presence_penalty": 2.5}, "BadRequestError", "presence_penalty"),
         ({"extra_body": {"foo": 1}}, "BadRequestError", "foo"),
         ({"model": "gpt-4"}, "NotFoundError", "model"),
         ({"max_tokens": 10_000}, "BadRequestError", "messages"),

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from server_help import SERVED, TOKENIZER, Delta, is_error
 
-from minillm.model.generate import TokenLogprob
+from minillm.model.logprobs import TokenLogprob
 from minillm.model.sampling import SamplingParams
 from minillm.server.fields import parse_json
 from minillm.server.protocol import Job, parse_chat, parse_completion
@@ -53,6 +53,10 @@ def test_the_defaults_are_those_of_openais_reference():
         ("ignore_eos", True, "ignore_eos"),
         ("stop_token_ids", [3, 511], "stop_token_ids"),
         ("skip_special_tokens", False, "skip_special_tokens"),
+        ("presence_penalty", -0.5, "presence_penalty"),
+        ("frequency_penalty", 1.5, "frequency_penalty"),
+        ("min_tokens", 9, "min_tokens"),
+        ("prompt_logprobs", 3, "prompt_logprobs"),
     ],
 )
 @pytest.mark.parametrize("parse", [text, chat])
@@ -101,6 +105,31 @@ def test_what_a_client_leaves_out_is_as_the_model_wants_it():
     assert params(temperature=0, top_k=3) == SamplingParams(temperature=0, top_k=3)
 
 
+def test_a_bias_is_by_token_id_as_json_has_it():
+    assert text(logit_bias={"5": -100, "511": 1.5}).params.logit_bias == {5: -100.0, 511: 1.5}
+    assert chat(logit_bias={}).params.logit_bias == {}
+
+
+def test_an_echo_scores_the_prompt_where_logprobs_are_asked_and_may_want_no_token():
+    assert text(echo=True).echo and text(echo=True).params.prompt_logprobs is None
+    assert text(echo=True, logprobs=2).params.prompt_logprobs == 2 == text(echo=True, logprobs=2).params.logprobs
+    assert text(echo=True, logprobs=2, prompt_logprobs=0).params.prompt_logprobs == 0
+    assert not text(echo=True, logprobs=2).prompt_scores and text(prompt_logprobs=1).prompt_scores
+    assert text(echo=True, max_tokens=0).max_tokens == 0
+    assert refused(text, echo=False, max_tokens=0).param == "max_tokens", "and without an echo there would be nothing"
+    assert refused(text, echo=True, max_tokens=-1).param == "max_tokens"
+    assert refused(chat, echo=True).param == "echo" == refused(text, echo=1).param
+    assert refused(text, stream=True, prompt_logprobs=1).param == "prompt_logprobs"
+    assert text(stream=True, echo=True, logprobs=1).params.prompt_logprobs == 1
+
+
+def test_at_least_is_no_more_than_at_most():
+    assert text(min_tokens=200).params.min_tokens == 200
+    assert text(min_tokens=9, max_tokens=9).params.min_tokens == 9
+    error = refused(text, min_tokens=10, max_tokens=9)
+    assert error.param == "min_tokens" and "9" in str(error) and "10" in str(error)
+
+
 def test_a_negative_seed_is_a_seed_of_its_own():
     seeds = [text(seed=s).params.seed for s in (-(2**63), -2, -1, 0, 1, 2**63 - 1)]
     assert len(set(seeds)) == 6 and min(seeds) >= 0
@@ -124,6 +153,12 @@ WRONG = {
     "stop_token_ids": [5, "5", [512], [-1], [1.5], [True], [[1]], [1] * 129, {}],
     "skip_special_tokens": [0, "no", []],
     "priority": [1.5, "1", 1],
+    "presence_penalty": [2.5, -2.1, "1", True, []],
+    "frequency_penalty": [2.5, -2.1, "1", False, {}],
+    "logit_bias": [[], 5, "x", {"a": 1}, {"-1": 1}, {"512": 1}, {"1.5": 1}, {"": 1}, {"\u0663": 1}, {"5": 101}, {"5": -100.5},
+                   {"5": "1"}, {"5": None}, {"5": True}, {str(i): 1 for i in range(1025)}],
+    "min_tokens": [-1, 1.5, "1", True, 2**40],
+    "prompt_logprobs": [-1, 21, 1.5, True, "1"],
 }
 
 
@@ -148,11 +183,7 @@ NOT_SUPPORTED = {
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
     "response_format": {"type": "json_object"},
-    "logit_bias": {"50256": -100},
-    "presence_penalty": 0.5,
-    "frequency_penalty": -0.5,
     "best_of": 2,
-    "echo": True,
     "suffix": "end",
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy"},
@@ -201,7 +232,7 @@ def test_what_means_nothing_is_accepted_and_changes_nothing(parse):
     assert parse(**MEANS_NOTHING) == parse()
 
 
-@pytest.mark.parametrize(("name", "value"), [("presence_penalty", False), ("echo", 0), ("best_of", True), ("store", 0)])
+@pytest.mark.parametrize(("name", "value"), [("best_of", True), ("store", 0)])
 def test_true_is_not_one_and_false_is_not_zero(name, value):
     assert refused(text, **{name: value}).param == name
 

@@ -32,6 +32,7 @@ from minillm.server.metrics_page import MetricsPage, WatchedLog
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 IDS = TOKENIZER.encode("hello")
+END = {"finish_reason": "length", "stop_reason": None}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_completion_is_what_the_engine_said(fast):
         "object": "text_completion",
         "model": "fake",
         "system_fingerprint": "minillm",
-        "choices": [{"index": 0, "text": say(IDS, 12, seed=5), "logprobs": None, "finish_reason": "length"}],
+        "choices": [{"index": 0, "text": say(IDS, 12, seed=5), "logprobs": None, **END}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 12, "total_tokens": 17, "prompt_tokens_details": {"cached_tokens": 2}},
     }
     prompt, params, n, user, _ = engine.submitted[-1]

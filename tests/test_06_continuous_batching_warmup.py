@@ -37,7 +37,8 @@ shared = [rng.randrange(512) for _ in range(100)]
 for k in range(60):
     own = [rng.randrange(512) for _ in range(rng.choice([1, 1, 2, 3, 8, 9, 20, 60]))]
     prompt = shared[: rng.choice([0, 0, 16, 33, 100])] + own
-    sampling = rng.choice([{{}}, {{"temperature": 1.0, "top_k": 5, "repetition_penalty": 1.2}}, {{"logprobs": 3}}])
+    lively = {{"temperature": 1.0, "top_k": 5, "repetition_penalty": 1.2}}
+    sampling = rng.choice([{{}}, lively, {{"logprobs": 3}}, {{"prompt_logprobs": 1}}])
     params = SamplingParams(max_tokens=rng.choice([1, 2, 9, 30]), ignore_eos=True, **sampling)
     engine.add(prompt, params, n=rng.choice([1, 1, 1, 3]), adapter=rng.choice([None, "a", "b"]) if lora else None)
     for _ in range(rng.choice([0, 1, 3])):

@@ -19,7 +19,7 @@ from minillm.bench.rounds import in_turn
 from minillm.errors import RequestError
 from minillm.gateway.session import Part, Session
 from minillm.llm import LLM
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)
 ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)

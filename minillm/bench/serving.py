@@ -15,7 +15,7 @@ import numpy as np
 from minillm.backends.invariant import invariant_model
 from minillm.engine.engine import Engine
 from minillm.llm import LLM
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 from minillm.model.transformer import Segment
 from minillm.scheduler.scheduler import SchedulerConfig
 

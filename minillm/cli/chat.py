@@ -41,7 +41,7 @@ def configure(parser: Parser) -> None:
 def run(args: Namespace) -> int:
     from minillm.llm import Conversation
     from minillm.model.defaults import chosen_sampling
-    from minillm.model.sampling import SamplingParams
+    from minillm.model.params import SamplingParams
 
     given = sampling_given(args)
     SamplingParams(**given)  # refuses what makes no sense before a large model is loaded

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from minillm.llm import LLM
-    from minillm.model.sampling import SamplingParams
+    from minillm.model.params import SamplingParams
 
 DEFAULT_MODEL = "tiny"
 
@@ -65,7 +65,7 @@ def sampling_given(args: Namespace) -> dict[str, Any]:
 
 
 def sampling_params(args: Namespace, **more: Any) -> "SamplingParams":
-    from minillm.model.sampling import SamplingParams
+    from minillm.model.params import SamplingParams
 
     return SamplingParams(**sampling_given(args), **more)
 

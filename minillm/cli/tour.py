@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from minillm.llm import LLM
-    from minillm.model.sampling import SamplingParams
+    from minillm.model.params import SamplingParams
 
 MEASURING = "now each optimization is measured; before the first time, kernels are compiled for this machine, about a minute"
 HELP = "climb the ladder of optimizations: a story, a table, tour.png and tour.json"
@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
     path = model_path(args)
     from minillm import tour
     from minillm.llm import LLM
-    from minillm.model.sampling import SamplingParams
+    from minillm.model.params import SamplingParams
     from minillm.terminal import say
 
     tour.writable(args.out)

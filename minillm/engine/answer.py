@@ -4,14 +4,17 @@ None of it is in the batch. An answer draws from a generator of its own, seeded 
 the same whatever runs beside it, and its n answers differ. It survives preemption: the pages go, this stays.
 """
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from minillm.errors import RequestError
-from minillm.model.generate import SequenceState, TokenLogprob, token_logprob
-from minillm.model.sampling import NOT_FINITE, SamplingParams, sample
+from minillm.model.candidates import sample
+from minillm.model.generate import SequenceState
+from minillm.model.logprobs import TokenLogprob, token_logprob
+from minillm.model.params import SamplingParams
+from minillm.model.sampling import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,8 @@ class Delta:
     """The new part of one answer after a step. text may be empty: half a character, or a possible beginning of a stop string.
 
     finish_reason: None while it goes on; "stop", "length"; or "error", with the exception in `error`, for every answer of
-    the request that was not done.
+    the request that was not done. stop_reason: the stop string or stop token that ended it. prompt_logprobs: with the first
+    token of an answer, where they were asked for.
     """
 
     request: int
@@ -29,6 +33,8 @@ class Delta:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     error: Exception | None = None
+    stop_reason: str | int | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
 def sampling_state(
@@ -66,24 +72,26 @@ class Answer(SequenceState):
     @property
     def greedy(self) -> bool:
         """Whether it needs only the likeliest token of the logits. Then they need not leave the device."""
-        params = self.params
-        return params.temperature == 0 and params.repetition_penalty == 1.0 and params.logprobs is None
+        params, early = self.params, len(self.token_ids) < self.params.min_tokens
+        return params.temperature == 0 and params.logprobs is None and not (params.changes_logits or early)
 
-    def next_token(self, found: np.ndarray, eos_ids: Container[int]) -> Delta:  # (vocab,) logits, or () token, -1: none
+    def next_token(self, found: np.ndarray, eos_ids: Collection[int]) -> Delta:  # (vocab,) logits, or () token, -1: none
         """Sample the next token. The cost depends on the vocabulary, never on the length of the text so far."""
         if np.ndim(found) == 0:
             if found < 0:
                 raise RequestError(NOT_FINITE.format("no finite number"))
             return self.delta(int(found), [], eos_ids)
-        seen = [] if self.used is None else np.flatnonzero(self.used).tolist()
-        token = sample(found, self.params, self.rng, seen)
+        seen = () if self.used is None else np.flatnonzero(self.used)
+        forbidden = self.forbidden(eos_ids)
+        token = sample(found, self.params, self.rng, seen, counts=self.counts, forbidden=forbidden)
         if self.used is not None:
             self.used[token] = True
         logprobs = [] if self.params.logprobs is None else [token_logprob(found, token, self.params.logprobs)]
         return self.delta(token, logprobs, eos_ids)
 
-    def delta(self, token: int, logprobs: list[TokenLogprob], eos_ids: Container[int]) -> Delta:
+    def delta(self, token: int, logprobs: list[TokenLogprob], eos_ids: Collection[int]) -> Delta:
         """Accept a token, and return what it adds."""
         self.logprobs += logprobs
         text = self.accept(token, eos_ids, self.context - len(self.prompt_token_ids))
-        return Delta(self.request, self.index, text, [token], logprobs, self.finish_reason)
+        prompt = self.prompt_logprobs if len(self.token_ids) == 1 else None
+        return Delta(self.request, self.index, text, [token], logprobs, self.finish_reason, None, self.stop_reason, prompt)

@@ -34,7 +34,7 @@ from minillm.engine.stream import Stream
 from minillm.errors import MiniLLMError, Overloaded, Stopping
 from minillm.metrics.events import CACHED
 from minillm.model.generate import Prompt
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 from minillm.scheduler.config import longest_answer
 
 LONG_PROMPT = 4000  # characters of a prompt beyond which it is tokenized in a thread of its own

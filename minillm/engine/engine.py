@@ -28,7 +28,7 @@ from minillm.metrics import events
 from minillm.metrics.events import ENGINE, EventLog
 from minillm.model.config import ModelConfig
 from minillm.model.generate import Prompt, as_prompt_list, check_prompt, prompt_ids
-from minillm.model.sampling import SamplingParams, as_int
+from minillm.model.params import SamplingParams, as_int
 from minillm.scheduler.plan import Plan, SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
@@ -107,11 +107,12 @@ class Engine:
             n = self.check_n(n)
             ids, loaded = self.validate_prompt(ids, params, truncate), self.llm.adapter(adapter)
             longest = min(params.max_tokens, self.context - len(ids))  # the context ends an answer too
-            self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt)))
+            whole = params.prompt_logprobs is not None
+            self.scheduler.add(Request(request, ids, longest, n, user, priority, (adapter, salt), whole))
         except Exception:
             self.log.add(request, events.REFUSED)
             raise
-        limits: dict[str, Any] = {"context": self.context, "vocab_size": self.llm.config.vocab_size}
+        limits: dict[str, Any] = {"context": self.context, "vocab_size": self.llm.config.vocab_size, "scores": []}
         detokenizers = [self.llm.tokenizer.stream(ids, params.skip_special_tokens) for _ in range(n)]
         none: Any = None  # the executor gives them a cache for each step
         answers = [Answer(request, ids, params, none, text, index=i, **limits) for i, text in enumerate(detokenizers)]
@@ -135,6 +136,7 @@ class Engine:
         ids, vocab = check_prompt(ids, self.context, params.max_tokens, truncate), self.llm.config.vocab_size
         if min(ids) < 0 or max(ids) >= vocab:
             raise RequestError(f"token ids must be 0 to {vocab - 1:,}, found {min(ids):,} to {max(ids):,}.")
+        params.check_vocabulary(vocab)
         return ids
 
     def cancel(self, request: int) -> bool:  # whether it was there

@@ -8,12 +8,13 @@ lives for one step: it is a view of the pages that the plan names, so a sequence
 no repair, only other numbers. How a token is sampled (temperature, seed) and what text it adds: see answer.py.
 
 A step downloads one array from the device: the likeliest token of each row, where no answer needs more; else rows of logits.
+(The log-probabilities of a prompt, where a request wants them, take more: a piece of logits at a time, logprobs.py.)
 
 An error of one request must not end the others. Where a step fails, its shares are computed again one by one. That is safe,
 since keys and values are written to the same slots as before, and only requests that fail alone are aborted.
 """
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,6 +25,7 @@ from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PagedCache, PageStore
 from minillm.engine.answer import Answer, Delta
 from minillm.model.adapters import LoadedAdapter
+from minillm.model.generate import compute_logits
 from minillm.model.transformer import Segment, Transformer
 from minillm.scheduler.plan import Plan, SequenceId, Share, StepResult
 
@@ -51,7 +53,7 @@ class ModelExecutor:
         block_size: int = 16,
         host_blocks: int = 0,
         dtype: np.dtype | None = None,
-        eos_ids: Container[int] = (),
+        eos_ids: Collection[int] = (),
     ) -> None:
         dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
@@ -85,7 +87,8 @@ class ModelExecutor:
             return []
         drawing = [share for share in shares if share.draws]
         try:
-            logits = self.transformer.logits([self.segment(share) for share in shares])
+            leads = [self.answers[share.sequence.request][0] for share in shares]
+            logits = compute_logits(self.transformer, [self.segment(share) for share in shares], leads)
             found = self.ops.download(self.ops.most_likely(logits) if self.greedy(drawing) else logits) if drawing else ()
         except Exception as error:
             if len(shares) == 1:

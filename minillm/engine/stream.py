@@ -96,4 +96,5 @@ def merge_deltas(first: Delta, second: Delta) -> Delta:
     """Merge two deltas of an answer. The first one's lists are extended, so merging many costs no more than their tokens."""
     first.token_ids.extend(second.token_ids)
     first.logprobs.extend(second.logprobs)
-    return replace(first, text=first.text + second.text, finish_reason=second.finish_reason)
+    text = first.text + second.text
+    return replace(first, text=text, finish_reason=second.finish_reason, stop_reason=second.stop_reason)

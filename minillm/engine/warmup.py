@@ -10,12 +10,13 @@ whose request causes that waits six seconds for its first token. So the warm-up 
     a prompt whose beginning is cached              so a step that begins in the middle
     several answers to one prompt                   blocks that are shared, then copied
     each adapter alone, and all with none           in one step
+    a prompt with its log-probabilities             the head for many positions
 
 Its requests leave nothing behind but keys and values in the prefix cache, which traffic soon replaces.
 """
 
 from minillm.engine.engine import Engine
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 
 LENGTHS = (1, 2, 7, 40)  # tokens of prompts: one, few rows of attention, less and more than a pass over a band (crossover.py)
 STEPS = 3  # tokens that each draws: the first by its prompt, two by decode steps
@@ -32,16 +33,20 @@ def warm_up(engine: Engine) -> None:
             serve_staggered(engine, [(n, adapter)])
         serve_staggered(engine, [(n, adapter) for n in lengths])
         serve_staggered(engine, [(lengths[-1], adapter)], n=min(2, engine.config.max_sequences))
+    for n in lengths:
+        serve_staggered(engine, [(n, None)], scores=0)
     if len(adapters) > 1:
         serve_staggered(engine, [(n, adapter) for adapter in adapters for n in (lengths[-1], 1)])
 
 
-def serve_staggered(engine: Engine, requests: list[tuple[int, str | None]], n: int = 1) -> None:  # [(prompt tokens, adapter)]
+def serve_staggered(
+    engine: Engine, requests: list[tuple[int, str | None]], n: int = 1, scores: int | None = None
+) -> None:  # [(prompt tokens, adapter)]
     """Serve requests to the end, each admitted a step after the one before, so that prompts meet decodes.
 
     Requests wait where a small pool has no room; a request that could never fit (several answers) is left out.
     """
-    params = SamplingParams(max_tokens=STEPS, ignore_eos=True)
+    params = SamplingParams(max_tokens=STEPS, ignore_eos=True, prompt_logprobs=scores)
     for length, adapter in requests:
         if n == 1 or length + STEPS <= engine.config.num_blocks * engine.config.block_size // n:
             engine.add([0] * length, params, n=n, adapter=adapter)

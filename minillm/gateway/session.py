@@ -35,7 +35,7 @@ from minillm.errors import RequestError
 from minillm.llm import LLM, Completion, completion
 from minillm.metrics.events import EventLog
 from minillm.model.generate import generate_tokens
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
@@ -144,11 +144,13 @@ class Session:
             raise RequestError(f"the salt must be hashable, found {salt!r}.") from None
         ids, breakpoints = self.tokenize(parts)
         sequence = self.llm.sequence(0, ids, params)
-        whole = min(len(ids) + sequence.params.max_tokens, self.llm.config.context_length)
-        if whole > self.max_length:
-            raise RequestError(f"a request of this session takes {self.max_length:,} tokens with its answer, found {whole:,}.")
+        longest = min(len(ids) + sequence.params.max_tokens, self.llm.config.context_length)
+        if longest > self.max_length:
+            raise RequestError(f"a request of this session takes {self.max_length:,} tokens with its answer, found {longest:,}.")
         self.expire()
-        sequence.cache = self.resume(*self.longest_match(ids, breakpoints, salt), len(ids))
+        whole = sequence.params.prompt_logprobs is not None  # the logits of all positions are wanted
+        found = (None, 0) if whole else self.longest_match(ids, breakpoints, salt)
+        sequence.cache = self.resume(*found, len(ids))
         read = sequence.cache.length
         log = EventLog()
         try:

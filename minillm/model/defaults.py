@@ -23,7 +23,7 @@ from minillm.formats.expect import Fields
 from minillm.formats.gguf import open_gguf
 from minillm.formats.json_file import read_object
 from minillm.model import zoo
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 
 USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 GGUF_KEYS = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "penalty_repeat"}

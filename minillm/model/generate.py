@@ -5,34 +5,28 @@ What a sequence still has to feed is simply the tokens that its cache does not h
 together decode as one batch.
 """
 
-from collections.abc import Container, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from minillm.cache.protocol import KVCache
+from minillm.cache.protocol import Array, KVCache
 from minillm.errors import RequestError
 from minillm.metrics.events import ARRIVED, FINISHED, TOKEN, EventLog
 from minillm.model.adapters import LoadedAdapter
-from minillm.model.sampling import SamplingParams, as_int, as_tuple, log_softmax, sample
+from minillm.model.candidates import sample
+from minillm.model.logprobs import TokenLogprob, prompt_logprobs, token_logprob
+from minillm.model.params import SamplingParams, as_int, as_tuple
 from minillm.model.stopping import StopStrings
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.tokenizer.streaming import StreamingDetokenizer
-from minillm.model.transformer import Segment, Transformer
+from minillm.model.transformer import Segment, Transformer, logit_rows
 
 Prompt = str | list[int] | np.ndarray  # text, or token ids
 EMPTY = "the prompt is empty: a model needs at least one token to go on from"
 PREFILL_CHUNK = 512  # tokens a step: the naive scores of a chunk take heads × chunk × context × 4 bytes
-
-
-@dataclass(slots=True)
-class TokenLogprob:
-    """Log-probability of a chosen token under the model alone, and of its best alternatives, by token id."""
-
-    token_id: int
-    logprob: float
-    top: dict[int, float]
 
 
 @dataclass
@@ -47,12 +41,20 @@ class SequenceState:
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
+    stop_reason: str | int | None = None  # the stop string or the stop token that ended it; None where neither did
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    scores: list[TokenLogprob] = field(default_factory=list)  # of the prompt's tokens, from the second one on
+    counts: Counter[int] = field(default_factory=Counter)  # of the tokens of the output
     adapter: LoadedAdapter | None = None
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.params.seed)
         self.stops = StopStrings(self.params.stop)
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob | None] | None:
+        """What the model said of each token of the prompt; None for the first. None altogether where it was not asked."""
+        return None if self.params.prompt_logprobs is None else [None, *self.scores]
 
     def pending(self) -> list[int]:
         """List the tokens that the cache does not hold yet."""
@@ -63,18 +65,35 @@ class SequenceState:
         """Make a segment of these tokens, after those that the cache holds."""
         return Segment(tokens, self.cache.length, self.cache, logits, self.adapter)
 
-    def accept(self, token: int, eos_ids: Container[int], room: int) -> str:  # the text that it makes visible
+    def accept(self, token: int, eos_ids: Collection[int], room: int) -> str:  # the text that it makes visible
         """Take a chosen token: end of text (which is no part of the text), stop string, length, or go on."""
         self.token_ids.append(token)
-        if token in self.params.stop_token_ids or (token in eos_ids and not self.params.ignore_eos):
+        self.counts[token] += 1
+        stops = token in self.params.stop_token_ids
+        if stops or (token in eos_ids and not self.params.ignore_eos):
+            self.stop_reason = token if stops else None
             return self.finish("stop", self.stops.push(self.detokenizer.flush()) + self.stops.flush())
-        piece = self.stops.push(self.detokenizer.push(token))
+        piece = self.stops.push(self.detokenizer.push(token), look=len(self.token_ids) > self.params.min_tokens)
         if self.stops.hit is not None:
+            self.stop_reason = self.stops.hit
             return self.finish("stop", piece)
         if len(self.token_ids) >= min(self.params.max_tokens, room):
             return self.finish("length", piece + self.stops.push(self.detokenizer.flush()) + self.stops.flush())
         self.text += piece
         return piece
+
+    def forbidden(self, eos_ids: Collection[int]) -> Collection[int]:
+        """List the tokens that may not come yet: before min_tokens, those that would end the text."""
+        return {*eos_ids, *self.params.stop_token_ids} if len(self.token_ids) < self.params.min_tokens else ()
+
+    def unscored(self, position: int, count: int) -> range:
+        """Find the positions, of `count` from `position` on, whose logits say something of the prompt that is still wanted."""
+        if self.params.prompt_logprobs is None:
+            return range(0)
+        wanted = range(max(position, len(self.scores)), min(position + count, len(self.prompt_token_ids) - 1))
+        if wanted and wanted[0] > len(self.scores):
+            raise RuntimeError(f"position {len(self.scores)} of a prompt was skipped, and its log-probabilities are wanted.")
+        return wanted
 
     def finish(self, reason: str, piece: str) -> str:
         self.finish_reason = reason
@@ -136,13 +155,27 @@ def check_prompt(ids: list[int], context: int, max_tokens: int, truncate: str | 
 def prefill(transformer: Transformer, sequence: SequenceState, chunk: int = PREFILL_CHUNK) -> np.ndarray:  # (vocab,)
     """Feed all that is pending, in chunks so that the scores of a long prompt fit in memory. -> logits of the last position."""
     while len(pending := sequence.pending()) > chunk:
-        transformer.forward([sequence.segment(pending[:chunk], logits="none")])
-    return transformer.ops.download(transformer.logits([sequence.segment(pending)]))[-1]
+        compute_logits(transformer, [sequence.segment(pending[:chunk], logits="none")], [sequence])
+    return transformer.ops.download(compute_logits(transformer, [sequence.segment(pending)], [sequence]))[-1]
+
+
+def compute_logits(transformer: Transformer, segments: list[Segment], sequences: Sequence[SequenceState]) -> Array:
+    """Run the forward pass -> (positions wanted, vocab); score the prompts of sequences that want it, each with its segment."""
+    spans = [s.unscored(segment.position, len(segment.tokens)) for s, segment in zip(sequences, segments, strict=True)]
+    if not any(spans):
+        return transformer.logits(segments)
+    x, slices = transformer.hidden(segments)
+    for sequence, segment, where, span in zip(sequences, segments, slices, spans, strict=True):
+        rows = [where.start + position - segment.position for position in span]
+        tokens = sequence.prompt_token_ids[span.start + 1 : span.stop + 1]
+        sequence.scores += prompt_logprobs(transformer, x, rows, tokens, sequence.params.prompt_logprobs or 0)
+    (wanted,) = transformer.ops.upload([logit_rows(segments, slices)])
+    return transformer.head_of(x, wanted)
 
 
 def generate_tokens(
     transformer: Transformer,
-    eos_ids: Container[int],
+    eos_ids: Collection[int],
     sequences: list[SequenceState],
     log: EventLog | None = None,
     use_cache: bool = True,
@@ -157,7 +190,8 @@ def generate_tokens(
 
     def choose(sequence: SequenceState, logits: np.ndarray) -> tuple[SequenceState, str]:
         seen = sequence.prompt_token_ids + sequence.token_ids
-        token = sample(logits, sequence.params, sequence.rng, seen)
+        shaped = {"counts": sequence.counts, "forbidden": sequence.forbidden(eos_ids)}
+        token = sample(logits, sequence.params, sequence.rng, seen, **shaped)
         log.add(sequence.request, TOKEN)
         if sequence.params.logprobs is not None:
             sequence.logprobs.append(token_logprob(logits, token, sequence.params.logprobs))
@@ -176,20 +210,3 @@ def generate_tokens(
         step = [s.segment(s.pending()) for s in active]
         for sequence, logits in zip(active, transformer.ops.download(transformer.logits(step)), strict=True):
             yield choose(sequence, logits)
-
-
-def token_logprob(logits: np.ndarray, token: int, count: int) -> TokenLogprob:
-    """Compute the log-probabilities of the chosen token and of the `count` likeliest ones."""
-    logprobs = log_softmax(logits)
-    best = top_indices(logprobs, count)
-    return TokenLogprob(token, float(logprobs[token]), {int(i): float(logprobs[i]) for i in best})
-
-
-def top_indices(values: np.ndarray, count: int) -> np.ndarray:  # (n,), int -> (count,) indices
-    """Find the largest values, in descending order, the lower index first among equals. Only those are sorted."""
-    count = min(count, len(values))
-    if count == 0:
-        return np.empty(0, np.int64)
-    least = np.partition(values, -count)[-count]
-    found = np.flatnonzero(values >= least)
-    return found[np.argsort(-values[found], kind="stable")][:count]

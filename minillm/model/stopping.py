@@ -16,14 +16,17 @@ class StopStrings:
     held: str = ""
     hit: str | None = None
 
-    def push(self, text: str) -> str:
-        """Take more text, return what can be shown; after a hit, nothing more comes out."""
+    def push(self, text: str, look: bool = True) -> str:
+        """Take more text, return what can be shown; after a hit, nothing more comes out.
+
+        look: False where no stop string may end in this text (min_tokens); one that begins in it may end later.
+        """
         if not self.stops:
             return text
         if self.hit is not None:
             return ""
         text = self.held + text
-        found = [(text.find(stop), stop) for stop in self.stops if stop in text]
+        found = [(text.find(stop), stop) for stop in self.stops if stop in text] if look else []
         if found:
             at, self.hit = min(found)
             self.held = ""

@@ -25,7 +25,8 @@ from minillm.scheduler.plan import SequenceId
 class Request:
     """What a user sent. id: the caller's, unique among those in the scheduler. n: answers, each of max_tokens at most.
 
-    priority: smaller is more urgent. salt: prompts with different salts share nothing in the prefix cache.
+    priority: smaller is more urgent. salt: prompts with different salts share nothing in the prefix cache. whole: compute all
+    of the prompt, also what the prefix cache holds, as the logits of all its positions are wanted.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Request:
     user: str = ""
     priority: float = 0
     salt: object = None
+    whole: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +78,11 @@ class SequenceGroup:
         request = self.request
         self.live = [Sequence(SequenceId(request.id, i), self, list(request.prompt)) for i in range(request.n)]
         self.forked = request.n == 1
+
+    @property
+    def reuses(self) -> bool:
+        """Whether it may take what the prefix cache holds: also where the whole prompt is wanted, once that was computed."""
+        return not self.request.whole or len(self.live[0].tokens) > len(self.request.prompt)
 
     @property
     def active(self) -> list[Sequence]:

@@ -147,7 +147,8 @@ class PlanBuilder:
         """Admit a group, if it fits, to compute its prompt, or as much of it as this step has room for."""
         self.full = self.left == 0
         scheduler, lead = self.scheduler, group.live[0]
-        table = None if self.full else allocate_table(group, self.pool, scheduler.cache, seats, not scheduler.running)
+        cache = scheduler.cache if group.reuses else None
+        table = None if self.full else allocate_table(group, self.pool, cache, seats, not scheduler.running)
         if table is None:
             return False
         lead.table = table

@@ -39,7 +39,8 @@ from minillm.server.envelope import middlewares
 from minillm.server.guards import Options
 from minillm.server.metrics_page import MetricsPage
 from minillm.server.protocol import Job, parse_chat, parse_completion
-from minillm.server.wire import ApiError
+from minillm.server.tokens import TokenEndpoints, make_echo
+from minillm.server.wire import ApiError, Echo
 
 CHARACTERS_PER_TOKEN = 16  # English has 4 or 5, source code with deep indentation 10
 DEFAULT_COMPLETION = 16  # tokens where a client says nothing: OpenAI's; a chat goes on to the end of the context
@@ -87,6 +88,7 @@ class Served:
 def create_app(engine: AsyncEngine, served: Served, options: Options | None = None, page: MetricsPage | None = None) -> Starlette:
     """Make the ASGI application. It starts and stops the engine with itself. page: for /metrics."""
     front = Frontend(engine, served, options or Options(), page)
+    tokens = TokenEndpoints(front)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -102,6 +104,9 @@ def create_app(engine: AsyncEngine, served: Served, options: Options | None = No
         Route("/v1/models/{name:path}", front.model),
         Route("/v1/completions", Endpoint(front, parse_completion, wire.TextWriter), methods=["POST"]),
         Route("/v1/chat/completions", Endpoint(front, parse_chat, wire.ChatWriter), methods=["POST"]),
+        Route("/tokenize", tokens.tokenize, methods=["POST"]),
+        Route("/detokenize", tokens.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", tokens.info),
         Route("/health", front.health),
         Route("/version", front.version),
         Route("/metrics", front.metrics),
@@ -138,10 +143,10 @@ class Frontend:
     async def prompt(self, prompt: str | list, job: Job) -> tuple[list[int], int]:  # text, ids or messages -> ids, max_tokens
         """Tokenize a prompt, and find how many tokens may follow. ApiError where both together exceed the limit."""
         served, limit, what = self.served, self.served.max_length, "messages" if job.chat else "prompt"
-        check_length(prompt, what, limit)
+        self.check_length(prompt)
         tokenizer = served.tokenizer
         encode: Callable[..., list[int]] = tokenizer.apply_chat_template if job.chat else partial(prompt_ids, tokenizer)
-        ids = await asyncio.get_running_loop().run_in_executor(self.tokenizing, encode, prompt)
+        ids = await self.in_thread(partial(encode, prompt))
         rest = limit - len(ids)
         if rest < 1:
             message = f"the {what} takes {len(ids):,} tokens; this server holds {limit:,}, and one must be left for the answer."
@@ -153,7 +158,25 @@ class Frontend:
             )
             raise ApiError(message, what, "context_length_exceeded")
         most = min(rest, max(1, self.engine.longest_answer(len(ids), job.n)))  # n answers share the pool
-        return ids, job.max_tokens or (most if job.chat else min(most, DEFAULT_COMPLETION))
+        if job.max_tokens is None:
+            return ids, most if job.chat else min(most, DEFAULT_COMPLETION)
+        return ids, max(1, job.max_tokens)  # an echo alone: the engine draws a token, which is left out
+
+    async def echo(self, prompt: str | list, ids: list[int], job: Job) -> Echo | None:
+        """Make the echo of a prompt, where the job wants one."""
+        if not job.echo:
+            return None
+        scored = job.params.logprobs is not None
+        return await self.in_thread(partial(make_echo, self.served.tokenizer, prompt, ids, scored))
+
+    def check_length(self, prompt: str | list) -> None:
+        """Reject a prompt that is certainly too long (see check_length)."""
+        messages = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict)
+        check_length(prompt, "messages" if messages else "prompt", self.served.max_length)
+
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        """Do the work of a tokenizer in the thread for it."""
+        return await asyncio.get_running_loop().run_in_executor(self.tokenizing, work)
 
     async def models(self, request: Request) -> Response:
         return json_response({"object": "list", "data": [self.card(name) for name in self.served.names]})

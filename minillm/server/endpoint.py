@@ -24,7 +24,7 @@ from minillm.errors import MiniLLMError, Overloaded, RequestError, Stopping, Tok
 from minillm.server import wire
 from minillm.server.envelope import NOTE
 from minillm.server.guards import Options, cancel_on_disconnect, read_json, respond
-from minillm.server.protocol import Job
+from minillm.server.protocol import Job, check_least
 from minillm.server.wire import ApiError
 
 STALLED_S = 2.0  # for a client that stopped reading to take an error
@@ -67,37 +67,44 @@ class Endpoint:
             message = f"a call of {asked:,} prompts can never be served here: the queue holds {most:,}. Send several calls."
             raise ApiError(message, "prompt")
         prepared = [await front.prompt(prompt, job) for prompt in job.prompts]
+        echoes = [await front.echo(prompt, ids, job) for prompt, (ids, _) in zip(job.prompts, prepared, strict=True)]
         try:
             for ids, max_tokens in prepared:
+                check_least(job.params.min_tokens, max_tokens)
                 params = replace(job.params, max_tokens=max_tokens)
                 options = {"n": job.n, "user": job.user, "priority": job.priority, "adapter": job.adapter}
                 streams.append(await front.engine.submit(ids, params, **options))
             reply.accepted = True
             reply.note |= {"model": job.adapter or front.served.name, "stream": job.stream}
             writer = self.writer(job.adapter or front.served.name, front.served.tokenizer.token_bytes)
-            await (self.send_stream if job.stream else self.send_whole)(job, streams, writer, reply)
+            await (self.send_stream if job.stream else self.send_whole)(job, streams, echoes, writer, reply)
         finally:
             for stream in streams:
                 stream.cancel()  # no effect on one that has ended
 
-    async def send_whole(self, job: Job, streams: list[Stream], writer: wire.Writer, reply: "Reply") -> None:
+    async def send_whole(self, job: Job, streams: list[Stream], echoes: list, writer: wire.Writer, reply: "Reply") -> None:
         deltas: dict[int, list[Delta]] = {index: [] for index in range(len(streams) * job.n)}
         tokens = 0
-        async for index, delta in merge_streams(streams, job.n):
+        async for index, delta in answer_deltas(streams, job):
             deltas[index].append(delta)
             tokens += len(delta.token_ids)
             reply.note["usage"] = counts = usage_of(streams, tokens)
-        choices = [writer.choice(index, ds) for index, ds in deltas.items()]
-        await reply.whole(writer.whole(choices, counts))
+        choices = [writer.choice(index, ds, echoes[index // job.n]) for index, ds in deltas.items()]
+        values = writer.whole(choices, counts)
+        if job.prompt_scores:
+            scores = [writer.prompt_logprobs(deltas[index][0].prompt_logprobs or []) for index in deltas]
+            for place, found in zip([values] if job.chat else choices, scores, strict=False):
+                place["prompt_logprobs"] = found  # of a chat there is one prompt, as in vLLM's answer
+        await reply.whole(values)
 
-    async def send_stream(self, job: Job, streams: list[Stream], writer: wire.Writer, reply: "Reply") -> None:
+    async def send_stream(self, job: Job, streams: list[Stream], echoes: list, writer: wire.Writer, reply: "Reply") -> None:
         more, tokens = ({"usage": None} if job.include_usage else None), 0
-        async for index, delta in merge_streams(streams, job.n):
+        async for index, delta in answer_deltas(streams, job):
             tokens += len(delta.token_ids)
             reply.note["usage"] = usage_of(streams, tokens)
             if job.usage_each:
                 more = {"usage": reply.note["usage"]}
-            await reply.event(writer.chunk([writer.piece(index, delta)], more))
+            await reply.event(writer.chunk([writer.piece(index, delta, echoes[index // job.n])], more))
         if job.include_usage:
             await reply.event(writer.chunk([], {"usage": usage_of(streams, tokens)}))
         await reply.done()
@@ -165,6 +172,14 @@ async def merge_streams(streams: list[Stream], n: int) -> AsyncIterator[tuple[in
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def answer_deltas(streams: list[Stream], job: Job) -> AsyncIterator[tuple[int, Delta]]:
+    """Merge the deltas of a job. Where it wants no token (max_tokens 0), the one that the engine draws is left out."""
+    async for index, delta in merge_streams(streams, job.n):
+        if job.max_tokens == 0:
+            delta = replace(delta, text="", token_ids=[], logprobs=[], finish_reason="length", stop_reason=None)
+        yield index, delta
 
 
 def check_delta(delta: Delta) -> Delta:

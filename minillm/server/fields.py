@@ -13,10 +13,12 @@ from typing import Any
 
 from minillm.formats.expect import is_finite, is_whole, shown
 from minillm.formats.json_file import parse_object
+from minillm.model.params import MAX_BIAS
 from minillm.server.wire import ApiError
 
 MAX_STOPS, MAX_STOP_LENGTH = 4, 256  # OpenAI's number; every stop string is looked for in every token's text
 MAX_IDS = 128  # stop_token_ids
+MAX_BIASED = 1024  # tokens of logit_bias
 ANY = object()  # a field that has no influence on an answer: any value passes
 
 
@@ -72,6 +74,19 @@ class Body:
             return ids and all(is_whole(i) and 0 <= i < vocab_size for i in value)
 
         return tuple(self.checked(name, good, wanted, []))
+
+    def bias(self, vocab_size: int) -> dict[int, float]:
+        """Take logit_bias: {"token id": number}. Each entry is added anew for every token, so there is a limit."""
+        found = self.checked("logit_bias", lambda v: isinstance(v, dict), "an object of token ids and numbers", {})
+        if len(found) > MAX_BIASED:
+            raise ApiError(f"logit_bias holds at most {MAX_BIASED} tokens, found {len(found):,}.", "logit_bias")
+        for key, value in found.items():
+            if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
+                wanted = f"a whole number from 0 to {vocab_size - 1:,}"
+                raise ApiError(f"logit_bias: a token id is {wanted}, found {shown(key)}.", "logit_bias")
+            if not is_finite(value) or abs(value) > MAX_BIAS:
+                raise ApiError(f"logit_bias: a bias is a number from -100 to 100, found {shown(value)}.", "logit_bias")
+        return {int(key): float(value) for key, value in found.items()}
 
     def text(self, name: str, limit: int) -> str:
         value = self.checked(name, lambda v: isinstance(v, str) and len(v) <= limit, f"text of at most {limit} characters", "")

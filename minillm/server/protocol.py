@@ -3,19 +3,20 @@
     JSON object ─▶ parse_completion or parse_chat ─▶ Job, or an ApiError that names the field
 
 A client must never believe that a parameter had an effect when it had none. So an unknown field is an error that names it. A
-field that we know and do not support (tools, logit_bias) passes only with the value that means "nothing": many clients send
+field that we know and do not support (tools, suffix) passes only with the value that means "nothing": many clients send
 those. A field without influence on an answer (metadata, store=false) passes. Names and ranges are those of OpenAI's API
-reference; top_k, min_p, repetition_penalty, ignore_eos, stop_token_ids, skip_special_tokens, priority are vLLM's additions to it.
+reference; top_k, min_p, repetition_penalty, ignore_eos, stop_token_ids, skip_special_tokens, min_tokens, prompt_logprobs and
+priority are vLLM's additions to it.
 Defaults are the model's (Served.sampling, from the model's file), else OpenAI's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minillm.formats.expect import is_whole, shown
 from minillm.model.defaults import merge_defaults
 from minillm.model.generate import EMPTY
-from minillm.model.sampling import SamplingParams
+from minillm.model.params import SamplingParams
 from minillm.server.fields import ANY, Body, check_text
 from minillm.server.wire import ApiError
 
@@ -24,11 +25,11 @@ MAX_LOGPROBS = 20
 MAX_NAME = 512  # characters of `user`
 OPENAI = {"temperature": 1.0}  # where neither client nor model says; all else is off
 NEUTRAL = {  # fields that would change the answer, and the values that ask for no change (None always does)
-    "best_of": (1,), "echo": (False,), "frequency_penalty": (0,), "function_call": ("none", "auto"), "functions": ([],),
-    "logit_bias": ({},), "modalities": (["text"],), "parallel_tool_calls": (True, False), "presence_penalty": (0,),
-    "response_format": ({"type": "text"},), "service_tier": ("auto", "default"), "store": (False,), "suffix": ("",),
-    "tool_choice": ("none", "auto"), "tools": ([],), "verbosity": ("medium",), "audio": (), "reasoning_effort": (),
-    "web_search_options": (), "metadata": ANY, "prediction": ANY, "prompt_cache_key": ANY, "safety_identifier": ANY,
+    "best_of": (1,), "echo": (False,), "function_call": ("none", "auto"), "functions": ([],), "modalities": (["text"],),
+    "parallel_tool_calls": (True, False), "response_format": ({"type": "text"},), "service_tier": ("auto", "default"),
+    "store": (False,), "suffix": ("",), "tool_choice": ("none", "auto"), "tools": ([],), "verbosity": ("medium",), "audio": (),
+    "reasoning_effort": (), "web_search_options": (), "metadata": ANY, "prediction": ANY, "prompt_cache_key": ANY,
+    "safety_identifier": ANY,
 }  # fmt: skip
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -37,7 +38,8 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 class Job:
     """A checked request. prompts: text or token ids, each its own; for a chat one list of messages.
 
-    max_tokens: None where the client left it open. params: everything else about sampling.
+    max_tokens: None where the client left it open, 0 where an echo of the prompt is all it wants. params: everything else about
+    sampling. prompt_scores: whether the answer carries prompt_logprobs, vLLM's field.
     """
 
     prompts: list
@@ -51,13 +53,15 @@ class Job:
     usage_each: bool
     chat: bool
     adapter: str | None = None  # its name: the model field may say it in place of the model's
+    echo: bool = False
+    prompt_scores: bool = False
 
 
 def parse_completion(fields: Any, served: Any) -> Job:  # JSON, app.Served
     body = Body(fields)
-    logprobs = body.whole("logprobs", 0, MAX_LOGPROBS)
-    max_tokens = body.whole("max_tokens", 1, 2**31)
-    return make_job(body, served, parse_prompts(body.take("prompt"), served), logprobs, max_tokens, chat=False)
+    logprobs, echo = body.whole("logprobs", 0, MAX_LOGPROBS), body.flag("echo")
+    max_tokens = body.whole("max_tokens", 0 if echo else 1, 2**31)
+    return make_job(body, served, parse_prompts(body.take("prompt"), served), logprobs, max_tokens, chat=False, echo=echo)
 
 
 def parse_chat(fields: Any, served: Any) -> Job:  # JSON, app.Served
@@ -73,13 +77,21 @@ def parse_chat(fields: Any, served: Any) -> Job:  # JSON, app.Served
     return make_job(body, served, [chat], (top or 0) if wanted else None, min(given, default=None), chat=True)
 
 
-def make_job(body: Body, served: Any, asked: list, logprobs: int | None, max_tokens: int | None, chat: bool) -> Job:
+def make_job(
+    body: Body, served: Any, asked: list, logprobs: int | None, max_tokens: int | None, chat: bool, echo: bool = False
+) -> Job:
     """Parse the fields that both endpoints share."""
     if (model := body.checked("model", lambda v: isinstance(v, str), "text", served.name)) not in served.names:
         raise served.unknown(shown(model))
     n = body.whole("n", 1, MAX_ANSWERS // len(asked), 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
+    scores, least = body.whole("prompt_logprobs", 0, MAX_LOGPROBS), body.whole("min_tokens", 0, 2**31, 0)
+    check_least(least, max_tokens)
     params = SamplingParams(
+        max_tokens=max(SamplingParams().max_tokens, least),  # until the prompt is known: endpoint.py
+        min_tokens=least,
+        logit_bias=body.bias(served.vocab_size),
+        prompt_logprobs=logprobs if echo and scores is None else scores,
         **merge_defaults(OPENAI | served.sampling, parse_sampling(body)),
         seed=None if seed is None else seed % 2**64,
         stop=body.stops(),
@@ -93,10 +105,19 @@ def make_job(body: Body, served: Any, asked: list, logprobs: int | None, max_tok
     user, stream = body.text("user", MAX_NAME), body.flag("stream")
     if "stream_options" in body.fields and body.fields["stream_options"] is not None and not stream:
         raise ApiError("stream_options needs stream to be true.", "stream_options")
+    if scores is not None and stream:
+        message = "prompt_logprobs come with a whole answer alone: leave stream out, or send echo with logprobs."
+        raise ApiError(message, "prompt_logprobs")
     include_usage, usage_each = body.options()
     body.finish(NEUTRAL)
     adapter = None if model == served.name else model
-    return Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat, adapter)
+    job = Job(asked, params, max_tokens, n, user, priority, stream, include_usage, usage_each, chat, adapter)
+    return replace(job, echo=echo, prompt_scores=scores is not None)
+
+
+def check_least(least: int, max_tokens: int | None) -> None:
+    if max_tokens is not None and least > max_tokens:
+        raise ApiError(f"min_tokens must be at most max_tokens = {max_tokens:,}, found {least:,}.", "min_tokens")
 
 
 def parse_sampling(body: Body) -> dict[str, Any]:  # of what the client says
@@ -107,6 +128,8 @@ def parse_sampling(body: Body) -> dict[str, Any]:  # of what the client says
         "top_p": body.number("top_p", 1e-6, 1, None),
         "min_p": body.number("min_p", 0, 1, None),
         "repetition_penalty": body.number("repetition_penalty", 0.01, 100, None),
+        "presence_penalty": body.number("presence_penalty", -2, 2, None),
+        "frequency_penalty": body.number("frequency_penalty", -2, 2, None),
     }
     if found["top_k"] == -1:  # vLLM's way to switch it off
         found["top_k"] = 0

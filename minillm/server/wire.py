@@ -1,6 +1,6 @@
 """What goes back over the wire: answers, chunks of a stream and errors, each in the shape that OpenAI's clients expect.
 
-    completion        {"object": "text_completion", "choices": [{"index", "text", "logprobs", "finish_reason"}], "usage"}
+    completion        {"object": "text_completion", "choices": [{"index", "text", "logprobs", "finish_reason", ...}], "usage"}
     chat              {"object": "chat.completion", "choices": [{"index", "message": {"role", "content"}, ...}], "usage"}
     a chunk of one    the same with what is new: "text", or "delta" in place of "message"; data: {...}, a blank line
     an error          {"error": {"message", "type", "param", "code"}}, with a status of 4xx or 5xx
@@ -13,11 +13,12 @@ tokens, and its TTFT is ours.
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from minillm.engine.answer import Delta
 from minillm.errors import RequestError
-from minillm.model.generate import TokenLogprob
+from minillm.model.logprobs import TokenLogprob
 
 LEAST_LOGPROB = -9999.0  # JSON has no -inf; OpenAI's number for "as good as impossible"
 FINGERPRINT = "minillm"
@@ -64,6 +65,16 @@ def usage(prompt: int, completion: int, cached: int) -> dict:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt that its completion begins with. offsets: where in the text each token begins. scored: with log-probabilities."""
+
+    text: str
+    token_ids: list[int]
+    offsets: list[int]
+    scored: bool
+
+
 class Writer:
     """Turns the deltas of one request into choices. A subclass says how text and log-probabilities are laid out."""
 
@@ -79,8 +90,8 @@ class Writer:
         """Lay out the whole text."""
         raise NotImplementedError
 
-    def logprobs(self, records: list[TokenLogprob], offsets: list[int]) -> dict:
-        """Lay out log-probabilities. offsets: where in the text each token begins to show."""
+    def logprobs(self, ids: list[int], records: Sequence[TokenLogprob | None], offsets: list[int]) -> dict:
+        """Lay out log-probabilities of tokens; the first of a prompt has none. offsets: where in the text each begins to show."""
         raise NotImplementedError
 
     def __init__(self, model: str, token_bytes: Callable[[int], bytes]) -> None:
@@ -109,23 +120,45 @@ class Writer:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
-    def piece(self, index: int, delta: Delta) -> dict:
-        """Make the choice of a chunk: what one delta adds to answer `index`."""
+    def piece(self, index: int, delta: Delta, echo: Echo | None = None) -> dict:
+        """Make the choice of a chunk: what one delta adds to answer `index`; to its first, the echo."""
         first, at = index not in self.written, self.written.get(index, 0)
-        self.written[index] = at + len(delta.text)
-        logprobs = self.logprobs(delta.logprobs, [at] * len(delta.logprobs)) if delta.logprobs else None
-        return {"index": index, **self.part(delta.text, first), "logprobs": logprobs, "finish_reason": delta.finish_reason}
+        text, logprobs = self.lay_out(at, [delta], echo if first else None)
+        self.written[index] = at + len(text)
+        return self.ended({"index": index, **self.part(text, first), "logprobs": logprobs}, delta)
 
-    def choice(self, index: int, deltas: list[Delta]) -> dict:
+    def choice(self, index: int, deltas: list[Delta], echo: Echo | None = None) -> dict:
         """Make the choice of the whole answer `index`."""
-        offsets, records, at = [], [], 0
+        text, logprobs = self.lay_out(0, deltas, echo)
+        return self.ended({"index": index, **self.full(text), "logprobs": logprobs}, deltas[-1])
+
+    def ended(self, choice: dict, last: Delta) -> dict:
+        return {**choice, "finish_reason": last.finish_reason, "stop_reason": last.stop_reason}
+
+    def lay_out(self, at: int, deltas: list[Delta], echo: Echo | None) -> tuple[str, dict | None]:
+        """Lay out an echo and deltas -> text, log-probabilities. at: characters of the answer before them."""
+        text = echo.text if echo else ""
+        ids, offsets, records = [], [], []
+        if echo and echo.scored:
+            ids, offsets, records = [*echo.token_ids], [*echo.offsets], [*(deltas[0].prompt_logprobs or [])]
         for delta in deltas:
-            offsets += [at] * len(delta.logprobs)
+            ids += [record.token_id for record in delta.logprobs]
+            offsets += [at + len(text)] * len(delta.logprobs)
             records += delta.logprobs
-            at += len(delta.text)
-        text = "".join(delta.text for delta in deltas)
-        logprobs = self.logprobs(records, offsets) if records else None
-        return {"index": index, **self.full(text), "logprobs": logprobs, "finish_reason": deltas[-1].finish_reason}
+            text += delta.text
+        return text, self.logprobs(ids, records, offsets) if records else None
+
+    def prompt_logprobs(self, records: list[TokenLogprob | None]) -> list[dict | None]:
+        """Lay out the log-probabilities of a prompt as vLLM does: for each token {id: {"logprob", "rank", "decoded_token"}}."""
+
+        def entry(token: int, logprob: float, rank: int) -> dict:
+            return {"logprob": finite(logprob), "rank": rank, "decoded_token": self.name(token)}
+
+        def entries(r: TokenLogprob) -> dict:
+            best = {str(i): entry(i, p, rank) for rank, (i, p) in enumerate(r.top.items(), 1)}
+            return {str(r.token_id): entry(r.token_id, r.logprob, r.rank), **best}
+
+        return [None if record is None else entries(record) for record in records]
 
 
 class TextWriter(Writer):
@@ -139,17 +172,18 @@ class TextWriter(Writer):
     def full(self, text: str) -> dict:
         return {"text": text}
 
-    def logprobs(self, records: list[TokenLogprob], offsets: list[int]) -> dict:
+    def logprobs(self, ids: list[int], records: Sequence[TokenLogprob | None], offsets: list[int]) -> dict:
         """offsets: where the text that a token made visible begins. The chosen token is always among the top ones."""
-        tops = [
-            {**{self.name(i): finite(p) for i, p in r.top.items()}, self.name(r.token_id): finite(r.logprob)} for r in records
-        ]
         return {
-            "tokens": [self.name(r.token_id) for r in records],
-            "token_logprobs": [finite(r.logprob) for r in records],
-            "top_logprobs": tops if any(r.top for r in records) else None,
+            "tokens": [self.name(i) for i in ids],
+            "token_logprobs": [r and finite(r.logprob) for r in records],
+            "top_logprobs": [r and self.tops(r) for r in records] if any(r and r.top for r in records) else None,
             "text_offset": offsets,
         }
+
+    def tops(self, record: TokenLogprob) -> dict[str, float]:
+        best = {self.name(i): finite(p) for i, p in record.top.items()}
+        return {**best, self.name(record.token_id): finite(record.logprob)}
 
 
 class ChatWriter(Writer):
@@ -163,12 +197,14 @@ class ChatWriter(Writer):
     def full(self, text: str) -> dict:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
-    def logprobs(self, records: list[TokenLogprob], offsets: list[int]) -> dict:
+    def logprobs(self, ids: list[int], records: Sequence[TokenLogprob | None], offsets: list[int]) -> dict:
+        found = [record for record in records if record is not None]  # all: a chat has no echo
+
         def entry(token: int, logprob: float) -> dict:
             return {"token": self.name(token), "logprob": finite(logprob), "bytes": list(self.token_bytes(token))}
 
-        tops = [[entry(i, p) for i, p in record.top.items()] for record in records]
-        content = [{**entry(r.token_id, r.logprob), "top_logprobs": top} for r, top in zip(records, tops, strict=True)]
+        tops = [[entry(i, p) for i, p in record.top.items()] for record in found]
+        content = [{**entry(r.token_id, r.logprob), "top_logprobs": top} for r, top in zip(found, tops, strict=True)]
         return {"content": content, "refusal": None}
 
 

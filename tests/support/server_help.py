@@ -17,7 +17,7 @@ from engine_help import engine
 from minillm.engine.answer import Delta
 from minillm.engine.async_engine import AsyncEngine
 from minillm.errors import Overloaded, RequestError, Stopping
-from minillm.model.generate import TokenLogprob
+from minillm.model.logprobs import TokenLogprob
 from minillm.model.random_model import byte_tokenizer
 from minillm.model.stopping import StopStrings
 from minillm.server.app import Served, create_app
