@@ -1,6 +1,7 @@
 """A comparison as a table to read."""
 
 from minillm import terminal
+from minillm.bench import agreement
 
 
 def table(result):  # -> text
@@ -22,4 +23,4 @@ def table(result):  # -> text
         f"The ceiling is {flops} of {how} over the prompt's FLOPs, and {bandwidth} over the bytes of a step at "
         f"{c['bits_per_weight']:.4g} bits a weight, both measured in this run."
     )
-    return "\n".join([about, terminal.table(head, rows), said])
+    return "\n".join([about, terminal.table(head, rows), said, *agreement.lines(r)])

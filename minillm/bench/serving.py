@@ -3,7 +3,8 @@
     overhead   (step - forward) / step       plan, sampling, text, log: all that is not the model
     slowdown   invariant step / step         the price of one order of additions (backends/invariant.py)
 
-Medians over the steps: a step that another process interrupted says nothing.
+Medians over the steps: a step that another process interrupted says nothing. With --peers: our server beside others
+(servers.py).
 """
 
 import time
@@ -77,8 +78,21 @@ def run(llm, batch=16, steps=40):  # -> dict, ready for JSON
     return {"model": llm.config.name, "batch": batch, "engine": engine, "invariant": invariant}
 
 
+def beside_peers(path, wanted, load, rounds, backend, kv, threads):  # names with commas between, (int, …) -> dict, [peer]
+    """Measure our server and others' under one load."""
+    from minillm.bench import servers
+    from minillm.bench.peers import SERVERS, chosen
+
+    peers = chosen(wanted, SERVERS)
+    return servers.run(path, servers.Load(*load), rounds, peers, backend, kv, threads), peers
+
+
 def table(result):  # -> text
-    """Format a line for the engine, one for invariance."""
+    """Format a line for the engine, one for invariance; or a table of servers."""
+    if "servers" in result:
+        from minillm.bench import servers
+
+        return servers.table(result)
     engine, invariant = result["engine"], result["invariant"]
     return (
         f"{result['model']}, {result['batch']} sequences\n"

@@ -27,6 +27,10 @@ def run(args: Namespace) -> int:
     from minillm.bench import benchmark
 
     refuse_below_1(args)
+    if paths := getattr(args, "peer_python", None):
+        from minillm.bench.peers.environments import add_environments
+
+        add_environments(paths)
     module, before = benchmark(args.what), share_now()
     _, _, measure = CHOICES[args.what]
     result = measure(args, module)

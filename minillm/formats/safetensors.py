@@ -90,12 +90,16 @@ def check_whole(path, nbytes, spans):  # {name: (dtype, shape, begin, end)}
         raise ModelError(f"{path}: the tensors must end with the data at {nbytes:,} bytes, the last, {last}, ends at {at:,}.")
 
 
-def encoded(tensors, metadata=None):  # {name: float32 or float16 array}, {str: str} -> [bytes]
+KINDS = {"<f4": "F32", "<f2": "F16", "<u2": "BF16"}  # of an array: NumPy has no bfloat16, its bits are whole numbers
+
+
+def encoded(tensors, metadata=None):  # {name: float32 or float16 array, or uint16: bits of bfloat16}, {str: str} -> [bytes]
     """Encode a file, in pieces to be written one after another. The header is padded, so that the data begins on 8 bytes."""
     entries, offset, parts = {"__metadata__": metadata} if metadata else {}, 0, []
     for name, array in tensors.items():
-        raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-        dtype = {2: "F16", 4: "F32"}[array.dtype.itemsize]
+        little = array.dtype.newbyteorder("<")
+        raw = np.ascontiguousarray(array, little).tobytes()
+        dtype = KINDS[little.str]
         entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + len(raw)]}
         offset += len(raw)
         parts.append(raw)
