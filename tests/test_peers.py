@@ -197,7 +197,9 @@ def test_a_peer_that_is_asked_for_and_missing_is_one_line(model, nothing_starts,
 
 
 def test_a_python_that_is_too_old_or_none_is_one_line(model, nothing_starts, capsys, tmp_path):
-    for number, (answer, says) in enumerate((("[[3, 9], []]", "must be Python 3.11 or newer, found 3.9"), ("no", "does not run"))):
+    for number, (answer, says) in enumerate(
+        (("[[3, 9], []]", "must be Python 3.11 or newer, found 3.9"), ("no", "does not run"))
+    ):
         python = tmp_path / f"python{number}"
         python.write_text(f"#!/bin/sh\necho '{answer}'\n")
         python.chmod(0o755)

@@ -10,7 +10,7 @@ from minillm.cli.benchmarks import CHOICES
 from minillm.cli.common import beside_json, print_json, share_now, tell_share
 from minillm.errors import MiniLLMError
 
-HELP = "measure prefill and decode speed, or one part alone; --peers adds llama.cpp, transformers, torch where installed"
+HELP = "measure prefill and decode speed, or one part alone; --peers adds llama.cpp, OpenVINO, vLLM and others where installed"
 
 
 def configure(parser: Parser) -> None:

@@ -16,5 +16,9 @@ class Kind:
 
 class Core:
     def get_property(self, device, key):
-        found = {"INFERENCE_PRECISION_HINT": Kind("bf16"), "KV_CACHE_PRECISION": Kind("u8"), "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
+        found = {
+            "INFERENCE_PRECISION_HINT": Kind("bf16"),
+            "KV_CACHE_PRECISION": Kind("u8"),
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32,
+        }
         return found[key]
