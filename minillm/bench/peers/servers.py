@@ -79,7 +79,7 @@ def serving(name, path, threads, load, ours):  # -> Running, while the block run
             path = stack.enter_context(bfloat16_folder(path, tokenizer=True))
         port, variables = free_port(), dict.fromkeys(THREAD_VARIABLES, str(threads))
         call, more, precision = STARTS[name](str(path), port, threads, load, ours)
-        out = None if os.environ.get("MINILLM_DEBUG") else subprocess.DEVNULL
+        out = 2 if os.environ.get("MINILLM_DEBUG") else subprocess.DEVNULL  # standard output is for the result
         session = {"start_new_session": True} if os.name == "posix" else {}  # its children end with it
         began = time.perf_counter()
         process = subprocess.Popen(call, stdout=out, stderr=out, env=os.environ | variables | more, **session)
