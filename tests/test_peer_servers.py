@@ -12,6 +12,7 @@ from minillm.bench import servers
 from minillm.bench.peers.servers import Load, serving
 from minillm.cli import main
 from minillm.errors import MiniLLMError
+from minillm.model import zoo
 
 SUPPORT = Path(__file__).parent / "support"
 SIZES = ["--batch", "2", "--requests", "4", "--prompt-tokens", "6", "--new-tokens", "3", "--rounds", "2", "--threads", "1"]
@@ -41,7 +42,8 @@ def noted(what):
     return [line for line in map(json.loads, Path(os.environ["STUB_LOG"]).read_text().splitlines()) if line["what"] == what]
 
 
-def test_servers_take_turns_under_one_load(model, elsewhere, capsys):
+def test_servers_take_turns_under_one_load(elsewhere, capsys):
+    model = zoo.resolve("tiny")  # of whose tokens the words of a probe fit a context
     assert main(["bench", "serving", "--model", str(model), "--backend", "numpy", *SIZES, "--peers", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
