@@ -219,7 +219,8 @@ def test_environments_are_asked_in_order_and_ours_last(elsewhere, monkeypatch):
     monkeypatch.setenv("MINILLM_PEERS", str(elsewhere))
     assert environments.pythons() == [str(elsewhere / "bin" / "python"), sys.executable]
     assert environments.python_with(("vllm",)) == str(elsewhere / "bin" / "python")
-    assert environments.python_with(("vllm", "not_a_package")) is None and environments.python_with(()) is not None
+    assert environments.python_with(("vllm", "not_a_package")) is None
+    assert environments.python_with(()) == sys.executable, "our own engine is measured in our own environment"
     environments.add_environments([sys.executable])
     assert environments.pythons() == [sys.executable, str(elsewhere / "bin" / "python"), sys.executable]
 

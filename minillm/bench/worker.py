@@ -37,9 +37,9 @@ class Worker:
 
     def __post_init__(self):
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-        needs = ENGINES[self.engine].needs
+        python = python_with(ENGINES[self.engine].needs) or sys.executable
         self.process = subprocess.Popen(
-            command(python_with(needs) or sys.executable, "minillm.bench.worker"),
+            command(python, "minillm.bench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if not os.environ.get("MINILLM_DEBUG") else None,

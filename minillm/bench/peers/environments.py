@@ -50,7 +50,9 @@ def pythons():  # -> [python], ours last
 
 
 def python_with(needs):  # (package, …) -> python, or None
-    """Find the first environment that has all these packages."""
+    """Find the first environment that has all these packages; ours for an engine of our own, which needs none of them."""
+    if not needs:
+        return sys.executable
     return next((python for python in pythons() if packages(python, tuple(needs)) == set(needs)), None)
 
 
