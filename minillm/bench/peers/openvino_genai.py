@@ -1,7 +1,8 @@
 """OpenVINO GenAI on the CPU, from the same GGUF file: its continuous batching, step by step, as its pipelines use it.
 
 Nothing is kept from prompt to prompt: prefix caching is off. Its precision is its own choice, and asked from it: at the time of
-writing, products in bfloat16 where the processor has it, activations rounded to 8 bits, keys and values in 8 bits.
+writing, products in bfloat16 where the processor has it, activations rounded to 8 bits, keys and values in 8 bits. Its reader of
+GGUF has 4-bit weights of its own form: with all of that set to float32, some greedy tokens still are not ours from the first on.
 
 Source: docs.openvino.ai, "OpenVINO GenAI", ContinuousBatchingPipeline and SchedulerConfig.
 """
@@ -64,4 +65,4 @@ def precision(core):  # openvino.Core -> text
     kind, kv = (NAMES.get(name, name) for name in types)
     group = int(core.get_property("CPU", "DYNAMIC_QUANTIZATION_GROUP_SIZE"))
     rounded = f"activations rounded to 8 bits in groups of {group}, " if group else ""
-    return f"{kind}, {rounded}keys and values in {kv}"
+    return f"{kind}, weights as its reader converts them, {rounded}keys and values in {kv}"
