@@ -51,10 +51,11 @@ def folder(tmp_path_factory):
 def run(folder, monkeypatch, capfd):
     """run(command line) -> (exit status, standard output, standard error), with peers absent and a typist to answer."""
     find = importlib.util.find_spec
-    peers = ("torch", "llama_cpp", "transformers")
+    peers = ("torch", "llama_cpp", "transformers", "openvino_genai", "vllm", "xllamacpp")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in peers else find(name, *more))
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
     monkeypatch.setenv("MINILLM_STATE", str(folder / "state"))
+    monkeypatch.setenv("MINILLM_PEERS", "")
     monkeypatch.chdir(folder)
 
     def run(text):

@@ -45,7 +45,7 @@ class Bench:
         """Ask one implementation, whose process starts when it is first asked."""
         if name not in self.workers:
             say(f"starting {name}")
-            self.workers[name] = Worker("attention", name, self.threads)
+            self.workers[name] = Worker("torch" if name == "torch" else "attention", name, self.threads)
         shape = {"heads": self.heads, "kv_heads": self.kv_heads, "d_head": self.d_head}
         return self.workers[name].ask(queries=queries, tokens=tokens, **shape, **options)
 

@@ -1,8 +1,8 @@
 """The whole table of a model from one run: prefill of one prompt, then decode at each batch size, engines in turn.
 
-Each engine keeps the keys and values of its prompts from round to round, so that a round at batch 32 costs 32 tokens a
-step and not 32 prompts. Every speed stands beside its roofline: the bytes of a step over measured bandwidth, or its FLOPs
-over those of a measured matrix product, whichever is slower.
+Ours and llama.cpp keep the keys and values of their prompts from round to round, so that a round at batch 32 costs 32 tokens a
+step and not 32 prompts; an engine that cannot reads new prompts each time, which is not counted. Every speed stands beside its
+roofline: the bytes of a step over measured bandwidth, or its FLOPs over those of a measured matrix product, whichever is slower.
 """
 
 import statistics
@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minillm import terminal
-from minillm.bench.compare import ceilings, check_sizes
+from minillm.bench import agreement
+from minillm.bench.compare import Prompts, ceilings, check_sizes
 from minillm.bench.machine import Machine
+from minillm.bench.peers import ENGINES
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
 from minillm.model.config import ModelConfig
@@ -30,33 +30,42 @@ def compare_batches(
     measure() -> Machine: asked before and after the run; the better of the two is the ceiling.
     """
     check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
-    prompts = np.random.default_rng(0).integers(0, config.vocab_size, (max(batches), prompt_tokens)).tolist()
+    one = Prompts(config.vocab_size, 1, prompt_tokens)
     machine, found = measure(), []
     peak: dict[str, int] = {}
     with workers(engines, path, threads, backend=backend, kv=kv) as asked:
-        for worker in asked.values():
-            worker.ask(prompts=[prompts[0][:8]], steps=1)  # warm up: first-use costs are not speed
+        for name, worker in asked.items():
+            worker.ask(prompts=[one(name)[0][:8]], steps=1)  # warm up: first-use costs are not speed
 
-        def speeds(what: str, tokens: int, seconds: str, **work: Any) -> dict[str, list]:
+        def speeds(what, tokens, seconds, work):  # work: name -> what to ask
             def measure_speed(name: str) -> float:
-                answer = asked[name].ask(**work)
+                answer = asked[name].ask(**work(name))
                 peak[name] = max(peak.get(name, 0), answer["peak_rss_bytes"] or 0)
                 return tokens / answer[seconds]
 
             return in_turn(engines, rounds, measure_speed, f"{what}, ")
 
-        found.append(("prefill", 1, speeds("prefill", prompt_tokens, "prefill_s", prompts=prompts[:1], steps=1)))
-        for batch in batches:
-            for name in engines:
+        prefill = speeds("prefill", prompt_tokens, "prefill_s", lambda name: {"prompts": one(name), "steps": 1})
+        found.append(("prefill", 1, prefill))
+        for number, batch in enumerate(batches, 1):
+            draw = Prompts(config.vocab_size, batch, prompt_tokens, number)
+            kept = {name: draw(name) for name in engines if ENGINES[name].again}
+            for name, prompts in kept.items():
                 say(f"prefill for batch {batch}: {name}")
-                asked[name].ask(prompts=prompts[:batch], steps=1)
-            work = {"prompts": prompts[:batch], "steps": new_tokens, "again": True}
-            found.append(("decode", batch, speeds(f"decode, batch {batch}", batch * new_tokens, "decode_s", **work)))
+                asked[name].ask(prompts=prompts, steps=1)
+
+            def work(name, kept=kept, draw=draw):
+                again = {"prompts": kept[name], "again": True} if name in kept else {"prompts": draw(name)}
+                return again | {"steps": new_tokens}
+
+            found.append(("decode", batch, speeds(f"decode, batch {batch}", batch * new_tokens, "decode_s", work)))
+        agreed = agreement.agreements(asked, path, config.context_length)
     machine, rows = machine.better(measure()), []
     for what, batch, speeds_of in found:
         top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv)
         rows.append(row(what, batch, speeds_of, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
-    loads = {name: {"load_s": worker.loaded["load_s"], "peak_rss_bytes": peak[name]} for name, worker in asked.items()}
+    told = ("load_s", "precision")
+    loads = {n: {key: w.loaded[key] for key in told} | {"peak_rss_bytes": peak[n]} for n, w in asked.items()}
     sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batches": batches, "threads": threads, "rounds": rounds}
     return {
         "model": config.name,
@@ -66,6 +75,7 @@ def compare_batches(
         **sizes,
         "rows": rows,
         "engines": loads,
+        "agreement": agreed,
         "machine": machine.json(),
     }
 
@@ -114,4 +124,4 @@ def table(result: dict[str, Any]) -> str:
         f"{r['bits_per_weight']:.2f} bits a weight, whichever allows less; both measured in this run."
     )
     memory = ", ".join(f"{name} {f['peak_rss_bytes'] / 1e6:,.0f} MB" for name, f in r["engines"].items())
-    return "\n".join([*lines, f"Peak memory: {memory}."])
+    return "\n".join([*lines, f"Peak memory: {memory}.", *agreement.lines(r)])

@@ -1,16 +1,19 @@
 """Measure engines in turn, in one run, and report ratios: single absolute times on a shared machine mean little.
 
 Each round (rounds.py) asks every engine once; a figure is the median over rounds, a ratio the median of the ratios within each
-round. The ceilings are measured first.
+round. The prompts are random tokens, the same for all engines of a round and new in the next, so that no cache knows them. The
+ceilings are measured first.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minillm.bench.agreement import agreements
 from minillm.bench.machine import Machine
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
@@ -28,13 +31,16 @@ def compare(
     measure() -> Machine: asked before and after the run; the better of the two is the ceiling.
     """
     check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
-    prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
-    work = {"prompts": prompts, "steps": new_tokens}
-    machine = measure()
+    draw, machine = Prompts(config.vocab_size, batch, prompt_tokens), measure()
     with workers(engines, path, threads, backend=backend, kv=kv) as asked:
-        for worker in asked.values():
-            worker.ask(prompts=[p[:8] for p in prompts], steps=1)  # warm up: first-use costs are not speed
-        results = in_turn(engines, rounds, lambda name: speeds(asked[name].ask(**work), prompt_tokens, new_tokens, batch))
+        for name, worker in asked.items():
+            worker.ask(prompts=[p[:8] for p in draw(name)], steps=1)  # warm up: first-use costs are not speed
+
+        def ask(name):
+            return speeds(asked[name].ask(prompts=draw(name), steps=new_tokens), prompt_tokens, new_tokens, batch)
+
+        results = in_turn(engines, rounds, ask)
+        agreed = agreements(asked, path, config.context_length)
     machine = machine.better(measure())
     return {
         "model": config.name,
@@ -46,9 +52,21 @@ def compare(
         "rounds": rounds,
         "engines": {name: figures(results[name], asked[name].loaded) for name in engines},
         "ratios": {f"to {peer}": ratios(results[engines[0]], results[peer]) for peer in engines[1:]},
+        "agreement": agreed,
         "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv),
         "machine": machine.json(),
     }
+
+
+class Prompts:
+    """Draw random tokens: the n-th call is the same for every engine, and no two calls of one are. row: of a table."""
+
+    def __init__(self, vocab_size, batch, tokens, row=0):
+        self.vocab_size, self.shape, self.row, self.calls = vocab_size, (batch, tokens), row, Counter()
+
+    def __call__(self, name):  # -> [[token]]
+        self.calls[name] += 1
+        return np.random.default_rng([self.row, self.calls[name]]).integers(0, self.vocab_size, self.shape).tolist()
 
 
 def check_sizes(config: ModelConfig, prompt_tokens: int, new_tokens: int, batch: int, rounds: int) -> None:
@@ -81,7 +99,8 @@ def figures(  # -> medians, and the spread of the speeds
 ) -> dict[str, Any]:
     medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0] if key != "peak_rss_bytes"}
     spread = {f"{key}_spread": [min(r[key] for r in rounds), max(r[key] for r in rounds)] for key in SPEEDS}
-    return {**medians, **spread, "load_s": loaded["load_s"], "peak_rss_bytes": max(r["peak_rss_bytes"] or 0 for r in rounds)}
+    start = {key: loaded[key] for key in ("load_s", "precision")}
+    return {**medians, **spread, **start, "peak_rss_bytes": max(r["peak_rss_bytes"] or 0 for r in rounds)}
 
 
 def ratios(  # -> median over rounds of our speed over theirs

@@ -21,7 +21,8 @@ import numpy as np
 from minillm.bench.pair import GAMMA, NEW_TOKENS
 from minillm.bench.rounds import in_turn
 from minillm.llm import LLM
-from minillm.model.sampling import SamplingParams, distribution
+from minillm.model.params import SamplingParams
+from minillm.model.sampling import distribution
 from minillm.model.transformer import Segment
 from minillm.speculative.draft import draft, run_target
 from minillm.speculative.eagle import Eagle

@@ -11,14 +11,18 @@ from minillm.backends import get_backend
 from minillm.bench import batches as by_batch
 from minillm.bench import compare, machine, report
 from minillm.bench.machine import Machine
-from minillm.bench.peers import installed
+from minillm.bench.peers import ENGINES, chosen
+from minillm.errors import MiniLLMError
 from minillm.model.load import bits_per_weight, read_config, resolve_backend
 from minillm.terminal import say
 
+PEERS = ("llama.cpp", "OpenVINO", "vLLM", "transformers")
 
-def peers(batches: Sequence[int]) -> list[str]:  # [int] -> names of the engines to stand beside ours that are installed
-    known = ("llama.cpp", "transformers") if len(batches) == 1 else ("llama.cpp",)
-    return [name for name in known if installed(name)]
+
+def peers(batches, wanted=None):  # [int], names with commas between -> names of the engines to stand beside ours
+    """Choose peers: those asked for, else all that are installed; for a table without transformers, which would take minutes."""
+    known = {name: ENGINES[name] for name in PEERS}
+    return chosen(wanted, known if wanted or len(batches) == 1 else {n: e for n, e in known.items() if n != "transformers"})
 
 
 def run(
@@ -27,6 +31,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure ours and `peers` in turn. Errors: MiniLLMError for sizes that do not fit the model, before anything is loaded."""
     config, backend = read_config(path), resolve_backend(backend, path)
+    if peers and path.is_dir():
+        raise MiniLLMError(f"peers are measured on a GGUF file, which all of them can be given; {path} is a folder.")
     compare.check_sizes(config, prompt_tokens, new_tokens, min(batches), rounds)
     bits = 32 if backend == "numpy" else bits_per_weight(path, config)
 

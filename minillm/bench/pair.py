@@ -20,7 +20,8 @@ import numpy as np
 
 from minillm import terminal
 from minillm.llm import LLM
-from minillm.model.sampling import SamplingParams, distribution, draw
+from minillm.model.params import SamplingParams
+from minillm.model.sampling import distribution, draw
 from minillm.model.transformer import Segment
 from minillm.speculative.verify import verify
 

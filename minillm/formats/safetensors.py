@@ -95,15 +95,19 @@ def check_whole(path: str | Path, nbytes: int, spans: Mapping[str, Span]) -> Non
         raise ModelError(f"{path}: the tensors must end with the data at {nbytes:,} bytes, the last, {last}, ends at {at:,}.")
 
 
-def encoded(  # {name: float32 or float16 array}, {str: str} -> [bytes]
+KINDS = {"<f4": "F32", "<f2": "F16", "<u2": "BF16"}  # of an array: NumPy has no bfloat16, its bits are whole numbers
+
+
+def encoded(  # {name: float32 or float16 array, or uint16: bits of bfloat16}, {str: str} -> [bytes]
     tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> list[bytes]:
     """Encode a file, in pieces to be written one after another. The header is padded, so that the data begins on 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset, parts = 0, []
     for name, array in tensors.items():
-        raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-        dtype = {2: "F16", 4: "F32"}[array.dtype.itemsize]
+        little = array.dtype.newbyteorder("<")
+        raw = np.ascontiguousarray(array, little).tobytes()
+        dtype = KINDS[little.str]
         entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + len(raw)]}
         offset += len(raw)
         parts.append(raw)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from minillm.model.sampling import SamplingParams, distribution, draw
+from minillm.model.params import SamplingParams
+from minillm.model.sampling import distribution, draw
 from minillm.model.transformer import Segment
 from minillm.speculative.eagle import Eagle
 

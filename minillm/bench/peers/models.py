@@ -18,15 +18,20 @@ ROOM = 128  # tokens after a prompt that a context of llama.cpp has room for at 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds that one run took: to prefill the whole batch, and for all decode steps after that; for each, where it is told."""
+    """Seconds that one run took: to prefill the whole batch, and for all decode steps after that; for each, where it is told.
+
+    tokens: of each sequence its greedy tokens, one from the prompt and one from each step.
+    """
 
     prefill_s: float
     decode_s: float
     step_s: tuple = ()
+    tokens: tuple = ()
 
 
-def timing(start: float, ends: Sequence[float]) -> Timing:  # seconds: the start, the end of prefill and of each step -> Timing
-    return Timing(ends[0] - start, ends[-1] - ends[0], tuple(b - a for a, b in pairwise(ends)))
+def timing(start, ends, tokens=()):  # seconds: the start, the end of prefill and of each step; [[token]] -> Timing
+    steps = tuple(b - a for a, b in pairwise(ends))
+    return Timing(ends[0] - start, ends[-1] - ends[0], steps, tuple(tuple(map(int, found)) for found in tokens))
 
 
 @dataclass
@@ -38,12 +43,15 @@ class MiniLLM:
     backend: str | None = None
     kv: str = "float32"
     model: Any = field(init=False)
+    precision: str = field(init=False)
     prefilled: tuple = ()
 
     def __post_init__(self) -> None:
         from minillm.model.load import load_model
 
         self.model, _ = load_model(self.path, self.backend, self.kv)
+        packed = "activations rounded to 16 bits beside packed weights, " if self.backend == "numba" else ""
+        self.precision = f"float32, {packed}keys and values in {self.kv}"
 
     def run(self, prompts: Sequence[Sequence[int]], steps: int, again: bool = False) -> Timing:  # [[token]], int -> Timing
         import numpy as np
@@ -58,12 +66,13 @@ class MiniLLM:
         caches, logits = self.prefilled
         for cache in caches:
             cache.truncate(len(prompts[0]))
-        ends = [time.perf_counter()]
+        ends, drawn = [time.perf_counter()], []
         for _ in range(steps):
-            tokens = [np.argmax(row, axis=-1) for row in logits]
-            logits = self.model.forward([Segment(t, c.length, c) for t, c in zip(tokens, caches, strict=True)])
+            drawn.append([np.argmax(row, axis=-1) for row in logits])
+            logits = self.model.forward([Segment(t, c.length, c) for t, c in zip(drawn[-1], caches, strict=True)])
             ends.append(time.perf_counter())
-        return timing(start, ends)
+        drawn.append([np.argmax(row, axis=-1) for row in logits])
+        return timing(start, ends, [np.concatenate(of_one) for of_one in zip(*drawn, strict=True)])
 
 
 @dataclass
@@ -73,6 +82,7 @@ class Transformers:
     path: str
     threads: int
     model: Any = field(init=False)
+    precision: str = "float32, weights unpacked"
 
     def __post_init__(self) -> None:
         import os
@@ -93,11 +103,13 @@ class Transformers:
         with torch.inference_mode():
             start = time.perf_counter()
             out = self.model(torch.tensor(prompts), use_cache=True, logits_to_keep=1)
-            middle = time.perf_counter()
+            ends, drawn = [time.perf_counter()], []
             for _ in range(steps):
-                tokens = out.logits[:, -1:].argmax(-1)
-                out = self.model(tokens, past_key_values=out.past_key_values, use_cache=True)
-            return Timing(middle - start, time.perf_counter() - middle)
+                drawn.append(out.logits[:, -1:].argmax(-1))
+                out = self.model(drawn[-1], past_key_values=out.past_key_values, use_cache=True)
+                ends.append(time.perf_counter())
+            drawn.append(out.logits[:, -1:].argmax(-1))
+            return timing(start, ends, torch.cat(drawn, 1).tolist())
 
 
 @dataclass
@@ -109,6 +121,7 @@ class LlamaCpp:
     context: Any = None
     capacity: tuple[int, int] = (0, 0)
     first: Sequence[int] = ()
+    precision: str = field(init=False)
 
     def __post_init__(self) -> None:
         import llama_cpp as lib
@@ -120,6 +133,8 @@ class LlamaCpp:
         if not self.model:
             raise MiniLLMError(f"llama.cpp could not load {self.path}.")
         self.vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
+        rounded = "activations rounded to 8 bits beside packed weights, keys and values in float16"
+        self.precision = f"{rounded}; built for {built_for(lib.llama_print_system_info().decode())}"
 
     def fit(self, sequences: int, tokens: int) -> None:
         """Make a context large enough; kept between runs of the same size."""
@@ -156,18 +171,25 @@ class LlamaCpp:
 
         start = time.perf_counter()
         if not again:
-            drawn = []
+            tokens = []
             for sequence, prompt in enumerate(prompts):
                 last = len(prompt) - 1
                 decode([(token, i, sequence, i == last) for i, token in enumerate(prompt)])
-                drawn.append(best(last))
-            self.first = drawn
-        tokens = list(self.first)
+                tokens.append(best(last))
+            self.first = tokens
+        drawn = [self.first]
         lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), -1, len(prompts[0]), -1)
         ends = [time.perf_counter()]
         for step in range(steps):
-            decode([(t, len(prompts[0]) + step, s, True) for s, t in enumerate(tokens)])
-            tokens = [best(i) for i in range(len(prompts))]
+            decode([(t, len(prompts[0]) + step, s, True) for s, t in enumerate(drawn[-1])])
+            drawn.append([best(i) for i in range(len(prompts))])
             ends.append(time.perf_counter())
         lib.llama_batch_free(batch)
-        return timing(start, ends)
+        return timing(start, ends, zip(*drawn, strict=True))
+
+
+def built_for(info):  # "CPU : AVX2 = 1 | FMA = 1 | OPENMP = 1 |" -> "AVX2, FMA": a build for old processors is no fair peer
+    """Name the instruction sets that a build of llama.cpp uses, the widest of each kind."""
+    found = [part.rpartition(":")[2].split("=")[0].strip() for part in info.split("|") if part.strip().endswith("= 1")]
+    kinds = ("AVX", "AMX", "FMA", "NEON", "SVE", "DOTPROD")
+    return ", ".join(name for name in found if name.startswith(kinds)) or "any processor"
