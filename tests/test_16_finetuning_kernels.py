@@ -91,10 +91,11 @@ def test_a_step_with_adapters_is_one_call_and_pages_make_no_difference(monkeypat
     monkeypatch.setattr(stack, "decode", lambda *args: calls.append(args[-1].runs.tolist()) or kernel(*args))
     chosen = [a, a, none, b, a]
     plain = decoded(model, chosen, [model.new_cache() for _ in chosen])
-    assert calls == [[[0, 2], [4, 5], [3, 4]]] * 3, "a step is one call; neighbours with one adapter are one run"
+    prompts = [[0, 11], [26, 35], [18, 26]]  # of 5, 6, … 9 tokens, as rows of one step
+    assert calls == [prompts] + [[[0, 2], [4, 5], [3, 4]]] * 3, "a step is one call; neighbours with one adapter are one run"
     store = PageStore.for_model(config, 40, 4, dtype=np.float32)
     paged = decoded(model, chosen, [store.new_cache() for _ in chosen])
-    assert (paged == plain).all() and len(calls) == 6
+    assert (paged == plain).all() and len(calls) == 8
 
 
 def test_layers_may_have_adapters_of_their_own_or_none():

@@ -2,7 +2,7 @@
 
     simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
     online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
-    batch                     attention of all short segments of a step in one call
+    rows, batch               attention of all short segments of a step in one call
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed                    how weights lie in memory so that a register holds sixteen rows
     tile, bands               weights times tokens: the innermost step, the loop around it

@@ -8,9 +8,10 @@ matrix is six numbers, and which types a model mixes makes no difference to it.
     MatrixHandle    address of the code, address of the records, blocks in a band, bytes of a record, bands, rounds
 
 A band's records are read once for up to eight tokens; with more tokens, once from memory and then from cache. Five to seven are
-multiplied as eight, which takes less time than four, two and one: an Operand and its result have room for them (`with_room`). The code of
-float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the code
-here reads codes: `rounds` says which, 0 or 1, so that a kernel rounds only for a matrix that wants it.
+multiplied as eight, which takes less time than four, two and one: an Operand and its result have room (`with_room`).
+
+The code of float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the
+code here reads codes: `rounds` says which, 0 or 1, so that a kernel rounds only for a matrix that wants it.
 """
 
 from functools import lru_cache

@@ -22,13 +22,13 @@ from minillm import layers as reference
 from minillm.attention.shapes import check_finite
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.bands import Operand, handle_at, new_operand, with_room
-from minillm.backends.numba_.batch import attend_rows, attention_tasks, scratch_of, space_of
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.handles import handle
 from minillm.backends.numba_.layer import Rotation, any_rounds, gate_rows, norm_rows, own_or
 from minillm.backends.numba_.linear import can_fuse, widened
 from minillm.backends.numba_.multiply import multiply, product_tasks
 from minillm.backends.numba_.packed import BAND
+from minillm.backends.numba_.rows import attend_rows, attention_tasks, scratch_of, space_of
 from minillm.backends.numba_.tasks import new_board, worker
 from minillm.backends.numba_.team import launch, team, threads
 from minillm.backends.numba_.thin import MATRICES, RoutedLayers, Thin, low_room

@@ -212,7 +212,7 @@ def by_blocks(x, raw):
 
 
 def lanes_float(x, matrix):
-    return linear_plain(x[None], matrix, threads=1)[0]
+    return linear_plain(x[None], matrix, count=1)[0]
 
 
 def lanes_integer(x, matrix):
