@@ -65,6 +65,7 @@ def test_it_is_the_list_that_asks_for_annotations(check):
 def test_every_public_module_is_on_the_list():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "minillm").rglob("*.py")]
     names = sorted(name.removesuffix(".__init__") for name in names)
-    missing = [name for name in names if not strict(name) and not any(fnmatch(name, pattern) or f"{name}.*" == pattern for pattern in NOT_YET)]
+    excused = {name for name in names if any(fnmatch(name, pattern) or f"{name}.*" == pattern for pattern in NOT_YET)}
+    missing = [name for name in names if not strict(name) and name not in excused]
     assert not missing, f"add them to the modules of [[tool.mypy.overrides]] in pyproject.toml: {missing}"
-    assert not [name for name in names if strict(name) and any(fnmatch(name, pattern) for pattern in NOT_YET)]
+    assert not [name for name in excused if strict(name)]

@@ -69,7 +69,7 @@ def replace(typing, board, i, old, new):
     return types.boolean(board, types.int64, types.int64, types.int64), emit
 
 
-PAUSE: dict[str, tuple[str, list]] = {"x86_64": ("llvm.x86.sse2.pause", []), "AMD64": ("llvm.x86.sse2.pause", []), "i686": ("llvm.x86.sse2.pause", [])}
+PAUSE: dict[str, tuple[str, list]] = dict.fromkeys(("x86_64", "AMD64", "i686"), ("llvm.x86.sse2.pause", []))
 PAUSE |= dict.fromkeys(("aarch64", "arm64"), ("llvm.aarch64.hint", [I32(1)]))
 
 

@@ -10,6 +10,7 @@ Source: docs.vllm.ai, "LLM Engine Example" and "CPU - x86" (environment variable
 import os
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from minillm.bench.peers.models import timing
 
