@@ -1,5 +1,7 @@
 """All layers of a decode step in one call: the same bits as layer by layer, whatever the types, the batch, the cache."""
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from test_11_cpu_kernels_model import SMALL
 from minillm.backends import get_backend
 from minillm.backends.numba_ import stack
 from minillm.backends.numba_.crossover import SHORT
+from minillm.backends.numba_.decode import split_keys
 from minillm.backends.numba_.team import set_threads
 from minillm.cache.paged import PageStore
 from minillm.errors import MiniLLMError
@@ -29,7 +32,8 @@ def packed(config, dtype=np.float32, types=MIX):
         values, kind = random_tensor(name, shapes[name], seed=1), "F32"
         if values.ndim == 2:
             kind = next((t for part, t in types.items() if part in name), "Q4_0")
-            values = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+            values = values.astype(np.float16) if kind == "F16" else values
+            values = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]) if kind[0] == "Q" else values
         return StoredTensor(values.view(np.uint8).reshape(-1), BLOCK_TYPES[kind], shapes[name])
 
     ops = get_backend("numba")
@@ -96,6 +100,58 @@ def test_a_sequence_gets_the_same_bits_alone_and_in_a_batch(two_threads):
     assert np.array_equal(np.array(alone).reshape(3, -1), together[:, 0])
 
 
+def by(model, cache, tokens, width):
+    """Logits after each of some tokens, so many a step."""
+    found = []
+    for i in range(0, len(tokens), width):
+        found += list(model.forward([Segment(tokens[i : i + width], cache.length, cache, "all")])[0])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("width", range(2, SHORT + 1))
+@pytest.mark.parametrize("kinds", [MIX, {"attn_v": "F16", "ffn": "F32"}], ids=["packed", "mixed"])
+def test_several_tokens_of_a_sequence_get_the_bits_of_one_at_a_time(width, kinds, calls, two_threads):
+    """Drafts to verify, short chunks: in any cache, at the edges of blocks and splits, whole steps and what is left."""
+    rng = np.random.default_rng(width)
+    for dtype in (np.float32, np.float16):
+        model = packed(CONFIG, dtype, kinds)
+        store = PageStore.for_model(CONFIG, 300, 16, dtype=dtype)
+        text, tokens = rng.integers(0, 300, 57), rng.integers(0, 300, 2 * width + 1)
+        caches = [model.new_cache(), model.new_cache(), store.new_cache()]
+        for cache in caches:
+            model.forward([Segment(text, 0, cache)])
+        calls.clear()
+        one, *several = (by(model, cache, tokens, w) for cache, w in zip(caches, (1, width, width), strict=True))
+        assert calls == [1] * (2 * width + 1) + [width, width, 1] * 2, "each step is one call"
+        for found in several:
+            assert np.array_equal(found, one)
+        assert all(np.array_equal(a, b) for a, b in zip(caches[0].read(1), caches[1].read(1), strict=True))
+
+
+def test_where_the_keys_are_cut_at_other_places_the_bits_are_those_of_one_at_a_time(two_threads):
+    """From 4,065 keys on a split has 128: rows before and after are groups of their own."""
+    config = replace(CONFIG, context_length=4200)
+    model = packed(config, np.float16)
+    cache, rng = model.new_cache(), np.random.default_rng(1)
+    model.forward([Segment(rng.integers(0, 300, 4061), 0, cache)])
+    tokens = rng.integers(0, 300, 9)
+    one, other = by(model, cache.fork(), tokens, 1), cache.fork()
+    assert split_keys(4062) != split_keys(4070)
+    assert np.array_equal(by(model, other, tokens, 9), one)
+
+
+def test_a_short_segment_in_a_step_with_a_long_one_gets_its_own_bits(two_threads):
+    model, rng = packed(CONFIG, np.float16), np.random.default_rng(2)
+    text, tokens, long = rng.integers(0, 300, 40), rng.integers(0, 300, 5), rng.integers(0, 300, 33)
+    alone, beside, other = (model.new_cache() for _ in range(3))
+    for cache in (alone, beside):
+        model.forward([Segment(text, 0, cache)])
+    one = by(model, alone, tokens, 5)
+    found = model.forward([Segment(long, 0, other), Segment(tokens, 40, beside, "all")])
+    assert np.array_equal(found[1], one)
+    assert np.array_equal(found[0], model.forward([Segment(long, 0, model.new_cache())])[0])
+
+
 def test_a_16_bit_cache_holds_what_rounding_leaves_and_is_half_as_large():
     model = packed(CONFIG, np.float16)
     cache, full = model.new_cache(8), Transformer(CONFIG, model.weights, model.ops).new_cache(8)
@@ -109,8 +165,6 @@ def test_a_16_bit_cache_holds_what_rounding_leaves_and_is_half_as_large():
 
 
 def test_a_model_with_more_between_the_products_goes_layer_by_layer(calls):
-    from dataclasses import replace
-
     for shape in (replace(CONFIG, qkv_bias=True), replace(CONFIG, qk_norm=True)):
         model = packed(shape)
         decoded(model, [3], [model.new_cache()], steps=1)

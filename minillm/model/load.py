@@ -66,7 +66,7 @@ def resolve_backend(backend: str | None, path: Path) -> str | None:  # name, "au
 
 def compile_kernels(transformer: Transformer) -> None:
     """Run a prompt and a decode of dummy tokens, so that a backend compiles its kernels now, not in the first request."""
-    prompt = min(8, transformer.config.context_length - 1)
+    prompt = min(16, transformer.config.context_length - 1)  # more than a backend takes for a step of decode
     cache = transformer.new_cache()
     for n in filter(None, (prompt, 1)):
         transformer.forward([Segment([0] * n, cache.length, cache)])
