@@ -6,7 +6,7 @@ whose request causes that waits six seconds for its first token. So the warm-up 
 
     one token, few, more than a band of rows        as prompts
     one sequence, and several                       decoding
-    both in one step                                decodes beside a prompt that is admitted
+    both in one step                                decodes beside a prompt that is admitted, a short prompt beside a long
     a prompt whose beginning is cached              so a step that begins in the middle
     several answers to one prompt                   blocks that are shared, then copied
     each adapter alone, and all with none           in one step
@@ -29,6 +29,7 @@ def warm_up(engine: Engine) -> None:
     lengths = sorted({min(n, longest, most) for n in LENGTHS})
     adapters = [None, *engine.llm.adapters]
     for adapter in adapters:
+        serve_staggered(engine, [(lengths[0], adapter), (lengths[-1], adapter)], apart=0)  # before a prefix is cached
         for n in lengths:
             serve_staggered(engine, [(n, adapter)])
         serve_staggered(engine, [(n, adapter) for n in lengths])
@@ -40,9 +41,9 @@ def warm_up(engine: Engine) -> None:
 
 
 def serve_staggered(
-    engine: Engine, requests: list[tuple[int, str | None]], n: int = 1, scores: int | None = None
+    engine: Engine, requests: list[tuple[int, str | None]], n: int = 1, scores: int | None = None, apart: int = 1
 ) -> None:  # [(prompt tokens, adapter)]
-    """Serve requests to the end, each admitted a step after the one before, so that prompts meet decodes.
+    """Serve requests to the end, each admitted so many steps after the one before: by one, so that prompts meet decodes.
 
     Requests wait where a small pool has no room; a request that could never fit (several answers) is left out.
     """
@@ -50,7 +51,8 @@ def serve_staggered(
     for length, adapter in requests:
         if n == 1 or length + STEPS <= engine.config.num_blocks * engine.config.block_size // n:
             engine.add([0] * length, params, n=n, adapter=adapter)
-            engine.step()
+            for _ in range(apart):
+                engine.step()
     while engine.has_work:
         for delta in engine.step():
             if delta.error is not None:
