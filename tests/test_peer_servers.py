@@ -1,12 +1,11 @@
 """Our server and others' get the same load; how theirs are started is what the table says. They are stand-ins here."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
 from golden import tiny_models
+from peer_help import noted, stand_ins
 
 from minillm.bench import servers
 from minillm.bench.peers.servers import Load, serving
@@ -14,7 +13,6 @@ from minillm.cli import main
 from minillm.errors import MiniLLMError
 from minillm.model import zoo
 
-SUPPORT = Path(__file__).parent / "support"
 SIZES = ["--batch", "2", "--requests", "4", "--prompt-tokens", "6", "--new-tokens", "3", "--rounds", "2", "--threads", "1"]
 
 
@@ -28,18 +26,9 @@ def model(tmp_path_factory):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A virtual environment that holds stand-ins of all peers."""
-    python = tmp_path / "peers" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    paths = f"{SUPPORT / 'stub_peers'}:{SUPPORT}"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{paths}" exec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setenv("STUB_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("MINILLM_PEERS", str(tmp_path / "peers"))
-    return tmp_path / "peers"
-
-
-def noted(what):
-    return [line for line in map(json.loads, Path(os.environ["STUB_LOG"]).read_text().splitlines()) if line["what"] == what]
+    folder = stand_ins(tmp_path, monkeypatch)
+    monkeypatch.setenv("MINILLM_PEERS", str(folder))
+    return folder
 
 
 def test_servers_take_turns_under_one_load(elsewhere, capsys):

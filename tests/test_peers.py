@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from golden import tiny_models
+from peer_help import noted, stand_ins
 
 import minillm
 from minillm.bench import agreement
@@ -16,7 +17,6 @@ from minillm.bench.peers import environments
 from minillm.bench.peers.models import built_for
 from minillm.cli import main
 
-SUPPORT = Path(__file__).parent / "support"
 MACHINE = Machine(read_bytes_per_s=1e10, flops_per_s=1e11, cores=2, cpu="?")
 
 
@@ -30,22 +30,10 @@ def model(tmp_path_factory):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A virtual environment that holds stand-ins of all peers, and of ours nothing that would be seen: its folder."""
-    python = tmp_path / "peers" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    paths = f"{SUPPORT / 'stub_peers'}:{SUPPORT}"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{paths}" exec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setenv("STUB_LOG", str(tmp_path / "log"))
+    folder = stand_ins(tmp_path, monkeypatch)
     monkeypatch.setenv("MINILLM_PEERS", "")
     monkeypatch.setattr("minillm.bench.machine.measure_machine", lambda **_: MACHINE)
-    return tmp_path / "peers"
-
-
-def noted(what):  # -> what the stand-ins wrote down
-    import os
-
-    lines = map(json.loads, Path(os.environ["STUB_LOG"]).read_text().splitlines())
-    return [line for line in lines if line["what"] == what]
+    return folder
 
 
 def following(tokens, count):

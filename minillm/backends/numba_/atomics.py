@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minillm.backends.numba_.simd import address
+from minillm.backends.numba_.simd import address, call
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 CODE = ir.FunctionType(ir.VoidType(), [I64, I64])  # address of the arguments, number of the thread
@@ -80,15 +80,10 @@ def pause(typing):
     def emit(context, b, signature, _):
         if platform.machine() in PAUSE:
             name, args = PAUSE[platform.machine()]
-            call_c(b, name, ir.VoidType(), *args)
+            call(b, name, ir.VoidType(), *args)
         return context.get_dummy_value()
 
     return types.void(), emit
-
-
-def call_c(b, name, result, *args):
-    """Call a function of the C library, or an intrinsic of LLVM."""
-    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name), args)
 
 
 @intrinsic
@@ -97,7 +92,7 @@ def yield_core(typing):
 
     def emit(context, b, signature, _):
         if sys.platform != "win32":
-            call_c(b, "sched_yield", I32)
+            call(b, "sched_yield", I32)
         return context.get_dummy_value()
 
     return types.void(), emit
@@ -109,7 +104,7 @@ def nap(typing):
 
     def emit(context, b, signature, _):
         if sys.platform != "win32":
-            call_c(b, "usleep", I32, I32(NAP_US))
+            call(b, "usleep", I32, I32(NAP_US))
         return context.get_dummy_value()
 
     return types.void(), emit
@@ -121,9 +116,9 @@ def nanoseconds(typing):
 
     def emit(context, b, signature, _):
         if CLOCK is None:
-            return call_c(b, "llvm.readcyclecounter", I64)
+            return call(b, "llvm.readcyclecounter", I64)
         both = cgutils.alloca_once(b, ir.ArrayType(I64, 2))  # struct timespec
-        call_c(b, "clock_gettime", I32, I32(CLOCK), both)
+        call(b, "clock_gettime", I32, I32(CLOCK), both)
         whole, rest = (b.extract_value(b.load(both), i) for i in (0, 1))
         return b.add(b.mul(whole, I64(10**9)), rest)
 

@@ -12,11 +12,9 @@ from numba import njit
 
 from minillm.backends.numba_.bands import handle_at
 from minillm.backends.numba_.packed import BAND
-from minillm.backends.numba_.tasks import complete, next_task, open_region
+from minillm.backends.numba_.tasks import TASKS_OF_A_THREAD, complete, next_task, open_region
 from minillm.backends.numba_.thin import product
 from minillm.backends.numba_.tile import round_block
-
-TASKS_OF_A_THREAD = 4  # in a region: a thread that is late leaves so many to the others, of which each costs some nanoseconds
 
 
 @njit

@@ -30,6 +30,7 @@ from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, f
 from minillm.backends.numba_.simd import load, mul, splat, store, store_as
 from minillm.backends.numba_.tasks import (
     TASKS,
+    TASKS_OF_A_THREAD,
     begin_rows,
     complete,
     new_board,
@@ -86,7 +87,7 @@ def space_of(heads, d, caches):  # -> Space
 
 @njit
 def stretch_of(space, threads):  # -> items of a task
-    return max(1, min(STRETCH, space.first_item[-1] // (4 * threads)))
+    return max(1, min(STRETCH, space.first_item[-1] // (TASKS_OF_A_THREAD * threads)))
 
 
 @njit

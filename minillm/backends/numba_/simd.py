@@ -49,7 +49,7 @@ def constant(values, kind=F32):
 
 
 def call(builder, name, result, *args, flags=()):
-    """Call the LLVM intrinsic of this name: llvm.fma.v16f32 and the like."""
+    """Call the LLVM intrinsic of this name, llvm.fma.v16f32 and the like, or a function of the C library."""
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(function, args, fastmath=flags)
 

@@ -32,6 +32,7 @@ from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.team import rest
 
 REGION, TASKS, NEXT, LAST, PASSED = range(5)  # of a thread's own numbers
+TASKS_OF_A_THREAD = 4  # in a region: a thread that is late leaves so many to the others, of which each costs some nanoseconds
 
 
 class Worker(NamedTuple):
@@ -134,4 +135,4 @@ def next_rows(w, n):  # -> first token, the one after the last; equal when there
 
 @njit
 def row_tasks(n, threads):
-    return min(n, 4 * threads)
+    return min(n, TASKS_OF_A_THREAD * threads)

@@ -142,7 +142,7 @@ def set_threads(count):
 
 
 @contextmanager
-def team():  # -> (words of a team, threads)
+def team():  # -> words of a team
     """Surround the call of a kernel. Where the workers are busy with another job, the caller works alone."""
     count, whole = threads(), TEAM
     if count == 1 or not whole.held.acquire(blocking=False):
