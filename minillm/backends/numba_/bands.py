@@ -24,9 +24,12 @@ from numba.extending import intrinsic, register_jitable
 
 from minillm.backends.numba_.compiled import code
 from minillm.backends.numba_.crossover import TOKENS
+from minillm.backends.numba_.matrix_unit import bands_on_matrix_unit
+from minillm.backends.numba_.processor import MATRIX_UNIT
 from minillm.backends.numba_.tile import I64, band_times_tokens
 
-SIGNATURE = types.void(*[types.int64] * 13)
+TILE = 16  # tokens at a time on the matrix unit
+SIGNATURE = types.void(*[types.int64] * 14)
 
 
 class MatrixHandle(NamedTuple):
@@ -47,20 +50,34 @@ class Operand(NamedTuple):
     codes: np.ndarray  # (with_room(n), columns) int16
     scale: np.ndarray  # (with_room(n), columns / 32) float32
     sums: np.ndarray  # (with_room(n), columns / 16) int32
+    parts: np.ndarray  # (with_room(n), 2 · columns) bfloat16, as int16: for the matrix unit (matrix_unit.py), else of no rows
 
 
 @register_jitable
 def with_room(n):  # tokens -> tokens for which there must be room
     """Count the tokens that n are multiplied as."""
+    if MATRIX_UNIT and n % TILE > TOKENS:
+        return n + TILE - n % TILE
     return n + TOKENS - n % TOKENS if n % TOKENS > TOKENS // 2 else n
 
 
 @njit
 def operand(x):  # (n, columns) -> Operand, yet to be rounded
     (n, columns), rows = x.shape, with_room(len(x))
-    scale, sums = np.empty((rows, columns // 32), np.float32), np.empty((rows, columns // 16), np.int32)
+    blocks = columns // 32
+    scale, sums = whole_lines(rows, blocks, np.float32(0)), whole_lines(rows, 2 * blocks, np.int32(0))
     scale[n:] = np.float32(0)  # zero times anything: nothing slow, like denormal numbers
-    return Operand(x, np.empty((rows, columns), np.int16), scale, sums)
+    parts = whole_lines(rows if MATRIX_UNIT and rows >= TILE else 0, 2 * columns, np.int16(0))
+    return Operand(x, whole_lines(rows, columns, np.int16(0)), scale, sums, parts)
+
+
+@njit
+def whole_lines(rows, columns, zero):  # -> (rows, columns), of the type of zero
+    """Make an array that begins with a cache line, with 128 bytes of room after it: matrix_unit.py reads so far."""
+    width = np.full(1, zero).itemsize
+    room = np.empty(rows * columns + 192 // width, type(zero))
+    shift = -room.ctypes.data % 64 // width
+    return room[shift : shift + rows * columns].reshape(rows, columns)
 
 
 @njit
@@ -73,11 +90,16 @@ def bands_times_tokens(layout):  # number of a layout -> what has `.address`
     """Compile the code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
 
     @code(SIGNATURE)
-    def run(first, last, add, records, blocks, record_bytes, rows, x, scales, sums, n, y, stride):
-        columns = 32 * blocks
+    def run(first, last, add, records, blocks, record_bytes, rows, x, scales, sums, parts, n, y, stride):
+        columns, before = 32 * blocks, 0
+        if MATRIX_UNIT and n >= TILE:
+            before = n // TILE * TILE
+            bands_on_matrix_unit(layout, first, last, add, records, blocks, parts, scales, sums, before, y, stride)
+            if before == n:
+                return
         for band in range(first, last):
             at = records + band * blocks * record_bytes
-            t = 0
+            t = before
             while t < n:
                 c, s, u = x + 2 * columns * t, scales + 4 * blocks * t, sums + 8 * blocks * t
                 place = y + 4 * (t * stride + 16 * band)
@@ -98,11 +120,11 @@ def bands_times_tokens(layout):  # number of a layout -> what has `.address`
 
 
 @intrinsic
-def call_code(typing, address, first, last, add, records, blocks, record_bytes, rows, x, scales, sums, n, y, stride):
+def call_code(typing, address, first, last, add, records, blocks, record_bytes, rows, x, scales, sums, parts, n, y, stride):
     """Call machine code of SIGNATURE at an address."""
 
     def emit(context, builder, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 13).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 14).as_pointer()
         builder.call(builder.inttoptr(args[0], kind), args[1:])
         return context.get_dummy_value()
 
@@ -131,5 +153,6 @@ def bands_times(first, last, add, handle, h, row, rows, to, stride):
     columns = h.x.shape[1]
     x, codes = h.x.ctypes.data + 4 * row * columns, h.codes.ctypes.data + 2 * row * columns
     scale, sums = h.scale.ctypes.data + columns // 8 * row, h.sums.ctypes.data + columns // 4 * row
+    parts = h.parts.ctypes.data + 4 * row * columns
     records, blocks, record_bytes = handle.records, handle.blocks, handle.record_bytes
-    call_code(handle.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, rows, to, stride)
+    call_code(handle.code, first, last, add, records, blocks, record_bytes, x, codes, scale, sums, parts, rows, to, stride)

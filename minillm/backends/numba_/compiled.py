@@ -22,6 +22,7 @@ import numba
 from numba.core import event
 from numba.core.registry import cpu_target
 
+from minillm.backends.numba_.processor import MATRIX_UNIT
 from minillm.folders import user_folder
 
 SOURCES = Path(__file__).parent
@@ -38,7 +39,7 @@ def fingerprint(sources=SOURCES):  # folder -> text
     target = cpu_target.target_context.codegen().magic_tuple()  # the kind of processor and its vector instructions
     switches = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and item[0] not in RUN_TIME)
     versions = numba.__version__, llvmlite.__version__, sys.version_info[:2]
-    digest = hashlib.sha256(repr((versions, target, switches)).encode())
+    digest = hashlib.sha256(repr((versions, target, switches, MATRIX_UNIT)).encode())
     for path in sorted(sources.rglob("*.py")):
         digest.update(f"{path.name} {path.stat().st_mtime_ns} ".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -77,7 +77,7 @@ def bands_times_tokens(width):  # 2 or 4 bytes of a weight -> what has `.address
     kind = HALVES if width == 2 else FLOATS
 
     @code(SIGNATURE)
-    def run(first, last, add, records, columns, column_bytes, rows, codes, scales, sums, n, y, stride):
+    def run(first, last, add, records, columns, column_bytes, rows, codes, scales, sums, parts, n, y, stride):
         w, x, out = memory(records, kind), memory(rows, FLOATS), memory(y, FLOATS)
         band = first
         while band < last:

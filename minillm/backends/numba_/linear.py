@@ -6,8 +6,6 @@ Float weights (floats.py) take x as it is. This is the front door for one matrix
 step (stack.py) multiply by several in a region, with the same parts (multiply.py).
 """
 
-import os
-
 import numpy as np
 from numba import njit
 
@@ -22,12 +20,12 @@ from minillm.backends.numba_.handles import handle
 from minillm.backends.numba_.multiply import multiply, product_tasks, round_row
 from minillm.backends.numba_.packed import BAND, LAYOUTS, PackedMatrix, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
+from minillm.backends.numba_.processor import PLAIN
 from minillm.backends.numba_.tasks import begin_rows, new_board, next_rows, worker
 from minillm.backends.numba_.team import launch, team, threads
 from minillm.backends.numba_.thin import Thin, low_room, routes_of
 from minillm.backends.numpy_ import load_matrix as as_float32
 
-PLAIN = os.environ.get("MINILLM_KERNELS") == "plain"  # the portable path of plain.py in place of the vector step
 FRESH, ADD = np.array([0, 1, 0]), np.array([0, 1, 1])  # multiply.py: the first matrix of a table, and whether y counts
 FRESH.flags.writeable = ADD.flags.writeable = False  # of the type that constants of kernels have
 

@@ -18,9 +18,9 @@ Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 
 from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from minillm.backends.numba_.processor import FEATURES
 from minillm.backends.numba_.simd import (
     F32X16,
     LANES,
@@ -35,7 +35,6 @@ from minillm.backends.numba_.simd import (
 )
 
 I64 = ir.IntType(64)
-FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]  # of the CPU that Numba compiles for
 VECTORS = 4 if "+avx512f" in FEATURES else 1  # columns of a block of six rows: what 32 registers of 64 bytes hold, or 16 of 32
 FRESH, ADD, ADD_AHEAD = 0, 1, 2  # what C holds before: nothing, or a sum to go on with; and rows of B to be asked for ahead
 AHEAD = 16  # rows of K and V that are asked for before they are needed: the walk over heads hides their order from the machine

@@ -11,6 +11,7 @@ cache line.
 from numba import njit
 
 from minillm.backends.numba_.bands import handle_at
+from minillm.backends.numba_.matrix_unit import split_block
 from minillm.backends.numba_.packed import BAND
 from minillm.backends.numba_.tasks import TASKS_OF_A_THREAD, complete, next_task, open_region
 from minillm.backends.numba_.thin import product
@@ -42,7 +43,9 @@ def product_tasks(threads):
 
 @njit
 def round_row(h, t):
-    """Round token t of an Operand: x -> codes, scale, sums."""
-    x, codes, scale, sums = h.x[t], h.codes[t], h.scale[t], h.sums[t]
+    """Round token t of an Operand: x -> codes, scale, sums; and parts, where there is room for them."""
+    x, codes, scale, sums, splits = h.x[t], h.codes[t], h.scale[t], h.sums[t], len(h.parts) > 0
     for block in range(len(scale)):
         round_block(x, 32 * block, codes, scale, sums, block)
+        if splits:
+            split_block(codes, h.parts[t], block)

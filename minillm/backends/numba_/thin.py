@@ -113,4 +113,6 @@ def product(first, last, add, handles, thin, matrix, h, y, row):
             token, tokens, rank = thin.runs[r, 0], thin.runs[r, 1] - thin.runs[r, 0], 16 * a.bands
             z = thin.low[: tokens * rank].reshape(tokens, rank)
             bands_times(0, a.bands, 0, a, h, token, tokens, z.ctypes.data, rank)
-            bands_times(first, last, 1, b, Operand(z, h.codes, h.scale, h.sums), 0, tokens, to + 4 * stride * token, stride)
+            bands_times(
+                first, last, 1, b, Operand(z, h.codes, h.scale, h.sums, h.parts), 0, tokens, to + 4 * stride * token, stride
+            )

@@ -21,9 +21,21 @@ from numba.extending import intrinsic
 
 from minillm.backends.numba_.loops import loop_with_sums
 from minillm.backends.numba_.packed import LAYOUT_LIST
-from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, address, call, constant, load_vector, splat_scalar
+from minillm.backends.numba_.simd import (
+    F32,
+    F32X16,
+    I32,
+    I32X16,
+    LANES,
+    address,
+    call,
+    constant,
+    largest,
+    load_vector,
+    splat_scalar,
+)
 
-I8, I64 = ir.IntType(8), ir.IntType(64)
+I8, I16, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 SHORTS = ir.VectorType(ir.IntType(16), LANES)
 HALVES_I16, HALVES_I32 = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(I32, 2 * LANES)
 PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it is asked that much earlier
@@ -73,21 +85,32 @@ def round_block(typing, x, i, q, scale, sums, block):
         start = address(context, b, signature.args[0], x, i)
         halves = [load_vector(b, b.gep(start, [I64(16 * half)]), types.float32) for half in (0, 1)]
         sizes = [call(b, "llvm.fabs.v16f32", F32X16, half) for half in halves]
-        top = call(b, "llvm.vector.reduce.fmax.v16f32", F32, b.select(b.fcmp_ordered(">", *sizes), *sizes))
+        top = largest(b, b.select(b.fcmp_ordered(">", *sizes), *sizes))
         inverse = b.select(b.fcmp_ordered(">", top, F32(0.0)), b.fdiv(F32(32767.0), top), F32(0.0))
         poison = b.fmul(b.fadd(*halves), constant(0.0))  # 0, or NaN
-        poison = call(b, "llvm.vector.reduce.fadd.v16f32", F32, F32(-0.0), poison, flags=("reassoc",))
-        b.store(b.fadd(b.fmul(top, F32(1 / 32767)), poison), address(context, b, signature.args[3], scale, block))
+        poisoned = b.icmp_unsigned("!=", b.bitcast(b.fcmp_unordered("uno", poison, poison), I16), I16(0))
+        found = b.select(poisoned, F32(float("nan")), b.fmul(top, F32(1 / 32767)))
+        b.store(found, address(context, b, signature.args[3], scale, block))
+        numbers = []
         for half, values in enumerate(halves):
             rounded = call(b, "llvm.rint.v16f32", F32X16, b.fmul(values, splat_scalar(b, inverse)))
-            numbers = b.fptosi(rounded, I32X16)
+            numbers.append(b.fptosi(rounded, I32X16))
             place = address(context, b, signature.args[2], q, b.add(b.mul(block, I64(32)), I64(16 * half)))
-            b.store(b.trunc(numbers, SHORTS), b.bitcast(place, SHORTS.as_pointer()), align=2)
-            total = call(b, "llvm.vector.reduce.add.v16i32", I32, numbers)
-            b.store(total, address(context, b, signature.args[4], sums, b.add(b.mul(block, I64(2)), I64(half))))
+            b.store(b.trunc(numbers[half], SHORTS), b.bitcast(place, SHORTS.as_pointer()), align=2)
+        place = address(context, b, signature.args[4], sums, b.mul(block, I64(2)))
+        b.store(two_sums(b, *numbers), b.bitcast(place, ir.VectorType(I32, 2).as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(x, types.intp, q, scale, sums, types.intp), emit
+
+
+def two_sums(b, one, other):  # two vectors of integers -> <2 x int32>: the sum of each
+    """Fold both at once: after the first step, half of the lanes are sums of the one, half of the other."""
+    halves = [list(range(first, first + 8)) + list(range(first + 16, first + 24)) for first in (0, 8)]
+    total = b.add(*[b.shuffle_vector(one, other, constant(half, I32)) for half in halves])
+    for step in (4, 2, 1):
+        total = b.add(total, b.shuffle_vector(total, total, constant([lane ^ step for lane in range(LANES)], I32)))
+    return b.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, 2), [0, 8]))
 
 
 class TileEmitter:
@@ -106,7 +129,7 @@ class TileEmitter:
 
         def fold(i, totals):
             record = b.add(records, b.mul(i, I64(self.layout.record_bytes)))
-            self.prefetch(b, record)
+            self.prefetch(b, b.add(record, I64(PREFETCH_AHEAD)))
             x_rows = [b.add(x, b.mul(I64(2), b.add(b.mul(n_columns, I64(t)), b.mul(i, I64(32))))) for t in tokens]
             index = [b.add(b.mul(blocks, I64(t)), i) for t in tokens]
             x_scale = [number(b, F32, scales, b.mul(at, I64(4))) for at in index]
@@ -160,9 +183,9 @@ class TileEmitter:
         return loaded if self.layout.wide else b.fpext(loaded, F32X16)
 
     def prefetch(self, b, record):
-        """Prefetch the cache lines of a later record."""
+        """Prefetch the cache lines of a record."""
         for line in range(0, self.layout.record_bytes, 64):
-            place = b.inttoptr(b.add(record, I64(PREFETCH_AHEAD + line)), I8.as_pointer())
+            place = b.inttoptr(b.add(record, I64(line)), I8.as_pointer())
             call(b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
 
 

@@ -1,0 +1,109 @@
+"""The matrix unit: the same bits as the vector step, for every layout, at its bounds; and nothing read that is not there."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+from minillm.backends.numba_.bands import operand, with_room
+from minillm.backends.numba_.linear import add_linear, linear
+from minillm.backends.numba_.matrix_unit import MatrixEmitter
+from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, aligned
+from minillm.backends.numba_.processor import MATRIX_UNIT
+
+unit = pytest.mark.skipif(not MATRIX_UNIT, reason="this processor has no matrix unit that a process may use")
+TOKENS = (16, 17, 25, 32, 40, 41, 48, 75)  # whole tiles; rests of 1, 8, 9 and 11, of which the last two are filled up
+
+
+def packed(name, rows, columns, codes=None, seed=0):
+    """Draw records of a layout: every bit of the codes, or the same byte everywhere; scales and minima of a usual size."""
+    layout, rng = LAYOUTS[name], np.random.default_rng([seed, rows, columns])
+    records = aligned((-(-rows // 16), columns // 32, layout.record_bytes), np.uint8)
+    records[:] = rng.integers(0, 256, records.shape) if codes is None else codes
+    kind = np.dtype(np.float32 if layout.wide else np.float16)
+    factors = rng.normal(0, 1, (*records.shape[:2], (layout.record_bytes - layout.code_bytes) // kind.itemsize))
+    records[:, :, layout.code_bytes :] = factors.astype(kind).view(np.uint8)
+    return PackedMatrix(records, layout, (rows, columns))
+
+
+def by_vectors(x, matrix):
+    """Multiply eight tokens at a time, too few for the matrix unit."""
+    return np.concatenate([linear(x[i : i + 8], matrix) for i in range(0, len(x), 8)])
+
+
+@unit
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("rows, columns", [(16, 32), (96, 256), (48, 288), (32, 832)])
+def test_the_same_bits_as_the_vector_step(name, rows, columns):
+    """Blocks of eight records and what is left of them: 1, 8, 9 and 26 records."""
+    matrix, rng = packed(name, rows, columns), np.random.default_rng(1)
+    for n in TOKENS:
+        x = rng.standard_normal((n, columns)).astype(np.float32)
+        np.testing.assert_array_equal(linear(x, matrix), by_vectors(x, matrix), err_msg=f"{name}, {n} tokens")
+
+
+@unit
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("codes", [0x00, 0xFF])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_sums_are_exact(name, codes, sign):
+    """All codes at one end and x at 32,767 or -32,767: nowhere is a sum larger, and one unit less in x still shows."""
+    matrix, x = packed(name, 16, 64, codes), np.full((16, 64), sign, np.float32)
+    x[1:, 5] *= 1 - np.arange(1, 16, dtype=np.float32) / 32767
+    np.testing.assert_array_equal(linear(x, matrix), by_vectors(x, matrix))
+
+
+@unit
+def test_sums_that_fit_into_one_tile_are_those_below_2_to_24():
+    """The bound is kept by 4-bit codes, and by others whose offset halves them; the rest has two tiles."""
+    one = {name for name, layout in LAYOUTS.items() if MatrixEmitter(layout, 16).halves == 1}
+    assert one == {"Q4_0", "Q4_1", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K"}
+
+
+@unit
+def test_a_sum_is_gone_on_with():
+    """As after attention and the feed-forward part, where the result is added to x."""
+    matrix, rng = packed("Q4_1", 96, 288), np.random.default_rng(2)
+    x, h = rng.standard_normal((33, 96)).astype(np.float32), rng.standard_normal((33, 288)).astype(np.float32)
+    one_by_one = np.concatenate([add_linear(x[i : i + 1], h[i : i + 1], matrix) for i in range(33)])
+    np.testing.assert_array_equal(add_linear(x, h, matrix), one_by_one)
+
+
+@unit
+def test_what_is_not_a_number_stays_with_its_token():
+    matrix, x = packed("Q4_0", 32, 64), np.ones((20, 64), np.float32)
+    x[3, 40], x[18, 1] = np.nan, np.inf
+    bad = ~np.isfinite(linear(x, matrix))
+    assert bad[[3, 18]].all() and not np.delete(bad, [3, 18], axis=0).any()
+
+
+@unit
+def test_there_is_room_for_what_is_read_ahead():
+    """A tile is loaded for a step that does not come: 128 bytes beyond the last row belong to the same array."""
+    made = operand(np.ones((41, 96), np.float32))
+    for name in ("codes", "scale", "sums", "parts"):
+        array = getattr(made, name)
+        assert len(array) == with_room(41) == 48 and array.ctypes.data % 64 == 0, name
+        end = array.ctypes.data + array.nbytes
+        assert end + 128 <= array.base.ctypes.data + array.base.nbytes, f"{name}: what lies behind it is not its own"
+
+
+def test_without_the_unit_the_same_tokens():
+    """MINILLM_KERNELS=vector: another process, the other code, the same story."""
+    program = (
+        "from minillm import LLM, SamplingParams\n"
+        "from minillm.backends.numba_.processor import MATRIX_UNIT\n"
+        "answer = LLM('tiny', backend='numba').generate('Once upon a time there was a little dog who ' * 3, SamplingParams(max_tokens=24))\n"
+        "print(MATRIX_UNIT, answer.text)"
+    )
+    said = {}
+    for kernels in ("", "vector"):
+        env = os.environ | {"MINILLM_KERNELS": kernels}
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True, timeout=300)
+        said[kernels] = done.stdout.split(" ", 1)
+    assert said["vector"][0] == "False" and said[""][0] == str(MATRIX_UNIT)
+    assert said[""][1] == said["vector"][1]
