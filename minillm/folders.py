@@ -20,3 +20,8 @@ def user_folder(variable: str, mac: str, xdg: str, default: str) -> Path:
     else:
         base = os.environ.get(xdg) or Path.home() / default
     return Path(base) / "minillm"
+
+
+def kernels_folder() -> Path:
+    """Find where compiled kernels are kept."""
+    return user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache") / "kernels"

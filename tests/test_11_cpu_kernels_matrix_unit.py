@@ -82,14 +82,12 @@ def test_what_is_not_a_number_stays_with_its_token():
 
 
 @unit
-def test_there_is_room_for_what_is_read_ahead():
-    """A tile is loaded for a step that does not come: 128 bytes beyond the last row belong to the same array."""
+def test_rows_begin_with_a_cache_line():
+    """Else a tile takes six times as long to load."""
     made = operand(np.ones((41, 96), np.float32))
     for name in ("codes", "scale", "sums", "parts"):
-        array = getattr(made, name)
-        assert len(array) == with_room(41) == 48 and array.ctypes.data % 64 == 0, name
-        end = array.ctypes.data + array.nbytes
-        assert end + 128 <= array.base.ctypes.data + array.base.nbytes, f"{name}: what lies behind it is not its own"
+        assert getattr(made, name).ctypes.data % 64 == 0 and len(getattr(made, name)) == with_room(41) == 48, name
+    assert made.parts.strides[0] % 64 == 0
 
 
 def test_without_the_unit_the_same_tokens():
@@ -97,7 +95,7 @@ def test_without_the_unit_the_same_tokens():
     program = (
         "from minillm import LLM, SamplingParams\n"
         "from minillm.backends.numba_.processor import MATRIX_UNIT\n"
-        "answer = LLM('tiny', backend='numba').generate('Once upon a time there was a little dog who ' * 3, SamplingParams(max_tokens=24))\n"
+        "answer = LLM('tiny', backend='numba').generate('There was a little dog who ' * 4, SamplingParams(max_tokens=24))\n"
         "print(MATRIX_UNIT, answer.text)"
     )
     said = {}

@@ -154,8 +154,9 @@ def test_python_and_the_command_line_choose_it_by_argument_or_variable(mixed_pat
     assert seen == ["numba", "numba", "numpy"]
 
 
-def test_auto_takes_numpy_for_a_small_model_and_numba_for_a_large_one(mixed_path, monkeypatch, capsys):
+def test_auto_takes_numpy_for_a_small_model_and_numba_for_a_large_one(mixed_path, monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("MINILLM_BACKEND", raising=False)
+    monkeypatch.setenv("MINILLM_CACHE", str(tmp_path))  # where no kernels are kept
     seen = []
     monkeypatch.setattr("minillm.model.load.get_backend", lambda name: seen.append(name) or get_backend(name))
     for limit in (10**9, 1):

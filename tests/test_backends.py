@@ -5,6 +5,8 @@ be held to more tightly is tested beside it (test_11_cpu_kernels.py).
 """
 
 import inspect
+import os
+import subprocess
 import sys
 from itertools import pairwise
 from types import ModuleType, SimpleNamespace
@@ -169,18 +171,34 @@ def test_another_attention_is_not_gone_around():
         assert changed.linear is ops.linear and ops is get_backend(name)
 
 
+def test_auto_is_numba_for_a_small_model_once_its_kernels_are_kept(tmp_path):
+    """One process compiles for `tiny`, the next one finds that; for a model of other types nothing is kept."""
+    program = (
+        "from minillm.backends import fitting_backend; from minillm.model.load import load_model, resolve_backend\n"
+        "from minillm.model import zoo; path = zoo.resolve('tiny')\n"
+        "before = resolve_backend('auto', path); load_model('tiny', backend='numba')\n"
+        "print(before, resolve_backend('auto', path), fitting_backend(1000, 'Q4_K'))"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "MINILLM_BACKEND"} | {"MINILLM_CACHE": str(tmp_path)}
+    for before in ("numpy", "numba"):
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True, timeout=300)
+        assert done.stdout.split() == [before, "numba", "numpy"]
+        assert ("compiling kernels" in done.stderr) == (before == "numpy")
+
+
 def test_a_backend_that_cannot_be_loaded_says_why(monkeypatch):
     monkeypatch.setitem(BACKENDS, "numba", "minillm.backends.not_there")
     with pytest.raises(MiniLLMError, match="numba backend cannot be loaded here: .*not_there"):
         get_backend("numba")
-    assert fitting_backend(10**9) == "numpy"
+    assert fitting_backend(10**9, "F16") == "numpy"
 
 
-def test_auto_is_numba_for_models_that_repay_compiling_and_what_the_variable_says_before_all(monkeypatch):
+def test_auto_is_numba_for_models_that_repay_compiling_and_what_the_variable_says_before_all(monkeypatch, tmp_path):
     monkeypatch.delenv("MINILLM_BACKEND", raising=False)
-    assert (fitting_backend(49_999_999), fitting_backend(50_000_000)) == ("numpy", "numba")
+    monkeypatch.setenv("MINILLM_CACHE", str(tmp_path))
+    assert (fitting_backend(49_999_999, "F16"), fitting_backend(50_000_000, "F16")) == ("numpy", "numba")
     assert get_backend().name == "numpy", "Python's default is the code that the lessons read"
     monkeypatch.setenv("MINILLM_BACKEND", "numpy")
-    assert fitting_backend(10**9) == "numpy"
+    assert fitting_backend(10**9, "F16") == "numpy"
     monkeypatch.setenv("MINILLM_BACKEND", "numba")
-    assert fitting_backend(0) == "numba" and get_backend().name == "numba"
+    assert fitting_backend(0, "F16") == "numba" and get_backend().name == "numba"

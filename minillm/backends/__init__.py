@@ -9,6 +9,7 @@ import os
 
 from minillm.backends.ops import Ops, ops_of
 from minillm.errors import MiniLLMError, did_you_mean
+from minillm.folders import kernels_folder
 
 BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
 WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers before the kernels are compiled
@@ -26,19 +27,20 @@ def get_backend(name: str | None = None) -> Ops:
     return ops_of(module)
 
 
-def fitting_backend(model_bytes: int) -> str:
-    """Choose the backend for "auto", the default of the commands that run a model.
+def fitting_backend(model_bytes: int, kinds: str) -> str:
+    """Choose the backend for "auto", the default of the commands that run a model. kinds: the types of its matrices.
 
-    What MINILLM_BACKEND says, where it is set. Else numba, where it can be loaded and the model is large enough to repay
-    the seconds that its kernels take to compile, once for a machine; else numpy. The Python API does not choose: `LLM(...)`
-    is numpy, the code that the lessons read, unless it is told otherwise.
+    What MINILLM_BACKEND says, where it is set. Else numba, where it can be loaded and its kernels for such a model are kept, or
+    the model is large enough to repay the minute that they take to compile, once for a machine; else numpy. The Python API does
+    not choose: `LLM(...)` is numpy, the code that the lessons read, unless it is told otherwise.
     """
     if chosen := os.environ.get("MINILLM_BACKEND"):
         return chosen
-    if model_bytes < WORTH_COMPILING:
+    large = model_bytes >= WORTH_COMPILING
+    if not (large or any(kernels_folder().glob("*/ready-*"))):  # Numba itself takes a second to load
         return "numpy"
     try:
-        get_backend("numba")
+        ops = get_backend("numba")
     except MiniLLMError:
         return "numpy"
-    return "numba"
+    return "numba" if large or (ops.ready and ops.ready(kinds)) else "numpy"

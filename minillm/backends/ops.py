@@ -62,7 +62,10 @@ class Ops:
     invariant: Callable | None = None  # () -> {name: operation}, with one order of additions for every shape (invariant.py)
     flash_attention: Callable | None = None  # q, k, v, causal=, window=, offset= -> out, log-sum-exp (n_q, heads)
     split_kv_attention: Callable | None = None  # q, k, v, splits, causal=, window=, offset= -> as flash_attention
-    compiling: Callable | None = None  # () -> a context manager around the first steps, in which kernels are compiled
+    compiling: Callable | None = (
+        None  # types of matrices -> a context manager around the first steps, which compile
+    )
+    ready: Callable | None = None  # types of matrices -> whether kernels for them are compiled and kept
     state: Callable | None = None  # () -> {what: value} for `minillm backends`
 
     def with_attention(self, attention: Callable, paged_attention: Callable | None = None) -> "Ops":

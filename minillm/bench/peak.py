@@ -2,6 +2,8 @@
 
     integers   a lane of 32 bits: two products of 16-bit numbers, added to a third (backends/numba_/tile.py): 4 FLOPs a lane
     floats     x·y + z (backends/numba_/simd.py): 2 FLOPs a lane
+    tiles      a product on the matrix unit, where there is one (backends/numba_/amx.py): 32 FLOPs a number of 16 × 16, since a
+               16-bit x takes two
 
 A float32 matrix product is no bound for products with packed weights: the integer instruction does twice as much. Each sum
 depends on the one before it, so nothing can be left out; how many such chains keep the units busy differs between processors,
@@ -15,14 +17,39 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from minillm.backends.numba_ import amx
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import loop_with_sums
+from minillm.backends.numba_.processor import MATRIX_UNIT
 from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call
-from minillm.backends.numba_.tile import dot_pairs, splat_int
+from minillm.backends.numba_.tile import I64, dot_pairs, splat_int
 
 CHAINS = (4, 8, 12)
 STEPS = 1 << 18
-FLOPS = {"integers": 4 * LANES, "floats": 2 * LANES}  # of one instruction of a chain
+FLOPS = {"integers": 4 * LANES, "floats": 2 * LANES, "tiles": 32 * 16 * 16}  # of one instruction of a chain
+
+
+@intrinsic
+def tile_chains(typing: Any, steps: Any) -> Any:
+    """Multiply tiles of zeros `steps` times for each of four tiles of sums."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        amx.configure(b, dict.fromkeys(range(6), (LANES, 64)))
+        for tile in range(6):
+            amx.zero(b, tile)
+        with amx.each(b, I64(0), args[0], 1):
+            for sums in range(4):
+                amx.add_product(b, sums, 4, 5)
+        amx.release(b)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@kernel()
+def multiply_tiles(steps: int, start: Any) -> Any:
+    tile_chains(steps // 16)  # type: ignore[call-arg]  # Numba passes the first
+    return start
 
 
 @intrinsic(prefer_literal=True)
@@ -61,17 +88,18 @@ def make(floats: Any, chains: int) -> Callable:
     return run
 
 
-def kernel_flops_per_s(  # int, work -> seconds -> {"integers": FLOP/s, "floats": FLOP/s}
+def kernel_flops_per_s(  # int, work -> seconds -> {"integers": FLOP/s, "floats": FLOP/s, perhaps "tiles"}
     cores: int, best_of: Callable, steps: int = STEPS
 ) -> dict[str, float]:
     """Measure all cores at once; the fastest number of chains, timed by best_of (machine.py)."""
     import numpy as np
 
     found: dict[str, float] = {}
+    ways = [(name, chains, make(int(name == "floats"), chains), steps) for name in ("integers", "floats") for chains in CHAINS]
+    if MATRIX_UNIT:
+        ways.append(("tiles", 4, multiply_tiles, steps // 16))
     with ThreadPoolExecutor(cores) as pool:
-        for name, flops in FLOPS.items():
-            for chains in CHAINS:
-                run = make(int(name == "floats"), chains)
-                seconds = best_of(lambda run=run: list(pool.map(run, [np.int64(steps)] * cores, [np.int32(1)] * cores)))
-                found[name] = max(found.get(name, 0), flops * chains * steps * cores / seconds)
+        for name, chains, run, count in ways:
+            seconds = best_of(lambda run=run: list(pool.map(run, [np.int64(steps)] * cores, [np.int32(1)] * cores)))
+            found[name] = max(found.get(name, 0), FLOPS[name] * chains * count * cores / seconds)
     return found

@@ -41,4 +41,4 @@ def report(name: str, facts: dict) -> Iterator[str]:
     if "threads" in facts:
         folder, count = facts["kernel_folder"], facts["compiled_kernels"]
         kept = f"{count} compiled kernels kept in {folder}" if folder else "kernels not kept: the cache folder cannot be written"
-        yield f"{'':8} {facts['threads']} threads, {kept}"
+        yield f"{'':8} {facts['threads']} threads, {'a' if facts['matrix_unit'] else 'no'} matrix unit, {kept}"

@@ -68,7 +68,9 @@ def run(args: Namespace) -> int:
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:  # ends the answer, not the conversation
             print(" [stopped]", end="")
-        told = f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics)}]" if asked and talk.last else ""
+        told = ""
+        if asked and talk.last:
+            told = f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics, llm.transformer.ops.name)}]"
         print(told, file=sys.stderr)
         print(flush=True)
     return 0

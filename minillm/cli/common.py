@@ -133,9 +133,9 @@ def tell_share(before: float) -> float:  # the lower of the shares before and af
     return round(share, 3)
 
 
-def pace(metrics: dict) -> str:  # one line
-    """Describe the metrics of a request in words."""
-    parts = [f"{metrics['prompt_tokens']} tokens in, {metrics['new_tokens']} out"]
+def pace(metrics: dict, backend: str) -> str:  # one line
+    """Describe the metrics of a request in words, and what computed it."""
+    parts = [f"{metrics['prompt_tokens']} tokens in, {metrics['new_tokens']} out", backend]
     if metrics["ttft_s"] is not None:
         parts.append(f"TTFT {metrics['ttft_s'] * 1e3:,.0f} ms")
     if metrics["tpot_s"] is not None:

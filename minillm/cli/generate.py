@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
                 print(piece, end="", flush=True)
     finally:
         if finished and not args.json:
-            print(f"\n[{pace(finished[0].metrics)}]", file=sys.stderr)
+            print(f"\n[{pace(finished[0].metrics, llm.transformer.ops.name)}]", file=sys.stderr)
     if args.json:
         values = asdict(finished[0])
         metrics = values.pop("metrics")

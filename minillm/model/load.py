@@ -3,7 +3,6 @@
 transformer, tokenizer = load_model("smollm2-135m")
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 
@@ -40,12 +39,8 @@ def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
 ) -> tuple[Transformer, Tokenizer]:
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 
-    backend: as get_backend; "auto": what fits the size of the model. kv_dtype: of keys and values; "auto": what the backend
-    prefers.
-
-    The first steps are made in a thread that ends with them. Whichever thread enters a parallel kernel gets helpers that stay
-    as long as it does; with more of them than cores, OpenMP lets all sleep between kernels, and a decode step in another
-    thread (a server's) takes twice as long.
+    backend: as get_backend; "auto": what fits the model (backends.fitting_backend). kv_dtype: of keys and values; "auto": what
+    the backend prefers.
     """
     if kv_dtype not in (*KV_DTYPES, "auto"):
         raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
@@ -54,14 +49,14 @@ def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
     transformer, tokenizer = load_from(path, ops)
     transformer.kv_dtype = np.dtype(ops.kv_dtype if kv_dtype == "auto" else kv_dtype)
     if ops.compiling:
-        with ops.compiling(), ThreadPoolExecutor(1) as passing:
-            passing.submit(compile_kernels, transformer).result()
+        with ops.compiling(types_of(path)):
+            compile_kernels(transformer)
     return transformer, tokenizer
 
 
 def resolve_backend(backend: str | None, path: Path) -> str | None:  # name, "auto" or None, path -> name or None
     """Resolve "auto" to a backend for the model at a path."""
-    return fitting_backend(stored_bytes(path)) if backend == "auto" else backend
+    return fitting_backend(stored_bytes(path), types_of(path)) if backend == "auto" else backend
 
 
 def compile_kernels(transformer: Transformer) -> None:
@@ -96,7 +91,7 @@ def load_from(path: Path, ops: Ops) -> tuple[Transformer, Tokenizer]:  # path, b
 
 
 def load_parameters(  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
-    path: str | Path
+    path: str | Path,
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Load a model for training: every weight in float32. ModelError for a tensor that is missing or of another shape."""
     with open_gguf(path) as gguf:
@@ -117,6 +112,14 @@ def stored_bytes(path: Path) -> int:
     """Count the bytes of a model on disk: the file, or all weights of a folder."""
     files = list(path.glob("*.safetensors")) if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
+
+
+def types_of(path: Path) -> str:
+    """List the types of a model's matrices: for each such list a backend that compiles has kernels of its own."""
+    if path.is_dir():
+        return "a folder's"
+    with open_gguf(path) as gguf:
+        return ", ".join(sorted({t.type.name for t in gguf.tensors.values() if len(t.shape) == 2}))
 
 
 def bits_per_weight(path: Path, config: ModelConfig) -> float:

@@ -18,7 +18,7 @@
 
 from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
 from minillm.backends.numba_.batch import AttentionStep
-from minillm.backends.numba_.compiled import compiling
+from minillm.backends.numba_.compiled import compiling, ready
 from minillm.backends.numba_.invariant import invariant
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
@@ -51,6 +51,7 @@ __all__ = [
     "most_likely",
     "paged_attention",
     "prepare_layers",
+    "ready",
     "rms_norm",
     "rope_angles",
     "routed_layers",

@@ -23,9 +23,10 @@ from numba.core import event
 from numba.core.registry import cpu_target
 
 from minillm.backends.numba_.processor import MATRIX_UNIT
-from minillm.folders import user_folder
+from minillm.folders import kernels_folder
 
 SOURCES = Path(__file__).parent
+USUAL = 20  # kernels that a model needs
 MONTH = 30 * 24 * 3600  # seconds
 RUN_TIME = {"NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE_DIR"}  # switches that change no machine code
 
@@ -47,7 +48,7 @@ def fingerprint(sources=SOURCES):  # folder -> text
 
 def make_folder():  # -> path, or None where nothing may be written
     """Make the folder of this source version's kernels. Folders not used for a month are removed."""
-    kernels = user_folder("MINILLM_CACHE", mac="Caches", xdg="XDG_CACHE_HOME", default=".cache") / "kernels"
+    kernels = kernels_folder()
     here = kernels / fingerprint()
     try:
         if not here.exists():
@@ -103,18 +104,18 @@ class Notice(event.Listener):
     """
 
     def __init__(self):
-        self.count, self.begin, self.live = 0, None, False
+        self.count, self.begin, self.live, self.model = 0, None, False, False
 
     def on_start(self, event):
         if self.ours(event) and self.begin is None:
             self.begin = time.perf_counter()
-            self.say("" if self.live else "\n")
+            self.say("" if self.live else ": about a minute\n" if self.model else "\n")
 
     def on_end(self, event):
         if self.ours(event):
             self.count += 1
             if self.live:
-                self.say(f": {self.count} done, {time.perf_counter() - self.begin:.0f} s ", again="\r")
+                self.say(f": {self.count} of about {USUAL} done, {time.perf_counter() - self.begin:.0f} s ", again="\r")
 
     def ours(self, event):
         return any(event.data["dispatcher"] is kernel for kernel in KERNELS)
@@ -130,13 +131,27 @@ notice = Notice()
 event.register("numba:compile", notice)  # Numba tells it of every compilation, and not of what it found on disk
 
 
+def mark_of(kinds):  # text -> path of an empty file
+    return FOLDER / f"ready-{hashlib.sha256(kinds.encode()).hexdigest()[:16]}"
+
+
+def ready(kinds):
+    """Whether the kernels for a model of these types have been compiled here, and are kept."""
+    return FOLDER is not None and mark_of(kinds).exists()
+
+
 @contextmanager
-def compiling():
-    """Surround the first steps of a model, so that its kernels are compiled there and the notice can show progress."""
-    notice.live, count = sys.stderr.isatty(), notice.count
+def compiling(kinds):
+    """Surround the first steps of a model, so that its kernels are compiled there and the notice can show progress.
+
+    kinds: the types of its matrices; once the steps are done, `ready` knows them.
+    """
+    notice.live, notice.model, count = sys.stderr.isatty(), True, notice.count
     try:
         yield
+        if FOLDER:
+            mark_of(kinds).touch()
     finally:
         if notice.live and notice.count > count:
             print(file=sys.stderr)
-        notice.live = False
+        notice.live = notice.model = False

@@ -23,6 +23,7 @@ from numba import njit
 
 from minillm.backends.numba_.atomics import call_job, fetch_add, look, nanoseconds, nap, pause, put, yield_core
 from minillm.backends.numba_.compiled import FOLDER, kernel
+from minillm.backends.numba_.processor import MATRIX_UNIT
 
 JOB, CODE, ARGS, INSIDE, THREADS = 0, 8, 9, 16, 24  # where they stand in the words of a team, apart by a cache line
 SPIN_NS = 1_000_000  # a worker looks for the next job all the time: longer than Python takes from one step to the next
@@ -158,4 +159,9 @@ def team():  # -> words of a team
 def state():  # -> dict
     """Describe threads and kernels for `minillm backends`."""
     kept = len(list(FOLDER.rglob("*.nbc"))) if FOLDER else 0
-    return {"threads": threads(), "compiled_kernels": kept, "kernel_folder": str(FOLDER) if FOLDER else None}
+    return {
+        "threads": threads(),
+        "matrix_unit": MATRIX_UNIT,
+        "compiled_kernels": kept,
+        "kernel_folder": str(FOLDER) if FOLDER else None,
+    }
