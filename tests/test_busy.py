@@ -1,13 +1,16 @@
 """A busy machine is told; a ceiling is the best of what was measured; integer kernels have the ceiling of their instruction."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
+from minillm.bench import busy as bench_busy
 from minillm.bench import machine
 from minillm.bench.compare import ceilings
 from minillm.bench.machine import Machine, busy, cpu_share
 from minillm.cli.common import tell_share
+from minillm.model import zoo
 from minillm.model.presets import PRESETS
 
 SLOW = Machine(read_bytes_per_s=1e9, flops_per_s=1e11, cores=2, cpu="?", kernel_flops_per_s=3e11)
@@ -68,3 +71,38 @@ def test_a_chain_computes_what_its_instruction_says():
         for n in range(chains):  # the upper halves of the lanes are 0
             total ^= (start + n) + (start + n) * start
         assert make(0, chains)(1, start) == 16 * total
+
+
+def test_each_engine_is_measured_beside_each_neighbour_and_again_asked_of_those_that_can(monkeypatch):
+    """Steps of 10 ms when quiet, of 20, 40 and 40 beside the neighbours, where one is of 400; OpenVINO reads prompts anew."""
+    asked, now = [], []
+    steps = dict(zip(bench_busy.NEIGHBOURS, ([0.01] * 4, [0.02] * 4, [0.04] * 4, [0.04] * 3 + [0.4]), strict=True))
+
+    class Stub:
+        def __init__(self, name):
+            self.name = name
+
+        def ask(self, **request):
+            asked.append((self.name, request.get("again")))
+            return {"step_s": steps[now[-1]] if now else [1.0]}
+
+    @contextmanager
+    def workers(names, *args, **options):
+        yield {name: Stub(name) for name in names}
+
+    @contextmanager
+    def beside(name, cores):
+        now.append(name)
+        yield
+
+    monkeypatch.setattr(bench_busy, "workers", workers)
+    monkeypatch.setattr(bench_busy, "beside", beside)
+    result = bench_busy.run(zoo.resolve("tiny"), [2], 8, 4, 3, "numpy", 2, ["OpenVINO"])
+    assert sorted(now) == sorted(list(bench_busy.NEIGHBOURS) * 6), "two engines, three rounds"
+    assert set(asked[2:]) == {("minillm", True), ("OpenVINO", None)}, "the first two calls fill the caches"
+    for found in result["batches"][2].values():
+        kept = [found[name]["kept"] for name in bench_busy.NEIGHBOURS]
+        assert kept == pytest.approx([1, 0.5, 0.25, 0.04 / 0.52]) and found["quiet"]["tokens_per_s"] == pytest.approx(200)
+        assert found["loops, nice 0"]["p99_s"] > 0.3 and found["loops, nice 0"]["p50_s"] == pytest.approx(0.04)
+    text = bench_busy.table(result)
+    assert "loops, nice 0    OpenVINO" in text and "0.50   0.50" in text

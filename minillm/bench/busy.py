@@ -23,7 +23,7 @@ import numpy as np
 from minillm.backends import get_backend
 from minillm.bench.compare import check_sizes
 from minillm.bench.machine import available_cores
-from minillm.bench.peers import installed
+from minillm.bench.peers import ENGINES, chosen
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
 from minillm.model.load import read_config, resolve_backend
@@ -38,6 +38,11 @@ NEIGHBOURS = {  # name -> (program, its nice value, one for each core or one for
     "product, nice 5": (PRODUCT, 5, False),
     "loops, nice 0": (LOOP, 0, True),
 }
+
+
+def peers(wanted: str | None = None) -> list[str]:  # names with commas between -> names of engines
+    """Choose peers that tell the time of each step: those asked for, else all that are installed."""
+    return chosen(wanted, {name: ENGINES[name] for name in ("llama.cpp", "OpenVINO")})
 
 
 @contextmanager
@@ -58,13 +63,13 @@ def beside(name: str, cores: int) -> Iterator[None]:
 
 def run(
     path: Path, batches: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int, backend: str | None = "auto",
-    threads: int | None = None, peers: bool = False
+    threads: int | None = None, peers: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measure ours and, where wanted, llama.cpp: quiet and beside each kind of neighbour, in turn."""
+    """Measure ours and `peers`: quiet and beside each kind of neighbour, in turn. Only steps of decoding count."""
     config, backend = read_config(path), resolve_backend(backend, path)
     check_sizes(config, prompt_tokens, new_tokens, max(batches), rounds)
     threads, result = threads or available_cores(), {}
-    names = ["minillm", *["llama.cpp"] * (peers and installed("llama.cpp"))]
+    names = ["minillm", *peers]
     for batch in batches:
         prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt_tokens)).tolist()
         with workers(names, path, threads, backend=backend, kv=get_backend(backend).kv_dtype) as asked:
@@ -74,7 +79,8 @@ def run(
 
             def measure(case: Any, asked: Any = asked, prompts: Any = prompts) -> Any:
                 with beside(case[0], available_cores()):
-                    return asked[case[1]].ask(prompts=prompts, steps=new_tokens, again=True)["step_s"]
+                    again = {"again": True} if ENGINES[case[1]].again else {}
+                    return asked[case[1]].ask(prompts=prompts, steps=new_tokens, **again)["step_s"]
 
             steps = in_turn(cases, rounds, measure, what=f"batch {batch}: ")
         result[batch] = {name: {n: figures(steps[n, name], steps[QUIET, name], batch) for n in NEIGHBOURS} for name in names}

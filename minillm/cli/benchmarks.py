@@ -175,13 +175,16 @@ def add_busy(parser: Parser) -> None:
     add_counts(parser, prompt_tokens=128, new_tokens=100)
     parser.add_argument("--batch", default="1,16", metavar="N,N", help="sequences at once, measured apart (default: %(default)s)")
     add_counts(parser, rounds=5)
-    add_peers(parser, "llama.cpp")
+    add_peers(parser, "llama.cpp and OpenVINO", by_name=True)
 
 
 def run_busy(args: Namespace, module: ModuleType) -> dict:
     batches, path = numbers("--batch", args.batch), model_path(args)
+    peers = [] if args.peers is None else module.peers(args.peers)
+    if args.peers is not None and not peers:
+        absent("llama-cpp-python openvino-genai")
     sizes = args.prompt_tokens, args.new_tokens, args.rounds
-    return module.run(path, batches, *sizes, args.backend, args.threads, args.peers)
+    return module.run(path, batches, *sizes, args.backend, args.threads, peers)
 
 
 # --- what several of them share -------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Seconds, where the machine runs at its ceiling: the least that a prompt, a step or a wait can take.
 
     roofline   time = max(FLOPs / peak, bytes / bandwidth), of one kernel: Williams et al. 2009
-    a step     taken as one kernel: the max over all its bytes and FLOPs; kernels that run in turn take longer
+    a step     kernels that run one after another: the sum of their times, each with its own max. What one leaves idle, the other
+               does not use, unless a kernel computes both at once (POD-attention: Kamath et al. 2024)
 
 `config` is a ModelConfig, or anything with its fields and methods; flops are FLOP/s, bandwidth bytes/s.
 """
@@ -48,10 +49,15 @@ def step_time(  # -> seconds
     config: Any, flops: float, bandwidth: float, batch: int = 0, context: int = 0, chunk: int = 0, cached: int = 0,
     bits: float = 16, kv_bits: float = 16
 ) -> float:
-    """Compute the least time of a step of `batch` decodes and a chunk of prompt after `cached` tokens: max(bytes, FLOPs)."""
-    c = config
-    moved = c.decode_bytes(context, batch, bits, kv_bits / 8) + cached * c.kv_bytes_per_token(kv_bits / 8)
-    return max(moved / bandwidth, (batch * c.decode_flops(context) + c.prefill_flops(chunk, cached, int(chunk > 0))) / flops)
+    """Compute the least time of a step of `batch` decodes and a chunk of prompt after `cached` tokens: a sum over kernels.
+
+    Products with weights, of all tokens together: the larger of reading the weights and of their FLOPs. Attention of the decodes:
+    reading their caches. Attention of the chunk: the larger of its FLOPs and of reading what is cached.
+    """
+    c, kv_bytes = config, config.kv_bytes_per_token(kv_bits / 8)
+    products = max(c.decode_bytes(0, 1, bits) / bandwidth, c.product_flops(batch + chunk, batch + int(chunk > 0)) / flops)
+    decodes = batch * context * kv_bytes / bandwidth
+    return products + decodes + max(c.prefill_attention_flops(chunk, cached) / flops, cached * kv_bytes / bandwidth)
 
 
 def swap_time(config: Any, tokens: int, bandwidth: float, kv_bits: float = 16) -> float:  # -> seconds

@@ -100,10 +100,17 @@ class ModelConfig:
 
     def prefill_flops(self, tokens: int, cached: int = 0, logits: int = 1) -> int:
         """Count the FLOPs of a causal prefill of `tokens` after `cached` ones, with the output head at `logits` positions."""
+        return self.product_flops(tokens, logits) + self.prefill_attention_flops(tokens, cached)
+
+    def product_flops(self, tokens: int, logits: int) -> int:
+        """Count the FLOPs of the products with weights of one step: `tokens`, and the output head at `logits` positions."""
         head = 2 * self.vocab_size * self.d_model
+        return tokens * (2 * self.matrix_parameters() - head) + logits * head
+
+    def prefill_attention_flops(self, tokens: int, cached: int = 0) -> int:
+        """Count the FLOPs of the attention of `tokens` new ones after `cached` ones."""
         visible = tokens * cached + tokens * (tokens + 1) // 2  # token i sees the cache and i + 1 new ones
-        attention = self.n_layers * 4 * self.n_heads * self.d_head * visible
-        return tokens * (2 * self.matrix_parameters() - head) + logits * head + attention
+        return self.n_layers * 4 * self.n_heads * self.d_head * visible
 
     def training_flops(self, tokens: int, length: int = 0) -> int:
         """Count the FLOPs of a training step over `tokens`: forward, and twice that backward (for inputs and for weights).
