@@ -27,7 +27,7 @@ def get_backend(name: str | None = None) -> Ops:
     return ops_of(module)
 
 
-def fitting_backend(model_bytes: int, kinds: str) -> str:
+def fitting_backend(model_bytes: int, kinds: str = "") -> str:
     """Choose the backend for "auto", the default of the commands that run a model. kinds: the types of its matrices.
 
     What MINILLM_BACKEND says, where it is set. Else numba, where it can be loaded and its kernels for such a model are kept, or
