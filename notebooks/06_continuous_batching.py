@@ -176,7 +176,7 @@ plots.show(fig)
 # static loses less than its idle slots could have earned; padded pays for all of them. Where reading the weights is the whole
 # step, as on the GPU below, an idle slot costs as much as a busy one, padded or not.
 #
-# ## Computed: the same scheduler, and a clock of six lines
+# ## Computed: the same scheduler, and a clock of a few lines
 #
 # A step is a sum over kernels: products (the slower of reading the weights once and of their arithmetic), attention of the decodes
 # (reading their keys and values), attention of the prompts (its arithmetic): Llama-3-8B in 16 bits on an A100 SXM of 80 GB, by its
