@@ -178,9 +178,9 @@ plots.show(fig)
 #
 # ## Computed: the same scheduler, and a clock of a few lines
 #
-# A step is a sum over kernels: products (the slower of reading the weights once and of their arithmetic), attention of the decodes
-# (reading their keys and values), attention of the prompts (its arithmetic): Llama-3-8B in 16 bits on an A100 SXM of 80 GB, by its
-# data sheet 2,039 GB/s and 312 TFLOP/s. The scheduler does not know that no model runs.
+# A step is a sum over kernels: products (the slower of reading the weights once and of their arithmetic), attention of the
+# decodes (reading their keys and values), attention of the prompts (its arithmetic). Llama-3-8B in 16 bits on an A100 SXM of
+# 80 GB, by its data sheet 2,039 GB/s and 312 TFLOP/s. The scheduler does not know that no model runs.
 
 # %%
 CARD = {"bytes_per_s": 2.039e12, "flops_per_s": 312e12, "link_bytes_per_s": 25e9, "memory": 80e9}
