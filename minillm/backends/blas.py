@@ -63,11 +63,13 @@ class Libraries:
         self.found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
         self.given = self.most = [library.num_threads for library in self.found]
         self.last: Used | None = None
+        self.next = 0.0  # when to look again, also where nobody tells
 
     def fit(self) -> None:
         """Set the threads of each library to the free cores, where it was not done a moment ago."""
-        if self.last and time.monotonic() - self.last.at < SECONDS:
+        if (now := time.monotonic()) < self.next:
             return
+        self.next = now + SECONDS
         try:
             before, self.last = self.last, used()
         except OSError:
