@@ -80,3 +80,11 @@ def two_threads():
     set_threads(2)
     yield
     set_threads(before)
+
+
+@pytest.fixture
+def one_thread(two_threads):
+    """Kernels run on their caller alone: what each thread allocates for itself is there once, on any machine."""
+    from minillm.backends.numba_.team import set_threads
+
+    set_threads(1)

@@ -123,13 +123,10 @@ def test_scores_far_apart_neither_overflow_nor_vanish():
         check_close(out, expected, rtol=1e-2, atol=2e-2, what="output")  # a score of 1e4 is itself off by 1e-3
 
 
-def test_the_cache_is_read_where_it_lies(two_threads):
+def test_the_cache_is_read_where_it_lies(one_thread):
     """Beside its result a call takes a scratch that does not grow with the number of keys."""
     import tracemalloc
 
-    from minillm.backends.numba_.team import set_threads
-
-    set_threads(1)  # each has a scratch, and how many come depends on the machine
     def peak(n_q, n_k):
         q, k, v = draws(0, n_q, n_k, 2, 1, 64, np.float16, strided=True)
         ops.attention(q, k, v)

@@ -137,13 +137,10 @@ def test_a_block_size_need_not_be_a_power_of_two(size):
         np.testing.assert_array_equal(out, ops.attention(q[-n_q:], k, v))
 
 
-def test_nothing_is_gathered(two_threads):
+def test_nothing_is_gathered(one_thread):
     """Beside its result a call takes scratch that does not grow with the number of keys."""
     import tracemalloc
 
-    from minillm.backends.numba_.team import set_threads
-
-    set_threads(1)  # each has a scratch, and how many come depends on the machine
     def peak(n_q, n_k, size):
         q, k, v = draws(0, n_q, n_k, 2, 1, 64, np.float16)
         *pages, table = paginate(k, v, size)

@@ -11,14 +11,6 @@ import pytest
 from pytest import Config
 
 
-class Item(SimpleNamespace):
-    def add_marker(self, mark):
-        self.group = mark.args[0]
-
-    def get_closest_marker(self, name):
-        return None
-
-
 def asked(source=Config.ArgsSource.TESTPATHS, **options):
     """What the hook makes of these options: (number of processes, how they share)."""
     option = {"numprocesses": None, "dist": "no", "slow": False, "markexpr": "", "ex": [], "impl": None}
