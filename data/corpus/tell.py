@@ -41,7 +41,7 @@ def load(folder=HERE):  # -> {"girls", ..., "plots": {name: plot}, "talks": {nam
     world = read(folder / "grid.toml")
     world["shared"] = {name: lines(text) for name, text in world["shared"].items()}
     for kind, paths in (("plots", (folder / "plots").glob("*.toml")), ("talks", [folder / "talks.toml"])):
-        world[kind] = {name: plot | {"name": name} for path in sorted(paths) for name, plot in read(path).items()}
+        world[kind] = {name: plot | {"plot": name} for path in sorted(paths) for name, plot in read(path).items()}
         for plot in world[kind].values():
             plot["branches"] = [v for v in plot.values() if isinstance(v, list)]
             for part, usual in (("open", "@open\n\n@more"), ("day", "@day"), ("tell", ""), ("end", "@end")):
@@ -166,7 +166,8 @@ def say(wordings, facts, shared, rng, told):  # -> a text, or ""
 
 
 def stale(new, told):  # text, [text] -> does it open like the beat before, or say five words again?
-    if told and new.split()[0] == told[-1].split()[0]:
+    opens = new.split()[0]
+    if told and opens == told[-1].split()[0] and not opens.endswith(":"):
         return True
     before = set(runs(" ".join(told)))
     return any(run in before for run in runs(new))
@@ -201,7 +202,7 @@ def story(world, rng, moral=False):
     told = tell(world, plot["open"] + plot["day"] + plot["tell"] + plot["end"], facts, rng)
     if moral:
         told.append(MORAL + tidy(expand(rng.choice(lines(plot["moral"])), facts, world["shared"], rng)))
-    made = Document("story", [plot["name"]], facts, " ".join(told))
+    made = Document("story", [plot["plot"]], facts, " ".join(told))
     made.questions = questions(world, plot, facts, origin, rng, made.text)
     return made
 
@@ -218,7 +219,7 @@ def dialogue(world, rng):
     talk = rng.choice(list(world["talks"].values()))
     facts, _ = draw(world, talk, rng)
     told = tell(world, talk["tell"], facts, rng)
-    return Document("dialogue", [talk["name"]], facts, "\n".join(told))
+    return Document("dialogue", [talk["plot"]], facts, "\n".join(told))
 
 
 def chapters(world, rng):
@@ -234,7 +235,7 @@ def chapters(world, rng):
         last = plot["end"] if number == count else [world["shared"]["rest"]]
         told += [f"\nChapter {number}.", *tell(world, first + plot["tell"] + last, facts, rng)]
     text = " ".join(told).replace(" \n", "\n\n").strip()
-    return Document("chapters", [plot["name"] for plot in chosen], facts, text)
+    return Document("chapters", [plot["plot"] for plot in chosen], facts, text)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
