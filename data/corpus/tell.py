@@ -33,7 +33,8 @@ class Document:
     plots: list[str]
     facts: dict[str, str]
     text: str = ""
-    questions: list[tuple[str, str, list[str]]] = field(default_factory=list)  # question, answer, other answers
+    questions: list[tuple[str, str, list[str], str]] = field(default_factory=list)  # question, answer, other answers, fact
+    others: list[str] = field(default_factory=list)  # names of those who come up in single chapters
 
 
 def load(folder=HERE):  # -> {"girls", ..., "plots": {name: plot}, "talks": {name: talk}}
@@ -98,7 +99,8 @@ def fits(row, facts):
 def person(who, world, facts, rng, kinds=None):  # -> facts about one more character
     """A name and a kind that nobody else has, and the pronouns that go with them."""
     taken = set(facts.values())
-    kind = rng.choice([k for k in (kinds.split() if kinds else world["kinds"]) if k not in taken])
+    kinds = kinds.split() if kinds else world["kinds"]
+    kind = rng.choice([k for k in kinds if k not in taken] or kinds)
     girl = kind == "girl" or (kind != "boy" and rng.random() < 0.5)
     name = rng.choice([n for n in world["girls" if girl else "boys"] if n not in taken])
     return {who: name, f"{who}.kind": kind, f"{who}.hand": world["hands"].get(kind, "foot")} | pronouns(who, girl)
@@ -153,24 +155,22 @@ def tidy(text):
     text = re.sub(r" +", " ", text).strip().replace(" / ", "\n")
     text = text + "." if text[-1:].isalpha() else text
     text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
-    return re.sub(r'(^"?|\n|[.] |[.]" |[a-z][!?] |[.!?]"? ")([a-z])', lambda m: m[1] + m[2].upper(), text)
+    return re.sub(r'(^"?|\n|[.] |[.]" |[a-z][!?] |[.!?]"? "|\n\w+: |^\w+: )([a-z])', lambda m: m[1] + m[2].upper(), text)
 
 
-def say(wordings, facts, shared, rng, told):  # -> a text, or ""
+def say(wordings, facts, shared, rng, before, opened):  # -> a text, or ""
     """One wording of a beat: of a few tries the first that is not stale."""
     for _ in range(TRIES):
         new = tidy(expand(rng.choice(wordings), facts, shared, rng))
-        if not new or not stale(new, told):
+        if not new or not stale(new, before, opened):
             break
     return new
 
 
-def stale(new, told):  # text, [text] -> does it open like the beat before, or say five words again?
-    opens = new.split()[0]
-    if told and opens == told[-1].split()[0] and not opens.endswith(":"):
-        return True
-    before = set(runs(" ".join(told)))
-    return any(run in before for run in runs(new))
+def stale(new, before, opened):  # text, runs of words told before, first word of the last beat
+    """Does it open like the beat before, or say a run of words again? (In a dialogue the first word is a name.)"""
+    first = new.split()[0]
+    return first == opened and not first.endswith(":") or any(run in before for run in runs(new))
 
 
 def runs(text):  # -> [RUN words]
@@ -189,28 +189,31 @@ def document(world, seed, number):
         return dialogue(world, rng)
     if luck < shares["dialogue"] + shares["chapters"]:
         return chapters(world, rng)
-    made = story(world, rng)
-    if rng.random() < shares["questions"]:
+    made = story(world, rng, asks=rng.random() < shares["questions"])
+    if made.questions:
         chosen = made.questions[: rng.choice([2, 3, 4])]
-        made.text += "\n\n" + "\n".join(f"Q: {question}\nA: {answer}" for question, answer, _ in chosen)
+        made.text += "\n\n" + "\n".join(f"Q: {question}\nA: {answer}" for question, answer, *_ in chosen)
     return made
 
 
-def story(world, rng, moral=False):
+def story(world, rng, moral=False, asks=False):
     plot = rng.choice(list(world["plots"].values()))
     facts, origin = draw(world, plot, rng)
     told = tell(world, plot["open"] + plot["day"] + plot["tell"] + plot["end"], facts, rng)
     if moral:
         told.append(MORAL + tidy(expand(rng.choice(lines(plot["moral"])), facts, world["shared"], rng)))
     made = Document("story", [plot["plot"]], facts, " ".join(told))
-    made.questions = questions(world, plot, facts, origin, rng, made.text)
+    made.questions = [] if not asks else questions(world, plot, facts, origin, rng, made.text)
     return made
 
 
 def tell(world, beats, facts, rng):  # -> [text of a beat]
-    told = []
+    told, before, opened = [], set(), ""
     for wordings in beats:
-        told += filter(None, [say(wordings, facts, world["shared"], rng, told)])
+        if new := say(wordings, facts, world["shared"], rng, before, opened):
+            told.append(new)
+            before |= set(runs(new))
+            opened = new.split()[0]
     return told
 
 
@@ -219,29 +222,38 @@ def dialogue(world, rng):
     talk = rng.choice(list(world["talks"].values()))
     facts, _ = draw(world, talk, rng)
     told = tell(world, talk["tell"], facts, rng)
-    return Document("dialogue", [talk["plot"]], facts, "\n".join(told))
+    return Document("dialogue", [talk["plot"]], facts, in_turn("\n".join(told)))
+
+
+def in_turn(text):
+    """Who goes on speaking does so on the same line."""
+    while joined := re.sub(r"(?m)^(\w+): (.*)\n\1: ", r"\1: \2 ", text):
+        if joined == text:
+            return text
+        text = joined
 
 
 def chapters(world, rng):
     """One story after another about the same two friends."""
     friendly = [plot for plot in world["plots"].values() if "strangers" not in plot]
     count = rng.randint(*CHAPTERS)
-    chosen, kept, told, facts = rng.sample(friendly, count), None, [], {}
+    chosen, kept, told, facts, names = rng.sample(friendly, count), None, [], {}, []
     for number, plot in enumerate(chosen, 1):
         facts, _ = draw(world, plot, rng, kept)
         kept = kept or {key: value for key, value in facts.items() if re.match(r"[nfgh]\b", key)}
+        names += [facts["t"], *facts.get("name", "").split()]
         day = [world["shared"]["nextday"]] if plot["day"] else []
         first = plot["open"] + plot["day"] if number == 1 else day
         last = plot["end"] if number == count else [world["shared"]["rest"]]
         told += [f"\nChapter {number}.", *tell(world, first + plot["tell"] + last, facts, rng)]
     text = " ".join(told).replace(" \n", "\n\n").strip()
-    return Document("chapters", [plot["plot"] for plot in chosen], facts, text)
+    return Document("chapters", [plot["plot"] for plot in chosen], facts, text, others=names)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
 
 
-def questions(world, plot, facts, origin, rng, text):  # -> [(question, answer, [other answer])], those of the plot first
+def questions(world, plot, facts, origin, rng, text):  # -> [(question, answer, [other answer], fact)], those of the plot first
     """What can be asked of a story, and answered from its text alone."""
     found = []
     own, shared = list(plot["ask"]), [tuple(line.split(" | ")) for line in world["shared"]["ask"]]
@@ -250,7 +262,7 @@ def questions(world, plot, facts, origin, rng, text):  # -> [(question, answer, 
     for question, answer, key in own[:3] + shared:
         filled = [tidy(expand(part, facts, world["shared"], rng)) for part in (question, answer)]
         if all(says(text, part) for part in ([filled[1]] if (question, answer, key) in own else filled)):
-            found.append((*filled, others(world, answer, filled[1], key, facts, origin, rng, text)))
+            found.append((*filled, others(world, answer, filled[1], key, facts, origin, rng, text), key))
     return found
 
 
