@@ -25,14 +25,22 @@ import tell  # noqa: E402  the module beside this one
 SEPARATOR = "\n<|endoftext|>\n"
 RUN = 8  # words; how much of the text is new is counted in such runs
 SEED, DOCUMENTS, MORALS, QUESTIONS = 1, 40_000, 1_000, 1_000
-WORDS = {"story": (80, 320), "dialogue": (30, 250), "chapters": (420, 900)}  # fewest and most
+WORDS = {"story": (80, 320), "dialogue": (30, 250), "chapters": (350, 820)}  # fewest and most
 LINES = (6, 14)  # of a dialogue
-NOT_NAMES = frozenset(
-    "I Mom Dad Grandma Grandpa Oh Yes No Once One Two The A An And But So Then Chapter Monday Tuesday Wednesday Sunday Q".split()
+KINDS = 0.15  # share of held-out questions that ask what somebody is; every story can answer these
+NOT_NAMES = set(
+    re.findall("[A-Z][a-z]*", "I Mom Dad Grandma Grandpa Oh Yes No Once One Two The A An And But So Then Chapter Monday")
 )
+NOT_NAMES |= {"Tuesday", "Wednesday", "Sunday"}
 SHE, HE = {"she", "her", "hers", "herself"}, {"he", "his", "him", "himself"}
-WOMEN, MEN = {"mother", "woman", "goose", "grandma", "sisters"}, {"father", "man", "king", "giant", "farmer", "postman", "brother"}
-ASKS = r"(?:what|where|who|how|why|when) (?:is|was|are|were|do|does|did|shall|will|can|could|should)|(?:shall|do|did|can) (?:i|we|you)"
+WOMEN = {"mother", "woman", "goose", "grandma", "sisters"}
+MEN = {"father", "man", "king", "giant", "farmer", "postman", "brother"}
+QUESTION = (  # that does not end in a question mark
+    r"(?:^|[.!?] |\")(?:and |but |so )?"
+    r"(?:(?:what|where|who|how|why|when) (?:is|was|are|were|do|does|did|shall|will|can|could|should)"
+    r"|(?:shall|do|did|can|does|will) (?:i|we|you|it))\b[^.!?]*[a-z](?:[.!]|,\")"
+)
+NO_QUESTION = r"(?:^|[.!?] |\")(?:Let us|We|You never|I (?:hope|think|want)|They)\b[^.!?\"]*[?]"  # that does
 
 
 def words_of(text):
@@ -59,7 +67,7 @@ def fault(document):  # -> what is wrong with a document, or ""
         return "a pronoun"
     if document.form == "story" and said_twice(text):
         return "a sentence twice"
-    return "no question mark" if re.search(rf'(?:^|[.!?] |")(?:{ASKS})\b[^.!?]*[a-z](?:[.!]|,")', text, re.I) else ""
+    return "a question mark" if re.search(NO_QUESTION, text) or re.search(QUESTION, text, re.I) else ""
 
 
 def strangers(text, document):  # -> names that nobody in the document has
@@ -80,7 +88,7 @@ def wrong_pronoun(words, document):
 
 
 def said_twice(text):
-    sentences = [s for s in re.findall(r"[^.!?]+", text.lower().split("\n\n")[0]) if len(s.split()) > 3]
+    sentences = [s.strip() for s in re.findall(r"[^.!?]+", text.lower().split("\n\n")[0]) if len(s.split()) > 3]
     return len(set(sentences)) < len(sentences)
 
 
@@ -94,19 +102,27 @@ def morals(world, seed, count):  # -> [Document]
 
 
 def questions(world, seed, count):  # -> [{"story", "question", "choices", "answer", "about"}]
-    """Held out: one question each about stories of their own, four answers to choose from, of which chance finds a quarter."""
+    """Held out: one question each about stories of their own, with four answers. At least one wrong answer is mentioned too."""
     items, number = [], 0
     while len(items) < count:
         rng = random.Random(f"{seed}:question:{number}")
         made, number = tell.story(world, rng, asks=True), number + 1
-        asked = [item for item in made.questions if len(item[2]) == 3]
+        kinds = rng.random() < KINDS
+        asked = [item for item in made.questions if item[3].endswith(".kind") == kinds and mentioned(made.text, item[2])]
+        asked = [item for item in asked if len(item[2]) == 3]
         if fault(made) or not asked:
             continue
         question, answer, others, about = rng.choice(asked)
         choices = [answer, *others]
         rng.shuffle(choices)
-        items.append({"story": made.text, "question": question, "choices": choices, "answer": choices.index(answer), "about": about})
+        item = {"story": made.text, "question": question, "choices": choices, "answer": choices.index(answer), "about": about}
+        items.append(item)
     return items
+
+
+def mentioned(text, answers):
+    """How many have all their words in the text? A wrong answer that has none could be told without reading."""
+    return sum(tell.says(text, answer) for answer in answers)
 
 
 def clean(documents):  # [Document] -> [Document], {reason: how many}
@@ -121,8 +137,8 @@ def clean(documents):  # [Document] -> [Document], {reason: how many}
 
 def statistics(path):  # path -> {what: number}
     """What a packed file holds, counted from the file."""
-    packed = path.read_bytes()
-    text = lzma.decompress(packed).decode()
+    data = path.read_bytes()
+    text = lzma.decompress(data).decode()
     found = [s.strip() for s in text.split(SEPARATOR) if s.strip()]
     words = [w for s in found for w in words_of(s)]
     return {
@@ -131,8 +147,8 @@ def statistics(path):  # path -> {what: number}
         "different_words": len(set(words)),
         "sentences": len(re.findall(r'[.!?]"?(?=\s|$)', text)),
         "bytes": len(text.encode()),
-        "packed_bytes": len(packed),
-        "sha256": hashlib.sha256(packed).hexdigest(),
+        "packed_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
 
 
@@ -147,7 +163,11 @@ def distinct_runs(texts):  # -> share of runs of RUN words that occur here for t
 
 
 def pack(texts, path):
-    path.write_bytes(lzma.compress((SEPARATOR.join(texts) + SEPARATOR).encode(), preset=9 | lzma.PRESET_EXTREME))
+    path.write_bytes(packed(SEPARATOR.join(texts) + SEPARATOR))
+
+
+def packed(text):
+    return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 
 
 def build(name, documents):  # -> what is told of it in statistics.json
@@ -157,16 +177,21 @@ def build(name, documents):  # -> what is told of it in statistics.json
     forms = Counter(document.form for document in kept)
     about = {"told": len(documents), "left_out": left_out, "kept": len(kept), "forms": dict(forms)}
     asked = sum("\nQ: " in text for text in texts)
-    return about | {"with_questions": asked, f"distinct_runs_of_{RUN}": distinct_runs(texts)} | statistics(HERE / f"{name}.txt.xz")
+    about |= {"with_questions": asked, f"distinct_runs_of_{RUN}": distinct_runs(texts)}
+    return about | statistics(HERE / f"{name}.txt.xz")
 
 
 def check(known):  # -> names of the files that differ
     wrong = [n for n in ("stories", "morals") if known[n] | statistics(HERE / f"{n}.txt.xz") != known[n]]
-    return wrong + ["questions"] * (known["questions"] != about_questions((HERE / "questions.jsonl").read_text()))
+    return wrong + ["questions"] * (known["questions"] != about_questions(lzma.open(HERE / "questions.jsonl.xz", "rt").read()))
 
 
 def about_questions(text):
-    return {"items": text.count("\n"), "chance": 0.25, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    """by_mention: right answers of somebody who draws from those answers whose words the story has, and understands nothing."""
+    items = [json.loads(line) for line in text.splitlines()]
+    found = [1 / mentioned(item["story"], item["choices"]) for item in items]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"items": len(items), "chance": 0.25, "by_mention": round(sum(found) / len(found), 4), "sha256": digest}
 
 
 def main():
@@ -181,7 +206,7 @@ def main():
         sys.exit(f"these differ from statistics.json: {', '.join(wrong)}" if wrong else 0)
     world = tell.load()
     text = "".join(json.dumps(item) + "\n" for item in questions(world, args.seed, QUESTIONS))
-    (HERE / "questions.jsonl").write_text(text)
+    (HERE / "questions.jsonl.xz").write_bytes(packed(text))
     told = {
         "morals": build("morals", morals(world, args.seed, MORALS)),
         "questions": about_questions(text),

@@ -20,8 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TRIES = 8  # of a wording, before one that is stale is taken all the same
 RUN = 5  # words that a story should not say twice
-CHAPTERS = (4, 6)  # fewest and most
+CHAPTERS = (3, 5)  # fewest and most
 MORAL = "So now we know: "
+SMALL = set(re.findall("[a-z]+", "a an the because it was what which did color like to do eat who where why"))
 MADE_OF = re.compile(r"\[([^\[\]]*)\]|\{([^{}]*)\}")
 
 
@@ -45,7 +46,13 @@ def load(folder=HERE):  # -> {"girls", ..., "plots": {name: plot}, "talks": {nam
         world[kind] = {name: plot | {"plot": name} for path in sorted(paths) for name, plot in read(path).items()}
         for plot in world[kind].values():
             plot["branches"] = [v for v in plot.values() if isinstance(v, list)]
-            for part, usual in (("open", "@open\n\n@more"), ("day", "@day"), ("tell", ""), ("end", "@end")):
+            for part, usual in (
+                ("open", "@open\n\n@more"),
+                ("day", "@day\n\n@aside"),
+                ("tell", ""),
+                ("rest", "@rest"),
+                ("end", "@end"),
+            ):
                 plot[part] = [beat(block, world) for block in plot.get(part, usual).strip().split("\n\n") if block]
             plot["ask"] = [tuple(line.split(" | ")) for line in lines(plot.get("ask", ""))]
     return world
@@ -203,7 +210,8 @@ def story(world, rng, moral=False, asks=False):
     if moral:
         told.append(MORAL + tidy(expand(rng.choice(lines(plot["moral"])), facts, world["shared"], rng)))
     made = Document("story", [plot["plot"]], facts, " ".join(told))
-    made.questions = [] if not asks else questions(world, plot, facts, origin, rng, made.text)
+    opening = " ".join(told[: len(plot["open"])])
+    made.questions = [] if not asks else questions(world, plot, facts, origin, rng, made.text, opening)
     return made
 
 
@@ -227,10 +235,8 @@ def dialogue(world, rng):
 
 def in_turn(text):
     """Who goes on speaking does so on the same line."""
-    while joined := re.sub(r"(?m)^(\w+): (.*)\n\1: ", r"\1: \2 ", text):
-        if joined == text:
-            return text
-        text = joined
+    joined = re.sub(r"(?m)^(\w+): (.*)\n\1: ", r"\1: \2 ", text)
+    return text if joined == text else in_turn(joined)
 
 
 def chapters(world, rng):
@@ -243,8 +249,8 @@ def chapters(world, rng):
         kept = kept or {key: value for key, value in facts.items() if re.match(r"[nfgh]\b", key)}
         names += [facts["t"], *facts.get("name", "").split()]
         day = [world["shared"]["nextday"]] if plot["day"] else []
-        first = plot["open"] + plot["day"] if number == 1 else day
-        last = plot["end"] if number == count else [world["shared"]["rest"]]
+        first = plot["open"] + plot["day"] if number == 1 else day + plot["day"][1:]
+        last = plot["end"] if number == count else plot["rest"]
         told += [f"\nChapter {number}.", *tell(world, first + plot["tell"] + last, facts, rng)]
     text = " ".join(told).replace(" \n", "\n\n").strip()
     return Document("chapters", [plot["plot"] for plot in chosen], facts, text, others=names)
@@ -253,25 +259,23 @@ def chapters(world, rng):
 # --- questions --------------------------------------------------------------------------------------------------------
 
 
-def questions(world, plot, facts, origin, rng, text):  # -> [(question, answer, [other answer], fact)], those of the plot first
-    """What can be asked of a story, and answered from its text alone."""
-    found = []
-    own, shared = list(plot["ask"]), [tuple(line.split(" | ")) for line in world["shared"]["ask"]]
+def questions(world, plot, facts, origin, rng, text, opening):  # -> [(question, answer, [other answer], fact)]
+    """What can be asked of a story, and answered from its text alone; what belongs to the plot comes first."""
+    found, own = [], list(plot["ask"])
+    shared = [tuple(line.split(" | ")) for line in world["shared"]["ask"]]
     rng.shuffle(own)
     rng.shuffle(shared)
-    for question, answer, key in own[:3] + shared:
-        filled = [tidy(expand(part, facts, world["shared"], rng)) for part in (question, answer)]
-        if all(says(text, part) for part in ([filled[1]] if (question, answer, key) in own else filled)):
-            found.append((*filled, others(world, answer, filled[1], key, facts, origin, rng, text), key))
+    for where, asked in ((text, own[:3]), (opening, shared)):  # what all stories share is told in their opening, or not at all
+        for question, answer, key in asked:
+            filled = [tidy(expand(part, facts, world["shared"], rng)) for part in (question, answer)]
+            if says(where, filled[1]) and (where == text or says(where, filled[0])):
+                found.append((*filled, others(world, answer, filled[1], key, facts, origin, rng, text), key))
     return found
 
 
 def says(text, answer):  # -> does every longer word of it stand in the text?
     known = set(re.findall(r"[a-z']+", text.lower()))
     return all(w in known for w in re.findall(r"[a-z']+", answer.lower()) if w not in SMALL)
-
-
-SMALL = {"a", "an", "the", "because", "it", "was", "what", "which", "did", "color", "like", "to", "do", "eat", "who", "where", "why"}
 
 
 def others(world, answer, right, key, facts, origin, rng, text):  # -> up to 3 wrong answers of the same kind
@@ -292,7 +296,10 @@ def alternatives(world, key, facts, origin, rng):  # -> [facts that could have b
     where = origin[key]
     if isinstance(where, list):
         return [{key: value} for value in where]
-    return [spread(world, key, where, entry, rng, set(facts.values())) for entry in entries_of(world, where)]
+    made = [spread(world, key, where, entry, rng, set(facts.values())) for entry in entries_of(world, where)]
+    if where.startswith("@things"):  # the same thing in a colour that something else has
+        made += [{key: f"{facts[worn]} {facts[key + '.bare']}"} for worn in ("g.colour", "h.colour")]
+    return made
 
 
 def main():
