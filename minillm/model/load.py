@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minillm.backends import fitting_backend, get_backend
+from minillm.backends import WORTH_COMPILING, fitting_backend, get_backend
 from minillm.backends.ops import Ops
 from minillm.errors import ModelError
 from minillm.formats.expect import from_file, shown
@@ -115,9 +115,14 @@ def stored_bytes(path: Path) -> int:
 
 
 def types_of(path: Path) -> str:
-    """List the types of a model's matrices: for each such list a backend that compiles has kernels of its own."""
+    """List the types of a model's matrices: for each such list a backend that compiles has kernels of its own.
+
+    For a large file nobody asks whether they are kept, and to read what it says of itself takes a tenth of a second.
+    """
     if path.is_dir():
         return "a folder's"
+    if stored_bytes(path) >= WORTH_COMPILING:
+        return "a large file's"
     with open_gguf(path) as gguf:
         return ", ".join(sorted({t.type.name for t in gguf.tensors.values() if len(t.shape) == 2}))
 

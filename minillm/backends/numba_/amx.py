@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 from numba.core import cgutils
 
-from minillm.backends.numba_.simd import I32X16, LANES, call, interleave
+from minillm.backends.numba_.simd import I32X16, LANES, call, transposed
 from minillm.backends.numba_.tile import I8, I64
 
 
@@ -75,9 +75,5 @@ def least(b, count, limit):
 
 
 def columns_of(b, first, apart):  # address of sixteen rows of sixteen 32-bit numbers, bytes from row to row -> its columns
-    rows = [b.load(b.inttoptr(b.add(first, b.mul(apart, I64(i))), I32X16.as_pointer()), align=4) for i in range(LANES)]
-    for step in (1, 2, 4, 8):
-        for i in range(LANES):
-            if not i & step:
-                rows[i], rows[i + step] = interleave(b, rows[i], rows[i + step], step)
-    return rows
+    rows = (b.inttoptr(b.add(first, b.mul(apart, I64(i))), I32X16.as_pointer()) for i in range(LANES))
+    return transposed(b, [b.load(row, align=4) for row in rows])

@@ -87,18 +87,6 @@ def pause(typing):
 
 
 @intrinsic
-def yield_core(typing):
-    """Let another thread of the system run on this core."""
-
-    def emit(context, b, signature, _):
-        if sys.platform != "win32":
-            call(b, "sched_yield", I32)
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
-@intrinsic
 def nap(typing):
     """Sleep for some fifty microseconds."""
 

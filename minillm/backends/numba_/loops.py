@@ -32,6 +32,7 @@ from minillm.backends.numba_.simd import (
     prefetch,
     splat_scalar,
     store_vector,
+    transposed,
 )
 
 I64 = ir.IntType(64)
@@ -173,12 +174,8 @@ def transpose16(typing, to, ti, to_row, a, ai, a_row):
         rows = [
             load_vector(builder, builder.gep(a0, [builder.mul(a_row, I64(j))]), signature.args[3].dtype) for j in range(LANES)
         ]
-        for step in (1, 2, 4, 8):  # the lanes' bit `step` changes places with the rows'
-            for j in range(LANES):
-                if not j & step:
-                    rows[j], rows[j + step] = interleave(builder, rows[j], rows[j + step], step)
         to0 = address(context, builder, signature.args[0], to, ti)
-        for c, row in enumerate(rows):
+        for c, row in enumerate(transposed(builder, rows)):
             store_vector(builder, row, builder.gep(to0, [builder.mul(to_row, I64(c))]))
         return context.get_dummy_value()
 

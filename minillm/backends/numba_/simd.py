@@ -94,6 +94,15 @@ def interleave(builder, a, b, step):  # two vectors -> two vectors
     return builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
 
 
+def transposed(builder, rows):  # sixteen vectors -> sixteen: what was a column is one of them
+    rows = list(rows)
+    for step in (1, 2, 4, 8):  # the lanes' bit `step` changes places with the rows'
+        for i in range(LANES):
+            if not i & step:
+                rows[i], rows[i + step] = interleave(builder, rows[i], rows[i + step], step)
+    return rows
+
+
 def largest(b, vector):  # <16 x float> -> float
     """Find the largest lane. (LLVM's own reduction asks of each pair which is not a number, and takes four times as long.)"""
     for step in (8, 4, 2, 1):

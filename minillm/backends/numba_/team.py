@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from minillm.backends.numba_.atomics import call_job, fetch_add, look, nanoseconds, nap, pause, put, yield_core
+from minillm.backends.numba_.atomics import call_job, fetch_add, look, nanoseconds, nap, pause, put
 from minillm.backends.numba_.compiled import FOLDER, kernel
 from minillm.backends.numba_.processor import MATRIX_UNIT
 
@@ -29,7 +29,7 @@ JOB, CODE, ARGS, INSIDE, THREADS = 0, 8, 9, 16, 24  # where they stand in the wo
 SPIN_NS = 1_000_000  # a worker looks for the next job all the time: longer than Python takes from one step to the next
 IDLE_NS = 200_000_000  # a worker looks now and then; then it goes to sleep in Python, which means to ask for its lock
 PAUSES = 4  # between two looks: the line that is looked at is one that another core writes
-SPINS = 1000  # times that a thread looks before it lets others have its core
+SPINS = 1000  # times that a thread looks before it sleeps between two looks, so that others have its core
 
 
 @njit
@@ -53,7 +53,7 @@ def rest(looked):  # times -> times
         for _ in range(PAUSES):
             pause()
     else:
-        yield_core()
+        nap()  # to yield would put this thread behind the others for a slice of the scheduler's, which is milliseconds
     return looked + 1
 
 

@@ -72,7 +72,7 @@ OF_A_MODEL = [f for f in FORMULAS if hasattr(f, "__code__") and f.__code__.co_va
 NAMES = {f.__name__: named(f) if f in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COSTS = (
     "matrix_parameters", "parameters", "weight_bytes", "kv_bytes_per_token", "decode_flops", "prefill_flops",
-    "training_flops", "decode_bytes",
+    "product_flops", "prefill_attention_flops", "training_flops", "decode_bytes",
 )  # fmt: skip
 ATTRIBUTES = {f.name for f in fields(ModelConfig)} | set(COSTS)
 OPERATORS: dict[type, Any] = {
