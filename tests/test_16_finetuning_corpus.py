@@ -88,7 +88,15 @@ def test_a_wording_that_repeats_is_drawn_again():
     before = set(tell.runs("the cat sat on the mat"))
     assert tell.stale("And the cat sat on the hat", before, "But")
     assert not tell.stale("And the cat lay on the mat", before, "But")
-    assert tell.stale("And then", set(), "And") and not tell.stale("Tom: Yes.", set(), "Tom:")
+    assert tell.stale("And then", set(), "And") and not tell.stale("And then", set(), "But")
+    assert tell.stale("Tom: Yes.", set(), "Tom:") and not tell.stale("Tom: Yes.", set(), "Ann:")
+
+
+def test_nobody_answers_their_own_question():
+    assert tell.ANSWERS_ITSELF.search("Tom: What is it?\nTom: A cat.")
+    assert not tell.ANSWERS_ITSELF.search("Tom: What is it?\nAnn: A cat.\nAnn: A big one.")
+    seams = [d.text for d in documents(400) if d.form == "dialogue"]
+    assert len(seams) > 20 and not any(re.search(r"(?m)^(\w+): .*\n\1: ", text) for text in seams)
 
 
 def test_who_goes_on_speaking_stays_on_the_line():

@@ -25,8 +25,8 @@ import tell  # noqa: E402  the module beside this one
 SEPARATOR = "\n<|endoftext|>\n"
 RUN = 8  # words; how much of the text is new is counted in such runs
 SEED, DOCUMENTS, MORALS, QUESTIONS = 1, 40_000, 1_000, 1_000
-WORDS = {"story": (80, 320), "dialogue": (30, 250), "chapters": (350, 820)}  # fewest and most
-LINES = (6, 14)  # of a dialogue
+WORDS = {"story": (80, 320), "dialogue": (30, 250), "chapters": (350, 900)}  # fewest and most
+LINES = (6, 16)  # of a dialogue
 KINDS = 0.15  # share of held-out questions that ask what somebody is; every story can answer these
 NOT_NAMES = set(
     re.findall("[A-Z][a-z]*", "I Mom Dad Grandma Grandpa Oh Yes No Once One Two The A An And But So Then Chapter Monday")

@@ -23,6 +23,7 @@ RUN = 5  # words that a story should not say twice
 CHAPTERS = (3, 5)  # fewest and most
 MORAL = "So now we know: "
 SMALL = set(re.findall("[a-z]+", "a an the because it was what which did color like to do eat who where why"))
+ANSWERS_ITSELF = re.compile(r"(?m)^(\w+: ).*[?]\n\1")  # a question, and then a line of the same speaker
 MADE_OF = re.compile(r"\[([^\[\]]*)\]|\{([^{}]*)\}")
 
 
@@ -51,7 +52,7 @@ def load(folder=HERE):  # -> {"girls", ..., "plots": {name: plot}, "talks": {nam
                 ("day", "@day\n\n@aside"),
                 ("tell", ""),
                 ("rest", "@rest"),
-                ("end", "@end"),
+                ("end", "@end\n@close"),
             ):
                 plot[part] = [beat(block, world) for block in plot.get(part, usual).strip().split("\n\n") if block]
             plot["ask"] = [tuple(line.split(" | ")) for line in lines(plot.get("ask", ""))]
@@ -174,10 +175,9 @@ def say(wordings, facts, shared, rng, before, opened):  # -> a text, or ""
     return new
 
 
-def stale(new, before, opened):  # text, runs of words told before, first word of the last beat
-    """Does it open like the beat before, or say a run of words again? (In a dialogue the first word is a name.)"""
-    first = new.split()[0]
-    return first == opened and not first.endswith(":") or any(run in before for run in runs(new))
+def stale(new, before, opened):  # text, runs of words told before, first word of the last beat or who spoke last
+    """Does it open like the beat before, go on for who spoke last, or say a run of words again?"""
+    return new.split()[0] == opened or any(run in before for run in runs(new))
 
 
 def runs(text):  # -> [RUN words]
@@ -221,7 +221,7 @@ def tell(world, beats, facts, rng):  # -> [text of a beat]
         if new := say(wordings, facts, world["shared"], rng, before, opened):
             told.append(new)
             before |= set(runs(new))
-            opened = new.split()[0]
+            opened = (re.findall(r"(?m)^\w+:", new) or new.split())[-1 if re.match(r"\w+:", new) else 0]
     return told
 
 
@@ -229,8 +229,11 @@ def dialogue(world, rng):
     """Two talk: a line that says who they are and where, then what they say in turn."""
     talk = rng.choice(list(world["talks"].values()))
     facts, _ = draw(world, talk, rng)
-    told = tell(world, talk["tell"], facts, rng)
-    return Document("dialogue", [talk["plot"]], facts, in_turn("\n".join(told)))
+    for _ in range(TRIES):
+        told = "\n".join(tell(world, talk["tell"], facts, rng))
+        if not ANSWERS_ITSELF.search(told):
+            break
+    return Document("dialogue", [talk["plot"]], facts, in_turn(told))
 
 
 def in_turn(text):
