@@ -4,9 +4,12 @@ import os
 from functools import cache
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from minillm.bench.machine import available_cores
 from minillm.model import zoo
+
+threadpool_limits(1, user_api="blas")  # a share of the suite has one core; and bits that do not depend on what runs beside
 
 
 def pytest_addoption(parser):

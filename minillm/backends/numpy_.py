@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from minillm import layers as reference
 from minillm.attention.naive import attention
 from minillm.attention.paged import paged_attention
+from minillm.backends.blas import libraries
 from minillm.backends.invariant import reference as invariant
 from minillm.backends.step import AttentionStep
 from minillm.formats.blocks import dequantize
@@ -22,7 +24,6 @@ from minillm.layers import (
     linear,
     rms_norm,
     rope_angles,
-    run_layers,
 )
 
 __all__ = [
@@ -77,6 +78,12 @@ def most_likely(logits: np.ndarray) -> np.ndarray:  # (n, vocab) -> (n,) int64
 def prepare_layers(layers: list) -> list:  # [LayerWeights] -> [LayerWeights]
     """Convert the layers of a model for run_layers of this backend."""
     return layers
+
+
+def run_layers(x: np.ndarray, layers: list, c: Any, angles: Any, step: Any) -> np.ndarray:  # (n, d) -> (n, d)
+    """Run all layers, as floor 1 does, with as many threads for the products as find a core."""
+    libraries().fit()
+    return reference.run_layers(x, layers, c, angles, step)
 
 
 def load_matrix(tensor: Any) -> np.ndarray:  # a stored tensor of shape (d_out, d_in), any block type -> (d_out, d_in) float32
