@@ -49,6 +49,11 @@ def faults(text, ended, world):  # what the model told, did it end by itself?, t
     ]
 
 
+def is_story(text):
+    """Tell a story from a dialogue, whose lines begin with who speaks, and from chapters."""
+    return not re.match(r"\w+: |Chapter 1", text)
+
+
 def kinds_of(story, people, world):  # -> {name: {kind}}
     """Read "Ned the cat", "Ned, a small cat", "a cat named Ned", "Ned was a cat"."""
     name, kind = "|".join(sorted(people)), "|".join(sorted({*world["kinds"]}))
@@ -85,7 +90,7 @@ def main():
     args = parser.parse_args()
     world = tell.read(CORPUS / "grid.toml")
     documents = read_corpus(CORPUS / "stories.txt.xz").split("<|endoftext|>")
-    told = [d.strip() for d in documents if d.strip() and ": " not in d.strip()[:12] and "Chapter 1" not in d]
+    told = [d.strip() for d in documents if d.strip() and is_story(d.strip())]
     chosen = random.Random(0).sample(told, args.of)
     wrong = [(faults(text, True, world), text) for text in chosen]
     print(f"{sum(not f for f, _ in wrong)} of {args.of} are sound; {dict(Counter(x for f, _ in wrong for x in f))}")

@@ -80,7 +80,7 @@ def run(llm: LLM, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def kind_of(about: str) -> str:
-    """Name what is asked for: `n` is the grammar's hero, `f` the friend, `n.likes` what the hero likes; the rest is the plot's."""
+    """Name what is asked for: `n` is the grammar's hero, `f` a friend, `n.likes` what the hero likes; else of the plot."""
     person, _, what = about.partition(".")
     if about in ("n", "f", "t"):
         return "who"
