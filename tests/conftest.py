@@ -1,7 +1,6 @@
 """What every test may ask for: the real model where it is present, small ones otherwise. And how the suite is run."""
 
 import os
-from functools import cache
 
 import pytest
 from threadpoolctl import threadpool_limits
@@ -23,27 +22,18 @@ def pytest_cmdline_main(config):
     alone = option.slow or option.markexpr or option.ex or option.impl or option.usepdb or option.capture == "no"
     asked = "PYTEST_XDIST_WORKER" in os.environ or getattr(option, "numprocesses", 0) is not None  # or pytest-xdist is not here
     if whole and not alone and not asked:
-        option.numprocesses, option.dist = available_cores(), "loadgroup"
+        option.numprocesses, option.dist = available_cores(), "loadfile"  # what a file's fixtures load is loaded once
 
 
 def pytest_collection_modifyitems(config, items):
     """What is marked slow waits until it is asked for: by --slow, by -m, by its own name, or as an exercise (--ex, --impl)."""
     option = config.option
-    if getattr(option, "dist", "no") == "loadgroup":
-        for item in items:  # a file stays together; so do those that compile kernels, or each process would compile them
-            compiles = "numba" in source(item.path)
-            item.add_marker(pytest.mark.xdist_group("kernels" if compiles else item.path.stem))
     if option.slow or option.markexpr or option.ex or option.impl or any("::" in argument for argument in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if slow:
         config.hook.pytest_deselected(items=slow)
-
-
-@cache
-def source(path):
-    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

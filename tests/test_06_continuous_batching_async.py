@@ -342,16 +342,21 @@ def test_stopping_at_once_tells_every_stream():
 
 
 def test_a_drain_that_takes_too_long_can_be_cut_short():
+    gate = threading.Semaphore(2)
+
     async def scenario(front):
         stream = await front.submit([1], greedy(120))
         drain = asyncio.create_task(front.stop(drain=True))
         await asyncio.sleep(0)
-        await front.stop(drain=False)
+        cut = asyncio.create_task(front.stop(drain=False))
+        await asyncio.sleep(0)
+        gate.release()  # the step that is under way ends, and none of the other hundred begins
+        await cut
         await drain
         with pytest.raises(Stopping):
             await tokens(stream)
 
-    served(scenario, one=paced(threading.Semaphore(2)))
+    served(scenario, one=paced(gate))
 
 
 def test_an_engine_that_is_not_started_takes_nothing_and_starts_once():

@@ -1,5 +1,9 @@
 """How the suite is run: shared between the cores as a whole, in one process otherwise, and never shared again by a share."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import conftest
@@ -30,7 +34,7 @@ def no_share(monkeypatch):
 
 
 def test_the_whole_suite_is_shared_between_the_cores():
-    assert asked() == (conftest.available_cores(), "loadgroup")
+    assert asked() == (conftest.available_cores(), "loadfile")
 
 
 ALONE = [{"ex": ["01.1"]}, {"impl": "work"}, {"usepdb": True}, {"capture": "no"}, {"slow": True}, {"markexpr": "slow"}]
@@ -56,11 +60,17 @@ def test_a_share_does_not_share_again(monkeypatch):
     assert asked() == (None, "no")
 
 
-def test_what_compiles_kernels_stays_together_and_so_does_each_file(tmp_path):
-    texts = {"test_a.py": "import numba", "test_b.py": 'backend="numba"', "test_c.py": "import numpy", "test_d.py": ""}
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    items = [Item(path=tmp_path / name) for name in texts for _ in range(2)]
-    option = SimpleNamespace(dist="loadgroup", slow=True, markexpr="", ex=[], impl=None)
-    conftest.pytest_collection_modifyitems(SimpleNamespace(option=option, args=[]), items)
-    assert [item.group for item in items[::2]] == ["kernels", "kernels", "test_c", "test_d"]
+def test_the_workers_keep_each_file_in_one_process(tmp_path):
+    """Run it: groups (--dist loadgroup) are lost without a word between pytest 9.2 and pytest-xdist 3.8."""
+    test = "import os, pathlib, time\nimport pytest\n@pytest.mark.parametrize('n', range(6))\ndef test_it(n):\n"
+    test += "    time.sleep(0.05)\n    (pathlib.Path(__file__).parent / f'{pathlib.Path(__file__).stem}.{os.getpid()}').touch()\n"
+    for name in ("test_a", "test_b", "test_c"):
+        (tmp_path / f"{name}.py").write_text(test)
+    ours = Path(conftest.__file__).parents[1]
+    options = ["-n", "2", "--dist", asked()[1], "-c", str(ours / "pyproject.toml")]
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ours, timeout=120)
+    assert "18 passed" in ran.stdout, ran.stdout + ran.stderr
+    processes = {name: len(list(tmp_path.glob(f"{name}.*"))) - 1 for name in ("test_a", "test_b", "test_c")}
+    assert processes == {"test_a": 1, "test_b": 1, "test_c": 1}
