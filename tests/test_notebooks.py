@@ -186,8 +186,8 @@ def spoil(example, how):
         cells[1]["execution_count"] = None
     elif how == "skipped with outputs":
         cells[4]["outputs"] = cells[1]["outputs"]
-    elif how == "five figures":
-        cells[2]["outputs"] *= 5
+    elif how == "six figures":
+        cells[2]["outputs"] *= 6
     elif how == "warning":
         cells[1]["outputs"].append({"output_type": "stream", "name": "stderr", "text": ["x.py:3: FutureWarning\n"]})
     elif how == "path":
@@ -206,7 +206,7 @@ def spoil(example, how):
         ("error", "cell 2 failed: ValueError: no"),
         ("not run", "cell 2 was not executed"),
         ("skipped with outputs", "cell 5 is tagged skip-execution and has outputs"),
-        ("five figures", "5 figures, at most 4"),
+        ("six figures", "6 figures, at most 5"),
         ("warning", "cell 2 wrote to standard error: x.py:3: FutureWarning"),
         ("path", "cell 2 shows something of this machine"),
         ("address", "cell 2 shows something of this machine: at 0x7f"),
@@ -296,7 +296,10 @@ def test_the_model_at_hand_is_smollm2_where_it_is_present(smollm2_path, monkeypa
 FALSE = {
     "a title about times": ('plots.finding("It grows", 1 > 2)', "refute this title: 'It grows'"),
     "a title about counts": ('plots.finding("It grows", 1 > 2, counted=True)', "refute this title: 'It grows'"),
-    "a point over its ceiling": ("plots.throughput_plot(axes, {'with': 2.2}, 'Fast', (2, 'ceiling'))", "2.2 lies over its ceiling of 2"),
+    "a point over its ceiling": (
+        "plots.throughput_plot(axes, {'with': 2.2}, 'Fast', (2, 'ceiling'))",
+        "2.2 lies over its ceiling of 2",
+    ),
     "a point under its floor": (
         "plots.ttft_plot(axes, {'with': ([1, 2], [0.1, 0.09])}, 'Soon', bound=([1, 2], [0.1, 0.1], 'floor'))",
         "with: 0.09 lies under its floor of 0.1",
@@ -340,7 +343,8 @@ def test_a_notebook_without_one_of_both_plots_is_named(built, example):
 def machine(**changed):
     from minillm.bench.machine import Machine
 
-    return Machine(**({"read_bytes_per_s": 3e10, "flops_per_s": 1e11, "cores": 2, "cpu": "a", "kernel_flops_per_s": 2e11} | changed))
+    rates = {"read_bytes_per_s": 3e10, "flops_per_s": 1e11, "kernel_flops_per_s": 2e11}
+    return Machine(**(rates | {"cores": 2, "cpu": "a"} | changed))
 
 
 def test_all_notebooks_have_one_machine(tmp_path, monkeypatch):

@@ -187,10 +187,10 @@ def configure(parser):
 
 
 def run(args):  # -> exit status
-    bad = 0
-    if not args.check:
+    bad, chosen = 0, sources(args.names, args.folder)
+    if not args.check and any("kept_machine" in source.read_text(encoding="utf-8") for source in chosen):
         same_machine(args.folder, args.names)
-    for source in sources(args.names, args.folder):
+    for source in chosen:
         start, target = time.perf_counter(), source.with_suffix(".ipynb")
         notebook = build(source, strict=not args.check)
         found = problems(notebook, source.read_text(encoding="utf-8"))
