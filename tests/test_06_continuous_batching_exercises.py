@@ -62,8 +62,9 @@ def check_entry(entering, pool, cache, fits, story, seats=1, alone=False):
 
 
 @exercise("06.1", points=2, hint=(
-    "How many blocks does it need, and how many may it take? pool.can_allocate(n) knows the watermark.",
-    "Alone, no other sequence needs to grow: then all free blocks are its own to take.",
+    "Why must a newcomer leave some blocks free, and when need it not?",
+    "pool.can_allocate(n) knows the watermark. Alone, no other sequence needs to grow: all pool.num_free are its own to take.",
+    "It enters if pool.can_allocate(need) or (alone and need <= pool.num_free): return BlockTable(pool, found), else None.",
 ))  # fmt: skip
 @given(tokens=st.integers(1, 44), taken=st.integers(0, 9), watermark=st.integers(0, 3), alone=st.booleans())
 def test_who_enters_leaves_the_watermark_free_unless_it_would_be_alone(tokens, taken, watermark, alone):
@@ -196,9 +197,10 @@ def run_step(scheduler):
 shapes_of = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1, max_size=6)
 
 
-@exercise("06.2", points=2, hint=(
+@exercise("06.2", points=4, hint=(
+    "The most senior must never stop. Who gives it blocks when none is free, and what if it is itself the last?",
     "Take blocks from the last of scheduler.running, one group after the other, until blocks_needed(...) fits pool.num_free.",
-    "Python's while … else: the else runs if the loop was not left by break. Who has left gets no tokens in this step.",
+    "while it does not fit: pop, preempt, appendleft; break if that was the group, else todo.pop(). The loop's else plans.",
 ))  # fmt: skip
 @given(shapes=shapes_of, spare=st.integers(0, 3))
 @example(shapes=[(8, 2), (1, 1), (1, 1)], spare=0)  # the first needs two blocks, and two must leave to give them
@@ -289,8 +291,9 @@ apart = st.lists(st.sampled_from([0, 1, *range(5, 13)]), min_size=1, max_size=7)
 
 
 @exercise("06.3", points=2, hint=(
-    "Take the decodes off the budget before you look at any prompt.",
-    "Then go through the list once; what a prompt takes is no longer left for the next.",
+    "A long prompt stands in front of three streams. Who must not wait for it?",
+    "Take the decodes off the budget before you look at any prompt; what a prompt takes is no longer left for the next.",
+    "left = budget - sum(n == 1 for n in pending). In order: a decode gets 1, a prompt min(n, left), and left shrinks by that.",
 ))  # fmt: skip
 @given(pending=apart, spare=st.sampled_from([*range(3, 20), 0]))
 def test_decodes_first_then_prompts_in_order(pending, spare):
@@ -312,7 +315,7 @@ def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
     assert found == right, f"{what}: {right} tokens could be computed, only {found} are"
 
 
-@exercise("06.3", points=1, hint="A prompt longer than any step is cut: it gets what is there, and goes on in the next.")
+@exercise("06.3", points=2, hint="A prompt longer than any step is cut: it gets what is there, and goes on in the next.")
 def test_a_long_prompt_beside_busy_streams_comes_to_its_end():
     left, steps = 100, []
     while left > 1 and len(steps) < 40:
@@ -345,9 +348,10 @@ def ask(queue, story):
     return found.request.id
 
 
-@exercise("06.5", points=2, hint=(
-    "served[user] counts tokens. Whose is the least, among the users who have a queue?",
-    "queues[user] is in order of arrival: its first value is the one; it stays there until it is admitted.",
+@exercise("06.5", points=1, hint=(
+    "One user sends a hundred requests and another sends one. Who has got the least so far, and from where do you know?",
+    "served[user] counts tokens: take the least among the users of `queues`. Its first request is next, and stays in line.",
+    "user = min(self.queues, key=lambda user: self.served[user]); then level, and the first of self.queues[user].values().",
 ))  # fmt: skip
 @given(users=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), tokens=st.permutations([3, 40, 500, 6000]))
 def test_the_user_served_the_fewest_tokens_is_next(users, tokens):
@@ -418,9 +422,10 @@ def state_of(seed, index, penalty=1.0, prompt=(2, 5), vocab=8):
     return attempt(f"for seed {seed} and answer {index}", lambda: sampling_state(params, index, list(prompt), vocab))
 
 
-@exercise("06.6", points=2, hint=(
-    "A SeedSequence with spawn_key=(index,) makes streams that have nothing to do with each other.",
-    "Answer 0 is drawn as by default_rng(seed): its spawn_key is ().",
+@exercise("06.6", points=1, hint=(
+    "All answers to a request have one seed. What else can tell their streams apart?",
+    "A SeedSequence with spawn_key=(index,) makes streams that have nothing to do with each other. Answer 0 has the key ().",
+    "rng = np.random.default_rng(np.random.SeedSequence(params.seed, spawn_key=(index,) if index else ())).",
 ))  # fmt: skip
 @given(seed=seeds_and, index=st.integers(0, 5))
 def test_seed_and_index_decide_the_numbers(seed, index):
@@ -432,7 +437,7 @@ def test_seed_and_index_decide_the_numbers(seed, index):
     check_close(found, right, what=what, mistakes=lambda: mistakes_serving.numbers(seed, index))
 
 
-@exercise("06.6", points=2, hint="Make a new generator at every call. A shared one gives an answer numbers of another.")
+@exercise("06.6", points=1, hint="Make a new generator at every call. A shared one gives an answer numbers of another.")
 @given(seed=seeds_and, turns=st.lists(st.integers(0, 1), min_size=2, max_size=8))
 def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
     for others, pair in (("two requests with the same seed", (0, 0)), ("two answers to one request", (0, 1))):
@@ -455,7 +460,7 @@ def test_without_a_seed_all_differ():
     assert len(set(numbers)) == 4, f"no seed was given: four answers must draw different numbers, found {numbers}"
 
 
-@exercise("06.6", points=2, hint=(
+@exercise("06.6", points=1, hint=(
     "used has an entry for each token of the vocabulary; those of the prompt are True from the beginning.",
     "A new array at every call: what one answer says must not be held against another.",
 ))  # fmt: skip

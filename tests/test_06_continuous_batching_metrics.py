@@ -54,7 +54,11 @@ def check(events, ttft, tpot, e2e):
 gap_lists = st.lists(st.floats(0.001, 5), min_size=1, max_size=20)
 
 
-@exercise("06.4", points=2, hint="n tokens have n - 1 gaps; the wait for the first token is TTFT and not part of TPOT.")
+@exercise("06.4", points=2, hint=(
+    "From when on does the user wait, and until when? How many gaps lie between n tokens?",
+    "n tokens have n - 1 gaps; the wait for the first token is TTFT and not part of TPOT. tpot(log, request) knows this.",
+    "With the times of TOKEN and that of ARRIVED: min(tokens) - start, tpot(log, request), max(tokens) - start.",
+))  # fmt: skip
 @given(wait=st.floats(0.01, 30), gaps=gap_lists, arrived=st.floats(0, 1000))
 def test_the_first_token_counts_in_ttft_and_not_in_tpot(wait, gaps, arrived):
     times = [arrived + wait + sum(gaps[:i]) for i in range(len(gaps) + 1)]
@@ -89,6 +93,7 @@ def test_waiting_and_preemption_count_in_full():
 @exercise("06.4", points=1, hint="A chunk may hold several tokens, and a server may report (USAGE) how many there were.")
 def test_tokens_are_counted_and_not_chunks():
     check(life([2.0, 4.0, 6.0], tokens=[1, 2, 2]), 1.0, 4.0 / 4, 5.0)
+    check(life([2.0, 4.0, 5.0], tokens=[1, 1, 3]), 1.0, 3.0 / 4, 4.0)  # seconds over tokens, no mean of the chunks' means
     check([*life([2.0, 4.0, 6.0]), Event(3, USAGE, 6.0, 9)], 1.0, 4.0 / 8, 5.0)
 
 

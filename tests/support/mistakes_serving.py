@@ -60,6 +60,8 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
     times, reported = [e.time for e in tokens], [e.tokens for e in events if e.kind == "usage"]
     count = max(sum(e.tokens for e in tokens), *reported, 0)
     answers = [[e.time for e in tokens if e.index == i] for i in sorted({e.index for e in tokens})]
+    by_answer = sorted(tokens, key=lambda e: e.index)
+    pairs = [(a, b) for a, b in zip(by_answer, by_answer[1:], strict=False) if a.index == b.index]
     decoding, start = sum(t[-1] - t[0] for t in answers), scheduled[-1] if scheduled else np.nan
     chunks, end = len(tokens) - len(answers), next(e.time for e in events if e.kind == "finished")
     return {
@@ -71,6 +73,9 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
             "the gaps of all answers are pooled: each answer has a TPOT, and the request's is their mean": decoding
             / max(1, count - len(answers)),
             "chunks are counted: each may hold several tokens": decoding / chunks if chunks else np.nan,
+            "each chunk's gap is divided by its tokens and these means are averaged: it is all seconds over all tokens": np.mean(
+                [(b.time - a.time) / b.tokens for a, b in pairs] or [np.nan]
+            ),
             "the first token is counted, and the wait for it": (times[-1] - arrived[0]) / count,
             "the gaps of n tokens are divided by n: there are n - 1": decoding / count,
             "the answers are taken for one: gaps between tokens of different answers": (times[-1] - times[0]) / max(1, count - 1),
