@@ -22,7 +22,7 @@ CACHES = [HashPrefixCache, RadixCache]
 @exercise(
     "05.1",
     points=1,
-    hint="The last block that begins at start is full only if start + block_size is at most len(tokens).",
+    hint="Which block may still change when the prompt grows? One is full only if start + block_size is at most len(tokens).",
 )
 @given(tokens=tokens_of, size=sizes)
 def test_only_full_blocks_have_a_name(tokens, size):
@@ -37,8 +37,9 @@ def test_only_full_blocks_have_a_name(tokens, size):
     "05.1",
     points=2,
     hint=(
-        "The same tokens mean something else after another beginning: each name must depend on all before it.",
-        "Keep the name of the block before in `parent` and hash (parent, block, salt).",
+        "A block of tokens stands after two different beginnings: may its keys and values be shared?",
+        "Each name must depend on all that came before. The name of the block before does already: keep it in `parent`.",
+        "parent = hasher((parent, block, salt)), with block = tuple(tokens[start : start + block_size]); yield parent, block.",
     ),
 )
 @given(first=tokens_of, second=tokens_of, size=sizes)
@@ -63,7 +64,7 @@ def test_salts_share_nothing_and_the_chain_can_be_taken_up_anywhere():
     assert rest == mine[1:], f"taken up after the first block the chain must go on as before: {mine[1:]}, found {rest}"
 
 
-@exercise("05.1", points=0, hint="Do not compute what the caller does not ask for: yield.")
+@exercise("05.1", points=1, hint="Do not compute what the caller does not ask for: yield.")
 def test_the_chain_is_lazy():
     asked = []
     next(chain(list(range(100)), 2, hasher=lambda key: asked.append(key) or len(asked)))

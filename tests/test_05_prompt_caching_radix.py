@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.radix import RadixCache, common_pages
-from minillm.course.checks import exercise
+from minillm.course.checks import answers, exercise
 
 sizes = st.sampled_from([1, 2, 4])
 prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=13), min_size=1, max_size=6)
@@ -43,8 +43,9 @@ def test_common_pages_is_what_a_loop_finds(a, b, size):
     "05.2",
     points=2,
     hint=(
-        "children is keyed by (salt, *tokens of the child's first page).",
-        "Go on from a child only if all its pages agree; then the next page of tokens begins len(child.tokens) later.",
+        "A node holds many pages, and its children hang below the last of them. When may you go on to a child?",
+        "children is keyed by (salt, *tokens of the child's first page); common_pages counts how many of its pages agree.",
+        "Append (child, same). Stop where same < len(child.pages); else go on: node = child, done += len(child.tokens).",
     ),
 )
 @given(stem=st.lists(st.integers(0, 2), min_size=1, max_size=9), asked=st.lists(st.integers(0, 2), max_size=14), size=sizes)
@@ -98,8 +99,9 @@ def shape(node):
     "05.3",
     points=2,
     hint=(
-        "The new node takes the parent's place for the key; the old one gets the key of its own first page now.",
-        "Four things of the old node change: key, tokens, pages and start. Then three links.",
+        "One node hung under its parent by its first page. Who hangs where afterwards, and under which key?",
+        "The new node takes the old one's place. Of the old one key, tokens, pages and start change; then three links.",
+        "node.key = (node.key[0], *node.tokens[cut : cut + page_size]). Links: parent to upper, upper to node, node to upper.",
     ),
 )
 def test_a_split_leaves_a_tree():
@@ -128,23 +130,26 @@ def test_a_split_leaves_a_tree():
 def test_prompts_that_part_midway_are_all_found(known, size):
     cache = new_cache(size, num_blocks=128)
     for tokens in known:
-        blocks = cached(cache, tokens)
+        with answers(f"caching {known} one by one (pages of {size})", "Does the lower node still hold what the upper one has?"):
+            blocks = cached(cache, tokens)
         assert len(blocks) >= len(tokens) // size
     for tokens in known:
         check_found(cache, tokens, len(tokens) // size * size, known)
     distinct = {tuple(tokens[:end]) for tokens in known for end in range(size, len(tokens) + 1, size)}
     kept = len(cache.pool.kept)
     assert kept == len(distinct), f"{known} have {len(distinct)} different beginnings of whole pages, {kept} pages are kept"
-    assert cache.evict(128) == kept, "when nothing is in use, all can be evicted"
+    freed = cache.evict(128)
+    assert freed == kept, f"nothing is in use, so all {kept} pages can go, found {freed}: do parents know their children?"
     assert not cache.root.children, f"an empty tree has no nodes, found {shape(cache.root)}"
 
 
-@exercise("05.3", points=0)
+@exercise("05.3", points=1, hint="match asks for a split where a prompt leaves a node midway: split(node, pages that agree).")
 def test_a_match_that_ends_midway_splits_there():
     cache = new_cache()
     cached(cache, [1, 2, 3, 4])
     cache.release(cache.match([1, 2, 9]))
-    assert shape(cache.root) == ([], [([1, 2], [([3, 4], [])])]), f"found {shape(cache.root)}"
+    found, right = shape(cache.root), ([], [([1, 2], [([3, 4], [])])])
+    assert found == right, f"[1, 2, 9] leaves [1, 2, 3, 4] after two pages: one node becomes two, {right}, found {found}"
 
 
 # --- 05.4: evict ----------------------------------------------------------------------------------------------------------
@@ -156,10 +161,11 @@ def lengths(cache, known):
 
 @exercise(
     "05.4",
-    points=2,
+    points=1,
     hint=(
-        "Pop the smallest score from the queue until n pages are freed or nothing is left.",
-        "Skip what no longer holds: another ticket, children, a last page in use.",
+        "Which page can go without making another unreachable, and which must not go?",
+        "Pop the smallest score until n pages are freed or none is left; skip a node with another ticket, children or an owner.",
+        "if ticket == node.ticket and not node.children and not self.locked(node): evicted(score), prune(node), count one page.",
     ),
 )
 def test_what_is_in_use_stays():
