@@ -19,8 +19,9 @@ def codes_of(bits, seed=0):  # -> (16, 32) uint8
 
 
 @exercise("11.1", points=2, hint=(
-    "Two 16-bit words are a lane, a lane belongs to one row. Word 2 · row holds even columns, word 2 · row + 1 odd ones.",
-    "A word holds four 4-bit codes: pair 0 lowest. Pairs 4 to 7 are 32 words further on.",
+    "Whose code lies in the lowest four bits of word 3: of which row, and which column?",
+    "Two words are a lane, of one row: word 2 · row has even columns, the next odd ones. Pair 0 is lowest, pair 4 32 words on.",
+    "With pair = column // 2: words[32 * (pair // 4) + 2 * lane + column % 2] >> 4 * (pair % 4) & 15.",
 ))  # fmt: skip
 @pytest.mark.parametrize("bits", [4, 8])
 def test_every_code_of_a_record_is_found(bits):
@@ -43,8 +44,9 @@ def test_upper_bits_join_the_lower_four(bits):
 
 
 @exercise("11.2", points=2, hint=(
-    "Pair i of a group goes to bit bits · i of both halves; combine with |.",
-    "Widen to uint16 before you shift: a uint8 has no room for what is moved up.",
+    "`each` pairs share a word, and the first has the lowest bits: at which bit does pair i begin?",
+    "At bits · i, in both halves. Widen to uint16 before you shift (a uint8 has no room for what is moved up); combine with |.",
+    "words |= split[:, :, :, i].astype(np.uint16) << np.uint16(bits * i), for i from 0 to each - 1.",
 ))  # fmt: skip
 @given(bits=st.sampled_from([1, 2, 4]), bands=st.integers(1, 2), blocks=st.integers(1, 3), seed=seeds)
 def test_a_lane_holds_its_pairs_from_the_lowest_bits_up(bits, bands, blocks, seed):
@@ -64,6 +66,7 @@ blocks = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 @exercise("11.3", points=2, hint=(
     "Which range does the last tile of a side cover, if the block does not divide the side?",
     "A tile of C is a sum over all of k, in steps of `inner`; it begins at zero for every tile.",
+    "total += a[i : i + rows, p : p + inner] @ b[p : p + inner, j : j + columns], p in range(0, k, inner); then c[…] = total.",
 ))  # fmt: skip
 @given(sizes=sizes, block=blocks, seed=seeds)
 def test_tiles_of_any_size_give_the_product(sizes, block, seed):
@@ -130,9 +133,9 @@ def test_tiles_may_run_at_the_same_time(workers):
 
 
 @exercise("11.4", points=2, hint=(
-    "The scale belongs to a row and a block of 32 columns: scales[:, b].",
-    "How large can a sum of 32 products of 15 and 32,767 be, and which integer holds it?",
-    "The minimum counts once for each x of the block: it is multiplied by the sum of the rounded x.",
+    "One number divides the whole normed row. Must the products wait for it? And which integer holds 32 products of 15 · 32,767?",
+    "scales[:, b] belongs to a row and a block of 32 columns; a minimum counts once for each x: times the sum of the rounded x.",
+    "y += step * (scales[:, b] * (codes_b @ q) - minima[:, b] * q.sum()) block by block; at the end y /= √(squares / d + ε).",
 ))  # fmt: skip
 @given(n_rows=st.integers(1, 5), n_blocks=st.integers(1, 4), size=st.sampled_from([0.01, 1.0, 100.0]), seed=seeds)
 def test_the_product_with_a_normed_row_never_written(n_rows, n_blocks, size, seed):
@@ -186,8 +189,9 @@ def test_a_block_of_zeros_adds_nothing():
 
 
 @exercise("11.5", points=2, hint=(
-    "Walk from the largest size down: how far does B win without a gap?",
-    "What do you return when B loses at the largest size?",
+    "One measured size alone can say that there is no crossover: which?",
+    "Walk from the largest size down: how far does B win without a gap? A draw ends it.",
+    "for n, a, b in zip(reversed(tokens), …): if b >= a, break; found = n. It begins as None.",
 ))  # fmt: skip
 @given(wins=st.lists(st.sampled_from("ABA="), min_size=1, max_size=8), seed=seeds)
 def test_the_crossover_is_where_b_begins_to_win_for_good(wins, seed):

@@ -34,6 +34,7 @@ def check_cross_entropy(logits, targets):
 @exercise("16.1", points=2, hint=(
     "dz = (p - onehot) / n. What must exp(z - top) be divided by to become p?",
     "p lies where the logits lie, and that array is given back: change it in place.",
+    "p *= share / sums, with a share of 1/n for each row that counts and 0 for the others; then p[rows, y[rows]] -= 1/n.",
 ))  # fmt: skip
 @given(rows=st.integers(1, 5), vocabulary=st.integers(2, 6), seed=seeds)
 def test_the_gradient_is_what_was_said_less_what_came(rows, vocabulary, seed):
@@ -82,9 +83,10 @@ def test_the_gain_learns_from_every_token(tokens, d, seed):
     check_close(found, expected, what="dw", mistakes=lambda: mistakes.rms_norm_d_weight(*inputs))
 
 
-@exercise("16.2", points=2, hint=(
-    "Two ways lead from x to y: through x itself, and through r. The first gives r g, with g = dy ∘ w.",
-    "dr/dx = -r³ x / d, so the second way is -r x̂ mean(g ∘ x̂), the mean over a vector's components.",
+@exercise("16.2", points=3, hint=(
+    "Two ways lead from x to y: through x itself, and through r. What does each of them give?",
+    "The first gives r g, with g = dy ∘ w. dr/dx = -r³ x / d, and the second sums g over all components of the vector.",
+    "dx = r (g - x̂ mean(g ∘ x̂)), the mean over a vector's components.",
 ))  # fmt: skip
 @given(tokens=st.integers(1, 4), d=st.integers(1, 5), seed=seeds)
 def test_the_gradient_knows_that_the_length_depends_on_x(tokens, d, seed):
@@ -131,8 +133,9 @@ def run_of_steps(seed, steps):
 
 
 @exercise("16.3", points=1, hint=(
-    "m and v are running means: a share β of the old, 1 - β of the new.",
-    "They must change in place (m *= …, m += …): they are the optimizer's memory.",
+    "What does the optimizer remember from one step to the next, and what does it forget?",
+    "m and v are running means, of g and of g²: β of the old, 1 - β of the new. They change in place (m *= …).",
+    "m *= β₁; m += (1 - β₁) g; v *= β₂; v += (1 - β₂) g².",
 ))  # fmt: skip
 @given(steps=st.integers(1, 4), seed=seeds)
 def test_the_moments_are_running_means_of_g_and_of_its_square(steps, seed):
@@ -144,7 +147,8 @@ def test_the_moments_are_running_means_of_g_and_of_its_square(steps, seed):
     check_close(found[2], v, what=f"v after {steps} steps", mistakes=lambda: mistakes.adamw_mistakes(2, *inputs))
 
 
-@exercise("16.3", points=2, hint=(
+@exercise("16.3", points=3, hint=(
+    "m begins at 0. By which factor is it too small after t steps with the same gradient?",
     "m̂ = m / (1 - β₁ᵗ) and v̂ = v / (1 - β₂ᵗ), t the number of the step; then w ← w - η m̂ / (√v̂ + ε).",
     "Decay first: w ← w (1 - η λ). It is no part of the gradient, and not divided by √v̂.",
 ))  # fmt: skip
@@ -180,8 +184,9 @@ sides = st.sampled_from([2, 3, 4, 5, 1])  # the smallest that fails shall tell d
 
 
 @exercise("16.4", points=2, hint=(
-    "Two ways from x to y, added: through W, and through A (down to r numbers) and B (up again).",
-    "The thin way is scaled by α/r. Which array's length is r?",
+    "Two ways lead from x to y and are added. How many numbers a token lie in the middle of the thin one?",
+    "Through W; and through A, down to r numbers, and B, up again. The thin way is scaled by α/r: which array's length is r?",
+    "y = linear(x, weight) + (alpha / len(a)) * linear(linear(x, a), b).",
 ))  # fmt: skip
 @given(tokens=sides, d_in=sides, d_out=sides, rank=ranks, alpha=alphas, seed=seeds)
 def test_an_adapter_adds_its_way_to_that_of_the_matrix(tokens, d_in, d_out, rank, alpha, seed):
@@ -223,9 +228,10 @@ def base_and_adapter(seed, rank=2, alpha=6.0):
     return dict(zip(names, (first, second, norm), strict=True)), adapter, (first.copy(), a.copy(), b.copy(), alpha)
 
 
-@exercise("16.5", points=2, hint=(
+@exercise("16.5", points=1, hint=(
+    "Others use the same base. Which arrays of the result may be the base's own, and which must be new?",
     "adapter.pairs() gives {name of a matrix: (A, B)}; delta(a, b, alpha) is what to add to it.",
-    "All weights are in the result, those without an adapter as they were: the same arrays.",
+    "merged = dict(parameters): the same arrays. Then merged[name] = dense(parameters[name]) + delta(a, b, alpha) for each pair.",
 ))  # fmt: skip
 @given(rank=st.integers(1, 3), alpha=alphas, seed=seeds)
 def test_merged_weights_are_the_base_and_what_was_learnt(rank, alpha, seed):
@@ -272,9 +278,10 @@ def test_a_packed_base_becomes_floats_where_it_is_merged():
 # --- 16.6 ---------------------------------------------------------------------------------------------------------------
 
 
-@exercise("16.6", points=2, hint=(
+@exercise("16.6", points=1, hint=(
+    "Levels are quantiles, and one of them is exactly 0: of which probability? How many levels lie on each side of it?",
     "Probabilities from `edge` to 1/2 and from 1/2 to 1 - edge, evenly spaced on each side; NormalDist().inv_cdf of each.",
-    "1/2 is in both halves, and counts once: 8 and 9 points are 16 levels. Divide all by the largest.",
+    "edge = (1/32 + 1/30) / 2; np.linspace(edge, 1/2, 8), then np.linspace(1/2, 1 - edge, 9)[1:]. Divide all by the largest.",
 ))  # fmt: skip
 def test_the_levels_are_those_of_the_paper():
     found = nf4_levels()
