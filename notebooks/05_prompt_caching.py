@@ -258,7 +258,7 @@ plots.show(fig)
 # %%
 trace = os.environ.get("MINILLM_MOONCAKE_TRACE")
 profile = load_profile("mooncake_conv")
-COUNT = 4000  # requests, the first of them: enough to fill 10 million tokens three times, and soon replayed
+COUNT = 6000  # requests, the first of them: enough to fill 10 million tokens four times, and soon replayed
 requests = read_mooncake(trace)[:COUNT] if trace else draw(profile, COUNT)
 source = "of the trace itself" if trace else f"drawn from this project's profile of {profile['source']}"
 print(f"{len(requests):,} requests {source}")
@@ -275,6 +275,8 @@ rates = {(row["policy"], row["capacity_tokens"]): row for row in replayed["rows"
 mid = {policy: 100 * rates[policy, 3_000_000]["hit_rate_tokens"] for policy in ("lru", "lfu", "cost", "belady")}
 print("of tokens, 3 million kept: ", end="")
 print(", ".join(f"{policy} {quote(f'hit {policy}', f'{rate:.1f}%')}" for policy, rate in mid.items()))
+small, large = (f"{100 * rates['lru', c]['hit_rate_tokens']:.0f}%" for c in (1_000_000, 10_000_000))
+print(f"LRU: {quote('lru small', small)} of tokens with 1 million kept, {quote('lru large', large)} with 10 million")
 both = [f"{100 * replayed['unlimited'][key]:.1f}%" for key in DEFINITIONS]
 print(f"unlimited: {quote('all tokens', both[0])} of tokens, {quote('all mean', both[1])} mean of the requests")
 
@@ -329,7 +331,7 @@ def chance(after):
 
 NEVER = 10**9
 pairs = [(k, u, nxt) for at in met.values() for k, (u, nxt) in enumerate(zip(at, [*at[1:], NEVER], strict=True), 1)]
-USES, IDLE = (1, 2, 3, 4), (0, 100, 200, 400, 800, 1600)
+USES, IDLE = (1, 2, 3, 4), (0, 200, 400, 800, 1600, 2400)
 by_uses = [chance((u, nxt) for k, u, nxt in pairs if k == uses) for uses in USES]
 by_idle = [chance((u + idle, nxt) for _, u, nxt in pairs if nxt > u + idle) for idle in IDLE]
 
@@ -361,7 +363,7 @@ dead = {name: dead_share(policy) for policy, name in [*NAMES.items(), ("belady",
 print("used again soon, by uses so far:  ", ", ".join(f"{k}: {share:.0f}%" for k, share in zip(USES, by_uses, strict=True)))
 print("used again soon, by requests idle:", ", ".join(f"{k}: {share:.0f}%" for k, share in zip(IDLE, by_idle, strict=True)))
 print(f"after one use {quote('after 1', f'{by_uses[0]:.0f}%')}, after four {quote('after 4', f'{by_uses[-1]:.0f}%')}; ", end="")
-print(f"just used {quote('idle 0', f'{by_idle[0]:.0f}%')}, idle for 1,600 requests {quote('idle 1600', f'{by_idle[-1]:.0f}%')}")
+print(f"just used {quote('idle 0', f'{by_idle[0]:.0f}%')}, idle for 2,400 requests {quote('idle 2400', f'{by_idle[-1]:.0f}%')}")
 shown = {"LRU": "dead lru", "LFU": "dead lfu", "cost-aware (GreedyDual)": "dead cost", "Belady": "dead belady"}
 print("never asked for again: ", ", ".join(f"{name} {quote(shown[name], f'{share:.0f}%')}" for name, share in dead.items()))
 
@@ -371,21 +373,22 @@ plots.series(left, 0, IDLE, by_idle, "by requests since its last use (what LRU s
 for uses, share in zip(USES, by_uses, strict=True):
     meaning = "just used for the 1st, 2nd, 3rd, 4th time" if uses == 1 else None
     left.axhline(share, color="grey", linestyle=":", linewidth=1.2, label=meaning)
-steep = by_idle[0] > 4 * by_idle[-1] and max(by_uses) - min(by_uses) < 0.5 * (by_idle[0] - by_idle[-1])
-title = plots.finding("Idle time tells what comes back; the count hardly does", steep, counted=True)
+steep = all(a > b for a, b in zip(by_idle, by_idle[1:], strict=False)) and by_idle[0] > 4 * by_idle[-1]
+title = plots.finding("The longer a page is idle, the less likely it comes back", steep, counted=True)
 plots.label(left, title, "requests since the last use", f"used again within {WINDOW:,} requests (%)")
-left.set_xticks(IDLE[2:], [f"{idle:,}" for idle in IDLE[2:]])
+left.set_xticks(IDLE, [f"{idle:,}" for idle in IDLE])
 plots.legend(left)
 plots.bars(right, [name.replace(" (", "\n(") for name in dead], list(dead.values()), "%")
-fuller = dead["LRU"] < min(dead["LFU"], dead["cost-aware (GreedyDual)"])
-title = plots.finding("LFU and cost-aware keep more that nobody wants again", fuller, counted=True)
+title = f"LFU fills {dead['LFU']:.0f}% of its memory with what nobody wants again"
+title = plots.finding(title, dead["Belady"] < dead["LRU"] < dead["LFU"], counted=True)
 plots.label(right, title, "policy, 3 million tokens", "cached pages never asked for again (%)")
 right.set_ylim(0, 115)
 plots.show(fig)
 
 # %% [markdown]
 # **The gap** between Belady and the others on the right is what the past does not tell: which chat is over. LFU keeps pages of
-# chats that had many turns and ended; a page that is new has one use and goes first, though its next turn is near.
+# chats that had many turns and ended; a page that is new has one use and goes first, though its next turn is near. The
+# cost-aware policy weighs uses by depth: it saves the time of deep pages, where the picture before counted tokens.
 #
 # ## When it hurts: a round longer than the cache
 #
