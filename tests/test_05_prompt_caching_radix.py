@@ -138,7 +138,8 @@ def test_prompts_that_part_midway_are_all_found(known, size):
     distinct = {tuple(tokens[:end]) for tokens in known for end in range(size, len(tokens) + 1, size)}
     kept = len(cache.pool.kept)
     assert kept == len(distinct), f"{known} have {len(distinct)} different beginnings of whole pages, {kept} pages are kept"
-    freed = cache.evict(128)
+    with answers("evict(128)", "Does the lower node still hold what the upper one has?"):
+        freed = cache.evict(128)
     assert freed == kept, f"nothing is in use, so all {kept} pages can go, found {freed}: do parents know their children?"
     assert not cache.root.children, f"an empty tree has no nodes, found {shape(cache.root)}"
 

@@ -403,9 +403,10 @@ def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, roun
             queue.push(group(id=10 * i + j, user=user))
     for _ in range(rounds):
         story = f"requests of {cost} tokens, served so far {dict(served)}"
-        chosen = queue.waiting[ask(queue, story)]
+        found = ask(queue, story)
+        chosen = queue.waiting[found]
         user = chosen.request.user
-        queue.pop(chosen)
+        attempt(f"{story}: to be next is not to have entered; when it entered", lambda chosen=chosen: queue.pop(chosen))
         queue.charge(user, cost[user])
         served[user] += cost[user]
         apart = max(served[u] for u in cost) - min(served[u] for u in cost)
@@ -503,7 +504,7 @@ def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
         made = [Answer(id, prompt, params, None, Silent(), context=99, vocab_size=12) for id in requests]
         for row in logits:
             for answer in made:
-                answer.next_token(row, ())
+                attempt("with a state that is its own", lambda answer=answer, row=row: answer.next_token(row, ()))
         return [answer.token_ids for answer in made]
 
     (alone,) = answers(0)

@@ -194,7 +194,8 @@ def test_an_adapter_adds_its_way_to_that_of_the_matrix(tokens, d_in, d_out, rank
     before = {"x": x.copy(), "W": weight.copy(), "A": a.copy(), "B": b.copy()}
     expected, wrong = mistakes.lora(*inputs, alpha)
     y = lora_linear(*inputs, alpha)
-    check_close(y, expected, atol=1e-4, what=f"y, with r = {rank} and α = {alpha:g},", mistakes=lambda: wrong)
+    what = f"y, with r = {rank} and α = {alpha:g},"
+    check_close(y, expected, atol=1e-4, what=what, mistakes=lambda: wrong, dtype=np.float32)
     unchanged({"x": x, "W": weight, "A": a, "B": b}, before, "lora_linear")
 
 

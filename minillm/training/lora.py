@@ -31,7 +31,10 @@ from minillm.training.layer import Products, dense
 def lora_linear(  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
     x: Array, weight: Array, a: Array, b: Array, alpha: float
 ) -> Array:
-    """Compute y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token between the two, and B A is never made."""
+    """Compute y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token between the two, and B A is never made.
+
+    y is of the type of x and W.
+    """
     # BEGIN SOLUTION ex=16.4
     y = linear(x, weight)
     low = (alpha / len(a)) * linear(x, a)  # (T, r)
