@@ -21,7 +21,15 @@ from minillm.model.sampling import keep_top_p
 # --- 01.1 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("01.1", points=1, hint=("Mean of the squares along the last axis.", "keepdims=True lets it divide each vector."))
+@exercise(
+    "01.1",
+    points=1,
+    hint=(
+        "Of an array of many vectors: over which axis does one vector's mean go, and what shape must it keep to divide by it?",
+        "The mean of the squares, np.mean(x * x, axis=-1, keepdims=True): no mean is subtracted first.",
+        "x / np.sqrt(mean_square + eps) * weight.",
+    ),
+)
 @given(seed=seeds, rows=st.integers(1, 5), d=st.sampled_from([1, 2, 7, 64]), scale=st.sampled_from([1e-3, 1.0, 50.0]))
 def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     x, weight = draws(seed, (rows, d), (d,))
@@ -39,17 +47,17 @@ def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(found, expected, what="rms_norm(1e-3)", mistakes=lambda: mistakes.rms_norm(tiny, np.ones(4), 1e-5))
 
 
-@exercise("01.1", points=1, hint="The input belongs to the caller: build a new array.")
-def test_the_input_of_rms_norm_stays_as_it_was():
-    x = draws(3, (2, 8))
-    before = x.copy()
-    rms_norm(x, np.ones(8, np.float32), 1e-5)
-    check_close(x, before, rtol=0, atol=0, what="the caller's x, written to by rms_norm(x),")
-
-
-@exercise("01.1", points=0, hint="Only the last axis is a vector: queries come as (tokens, heads, d).")
-def test_rms_norm_works_on_each_head_of_a_stack():
+@exercise(
+    "01.1",
+    points=1,
+    hint=(
+        "Only the last axis is a vector: queries come as (tokens, heads, d).",
+        "The input belongs to the caller: build a new array.",
+    ),
+)
+def test_rms_norm_works_on_each_head_of_a_stack_and_leaves_it_as_it_was():
     x, weight = draws(4, (3, 2, 8), (8,))
+    before = x.copy()
     expected = oracles.rms_norm(x.reshape(6, 8), weight, 1e-6).reshape(3, 2, 8)
 
     def over(axis, words):
@@ -57,7 +65,10 @@ def test_rms_norm_works_on_each_head_of_a_stack():
 
     ways = over(1, "the mean goes over axis 1, the heads: it belongs to the last axis (axis=-1)")
     ways |= over((1, 2), "one mean is taken for all heads of a token: each head has its own (axis=-1)")
-    check_close(rms_norm(x, weight, 1e-6), expected, what="rms_norm of (3, 2, 8)", mistakes=lambda: ways)
+    found = rms_norm(x, weight, 1e-6)
+    given = "x after the call, which must be as the caller gave it (rms_norm(x) returns a new array),"
+    check_close(x, before, rtol=0, atol=0, what=given)
+    check_close(found, expected, what="rms_norm of (3, 2, 8)", mistakes=lambda: ways)
 
 
 # --- 01.2 -----------------------------------------------------------------------------------------------------------
@@ -71,7 +82,11 @@ def turned(x, positions, base, interleaved):
 @exercise(
     "01.2",
     points=1,
-    hint=("A pair (a, b) becomes (a cos - b sin, a sin + b cos).", "Interleaved: x[..., 0::2] and x[..., 1::2]."),
+    hint=(
+        "Which two components turn together, and which angle do all heads of one token share?",
+        "cos and sin are (tokens, d/2), x is (tokens, heads, d): cos[:, None, :] gives every head of a token its angle.",
+        "A pair (a, b) becomes (a cos - b sin, a sin + b cos). Interleaved, a is x[..., 0::2] and b is x[..., 1::2].",
+    ),
 )
 @given(seed=seeds, tokens=st.integers(1, 4), heads=st.integers(1, 3), d=st.sampled_from([2, 4, 6, 16]), start=st.integers(0, 900))
 def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
@@ -93,12 +108,13 @@ def test_pairs_by_halves_are_turned_by_position_times_frequency(seed, tokens, he
     check_close(out, np.zeros((0, heads, d)), what="rope of no tokens", dtype=np.float32)
 
 
-@exercise("01.2", points=0, hint="Compute both new components from the old ones before you store either.")
+@exercise("01.2", points=1, hint="Compute both new components from the old ones before you store either.")
 def test_rope_leaves_its_input_alone_and_keeps_lengths():
     x = draws(5, (3, 2, 8))
     before = x.copy()
     out = turned(x, np.arange(3), 100.0, True)
-    check_close(x, before, rtol=0, atol=0, what="the caller's x, written to by rope(x),")
+    given = "x after the call, which must be as the caller gave it (rope(x) returns a new array),"
+    check_close(x, before, rtol=0, atol=0, what=given)
     check_close(np.linalg.norm(out, axis=-1), np.linalg.norm(before, axis=-1), what="length of each turned vector")
 
 
@@ -113,8 +129,9 @@ def oracle_head(q, k, v):
     "01.3",
     points=1,
     hint=(
-        "Scores are q times k transposed, over √d.",
-        "causal_mask says which scores stay; the others become -inf before the softmax.",
+        "A score compares a query with a key: what keeps it from growing with d, and which keys may this query see?",
+        "causal_mask says which scores stay. The others become -inf before layers.softmax: exp(-inf) is a weight of 0.",
+        "scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(np.float32(d)); what follows is np.where, softmax, and a product with v.",
     ),
 )
 @given(seed=seeds, n=st.integers(1, 9), d=st.sampled_from([1, 3, 8, 64]))
@@ -151,12 +168,15 @@ def test_large_scores_do_not_overflow():
     check_close(attention_head(q, k, v), expected, what=what)
 
 
-@exercise("01.3", points=0, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")
+@exercise("01.3", points=1, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")
 @pytest.mark.parametrize("stack", [(2, 3), (1, 2)])
 def test_leading_axes_are_heads_that_do_not_mix(stack):
     q, k, v = draws(2, (*stack, 4, 8), (*stack, 6, 8), (*stack, 6, 8))
     expected = np.stack([np.stack([oracle_head(q[a, b], k[a, b], v[a, b]) for b in range(stack[1])]) for a in range(stack[0])])
-    check_close(attention_head(q, k, v), expected, what=f"attention_head over a {stack} stack of heads")
+    what = f"attention_head over a {stack} stack of heads"
+    with answers(what, "k.T turns around all axes: only the last two change places, np.swapaxes(k, -1, -2)."):
+        found = attention_head(q, k, v)
+    check_close(found, expected, what=what)
 
 
 # --- 01.4 -----------------------------------------------------------------------------------------------------------
@@ -175,8 +195,9 @@ def check_kept(logits, p, expected):
     "01.4",
     points=1,
     hint=(
-        "Sort from the likeliest down; cumulate the probabilities.",
-        "Keep a token when those before it hold less than p: so the one that crosses p stays.",
+        "The likeliest token alone has more than p: what do you keep, and does your rule keep it?",
+        "Sort from the likeliest down (np.argsort of -logits, stable), and ask of each what those before it hold together.",
+        "before = np.cumsum(probabilities) - probabilities; a token stays where before < p, so the one that crosses p stays.",
     ),
 )
 @pytest.mark.parametrize(
@@ -212,8 +233,9 @@ NARROW = replace(preset("llama-3-8b"), name="32 heads of 64 in 4096", d_head=64)
     "01.5",
     points=2,
     hint=(
-        "Every parameter of a matrix is one multiply and one add.",
-        "Scores and average: 2 FLOPs each, per layer, per query head, per component, per token of context.",
+        "Which work grows with the context, and which would be the same for the very first token?",
+        "Every parameter of a matrix (matrix_parameters) is one multiply and one add. Attention has two products: q·k, w·v.",
+        "2 · matrix_parameters + n_layers · 4 · n_heads · d_head · context: 2 FLOPs for each of both products.",
     ),
 )
 @pytest.mark.parametrize(
@@ -269,7 +291,15 @@ def log_of(arrived, *tokens, together=1):
     return EventLog(events=[*other[:2], Event(0, ARRIVED, arrived, 5), *own, other[2]])
 
 
-@exercise("01.6", points=1, hint="n tokens have n - 1 gaps between them; the first token's wait is TTFT and not part of it.")
+@exercise(
+    "01.6",
+    points=1,
+    hint=(
+        "Three tokens: how many gaps lie between them, and to whom belongs the wait for the first?",
+        "n tokens have n - 1 gaps; the first token's wait is TTFT. All gaps together are the last time minus the first.",
+        '"vllm": (times[-1] - times[0]) / (count - 1). "guidellm" starts at the arrival and divides by count.',
+    ),
+)
 @given(arrived=st.floats(0, 100), first=st.floats(0.001, 9), gaps=st.lists(st.floats(0.001, 3), min_size=1, max_size=9))
 def test_tpot_is_the_mean_gap_after_the_first_token(arrived, first, gaps):
     times = [arrived + first + sum(gaps[:i]) for i in range(len(gaps) + 1)]
@@ -300,7 +330,7 @@ def test_the_other_convention_spreads_e2e_over_all_tokens(arrived, times):
     check_close(events.tpot(log, 0, GUIDELLM), expected, rtol=1e-9, what=what, mistakes=lambda: ways)
 
 
-@exercise("01.6", points=1, hint="One token has no gap: None, not zero. An event of 3 tokens counts as 3: log.times does that.")
+@exercise("01.6", points=1, hint="One token has no gap: None, not zero. An event of 3 tokens counts as 3: `count` does that.")
 def test_tpot_counts_tokens_and_one_alone_has_none():
     one, none = log_of(1.0, 3.5), log_of(1.0)
     found = events.tpot(one, 0)

@@ -62,8 +62,9 @@ def test_layers_count_for_themselves():
     "02.1",
     points=1,
     hint=(
-        "The new rows go to lengths[layer] … lengths[layer] + n; then that layer's length grows.",
-        "Call reserve first: it may replace the arrays.",
+        "Where do the new rows begin, and is there room for them yet?",
+        "Call reserve first: it may replace the arrays. The rows go to lengths[layer] … + n; then that length grows.",
+        "start = self.lengths[layer]; end = start + len(k); self.reserve(end); self.k[layer, start:end] = k; and so on.",
     ),
 )
 @given(seed=seeds, pieces=st.lists(st.integers(1, 9), min_size=1, max_size=4))
@@ -113,7 +114,15 @@ def test_more_than_the_limit_is_refused_and_changes_nothing():
 # --- 02.2 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("02.2", points=1, hint="The arrays are longer than what is in them: slice up to lengths[layer].")
+@exercise(
+    "02.2",
+    points=1,
+    hint=(
+        "The arrays are longer than what is in them: which number says where this layer's tokens end?",
+        "self.k is (layers, capacity, kv_heads, d_head): take one layer, and of that the first lengths[layer] rows.",
+        "self.k[layer, : self.lengths[layer]], and the same of self.v: slices are views.",
+    ),
+)
 @given(seed=seeds, n=st.integers(1, 12))
 def test_read_gives_what_is_there_and_not_what_is_reserved(seed, n):
     cache = new_cache()
@@ -167,16 +176,27 @@ def test_truncate_to_3_keeps_the_first_3():
     check_holds(cache, k[:, :3], v[:, :3], what="a cache of 8 truncated to 3")
 
 
-@exercise("02.3", points=1, hint="Nothing is erased: every layer's length is set back.")
-@given(seed=seeds, n=st.integers(1, 12), data=st.data())
-def test_truncate_forgets_the_end_in_every_layer(seed, n, data):
+@exercise(
+    "02.3",
+    points=1,
+    hint=(
+        "What tells a layer how many tokens it holds? Must anything be erased for it to forget the last ones?",
+        "Nothing is erased: every layer's length is set back, also that of a layer which had run ahead.",
+        "self.lengths is a list of one number a layer: afterwards each of them is `length`.",
+    ),
+)
+@given(seed=seeds, n=st.integers(1, 12), ahead=st.integers(0, 2), data=st.data())
+def test_truncate_forgets_the_end_in_every_layer(seed, n, ahead, data):
     cache = new_cache()
     k, v = fill(cache, seed, n)
+    if ahead:  # a step was interrupted after layer 0
+        cache.append(0, k[0, :1].repeat(ahead, 0), v[0, :1].repeat(ahead, 0))
     kept, room = data.draw(st.integers(0, n)), room_after(cache)
     cache.truncate(kept)
     check_one_length_a_layer(cache, f"truncate({kept})")
     assert cache.length == kept, f"length after truncate({kept}) of a cache of {n} must be {kept}, found {cache.length}"
-    check_holds(cache, k[:, :kept], v[:, :kept], what=f"a cache truncated from {n} to {kept}")
+    was = f" (layer 0 was {ahead} ahead)" * bool(ahead)
+    check_holds(cache, k[:, :kept], v[:, :kept], what=f"a cache truncated from {n} to {kept}{was}")
     found = room_after(cache)
     assert found == room, f"truncate frees no memory: room for {room} tokens before, {found} after. A draft is rejected often"
     more_k, more_v = fill(cache, seed + 1, 2)
@@ -206,8 +226,12 @@ def test_truncating_to_what_is_not_there_is_refused(length):
 
 @exercise(
     "02.4",
-    points=1,
-    hint=("Both must be able to append without the other seeing it.", "Lists too: lengths belongs to one cache."),
+    points=2,
+    hint=(
+        "Both go on appending from here: what may they not have in common?",
+        "Three things are written to: k, v and the list `lengths`. A second name for one of them is no copy.",
+        "other = ContiguousCache(…) of the same sizes, limit and dtype; then other.k = self.k.copy(), and so on.",
+    ),
 )
 @given(seed=seeds, n=st.integers(1, 9))
 def test_after_a_fork_neither_sees_the_other(seed, n):
@@ -253,10 +277,11 @@ def test_a_fork_is_a_cache_of_the_same_kind():
 
 @exercise(
     "02.5",
-    points=3,
+    points=4,
     hint=(
-        "Query heads 0 … group-1 share KV head 0: reshape heads to (kv_heads, group).",
-        "Let broadcasting repeat the keys: (kv_heads, 1, n_k, d).",
+        "With 6 query heads and 2 KV heads: which KV head does query head 2 read, and which query head 3?",
+        "Query head h reads KV head h // group, with group = heads // kv_heads: reshape heads to (kv_heads, group).",
+        "q.reshape(n_q, kv_heads, group, d).transpose(1, 2, 0, 3) against k.transpose(1, 0, 2)[:, None]: broadcasting repeats k.",
     ),
 )
 @given(seed=seeds, kv_heads=st.integers(1, 3), group=st.sampled_from([1, 2, 3]), n_q=st.integers(1, 4), cached=st.integers(0, 4))
@@ -298,7 +323,15 @@ def test_shapes_that_disagree_are_refused_with_both(shapes, says):
 NARROW = replace(preset("llama-3-8b"), name="32 heads of 64 in 4096", d_head=64)
 
 
-@exercise("02.6", points=1, hint="K and V, in every layer, for every KV head (not query head), d_head values each.")
+@exercise(
+    "02.6",
+    points=1,
+    hint=(
+        "What does one layer keep of one token, and which of the model's heads have it?",
+        "K and V, in every layer, for every KV head (not query head), d_head values each.",
+        "2 · n_layers · n_kv_heads · d_head values, times the bytes of one.",
+    ),
+)
 @pytest.mark.parametrize(
     ("name", "width", "expected"),
     [

@@ -178,8 +178,8 @@ def check_merge(scores, values, cuts, where):
     "03.5",
     points=2,
     hint=(
-        "A part's output was divided by its own sum of exponentials: multiply it back, add up, divide by the sum of all.",
-        "That sum is exp(lse_s): O = Σ exp(lse_s) O_s / Σ exp(lse_s), over axis 0.",
+        "Each part's output was divided by a sum of exponentials of its own: what must be undone before parts can be added up?",
+        "Multiply each by its sum, exp(lse_s), and divide by the sum of all: O = Σ exp(lse_s) O_s / Σ exp(lse_s), over axis 0.",
         "With weights = exp(lses - top) and total = weights.sum(axis=0): out = (weights[..., None] * outs).sum(axis=0) / total.",
     ),
 )

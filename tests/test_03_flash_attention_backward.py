@@ -35,7 +35,7 @@ def check_tile(seed, r, n, d, tile, seen=True):
     "03.6",
     points=2,
     hint=(
-        "Five lines, in the order of the formula at the top of the module: P, dP, dS, then what is added to dq, dk and dv.",
+        "In the formula at the top of the module: which of P, dP, dS, dq, dk and dv needs which of the others?",
         "P = exp(S - lse) needs no maximum and no sum: lse has both. dP = dO Vᵀ.",
         "dS = P ∘ (dP - delta), one delta for each row (delta[:, None]). dq = dS K, dk = dSᵀ Q, dv = Pᵀ dO.",
     ),
@@ -47,7 +47,7 @@ def test_a_tile_that_holds_all_keys_gives_the_gradients(n):
 
 @exercise(
     "03.6",
-    points=1,
+    points=2,
     hint="A tile's P are weights in the softmax of the whole row: exp(S - lse), they do not add up to 1 in the tile.",
 )
 @settings(max_examples=30)

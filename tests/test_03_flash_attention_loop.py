@@ -34,9 +34,9 @@ def check_flash2(q, k, v, block_q, block_k, causal=True, window=None, offset=Non
 
 @exercise(
     "03.4",
-    points=2,
+    points=3,
     hint=(
-        "For each tile of keys: scores, mask, update. The tail is a tile too.",
+        "What must happen to each tile of keys, in which order, and what if n_k is no multiple of block_k?",
         "tiles(start, stop, block_k) cuts mask.span(rows) and keeps the tail; q_tile is scaled already.",
         "scores = mask.scores(q_tile @ k[columns].T, rows, columns); then update(m, l, acc, scores, v[columns]).",
     ),
@@ -53,7 +53,7 @@ def test_tiles_of_any_size_give_the_attention_of_the_whole(seed, n_q, n_k, d, bl
     check_flash2(q, k, v, block_q, block_k, causal=False)
 
 
-@exercise("03.4", points=1, hint="Mask each tile by its own rows and columns: mask.scores(scores, rows, columns).")
+@exercise("03.4", points=2, hint="Mask each tile by its own rows and columns: mask.scores(scores, rows, columns).")
 @settings(max_examples=60)
 @given(
     seed=seeds, n_q=st.integers(1, 7), n_k=st.integers(1, 9), block_q=st.integers(1, 4), block_k=st.integers(1, 4),

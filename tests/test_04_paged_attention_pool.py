@@ -19,7 +19,11 @@ sizes = st.sampled_from([1, 2, 4, 8])
 @exercise(
     "04.1",
     points=2,
-    hint=("refs[block] says how many tables name the block.", "Only the owner who brings the count to 0 frees the block."),
+    hint=(
+        "Three sequences name the block, and one of them ends: who still reads it?",
+        "refs[block] counts the tables that name the block. Only the owner who brings it to 0 frees it.",
+        "At 0 a block in self.kept becomes idle: self.idle[block] = None, then on_idle. Any other: self.blank.append(block).",
+    ),
 )
 @given(owners=st.integers(1, 5))
 def test_a_block_is_free_when_its_last_owner_lets_go(owners):
@@ -119,10 +123,11 @@ def check_slots(found, right, blocks, size, start, stop):
 
 @exercise(
     "04.2",
-    points=2,
+    points=1,
     hint=(
+        "Blocks of 4: in which entry of the table does position 5 lie, and at which place in that block?",
         "position // size is the place in the table, position % size the place in the block.",
-        "Block b begins at slot b × size.",
+        "Block b begins at slot b × size: blocks[position // size] * size + position % size.",
     ),
 )
 @given(data=st.data(), size=sizes)
@@ -164,8 +169,9 @@ def test_the_only_owner_writes_in_place():
     "04.4",
     points=2,
     hint=(
-        "Allocate a fresh block, and give up this owner's share of the old one.",
-        "The answer is (block to write to, block to copy from).",
+        "Who else would see what is written into this block, now or later?",
+        "Allocate a fresh block first, then give up this owner's share of the old one (free).",
+        "The answer is (block to write to, block to copy from): (block, None) where no copy is needed, else (fresh, block).",
     ),
 )
 @given(owners=st.integers(2, 4))
