@@ -31,7 +31,7 @@ from minillm.model.transformer import Segment
 
 
 def spread(axes, xs, runs):  # [[value] of three runs] -> a bar from the lowest to the highest
-    axes.vlines(xs, [min(values) for values in runs], [max(values) for values in runs], color="black", linewidth=1.5)
+    axes.vlines(xs, [min(values) for values in runs], [max(values) for values in runs], color="0.35", linewidth=2)
 
 
 # %% [markdown]
