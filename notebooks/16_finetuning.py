@@ -240,6 +240,7 @@ uneven = used.max() > 4 * used.min() and errors["asymmetric int4"] < errors["NF4
 title = plots.finding(f"NF4's levels are not used equally: {used.min():.1%} to {used.max():.1%}", uneven, counted=True)
 plots.label(axes, title, "level, over the block's largest weight", "share of weights (%)")
 axes.set_xticks(range(16), [f"{level:.2f}" for level in levels], fontsize=8)
+axes.set_ylim(0, 130 * used.max())  # room for the legend
 axes.legend(frameon=False, loc="upper left")
 plots.show(fig)
 
