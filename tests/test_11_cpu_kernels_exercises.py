@@ -109,6 +109,7 @@ def test_all_tiles_are_handed_over_at_once():
             work(*tile)
 
     blocked_matmul(a, b, c, (2, 3, 4), each)
+    assert handed, "each was never called: all tiles ran on one core. Hand them over: each(tile, tiles)"
     found = f"each was called {len(handed)} times, with {[len(tiles) for tiles in handed[:6]]} tiles"
     assert len(handed) == 1, f"{found}: tiles that are handed over one by one run one by one, however many cores there are"
     assert len(handed[0]) == 6, f"C of 5 × 6 has 6 tiles of 2 × 4, {len(handed[0])} were handed over"
