@@ -47,7 +47,14 @@ def check_holds(cache, k, v, what="the cache", mistakes=dict):
 # --- 02.1 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("02.1", points=1, hint="Within a step early layers are ahead: each layer counts for itself.")
+@exercise(
+    "02.1",
+    points=1,
+    hint=(
+        "Where do the new rows begin, and is there room for them yet?",
+        "Within a step early layers are ahead: each layer counts for itself.",
+    ),
+)
 def test_layers_count_for_themselves():
     cache, k = new_cache(), draws(1, (3, KV_HEADS, D))
     cache.append(0, k[:2].copy(), k[:2].copy())
@@ -62,7 +69,6 @@ def test_layers_count_for_themselves():
     "02.1",
     points=1,
     hint=(
-        "Where do the new rows begin, and is there room for them yet?",
         "Call reserve first: it may replace the arrays. The rows go to lengths[layer] … + n; then that length grows.",
         "start = self.lengths[layer]; end = start + len(k); self.reserve(end); self.k[layer, start:end] = k; and so on.",
     ),
@@ -165,7 +171,14 @@ def check_one_length_a_layer(cache, after):
     assert len(found) == LAYERS, f"after {after} lengths must hold one number for each of {LAYERS} layers, found {found}"
 
 
-@exercise("02.3", points=0, hint="truncate(3) keeps 3: the argument is what stays.")
+@exercise(
+    "02.3",
+    points=0,
+    hint=(
+        "What tells a layer how many tokens it holds? Must anything be erased for it to forget the last ones?",
+        "truncate(3) keeps 3: the argument is what stays.",
+    ),
+)
 def test_truncate_to_3_keeps_the_first_3():
     cache = new_cache()
     k, v = fill(cache, 5, 8)
@@ -180,7 +193,6 @@ def test_truncate_to_3_keeps_the_first_3():
     "02.3",
     points=1,
     hint=(
-        "What tells a layer how many tokens it holds? Must anything be erased for it to forget the last ones?",
         "Nothing is erased: every layer's length is set back, also that of a layer which had run ahead.",
         "self.lengths is a list of one number a layer: afterwards each of them is `length`.",
     ),

@@ -207,7 +207,14 @@ def check_slots(store, cache, k, v, what):
             )
 
 
-@exercise("04.5", points=1, hint="A layer writes to its own pages: store.k[layer] and store.v[layer].")
+@exercise(
+    "04.5",
+    points=1,
+    hint=(
+        "A slot counts over all blocks of a layer: what shape must the layer's pages have, that slots[i] names one row?",
+        "A layer writes to its own pages: store.k[layer] and store.v[layer].",
+    ),
+)
 def test_each_layer_writes_to_its_own_pages():
     store = new_store()
     cache = store.new_cache()
@@ -236,7 +243,6 @@ def test_room_that_was_made_is_not_yet_filled():
     "04.5",
     points=2,
     hint=(
-        "A slot counts over all blocks of a layer: what shape must the layer's pages have, that slots[i] names one row?",
         "pages[layer].reshape(-1, kv_heads, d_head) is the same memory, indexed by slot: assigning there writes into the pages.",
         "by_slot[slots] = new, once for keys and once for values; then self.lengths[layer] = end.",
     ),

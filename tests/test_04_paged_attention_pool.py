@@ -155,7 +155,14 @@ def test_no_tokens_no_slots():
 # --- 04.4: copy-on-write --------------------------------------------------------------------------------------------------
 
 
-@exercise("04.4", points=1, hint="One owner, and no prefix cache remembers it: no reason to copy.")
+@exercise(
+    "04.4",
+    points=1,
+    hint=(
+        "Who else would see what is written into this block, now or later?",
+        "One owner, and no prefix cache remembers it: no reason to copy.",
+    ),
+)
 def test_the_only_owner_writes_in_place():
     pool = BlockPool(4, 4)
     block = pool.allocate()
@@ -169,7 +176,6 @@ def test_the_only_owner_writes_in_place():
     "04.4",
     points=2,
     hint=(
-        "Who else would see what is written into this block, now or later?",
         "Allocate a fresh block first, then give up this owner's share of the old one (free).",
         "The answer is (block to write to, block to copy from): (block, None) where no copy is needed, else (fresh, block).",
     ),
