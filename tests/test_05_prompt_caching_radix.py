@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.cache.block_pool import BlockPool
+from minillm.cache import policies
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.radix import RadixCache, common_pages
 from minillm.course.checks import answers, exercise
@@ -273,6 +274,27 @@ def test_cost_keeps_the_deep_and_age_lets_fame_fade():
         cached(cache, [number])
         cache.evict(1)
     assert lengths(cache, [deep])[0] < 10
+
+
+def test_a_leaf_that_lost_its_end_is_no_younger():
+    """It was: each cut made what is left look just used, and all leaves were cut in turn."""
+    old, new = [1, 2, 3, 4], [11, 12, 13, 14]
+    cache = new_cache(policy=GreedyDual(even=1e9))  # pages cost the same
+    cached(cache, old)
+    cache.evict(1)
+    cached(cache, new)
+    cache.evict(3)
+    assert lengths(cache, [old, new]) == [0, 4]
+
+
+def test_ages_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(policies, "MOST_AGES", 8)
+    policy = GreedyDual(even=2)
+    cache = new_cache(policy=policy)
+    for number in range(100):
+        cached(cache, [number])
+        cache.evict(1)
+    assert len(policy.ages) == len(policy.since) <= 9 and policy.ages == sorted(policy.ages) and policy.since == sorted(policy.since)
 
 
 @pytest.mark.parametrize("policy", [LRU, LFU])

@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+MOST_AGES = 1 << 16  # of GreedyDual: those further back count as the oldest that is kept
+
 
 class LRU:
     """Least recently used: the default."""
@@ -31,21 +33,29 @@ class LFU(LRU):
 
 
 class GreedyDual(LRU):
-    """Cost-aware: uses × cost of a page, plus an age that rises to the score of each victim.
+    """Cost-aware: uses × cost of a page, plus the age when it was last used; the age rises to the score of each victim.
 
     So a new page starts level with the last victim, and old popularity fades. Computing a page after p others costs
-    1 + p / even: even is the pages of context at which attention costs as much as the matrix products.
+    1 + p / even: even is the pages of context at which attention costs as much as the matrix products. A leaf that lost its
+    end is no younger for it, so ages are kept with the clock of the cache, by which `last_use` counts.
     """
 
     def __init__(self, even: float) -> None:
-        self.even, self.age = even, 0.0
+        self.even, self.clock = even, 0
+        self.since, self.ages = [0], [0.0]  # from this clock on the age was this; both rise
 
     def score(self, node: Any) -> Any:
+        self.clock = node.ticket
         depth = node.start + len(node.pages) - 1
-        return self.age + node.uses * (1 + depth / self.even)
+        age = self.ages[max(0, bisect_right(self.since, node.last_use) - 1)]
+        return age + node.uses * (1 + depth / self.even)
 
     def evicted(self, score: Any) -> None:
-        self.age = score
+        if score > self.ages[-1]:  # a page above the last victim is cheaper, and may score less
+            self.since.append(self.clock)
+            self.ages.append(score)
+        if len(self.ages) > MOST_AGES:
+            del self.since[: MOST_AGES // 2], self.ages[: MOST_AGES // 2]
 
 
 class Belady(LRU):
