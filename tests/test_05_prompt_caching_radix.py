@@ -5,8 +5,8 @@ from block_help import cached
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm.cache.block_pool import BlockPool
 from minillm.cache import policies
+from minillm.cache.block_pool import BlockPool
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.radix import RadixCache, common_pages
 from minillm.course.checks import answers, exercise
@@ -294,7 +294,8 @@ def test_ages_do_not_pile_up(monkeypatch):
     for number in range(100):
         cached(cache, [number])
         cache.evict(1)
-    assert len(policy.ages) == len(policy.since) <= 9 and policy.ages == sorted(policy.ages) and policy.since == sorted(policy.since)
+    assert len(policy.ages) == len(policy.since) <= 9
+    assert policy.ages == sorted(policy.ages) and policy.since == sorted(policy.since)
 
 
 @pytest.mark.parametrize("policy", [LRU, LFU])

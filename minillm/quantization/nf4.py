@@ -1,8 +1,9 @@
 """NF4: four bits whose sixteen levels lie where the weights of a network lie.
 
 Trained weights are close to a normal distribution around 0. Sixteen evenly spaced levels waste the outer ones on the few
-large weights; levels at evenly spaced *quantiles* are each as likely to be used as the next. A block of 64 weights shares
-one scale, its largest magnitude, so that the levels need only cover -1 to 1:
+large weights; levels at evenly spaced *quantiles* of that distribution lie where the weights are. A block of 64 weights shares
+one scale, its largest magnitude, so that the levels need only cover -1 to 1. (After that scaling the levels are not used alike:
+the inner ones take up to 9% of the weights, the outer ones under 2%. Other codebooks of four bits have a smaller error.)
 
     w ≈ absmax · level[code]          -1   -.70  -.53 -.39 -.28 -.18 -.09  0  .08 .16 .25 .34 .44  .56  .72    1
                                        |     |     |    |   |   |   |   |  |  |   |   |   |    |    |     |
