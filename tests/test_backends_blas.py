@@ -34,9 +34,20 @@ def test_who_gives_way_does_not_count(tmp_path, monkeypatch):
     tick = os.sysconf("SC_CLK_TCK")
     (tmp_path / "stat").write_text(f"cpu  {3 * tick} {50 * tick} {2 * tick} 999 9 0 0 0\ncpu0 1 1 1 1\n")
     monkeypatch.setattr(os, "nice", lambda more: 0)
+    monkeypatch.setattr(blas, "sessions_are_equal", lambda: False)
     assert used(tmp_path / "stat").machine == 5.0
     monkeypatch.setattr(os, "nice", lambda more: 10)  # then they are our equals
     assert used(tmp_path / "stat").machine == 55.0
+    monkeypatch.setattr(os, "nice", lambda more: 0)
+    monkeypatch.setattr(blas, "sessions_are_equal", lambda: True)  # and in other sessions they are, whatever their nice value
+    assert used(tmp_path / "stat").machine == 55.0
+
+
+def test_sessions_are_equal_where_the_switch_says_so(tmp_path):
+    for text, equal in {"1\n": True, "0\n": False}.items():
+        (tmp_path / f"switch{equal}").write_text(text)
+        assert blas.sessions_are_equal(str(tmp_path / f"switch{equal}")) is equal
+    assert blas.sessions_are_equal(str(tmp_path / "none")) is False
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="this system does not tell what others compute")

@@ -4,8 +4,8 @@
     python data/models/eagle.py --work runs/eagle --write    write again what eagle.json says
 
 What it learns from are SmolLM2's own texts: half of them go on from beginnings of the corpus's stories, half answer questions,
-each a form filled with a topic (questions.toml). It is judged by held-out stories, chosen by their hash as everywhere here, and
-by questions whose topics it has not met.
+each a form filled with a topic (data/corpus/asked.toml). It is judged by held-out stories, chosen by their hash as everywhere
+here, and by questions whose topics it has not met.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def stories():  # -> ([text], [text]), to begin from and held out
 
 def questions():  # -> ([text], [text]), to learn from and to be judged by
     """Every topic in every form, in an order of its own; and those that are held out."""
-    asked = tomllib.loads((HERE / "questions.toml").read_text())
+    asked = tomllib.loads((CORPUS.parent / "asked.toml").read_text())
     filled = [form.replace("{}", topic) for form in asked["forms"] for topic in asked["topics"]]
     return [filled[i] for i in np.random.default_rng(SEED).permutation(len(filled))], asked["held_out"]
 
@@ -186,7 +186,7 @@ Q8_0) guesses the target's next vector from the current one and the token that w
 into a draft (`minillm/training/eagle.py`; Li et al. 2024, arXiv:2401.15077).
 
 **Learnt from** {texts:,} texts of {length} tokens that SmolLM2 told itself, {tokens:,} tokens in all: half go on from 8 to 24
-tokens of the corpus's stories, half answer questions (`questions.toml`); of each, half greedy, half at temperature 1.
+tokens of the corpus's stories, half answer questions (`data/corpus/asked.toml`); of each, half greedy, half at temperature 1.
 {steps:,} steps of {batch:,} tokens, each text {epochs:.1f} times. A token of training takes {layer_flops:.0f} MFLOP for the layer
 (a guess of its own, forward, backward) and {rows_flops:.0f} for the LM head's short rows (what is wanted, what is found,
 backward); with all rows it would be {all_flops:.0f}, most of the work.

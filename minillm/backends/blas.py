@@ -6,8 +6,10 @@ takes a slice of the scheduler's, 3 ms: a notebook that is built in half a minut
 
     threads = cores - cores that others keep busy       at least 1; at most what the library began with, or the user set
 
-Linux keeps the time that all processes computed (/proc/stat), those that gave way to others (nice) apart: they still do, and do
-not count. What a process computed itself is taken off. Where there is no such file, nothing is changed.
+Linux keeps the time that all processes computed (/proc/stat), that of processes with a nice value apart. These give way to us and
+do not count, unless the scheduler makes sessions equal (autogroups): there nice ranks within a session only, and a download in
+another terminal takes as much as we do. What a process computed itself is taken off. Where there is no such file, nothing is
+changed.
 """
 
 import os
@@ -34,8 +36,18 @@ def used(stat: str = "/proc/stat") -> Used:
     """Look. OSError where nobody tells."""
     with open(stat) as file:
         user, nice, system = (int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in file.readline().split()[1:4])
-    now, polite = os.times(), os.nice(0) > 0  # we give way as well: then all others count
-    return Used(user + system + (nice if polite else 0.0), now.user + now.system, time.monotonic())
+    now, equal = os.times(), os.nice(0) > 0 or sessions_are_equal()  # we give way as well, or they do not
+    return Used(user + system + (nice if equal else 0.0), now.user + now.system, time.monotonic())
+
+
+@cache
+def sessions_are_equal(switch: str = "/proc/sys/kernel/sched_autogroup_enabled") -> bool:
+    """Look whether the scheduler groups processes by session; False where there is no such switch."""
+    try:
+        with open(switch) as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
 
 
 def free_cores(cores: int, before: Used, after: Used) -> int:

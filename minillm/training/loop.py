@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
+from minillm.backends.blas import libraries
 from minillm.errors import TrainingError
 from minillm.training import checkpoint
 from minillm.training.checkpoint import State
@@ -61,6 +62,7 @@ def fit(
     batches.restore(state.batches)
     saved = state.step or None
     while state.step < run.steps:
+        libraries().fit()  # sums may differ in the last bit with the number of threads; one thread (--threads 1) is one order
         step, begin = state.step + 1, time.perf_counter()
         loss, gradients, tokens = accumulate(state.parameters, batches, run.micro_batches, loss_and_gradients)
         norm = clip(gradients, config.optimizer.clip)
