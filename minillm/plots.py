@@ -93,7 +93,7 @@ def bars(axes: Any, names: Sequence[str], values: Sequence[float], unit: str) ->
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         bar = axes.bar(name, value, color=colour, hatch=HATCHES[i % len(HATCHES)], edgecolor="white", width=0.6)
-        axes.bar_label(bar, fmt=lambda v: f"{v:,.3g} {unit}", padding=2)
+        axes.bar_label(bar, fmt=lambda v: f"{v:,.0f} {unit}" if abs(v) >= 100 else f"{v:.3g} {unit}", padding=2)
 
 
 def square(x: float, y: float, grey: str) -> Any:
