@@ -1,6 +1,6 @@
-"""Exercises of lesson 06: who enters, who goes on and who gives way, how a step is divided, who is next, what is one's own.
+"""Exercises of lesson 06: who enters, who goes on and who gives way, how a step is divided, who is next. Then what is one's own.
 
-06.4, metrics from an event log, is in test_06_continuous_batching_metrics.py.
+06.4, metrics from an event log, is in test_06_continuous_batching_metrics.py; 06.6, a chunk's size, in …_chunk.py.
 """
 
 from collections import Counter
@@ -413,7 +413,7 @@ def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, roun
         assert apart <= max(costs), f"{story}, then {user}: {apart} tokens apart, the largest request has {max(costs)}"
 
 
-# --- 06.6: what is an answer's own -----------------------------------------------------------------------------------------
+# --- what is an answer's own -----------------------------------------------------------------------------------------
 
 seeds_and = st.integers(0, 1000)
 
@@ -423,11 +423,6 @@ def state_of(seed, index, penalty=1.0, prompt=(2, 5), vocab=8):
     return attempt(f"for seed {seed} and answer {index}", lambda: sampling_state(params, index, list(prompt), vocab))
 
 
-@exercise("06.6", points=1, hint=(
-    "All answers to a request have one seed. What else can tell their streams apart?",
-    "A SeedSequence with spawn_key=(index,) makes streams that have nothing to do with each other. Answer 0 has the key ().",
-    "rng = np.random.default_rng(np.random.SeedSequence(params.seed, spawn_key=(index,) if index else ())).",
-))  # fmt: skip
 @given(seed=seeds_and, index=st.integers(0, 5))
 def test_seed_and_index_decide_the_numbers(seed, index):
     source = np.random.SeedSequence(seed, spawn_key=(index,)) if index else seed
@@ -438,7 +433,6 @@ def test_seed_and_index_decide_the_numbers(seed, index):
     check_close(found, right, what=what, mistakes=lambda: mistakes_serving.numbers(seed, index))
 
 
-@exercise("06.6", points=1, hint="Make a new generator at every call. A shared one gives an answer numbers of another.")
 @given(seed=seeds_and, turns=st.lists(st.integers(0, 1), min_size=2, max_size=8))
 def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
     for others, pair in (("two requests with the same seed", (0, 0)), ("two answers to one request", (0, 1))):
@@ -455,16 +449,11 @@ def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
             )
 
 
-@exercise("06.6", points=1, hint="Without a seed nothing is to be repeated: None goes to the SeedSequence as it is.")
 def test_without_a_seed_all_differ():
     numbers = [state_of(None, index)[0].random() for index in (0, 1, 0, 1)]
     assert len(set(numbers)) == 4, f"no seed was given: four answers must draw different numbers, found {numbers}"
 
 
-@exercise("06.6", points=1, hint=(
-    "used has an entry for each token of the vocabulary; those of the prompt are True from the beginning.",
-    "A new array at every call: what one answer says must not be held against another.",
-))  # fmt: skip
 @given(prompt=st.lists(st.integers(0, 7), min_size=1, max_size=6), said=st.integers(0, 7))
 def test_tokens_that_occurred_are_each_answers_own(prompt, said):
     right = [token in prompt for token in range(8)]
@@ -492,7 +481,6 @@ class Silent:
         return ""
 
 
-@exercise("06.6", points=1, hint="One answer's state must not be reached from another, be it through a class or a module.")
 @given(seed=seeds_and, penalty=st.sampled_from([1.0, 1.5]))
 def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
     params = SamplingParams(max_tokens=9, seed=seed, temperature=1.0, repetition_penalty=penalty)

@@ -1,4 +1,4 @@
-"""What comes out of a step's budget, or of a seed, after a typical mistake: see mistakes.py."""
+"""What comes out of a step's budget, a limit on its time, or a seed, after a typical mistake: see mistakes.py."""
 
 import numpy as np
 
@@ -38,6 +38,33 @@ def split_budget(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
         "the longest prompts are served first: they are in order of seniority": by_size(-1),
         "prompts share the rest evenly: the most senior takes what it needs": np.minimum(prompts, rest // many) + decodes,
         "prompts get nothing": np.array(decodes),
+    }
+
+
+def largest_chunk(time, limit, most, batch, cached):  # time(batch, chunk, cached, fused) -> seconds; -> {words: tokens}
+    """Of a prompt in a step that has a limit."""
+
+    def fits(batch=batch, cached=cached, fused=False, most=most, strictly=False):
+        times = ((chunk, time(batch, chunk, cached, fused)) for chunk in range(1, most + 1))
+        return max((chunk for chunk, t in times if t < limit or (t == limit and not strictly)), default=0)
+
+    right = fits()
+    power = 1 << (right.bit_length() - 1) if right else 0
+    per_token = time(0, most, 0, False) / most
+    return {
+        "one maximum is taken over the whole step: its kernels run one after another, so their times add up": fits(fused=True),
+        "the decodes are left out: they are in the same step": fits(batch=0),
+        "the tokens that came before are left out: the chunk attends to them too": fits(cached=0),
+        "a step that takes just the limit is refused": fits(strictly=True),
+        "the decodes are taken off the chunk: the limit is on seconds, and their time is in the step": max(0, right - batch),
+        "the largest power of two below it is given: look between that and its double": power,
+        "`most` does not count: the prompt may be shorter": fits(most=2 * most),
+        "it is the first chunk that no longer fits, not the last that does": right + 1,
+        "one token more would still fit": right - 1,
+        "the limit does not count: all of the prompt is taken": most,
+        "each token is charged alike: until the FLOPs take as long as reading the weights, tokens ride free": min(
+            most, max(0, int((limit - time(batch, 0, cached, False)) / per_token))
+        ),
     }
 
 
