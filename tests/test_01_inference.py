@@ -1,7 +1,9 @@
-"""Exercises of lesson 01: the layers, one head of attention, top-p, the cost of a token, TPOT."""
+"""Exercises of lesson 01: the layers, one head of attention, top-p, the cost of a token, TPOT, the loop that generates."""
 
+import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mistakes
 import numpy as np
@@ -15,6 +17,8 @@ from minillm.course.checks import answers, check_close, draws, exercise, seeds
 from minillm.layers import rms_norm, rope, rope_angles, rope_frequencies
 from minillm.metrics import events
 from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog
+from minillm.model.generate import SequenceState, generate_tokens
+from minillm.model.params import SamplingParams
 from minillm.model.presets import PRESETS, preset
 from minillm.model.sampling import keep_top_p
 
@@ -39,7 +43,7 @@ def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     check_close(found, expected, what=f"rms_norm of {(rows, d)}", mistakes=ways, dtype=np.float32)
 
 
-@exercise("01.1", points=0, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
+@exercise("01.1", points=1, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
 def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(rms_norm(np.zeros((2, 4), np.float32), np.ones(4, np.float32), 1e-5), np.zeros((2, 4)), what="rms_norm(zeros)")
     tiny = np.full((1, 4), 1e-3, np.float32)
@@ -345,6 +349,199 @@ def test_tpot_counts_tokens_and_one_alone_has_none():
         ways = {"events are counted, not tokens: an event of three tokens counts as three": of_events}
         what = f'tpot(log, 0, "{convention}") of a token after 2 s and three at once after 3.5 s'
         check_close(events.tpot(three, 0, convention), expected, what=what, mistakes=lambda ways=ways: ways)
+
+
+# --- 01.7 -----------------------------------------------------------------------------------------------------------
+
+VOCAB = 97
+
+
+def next_token(tokens):
+    """What the model below says after these tokens: it depends on each of them, and on how many they are."""
+    return (5 * tokens[-1] + 3 * len(tokens) + sum(i * token for i, token in enumerate(tokens, 1))) % VOCAB
+
+
+class Held:
+    """A cache that holds the tokens themselves."""
+
+    def __init__(self):
+        self.tokens = []
+
+    @property
+    def length(self):
+        return len(self.tokens)
+
+
+class OnDevice:
+    """Logits where a backend has them: nothing but ops.download can read them."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+
+class CountedModel:
+    """A model without weights. `steps` lists, for each forward pass, how many rows each sequence fed: [[7], [1, 1], …]."""
+
+    def __init__(self, context):
+        self.config, self.ops, self.steps = SimpleNamespace(context_length=context), self, []
+
+    def new_cache(self):
+        return Held()
+
+    def logits(self, segments):
+        self.steps.append([len(segment.tokens) for segment in segments])
+        for segment in segments:
+            segment.cache.tokens[segment.position :] = [int(token) for token in segment.tokens]
+        return OnDevice([next_token(segment.cache.tokens) for segment in segments if segment.logits == "last"])
+
+    def download(self, logits):
+        return np.eye(VOCAB, dtype=np.float32)[logits.rows]
+
+
+class NoText:
+    """A detokenizer for tokens that mean nothing."""
+
+    def push(self, token):
+        return ""
+
+    def flush(self):
+        return ""
+
+
+def drawn_prompt(length):
+    return [int(token) for token in 1000 * abs(draws(length, (length,))) % VOCAB]
+
+
+def sequences_of(prompts, limits, model):
+    """Greedy sequences, each with a prompt and the most tokens that it may get."""
+    rows = enumerate(zip(prompts, limits, strict=True))
+    return [
+        SequenceState(i, list(prompt), SamplingParams(temperature=0, max_tokens=most), model.new_cache(), NoText())
+        for i, (prompt, most) in rows
+    ]
+
+
+def expected_answer(prompt, most, eos=()):
+    """Ask for one token after the other of the whole text."""
+    answer = []
+    while len(answer) < most and not (answer and answer[-1] in eos):
+        answer.append(next_token([*prompt, *answer]))
+    return answer
+
+
+def generated(model, sequences, eos=(), use_cache=True):
+    """Run the loop to its end, within reason. -> [index of the sequence that got a token], in order"""
+    ask = "Logits come from the backend: transformer.ops.download(...) first. A segment has at least one token: see pending()."
+    with answers("generate_tokens", ask):
+        loop = iter(generate_tokens(model, eos, sequences, use_cache=use_cache))
+        return [pair[0].request for pair in itertools.islice(loop, 400)]
+
+
+def check_steps(steps, expected, ways):
+    cause = next((words for words, made in ways.items() if made == steps), "")
+    shown, found = " ".join(map(str, expected[:6])), " ".join(map(str, steps[:6]))
+    more, most = " …" * (len(expected) > 6), " …" * (len(steps) > 6)
+    assert steps == expected, (
+        f"rows that each forward pass was fed must be {shown}{more} ({sum(map(sum, expected))} in {len(expected)} passes), "
+        f"found {found}{most} ({sum(map(sum, steps))} in {len(steps)}). {cause}"
+    )
+
+
+def check_answers(sequences, expected):
+    found = [list(sequence.token_ids) for sequence in sequences]
+    assert found == expected, f"the tokens must be {expected}, found {found}: were logits given to the sequence they belong to?"
+
+
+@exercise(
+    "01.7",
+    points=1,
+    hint=(
+        "How many rows does the first forward pass have, how many has each one after it, and which token is never fed?",
+        "prefill(transformer, sequence) feeds the prompt and gives the first logits. Then segment(pending()) is what is new.",
+        "yield choose(sequence, prefill(transformer, sequence)); then a while loop over sequences without finish_reason.",
+    ),
+)
+@pytest.mark.parametrize(("length", "most"), [(7, 5), (1, 1), (1, 4), (12, 1), (30, 2)])
+def test_the_prompt_is_fed_once_and_then_one_row_a_step(length, most):
+    prompt = drawn_prompt(length)
+    model, expected = CountedModel(context=100), expected_answer(prompt, most)
+    sequences, once, after = sequences_of([prompt], [most], model), [[length]], [[1]] * (most - 1)
+    tokens = generated(model, sequences)
+    ways = {
+        "One token more than needed is fed: the last one is chosen, and nothing comes after it.": [*once, *after, [1]],
+        "The whole text is fed again each time: the cache holds all but the newest token.": [[length + i] for i in range(most)],
+        "The prompt is fed a second time in the first step of decode.": [*once, [length + 1], *after[1:]],
+        "The prompt is fed a token at a time: one forward pass can take all of it.": [[1]] * length + after,
+        "Only the prompt is fed: the loop has to go on.": once,
+    }
+    check_steps(model.steps, [*once, *after], ways)
+    check_answers(sequences, [expected])
+    assert tokens == [0] * most, f"a pair must be yielded for each of {most} tokens, found {len(tokens)}: choose gives it"
+
+
+@exercise("01.7", points=1, hint="Each turn: those without finish_reason, a segment of each, one call for the logits of all.")
+@pytest.mark.parametrize("limits", [(3, 5, 2), (1, 4), (2, 2), (4, 1, 1)])
+def test_sequences_share_a_pass_until_each_has_finished(limits):
+    prompts = [drawn_prompt(3 * i + 2) for i in range(len(limits))]
+    model, expected = CountedModel(context=100), [expected_answer(p, n) for p, n in zip(prompts, limits, strict=True)]
+    sequences, first = sequences_of(prompts, limits, model), [[len(prompt)] for prompt in prompts]
+    generated(model, sequences)
+    shared = [[1] * sum(n > i for n in limits) for i in range(1, max(limits))]
+    in_turn = [step for p, n in zip(first, limits, strict=True) for step in [p, *[[1]] * (n - 1)]]
+    ways = {
+        "One sequence is answered after the other: a pass that takes a row of each reads the weights once for all.": in_turn,
+        "Each sequence has passes of its own: one pass that takes a row of each reads the weights once for all.": [
+            *first, *[[1] for step in shared for _ in step]],
+        "Sequences that have finished go on beside the others.": [*first, *[[1] * len(limits)] * len(shared)],
+        "All stop when the first one has finished.": [*first, *shared[: min(limits) - 1]],
+    }  # fmt: skip
+    check_steps(model.steps, [*first, *shared], ways)
+    check_answers(sequences, expected)
+
+
+@exercise("01.7", points=1, hint="max_tokens is not the only end: after choose, finish_reason says whether there was one.")
+@pytest.mark.parametrize(
+    ("stop", "room", "reason"), [(3, 100, "stop"), (0, 100, "stop"), (None, 4, "length"), (None, 1, "length")]
+)
+def test_a_stop_token_and_a_full_context_end_it(stop, room, reason):
+    prompt = drawn_prompt(6)
+    free = expected_answer(prompt, 30)
+    last = room - 1 if stop is None else free.index(free[stop])
+    eos = {free[last]} if stop is not None else set()
+    model = CountedModel(context=len(prompt) + room)
+    sequences, steps = sequences_of([prompt], [30], model), [[len(prompt)], *[[1]] * last]
+    generated(model, sequences, eos)
+    what = f"its token {last + 1} ends the text" if eos else f"the context has room for {room}"
+    longer = model.steps[: len(steps)] == steps and len(model.steps) > len(steps)
+    ways = {f"It goes on although {what}: choose sets finish_reason.": model.steps if longer else None}
+    check_steps(model.steps, steps, ways)
+    check_answers(sequences, [free[: last + 1]])
+    found = sequences[0].finish_reason
+    assert found == reason, f"{what}: finish_reason must be {reason!r}, found {found!r}"
+
+
+@exercise("01.7", points=1, hint="yield a token as soon as it is chosen: handed out at the end, the first waits for the last.")
+def test_a_token_is_handed_out_before_the_next_is_computed():
+    model, prompt = CountedModel(context=100), [5, 8, 13]
+    sequences = sequences_of([prompt], [5], model)
+    with answers("the first token of generate_tokens", "It comes from the prefill alone."):
+        loop = iter(generate_tokens(model, (), sequences))
+        rows = []
+        for _ in range(5):
+            next(loop)
+            rows.append(sum(map(sum, model.steps)))
+    cause = " Nothing is handed out before all is done: yield it." if rows == [7] * 5 else ""
+    assert rows == [3, 4, 5, 6, 7], f"when token 1, 2, … 5 comes, 3, 4, … 7 rows must have been computed, found {rows}.{cause}"
+
+
+@exercise("01.7", points=0, hint="Without a cache everything is pending, every time: ask pending(), do not count yourself.")
+def test_without_a_cache_the_loop_feeds_everything_each_time():
+    model, prompt = CountedModel(context=100), [5, 8, 13]
+    sequences, expected = sequences_of([prompt], [4], model), expected_answer(prompt, 4)
+    generated(model, sequences, use_cache=False)
+    ways = {"The newest token alone is fed: pending() is all that the cache lacks.": [[3], [1], [1], [1]]}
+    check_steps(model.steps, [[3], [4], [5], [6]], ways)
+    check_answers(sequences, [expected])
 
 
 # --- the rest of the formulas, for which there is no exercise ---------------------------------------------------------
