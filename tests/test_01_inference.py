@@ -9,7 +9,7 @@ import mistakes
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minillm.attention.naive import attention_head
@@ -83,6 +83,12 @@ def turned(x, positions, base, interleaved):
     return rope(x, cos, sin, interleaved)
 
 
+def mirrored(right, second):  # (tokens, heads, d), where the second components are -> {words: (tokens, heads, d)}
+    signs = np.ones(right.shape[-1])
+    signs[second] = -1
+    return {"the second component has the other sign: that mirrors a pair; turned, it is a sin + b cos": right * signs}
+
+
 @exercise(
     "01.2",
     points=1,
@@ -96,7 +102,7 @@ def turned(x, positions, base, interleaved):
 def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
     expected, out = oracles.rope(x, positions, 10000.0, interleaved=True), turned(x.copy(), positions, 10000.0, True)
-    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=True)  # noqa: E731
+    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=True) | mirrored(expected, np.s_[1::2])  # noqa: E731
     check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs,", mistakes=ways, dtype=np.float32)
 
 
@@ -105,7 +111,7 @@ def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, 
 def test_pairs_by_halves_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
     expected, out = oracles.rope(x, positions, 10000.0, interleaved=False), turned(x.copy(), positions, 10000.0, False)
-    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=False)  # noqa: E731
+    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=False) | mirrored(expected, np.s_[d // 2 :])  # noqa: E731
     check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves,", mistakes=ways, dtype=np.float32)
     with answers("rope of no tokens", "It is an array of shape (0, heads, d)."):
         out = turned(x[:0], positions[:0], 10000.0, False)
@@ -150,18 +156,25 @@ def test_one_head_attends_to_the_past_alone(seed, n, d):
 def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
     q, k, v = draws(seed, (n_q, d), (n_q + cached, d), (n_q + cached, d))
     expected, what = oracle_head(q, k, v), f"attention_head of {n_q} queries on {n_q + cached} keys, d = {d},"
-    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
+    given = q.copy(), k.copy(), v.copy()
+    found = attention_head(*given)
+    for name, mine, before in zip("qkv", given, (q, k, v), strict=True):
+        check_close(mine, before, rtol=0, atol=0, what=f"the caller's {name}, which attention_head has changed,")
+    check_close(found, expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
 @exercise("01.3", points=1, hint="-inf for what is hidden, and layers.softmax: a row with nothing to see has weights of 0.")
-@given(seed=seeds, n_k=st.integers(1, 3), before=st.integers(1, 2), d=st.sampled_from([1, 8]))
+@given(seed=seeds, n_k=st.integers(0, 3), before=st.integers(1, 2), d=st.sampled_from([1, 8]))
+@example(seed=1, n_k=0, before=1, d=8)
 def test_a_query_before_all_keys_gets_zeros(seed, n_k, before, d):
     q, k, v = draws(seed, (n_k + before, d), (n_k, d), (n_k, d))
-    everything, expected = np.tile(v.astype(np.float64).mean(0), (len(q), 1)), oracle_head(q, k, v)
+    everything, expected = np.tile(v.astype(np.float64).sum(0) / max(1, n_k), (len(q), 1)), oracle_head(q, k, v)
     seen = np.where(np.arange(len(q))[:, None] < before, everything, expected)
     ways = {"hidden keys get a large negative number, not -inf: where all are hidden, all have a weight again": seen}
     what = f"attention_head of {len(q)} queries on {n_k} keys (the first {before} of them before all keys)"
-    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: ways)
+    with answers(what, "Without keys every row is empty, and max of nothing fails: layers.softmax knows both."):
+        found = attention_head(q, k, v)
+    check_close(found, expected, what=what, mistakes=lambda: ways)
 
 
 @exercise("01.3", points=1, hint="Use minillm.layers.softmax: it subtracts the maximum.")
@@ -187,12 +200,19 @@ def test_leading_axes_are_heads_that_do_not_mix(stack):
 
 
 def check_kept(logits, p, expected):
-    """keep_top_p keeps exactly the expected ids; some other sets have a name."""
+    """keep_top_p keeps exactly the expected ids, with their logits; some other sets have a name."""
     logits = np.asarray(logits, np.float64)
-    found = set(np.flatnonzero(np.isfinite(keep_top_p(logits.copy(), p))).tolist())
+    given = logits.copy()
+    filtered = keep_top_p(given, p)
+    found = set(np.flatnonzero(np.isfinite(filtered)).tolist())
     cause = next((words for words, ids in mistakes.top_p(logits.tolist(), p, len(expected)).items() if ids == found), "")
     shown = " ".join(f"{x:.3g}" for x in oracles.softmax(logits.tolist())[:8]) + " …" * (len(logits) > 8)
     assert found == expected, f"of probabilities {shown}, p = {p:.3g} keeps {sorted(expected)}, found {sorted(found)}. {cause}"
+    check_close(given, logits, rtol=0, atol=0, what="the caller's logits, which keep_top_p has changed,")
+    ways = {"probabilities stand where logits belong: `logits` must still be what was given": oracles.softmax(logits.tolist())}
+    ways = {words: np.where(np.isfinite(filtered), values, -np.inf) for words, values in ways.items()}
+    right = np.where(np.isfinite(filtered), logits, -np.inf)
+    check_close(filtered, right, rtol=0, atol=0, what="logits of what is kept", mistakes=lambda: ways)
 
 
 @exercise(
@@ -263,6 +283,10 @@ def test_a_decode_step_costs_two_flops_a_parameter_and_attention_over_the_contex
         "attention has the scores (q·k) but not the average (weights·v)": flops - attention / 2,
         "attention is counted for the KV heads alone: every query head works": flops - attention + attention / group,
         "attention is counted for one layer": flops - attention + attention / config.n_layers,
+        "the whole context goes through the matrices again: its keys and values are cached, one token does": (
+            flops + (context - 1) * 2 * config.matrix_parameters()
+        ),
+        "attention is counted for as many queries as there are keys: one token decodes": flops + (context - 1) * attention,
         "attention is counted for one head": flops - attention + attention / config.n_heads,
         "d_model stands for all heads together: that is n_heads × d_head, which need not be the same": (
             flops - attention + 4 * config.n_layers * config.d_model * context
