@@ -63,6 +63,11 @@ def test_layers_count_for_themselves():
     assert cache.lengths == [3, 0, 0], f"after layer 0 took 2 tokens and 1 more, lengths must be [3, 0, 0], found {cache.lengths}"
     assert cache.length == 0, "a token counts when every layer holds it"
     check_close(cache.read(0)[0], k, rtol=0, atol=0, what="K of the layer that is ahead")
+    cache = new_cache()
+    with answers("an append to layer 1, before any to layer 0,", "Each append asks for room itself."):
+        cache.append(1, k.copy(), k.copy())
+    found = len(cache.read(1)[0])
+    assert found == 3, f"3 tokens went to layer 1 first, and {found} are in it: each append asks for room itself"
 
 
 @exercise(
@@ -108,6 +113,8 @@ def room_after(cache):
 
 @exercise("02.1", points=1, hint="Ask reserve before anything is written.")
 def test_more_than_the_limit_is_refused_and_changes_nothing():
+    with answers("the last token that fits, 5 of at most 5,", "Ask reserve for what is held afterwards: end, and not one more."):
+        fill(new_cache(max_length=5), 1, 5)
     cache = new_cache(max_length=5)
     k, v = fill(cache, 1, 4)
     with pytest.raises(RequestError, match="holds 5 tokens, 6 were asked for"):
@@ -289,7 +296,7 @@ def test_a_fork_is_a_cache_of_the_same_kind():
 
 @exercise(
     "02.5",
-    points=4,
+    points=3,
     hint=(
         "With 6 query heads and 2 KV heads: which KV head does query head 2 read, and which query head 3?",
         "Query head h reads KV head h // group, with group = heads // kv_heads: reshape heads to (kv_heads, group).",
@@ -306,7 +313,24 @@ def test_each_group_of_query_heads_reads_its_own_kv_head(seed, kv_heads, group, 
         found = attention(*given)
     for name, mine, before in zip("qkv", given, (q, k, v), strict=True):
         check_close(mine, before, rtol=0, atol=0, what=f"the caller's {name}, which attention has changed,")
-    check_close(found, expected, what=what, mistakes=lambda: mistakes.attention(q, k, v), dtype=np.float32)
+    ways = {words: oracles.attention(x, k, v) for words, x in reshaped(q).items()}
+    check_close(found, expected, what=what, mistakes=lambda: mistakes.attention(q, k, v) | ways, dtype=np.float32)
+
+
+def reshaped(q):  # (n_q, heads, d) -> {words: what is taken for it}
+    n_q, heads, d = q.shape
+    words = "q is reshaped to (heads, n_q, d): that cuts it anew, and does not make its axes change places (transpose)"
+    return {words: q.reshape(heads, n_q, d).transpose(1, 0, 2)}
+
+
+@exercise("02.5", points=1, hint="Where all keys are hidden, a softmax by hand is 0/0: attention_head gives 0 there.")
+@pytest.mark.parametrize("n_k", [1, 0])
+def test_queries_that_see_no_key_get_zeros(n_k):
+    q, k, v = draws(3, (3, 4, D), (n_k, 2, D), (n_k, 2, D))
+    expected, what = oracles.attention(q, k, v), f"attention of 3 tokens over {n_k} keys"
+    with answers(what, "Some queries see no key, and get 0: attention_head and softmax know that."):
+        found = attention(q, k, v)
+    check_close(found, expected, what=what)
 
 
 @exercise("02.5", points=0, hint="All query heads share the one KV head.")
