@@ -171,7 +171,7 @@ def check_merge(scores, values, cuts, where):
     found = merge(outs.copy(), lses.copy())
     for i, (name, expected) in enumerate((("output", right), ("log-sum-exp", lse))):
         ways = lambda i=i: mistakes.of(mistakes.merge(outs, lses), found, i)  # noqa: E731
-        check_close(found[i], expected, what=f"merged {name} {where}", mistakes=ways)
+        check_close(found[i], expected, what=f"merged {name} {where}", mistakes=ways, dtype=np.float32)
 
 
 @exercise(

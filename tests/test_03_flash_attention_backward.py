@@ -15,6 +15,16 @@ from minillm.errors import MiniLLMError
 NAMES = ("dq", "dk", "dv")
 
 
+def slips_of_factors(q, k, v, s, lse, delta, d_out):  # -> {words: (dq, dk, dv)}
+    p, dp = np.exp(s - np.where(np.isneginf(lse), 0, lse)[:, None]), d_out @ v.T
+    ds = p * (dp - delta[:, None])
+    ways = {"dv is made of dS: values are weighted by P, so dv = Pᵀ dO": (ds @ k, ds.T @ q, ds.T @ d_out)}
+    if len(q) == len(k):
+        turned = p * (dp.T - delta[:, None])
+        ways["dP is transposed: dP = dO Vᵀ has a row for each query"] = turned @ k, turned.T @ q, p.T @ d_out
+    return ways
+
+
 def check_tile(seed, r, n, d, tile, seen=True):
     """tile_backward of r queries on the keys of a tile, out of n; seen: which of the (r, n) scores are not hidden."""
     q, k, v, d_out = draws(seed, (r, d), (n, d), (n, d), (r, d))
@@ -26,7 +36,7 @@ def check_tile(seed, r, n, d, tile, seen=True):
     given = q, k[tile], v[tile], *(x.astype(np.float32) for x in (scores[:, tile], lse, delta)), d_out
     found = tile_backward(*(x.copy() for x in given))
     for i, name in enumerate(NAMES):
-        ways = lambda i=i: mistakes.of(mistakes.tile_backward(*given), found, i)  # noqa: E731
+        ways = lambda i=i: mistakes.of(mistakes.tile_backward(*given) | slips_of_factors(*given), found, i)  # noqa: E731
         what = f"{name} of {r} queries and keys {tile.start}:{tile.stop} of {n}, d = {d},"
         check_close(found[i], right[i], rtol=1e-3, what=what, mistakes=ways)
 
