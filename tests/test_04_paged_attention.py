@@ -29,6 +29,25 @@ def paginate(k, v, size, seed, spare=2):  # (n, kv_heads, d) twice -> pages of k
     return *pages, table
 
 
+def slips_in_a_page(q, k, v, size):  # -> {words: (n_q, heads, d)}
+    n_q, (n_k, kv_heads, d) = len(q), k.shape
+    parts = [slice(a, min(a + size, n_k)) for a in range(0, n_k, size)]
+    cut = [np.concatenate([x[part].reshape(kv_heads, -1, d).transpose(1, 0, 2) for part in parts]) for x in (k, v)]
+    place = np.arange(n_k)
+    seen = (place < parts[-1].start) | (place <= np.arange(n_k - n_q, n_k)[:, None])
+    heads = []
+    for h in range(q.shape[1]):
+        g = h * kv_heads // q.shape[1]
+        weights = np.where(seen, np.exp(q[:, h].astype(np.float64) @ k[:, g].T / d**0.5), 0)
+        heads.append(weights / weights.sum(1, keepdims=True) @ v[:, g])
+    return {
+        "a page is reshaped to (kv_heads, filled, d): that cuts it anew, its axes must change places (transpose)": (
+            oracles.attention(q, *cut)
+        ),
+        "the last block alone is masked: a chunk of queries may span several": np.stack(heads, 1),
+    }
+
+
 def check_paged(q, k, v, size, seed, what, unused=np.nan, longer=False):
     """paged_attention equals the loops of oracles, on pages in random order. longer: the table names all other blocks too."""
     k_pages, v_pages, table = paginate(k, v, size, seed)
@@ -44,7 +63,7 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan, longer=False):
                     "are filled; keys and values of a tile are (kv_heads, 1, filled, d)")  # fmt: skip
 
     def wrong():
-        return mistakes.paged(q, k, v, k_pages, v_pages, table)
+        return mistakes.paged(q, k, v, k_pages, v_pages, table) | slips_in_a_page(q, k, v, size)
 
     check_close(out, expected, what=what, mistakes=wrong)
 
@@ -222,6 +241,8 @@ def test_each_layer_writes_to_its_own_pages():
     cache.append(1, k.copy(), v.copy())
     assert cache.lengths == [0, 3], f"layer 1 took 3 tokens, layer 0 none: lengths must be [0, 3], found {cache.lengths}"
     touched = bool(store.k[0].any() or store.v[0].any())
+    more = cache.append(1, k.copy(), v.copy()) or cache.lengths
+    assert more == [0, 6], f"layer 1 took 3 tokens and 3 more, layer 0 none: lengths must be [0, 6], found {more}"
     assert not touched, "append(1, …) has written into the pages of layer 0: write to store.k[layer] and store.v[layer] alone"
     block = cache.table.blocks[0]
     for side, pages, right, other in (("K", store.k, k, v), ("V", store.v, v, k)):
