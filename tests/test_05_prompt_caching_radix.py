@@ -28,7 +28,9 @@ def in_common(a, b, size):
 
 
 def check_found(cache, asked, right, known):
-    found = sum(pages for _, pages in cache.path(asked)) * cache.page_size
+    given = list(asked)
+    found = sum(pages for _, pages in cache.path(given)) * cache.page_size
+    assert given == asked, f"the prompt is the caller's: path was given {asked}, and left {given} of it"
     assert found == right, f"of {asked} the tree of {known} (pages of {cache.page_size}) holds {right} tokens, path finds {found}"
 
 
@@ -54,7 +56,7 @@ def test_a_path_goes_as_far_as_whole_pages_agree(stem, asked, size):
     cache, known = new_cache(size), []
     for length in range(size, 3 * len(stem), 3 * size):  # each prompt goes on where the last one ended: a chain of nodes
         known.append((stem * 4)[:length])
-        cached(cache, known[-1])
+        cached(cache, list(known[-1]))
     for tokens in (asked, (stem * 5)[: len(asked)], *known):
         right = max((in_common(tokens, one[: len(one) // size * size], size) for one in known), default=0)
         check_found(cache, tokens, right, known)
@@ -67,8 +69,14 @@ def test_a_path_names_each_node_and_how_much_of_it_agrees():
         cached(cache, list(range(length)))
     cases = (([0, 1, 2, 3, 4, 5, 9, 9], [2, 1]), (list(range(12)), [2, 2, 1]), ([0, 1, 9], [1]), ([0], []), ([5, 5], []))
     for asked, right in cases:
-        found = [pages for _, pages in cache.path(asked)]
+        found = [pages for _, pages in cache.path(list(asked))]
         assert found == right, f"nodes of 2, 2 and 1 pages hold 0 … 9: of {asked} they hold {right} pages, found {found}"
+    cache, known = new_cache(size=2), ([1, 1], [1, 2], [2, 2])
+    for tokens in known:
+        cached(cache, tokens)
+    for tokens in known:
+        found = [pages for _, pages in cache.path(tokens)]
+        assert found == [1], f"pages {known} are cached: of {tokens} one page is known, found {found}. A key is a whole page"
     cache = new_cache(size=1)
     for tokens in ([1, 2], [1, 2, 3]):
         cached(cache, tokens)
@@ -124,6 +132,14 @@ def test_a_split_leaves_a_tree():
         assert found == right, f"{words}: must be {right}, found {found}"
     assert lower.parent is upper, "the lower node's parent must be the upper one"
     assert upper.parent is cache.root, "the upper node's parent must be the old parent"
+    middle = cache.split(lower, 1)
+    starts = [node.start for node in (upper, middle, lower)]
+    assert starts == [0, 1, 2], f"cut again after a page, three nodes must start at pages 0, 1 and 2, found {starts}"
+    cache = new_cache()
+    cached(cache, [1, 2, 3], salt="a")
+    lower = cache.root.children["a", 1]
+    upper = cache.split(lower, 1)
+    assert list(upper.children) == [("a", 2)], f"with salt 'a' the lower node's key is ('a', 2), found {list(upper.children)}"
 
 
 @exercise("05.3", points=1, hint="After any number of splits every prompt is found as before.")
