@@ -145,6 +145,28 @@ def test_who_comes_back_needs_room_for_all_its_answers_and_begins_with_the_promp
         f"8 tokens are common to both answers and at least one of them must be computed; found {table.length} cached: "
         "tokens that the lead drew belong to it alone, match up to lead.target"
     )
+    pool = BlockPool(20, SIZE)
+    cache, owner, back = HashPrefixCache(pool), BlockTable(pool), group(8, 1, drawn=6)
+    owner.append(12)
+    cache.commit(back.live[0].tokens[:12], owner.blocks)
+    table = check_entry(back, pool, cache, True, "an answer of its own that comes back to an empty pool")
+    assert table.length == 12, f"a prompt of 8 and 4 drawn tokens of its one answer are cached: 12 are found, not {table.length}"
+
+
+@exercise("06.1", points=1, hint="pool.release frees the last block first: what is freed first is evicted first.")
+def test_a_match_that_is_given_back_is_evicted_from_its_end():
+    pool = BlockPool(3, SIZE)
+    cache, owner = HashPrefixCache(pool), BlockTable(pool)
+    owner.append(12)
+    cache.commit([5] * 12, owner.blocks)
+    blocks = list(owner.blocks)
+    owner.free()
+    check_entry(group([5] * 16), pool, cache, False, "16 tokens need 4 blocks of 4, of which 3 are cached and no other is free")
+    oldest = list(pool.idle)
+    assert oldest == blocks[::-1], (
+        f"blocks {blocks} of a prompt were matched and given back: its end must be evicted first, without its beginning the rest "
+        f"cannot be found. In order of eviction they are {oldest}, expected {blocks[::-1]}"
+    )
 
 
 # --- 06.2: the decode loop, with preemption ---------------------------------------------------------------------------------
@@ -302,7 +324,8 @@ def test_decodes_first_then_prompts_in_order(pending, spare):
     what = f"for {pending} pending tokens and a budget of {budget}"
     found = attempt(what, lambda: np.array(split_budget(list(pending), budget)))
     what = f"for {pending} pending tokens and a budget of {budget}, what each computes"
-    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.split_budget(pending, budget))
+    ways = {"who has nothing pending gets a token: 0 takes no part": right + [n == 0 for n in pending]}
+    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.split_budget(pending, budget) | ways)
 
 
 @exercise("06.3", points=1, hint="The budget is for decodes and prompts together: no more, and no less where it is wanted.")
@@ -373,6 +396,9 @@ def test_among_equals_the_line_that_began_first_is_next(users):
     story = f"requests of {''.join(users)} in order of arrival, all users served 7 tokens"
     found = ask(queue, story)
     assert found == right, f"{story}: the line of {users[0]} began first, so request 0 is next; found {found}"
+    queue.charge(users[0], 0)  # who was charged last is last in `served`, and no further back in line
+    found = ask(queue, f"{story}, {users[0]} charged last")
+    assert found == right, f"{story}: {users[0]} was charged last, and its line began first all the same; found {found}"
 
 
 @exercise("06.5", points=1, hint="Not the first request of all: the queue that began first, whatever its head is now.")
@@ -385,8 +411,8 @@ def test_a_line_keeps_its_place_when_its_head_has_left():
 
 @exercise("06.5", points=1, hint="level is where newcomers begin: the count of the user who is chosen.")
 def test_who_comes_later_begins_where_the_others_are():
-    queue = queue_of("aab", {"a": 100, "b": 90})
-    ask(queue, "a was served 100 tokens, b 90")
+    queue = queue_of("aab", {"a": 100, "b": 90, "gone": 5})
+    ask(queue, "a was served 100 tokens, b 90; gone had 5 and does not wait")
     assert queue.level == 90, f"b was chosen at 90 tokens: newcomers begin there; the level is {queue.level}"
     queue.push(group(id=3, user="new"))
     begins = queue.served["new"]
