@@ -76,7 +76,7 @@ def test_with_the_work_done_a_bundle_of_one_lesson_runs_as_a_whole(student, tmp_
     for exercise in bundle.exercises.values():
         path = folder / "work" / exercise.file
         path.write_text(regions.fill(path.read_text(), exercise.id, regions.body(COURSE.source(exercise.file), exercise.id)))
-    assert "ex=02.6 lines=1 (not started)" in (folder / "work/model/config.py").read_text()
+    assert "ex=02.6 lines=3 (not started)" in (folder / "work/model/config.py").read_text()
     run = pytest_in(bundle)
     points = sum(exercise.points for exercise in bundle.exercises.values())
     assert run.returncode == 0 and f"score     {points} of {points}" in run.stdout, run.stdout
