@@ -7,7 +7,7 @@ import random
 import mistakes_serving
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minillm.course.checks import check_close, exercise
@@ -68,6 +68,7 @@ gap_lists = st.lists(st.floats(0.001, 5), min_size=1, max_size=20)
     "With the times of TOKEN and that of ARRIVED: min(tokens) - start, tpot(log, request), max(tokens) - start.",
 ))  # fmt: skip
 @given(wait=st.floats(0.01, 30), gaps=gap_lists, arrived=st.floats(0, 1000))
+@example(wait=1.0, gaps=[1.0], arrived=0.0)  # a simulator's clock begins at 0
 def test_the_first_token_counts_in_ttft_and_not_in_tpot(wait, gaps, arrived):
     times = [arrived + wait + sum(gaps[:i]) for i in range(len(gaps) + 1)]
     for late in (0.0, 3.0):  # a server may say FINISHED long after the last token: no metric counts that
