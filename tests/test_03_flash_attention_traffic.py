@@ -194,7 +194,15 @@ def test_three_kernels_move_the_matrix_four_times(n_q, n_k, d, width, causal):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("n_q", "n_k", "d", "block_q", "width"),
-    [(12, 12, 4, 4, 2), (10, 10, 3, 4, 2), (3, 9, 5, 2, 4), (7, 3, 2, 2, 1), (5, 9, 4, 64, 2), (1, 40, 8, 16, 2), (6, 0, 4, 4, 2)],
+    [
+        (12, 12, 4, 4, 2),
+        (10, 10, 3, 4, 2),
+        (3, 9, 5, 2, 4),
+        (7, 3, 2, 2, 1),
+        (5, 9, 4, 64, 2),
+        (1, 40, 8, 16, 2),
+        (6, 0, 4, 4, 2),
+    ],
 )
 def test_tiles_read_the_keys_that_their_rows_see(n_q, n_k, d, block_q, width, causal):
     expected = read, written = tiles_by_hand(n_q, n_k, d, block_q, causal)
@@ -209,6 +217,8 @@ def test_tiles_read_the_keys_that_their_rows_see(n_q, n_k, d, block_q, width, ca
             "keys that no row of the tile sees are read as well: a causal mask spares them": (
                 n_q * d + 2 * n_k * d * len(starts), written),
             "the last tile is left out where it is shorter": (n_q * d + 2 * n_k * d * (n_q // block_q), written),
+            "a causal mask is taken to spare half of all keys: a tile reads as far as its last row sees": (
+                n_q * d + 2 * d * (n_k * len(starts) // 2), written),
             "the keys are those that the first row of a tile sees: the last row sees more": (n_q * d + 2 * first * d, written),
             "a shorter last tile is taken for a whole one": (len(starts) * block_q * d + 2 * whole * d, written),
             "the last tile is taken to see keys beyond the last one": (n_q * d + 2 * whole * d, written),
