@@ -1,11 +1,10 @@
-"""Exercises 05.2 to 05.4: the radix tree. Match, split, evict."""
+"""Exercises 05.2 and 05.3, the radix tree: match and split. Then how it evicts; what goes first is 05.4, in …_policy.py."""
 
 import pytest
 from block_help import cached
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm.cache import policies
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.policies import LFU, LRU, Belady, GreedyDual
 from minillm.cache.radix import RadixCache, common_pages
@@ -170,22 +169,13 @@ def test_a_match_that_ends_midway_splits_there():
     assert found == right, f"[1, 2, 9] leaves [1, 2, 3, 4] after two pages: one node becomes two, {right}, found {found}"
 
 
-# --- 05.4: evict ----------------------------------------------------------------------------------------------------------
+# --- evict ----------------------------------------------------------------------------------------------------------
 
 
 def lengths(cache, known):
     return [cache.cached_length([*tokens, 99]) for tokens in known]
 
 
-@exercise(
-    "05.4",
-    points=1,
-    hint=(
-        "Which page can go without making another unreachable, and which must not go?",
-        "Pop the smallest score until n pages are freed or none is left; skip a node with another ticket, children or an owner.",
-        "if ticket == node.ticket and not node.children and not self.locked(node): evicted(score), prune(node), count one page.",
-    ),
-)
 def test_what_is_in_use_stays():
     cache = new_cache()
     known = [[1, 2, 3], [4, 5, 6]]
@@ -200,7 +190,6 @@ def test_what_is_in_use_stays():
     assert freed == 3, f"now these 3 are idle too: evict(6) must free 3, it says {freed}"
 
 
-@exercise("05.4", points=2, hint="A node with children goes after them: what has lost its beginning cannot be reached.")
 def test_leaves_go_first_the_least_recently_used_of_them():
     cache = new_cache()
     known = [[1, 2, 3, 4], [1, 2, 5], [7, 8]]
@@ -215,7 +204,6 @@ def test_leaves_go_first_the_least_recently_used_of_them():
         assert found == right, f"after {n} evictions of one page {known} must be cached up to {right}, found {found}"
 
 
-@exercise("05.4", points=1, hint="freed counts pages: stop at n, and return what was freed if there is less.")
 @given(known=prompts, n=st.integers(0, 30), size=sizes)
 def test_evict_frees_n_pages_or_all_there_are(known, n, size):
     cache = new_cache(size)
@@ -228,7 +216,6 @@ def test_evict_frees_n_pages_or_all_there_are(known, n, size):
     assert left == idle - right, f"of {idle} idle pages evict({n}) must leave {idle - right}, found {left}"
 
 
-@exercise("05.4", points=1, hint="Tell the policy the score of each victim: GreedyDual ages by it.")
 def test_the_policy_hears_of_every_victim():
     heard = []
 
@@ -301,17 +288,6 @@ def test_a_leaf_that_lost_its_end_is_no_younger():
     cached(cache, new)
     cache.evict(3)
     assert lengths(cache, [old, new]) == [0, 4]
-
-
-def test_ages_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr(policies, "MOST_AGES", 8)
-    policy = GreedyDual(even=2)
-    cache = new_cache(policy=policy)
-    for number in range(100):
-        cached(cache, [number])
-        cache.evict(1)
-    assert len(policy.ages) == len(policy.since) <= 9
-    assert policy.ages == sorted(policy.ages) and policy.since == sorted(policy.since)
 
 
 @pytest.mark.parametrize("policy", [LRU, LFU])

@@ -2,7 +2,7 @@
 
     LRU         when it was last used             what was not used for long will not be used soon
     LFU         how often it was used             a system prompt outlives a burst of unrelated prompts
-    GreedyDual  age + uses × cost of recomputing  costly and popular pages stay longer, but not without end
+    GreedyDual  what its loss costs, and its age  costly and popular pages stay longer, but not without end
     Belady      when it is used next              needs the future: no policy does better, so it is the ceiling
 
 Belady, 1966, IBM Systems Journal 5(2). GreedyDual-Size-Frequency: Cherkasova, 1998, HP Labs report 98-69.
@@ -12,11 +12,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-MOST_AGES = 1 << 16  # of GreedyDual: those further back count as the oldest that is kept
-
 
 class LRU:
     """Least recently used: the default."""
+
+    age: float = 0.0  # a leaf keeps the one it was last used at: of use to policies that let old fame fade
 
     def score(self, node: Any) -> Any:  # Node -> what sorts
         return node.last_use
@@ -33,29 +33,31 @@ class LFU(LRU):
 
 
 class GreedyDual(LRU):
-    """Cost-aware: uses × cost of a page, plus the age when it was last used; the age rises to the score of each victim.
+    """Cost-aware: what is expensive to compute again and often used stays longer, but not without end.
 
-    So a new page starts level with the last victim, and old popularity fades. Computing a page after p others costs
-    1 + p / even: even is the pages of context at which attention costs as much as the matrix products. A leaf that lost its
-    end is no younger for it, so ages are kept with the clock of the cache, by which `last_use` counts.
+    age: the highest score that was ever evicted. A leaf starts from the age of its last use. So a new leaf is level with the last
+    victim, and one that is no longer used is overtaken, since its own start stays where it was.
+    even: pages of context at which the attention of a page costs as much as its matrix products.
     """
 
     def __init__(self, even: float) -> None:
-        self.even, self.clock = even, 0
-        self.since, self.ages = [0], [0.0]  # from this clock on the age was this; both rise
+        self.even = even
 
-    def score(self, node: Any) -> Any:
-        self.clock = node.ticket
-        depth = node.start + len(node.pages) - 1
-        age = self.ages[max(0, bisect_right(self.since, node.last_use) - 1)]
-        return age + node.uses * (1 + depth / self.even)
+    def score(self, node: Any) -> float:
+        """Score a leaf by what is lost with its last page, the only one that goes now; the lowest score is evicted first.
 
-    def evicted(self, score: Any) -> None:
-        if score > self.ages[-1]:  # a page above the last victim is cheaper, and may score less
-            self.since.append(self.clock)
-            self.ages.append(score)
-        if len(self.ages) > MOST_AGES:
-            del self.since[: MOST_AGES // 2], self.ages[: MOST_AGES // 2]
+        node.pages are the leaf's own pages, node.start pages stand above it. node.uses says how often it was used, node.age what
+        self.age was at its last use. Unit: the matrix products of one page. Attention of a page costs in proportion to the
+        pages before it, and as much as the products at `even` of them. Each use is worth computing the page once.
+        """
+        # BEGIN SOLUTION ex=05.4
+        before = node.start + len(node.pages) - 1
+        cost = 1 + before / self.even
+        return node.age + node.uses * cost
+        # END SOLUTION
+
+    def evicted(self, score: float) -> None:
+        self.age = max(self.age, score)  # a page above the last victim is cheaper, and may score less
 
 
 class Belady(LRU):
