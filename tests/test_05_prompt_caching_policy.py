@@ -48,6 +48,9 @@ SCORES = {  # {what is wrong: (uses, pages above the leaf, its pages, age at its
         lambda uses, above, pages, then, now, even: then + 1 + uses * (cost(above + pages - 1, even) - 1)
     ),
     "the age is multiplied too": lambda uses, above, pages, then, now, even: uses * (then + cost(above + pages - 1, even)),
+    "the cost lowers the score: the lowest score goes first, and what is costly should stay": (
+        lambda uses, above, pages, then, now, even: then - uses * cost(above + pages - 1, even)
+    ),
     "attention is multiplied by `even`: at `even` pages before it, it costs 1": (
         lambda uses, above, pages, then, now, even: then + uses * (1 + (above + pages - 1) * even)
     ),
@@ -68,12 +71,13 @@ def test_a_score_is_what_is_lost_with_the_last_page(uses, above, pages, then, mo
     # smaller numbers, for which mistakes look alike, are left to the traces below
     facts = uses, above, pages, float(then), float(then + more), even
     right = float(then) + uses * cost(above + pages - 1, even)
-    policy, node = GreedyDual(even), Node(pages=list(range(pages)), start=above, uses=uses, age=float(then))
+    policy, node = GreedyDual(even), Node(pages=list(range(pages)), start=above, uses=uses, last_use=977, age=float(then))
     policy.evicted(float(then + more))
+    known = {"it is the last use: that is LRU": 977.0}
     words = f"a leaf of {pages} pages below {above}, used {uses} times, last at age {then} (now {then + more}), even {even:g}"
     with answers(f"the score of {words}", "What of it is a number of pages?"):
-        found = policy.score(node)
-    check_close(found, right, what=f"the score of {words},", mistakes=lambda: {w: s(*facts) for w, s in SCORES.items()})
+        found = float(policy.score(node))
+    check_close(found, right, what=f"the score of {words},", mistakes=lambda: known | {w: s(*facts) for w, s in SCORES.items()})
 
 
 # --- on traces --------------------------------------------------------------------------------------------------------------
