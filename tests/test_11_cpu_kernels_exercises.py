@@ -190,7 +190,7 @@ def test_a_block_of_zeros_adds_nothing():
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(3, 8))
 
 
-@exercise("11.5", points=1, hint="The order is free, the tiles are not: each (i, j) once. The last group may be smaller.")
+@exercise("11.2", points=1, hint="The order is free, the tiles are not: each (i, j) once. The last group may be smaller.")
 @given(shape=SHAPES)
 @example(shape=(7, 3, 4))
 def test_each_tile_is_done_once(shape):
@@ -204,7 +204,7 @@ def test_each_tile_is_done_once(shape):
     assert len(order) == len(every), f"{len(order)} tiles are done, C of {rows} × {columns} has {len(every)}: some are done twice"
 
 
-@exercise("11.5", points=3, hint=(
+@exercise("11.2", points=3, hint=(
     "Row by row, which panels are still there when the second row begins? Which would you like to find there?",
     "Take a group of rows, and walk down it column by column: the group's panels of A stay, and each panel of B serves the whole "
     "group. When a new panel of B comes, which panel is the oldest: the B before it, or one of A's?",

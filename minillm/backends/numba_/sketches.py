@@ -62,7 +62,7 @@ def tile_order(rows, columns, room):  # tiles of C down and across, panels that 
     panel of B serve several rows while it is there: as many as possible, with A still read only once. panels_read tells how
     many are one too many.
     """
-    # BEGIN SOLUTION ex=11.5
+    # BEGIN SOLUTION ex=11.2
     group = room - 2  # of A's panels; besides them the B in use, and the one before, which is the oldest only when the next comes
     order = []
     for first in range(0, rows, group):
