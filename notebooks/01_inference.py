@@ -244,7 +244,7 @@ for i, (name, curve) in enumerate(speed.items()):
     spread(axes, i, rows, runs, of=lambda v: v)
 ticks = [y for y in (1, 3, 10, 30, 100, 300, 1000, 3000) if 0.7 * min(as_prefill + as_decode) <= y <= 1.5 * max(roof)]
 axes.set_yticks(ticks, [f"{y:,}" for y in ticks])
-title = plots.finding("Rows in a step set the speed, in either phase", apart < 2 < faster)
+title = plots.finding("Rows in a step set the speed, in either phase", 1.5 * apart < faster)
 plots.label(axes, title, "rows: tokens in one step", "speed of the step (GFLOP/s)")
 axes.legend(loc="lower right", frameon=False)
 plots.show(fig)
