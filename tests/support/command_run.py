@@ -36,6 +36,7 @@ BENCH = {
     "pair": ["--requests", "1", "--new-tokens", "2", "--held-out", "0.0003"],
     "busy": ["--prompt-tokens", "8", "--new-tokens", "2", "--rounds", "1", "--batch", "1"],
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
+    "stories": ["--items", "4"],
 }
 SMALL = {
     "tour": ["--out", "tour"],
