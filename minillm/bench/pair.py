@@ -48,7 +48,8 @@ def bits_per_byte(llm: LLM, documents: Sequence[str]) -> float:
 
 def by_position(llm: LLM, documents: Sequence[str], edges: Sequence[int]) -> dict[str, float]:  # -> {"256 to 512": perplexity}
     """Compute perplexity at positions from one edge to the next, over those documents that reach the last edge."""
-    found = [costs[: edges[-1]] for document in documents if len(costs := surprises(llm, document)) >= edges[-1] - 1]
+    long = [document for document in documents if len(llm.tokenizer.encode(document)) >= edges[-1] - 1]
+    found = [surprises(llm, document)[: edges[-1]] for document in long]
     if not found:
         return {}
     return {f"{a} to {b}": math.exp(np.concatenate([costs[a:b] for costs in found]).mean()) for a, b in pairwise(edges)}
