@@ -31,11 +31,11 @@ def linear(  # (tokens, d_in), (d_out, d_in), (d_out,) -> (tokens, d_out)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:  # (..., d), (d,) -> (..., d)
-    """Divide each vector by its root mean square, then scale each component.
+    """Divide each vector by its root mean square, then scale each component by its weight.
 
-        y = x / sqrt(mean(x²) + eps) * weight
-
-    LayerNorm without the mean and the bias. eps keeps a vector of zeros at zero. float32 in, float32 out.
+    A vector is the last axis, however many axes come before it: tokens, or tokens and heads. LayerNorm without the mean and
+    the bias. eps belongs to the mean square, so that a vector of zeros stays zeros and one much smaller than √eps stays small.
+    float32 in, float32 out; x is the caller's and keeps its values. Zhang and Sennrich 2019.
     """
     # BEGIN SOLUTION ex=01.1
     mean_square = np.mean(x * x, axis=-1, keepdims=True)

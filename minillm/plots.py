@@ -3,10 +3,16 @@
 The title states the finding, the axes carry units, the ceiling is a dashed line with its formula, drawn before the
 measurement. Series differ in marker and line as well as in colour, so a plot survives grey printing and colour-blind
 eyes. Colours: Okabe and Ito 2008.
+
+A picture can be wrong in two ways that code can see: a point beyond its bound, and a title that its data refute. Both raise
+`FalsePicture` while a notebook is built (MINILLM_PLOTS=strict), and warn elsewhere: a busy machine must not stop a reader. A
+finding about counts, which are the same everywhere, raises everywhere.
 """
 
 import io
+import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +38,43 @@ STYLE: dict[Any, Any] = {
 }
 
 
+BEYOND = 1.05  # of a bound: as far as a measured point may lie beyond it, since the bound is measured too
+
+
+class FalsePicture(AssertionError):
+    """A picture says what its data do not."""
+
+
+def finding(title: str, holds: bool, counted: bool = False) -> str:
+    """Give back a title that states a finding, once the data agree. counted: it is about counts, not about times."""
+    if not holds:
+        complain(f"the data refute this title: {title!r}", counted)
+    return title
+
+
+def complain(what: str, always: bool = False) -> None:
+    """Raise, or warn a reader whose machine measured otherwise."""
+    how = os.environ.get("MINILLM_PLOTS", "warn")
+    if always or how == "strict":
+        raise FalsePicture(what)
+    if how != "quiet":
+        warnings.warn(what, stacklevel=3)
+
+
+def check_ceiling(name: str, values: Sequence[float], most: Sequence[float]) -> None:
+    """Complain where a measured value lies above what is possible there, such as tokens/s over bandwidth / bytes."""
+    for value, top in zip(values, most, strict=True):
+        if value > BEYOND * top:
+            complain(f"{name}: {value:,.4g} lies over its ceiling of {top:,.4g}")
+
+
+def check_floor(name: str, values: Sequence[float], least: Sequence[float]) -> None:
+    """Complain where a measured time lies below what it must take at least."""
+    for value, floor in zip(values, least, strict=True):
+        if value * BEYOND < floor:
+            complain(f"{name}: {value:,.4g} lies under its floor of {floor:,.4g}")
+
+
 def figure(panels: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Any, list[Any]]:  # -> Figure, [Axes]
     """Make a figure with panels side by side; no global state, no window."""
     with matplotlib.rc_context(STYLE):
@@ -50,7 +93,7 @@ def bars(axes: Any, names: Sequence[str], values: Sequence[float], unit: str) ->
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         bar = axes.bar(name, value, color=colour, hatch=HATCHES[i % len(HATCHES)], edgecolor="white", width=0.6)
-        axes.bar_label(bar, fmt=lambda v: f"{v:,.3g} {unit}", padding=2)
+        axes.bar_label(bar, fmt=lambda v: f"{v:,.0f} {unit}" if abs(v) >= 100 else f"{v:.3g} {unit}", padding=2)
 
 
 def square(x: float, y: float, grey: str) -> Any:
@@ -87,10 +130,13 @@ def legend(axes: Any) -> None:
 
 
 def ttft_plot(axes: Any, curves: Mapping[str, Any], title: str, x: str = "prompt length (tokens)", bound: Any = None) -> None:
-    """Plot TTFT in ms against x (standard picture 1). curves: {label: (xs, seconds)}; bound: (xs, seconds, formula)."""
+    """Plot TTFT in ms against x (standard picture 1). curves: {label: (xs, seconds)}; bound: (xs, seconds, formula), a floor."""
     if bound:
         xs, seconds, formula = bound
         axes.plot(xs, [1e3 * s for s in seconds], color="black", linestyle="--", linewidth=1.2, label=formula)
+        floor = dict(zip(xs, seconds, strict=True))
+        for name, (at, measured) in curves.items():
+            check_floor(name, [t for x, t in zip(at, measured, strict=True) if x in floor], [floor[x] for x in at if x in floor])
     for i, (name, (xs, seconds)) in enumerate(curves.items()):
         series(axes, i, xs, [1e3 * s for s in seconds], name)
     label(axes, title, x, "TTFT (ms)")
@@ -101,6 +147,7 @@ def throughput_plot(axes: Any, speeds: Mapping[str, Any], title: str, top: tuple
     """Plot tokens/s as bars (standard picture 2). speeds: {label: tokens/s}; top: (tokens/s, formula) of the ceiling."""
     if top:
         ceiling(axes, *top)
+        check_ceiling(title, list(speeds.values()), [top[0]] * len(speeds))
     bars(axes, list(speeds), list(speeds.values()), "tokens/s")
     label(axes, title, "", "throughput (tokens/s)")
     axes.set_ylim(0, max([*speeds.values(), top[0] if top else 0]) * 1.18)
@@ -112,7 +159,13 @@ def show(fig: Any) -> None:
         from IPython.display import Image, display
 
         save(fig, png := io.BytesIO())
-        display(Image(png.getvalue(), format="png"))
+        display(Image(png.getvalue(), format="png", metadata={"minillm": described(fig)}))
+
+
+def described(fig: Any) -> list[dict[str, str]]:  # -> [{"title", "x", "y"}], one for each panel
+    """Say what a figure shows, for those who do not see it and for tests."""
+    panels = [{"title": a.get_title(loc="left") or a.get_title(), "x": a.get_xlabel(), "y": a.get_ylabel()} for a in fig.axes]
+    return [panel for panel in panels if panel["title"]]
 
 
 def save(fig: Any, path: Any) -> None:

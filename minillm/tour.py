@@ -20,7 +20,7 @@ from minillm.metrics.events import TOKEN, EventLog, summary
 from minillm.model.generate import generate_tokens
 from minillm.model.params import SamplingParams
 
-BEGINNING = "Once upon a time, there was a little fox named Ruby. One day, Ruby walked to the forest and found"
+BEGINNING = "Once upon a time there was a little fox named Ruby. Her best friend was Max, a kind bear."
 NEW_TOKENS = 48
 
 

@@ -1,27 +1,34 @@
 # %% [markdown]
 # # 02 · The KV cache: what is kept need not be computed
 #
-# The lesson ([02_kv_cache.md](../lessons/02_kv_cache.md)) claims: with a cache each token costs one token's work, the
-# answer is the same to the last token, and what limits the pace is the reading of bytes. We generate with the cache
-# off and on.
+# The lesson ([02_kv_cache.md](../lessons/02_kv_cache.md)) claims: with a cache each token costs one row, the answer is
+# the same to the last token, and what limits the pace is the reading of bytes: first of the weights, later of the cache.
+#
+# Compiled kernels (`numba`, lesson 11) carry the claims. NumPy, whose code the lesson reads, stands beside them, labelled
+# *readable*. Each figure is the median of three runs; shades and bars of error run from the fastest to the slowest.
 
 # %%
+import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from minillm import SamplingParams, plots
-from minillm.bench.machine import measure_machine
-from minillm.costs.time import generation_flops
+from minillm.bench.machine import kept_machine
+from minillm.costs.time import generation_flops, step_time
+from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import TOKEN, EventLog, tpot, ttft
 from minillm.model.generate import generate_tokens
+from minillm.model.load import bits_per_weight
 from minillm.model.presets import PRESETS
 from minillm.model.transformer import Segment
+from minillm.model.zoo import resolve
 
-llm = model_at_hand()
+llm = model_at_hand("numba")
+readable = model_at_hand("numpy", say=lambda line: None)
 config, model = llm.config, llm.transformer
-NEW = 32
 
 # %% [markdown]
 # ## What it takes: bytes per token
@@ -30,61 +37,104 @@ NEW = 32
 # Llama-3-8B needs a quarter of Llama-2-7B.
 
 # %%
-print(f"{'model':16}{'KV heads':>10}{'per token':>12}{'8,192 tokens':>15}{'weights':>10}")
-for name, c in PRESETS.items():
-    per_token = c.kv_bytes_per_token()
-    heads = f"{c.n_kv_heads} of {c.n_heads}"
-    print(f"{name:16}{heads:>10}{per_token / 1024:8.1f} KiB{8192 * per_token / 1e9:12.2f} GB{c.weight_bytes() / 1e9:7.1f} GB")
+print(f"{'model':16}{'KV heads':>10}{'per token':>12}{'1,200 tokens':>15}{'weights':>10}")
+for name in ("smollm2-135m", "llama-2-7b", "llama-3-8b", "llama-3-70b", "qwen2-7b", "qwen3-32b"):
+    c = PRESETS[name]
+    per_token, heads = c.kv_bytes_per_token(), f"{c.n_kv_heads} of {c.n_heads}"
+    print(f"{name:16}{heads:>10}{per_token / 1024:8.1f} KiB{1200 * per_token / 1e6:12.0f} MB{c.weight_bytes() / 1e9:7.1f} GB")
+
+# %% tags=["timing"]
+machine = kept_machine()
+bandwidth, peak = machine.read_bytes_per_s, machine.peak(kernels=True)
+bits = bits_per_weight(resolve(llm.source), config) if llm.source else 32
+weights, per_token = config.decode_bytes(0, 1, bits), config.kv_bytes_per_token(4)
+print(f"{bandwidth / 1e9:.1f} GB/s; a step reads {weights / 1e6:.0f} MB of weights,")
+print(f"and {per_token / 1e3:.0f} kB for each token that is cached")
 
 # %% [markdown]
 # ## Off and on
 #
 # The same prompt, the same greedy tokens; only `use_cache` differs.
 
-
 # %% tags=["timing"]
-def generate(use_cache):
+NEW, RUNS = 48, 3
+PROMPT = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
+
+
+def generate(engine, use_cache, new):
     """Token ids, and the log of when each came."""
     log = EventLog()
-    prompt = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
-    sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=NEW, ignore_eos=True))
-    for _ in generate_tokens(model, (), [sequence], log, use_cache=use_cache):
+    sequence = engine.sequence(0, PROMPT, SamplingParams(max_tokens=new, ignore_eos=True))
+    for _ in generate_tokens(engine.transformer, (), [sequence], log, use_cache=use_cache):
         pass
     return sequence, log
 
 
-generate(True)
-(plain, plain_log), (cached, cached_log) = generate(False), generate(True)
-print("same tokens:", plain.token_ids == cached.token_ids)
-p = len(plain.prompt_token_ids)
+def runs_of(engine, new):
+    """{name: [log of each run]}, without and with the cache in turn."""
+    generate(engine, True, new)
+    found = {"no cache": [], "KV cache": []}
+    for _ in range(RUNS):
+        for name, logs in found.items():
+            sequence, log = generate(engine, name == "KV cache", new)
+            logs.append(log)
+            answers.add(tuple(sequence.token_ids))
+    return found
+
+
+answers = set()
+compiled = runs_of(llm, NEW)
+print("same tokens with and without:", len(answers) == 1)
+slow = runs_of(readable, NEW // 4)
+p = len(llm.sequence(0, PROMPT, SamplingParams()).prompt_token_ids)
+
+
+def gaps(logs):
+    """Milliseconds before each token but the first: [(fastest, median, slowest)]."""
+    each = [np.diff(log.times(0, TOKEN)) * 1e3 for log in logs]
+    return np.sort(np.array(each), axis=0).T
+
+
+def paces(logs):
+    """Tokens per second of each run, from the slowest."""
+    return sorted(1 / tpot(log, 0) for log in logs)
+
+
 saved = generation_flops(config, p, NEW, cache=False) / generation_flops(config, p, NEW)
-taken = (plain_log.events[-1].time - plain_log.events[0].time) / (cached_log.events[-1].time - cached_log.events[0].time)
-print(f"{saved:.0f} times fewer FLOPs, {taken:.1f} times less time")
+both = {"compiled": compiled, "NumPy\n(readable)": slow}
+speeds = {f"{name},\n{how}": paces(logs) for how, found in both.items() for name, logs in found.items()}
+median = {name: statistics.median(values) for name, values in speeds.items()}
+off, on, numpy_off, numpy_on = median.values()
+print(f"{quote('saved', f'{saved:.0f}')} times fewer FLOPs; {quote('faster', f'{on / off:.1f}')} times the tokens per second,")
+print(f"in NumPy {quote('numpy_faster', f'{numpy_on / numpy_off:.1f}')}")
+first_off, first_on = (statistics.median(ttft(log, 0) for log in logs) for logs in compiled.values())
+print(f"TTFT of this first prompt: {1e3 * first_off:.0f} ms without, {1e3 * first_on:.0f} ms with the cache")
 
 # %% [markdown]
-# Why is the gain in time smaller than the gain in FLOPs? Without the cache each step multiplies matrices by matrices,
-# near the arithmetic roof; with it, matrices by a vector, under the slope of the roofline. Far less work, and each
-# FLOP takes longer.
+# Why is the gain in time smaller than the gain in FLOPs? Without the cache a step has many rows and reads the weights once
+# for all of them; with it a step has one row and reads them for that row alone. Far less work, at far fewer FLOP/s.
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
-for i, (name, log) in enumerate([("no cache", plain_log), ("KV cache", cached_log)]):
-    times = log.times(0, TOKEN)
-    plots.series(left, i, range(2, NEW + 1), [1e3 * (b - a) for a, b in zip(times, times[1:], strict=False)], name)
-plots.label(left, "Without a cache each token takes longer than the last", "token of the answer", "time of this token (ms)")
+rising = {}
+for i, (name, logs) in enumerate(compiled.items()):
+    low, middle, high = gaps(logs).T
+    plots.series(left, i, range(2, NEW + 1), middle, f"{name}, compiled")
+    left.fill_between(range(2, NEW + 1), low, high, color=plots.COLOURS[i], alpha=0.2, linewidth=0)
+    rising[name] = np.median(middle[-12:]) / np.median(middle[:12])
+title = plots.finding("Without a cache each token takes longer", rising["no cache"] > max(1.15, rising["KV cache"]))
+plots.label(left, title, "token of the answer", "time of this token (ms)")
 plots.legend(left)
-machine = measure_machine(megabytes=256)
-top = machine.read_bytes_per_s / config.decode_bytes(p + NEW // 2, 1, 32, 4)
-speeds = {"no cache": 1 / tpot(plain_log, 0), "KV cache": 1 / tpot(cached_log, 0)}
-ratio = speeds["KV cache"] / speeds["no cache"]
-plots.throughput_plot(
-    right, speeds, f"The cache gives {ratio:.1f} times the tokens per second", (top, "ceiling: bandwidth / bytes per token")
-)
+top = 1 / step_time(config, peak, bandwidth, 1, p + NEW // 2, bits=bits, kv_bits=32)
+title = plots.finding(f"The cache gives {on / off:.1f} times the tokens per second", on > 1.5 * off and numpy_on > numpy_off)
+plots.throughput_plot(right, median, title, (top, "ceiling: bandwidth / bytes of a step"))
+for x, (slowest, middle, fastest) in enumerate(speeds.values()):
+    right.errorbar(x, middle, [[middle - slowest], [fastest - middle]], color="black", capsize=4)
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** under the ceiling is NumPy's overhead per call, some hundreds of small calls a step, during which no
-# weight is being read.
+# **The gap** under the ceiling is unpacking the weights, and some dozens of calls a step during which nothing is read. NumPy
+# keeps weights of 32 bits and reads several times as many bytes: its own ceiling is lower.
 #
 # ## TTFT: the next turn of a chat
 #
@@ -93,10 +143,10 @@ plots.show(fig)
 
 
 # %% tags=["timing"]
-def next_turn_s(history, keep, new=16):
+def next_turn_s(model, history, keep, new=16):
     """TTFT of a turn of 16 new tokens after a history, with its cache kept or thrown away."""
     ids = np.random.default_rng(history).integers(0, config.vocab_size, history + new)
-    cache = model.new_cache()
+    cache = model.new_cache(history + new)
     if keep:
         model.forward([Segment(ids[:history], 0, cache, "none")])
     start = time.perf_counter()
@@ -104,34 +154,50 @@ def next_turn_s(history, keep, new=16):
     return time.perf_counter() - start
 
 
-histories = [16, 64, 128, 256]
-off, on = ([next_turn_s(h, keep) for h in histories] for keep in (False, True))
-floor = config.decode_bytes(0, bits_per_weight=32) / machine.read_bytes_per_s
-bound = [max(config.prefill_flops(16, cached=h) / machine.flops_per_s, floor) for h in histories]
+def three(measure, *values):
+    """Three runs of each, after one that warms up: [(fastest, median, slowest)]."""
+    measure(values[0])
+    return np.array([sorted(measure(value) for _ in range(RUNS)) for value in values])
+
+
+histories = [n for n in (32, 128, 256, 512) if n + 16 <= config.context_length]
+curves = {
+    "compiled, history computed again": three(lambda h: next_turn_s(model, h, False), *histories),
+    "compiled, history cached": three(lambda h: next_turn_s(model, h, True), *histories),
+    "NumPy (readable), history cached": three(lambda h: next_turn_s(readable.transformer, h, True), *histories[:-1]),
+}
+again, cached, _ = (runs[-1, 1] for runs in curves.values())
+floor = [step_time(config, peak, bandwidth, chunk=16, cached=h, bits=bits, kv_bits=32) for h in histories]
+print(f"after {histories[-1]} tokens of history: {quote('turn', f'{again / cached:.1f}')} times sooner")
 
 # %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 plots.ttft_plot(
     axes,
-    {"history computed again": (histories, off), "history cached": (histories, on)},
-    f"After {histories[-1]} tokens of history the cache saves {1 - on[-1] / off[-1]:.0%} of the wait",
+    {name: (histories[: len(runs)], list(runs[:, 1])) for name, runs in curves.items()},
+    plots.finding(f"A kept history of {histories[-1]} makes TTFT {again / cached:.1f} times shorter", again > 1.5 * cached),
     x="tokens of history before the turn",
-    bound=(histories, bound, "ceiling for 16 new tokens: max(FLOPs / FLOP/s, bytes / bandwidth)"),
+    bound=(histories, floor, "floor of 16 new tokens: weights, then attention"),
 )
+for i, runs in enumerate(curves.values()):
+    axes.fill_between(histories[: len(runs)], 1e3 * runs[:, 0], 1e3 * runs[:, 2], color=plots.COLOURS[i], alpha=0.2, linewidth=0)
+axes.set_xticks(histories)
 plots.show(fig)
-print(f"TTFT of the first prompt: {1e3 * ttft(plain_log, 0):.0f} ms without, {1e3 * ttft(cached_log, 0):.0f} ms with the cache")
 
 # %% [markdown]
-# ## Pace against context
+# **The gap** between the cached turn and the floor is unpacking, norms, and the calls of a step; between the two measured
+# curves lies nothing but the history.
 #
-# Each step also reads the cache. In float32 a token of SmolLM2 adds 45 KiB to read against 538 MB of weights, so the
-# ceiling falls slowly; for a server with a hundred users the cache is the larger part.
+# ## When it hurts: pace against context
+#
+# Each step reads the whole cache. The kernels keep weights of few bits and a cache of 32, so the cache soon weighs more than
+# the model. (Here the shade runs from the fastest to the slowest of five steps.)
 
 
 # %% tags=["timing"]
-def paces_at(contexts, steps=4):
-    """Tokens per second of one sequence, at each context as it grows."""
-    cache, found = model.new_cache(), []
+def steps_at(contexts, steps=5):
+    """Seconds of a step of one sequence, fastest, median and slowest, at each context as it grows."""
+    cache, found = model.new_cache(contexts[-1] + steps), []
     for context in contexts:
         cache.truncate(min(cache.length, context))
         while (missing := context - cache.length) > 0:
@@ -141,24 +207,120 @@ def paces_at(contexts, steps=4):
             start = time.perf_counter()
             model.forward([Segment([7], cache.length, cache)])
             times.append(time.perf_counter() - start)
-        found.append(1 / min(times))
-    return found
+        found.append((min(times), statistics.median(times), max(times)))
+    return np.array(found)
 
 
-contexts = [n for n in (16, 256, 512, 1024) if n + 8 <= config.context_length]
-paces = paces_at(contexts)
+contexts = [n for n in (16, 512, 1024, 2048, 3072) if n + 8 <= config.context_length]
+long = steps_at(contexts)
+left_over = long[0, 1] / long[-1, 1]
+print(f"at {contexts[-1]:,} tokens the pace is {quote('left', f'{left_over:.0%}')} of that at {contexts[0]}")
+
+
+room = min(2048, config.context_length // 2)
+
+
+def growth_s(tokens=room):
+    """Seconds of two steps: one that has room in the cache, and one that doubles it first."""
+    cache, times = model.new_cache(tokens), []
+    one = np.zeros((tokens - 1, config.n_kv_heads, config.d_head), np.float32)
+    for layer in range(config.n_layers):
+        cache.append(layer, one, one)
+    for _ in range(2):
+        start = time.perf_counter()
+        model.forward([Segment([7], cache.length, cache)])
+        times.append(time.perf_counter() - start)
+    return times
+
+
+fits, doubles = (statistics.median(times) for times in zip(*(growth_s() for _ in range(RUNS)), strict=True))
+print(f"the step that doubles a cache of {room:,} tokens takes {quote('spike', f'{doubles / fits:.1f}')} times as long as others")
 
 # %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
-allowed = [machine.read_bytes_per_s / config.decode_bytes(n, 1, 32, 4) for n in contexts]
+allowed = [1 / step_time(config, peak, bandwidth, 1, n, bits=bits, kv_bits=32) for n in contexts]
 axes.plot(contexts, allowed, color="black", linestyle="--", label="ceiling: bandwidth / (weights + context × bytes per token)")
-plots.series(axes, 0, contexts, paces, "measured")
-title = f"At {contexts[-1]} tokens of context the pace is {paces[-1] / paces[0]:.0%} of that at {contexts[0]}"
+pace = list(1 / long[:, 1])
+plots.check_ceiling("pace", pace, allowed)
+plots.series(axes, 0, contexts, pace, "compiled")
+axes.fill_between(contexts, 1 / long[:, 2], 1 / long[:, 0], color=plots.COLOURS[0], alpha=0.2, linewidth=0)
+title = plots.finding(f"At {contexts[-1]:,} tokens of context {left_over:.0%} of the pace is left", left_over < 0.8)
 plots.label(axes, title, "context (tokens)", "pace (tokens/s)")
+axes.set_xticks(contexts)
 plots.legend(axes)
 plots.show(fig)
 
 # %% [markdown]
+# **The gap** at short contexts is the fixed work of a step; at long ones it is attention, whose kernels read keys and values
+# at less than full bandwidth.
+#
+# ## The cache's share of a step, against batch
+#
+# Left: bytes of a decode step, counted, for models with 1,200 tokens a sequence. Right: our model, measured: the share of a
+# step's time that is there with 512 tokens of context and is not with 8.
+
+
+# %% tags=["timing"]
+def share_of(c, batch, context=1200, weights=None, per_token=None):
+    """Share of the bytes of a decode step that are keys and values."""
+    cache = batch * context * (per_token or c.kv_bytes_per_token())
+    return cache / (cache + (weights or c.decode_bytes(0)))
+
+
+def batch_s(batch, context, steps=4):
+    first = model.new_cache(context + steps)
+    model.forward([Segment(np.full(context, 5), 0, first, "none")])
+    caches, times = [first, *(first.fork() for _ in range(batch - 1))], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        model.forward([Segment([7], cache.length, cache) for cache in caches])
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+llama, batches = PRESETS["llama-3-8b"], [1, 2, 4, 8, 16, 32, 64, 128, 256]
+designs = {
+    "32 KV heads (as in MHA)": replace(llama, n_kv_heads=32),
+    "8 KV heads (GQA: Llama-3-8B)": llama,
+    "1 KV head (MQA)": replace(llama, n_kv_heads=1),
+}
+half = next(b for b in range(1, 1000) if share_of(llama, b) > 0.5)
+print(f"Llama-3-8B: more than half of a step's bytes are cache from a batch of {quote('half', half)} on; ", end="")
+print(f"at 32 it is {quote('share_32', f'{share_of(llama, 32):.0%}')}")
+ours, few, many = [1, 2, 4, 8], 8, min(512, config.context_length // 2)
+short, full = (three(lambda b, n=n: batch_s(b, n), *ours) for n in (few, many))
+measured = [1 - s / f for s, f in zip(short[:, 1], full[:, 1], strict=True)]
+counted = [share_of(config, b, many, weights, per_token) for b in ours]
+print(f"ours: {measured[0]:.0%} of the time of one, {quote('share_8', f'{measured[-1]:.0%}')} of a batch of {ours[-1]}")
+
+# %% tags=["timing", "drawing"]
+fig, (left, right) = plots.figure(2)
+for i, (name, c) in enumerate(designs.items()):
+    plots.series(left, i, batches, [share_of(c, b) for b in batches], name)
+left.axhline(0.5, color="black", linestyle="--", linewidth=1.2)
+crosses = share_of(llama, half - 1) <= 0.5 < share_of(llama, half)
+title = plots.finding(f"Llama-3-8B: from {half} sequences on, most bytes are cache", crosses, counted=True)
+plots.label(left, title, "sequences in the batch", "cache's share of a step's bytes")
+left.set_xscale("log", base=2)
+left.set_xticks(batches, [str(b) for b in batches])
+plots.series(right, 0, ours, measured, f"share of the time at {many} tokens, measured")
+low, high = 1 - short[:, 2] / full[:, 0], 1 - short[:, 0] / full[:, 2]
+right.fill_between(ours, low, high, color=plots.COLOURS[0], alpha=0.2, linewidth=0)
+plots.series(right, 1, ours, counted, "share of the bytes, counted")
+title = plots.finding("The larger the batch, the larger the cache's share", measured[-1] > measured[0])
+plots.label(right, title, "sequences in the batch", "cache's share of a step")
+right.set_xticks(ours)
+for axes in (left, right):
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+    plots.legend(axes)
+    axes.set_ylim(0, 1.35)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+plots.show(fig)
+
+# %% [markdown]
+# **The gap** between counted and measured is arithmetic: the products of a batch take longer than reading the weights, which
+# lowers the cache's share of the time, and attention reads more slowly than a plain read, which raises it.
+#
 # ## Try it
 #
 # How many users fit? Predict, then move. (Needs `ipywidgets`.)

@@ -3,29 +3,44 @@
 #
 # The lesson ([04_paged_attention.md](../lessons/04_paged_attention.md)) claims: blocks of one size waste half a block per
 # sequence instead of most of the memory; two sequences may own one block until one of them writes; and throughput grows
-# because more requests fit. We watch a pool at work, count on real lengths, then measure what the look-ups cost.
+# because more requests fit. We watch a pool at work, count on real lengths, measure what the look-ups cost, and see how often
+# a pool that is filled to the mean runs over.
 
 # %%
 import os
 import time
+from statistics import median
 
 import numpy as np
 
 from minillm import SamplingParams, plots
-from minillm.bench.machine import measure_machine
+from minillm.bench.machine import kept_machine
 from minillm.bench.replay import waste, waste_table
+from minillm.bench.rounds import in_turn
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
 from minillm.costs.memory import kv_tokens
+from minillm.costs.time import step_time
+from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.load.profiles import draw, load_profile
 from minillm.load.traces import TraceRequest, read_azure
 from minillm.model.generate import generate_tokens
+from minillm.model.load import bits_per_weight
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
+from minillm.model.zoo import resolve
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+ROUNDS = 3
+
+
+def spread(axes, xs, runs, scale):
+    """Mark the fastest and the slowest of the runs at each x."""
+    for x, times in zip(xs, runs, strict=True):
+        axes.vlines(x, scale * min(times), scale * max(times), color="black", linewidth=1.2, zorder=4)
+
 
 # %% [markdown]
 # ## Who owns which block
@@ -61,26 +76,33 @@ def draw_pool(axes, title, tables):
 def told(tables):
     return ", ".join(f"{name}: {t.length} tokens, table {t.blocks}" for name, t in tables.items())
 
+
 # %% tags=["drawing"]
 fig, (first, second, third) = plots.figure(3, width=4.2, height=2.6)
 a = BlockTable(pool)
 a.append(10)
-draw_pool(first, f"A: 10 tokens in {len(a.blocks)} blocks", {"A": a})
+draw_pool(first, plots.finding("A: 10 tokens in 3 blocks", len(a.blocks) == 3, counted=True), {"A": a})
 print("append 10:     ", told({"A": a}))
 
 b = a.fork()
-draw_pool(second, f"Fork: {8 - pool.num_free} blocks hold 2 × 10 tokens", {"A": a, "B": b})
+title = plots.finding("Fork: 3 blocks hold 2 × 10 tokens", 8 - pool.num_free == 3, counted=True)
+draw_pool(second, title, {"A": a, "B": b})
 print("fork:          ", told({"A": a, "B": b}))
 
 slots, copies = b.append(1)
 ((source, target),) = copies
-draw_pool(third, f"B writes: block {source} is copied to {target}", {"A": a, "B": b})
+alone = a.blocks[:2] == b.blocks[:2] and a.blocks[2] == source != target == b.blocks[2]
+title = plots.finding(f"B writes: only block {source} is copied, to {target}", alone, counted=True)
+draw_pool(third, title, {"A": a, "B": b})
 print("append 1 to B: ", told({"A": a, "B": b}), f"| copies {copies}, slot {slots}")
 slots, copies = a.append(1)
 print("append 1 to A: ", told({"A": a, "B": b}), f"| copies {copies}, slot {slots}: the last owner keeps the original")
 plots.show(fig)
 
 # %% [markdown]
+# **The gap** is in the two last blocks: 3 of the 16 slots in use are empty, and wait for their owner's next tokens. The 21 tokens
+# of both sequences take 13 slots.
+#
 # ## Waste, and how many fit
 #
 # Each request holds one more token with every decode step; what is reserved beyond that is waste, averaged over all steps.
@@ -96,14 +118,21 @@ print(f"{len(requests):,} requests {source}")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 found = waste(requests, block_sizes=SIZES)
 print(waste_table(found))
+mean = found["paged 16"]["mean_tokens_reserved"] * (1 - found["paged 16"]["waste"])  # tokens held
+print(f"tokens that a request holds, mean over its decode steps: {quote('mean', f'{mean:,.0f}')}")
 
 # %% [markdown]
 # The memory on the right is what Llama-3-8B in 16 bits leaves for its cache on a card of 24 GB.
 
 # %%
 WAYS = {"reserve 8,192": "reserve 8192", "power of two": "power of two", "blocks of 16": "paged 16"}
-mean = found["paged 16"]["mean_tokens_reserved"] * (1 - found["paged 16"]["waste"])  # tokens held
-formulas = {"1 − n̄ / N": 1 - mean / 8192, "1/4": 0.25, "7.5 / (n̄ + 7.5)": 7.5 / (mean + 7.5)}
+formulas = {"1 − mean / N": 1 - mean / 8192, "1/4": 0.25, "7.5 / (mean + 7.5)": 7.5 / (mean + 7.5)}
+memory = kv_tokens(preset("llama-3-8b"), 24e9)
+fits = {name: int(memory // found[way]["mean_tokens_reserved"]) for name, way in WAYS.items()}
+paged, reserved = found["paged 16"]["waste"], found["reserve 8192"]["waste"]
+print(f"wasted: {quote('waste paged', f'{paged:.2%}')} in blocks of 16, {quote('waste reserved', f'{reserved:.1%}')} reserved")
+print(f"{memory:,.0f} tokens of cache: {quote('fit paged', fits['blocks of 16'])} chats in blocks of 16, ", end="")
+print(f"{quote('fit reserved', fits['reserve 8,192'])} reserved")
 
 # %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
@@ -111,15 +140,16 @@ for i, value in enumerate(formulas.values()):
     left.plot([i - 0.45, i + 0.45], [100 * value] * 2, **DASHED, zorder=3, label=None if i else "formula of the lesson")
 names = [f"{way}\n{formula}" for way, formula in zip(WAYS, formulas, strict=True)]
 plots.bars(left, names, [100 * found[way]["waste"] for way in WAYS.values()], "%")
-title = f"Paging wastes {found['paged 16']['waste']:.1%} of the memory instead of {found['reserve 8192']['waste']:.0%}"
+title = f"Paging wastes {paged:.1%} of the memory instead of {reserved:.0%}"
+title = plots.finding(title, paged < 0.01 and reserved > 0.8, counted=True)
 plots.label(left, title, "way of allocating", "share of reserved memory (%)")
 plots.legend(left)
 
-memory = kv_tokens(preset("llama-3-8b"), 24e9)
-fits = {name: int(memory // found[way]["mean_tokens_reserved"]) for name, way in WAYS.items()}
 plots.ceiling(right, memory / mean, f"ceiling: memory / mean length = {memory:,.0f} / {mean:,.0f} tokens")
 plots.bars(right, list(fits), list(fits.values()), "requests")
+plots.check_ceiling("requests at once", list(fits.values()), [memory / mean] * 3)
 title = f"{fits['blocks of 16']} chats fit where {fits['reserve 8,192']} could be promised the maximum"
+title = plots.finding(title, fits["blocks of 16"] > 6 * fits["reserve 8,192"], counted=True)
 plots.label(right, title, "way of allocating", "requests at once")
 right.set_yticks(range(0, 50, 10))
 right.set_ylim(0, memory / mean * 1.2)
@@ -132,55 +162,54 @@ plots.show(fig)
 # requests from growing long at once, and then a sequence is preempted. Reserving cannot fail in mid-answer. Power of two
 # wastes more than the formula's 1/4 for a growing sequence: it reserves for the final length from the first step on.
 #
-# ## TTFT: what the table costs in prefill
+# ## TTFT and throughput, with pages and without
 #
-# The same model, once with one array per sequence and once with pages of 16. The tokens are the same. The arithmetic is
-# too, but the NumPy reference goes from page to page in Python; a compiled kernel does the same without that toll.
+# The same model on compiled kernels, once with one array for each sequence and once with pages of 16. The tokens are the same.
+# Both ways take turns, three rounds; lines go through the medians, vertical strokes from the fastest to the slowest.
 
 # %% tags=["timing"]
-llm = model_at_hand("numpy")
-config, model = llm.config, llm.transformer
-machine = measure_machine(megabytes=256)
+machine = kept_machine()
+llm = model_at_hand("numba")
+config = llm.config
+bits = bits_per_weight(resolve(llm.source), config) if llm.source else 4.5  # of the random model: fewer than it has, as a bound
+peak = machine.peak(kernels=True)
 rng = np.random.default_rng(0)
 
 
-def make_cache(kind, tokens, batch=1, size=16):
+def make_cache(llm, kind, tokens, batch=1, size=16):
     """A batch of empty caches with room for so many tokens each."""
-    if kind == "contiguous":
-        return [model.new_cache() for _ in range(batch)]
-    store = PageStore.for_model(config, batch * -(-tokens // size), size)
+    if kind == "one array":
+        return [llm.transformer.new_cache() for _ in range(batch)]
+    store = PageStore.for_model(config, batch * -(-tokens // size), size, ops=llm.transformer.ops)
     return [store.new_cache() for _ in range(batch)]
 
 
 def generate(kind, new=12):
     prompt = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
-    (cache,) = make_cache(kind, len(prompt) + new)
+    (cache,) = make_cache(llm, kind, len(prompt) + new)
     sequence = llm.sequence(0, prompt, SamplingParams(max_tokens=new, ignore_eos=True), cache=cache)
-    for _ in generate_tokens(model, (), [sequence]):
+    for _ in generate_tokens(llm.transformer, (), [sequence]):
         pass
     return sequence.token_ids
 
 
 def ttft_s(kind, n):
     ids = rng.integers(0, config.vocab_size, n)
-    times = []
-    for _ in range(2):
-        (cache,) = make_cache(kind, n)
-        start = time.perf_counter()
-        model.forward([Segment(ids, 0, cache)])
-        times.append(time.perf_counter() - start)
-    return min(times)
+    (cache,) = make_cache(llm, kind, n)
+    start = time.perf_counter()
+    llm.transformer.forward([Segment(ids, 0, cache)])
+    return time.perf_counter() - start
 
 
-print("same tokens:", generate("contiguous") == generate("paged"))
-lengths = [64, 128, 256, 512]
-waits = {kind: (lengths, [ttft_s(kind, n) for n in lengths]) for kind in ("contiguous", "paged")}
+KINDS = ("one array", "pages of 16")
+print("same tokens:", generate("one array") == generate("pages of 16"))
+LENGTHS = (64, 128, 256, 512)
+waits = in_turn([(kind, n) for n in LENGTHS for kind in KINDS], ROUNDS, lambda way: ttft_s(*way))
 
 # %% [markdown]
-# ## Throughput: at equal batch, and with equal memory
-#
-# The trace's requests at a sixteenth of their length, so that a laptop gets through: reserving means 512 tokens each, and
-# the memory has room for two that reserve. How many fit in the other ways, the replay says; the rest is measured.
+# Then decode in a memory of 1,024 tokens, with the trace's requests at a sixteenth of their length, so that a laptop gets
+# through. Reserving means 512 tokens each, so two requests fit. How many fit in the other ways, the replay says; the pace of
+# such a batch is measured.
 
 # %% tags=["timing"]
 small = [TraceRequest(max(1, r.prompt // 16), max(1, r.output // 16)) for r in requests]
@@ -190,9 +219,9 @@ context = round(512 / there["paged 16"]["fits"] * (1 - there["paged 16"]["waste"
 print(f"mean length {context} tokens; in {2 * 512:,} tokens of memory fit", room)
 
 
-def step_s(kind, batch, context, size=16, steps=4):
+def step_s(llm, kind, batch, context, size=16, steps=3):
     """One decode step of a batch, each with so much context: random keys and values, the time does not depend on them."""
-    caches = make_cache(kind, context + steps + 1, batch, size)
+    caches = make_cache(llm, kind, context + steps + 1, batch, size)
     kv = rng.standard_normal((context, config.n_kv_heads, config.d_head), np.float32)
     for cache in caches:
         for layer in range(config.n_layers):
@@ -200,35 +229,40 @@ def step_s(kind, batch, context, size=16, steps=4):
     times = []
     for _ in range(steps + 1):
         start = time.perf_counter()
-        model.forward([Segment([7], cache.length, cache) for cache in caches])
+        llm.transformer.forward([Segment([7], cache.length, cache) for cache in caches])
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
-batches = sorted({1, 2, 4, 8, *room.values()})
-speeds = {kind: [n / step_s(kind, n, context) for n in batches] for kind in ("contiguous", "paged")}
-
-
-def allowed_s(n):
-    """A step reads weights and caches, and computes; it cannot take less than the slower of the two."""
-    read_s = config.decode_bytes(context, n, 32, 4) / machine.read_bytes_per_s
-    return max(read_s, n * config.decode_flops(context) / machine.flops_per_s)
+batches = sorted({1, 4, *room.values()})
+steps_s = in_turn([(kind, n) for n in batches for kind in KINDS], ROUNDS, lambda way: step_s(llm, *way, context))
+paces = {kind: [[n / seconds for seconds in steps_s[kind, n]] for n in batches] for kind in KINDS}
+speeds = {kind: [median(runs) for runs in paces[kind]] for kind in KINDS}
+pace = {name: speeds["pages of 16" if "blocks" in name else "one array"][batches.index(n)] for name, n in room.items()}
+gain = pace["blocks of 16"] / pace["reserve"]
+slower = median(a / b for a, b in zip(waits["pages of 16", 512], waits["one array", 512], strict=True))
+even = median(a / b for a, b in zip(paces["pages of 16"][-1], paces["one array"][-1], strict=True))
+print(f"TTFT of 512 tokens, pages over one array: {quote('ttft ratio', f'{slower:.2f}')}")
+print(f"pace in equal memory, paged over reserved: {quote('gain', f'{gain:.1f}')} times, {batches[-1]} requests instead of 2")
+print(f"pace at an equal batch of {quote('batch', batches[-1])}, pages over one array: {quote('even batch', f'{even:.2f}')}")
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
-bound = [config.prefill_flops(n) / machine.flops_per_s for n in lengths]
-slower = waits["paged"][1][-1] / waits["contiguous"][1][-1]
-title = f"In NumPy, prefill through pages takes {slower:.1f} times as long"
-plots.ttft_plot(left, waits, title, bound=(lengths, bound, "ceiling: prefill FLOPs / FLOP/s"))
+curves = {kind: (LENGTHS, [median(waits[kind, n]) for n in LENGTHS]) for kind in KINDS}
+floor = [config.prefill_flops(n) / peak for n in LENGTHS]
+title = plots.finding(f"Through pages, TTFT is {slower:.2f} times that of one array", 0.8 < slower < 1.25)
+plots.ttft_plot(left, curves, title, bound=(LENGTHS, floor, "floor: prefill FLOPs / peak FLOP/s"))
+for kind in KINDS:
+    spread(left, LENGTHS, [waits[kind, n] for n in LENGTHS], 1e3)
+left.set_xticks(LENGTHS)
 
-steps = range(1, batches[-1] + 1)
-formula = "ceiling: batch × bandwidth / bytes of a step, or arithmetic"
-right.plot(steps, [n / allowed_s(n) for n in steps], **DASHED, label=formula)
-for i, (kind, values) in enumerate(speeds.items()):
-    plots.series(right, i, batches, values, kind)
-pace = {name: speeds["paged" if "blocks" in name else "contiguous"][batches.index(n)] for name, n in room.items()}
-gain = pace["blocks of 16"] / pace["reserve"]
-title = f"In equal memory, paging gives {gain:.1f} times the tokens"
+top = [n / step_time(config, peak, machine.read_bytes_per_s, n, context, bits=bits, kv_bits=32) for n in batches]
+right.plot(batches, top, **DASHED, label="ceiling: batch / (products + reading of caches)")
+for i, kind in enumerate(KINDS):
+    plots.check_ceiling(kind, speeds[kind], top)
+    plots.series(right, i, batches, speeds[kind], kind)
+    spread(right, batches, paces[kind], 1)
+title = plots.finding(f"In equal memory, paging gives {gain:.1f} times the tokens", gain > 1.3)
 plots.label(right, title, f"requests in the batch ({context} tokens each), and how many fit", "throughput (tokens/s)")
 plots.legend(right)
 fitting = {n: name.replace(" ", "\n", 1) for name, n in room.items()}
@@ -236,56 +270,111 @@ right.set_xticks(batches, [f"{n}\n{fitting.get(n, '')}" for n in batches])
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** to both ceilings is made of small calls: some for each layer and sequence in either cache, and with pages
-# a dozen more for each page, some tens of microseconds during which nothing is read. At equal batch that makes paging the
-# slower one; it wins by the requests that would otherwise wait outside.
+# **The gap** to floor and ceiling is the part of the peak that the kernels do not reach, and, for each step, Python between the
+# kernels. It is about the same for both ways: the table costs a look-up for each page. Paging wins by the requests that would
+# otherwise wait outside, and by nothing else.
 #
 # ## Which block size?
 #
-# Left: waste on the real lengths, with the formula. Right: one decode step at 512 tokens of context. The table itself never
-# decides: 4 bytes for each block of megabytes.
+# Left: waste on the real lengths, with the formula. Right: one decode step at 512 tokens of context, divided by the step of the
+# same backend on one array. Compiled kernels carry the claim. The readable NumPy reference makes a Python call for each page
+# and layer, and shows what a look-up costs when nothing hides it.
 
 # %%
 print(f"{'block size':>10}{'waste':>9}{'entries in a table':>20}{'table / cache, Llama-3-8B':>27}")
 for size in SIZES:
     share = 4 / (size * preset("llama-3-8b").kv_bytes_per_token())
     print(f"{size:10}{found[f'paged {size}']['waste']:9.2%}{mean / size:20,.0f}{share:27.1e}")
+wasted = [100 * found[f"paged {size}"]["waste"] for size in SIZES]
+formula = [100 * (s - 1) / 2 / (mean + (s - 1) / 2) for s in SIZES]
+print(f"blocks of 256 waste {quote('waste 256', f'{wasted[-1]:.1f}%')}")
 
 # %% tags=["timing"]
-sizes = [1, 4, 16, 64, 256]
-times = [1e3 * step_s("paged", 1, 512, size, steps=2) for size in sizes]
-whole = 1e3 * step_s("contiguous", 1, 512)
+readable = model_at_hand("numpy", say=lambda text: None)
+TRIED = (1, 4, 16, 64, 256)
+ways = [(kind, size) for kind in ("compiled", "NumPy, readable") for size in (0, *TRIED)]  # 0: one array
+
+
+def sized(way):
+    kind, size = way
+    return step_s(llm if kind == "compiled" else readable, "pages" if size else "one array", 1, 512, size, steps=2)
+
+
+measured = in_turn(ways, ROUNDS, sized)
+ratios = {
+    kind: [[a / b for a, b in zip(measured[kind, size], measured[kind, 0], strict=True)] for size in TRIED]
+    for kind in ("compiled", "NumPy, readable")
+}
+middle = {kind: [median(runs) for runs in each] for kind, each in ratios.items()}
+loss = {size: middle["compiled"][TRIED.index(size)] for size in (1, 16)}
+toll = middle["NumPy, readable"][0]
+print(f"compiled step over one array: {quote('size 1', f'{loss[1]:.2f}')} with blocks of 1, ", end="")
+print(f"{quote('size 16', f'{loss[16]:.2f}')} with 16; readable, blocks of 1: {quote('readable', f'{toll:.1f}')}")
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
-formula = [100 * (s - 1) / 2 / (mean + (s - 1) / 2) for s in SIZES]
-left.plot(SIZES, formula, **DASHED, label="formula: (B − 1)/2 / (n̄ + (B − 1)/2)")
-plots.series(left, 0, SIZES, [100 * found[f"paged {size}"]["waste"] for size in SIZES], "requests like Azure's")
-title = f"Waste is half a block: {formula[4]:.1f}% at 16, {formula[-1]:.0f}% at 256"
+left.plot(SIZES, formula, **DASHED, label="formula: (B − 1)/2 / (mean + (B − 1)/2)")
+plots.series(left, 0, SIZES, wasted, "requests like Azure's")
+near = all(abs(a - b) < 0.1 * b + 0.01 for a, b in zip(wasted, formula, strict=True))
+title = plots.finding(f"Waste is half a block: {wasted[4]:.1f}% at 16, {wasted[-1]:.0f}% at 256", near, counted=True)
 plots.label(left, title, "block size B (tokens)", "waste (%)")
 plots.legend(left)
 
-least = 1e3 * config.decode_bytes(512, 1, 32, 4) / machine.read_bytes_per_s
-right.axhline(least, **DASHED, label="floor: bytes of a step / bandwidth")
-plots.series(right, 0, sizes, times, "paged")
-plots.series(right, 1, sizes, [whole] * len(sizes), "contiguous")
-title = f"From block size 1 to 16 a step gets {times[0] / times[2]:.1f} times faster"
-plots.label(right, title, "block size B (tokens)", "one decode step (ms)")
+right.axhline(1, **DASHED, label="one array, same backend")
+for i, (kind, values) in enumerate(middle.items()):
+    plots.series(right, i, TRIED, values, kind)
+    spread(right, TRIED, ratios[kind], 1)
+title = plots.finding(f"Pages of 1: {loss[1]:.1f} × compiled, {toll:.0f} × in readable Python", toll > 1.2 * loss[1])
+plots.label(right, title, "block size B (tokens)", "decode step (× that of one array)")
 right.set_yscale("log")
-right.set_ylim(least / 1.5, 1.5 * max(times))
+low, high = min(map(min, middle.values())), max(map(max, middle.values()))
+right.set_ylim(low / 1.5, 3 * high)
+marks = [m for m in (0.5, 1, 2, 5, 10, 20, 50, 100) if low / 1.5 < m < 3 * high]
+right.set_yticks(marks, [f"{m:g}" for m in marks])
 right.legend(loc="upper right", frameon=False)
-marks = [m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if least / 1.5 < m < 1.5 * max(times)]
-right.set_yticks(marks, [str(m) for m in marks])
-for axes, ticks in ((left, SIZES), (right, sizes)):
+for axes, ticks in ((left, SIZES), (right, TRIED)):
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.minorticks_off()
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** above the floor is a look-up and a short read per block: with blocks of 1 the Python loop runs once per token
-# and layer, with 256 hardly at all. A GPU's curve has the same shape for another reason: short reads use a part of the
-# bandwidth.
+# **The gap** above one array is a look-up and a short read for each block: compiled, a few instructions; readable, about a dozen
+# NumPy calls, once for each token and layer with blocks of 1. A GPU's curve has the first shape, for one more reason: short
+# reads use a part of the bandwidth.
+#
+# ## When it hurts: a pool that is filled to the mean
+#
+# 34 chats fit *on average*. Here the seats of a server are filled with chats at random moments of their lives, 20,000 times.
+# We count how often their blocks are more than the pool has. Each such moment means that a running chat is preempted.
+
+# %%
+draws = np.random.default_rng(4)
+served = [r for r in requests if r.prompt + r.output <= 8192]
+prompts, outputs = np.array([r.prompt for r in served]), np.array([r.output for r in served])
+SEATS = (16, 20, 24, 28, 31, 34, 37, 40)
+picked = draws.choice(len(served), (20_000, max(SEATS)), p=outputs / outputs.sum())  # a step of a long answer is met more often
+held = prompts[picked] + (draws.random(picked.shape) * outputs[picked]).astype(int)
+blocks = np.ceil(held / 16)
+over = [100 * float((blocks[:, :seats].sum(axis=1) > memory // 16).mean()) for seats in SEATS]
+safe = max(seats for seats, share in zip(SEATS, over, strict=True) if share < 1)
+full = over[SEATS.index(34)]
+print(f"34 seats: too few blocks in {quote('over 34', f'{full:.0f}%')} of all moments; ", end="")
+print(f"up to {quote('safe', safe)} seats: below 1%")
+
+# %% tags=["drawing"]
+fig, (axes,) = plots.figure(1)
+plots.series(axes, 0, SEATS, over, "seats filled with chats like Azure's")
+axes.axvline(memory / (mean + 7.5), **DASHED, label="memory / (mean length + 7.5)")
+title = plots.finding(f"Filled to the mean, the pool runs over in {full:.0f}% of all moments", 30 < full < 70, counted=True)
+plots.label(axes, title, "chats that run at once", "moments with too few blocks (%)")
+axes.set_xticks(SEATS)
+plots.legend(axes)
+plots.show(fig)
+
+# %% [markdown]
+# **The gap** between the dashed line and the number of seats that is safe is the spread of the lengths: the sum of 34 lengths
+# lies above its mean about as often as below. That memory is not lost; it is what admission leaves free for growth.
 #
 # ## Try it
 #
@@ -295,8 +384,8 @@ plots.show(fig)
 from ipywidgets import interact
 
 
-@interact(gigabytes=(8, 640, 8), mean_length=(64, 8192, 64), reserve=(512, 32768, 512), block_size=[1, 8, 16, 64, 256, 1024])
-def chats(name="llama-3-8b", gigabytes=24, mean_length=1216, reserve=8192, block_size=16):
+@interact(gigabytes=(8, 640, 8), mean_length=(26, 8176, 50), reserve=(512, 32768, 512), block_size=[1, 8, 16, 64, 256, 1024])
+def chats(name="llama-3-8b", gigabytes=24, mean_length=1226, reserve=8192, block_size=16):
     tokens = kv_tokens(preset(name), gigabytes * 1e9)
     print(f"{tokens:,.0f} tokens of cache: {tokens // reserve:,.0f} chats reserved, ", end="")
     print(f"{tokens // (mean_length + (block_size - 1) / 2):,.0f} paged, at most {tokens / mean_length:,.1f}")

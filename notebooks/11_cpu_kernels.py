@@ -6,19 +6,33 @@
 # ceilings, climb the ladder, and then let a model run on NumPy and on the result.
 
 # %%
+import copy
+import time
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from minillm import SamplingParams, plots
-from minillm.backends.numba_.packed import LAYOUTS, code_at, interleave
+from minillm import SamplingParams, layers, plots
+from minillm.backends.numba_.bands import operand
+from minillm.backends.numba_.linear import linear, plain
+from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, code_at, interleave
+from minillm.backends.numba_.steps import round_by_all, round_by_one
+from minillm.backends.numba_.team import set_threads, threads
 from minillm.bench import kernels
-from minillm.bench.machine import best_of, measure_machine
+from minillm.bench.machine import best_of, kept_machine
 from minillm.costs.time import ridge_batch, roofline
+from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import EventLog, tpot
 from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
+
+
+def spread(axes, xs, runs):  # [[value] of three runs] -> a bar from the lowest to the highest
+    axes.vlines(xs, [min(values) for values in runs], [max(values) for values in runs], color="0.35", linewidth=2)
+
 
 # %% [markdown]
 # ## Lanes
@@ -37,112 +51,212 @@ print("read back:", found == list(codes[0]), "| bytes of a record in Q4_1:", LAY
 # %% [markdown]
 # ## The ladder
 #
-# One token through random weights in the shape of SmolLM2-135M. All matrices, one after another, so that each comes cold
-# from memory; a loop over one matrix would measure the cache.
+# One token through random weights in the shape of SmolLM2-135M. All matrices, one after another, so that each comes from
+# memory as in a decode step; a loop over one matrix would measure the first caches. Three rounds; the bars are medians.
 
 # %% tags=["timing"]
-machine = measure_machine(megabytes=256)
+machine = kept_machine()
 shape = preset("smollm2-135m")
 weights = kernels.random_weights(shape)
-ladder = kernels.ladder(weights, machine, runs=3)
-print(f"memory {machine.read_bytes_per_s / 1e9:.1f} GB/s, float32 products {machine.flops_per_s / 1e9:.0f} GFLOP/s")
-print(f"{'step':<16}{'Gweights/s':>12}{'GB/s':>8}{'tokens/s':>10}{'of bandwidth':>14}")
-for row in ladder:
-    print(f"{row['step']:<16}{row['weights_per_s'] / 1e9:12.1f}{row['bytes_per_s'] / 1e9:8.1f}{row['tokens_per_s']:10.0f}"
-          f"{row['share_of_bandwidth']:14.0%}")  # fmt: skip
+rounds = [kernels.ladder(weights, machine, runs=1) for _ in range(3)]
+steps = [row["step"] for row in rounds[0]]
+speeds = {step: [rows[i]["bytes_per_s"] / 1e9 for rows in rounds] for i, step in enumerate(steps)}
+rate = {step: sorted(found)[1] for step, found in speeds.items()}
+top = machine.read_bytes_per_s / 1e9
+peak = machine.peak(kernels=True)
+print(f"memory {top:.1f} GB/s; float32 products {machine.flops_per_s / 1e9:.0f} GFLOP/s, kernels at most {peak / 1e9:.0f}")
+print(f"{'step':<16}{'GB/s':>8}{'tokens/s':>10}{'of bandwidth':>14}")
+for step, found in rate.items():
+    print(f"{step:<16}{found:8.1f}{1e9 * found / weights.nbytes:10.0f}{found / top:14.0%}")
+factors = {
+    "ladder": rate["fused"] / rate["row_by_row"],
+    "lanes": rate["lanes_float"] / rate["by_blocks"],
+    "vector": rate["vector_step"] / rate["two_cores"],
+}
+print(*(f"{name}: × {quote(name, f'{factor:.1f}')}" for name, factor in factors.items()), sep="; ")
+pace_of_last = 1e9 * rate["fused"] / weights.nbytes
+print(f"last step: {quote('tokens_per_s', f'{pace_of_last:.0f}')} tokens/s")
 
 # %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=9)
-plots.ceiling(axes, machine.read_bytes_per_s / 1e9, "ceiling: bandwidth, measured by reading")
-plots.bars(axes, [row["step"].replace("_", "\n") for row in ladder], [row["bytes_per_s"] / 1e9 for row in ladder], "")
-gain = ladder[-1]["tokens_per_s"] / ladder[0]["tokens_per_s"]
-axes.set_ylim(0, 1.15 * max(machine.read_bytes_per_s / 1e9, *(row["bytes_per_s"] / 1e9 for row in ladder)))
-plots.label(axes, f"Eight steps are worth a factor of {gain:.0f}", "", "weights read (GB/s)")
+plots.ceiling(axes, top, "ceiling: bandwidth, the fastest of three ways to read")
+plots.bars(axes, [step.replace("_", "\n") for step in steps], list(rate.values()), "")
+spread(axes, range(len(steps)), speeds.values())
+plots.check_ceiling("the ladder", list(rate.values()), [top] * len(steps))
+axes.set_ylim(0, 1.15 * max(top, *rate.values()))
+title = plots.finding(f"Eight steps are worth a factor of {factors['ladder']:.0f}", factors["ladder"] > 10)
+plots.label(axes, title, "", "weights read (GB/s)")
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** to the ceiling is made of one call and one parallel region for each matrix (which the last step halves), and
-# of the moments at the beginning of each tape when nothing has been asked for yet.
+# **The gap** to the ceiling is one call and one parallel region for each matrix (the last step has fewer), the unpacking of
+# codes, and the beginning of each tape, when nothing has been asked for yet.
 #
+# ## What a second core is worth
+#
+# Two cores should help by two where the core is the limit, and by nothing where memory is. So the factor says which it is. A
+# parallel region has a price, too: rounding the 576 numbers of one token is less work than waking a core.
+
+# %% tags=["timing"]
+x = np.ones((1, shape.d_model), np.float32)
+cores, seconds = threads(), {}
+for count in (1, cores):
+    set_threads(count)
+    seconds[count] = best_of(kernels.fused_pass(weights, x), runs=3)
+set_threads(cores)
+gbs = {count: weights.nbytes / t / 1e9 for count, t in seconds.items()}
+second = gbs[cores] / gbs[1]
+print(f"one core {quote('one_core', f'{gbs[1]:.1f}')} GB/s, all cores {quote('all_cores', f'{gbs[cores]:.1f}')} GB/s")
+print(f"gain × {quote('second', f'{second:.2f}')}, {quote('of_bandwidth', f'{gbs[cores] / top:.0%}')} of the bandwidth")
+print(plots.finding("the cores are the limit here, not memory", second > 1.3 and gbs[cores] < 0.8 * top))
+
+h = operand(np.ones((1, shape.d_model), np.float32))
+alone, shared = (best_of(lambda way=way: [way(h) for _ in range(200)], runs=3) / 200 for way in (round_by_one, round_by_all))
+print(plots.finding("one token is rounded faster by one core", alone < shared))
+alone, shared = quote("alone_us", f"{1e6 * alone:.1f}"), quote("shared_us", f"{1e6 * shared:.1f}")
+print(f"rounding one token: one core {alone} µs, shared {shared} µs")
+
+one = weights.layers[0]["gate"][1]
+hot = one.nbytes / (best_of(lambda: [linear(x, one) for _ in range(50)], runs=3) / 50) / 1e9
+print(f"one matrix in a loop: {quote('hot', f'{hot:.1f}')} GB/s; ", end="")
+print("all layers, one call each:", quote("cold", f"{rate['prefetched']:.1f}"), "GB/s")
+
+# %% [markdown]
 # ## Two ceilings
 #
-# With $n$ tokens a step the weights are still read once. The slope is bandwidth; the flat lines are arithmetic. An
-# instruction does 16 products of float32 or 32 of 16-bit integers, so the packed path has a roof twice as high. The other
-# way, dequantize a band and multiply floats, pays for unpacking at every size.
+# With $n$ tokens a step the weights are still read once. The slope is bandwidth, the flat line arithmetic: the fastest
+# instruction of this machine, measured in registers. The other way, dequantize a band and multiply floats, pays for unpacking
+# at every size. Three rounds, medians.
 
 # %% tags=["timing"]
 batches = (1, 2, 4, 8, 16, 32, 128)
-many = kernels.many_tokens(weights, batches)
+many = [kernels.many_tokens(weights, batches, runs=1) for _ in range(3)]
 flops = 2 * (weights.weights - shape.vocab_size * shape.d_model)
 moved = flops / 2 * 5 / 8
 
 
-def ceiling(n, peak):
-    return n / (n * flops / roofline(n * flops / moved, peak, machine.read_bytes_per_s))
+def ceiling(n):  # -> tokens/s
+    return roofline(n * flops / moved, peak, machine.read_bytes_per_s) / flops
+
+
+def rates_of(key):  # -> for each batch, tokens/s of three rounds, sorted
+    return [sorted(n / found[key][i] for found in many) for i, n in enumerate(batches)]
+
+
+found = {"packed, integers (tile.py)": rates_of("packed_s"), "dequantized band, floats": rates_of("dequantized_s")}
 
 # %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure(width=8)
 plots.log_scales(axes, batches)
-axes.plot(batches, [ceiling(n, 2 * machine.flops_per_s) for n in batches], color="black", linestyle="--",
-          label="ceiling: min(bandwidth / bytes · n, 2 × float32 FLOP/s / FLOPs)")  # fmt: skip
-axes.plot(batches, [ceiling(n, machine.flops_per_s) for n in batches], color="grey", linestyle=":",
-          label="the same with float32 products")  # fmt: skip
-for i, (name, key) in enumerate([("packed, integers (tile.py)", "packed_s"), ("dequantized band, floats", "dequantized_s")]):
-    plots.series(axes, i, batches, [n / t for n, t in zip(batches, many[key], strict=True)], name)
-bend = ridge_batch(2 * machine.flops_per_s, machine.read_bytes_per_s, 5 / 8)
-won = f"from {many['crossover']} tokens on" if many["crossover"] else "at no size"
-plots.label(axes, f"The roof bends at {bend:.0f} tokens; floats win {won}", "tokens in a step", "all layers' products (tokens/s)")
-axes.legend(frameon=False, loc="lower right")
+bound = [ceiling(n) for n in batches]
+axes.plot(batches, bound, color="black", linestyle="--", label="ceiling: min(bandwidth / bytes · n, peak FLOP/s / FLOPs)")
+for i, (name, runs) in enumerate(found.items()):
+    plots.series(axes, i, batches, [values[1] for values in runs], name)
+    spread(axes, batches, runs)
+    plots.check_ceiling(name, [values[1] for values in runs], bound)
+bend = ridge_batch(peak, machine.read_bytes_per_s, 5 / 8)
+packed, floats = ([values[1] for values in runs] for runs in found.values())
+gain = max(packed) / packed[0]
+title = plots.finding(f"The same read serves more tokens: {gain:.1f} times the throughput", gain > 1.5 and packed[-1] > packed[0])
+plots.label(axes, title, "tokens in a step", "throughput of all layers' products (tokens/s)")
+marks = [m * 10**e for e in range(1, 6) for m in (1, 3) if min(floats) / 2 < m * 10**e < 2 * max(bound)]
+axes.set_yticks(marks, [f"{mark:,}" for mark in marks])
+axes.legend(frameon=False, loc="upper left")
+axes.set_ylim(min(floats) / 2, max(bound) * 4)
 plots.show(fig)
+print(f"the roof bends at {quote('bend', f'{bend:.0f}')} tokens; from 1 token to the best size × {quote('many', f'{gain:.1f}')}")
+print(f"packed against dequantized at 128 tokens: × {quote('packed_128', f'{packed[-1] / floats[-1]:.1f}')}")
 
 # %% [markdown]
 # **The gap** is widest where the ceilings meet: there memory and multipliers both matter, and neither waits for the other
-# perfectly. To the right it is unpacking, and the scaling of sums in float32 after every block.
+# perfectly. To the right it is unpacking, the scaling of sums in float32 after every block, and a peak that the matrix unit
+# reaches only with nothing else to do.
 #
 # ## The model: TTFT and throughput
 #
-# The same file, the same tokens; `numpy` keeps float32 weights and hands products to BLAS, `numba` keeps 4 bits.
+# The same file, the same 4-bit weights, the same backend and attention; only the products are exchanged. Off: compiled plain
+# loops (`plain.py`). On: the kernels of this lesson, a fused half layer in one call. NumPy, which keeps float32 weights and
+# hands products to BLAS, is printed beside them as the readable way: it differs in more than one thing.
 
 # %% tags=["timing"]
-engines = {name: model_at_hand(name) for name in ("numpy", "numba")}
-config = engines["numpy"].config
+llm = model_at_hand("numba")
+config, ops = llm.config, llm.transformer.ops
+
+
+def times(x, weight, bias=None):  # a product by plain loops
+    if not isinstance(weight, PackedMatrix):
+        return ops.linear(x, weight, bias)
+    y = plain(np.ascontiguousarray(x), weight)
+    return y if bias is None else y + bias
+
+
+off_ops = replace(
+    ops,
+    linear=times,
+    add_linear=lambda x, h, weight: x + times(h, weight),
+    attention_inputs=partial(layers.attention_inputs, linear=times),
+    add_feed_forward=partial(layers.add_feed_forward, linear=times),
+    run_layers=layers.run_layers,
+)
+off, on = "off: plain loops", "on: packed kernels"
+models = {off: copy.copy(llm.transformer), on: llm.transformer}
+models[off].ops = off_ops
 
 
 def ttft_s(model, n):
-    ids = np.random.default_rng(n).integers(0, config.vocab_size, n)
-    return best_of(lambda: model.forward([Segment(ids, 0, model.new_cache())]), runs=2)
+    ids, start = np.random.default_rng(n).integers(0, config.vocab_size, n), time.perf_counter()
+    model.forward([Segment(ids, 0, model.new_cache())])
+    return time.perf_counter() - start
 
 
-def decode_tokens_per_s(llm, prompt=32, new=24):
+def pace(engine, model, prompt=32, new=12):  # -> tokens/s after the first, and the tokens
     log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
-    for _ in range(2):  # the first time warms up
-        sequence, log = llm.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True)), EventLog()
-        sequence.cache = llm.transformer.new_cache()
-        for _ in generate_tokens(llm.transformer, (), [sequence], log):
-            pass
+    sequence = engine.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
+    sequence.cache = model.new_cache()
+    for _ in generate_tokens(model, (), [sequence], log):
+        pass
     return 1 / tpot(log, 0), sequence.token_ids
 
 
-lengths = [n for n in (32, 128, 384) if n < config.context_length]
-waits = {name: (lengths, [ttft_s(llm.transformer, n) for n in lengths]) for name, llm in engines.items()}
-paces = {name: decode_tokens_per_s(llm) for name, llm in engines.items()}
-print("same tokens:", paces["numpy"][1] == paces["numba"][1])
+lengths = [n for n in (32, 64, 128) if n < config.context_length]
+waits, runs = {name: [[] for _ in lengths] for name in models}, {name: [] for name in models}
+for model in models.values():  # the first call compiles
+    ttft_s(model, lengths[0])
+for _ in range(3):
+    for name, model in models.items():
+        for found_s, n in zip(waits[name], lengths, strict=True):
+            found_s.append(ttft_s(model, n))
+        runs[name].append(pace(llm, model))
+paces = {name: sorted(speed for speed, _ in found) for name, found in runs.items()}
+print("same tokens:", runs[off][0][1] == runs[on][0][1])
+readable = model_at_hand("numpy")
+beside = pace(readable, readable.transformer)
+print(
+    f"NumPy, float32 (readable): {quote('numpy_pace', f'{beside[0]:.0f}')} tokens/s; same tokens: {beside[1] == runs[on][0][1]}"
+)
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
-bound = (lengths, [config.prefill_flops(n) / (2 * machine.flops_per_s) for n in lengths], "ceiling: FLOPs / (2 × FLOP/s)")
-gain = waits["numpy"][1][-1] / waits["numba"][1][-1]
-plots.ttft_plot(left, waits, f"At {lengths[-1]} tokens TTFT is {gain:.1f} times shorter", bound=bound)
-gain = paces["numba"][0] / paces["numpy"][0]
-tops = {bits: machine.read_bytes_per_s / config.decode_bytes(44, 1, bits, 4) for bits in (32, 5)}
-plots.ceiling(right, tops[32], "ceiling in float32: bandwidth / bytes")
-plots.throughput_plot(right, {name: pace for name, (pace, _) in paces.items()}, f"Decode is {gain:.1f} times faster",
-                      (tops[5], "ceiling in 5 bits: bandwidth / bytes"))  # fmt: skip
+least = (lengths, [config.prefill_flops(n) / peak for n in lengths], "floor: prefill FLOPs / peak FLOP/s")
+curves = {name: (lengths, [sorted(found_s)[1] for found_s in found]) for name, found in waits.items()}
+shorter = curves[off][1][-1] / curves[on][1][-1]
+title = plots.finding(f"At {lengths[-1]} tokens TTFT is {shorter:.0f} times shorter", shorter > 2)
+plots.ttft_plot(left, curves, title, bound=least)
+for found in waits.values():
+    spread(left, lengths, [[1e3 * t for t in found_s] for found_s in found])
+faster = paces[on][1] / paces[off][1]
+most = machine.read_bytes_per_s / config.decode_bytes(44, 1, 5, 2)
+title = plots.finding(f"Decode is {faster:.1f} times faster", faster > 1.1)
+medians = {name: found[1] for name, found in paces.items()}
+plots.throughput_plot(right, medians, title, (most, "ceiling: bandwidth / bytes of a token"))
+spread(right, range(2), paces.values())
 plots.show(fig)
+print(f"TTFT × {quote('ttft_gain', f'{shorter:.0f}')}; decode × {quote('decode_gain', f'{faster:.1f}')}, "
+      f"{quote('on_pace', f'{medians[on]:.0f}')} tokens/s of at most {quote('most', f'{most:.0f}')}")  # fmt: skip
 
 # %% [markdown]
-# **The gap** of Numba to its ceiling: attention, sampling and Python between the halves of a layer, and weights that the
-# file keeps in more than 5 bits. NumPy is nearer to its own, lower one: a large read hides everything else.
+# **The gap.** Left, to the floor: attention and norms in float32, and a peak that nothing but the matrix unit has. Right, to the
+# ceiling: attention, sampling, Python between steps, and weights that the file keeps in more than 5 bits.
 #
 # ## Try it
 #

@@ -1,13 +1,15 @@
-"""Exercises of lesson 01: the layers, one head of attention, top-p, the cost of a token, TPOT."""
+"""Exercises of lesson 01: the layers, one head of attention, top-p, the cost of a token, TPOT, the loop that generates."""
 
+import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mistakes
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minillm.attention.naive import attention_head
@@ -15,13 +17,23 @@ from minillm.course.checks import answers, check_close, draws, exercise, seeds
 from minillm.layers import rms_norm, rope, rope_angles, rope_frequencies
 from minillm.metrics import events
 from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog
+from minillm.model.generate import SequenceState, generate_tokens
+from minillm.model.params import SamplingParams
 from minillm.model.presets import PRESETS, preset
 from minillm.model.sampling import keep_top_p
 
 # --- 01.1 -----------------------------------------------------------------------------------------------------------
 
 
-@exercise("01.1", points=1, hint=("Mean of the squares along the last axis.", "keepdims=True lets it divide each vector."))
+@exercise(
+    "01.1",
+    points=1,
+    hint=(
+        "Of an array of many vectors: over which axis does one vector's mean go, and what shape must it keep to divide by it?",
+        "The mean of the squares, np.mean(x * x, axis=-1, keepdims=True): no mean is subtracted first.",
+        "x / np.sqrt(mean_square + eps) * weight.",
+    ),
+)
 @given(seed=seeds, rows=st.integers(1, 5), d=st.sampled_from([1, 2, 7, 64]), scale=st.sampled_from([1e-3, 1.0, 50.0]))
 def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     x, weight = draws(seed, (rows, d), (d,))
@@ -31,7 +43,7 @@ def test_each_vector_is_divided_by_its_root_mean_square(seed, rows, d, scale):
     check_close(found, expected, what=f"rms_norm of {(rows, d)}", mistakes=ways, dtype=np.float32)
 
 
-@exercise("01.1", points=0, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
+@exercise("01.1", points=1, hint="eps goes under the root, beside the mean: it matters when the vector is small.")
 def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(rms_norm(np.zeros((2, 4), np.float32), np.ones(4, np.float32), 1e-5), np.zeros((2, 4)), what="rms_norm(zeros)")
     tiny = np.full((1, 4), 1e-3, np.float32)
@@ -39,17 +51,17 @@ def test_eps_keeps_zeros_at_zero_and_small_vectors_small():
     check_close(found, expected, what="rms_norm(1e-3)", mistakes=lambda: mistakes.rms_norm(tiny, np.ones(4), 1e-5))
 
 
-@exercise("01.1", points=1, hint="The input belongs to the caller: build a new array.")
-def test_the_input_of_rms_norm_stays_as_it_was():
-    x = draws(3, (2, 8))
-    before = x.copy()
-    rms_norm(x, np.ones(8, np.float32), 1e-5)
-    check_close(x, before, rtol=0, atol=0, what="the caller's x, written to by rms_norm(x),")
-
-
-@exercise("01.1", points=0, hint="Only the last axis is a vector: queries come as (tokens, heads, d).")
-def test_rms_norm_works_on_each_head_of_a_stack():
+@exercise(
+    "01.1",
+    points=1,
+    hint=(
+        "Only the last axis is a vector: queries come as (tokens, heads, d).",
+        "The input belongs to the caller: build a new array.",
+    ),
+)
+def test_rms_norm_works_on_each_head_of_a_stack_and_leaves_it_as_it_was():
     x, weight = draws(4, (3, 2, 8), (8,))
+    before = x.copy()
     expected = oracles.rms_norm(x.reshape(6, 8), weight, 1e-6).reshape(3, 2, 8)
 
     def over(axis, words):
@@ -57,7 +69,10 @@ def test_rms_norm_works_on_each_head_of_a_stack():
 
     ways = over(1, "the mean goes over axis 1, the heads: it belongs to the last axis (axis=-1)")
     ways |= over((1, 2), "one mean is taken for all heads of a token: each head has its own (axis=-1)")
-    check_close(rms_norm(x, weight, 1e-6), expected, what="rms_norm of (3, 2, 8)", mistakes=lambda: ways)
+    found = rms_norm(x, weight, 1e-6)
+    given = "x after the call, which must be as the caller gave it (rms_norm(x) returns a new array),"
+    check_close(x, before, rtol=0, atol=0, what=given)
+    check_close(found, expected, what="rms_norm of (3, 2, 8)", mistakes=lambda: ways)
 
 
 # --- 01.2 -----------------------------------------------------------------------------------------------------------
@@ -68,16 +83,26 @@ def turned(x, positions, base, interleaved):
     return rope(x, cos, sin, interleaved)
 
 
+def mirrored(right, second):  # (tokens, heads, d), where the second components are -> {words: (tokens, heads, d)}
+    signs = np.ones(right.shape[-1])
+    signs[second] = -1
+    return {"the second component has the other sign: that mirrors a pair; turned, it is a sin + b cos": right * signs}
+
+
 @exercise(
     "01.2",
     points=1,
-    hint=("A pair (a, b) becomes (a cos - b sin, a sin + b cos).", "Interleaved: x[..., 0::2] and x[..., 1::2]."),
+    hint=(
+        "Which two components turn together, and which angle do all heads of one token share?",
+        "cos and sin are (tokens, d/2), x is (tokens, heads, d): cos[:, None, :] gives every head of a token its angle.",
+        "A pair (a, b) becomes (a cos - b sin, a sin + b cos). Interleaved, a is x[..., 0::2] and b is x[..., 1::2].",
+    ),
 )
 @given(seed=seeds, tokens=st.integers(1, 4), heads=st.integers(1, 3), d=st.sampled_from([2, 4, 6, 16]), start=st.integers(0, 900))
 def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
     expected, out = oracles.rope(x, positions, 10000.0, interleaved=True), turned(x.copy(), positions, 10000.0, True)
-    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=True)  # noqa: E731
+    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=True) | mirrored(expected, np.s_[1::2])  # noqa: E731
     check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), interleaved pairs,", mistakes=ways, dtype=np.float32)
 
 
@@ -86,19 +111,20 @@ def test_interleaved_pairs_are_turned_by_position_times_frequency(seed, tokens, 
 def test_pairs_by_halves_are_turned_by_position_times_frequency(seed, tokens, heads, d, start):
     x, positions = draws(seed, (tokens, heads, d)), np.arange(start, start + tokens)
     expected, out = oracles.rope(x, positions, 10000.0, interleaved=False), turned(x.copy(), positions, 10000.0, False)
-    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=False)  # noqa: E731
+    ways = lambda: mistakes.rope(x, positions, 10000.0, interleaved=False) | mirrored(expected, np.s_[d // 2 :])  # noqa: E731
     check_close(out, expected, rtol=1e-3, atol=2e-4, what="rope(x), pairs by halves,", mistakes=ways, dtype=np.float32)
     with answers("rope of no tokens", "It is an array of shape (0, heads, d)."):
         out = turned(x[:0], positions[:0], 10000.0, False)
     check_close(out, np.zeros((0, heads, d)), what="rope of no tokens", dtype=np.float32)
 
 
-@exercise("01.2", points=0, hint="Compute both new components from the old ones before you store either.")
+@exercise("01.2", points=1, hint="Compute both new components from the old ones before you store either.")
 def test_rope_leaves_its_input_alone_and_keeps_lengths():
     x = draws(5, (3, 2, 8))
     before = x.copy()
     out = turned(x, np.arange(3), 100.0, True)
-    check_close(x, before, rtol=0, atol=0, what="the caller's x, written to by rope(x),")
+    given = "x after the call, which must be as the caller gave it (rope(x) returns a new array),"
+    check_close(x, before, rtol=0, atol=0, what=given)
     check_close(np.linalg.norm(out, axis=-1), np.linalg.norm(before, axis=-1), what="length of each turned vector")
 
 
@@ -113,8 +139,9 @@ def oracle_head(q, k, v):
     "01.3",
     points=1,
     hint=(
-        "Scores are q times k transposed, over √d.",
-        "causal_mask says which scores stay; the others become -inf before the softmax.",
+        "A score compares a query with a key: what keeps it from growing with d, and which keys may this query see?",
+        "causal_mask says which scores stay. The others become -inf before layers.softmax: exp(-inf) is a weight of 0.",
+        "scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(np.float32(d)); what follows is np.where, softmax, and a product with v.",
     ),
 )
 @given(seed=seeds, n=st.integers(1, 9), d=st.sampled_from([1, 3, 8, 64]))
@@ -129,18 +156,25 @@ def test_one_head_attends_to_the_past_alone(seed, n, d):
 def test_with_a_cache_the_queries_are_the_last_tokens(seed, n_q, cached, d):
     q, k, v = draws(seed, (n_q, d), (n_q + cached, d), (n_q + cached, d))
     expected, what = oracle_head(q, k, v), f"attention_head of {n_q} queries on {n_q + cached} keys, d = {d},"
-    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
+    given = q.copy(), k.copy(), v.copy()
+    found = attention_head(*given)
+    for name, mine, before in zip("qkv", given, (q, k, v), strict=True):
+        check_close(mine, before, rtol=0, atol=0, what=f"the caller's {name}, which attention_head has changed,")
+    check_close(found, expected, what=what, mistakes=lambda: mistakes.head(q, k, v))
 
 
 @exercise("01.3", points=1, hint="-inf for what is hidden, and layers.softmax: a row with nothing to see has weights of 0.")
-@given(seed=seeds, n_k=st.integers(1, 3), before=st.integers(1, 2), d=st.sampled_from([1, 8]))
+@given(seed=seeds, n_k=st.integers(0, 3), before=st.integers(1, 2), d=st.sampled_from([1, 8]))
+@example(seed=1, n_k=0, before=1, d=8)
 def test_a_query_before_all_keys_gets_zeros(seed, n_k, before, d):
     q, k, v = draws(seed, (n_k + before, d), (n_k, d), (n_k, d))
-    everything, expected = np.tile(v.astype(np.float64).mean(0), (len(q), 1)), oracle_head(q, k, v)
+    everything, expected = np.tile(v.astype(np.float64).sum(0) / max(1, n_k), (len(q), 1)), oracle_head(q, k, v)
     seen = np.where(np.arange(len(q))[:, None] < before, everything, expected)
     ways = {"hidden keys get a large negative number, not -inf: where all are hidden, all have a weight again": seen}
     what = f"attention_head of {len(q)} queries on {n_k} keys (the first {before} of them before all keys)"
-    check_close(attention_head(q, k, v), expected, what=what, mistakes=lambda: ways)
+    with answers(what, "Without keys every row is empty, and max of nothing fails: layers.softmax knows both."):
+        found = attention_head(q, k, v)
+    check_close(found, expected, what=what, mistakes=lambda: ways)
 
 
 @exercise("01.3", points=1, hint="Use minillm.layers.softmax: it subtracts the maximum.")
@@ -151,32 +185,43 @@ def test_large_scores_do_not_overflow():
     check_close(attention_head(q, k, v), expected, what=what)
 
 
-@exercise("01.3", points=0, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")
+@exercise("01.3", points=1, hint="Transpose the last two axes alone (np.swapaxes): leading axes are heads.")
 @pytest.mark.parametrize("stack", [(2, 3), (1, 2)])
 def test_leading_axes_are_heads_that_do_not_mix(stack):
     q, k, v = draws(2, (*stack, 4, 8), (*stack, 6, 8), (*stack, 6, 8))
     expected = np.stack([np.stack([oracle_head(q[a, b], k[a, b], v[a, b]) for b in range(stack[1])]) for a in range(stack[0])])
-    check_close(attention_head(q, k, v), expected, what=f"attention_head over a {stack} stack of heads")
+    what = f"attention_head over a {stack} stack of heads"
+    with answers(what, "k.T turns around all axes: only the last two change places, np.swapaxes(k, -1, -2)."):
+        found = attention_head(q, k, v)
+    check_close(found, expected, what=what)
 
 
 # --- 01.4 -----------------------------------------------------------------------------------------------------------
 
 
 def check_kept(logits, p, expected):
-    """keep_top_p keeps exactly the expected ids; some other sets have a name."""
+    """keep_top_p keeps exactly the expected ids, with their logits; some other sets have a name."""
     logits = np.asarray(logits, np.float64)
-    found = set(np.flatnonzero(np.isfinite(keep_top_p(logits.copy(), p))).tolist())
+    given = logits.copy()
+    filtered = keep_top_p(given, p)
+    found = set(np.flatnonzero(np.isfinite(filtered)).tolist())
     cause = next((words for words, ids in mistakes.top_p(logits.tolist(), p, len(expected)).items() if ids == found), "")
     shown = " ".join(f"{x:.3g}" for x in oracles.softmax(logits.tolist())[:8]) + " …" * (len(logits) > 8)
     assert found == expected, f"of probabilities {shown}, p = {p:.3g} keeps {sorted(expected)}, found {sorted(found)}. {cause}"
+    check_close(given, logits, rtol=0, atol=0, what="the caller's logits, which keep_top_p has changed,")
+    ways = {"probabilities stand where logits belong: `logits` must still be what was given": oracles.softmax(logits.tolist())}
+    ways = {words: np.where(np.isfinite(filtered), values, -np.inf) for words, values in ways.items()}
+    right = np.where(np.isfinite(filtered), logits, -np.inf)
+    check_close(filtered, right, rtol=0, atol=0, what="logits of what is kept", mistakes=lambda: ways)
 
 
 @exercise(
     "01.4",
     points=1,
     hint=(
-        "Sort from the likeliest down; cumulate the probabilities.",
-        "Keep a token when those before it hold less than p: so the one that crosses p stays.",
+        "The likeliest token alone has more than p: what do you keep, and does your rule keep it?",
+        "Sort from the likeliest down (np.argsort of -logits, stable), and ask of each what those before it hold together.",
+        "before = np.cumsum(probabilities) - probabilities; a token stays where before < p, so the one that crosses p stays.",
     ),
 )
 @pytest.mark.parametrize(
@@ -212,8 +257,9 @@ NARROW = replace(preset("llama-3-8b"), name="32 heads of 64 in 4096", d_head=64)
     "01.5",
     points=2,
     hint=(
-        "Every parameter of a matrix is one multiply and one add.",
-        "Scores and average: 2 FLOPs each, per layer, per query head, per component, per token of context.",
+        "Which work grows with the context, and which would be the same for the very first token?",
+        "Every parameter of a matrix (matrix_parameters) is one multiply and one add. Attention has two products: q·k, w·v.",
+        "2 · matrix_parameters + n_layers · 4 · n_heads · d_head · context: 2 FLOPs for each of both products.",
     ),
 )
 @pytest.mark.parametrize(
@@ -237,6 +283,10 @@ def test_a_decode_step_costs_two_flops_a_parameter_and_attention_over_the_contex
         "attention has the scores (q·k) but not the average (weights·v)": flops - attention / 2,
         "attention is counted for the KV heads alone: every query head works": flops - attention + attention / group,
         "attention is counted for one layer": flops - attention + attention / config.n_layers,
+        "the whole context goes through the matrices again: its keys and values are cached, one token does": (
+            flops + (context - 1) * 2 * config.matrix_parameters()
+        ),
+        "attention is counted for as many queries as there are keys: one token decodes": flops + (context - 1) * attention,
         "attention is counted for one head": flops - attention + attention / config.n_heads,
         "d_model stands for all heads together: that is n_heads × d_head, which need not be the same": (
             flops - attention + 4 * config.n_layers * config.d_model * context
@@ -269,7 +319,15 @@ def log_of(arrived, *tokens, together=1):
     return EventLog(events=[*other[:2], Event(0, ARRIVED, arrived, 5), *own, other[2]])
 
 
-@exercise("01.6", points=1, hint="n tokens have n - 1 gaps between them; the first token's wait is TTFT and not part of it.")
+@exercise(
+    "01.6",
+    points=1,
+    hint=(
+        "Three tokens: how many gaps lie between them, and to whom belongs the wait for the first?",
+        "n tokens have n - 1 gaps; the first token's wait is TTFT. All gaps together are the last time minus the first.",
+        '"vllm": (times[-1] - times[0]) / (count - 1). "guidellm" starts at the arrival and divides by count.',
+    ),
+)
 @given(arrived=st.floats(0, 100), first=st.floats(0.001, 9), gaps=st.lists(st.floats(0.001, 3), min_size=1, max_size=9))
 def test_tpot_is_the_mean_gap_after_the_first_token(arrived, first, gaps):
     times = [arrived + first + sum(gaps[:i]) for i in range(len(gaps) + 1)]
@@ -300,7 +358,7 @@ def test_the_other_convention_spreads_e2e_over_all_tokens(arrived, times):
     check_close(events.tpot(log, 0, GUIDELLM), expected, rtol=1e-9, what=what, mistakes=lambda: ways)
 
 
-@exercise("01.6", points=1, hint="One token has no gap: None, not zero. An event of 3 tokens counts as 3: log.times does that.")
+@exercise("01.6", points=1, hint="One token has no gap: None, not zero. An event of 3 tokens counts as 3: `count` does that.")
 def test_tpot_counts_tokens_and_one_alone_has_none():
     one, none = log_of(1.0, 3.5), log_of(1.0)
     found = events.tpot(one, 0)
@@ -315,6 +373,199 @@ def test_tpot_counts_tokens_and_one_alone_has_none():
         ways = {"events are counted, not tokens: an event of three tokens counts as three": of_events}
         what = f'tpot(log, 0, "{convention}") of a token after 2 s and three at once after 3.5 s'
         check_close(events.tpot(three, 0, convention), expected, what=what, mistakes=lambda ways=ways: ways)
+
+
+# --- 01.7 -----------------------------------------------------------------------------------------------------------
+
+VOCAB = 97
+
+
+def next_token(tokens):
+    """What the model below says after these tokens: it depends on each of them, and on how many they are."""
+    return (5 * tokens[-1] + 3 * len(tokens) + sum(i * token for i, token in enumerate(tokens, 1))) % VOCAB
+
+
+class Held:
+    """A cache that holds the tokens themselves."""
+
+    def __init__(self):
+        self.tokens = []
+
+    @property
+    def length(self):
+        return len(self.tokens)
+
+
+class OnDevice:
+    """Logits where a backend has them: nothing but ops.download can read them."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+
+class CountedModel:
+    """A model without weights. `steps` lists, for each forward pass, how many rows each sequence fed: [[7], [1, 1], …]."""
+
+    def __init__(self, context):
+        self.config, self.ops, self.steps = SimpleNamespace(context_length=context), self, []
+
+    def new_cache(self):
+        return Held()
+
+    def logits(self, segments):
+        self.steps.append([len(segment.tokens) for segment in segments])
+        for segment in segments:
+            segment.cache.tokens[segment.position :] = [int(token) for token in segment.tokens]
+        return OnDevice([next_token(segment.cache.tokens) for segment in segments if segment.logits == "last"])
+
+    def download(self, logits):
+        return np.eye(VOCAB, dtype=np.float32)[logits.rows]
+
+
+class NoText:
+    """A detokenizer for tokens that mean nothing."""
+
+    def push(self, token):
+        return ""
+
+    def flush(self):
+        return ""
+
+
+def drawn_prompt(length):
+    return [int(token) for token in 1000 * abs(draws(length, (length,))) % VOCAB]
+
+
+def sequences_of(prompts, limits, model):
+    """Greedy sequences, each with a prompt and the most tokens that it may get."""
+    rows = enumerate(zip(prompts, limits, strict=True))
+    return [
+        SequenceState(i, list(prompt), SamplingParams(temperature=0, max_tokens=most), model.new_cache(), NoText())
+        for i, (prompt, most) in rows
+    ]
+
+
+def expected_answer(prompt, most, eos=()):
+    """Ask for one token after the other of the whole text."""
+    answer = []
+    while len(answer) < most and not (answer and answer[-1] in eos):
+        answer.append(next_token([*prompt, *answer]))
+    return answer
+
+
+def generated(model, sequences, eos=(), use_cache=True):
+    """Run the loop to its end, within reason. -> [index of the sequence that got a token], in order"""
+    ask = "Logits come from the backend: transformer.ops.download(...) first. A segment has at least one token: see pending()."
+    with answers("generate_tokens", ask):
+        loop = iter(generate_tokens(model, eos, sequences, use_cache=use_cache))
+        return [pair[0].request for pair in itertools.islice(loop, 400)]
+
+
+def check_steps(steps, expected, ways):
+    cause = next((words for words, made in ways.items() if made == steps), "")
+    shown, found = " ".join(map(str, expected[:6])), " ".join(map(str, steps[:6]))
+    more, most = " …" * (len(expected) > 6), " …" * (len(steps) > 6)
+    assert steps == expected, (
+        f"rows that each forward pass was fed must be {shown}{more} ({sum(map(sum, expected))} in {len(expected)} passes), "
+        f"found {found}{most} ({sum(map(sum, steps))} in {len(steps)}). {cause}"
+    )
+
+
+def check_answers(sequences, expected):
+    found = [list(sequence.token_ids) for sequence in sequences]
+    assert found == expected, f"the tokens must be {expected}, found {found}: were logits given to the sequence they belong to?"
+
+
+@exercise(
+    "01.7",
+    points=1,
+    hint=(
+        "How many rows does the first forward pass have, how many has each one after it, and which token is never fed?",
+        "prefill(transformer, sequence) feeds the prompt and gives the first logits. Then segment(pending()) is what is new.",
+        "yield choose(sequence, prefill(transformer, sequence)); then a while loop over sequences without finish_reason.",
+    ),
+)
+@pytest.mark.parametrize(("length", "most"), [(7, 5), (1, 1), (1, 4), (12, 1), (30, 2)])
+def test_the_prompt_is_fed_once_and_then_one_row_a_step(length, most):
+    prompt = drawn_prompt(length)
+    model, expected = CountedModel(context=100), expected_answer(prompt, most)
+    sequences, once, after = sequences_of([prompt], [most], model), [[length]], [[1]] * (most - 1)
+    tokens = generated(model, sequences)
+    ways = {
+        "One token more than needed is fed: the last one is chosen, and nothing comes after it.": [*once, *after, [1]],
+        "The whole text is fed again each time: the cache holds all but the newest token.": [[length + i] for i in range(most)],
+        "The prompt is fed a second time in the first step of decode.": [*once, [length + 1], *after[1:]],
+        "The prompt is fed a token at a time: one forward pass can take all of it.": [[1]] * length + after,
+        "Only the prompt is fed: the loop has to go on.": once,
+    }
+    check_steps(model.steps, [*once, *after], ways)
+    check_answers(sequences, [expected])
+    assert tokens == [0] * most, f"a pair must be yielded for each of {most} tokens, found {len(tokens)}: choose gives it"
+
+
+@exercise("01.7", points=1, hint="Each turn: those without finish_reason, a segment of each, one call for the logits of all.")
+@pytest.mark.parametrize("limits", [(3, 5, 2), (1, 4), (2, 2), (4, 1, 1)])
+def test_sequences_share_a_pass_until_each_has_finished(limits):
+    prompts = [drawn_prompt(3 * i + 2) for i in range(len(limits))]
+    model, expected = CountedModel(context=100), [expected_answer(p, n) for p, n in zip(prompts, limits, strict=True)]
+    sequences, first = sequences_of(prompts, limits, model), [[len(prompt)] for prompt in prompts]
+    generated(model, sequences)
+    shared = [[1] * sum(n > i for n in limits) for i in range(1, max(limits))]
+    in_turn = [step for p, n in zip(first, limits, strict=True) for step in [p, *[[1]] * (n - 1)]]
+    ways = {
+        "One sequence is answered after the other: a pass that takes a row of each reads the weights once for all.": in_turn,
+        "Each sequence has passes of its own: one pass that takes a row of each reads the weights once for all.": [
+            *first, *[[1] for step in shared for _ in step]],
+        "Sequences that have finished go on beside the others.": [*first, *[[1] * len(limits)] * len(shared)],
+        "All stop when the first one has finished.": [*first, *shared[: min(limits) - 1]],
+    }  # fmt: skip
+    check_steps(model.steps, [*first, *shared], ways)
+    check_answers(sequences, expected)
+
+
+@exercise("01.7", points=1, hint="max_tokens is not the only end: after choose, finish_reason says whether there was one.")
+@pytest.mark.parametrize(
+    ("stop", "room", "reason"), [(3, 100, "stop"), (0, 100, "stop"), (None, 4, "length"), (None, 1, "length")]
+)
+def test_a_stop_token_and_a_full_context_end_it(stop, room, reason):
+    prompt = drawn_prompt(6)
+    free = expected_answer(prompt, 30)
+    last = room - 1 if stop is None else free.index(free[stop])
+    eos = {free[last]} if stop is not None else set()
+    model = CountedModel(context=len(prompt) + room)
+    sequences, steps = sequences_of([prompt], [30], model), [[len(prompt)], *[[1]] * last]
+    generated(model, sequences, eos)
+    what = f"its token {last + 1} ends the text" if eos else f"the context has room for {room}"
+    longer = model.steps[: len(steps)] == steps and len(model.steps) > len(steps)
+    ways = {f"It goes on although {what}: choose sets finish_reason.": model.steps if longer else None}
+    check_steps(model.steps, steps, ways)
+    check_answers(sequences, [free[: last + 1]])
+    found = sequences[0].finish_reason
+    assert found == reason, f"{what}: finish_reason must be {reason!r}, found {found!r}"
+
+
+@exercise("01.7", points=1, hint="yield a token as soon as it is chosen: handed out at the end, the first waits for the last.")
+def test_a_token_is_handed_out_before_the_next_is_computed():
+    model, prompt = CountedModel(context=100), [5, 8, 13]
+    sequences = sequences_of([prompt], [5], model)
+    with answers("the first token of generate_tokens", "It comes from the prefill alone."):
+        loop = iter(generate_tokens(model, (), sequences))
+        rows = []
+        for _ in range(5):
+            next(loop)
+            rows.append(sum(map(sum, model.steps)))
+    cause = " Nothing is handed out before all is done: yield it." if rows == [7] * 5 else ""
+    assert rows == [3, 4, 5, 6, 7], f"when token 1, 2, … 5 comes, 3, 4, … 7 rows must have been computed, found {rows}.{cause}"
+
+
+@exercise("01.7", points=0, hint="Without a cache everything is pending, every time: ask pending(), do not count yourself.")
+def test_without_a_cache_the_loop_feeds_everything_each_time():
+    model, prompt = CountedModel(context=100), [5, 8, 13]
+    sequences, expected = sequences_of([prompt], [4], model), expected_answer(prompt, 4)
+    generated(model, sequences, use_cache=False)
+    ways = {"The newest token alone is fed: pending() is all that the cache lacks.": [[3], [1], [1], [1]]}
+    check_steps(model.steps, [[3], [4], [5], [6]], ways)
+    check_answers(sequences, [expected])
 
 
 # --- the rest of the formulas, for which there is no exercise ---------------------------------------------------------

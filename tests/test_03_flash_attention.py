@@ -171,15 +171,15 @@ def check_merge(scores, values, cuts, where):
     found = merge(outs.copy(), lses.copy())
     for i, (name, expected) in enumerate((("output", right), ("log-sum-exp", lse))):
         ways = lambda i=i: mistakes.of(mistakes.merge(outs, lses), found, i)  # noqa: E731
-        check_close(found[i], expected, what=f"merged {name} {where}", mistakes=ways)
+        check_close(found[i], expected, what=f"merged {name} {where}", mistakes=ways, dtype=np.float32)
 
 
 @exercise(
     "03.5",
     points=2,
     hint=(
-        "A part's output was divided by its own sum of exponentials: multiply it back, add up, divide by the sum of all.",
-        "That sum is exp(lse_s): O = Σ exp(lse_s) O_s / Σ exp(lse_s), over axis 0.",
+        "Each part's output was divided by a sum of exponentials of its own: what must be undone before parts can be added up?",
+        "Multiply each by its sum, exp(lse_s), and divide by the sum of all: O = Σ exp(lse_s) O_s / Σ exp(lse_s), over axis 0.",
         "With weights = exp(lses - top) and total = weights.sum(axis=0): out = (weights[..., None] * outs).sum(axis=0) / total.",
     ),
 )

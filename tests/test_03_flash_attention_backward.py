@@ -15,6 +15,16 @@ from minillm.errors import MiniLLMError
 NAMES = ("dq", "dk", "dv")
 
 
+def slips_of_factors(q, k, v, s, lse, delta, d_out):  # -> {words: (dq, dk, dv)}
+    p, dp = np.exp(s - np.where(np.isneginf(lse), 0, lse)[:, None]), d_out @ v.T
+    ds = p * (dp - delta[:, None])
+    ways = {"dv is made of dS: values are weighted by P, so dv = Pᵀ dO": (ds @ k, ds.T @ q, ds.T @ d_out)}
+    if len(q) == len(k):
+        turned = p * (dp.T - delta[:, None])
+        ways["dP is transposed: dP = dO Vᵀ has a row for each query"] = turned @ k, turned.T @ q, p.T @ d_out
+    return ways
+
+
 def check_tile(seed, r, n, d, tile, seen=True):
     """tile_backward of r queries on the keys of a tile, out of n; seen: which of the (r, n) scores are not hidden."""
     q, k, v, d_out = draws(seed, (r, d), (n, d), (n, d), (r, d))
@@ -26,7 +36,7 @@ def check_tile(seed, r, n, d, tile, seen=True):
     given = q, k[tile], v[tile], *(x.astype(np.float32) for x in (scores[:, tile], lse, delta)), d_out
     found = tile_backward(*(x.copy() for x in given))
     for i, name in enumerate(NAMES):
-        ways = lambda i=i: mistakes.of(mistakes.tile_backward(*given), found, i)  # noqa: E731
+        ways = lambda i=i: mistakes.of(mistakes.tile_backward(*given) | slips_of_factors(*given), found, i)  # noqa: E731
         what = f"{name} of {r} queries and keys {tile.start}:{tile.stop} of {n}, d = {d},"
         check_close(found[i], right[i], rtol=1e-3, what=what, mistakes=ways)
 
@@ -35,7 +45,7 @@ def check_tile(seed, r, n, d, tile, seen=True):
     "03.6",
     points=2,
     hint=(
-        "Five lines, in the order of the formula at the top of the module: P, dP, dS, then what is added to dq, dk and dv.",
+        "In the formula at the top of the module: which of P, dP, dS, dq, dk and dv needs which of the others?",
         "P = exp(S - lse) needs no maximum and no sum: lse has both. dP = dO Vᵀ.",
         "dS = P ∘ (dP - delta), one delta for each row (delta[:, None]). dq = dS K, dk = dSᵀ Q, dv = Pᵀ dO.",
     ),
@@ -47,7 +57,7 @@ def test_a_tile_that_holds_all_keys_gives_the_gradients(n):
 
 @exercise(
     "03.6",
-    points=1,
+    points=2,
     hint="A tile's P are weights in the softmax of the whole row: exp(S - lse), they do not add up to 1 in the tile.",
 )
 @settings(max_examples=30)

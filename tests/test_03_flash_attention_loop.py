@@ -19,6 +19,30 @@ def flash2(q, k, v, mask, block_q, block_k):
     return out, lse
 
 
+def slips_of_the_mask(q, k, v, seen, block_q, block_k):  # -> {words: (out, lse)}
+    scores = q.astype(np.float64) @ k.T / q.shape[1] ** 0.5
+    first_rows, last_tile, until_hidden = (np.zeros_like(seen) for _ in range(3))
+    for a in range(0, len(q), block_q):
+        rows = slice(a, a + block_q)
+        keys = np.flatnonzero(seen[rows].any(axis=0))
+        hidden = [b for b in range(0, len(k), block_k) if not seen[rows, b : b + block_k].any()]
+        until_hidden[rows, : min(hidden, default=len(k))] = seen[rows, : min(hidden, default=len(k))]
+        if len(keys):
+            span = slice(keys[0], keys[-1] + 1)
+            first_rows[rows, span] = seen[: len(seen[rows]), span]
+            last_tile[rows, span] = True
+            tail = slice(span.start + (span.stop - span.start - 1) // block_k * block_k, span.stop)
+            last_tile[rows, tail] = seen[rows, tail]
+    return mistakes.flash_loop(q, k, v, seen, block_q, block_k) | {
+        "each tile is masked as if it held the first queries: mask.scores wants the tile's own rows": mistakes.average(
+            scores, first_rows, v),
+        "the last tile alone is masked: the diagonal may run through several, and a window has a lower edge": mistakes.average(
+            scores, last_tile, v),
+        "the loop ends at the first tile that is hidden: with a window visible ones come after it": mistakes.average(
+            scores, until_hidden, v),
+    }  # fmt: skip
+
+
 def check_flash2(q, k, v, block_q, block_k, causal=True, window=None, offset=None):
     n_q, n_k = len(q), len(k)
     offset = n_k - n_q if offset is None else offset
@@ -28,15 +52,15 @@ def check_flash2(q, k, v, block_q, block_k, causal=True, window=None, offset=Non
     found = flash2(q, k, v, Mask(n_q, n_k, **how), block_q, block_k)
     where = f"of {n_q} queries on {n_k} keys in tiles of {block_q} × {block_k}, {causal=}, {window=}, {offset=}"
     for i, name in enumerate(("output", "log-sum-exp")):
-        ways = lambda i=i: mistakes.of(mistakes.flash_loop(q, k, v, seen, block_q, block_k), found, i)  # noqa: E731
+        ways = lambda i=i: mistakes.of(slips_of_the_mask(q, k, v, seen, block_q, block_k), found, i)  # noqa: E731
         check_close(found[i], right[i], what=f"{name} {where}", mistakes=ways)
 
 
 @exercise(
     "03.4",
-    points=2,
+    points=3,
     hint=(
-        "For each tile of keys: scores, mask, update. The tail is a tile too.",
+        "What must happen to each tile of keys, in which order, and what if n_k is no multiple of block_k?",
         "tiles(start, stop, block_k) cuts mask.span(rows) and keeps the tail; q_tile is scaled already.",
         "scores = mask.scores(q_tile @ k[columns].T, rows, columns); then update(m, l, acc, scores, v[columns]).",
     ),
@@ -53,7 +77,7 @@ def test_tiles_of_any_size_give_the_attention_of_the_whole(seed, n_q, n_k, d, bl
     check_flash2(q, k, v, block_q, block_k, causal=False)
 
 
-@exercise("03.4", points=1, hint="Mask each tile by its own rows and columns: mask.scores(scores, rows, columns).")
+@exercise("03.4", points=2, hint="Mask each tile by its own rows and columns: mask.scores(scores, rows, columns).")
 @settings(max_examples=60)
 @given(
     seed=seeds, n_q=st.integers(1, 7), n_k=st.integers(1, 9), block_q=st.integers(1, 4), block_k=st.integers(1, 4),

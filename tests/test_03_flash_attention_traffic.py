@@ -10,8 +10,9 @@ from minillm.attention.flash import flash1_head, flash2_head
 from minillm.attention.mask import Mask
 from minillm.attention.naive import attention_head
 from minillm.attention.traffic import Traffic, counted, measure, standard_head, tile_walk
+from minillm.attention.traffic_formulas import head_traffic
 from minillm.costs import attention as cards
-from minillm.course.checks import check_close, draws, seeds
+from minillm.course.checks import answers, check_close, draws, exercise, seeds
 
 HEADS = (flash1_head, flash2_head, standard_head)
 FLASH = (flash1_head, flash2_head)
@@ -131,6 +132,120 @@ def test_flash_attention_2_does_less_that_is_no_matrix_product():
     first, second = (measure(head, 256, 256, 16, 32, 32) for head in FLASH)
     assert first.flops == second.flops == formulas.matmul_flops(256, 256, 16)
     assert sum(second.operations.values()) < 0.75 * sum(first.operations.values())
+
+
+# --- 03.7 -----------------------------------------------------------------------------------------------------------
+
+
+def tiles_by_hand(n_q, n_k, d, block_q, causal):
+    """Elements read and written, with every visible pair of query and key looked at."""
+    read = written = 0
+    for start in range(0, n_q, block_q):
+        rows = range(start, min(start + block_q, n_q))
+        seen = {key for row in rows for key in range(n_k) if not causal or key <= row + n_k - n_q}
+        read += len(rows) * d + len(seen) * d + len(seen) * d  # q, then K and V
+        written += len(rows) * d + len(rows)  # out, and a log-sum-exp for each row
+    return read, written
+
+
+def check_bytes(arguments, expected, width, ways, what):
+    both = lambda pair: np.array(pair, np.float64) * width  # noqa: E731
+    ask = "It is two numbers: bytes read, bytes written."
+    with answers(what, ask):
+        found = head_traffic(*arguments, bytes_per_value=width)
+    assert isinstance(found, tuple | list) and len(found) == 2, f"{what} must be two numbers, found {found}. {ask}"
+    named = lambda: {  # noqa: E731
+        "elements are counted, not bytes": np.array(expected, np.float64),
+        "what is read and what is written change places": both(expected[::-1]),
+        **{words: both(pair) for words, pair in ways.items()},
+    }
+    pair = np.array([float(x) for x in found])
+    check_close(pair, both(expected), rtol=1e-12, what=f"{what} (bytes read, bytes written)", mistakes=named)
+
+
+@exercise(
+    "03.7",
+    points=1,
+    hint=(
+        "Of each kernel: what must it fetch before it can compute, and what does it leave for the next one?",
+        "Three kernels: Q, K in and S out; S in and P out; P, V in and O out. With tiles there is no S and no P to move.",
+        "Textbook: read (n_q + 2 n_k) d + 2 n_q n_k, written n_q d + 2 n_q n_k, each times bytes_per_value.",
+    ),
+)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("n_q", "n_k", "d", "width"), [(8, 8, 4, 2), (5, 13, 3, 4), (1, 900, 64, 1), (1000, 1000, 64, 2)])
+def test_three_kernels_move_the_matrix_four_times(n_q, n_k, d, width, causal):
+    read, written, matrix = (n_q + 2 * n_k) * d, n_q * d, n_q * n_k
+    ways = {
+        "scores and weights are not counted: between kernels they lie in slow memory": (read, written),
+        "one matrix goes out and comes in: there are two, scores and weights": (read + matrix, written + matrix),
+        "scores and weights are written and never read": (read, written + 2 * matrix),
+        "hidden scores are left out: these kernels move the whole matrix": (
+            read + n_q * (n_q + 1), written + n_q * (n_q + 1)),
+        "keys and values are counted for n_q tokens: there are n_k": (3 * n_q * d + 2 * matrix, written + 2 * matrix),
+        "K is read and V is not": (read - n_k * d + 2 * matrix, written + 2 * matrix),
+        "O is not written": (read + 2 * matrix, 2 * matrix),
+    }  # fmt: skip
+    what = f"head_traffic({n_q}, {n_k}, {d}, None, {causal}, {width})"
+    check_bytes((n_q, n_k, d, None, causal), (read + 2 * matrix, written + 2 * matrix), width, ways, what)
+
+
+@exercise("03.7", points=2, hint="Tiles: sum sees(n_q, n_k, stop, causal) over row_tiles; K and V of so many keys are read.")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("n_q", "n_k", "d", "block_q", "width"),
+    [
+        (12, 12, 4, 4, 2),
+        (10, 10, 3, 4, 2),
+        (3, 9, 5, 2, 4),
+        (7, 3, 2, 2, 1),
+        (5, 9, 4, 64, 2),
+        (1, 40, 8, 16, 2),
+        (6, 0, 4, 4, 2),
+    ],
+)
+def test_tiles_read_the_keys_that_their_rows_see(n_q, n_k, d, block_q, width, causal):
+    expected = read, written = tiles_by_hand(n_q, n_k, d, block_q, causal)
+    starts = range(0, n_q, block_q)
+
+    def ways():
+        kv = read - n_q * d
+        first = sum(max(0, min(n_k, n_k - n_q + start + 1)) if causal else n_k for start in starts)
+        whole = sum(min(n_k, max(0, n_k - n_q + start + block_q)) if causal else n_k for start in starts)
+        return {
+            "K and V are read once in all: they pass by for each tile of Q": (n_q * d + 2 * n_k * d, written),
+            "keys that no row of the tile sees are read as well: a causal mask spares them": (
+                n_q * d + 2 * n_k * d * len(starts), written),
+            "the last tile is left out where it is shorter": (n_q * d + 2 * n_k * d * (n_q // block_q), written),
+            "a causal mask is taken to spare half of all keys: a tile reads as far as its last row sees": (
+                n_q * d + 2 * d * (n_k * len(starts) // 2), written),
+            "the keys are those that the first row of a tile sees: the last row sees more": (n_q * d + 2 * first * d, written),
+            "a shorter last tile is taken for a whole one": (len(starts) * block_q * d + 2 * whole * d, written),
+            "the last tile is taken to see keys beyond the last one": (n_q * d + 2 * whole * d, written),
+            "K is read and V is not": (n_q * d + kv / 2, written),
+            "Q is not read": (kv, written),
+            "the log-sum-exp is not written: one number a row": (read, n_q * d),
+            "O is read and written for each tile: its rows stay in fast memory until they are done": (
+                read + n_q * d, written),
+            "the matrix is moved as well: with tiles it never leaves fast memory": (
+                read + 2 * n_q * n_k, n_q * d + 2 * n_q * n_k),
+            "n_k keys stand for n_q queries and the other way round": (n_k * d + kv, written),
+        }  # fmt: skip
+
+    what = f"head_traffic({n_q}, {n_k}, {d}, {block_q}, {causal}, {width})"
+    check_bytes((n_q, n_k, d, block_q, causal), expected, width, ways(), what)
+
+
+@exercise("03.7", points=1, hint="Follow flash2_head tile by tile: what is loaded, what stored? measure() counts it on arrays.")
+@pytest.mark.parametrize(("n", "block_q", "causal"), [(96, 16, False), (96, 32, False), (96, 32, True), (100, 48, True)])
+def test_the_counted_loops_move_what_the_formula_says(n, block_q, causal):
+    d = 8
+    runs = measure(standard_head, n, n, d, block_q, 16, causal), measure(flash2_head, n, n, d, block_q, 16, causal)
+    for name, run, tile in zip(("three kernels", f"tiles of {block_q} rows"), runs, (None, block_q), strict=True):
+        what = f"head_traffic({n}, {n}, {d}, {tile}, {causal}, 4), which the loop on counted arrays gives for {name},"
+        with answers(what, "It is two numbers: bytes read, bytes written."):
+            read, written = head_traffic(n, n, d, tile, causal, 4)
+        check_close(np.array([float(read), float(written)]), 4.0 * np.array([run.loads, run.stores]), rtol=1e-12, what=what)
 
 
 # --- what comes out -------------------------------------------------------------------------------------------------

@@ -29,13 +29,33 @@ def paginate(k, v, size, seed, spare=2):  # (n, kv_heads, d) twice -> pages of k
     return *pages, table
 
 
-def check_paged(q, k, v, size, seed, what, unused=np.nan):
-    """paged_attention equals the loops of oracles, on pages in random order."""
+def slips_in_a_page(q, k, v, size):  # -> {words: (n_q, heads, d)}
+    n_q, (n_k, kv_heads, d) = len(q), k.shape
+    parts = [slice(a, min(a + size, n_k)) for a in range(0, n_k, size)]
+    cut = [np.concatenate([x[part].reshape(kv_heads, -1, d).transpose(1, 0, 2) for part in parts]) for x in (k, v)]
+    place = np.arange(n_k)
+    seen = (place < parts[-1].start) | (place <= np.arange(n_k - n_q, n_k)[:, None])
+    heads = []
+    for h in range(q.shape[1]):
+        g = h * kv_heads // q.shape[1]
+        weights = np.where(seen, np.exp(q[:, h].astype(np.float64) @ k[:, g].T / d**0.5), 0)
+        heads.append(weights / weights.sum(1, keepdims=True) @ v[:, g])
+    return {
+        "a page is reshaped to (kv_heads, filled, d): that cuts it anew, its axes must change places (transpose)": (
+            oracles.attention(q, *cut)
+        ),
+        "the last block alone is masked: a chunk of queries may span several": np.stack(heads, 1),
+    }
+
+
+def check_paged(q, k, v, size, seed, what, unused=np.nan, longer=False):
+    """paged_attention equals the loops of oracles, on pages in random order. longer: the table names all other blocks too."""
     k_pages, v_pages, table = paginate(k, v, size, seed)
+    rest = [block for block in range(len(k_pages)) if longer and block not in table]
     k_pages, v_pages = (np.where(np.isnan(pages), np.float32(unused), pages) for pages in (k_pages, v_pages))
     expected = oracles.attention(q, k, v)
     try:
-        out = paged_attention(q, k_pages, v_pages, table, len(k))
+        out = paged_attention(q, k_pages, v_pages, np.array([*table, *rest]), len(k))
     except MiniLLMError as error:
         pytest.fail(f"{what} gave NaN: only slots without a token hold NaN here, so such a slot was read ({error})")
     except (ValueError, IndexError, TypeError) as error:
@@ -43,7 +63,7 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan):
                     "are filled; keys and values of a tile are (kv_heads, 1, filled, d)")  # fmt: skip
 
     def wrong():
-        return mistakes.paged(q, k, v, k_pages, v_pages, table)
+        return mistakes.paged(q, k, v, k_pages, v_pages, table) | slips_in_a_page(q, k, v, size)
 
     check_close(out, expected, what=what, mistakes=wrong)
 
@@ -55,8 +75,9 @@ def check_paged(q, k, v, size, seed, what, unused=np.nan):
     "04.3",
     points=1,
     hint=(
-        "Tile i of the sequence lies in block table[i], not in block i.",
-        "k_pages[table[i]] is (size, kv_heads, d); the heads must come first: .transpose(1, 0, 2)[:, None].",
+        "Where in the pool does tile i of this sequence lie? Who knows it?",
+        "In block table[i], not in block i. k_pages[table[i]] is (size, kv_heads, d); the heads must come first.",
+        "k = k_pages[table[i], :filled].transpose(1, 0, 2)[:, None], v alike; then scores, mask and update as in 03.4.",
     ),
 )
 def test_a_tile_is_looked_up_in_the_table():
@@ -112,11 +133,11 @@ def test_any_chunk_of_queries_over_any_pages_gives_attention(seed, size, kv_head
 
 @exercise("04.3", points=1, hint="k_pages[table[i], :filled] is a view of one page; k_pages[table] copies them all.")
 def test_each_page_is_read_where_it_lies():
-    """64 pages of 256: a tile is half a megabyte of keys, all pages are 33."""
-    q, k_pages, v_pages = draws(7, (1, 4, 128), (64, 256, 4, 128), (64, 256, 4, 128))
-    table = np.random.default_rng(7).permutation(64)
+    """16 pages of 1,024: a tile is 2 MB of keys, all pages are 33. With more pages, who gathers in each would run out of time."""
+    q, k_pages, v_pages = draws(7, (1, 4, 128), (16, 1024, 4, 128), (16, 1024, 4, 128))
+    table = np.random.default_rng(7).permutation(16)
     why = "Gathering all pages is the copy that paging exists to avoid: a tile is read where it lies."
-    check_memory(paged_attention, q, k_pages, v_pages, table, 64 * 256, most=k_pages.nbytes, why=why)
+    check_memory(paged_attention, q, k_pages, v_pages, table, 16 * 1024, most=k_pages.nbytes, why=why)
 
 
 @exercise("04.3", points=0, hint="Two tables may name one block: reading changes nothing in it.")
@@ -133,15 +154,12 @@ def test_two_sequences_may_read_the_same_blocks():
     assert unchanged, "paged_attention must only read: another sequence owns these blocks too, and they have changed"
 
 
-@exercise("04.3", points=0, hint="A table may be longer than the sequence: go through the tiles, not through the table.")
+@exercise("04.3", points=1, hint="A table may be longer than the sequence: go through the tiles, not through the table.")
 def test_a_table_may_be_longer_than_the_sequence():
     """Blocks taken in advance hold nothing yet."""
     q, k, v = draws(5, (1, 2, D), (5, 2, D), (5, 2, D))
-    k_pages, v_pages, table = paginate(k, v, 4, seed=1)
-    rest = [block for block in range(len(k_pages)) if block not in table]
-    expected = oracles.attention(q, k, v)
-    out = paged_attention(q, k_pages, v_pages, [*table, *rest], 5)
-    check_close(out, expected, what="attention over 5 keys with a table of 4 blocks of 4")
+    what = "attention over 5 keys in blocks of 4, with a table of 4 blocks of which the last two hold nothing yet,"
+    check_paged(q, k, v, 4, seed=1, what=what, longer=True)
 
 
 @exercise("04.3", points=0, hint="scores and weights are float32 where the queries are.")
@@ -208,7 +226,14 @@ def check_slots(store, cache, k, v, what):
             )
 
 
-@exercise("04.5", points=1, hint="A layer writes to its own pages: store.k[layer] and store.v[layer].")
+@exercise(
+    "04.5",
+    points=1,
+    hint=(
+        "A slot counts over all blocks of a layer: what shape must the layer's pages have, that slots[i] names one row?",
+        "A layer writes to its own pages: store.k[layer] and store.v[layer].",
+    ),
+)
 def test_each_layer_writes_to_its_own_pages():
     store = new_store()
     cache = store.new_cache()
@@ -216,6 +241,8 @@ def test_each_layer_writes_to_its_own_pages():
     cache.append(1, k.copy(), v.copy())
     assert cache.lengths == [0, 3], f"layer 1 took 3 tokens, layer 0 none: lengths must be [0, 3], found {cache.lengths}"
     touched = bool(store.k[0].any() or store.v[0].any())
+    more = cache.append(1, k.copy(), v.copy()) or cache.lengths
+    assert more == [0, 6], f"layer 1 took 3 tokens and 3 more, layer 0 none: lengths must be [0, 6], found {more}"
     assert not touched, "append(1, …) has written into the pages of layer 0: write to store.k[layer] and store.v[layer] alone"
     block = cache.table.blocks[0]
     for side, pages, right, other in (("K", store.k, k, v), ("V", store.v, v, k)):
@@ -237,9 +264,8 @@ def test_room_that_was_made_is_not_yet_filled():
     "04.5",
     points=2,
     hint=(
-        "slots[i] is where the i-th new token goes, counted over all blocks of the layer.",
-        "pages[layer].reshape(-1, kv_heads, d_head) is the same memory, indexed by slot.",
-        "The layer's length becomes `end`: within a step each layer counts for itself.",
+        "pages[layer].reshape(-1, kv_heads, d_head) is the same memory, indexed by slot: assigning there writes into the pages.",
+        "by_slot[slots] = new, once for keys and once for values; then self.lengths[layer] = end.",
     ),
 )
 @given(seed=seeds, size=st.sampled_from([1, 2, 4, 8]), pieces=st.lists(st.integers(1, 6), min_size=1, max_size=4))

@@ -19,7 +19,11 @@ sizes = st.sampled_from([1, 2, 4, 8])
 @exercise(
     "04.1",
     points=2,
-    hint=("refs[block] says how many tables name the block.", "Only the owner who brings the count to 0 frees the block."),
+    hint=(
+        "Three sequences name the block, and one of them ends: who still reads it?",
+        "refs[block] counts the tables that name the block. Only the owner who brings it to 0 frees it.",
+        "At 0 a block in self.kept becomes idle: self.idle[block] = None, then on_idle. Any other: self.blank.append(block).",
+    ),
 )
 @given(owners=st.integers(1, 5))
 def test_a_block_is_free_when_its_last_owner_lets_go(owners):
@@ -76,11 +80,11 @@ def test_what_the_cache_keeps_is_idle_and_can_come_back():
     for block in (1, 2, 0):
         with answers(f"free({block})", "A block in self.kept goes to self.idle, an ordered dictionary, and stays kept."):
             pool.free(blocks[block])
-    assert not pool.cache.early, "the cache is told when the block is idle: put it into self.idle first, then call on_idle"
     idle, blank = list(pool.idle), pool.blank
     assert idle == [1, 0], f"blocks 1, 2, 0 were freed in this order, 0 and 1 are kept: idle must be [1, 0], found {idle}"
     assert sorted(blank) == [2, 3], f"what is kept is not blank: blank must be 2 and 3, found {sorted(blank)}"
     assert pool.cache.told == [1, 0], f"the cache must hear on_idle of 1, then of 0; it heard of {pool.cache.told}"
+    assert not pool.cache.early, "the cache is told when the block is idle: put it into self.idle first, then call on_idle"
     pool.share(1)
     taken = [pool.allocate() for _ in range(3)]
     assert sorted(taken) == [0, 2, 3], f"block 1 was shared again: allocations must give 0, 2 and 3, found {sorted(taken)}"
@@ -119,10 +123,11 @@ def check_slots(found, right, blocks, size, start, stop):
 
 @exercise(
     "04.2",
-    points=2,
+    points=1,
     hint=(
+        "Blocks of 4: in which entry of the table does position 5 lie, and at which place in that block?",
         "position // size is the place in the table, position % size the place in the block.",
-        "Block b begins at slot b × size.",
+        "Block b begins at slot b × size: blocks[position // size] * size + position % size.",
     ),
 )
 @given(data=st.data(), size=sizes)
@@ -150,7 +155,14 @@ def test_no_tokens_no_slots():
 # --- 04.4: copy-on-write --------------------------------------------------------------------------------------------------
 
 
-@exercise("04.4", points=1, hint="One owner, and no prefix cache remembers it: no reason to copy.")
+@exercise(
+    "04.4",
+    points=1,
+    hint=(
+        "Who else would see what is written into this block, now or later?",
+        "One owner, and no prefix cache remembers it: no reason to copy.",
+    ),
+)
 def test_the_only_owner_writes_in_place():
     pool = BlockPool(4, 4)
     block = pool.allocate()
@@ -162,10 +174,10 @@ def test_the_only_owner_writes_in_place():
 
 @exercise(
     "04.4",
-    points=2,
+    points=1,
     hint=(
-        "Allocate a fresh block, and give up this owner's share of the old one.",
-        "The answer is (block to write to, block to copy from).",
+        "Allocate a fresh block first, then give up this owner's share of the old one (free).",
+        "The answer is (block to write to, block to copy from): (block, None) where no copy is needed, else (fresh, block).",
     ),
 )
 @given(owners=st.integers(2, 4))
@@ -205,8 +217,23 @@ def test_no_room_for_a_copy_changes_nothing():
             found = pool.writable(block)
         except OutOfBlocks:
             found = "OutOfBlocks"
+        except IndexError as error:
+            found = f"{type(error).__name__} ({error}): self.allocate() says it in the pool's words"
         assert found == "OutOfBlocks", f"there is no block to copy into: expected OutOfBlocks, found {found}"
         assert state(pool) == before, "there was no block to copy into, and yet owners or lists have changed"
+
+
+@exercise("04.4", points=1, hint="allocate() also finds a block that is idle: it asks the cache to evict one.")
+def test_a_copy_may_take_a_block_that_is_idle():
+    pool = kept_pool(num_blocks=2)
+    idle, block = pool.allocate(), pool.allocate()
+    pool.keep(idle)
+    pool.free(idle)
+    pool.share(block)
+    with answers("writable, with one block idle and none blank,", "Both are free: self.allocate() gives either."):
+        found = pool.writable(block)
+    assert found == (idle, block), f"block {idle} is idle and can be evicted: writable must give ({idle}, {block}), found {found}"
+    assert idle not in pool.kept, f"block {idle} is written to now: the cache must have forgotten it"
 
 
 @exercise("04.4", points=0, hint="Fork, then let both append: each must read its own tokens.")

@@ -2,14 +2,14 @@
 
 import pytest
 from block_help import cached, lines_run, state
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable, swap
 from minillm.cache.prefix import HashPrefixCache, chain
 from minillm.cache.radix import RadixCache
-from minillm.course.checks import exercise
+from minillm.course.checks import answers, exercise
 from minillm.errors import BlockError
 
 tokens_of = st.lists(st.integers(0, 3), max_size=13)
@@ -22,11 +22,14 @@ CACHES = [HashPrefixCache, RadixCache]
 @exercise(
     "05.1",
     points=1,
-    hint="The last block that begins at start is full only if start + block_size is at most len(tokens).",
+    hint="Which block may still change when the prompt grows? One is full only if start + block_size is at most len(tokens).",
 )
 @given(tokens=tokens_of, size=sizes)
 def test_only_full_blocks_have_a_name(tokens, size):
-    blocks = [block for _, block in chain(list(tokens), size)]
+    given = list(tokens)
+    with answers(f"the chain over {tokens} in blocks of {size}", "A list has no hash, as it may still change: a tuple has."):
+        blocks = [block for _, block in chain(given, size)]
+    assert given == tokens, f"the prompt is the caller's: it was {tokens} and is {given} now"
     n, full = len(tokens), len(tokens) // size
     assert len(blocks) == full, f"{n} tokens fill {full} blocks of {size}, found {len(blocks)}: a partial block will change"
     expected = [tuple(tokens[i * size : (i + 1) * size]) for i in range(full)]
@@ -37,11 +40,14 @@ def test_only_full_blocks_have_a_name(tokens, size):
     "05.1",
     points=2,
     hint=(
-        "The same tokens mean something else after another beginning: each name must depend on all before it.",
-        "Keep the name of the block before in `parent` and hash (parent, block, salt).",
+        "A block of tokens stands after two different beginnings: may its keys and values be shared?",
+        "Each name must depend on all that came before. The name of the block before does already: keep it in `parent`.",
+        "parent = hasher((parent, block, salt)), with block = tuple(tokens[start : start + block_size]); yield parent, block.",
     ),
 )
 @given(first=tokens_of, second=tokens_of, size=sizes)
+@example(first=[1, 23], second=[12, 3], size=2)  # the same digits
+@example(first=[1, 2], second=[2, 1], size=2)
 def test_two_names_are_equal_just_when_all_tokens_up_to_there_are(first, second, size):
     for i, (name, _) in enumerate(chain(list(first), size), 1):
         for j, (other, _) in enumerate(chain(list(second), size), 1):
@@ -63,10 +69,11 @@ def test_salts_share_nothing_and_the_chain_can_be_taken_up_anywhere():
     assert rest == mine[1:], f"taken up after the first block the chain must go on as before: {mine[1:]}, found {rest}"
 
 
-@exercise("05.1", points=0, hint="Do not compute what the caller does not ask for: yield.")
+@exercise("05.1", points=1, hint="Do not compute what the caller does not ask for: yield.")
 def test_the_chain_is_lazy():
     asked = []
     next(chain(list(range(100)), 2, hasher=lambda key: asked.append(key) or len(asked)))
+    assert asked, "hasher was given, and not asked for the name: hash is only what it is by default"
     assert len(asked) == 1, f"one name was asked for, {len(asked)} were computed"
 
 

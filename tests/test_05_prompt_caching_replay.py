@@ -47,10 +47,11 @@ def test_both_caches_hit_what_a_plain_simulation_hits(turns, capacity):
     assert hits(requests, capacity, HashPrefixCache)["hit_rate_tokens"] == pytest.approx(right)
 
 
-def test_two_definitions_of_a_hit_rate():
+def test_definitions_of_a_hit_rate():
     requests = [TraceRequest(512, 1, (0,)), TraceRequest(512, 1, (0,)), TraceRequest(1024, 1, (5, 6))]
     found = by_policy(requests, 10, "lru")
     assert found["hit_rate_tokens"] == pytest.approx(511 / 2048) and found["hit_rate_mean"] == pytest.approx(511 / 512 / 3)
+    assert found["hit_rate_any"] == pytest.approx(1 / 3)
 
 
 def test_the_bench_of_the_bookkeeping_counts_what_it_does():

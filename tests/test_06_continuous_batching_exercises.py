@@ -1,6 +1,6 @@
-"""Exercises of lesson 06: who enters, who goes on and who gives way, how a step is divided, who is next, what is one's own.
+"""Exercises of lesson 06: who enters, who goes on and who gives way, how a step is divided, who is next. Then what is one's own.
 
-06.4, metrics from an event log, is in test_06_continuous_batching_metrics.py.
+06.4, metrics from an event log, is in test_06_continuous_batching_metrics.py; 06.6, a chunk's size, in …_chunk.py.
 """
 
 from collections import Counter
@@ -62,8 +62,9 @@ def check_entry(entering, pool, cache, fits, story, seats=1, alone=False):
 
 
 @exercise("06.1", points=2, hint=(
-    "How many blocks does it need, and how many may it take? pool.can_allocate(n) knows the watermark.",
-    "Alone, no other sequence needs to grow: then all free blocks are its own to take.",
+    "Why must a newcomer leave some blocks free, and when need it not?",
+    "pool.can_allocate(n) knows the watermark. Alone, no other sequence needs to grow: all pool.num_free are its own to take.",
+    "It enters if pool.can_allocate(need) or (alone and need <= pool.num_free): return BlockTable(pool, found), else None.",
 ))  # fmt: skip
 @given(tokens=st.integers(1, 44), taken=st.integers(0, 9), watermark=st.integers(0, 3), alone=st.booleans())
 def test_who_enters_leaves_the_watermark_free_unless_it_would_be_alone(tokens, taken, watermark, alone):
@@ -144,6 +145,28 @@ def test_who_comes_back_needs_room_for_all_its_answers_and_begins_with_the_promp
         f"8 tokens are common to both answers and at least one of them must be computed; found {table.length} cached: "
         "tokens that the lead drew belong to it alone, match up to lead.target"
     )
+    pool = BlockPool(20, SIZE)
+    cache, owner, back = HashPrefixCache(pool), BlockTable(pool), group(8, 1, drawn=6)
+    owner.append(12)
+    cache.commit(back.live[0].tokens[:12], owner.blocks)
+    table = check_entry(back, pool, cache, True, "an answer of its own that comes back to an empty pool")
+    assert table.length == 12, f"a prompt of 8 and 4 drawn tokens of its one answer are cached: 12 are found, not {table.length}"
+
+
+@exercise("06.1", points=1, hint="pool.release frees the last block first: what is freed first is evicted first.")
+def test_a_match_that_is_given_back_is_evicted_from_its_end():
+    pool = BlockPool(3, SIZE)
+    cache, owner = HashPrefixCache(pool), BlockTable(pool)
+    owner.append(12)
+    cache.commit([5] * 12, owner.blocks)
+    blocks = list(owner.blocks)
+    owner.free()
+    check_entry(group([5] * 16), pool, cache, False, "16 tokens need 4 blocks of 4, of which 3 are cached and no other is free")
+    oldest = list(pool.idle)
+    assert oldest == blocks[::-1], (
+        f"blocks {blocks} of a prompt were matched and given back: its end must be evicted first, without its beginning the rest "
+        f"cannot be found. In order of eviction they are {oldest}, expected {blocks[::-1]}"
+    )
 
 
 # --- 06.2: the decode loop, with preemption ---------------------------------------------------------------------------------
@@ -196,9 +219,10 @@ def run_step(scheduler):
 shapes_of = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1, max_size=6)
 
 
-@exercise("06.2", points=2, hint=(
+@exercise("06.2", points=4, hint=(
+    "The most senior must never stop. Who gives it blocks when none is free, and what if it is itself the last?",
     "Take blocks from the last of scheduler.running, one group after the other, until blocks_needed(...) fits pool.num_free.",
-    "Python's while … else: the else runs if the loop was not left by break. Who has left gets no tokens in this step.",
+    "while it does not fit: pop, preempt, appendleft; break if that was the group, else todo.pop(). The loop's else plans.",
 ))  # fmt: skip
 @given(shapes=shapes_of, spare=st.integers(0, 3))
 @example(shapes=[(8, 2), (1, 1), (1, 1)], spare=0)  # the first needs two blocks, and two must leave to give them
@@ -289,8 +313,9 @@ apart = st.lists(st.sampled_from([0, 1, *range(5, 13)]), min_size=1, max_size=7)
 
 
 @exercise("06.3", points=2, hint=(
-    "Take the decodes off the budget before you look at any prompt.",
-    "Then go through the list once; what a prompt takes is no longer left for the next.",
+    "A long prompt stands in front of three streams. Who must not wait for it?",
+    "Take the decodes off the budget before you look at any prompt; what a prompt takes is no longer left for the next.",
+    "left = budget - sum(n == 1 for n in pending). In order: a decode gets 1, a prompt min(n, left), and left shrinks by that.",
 ))  # fmt: skip
 @given(pending=apart, spare=st.sampled_from([*range(3, 20), 0]))
 def test_decodes_first_then_prompts_in_order(pending, spare):
@@ -299,7 +324,8 @@ def test_decodes_first_then_prompts_in_order(pending, spare):
     what = f"for {pending} pending tokens and a budget of {budget}"
     found = attempt(what, lambda: np.array(split_budget(list(pending), budget)))
     what = f"for {pending} pending tokens and a budget of {budget}, what each computes"
-    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.split_budget(pending, budget))
+    ways = {"who has nothing pending gets a token: 0 takes no part": right + [n == 0 for n in pending]}
+    check_close(found, right, what=what, mistakes=lambda: mistakes_serving.split_budget(pending, budget) | ways)
 
 
 @exercise("06.3", points=1, hint="The budget is for decodes and prompts together: no more, and no less where it is wanted.")
@@ -312,7 +338,7 @@ def test_the_budget_is_never_exceeded_and_never_wasted(pending, spare):
     assert found == right, f"{what}: {right} tokens could be computed, only {found} are"
 
 
-@exercise("06.3", points=1, hint="A prompt longer than any step is cut: it gets what is there, and goes on in the next.")
+@exercise("06.3", points=2, hint="A prompt longer than any step is cut: it gets what is there, and goes on in the next.")
 def test_a_long_prompt_beside_busy_streams_comes_to_its_end():
     left, steps = 100, []
     while left > 1 and len(steps) < 40:
@@ -345,9 +371,10 @@ def ask(queue, story):
     return found.request.id
 
 
-@exercise("06.5", points=2, hint=(
-    "served[user] counts tokens. Whose is the least, among the users who have a queue?",
-    "queues[user] is in order of arrival: its first value is the one; it stays there until it is admitted.",
+@exercise("06.5", points=1, hint=(
+    "One user sends a hundred requests and another sends one. Who has got the least so far, and from where do you know?",
+    "served[user] counts tokens: take the least among the users of `queues`. Its first request is next, and stays in line.",
+    "user = min(self.queues, key=lambda user: self.served[user]); then level, and the first of self.queues[user].values().",
 ))  # fmt: skip
 @given(users=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), tokens=st.permutations([3, 40, 500, 6000]))
 def test_the_user_served_the_fewest_tokens_is_next(users, tokens):
@@ -369,6 +396,9 @@ def test_among_equals_the_line_that_began_first_is_next(users):
     story = f"requests of {''.join(users)} in order of arrival, all users served 7 tokens"
     found = ask(queue, story)
     assert found == right, f"{story}: the line of {users[0]} began first, so request 0 is next; found {found}"
+    queue.charge(users[0], 0)  # who was charged last is last in `served`, and no further back in line
+    found = ask(queue, f"{story}, {users[0]} charged last")
+    assert found == right, f"{story}: {users[0]} was charged last, and its line began first all the same; found {found}"
 
 
 @exercise("06.5", points=1, hint="Not the first request of all: the queue that began first, whatever its head is now.")
@@ -381,8 +411,8 @@ def test_a_line_keeps_its_place_when_its_head_has_left():
 
 @exercise("06.5", points=1, hint="level is where newcomers begin: the count of the user who is chosen.")
 def test_who_comes_later_begins_where_the_others_are():
-    queue = queue_of("aab", {"a": 100, "b": 90})
-    ask(queue, "a was served 100 tokens, b 90")
+    queue = queue_of("aab", {"a": 100, "b": 90, "gone": 5})
+    ask(queue, "a was served 100 tokens, b 90; gone had 5 and does not wait")
     assert queue.level == 90, f"b was chosen at 90 tokens: newcomers begin there; the level is {queue.level}"
     queue.push(group(id=3, user="new"))
     begins = queue.served["new"]
@@ -399,16 +429,17 @@ def test_users_who_all_wait_are_never_further_apart_than_one_request(costs, roun
             queue.push(group(id=10 * i + j, user=user))
     for _ in range(rounds):
         story = f"requests of {cost} tokens, served so far {dict(served)}"
-        chosen = queue.waiting[ask(queue, story)]
+        found = ask(queue, story)
+        chosen = queue.waiting[found]
         user = chosen.request.user
-        queue.pop(chosen)
+        attempt(f"{story}: to be next is not to have entered; when it entered", lambda chosen=chosen: queue.pop(chosen))
         queue.charge(user, cost[user])
         served[user] += cost[user]
         apart = max(served[u] for u in cost) - min(served[u] for u in cost)
         assert apart <= max(costs), f"{story}, then {user}: {apart} tokens apart, the largest request has {max(costs)}"
 
 
-# --- 06.6: what is an answer's own -----------------------------------------------------------------------------------------
+# --- what is an answer's own -----------------------------------------------------------------------------------------
 
 seeds_and = st.integers(0, 1000)
 
@@ -418,10 +449,6 @@ def state_of(seed, index, penalty=1.0, prompt=(2, 5), vocab=8):
     return attempt(f"for seed {seed} and answer {index}", lambda: sampling_state(params, index, list(prompt), vocab))
 
 
-@exercise("06.6", points=2, hint=(
-    "A SeedSequence with spawn_key=(index,) makes streams that have nothing to do with each other.",
-    "Answer 0 is drawn as by default_rng(seed): its spawn_key is ().",
-))  # fmt: skip
 @given(seed=seeds_and, index=st.integers(0, 5))
 def test_seed_and_index_decide_the_numbers(seed, index):
     source = np.random.SeedSequence(seed, spawn_key=(index,)) if index else seed
@@ -432,7 +459,6 @@ def test_seed_and_index_decide_the_numbers(seed, index):
     check_close(found, right, what=what, mistakes=lambda: mistakes_serving.numbers(seed, index))
 
 
-@exercise("06.6", points=2, hint="Make a new generator at every call. A shared one gives an answer numbers of another.")
 @given(seed=seeds_and, turns=st.lists(st.integers(0, 1), min_size=2, max_size=8))
 def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
     for others, pair in (("two requests with the same seed", (0, 0)), ("two answers to one request", (0, 1))):
@@ -449,16 +475,11 @@ def test_answers_that_take_turns_draw_as_if_alone(seed, turns):
             )
 
 
-@exercise("06.6", points=1, hint="Without a seed nothing is to be repeated: None goes to the SeedSequence as it is.")
 def test_without_a_seed_all_differ():
     numbers = [state_of(None, index)[0].random() for index in (0, 1, 0, 1)]
     assert len(set(numbers)) == 4, f"no seed was given: four answers must draw different numbers, found {numbers}"
 
 
-@exercise("06.6", points=2, hint=(
-    "used has an entry for each token of the vocabulary; those of the prompt are True from the beginning.",
-    "A new array at every call: what one answer says must not be held against another.",
-))  # fmt: skip
 @given(prompt=st.lists(st.integers(0, 7), min_size=1, max_size=6), said=st.integers(0, 7))
 def test_tokens_that_occurred_are_each_answers_own(prompt, said):
     right = [token in prompt for token in range(8)]
@@ -486,7 +507,6 @@ class Silent:
         return ""
 
 
-@exercise("06.6", points=1, hint="One answer's state must not be reached from another, be it through a class or a module.")
 @given(seed=seeds_and, penalty=st.sampled_from([1.0, 1.5]))
 def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
     params = SamplingParams(max_tokens=9, seed=seed, temperature=1.0, repetition_penalty=penalty)
@@ -498,7 +518,7 @@ def test_an_answer_says_the_same_alone_and_beside_another(seed, penalty):
         made = [Answer(id, prompt, params, None, Silent(), context=99, vocab_size=12) for id in requests]
         for row in logits:
             for answer in made:
-                answer.next_token(row, ())
+                attempt("with a state that is its own", lambda answer=answer, row=row: answer.next_token(row, ()))
         return [answer.token_ids for answer in made]
 
     (alone,) = answers(0)

@@ -1,14 +1,14 @@
-"""Exercises of lesson 11: lanes and codes, tiles and cores, a norm that waits, and where one way becomes the faster one."""
+"""Exercises of lesson 11: lanes and codes, tiles and cores, their order in a cache, and a norm that waits."""
 
 import kernel_mistakes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minillm.backends.numba_.crossover import crossover
-from minillm.backends.numba_.packed import code_at, halfwords
-from minillm.backends.numba_.sketches import blocked_matmul, norm_matvec
+from minillm.backends.numba_.packed import code_at, halfwords, interleave, place
+from minillm.backends.numba_.sketches import blocked_matmul, norm_matvec, panels_read, sharing_panels, tile_order
 from minillm.course.checks import answers, check_close, draws, exercise, run_seed, seeds
 
 read_code = getattr(code_at, "py_func", code_at)  # the Python under the compiled function: its errors name lines
@@ -19,42 +19,42 @@ def codes_of(bits, seed=0):  # -> (16, 32) uint8
 
 
 @exercise("11.1", points=2, hint=(
-    "Two 16-bit words are a lane, a lane belongs to one row. Word 2 · row holds even columns, word 2 · row + 1 odd ones.",
-    "A word holds four 4-bit codes: pair 0 lowest. Pairs 4 to 7 are 32 words further on.",
+    "Whose code lies in the lowest four bits of word 3: of which row, and which column?",
+    "Two words are a lane, of one row: word 2 · lane has even columns, the next odd ones. Pair column // 2 begins `bits` bits "
+    "above the pair before it; after 16 bits of a word the next 32 words follow.",
+    "bit = bits * (column // 2); the word is 32 * (bit // 16) + 2 * lane + column % 2, and the code begins at bit % 16 of it.",
 ))  # fmt: skip
-@pytest.mark.parametrize("bits", [4, 8])
-def test_every_code_of_a_record_is_found(bits):
+@pytest.mark.parametrize("bits", [4, 8, 2, 1])
+def test_a_code_is_where_the_picture_has_it(bits):
+    spots = kernel_mistakes.spots(bits)
+    found = np.zeros((16, 32, 2), int)
+    for lane, column in np.ndindex(16, 32):
+        with answers(f"place({lane}, {column}, {bits})", "Is it a word and a shift, two whole numbers?"):
+            word, shift = place(lane, column, bits)
+            found[lane, column] = int(word), int(shift)
+    for at, what in ((1, "the first bit of each code"), (0, "the word of each code")):
+        wrong = {said: one[..., at] for said, one in kernel_mistakes.misplaced(bits).items()}
+        check_close(found[..., at], spots[..., at], what=f"{what}, with {bits} bits a code,", mistakes=lambda wrong=wrong: wrong)
+
+
+@exercise("11.1", points=1, hint="Codes of 5 and 6 bits lie in two places: `place` with 4 bits, and with the 1 or 2 left.")
+@pytest.mark.parametrize("bits", [4, 5, 6, 8])
+def test_what_is_packed_is_found_again(bits):
     codes = codes_of(bits)
     words = kernel_mistakes.record(codes, bits)
-    found = np.array([[int(read_code(words, lane, column, bits)) for column in range(32)] for lane in range(16)])
+    with answers(f"codes of {bits} bits", "Does every place lie within the words of its codes?"):
+        packed = interleave(codes.reshape(1, 16, 1, 32), bits).reshape(-1)
+        found = np.array([[int(read_code(words, lane, column, bits)) for column in range(32)] for lane in range(16)])
+    expected = words[: 32 * bits].view(np.uint8)
+    check_close(packed, expected, what=f"the bytes of a record of {bits} bits")
     check_close(found, codes.astype(int), what=f"codes of {bits} bits", mistakes=lambda: kernel_mistakes.misread(codes, bits))
 
 
-@exercise("11.1", points=1, hint=(
-    "The upper bits lie behind the 128 words of the lower four: 16 pairs of one bit, or 8 pairs of two bits, in a word.",
-    "They are worth 16 each, so they are moved up by four before they join the others.",
-))  # fmt: skip
-@pytest.mark.parametrize("bits", [5, 6])
-def test_upper_bits_join_the_lower_four(bits):
-    codes = codes_of(bits, seed=1)
-    words = kernel_mistakes.record(codes, bits)
-    found = np.array([[int(read_code(words, lane, column, bits)) for column in range(32)] for lane in range(16)])
-    check_close(found, codes.astype(int), what=f"codes of {bits} bits", mistakes=lambda: kernel_mistakes.misread(codes, bits))
-
-
-@exercise("11.2", points=2, hint=(
-    "Pair i of a group goes to bit bits · i of both halves; combine with |.",
-    "Widen to uint16 before you shift: a uint8 has no room for what is moved up.",
-))  # fmt: skip
 @given(bits=st.sampled_from([1, 2, 4]), bands=st.integers(1, 2), blocks=st.integers(1, 3), seed=seeds)
 def test_a_lane_holds_its_pairs_from_the_lowest_bits_up(bits, bands, blocks, seed):
     pairs = np.random.default_rng([run_seed(), seed]).integers(0, 1 << bits, (bands, blocks, 16, 16, 2)).astype(np.uint8)
-    before = pairs.copy()
-    with answers(f"halfwords of pairs {pairs.shape}, {bits} bits", "split[:, :, :, i] is pair i of every group, for all lanes."):
-        packed = halfwords(pairs, bits)
-    expected = kernel_mistakes.halfwords(before, bits)
-    check_close(packed, expected, what="the bytes", mistakes=lambda: kernel_mistakes.mispacked(before, bits))
-    assert np.array_equal(pairs, before), "halfwords changed the pairs it was given: they are still needed"
+    expected = kernel_mistakes.halfwords(pairs, bits)
+    check_close(halfwords(pairs, bits), expected, what="the bytes")
 
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
@@ -64,6 +64,7 @@ blocks = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 @exercise("11.3", points=2, hint=(
     "Which range does the last tile of a side cover, if the block does not divide the side?",
     "A tile of C is a sum over all of k, in steps of `inner`; it begins at zero for every tile.",
+    "total += a[i : i + rows, p : p + inner] @ b[p : p + inner, j : j + columns], p in range(0, k, inner); then c[…] = total.",
 ))  # fmt: skip
 @given(sizes=sizes, block=blocks, seed=seeds)
 def test_tiles_of_any_size_give_the_product(sizes, block, seed):
@@ -106,6 +107,7 @@ def test_all_tiles_are_handed_over_at_once():
             work(*tile)
 
     blocked_matmul(a, b, c, (2, 3, 4), each)
+    assert handed, "each was never called: all tiles ran on one core. Hand them over: each(tile, tiles)"
     found = f"each was called {len(handed)} times, with {[len(tiles) for tiles in handed[:6]]} tiles"
     assert len(handed) == 1, f"{found}: tiles that are handed over one by one run one by one, however many cores there are"
     assert len(handed[0]) == 6, f"C of 5 × 6 has 6 tiles of 2 × 4, {len(handed[0])} were handed over"
@@ -130,9 +132,9 @@ def test_tiles_may_run_at_the_same_time(workers):
 
 
 @exercise("11.4", points=2, hint=(
-    "The scale belongs to a row and a block of 32 columns: scales[:, b].",
-    "How large can a sum of 32 products of 15 and 32,767 be, and which integer holds it?",
-    "The minimum counts once for each x of the block: it is multiplied by the sum of the rounded x.",
+    "One number divides the whole normed row. Must the products wait for it? And which integer holds 32 products of 15 · 32,767?",
+    "scales[:, b] belongs to a row and a block of 32 columns; a minimum counts once for each x: times the sum of the rounded x.",
+    "y += step * (scales[:, b] * (codes_b @ q) - minima[:, b] * q.sum()) block by block; at the end y /= √(squares / d + ε).",
 ))  # fmt: skip
 @given(n_rows=st.integers(1, 5), n_blocks=st.integers(1, 4), size=st.sampled_from([0.01, 1.0, 100.0]), seed=seeds)
 def test_the_product_with_a_normed_row_never_written(n_rows, n_blocks, size, seed):
@@ -185,10 +187,57 @@ def test_a_block_of_zeros_adds_nothing():
     check_close(y, exact, rtol=2e-3, atol=2e-3 * (np.abs(exact).max() + 1), what="y, where the second block of x is zeros,")
 
 
-@exercise("11.5", points=2, hint=(
-    "Walk from the largest size down: how far does B win without a gap?",
-    "What do you return when B loses at the largest size?",
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(3, 8))
+
+
+@exercise("11.2", points=1, hint="The order is free, the tiles are not: each (i, j) once. The last group may be smaller.")
+@given(shape=SHAPES)
+@example(shape=(7, 3, 4))
+def test_each_tile_is_done_once(shape):
+    rows, columns, room = shape
+    with answers(f"tile_order{shape}", "What happens where the group does not divide the rows?"):
+        order = [(int(i), int(j)) for i, j in tile_order(rows, columns, room)]
+    every = {(i, j) for i in range(rows) for j in range(columns)}
+    missing, foreign = every - set(order), set(order) - every
+    assert not missing, f"{rows} × {columns} tiles, room for {room}: {len(missing)} are never done, {min(missing)} among them"
+    assert not foreign, f"{rows} × {columns} tiles, room for {room}: {min(foreign)} is no tile. Is i below rows, j below columns?"
+    assert len(order) == len(every), f"{len(order)} tiles are done, C of {rows} × {columns} has {len(every)}: some are done twice"
+
+
+@exercise("11.2", points=3, hint=(
+    "Row by row, which panels are still there when the second row begins? Which would you like to find there?",
+    "Take a group of rows, and walk down it column by column: the group's panels of A stay, and each panel of B serves the whole "
+    "group. When a new panel of B comes, which panel is the oldest: the B before it, or one of A's?",
+    "group = room - 2; for first in range(0, rows, group): for j in range(columns): every i of the group.",
 ))  # fmt: skip
+@given(shape=SHAPES)
+@example(shape=(9, 7, 5))
+def test_few_panels_come_from_memory(shape):
+    rows, columns, room = shape
+    with answers(f"tile_order{shape}", "What happens where the group does not divide the rows?"):
+        order = [(int(i), int(j)) for i, j in tile_order(rows, columns, room)]
+    read, most = kernel_mistakes.panels_read(order, room), rows + columns * -(-rows // (room - 2))
+    if read > most:
+        ways = kernel_mistakes.orders(rows, columns, room)
+        said = next((f" This is {what}." for what, way in ways.items() if way == order), "")
+        by_row = kernel_mistakes.panels_read(ways["row by row: each row reads all of B again"], room)
+        pytest.fail(
+            f"{rows} × {columns} tiles with a cache of {room} panels read {read} panels, expected at most {most}; row by row it "
+            f"is {by_row}, and each panel once would be {rows + columns}.{said}"
+        )
+
+
+def test_the_order_spares_the_product_its_bytes():
+    """24 × 16 tiles, as the gate of the lesson has for 1,024 tokens, and seven panels: a quarter is read, and C is the same."""
+    assert panels_read([(i, j) for i in range(24) for j in range(16)], 7) == 24 + 24 * 16
+    order = tile_order(24, 16, 7)
+    assert panels_read(order, 7) == kernel_mistakes.panels_read(order, 7) == 24 + 5 * 16
+    a, b = draws(3, (7, 4), (4, 9))
+    c = np.zeros((7, 9), np.float32)
+    blocked_matmul(a, b, c, (2, 4, 2), sharing_panels(4))
+    check_close(c, a.astype(np.float64) @ b, what="C, tile by tile in another order,")
+
+
 @given(wins=st.lists(st.sampled_from("ABA="), min_size=1, max_size=8), seed=seeds)
 def test_the_crossover_is_where_b_begins_to_win_for_good(wins, seed):
     rng = np.random.default_rng([run_seed(), seed])

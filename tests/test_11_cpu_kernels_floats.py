@@ -26,8 +26,8 @@ from minillm.model.weights import LayerWeights, StoredTensor, load_weights
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 SHAPES = {  # rows: 16 to 160, so that bands of 64 are full, cut anywhere, and shared by two cores
-    "like tiny": replace(SMALL, d_model=192, n_heads=6, n_kv_heads=2, d_head=32, d_ff=512),
-    "like tiny-draft": replace(SMALL, d_model=64, n_heads=2, n_kv_heads=1, d_head=32, d_ff=160),
+    "like tiny": replace(SMALL, d_model=256, n_heads=8, n_kv_heads=2, d_head=32, d_ff=512),
+    "narrow": replace(SMALL, d_model=64, n_heads=2, n_kv_heads=1, d_head=32, d_ff=160),
     "halves of registers": replace(SMALL, d_model=48, n_heads=5, n_kv_heads=1, d_head=16, d_ff=112),
 }
 KINDS = {

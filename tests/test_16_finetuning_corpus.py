@@ -1,9 +1,9 @@
-"""How the stories were made: outlines, where a sentence ends, what a fault is, what is left out. The files: …_tiny.py."""
+"""How the stories are made: facts that hold, tidy words, questions with answers, what is left out. The files: …_tiny.py."""
 
 import json
+import lzma
+import random
 import re
-import tomllib
-from types import SimpleNamespace
 
 import pytest
 from script_help import DATA, script
@@ -12,181 +12,155 @@ FOLDER = DATA / "corpus"
 
 
 tell, build = script("corpus/tell.py"), script("corpus/build.py")
-GRID = tomllib.loads((FOLDER / "grid.toml").read_text())
+WORLD = tell.load()
+NAMES = WORLD["girls"] + WORLD["boys"]
 
 
-def test_an_outline_follows_from_seed_and_number_alone():
-    outlines = [tell.outline(GRID, 1, n, False) for n in range(50)]
-    assert outlines == [tell.outline(GRID, 1, n, False) for n in range(50)]
-    assert outlines != [tell.outline(GRID, 2, n, False) for n in range(50)]
-    assert len({o[0] for o in outlines}) == len(GRID["plots"]), "every plot comes up"
+def documents(count, seed=3):
+    return [tell.document(WORLD, seed, number) for number in range(count)]
 
 
-@pytest.mark.parametrize("moral", [False, True])
-def test_an_outline_has_no_gaps_and_fits_its_plot(moral):
-    plots = {p["name"]: len(p["beats"]) for p in GRID["plots"]}
-    for number in range(300):
-        plot, ask, beats, names, unfit = tell.outline(GRID, 3, number, moral)
-        assert len(beats) == plots[plot] + moral and len(names) == 2
-        assert not re.search(r"[{}]", ask + "".join(beats))
-        assert beats[-1].startswith("The moral of the story is:") == moral
-        girls = names & set(GRID["girls"])
-        assert unfit == ({"girls": set(), "none": tell.SHE, "both": tell.HE}[{0: "none", 1: "girls", 2: "both"}[len(girls)]])
+def test_a_document_follows_from_seed_and_number_alone():
+    texts = [d.text for d in documents(60)]
+    assert texts == [d.text for d in documents(60)] and len(set(texts)) == 60
+    assert texts != [d.text for d in documents(60, seed=4)]
+
+
+def test_every_plot_and_every_form_comes_up():
+    found = documents(400)
+    plots = {plot for d in found for plot in d.plots}
+    assert plots == set(WORLD["plots"]) | set(WORLD["talks"]) and len(WORLD["plots"]) >= 24
+    assert {d.form for d in found} == {"story", "dialogue", "chapters"}
+
+
+def test_a_plot_has_beats_with_wordings_questions_and_a_moral():
+    for name, plot in WORLD["plots"].items():
+        assert len(plot["open"] + plot["day"] + plot["tell"] + plot["end"]) >= 8, name
+        assert plot["ask"] and all(len(asked) == 3 for asked in plot["ask"]), name
+        assert plot["moral"].strip() and (plot["branches"] or name == "sorry"), name
+
+
+@pytest.mark.parametrize("name", sorted(WORLD["plots"]))
+def test_a_story_has_no_gaps_and_says_who_is_who(name):
+    world = WORLD | {"plots": {name: WORLD["plots"][name]}}
+    for number in range(60):
+        made = tell.story(world, random.Random(number), asks=True)
+        assert not re.search(r"[{}\[\]|@]", made.text), "every fact is filled in"
+        first, facts = made.text[:300], made.facts
+        assert facts["n"] in first and facts["n.kind"] in first and len({facts["n"], facts["f"], facts["t"]}) == 3
+        assert facts["f"] in made.text and made.questions
+        for question, answer, others, _ in made.questions:
+            assert question.endswith("?") and tell.says(made.text, answer) and answer not in others
+
+
+def test_the_facts_hold_to_the_end():
+    """A thing that is lost has one colour in the whole story, and a name one gender."""
+    world = WORLD | {"plots": {"lost": WORLD["plots"]["lost"]}}
+    for number in range(100):
+        made = tell.story(world, random.Random(number))
+        bare = made.facts["o.bare"]
+        colours = set(re.findall(rf"(\w+) {bare}\b", made.text)) & set(WORLD["lists"]["colours"])
+        assert colours == {made.facts["o.colour"]}
+        assert (made.facts["f.he"] == "she") == (made.facts["f"] in WORLD["girls"])
 
 
 @pytest.mark.parametrize(
-    ("text", "start", "expected"),
+    ("rough", "expected"),
     [
-        ("Tom ran. Then", 0, "Tom ran."),
-        ("Tom ran", 0, None),
-        ("Tom ran. He saw a cat! And", 9, "Tom ran. He saw a cat!"),
-        ('Ben said, "Oh no. My ball!" He cried.', 11, 'Ben said, "Oh no. My ball!"'),
-        ('Ben said, "I can," and smiled. He', 11, 'Ben said, "I can," and smiled.'),
-        ('"Oh no!" said Tom. "I lost', 19, None),
-        ('"Oh no!" said Tom. "I lost it." Then', 20, '"Oh no!" said Tom. "I lost it."'),
-        ("", 0, None),
+        ("he saw a orange  cat. she ran", "He saw an orange cat. She ran."),
+        ('"what is it?" asked Tom. it was a owl.', '"What is it?" asked Tom. It was an owl.'),
+        ('"stop!" he said. "now we go."', '"Stop!" he said. "Now we go."'),
+        ("Tom: so it is. / Ann: good.", "Tom: So it is.\nAnn: Good."),
+        ("", ""),
     ],
 )
-def test_a_sentence_ends_where_it_ends(text, start, expected):
-    assert tell.sentence(text, start) == expected
+def test_words_are_tidied(rough, expected):
+    assert tell.tidy(rough) == expected
 
 
-STORY = SimpleNamespace(
-    names={"Tom", "Lily"}, pronouns=set(), text="Tom the bear went to the big park with a red ball. He was happy."
-)
+def test_alternatives_and_facts_are_filled_in_within_each_other():
+    rng = random.Random(0)
+    made = {tell.expand("[{x}|a [big|small] {y}]", {"x": "one\ntwo", "y": "[cat|dog]"}, {}, rng) for _ in range(200)}
+    assert made == {"one", "two", "a big cat", "a big dog", "a small cat", "a small dog"}
 
 
-@pytest.mark.parametrize(
-    ("new", "expected"),
-    [
-        ("But then, he saw a small cat.", ""),
-        ("But then, Lily came and said hello.", ""),
-        ("But then, Sammy came and said hello.", "a stranger"),
-        ("But then, he ate 3 cakes.", "characters"),
-        ("But then, he ate a café.", "characters"),
-        ("But then,", "length"),
-        ("But then, " + "he ran and ran and then he sat and then he ate and so on and on and on he went.", "length"),
-        ("But then, he had a beer.", "a bad word"),
-        ("But then, he was so so happy.", "a word twice"),
-        ("But then, he was very very happy.", ""),
-        ("But then, cake and cake or cake or a cake came.", "a word too often"),
-        ("But then, he saw Mr.", "a stranger"),
-        ("But then, he went to the big park with a red hat.", "said before"),
-    ],
-)
-def test_each_fault_is_seen(new, expected):
-    assert tell.fault(new, "But then,", STORY) == expected
+def test_a_wording_that_repeats_is_drawn_again():
+    before = set(tell.runs("the cat sat on the mat"))
+    assert tell.stale("And the cat sat on the hat", before, "But")
+    assert not tell.stale("And the cat lay on the mat", before, "But")
+    assert tell.stale("And then", set(), "And") and not tell.stale("And then", set(), "But")
+    assert tell.stale("Tom: Yes.", set(), "Tom:") and not tell.stale("Tom: Yes.", set(), "Ann:")
 
 
-def test_a_pronoun_that_fits_no_character_is_a_fault():
-    story = SimpleNamespace(names={"Lily", "Anna"}, pronouns=tell.HE, text="")
-    assert tell.fault("Lily lost his hat.", "Lily", story) == "a pronoun"
-    assert tell.fault("Lily lost her hat.", "Lily", story) == ""
+def test_nobody_answers_their_own_question():
+    assert tell.ANSWERS_ITSELF.search("Tom: What is it?\nTom: A cat.")
+    assert not tell.ANSWERS_ITSELF.search("Tom: What is it?\nAnn: A cat.\nAnn: A big one.")
+    seams = [d.text for d in documents(400) if d.form == "dialogue"]
+    assert len(seams) > 20 and not any(re.search(r"(?m)^(\w+): .*\n\1: ", text) for text in seams)
 
 
-class ScriptedEngine:
-    """Ends sentences from a list, a letter a step; as much of the engine as the teller uses."""
-
-    def __init__(self, answers):
-        self.answers, self.open, self.asked, self.seeds = iter(answers), {}, 0, []
-
-    def add(self, prompt, params):
-        self.asked += 1
-        self.seeds.append(params.seed)
-        self.open[self.asked] = next(self.answers)
-        return self.asked
-
-    def step(self):
-        deltas = []
-        for request, text in list(self.open.items()):
-            self.open[request] = text[1:]
-            deltas.append(SimpleNamespace(request=request, text=text[:1], finish_reason=None if text[1:] else "length"))
-            if not text[1:]:
-                del self.open[request]
-        return deltas
-
-    def cancel(self, request):
-        self.open.pop(request, None)
+def test_who_goes_on_speaking_stays_on_the_line():
+    assert tell.in_turn("Tom: Yes.\nTom: Good.\nTom: Come!\nAnn: No.") == "Tom: Yes. Good. Come!\nAnn: No."
 
 
-def teller(answers, moral=False):
-    made = object.__new__(tell.Teller)
-    tokenizer = SimpleNamespace(encode=lambda text, bos: list(text.encode()))
-    made.llm = SimpleNamespace(tokenizer=tokenizer, chat=lambda messages: [0])
-    made.engine, made.grid, made.seed, made.moral = ScriptedEngine(answers), GRID, 1, moral
-    made.story_of, made.tokens, made.given_up = {}, 0, 0
-    return made
+def test_chapters_keep_their_people():
+    for made in (d for d in documents(300) if d.form == "chapters"):
+        parts = re.split(r"Chapter \d\. ", made.text)[1:]
+        assert tell.CHAPTERS[0] <= len(parts) == len(made.plots) <= tell.CHAPTERS[1]
+        assert all(made.facts["n"] in part and made.facts["f"] in part for part in parts)
 
 
-def test_a_story_is_its_beginnings_each_ended_once_and_nothing_behind_the_end():
-    beats = tell.outline(GRID, 1, 0, False)[2]
-    ends = [f" thing number {x}" + ('."' if b.count('"') % 2 else ".") for b, x in zip(beats, "abcdefghij", strict=False)]
-    made = teller([end + " And more" for end in ends])
-    (story,) = made.tell([0], together=1)
-    assert story.text == " ".join(map("".join, zip(beats, ends, strict=True))) and made.given_up == 0
-
-
-def test_a_moral_is_asked_for_in_one_way_and_told_in_another():
-    beats = tell.outline(GRID, 1, 0, True)[2]
-    ends = [f" thing number {x}" + ('."' if b.count('"') % 2 else ".") for b, x in zip(beats, "abcdefghij", strict=False)]
-    (story,) = teller(ends, moral=True).tell([0], together=1)
-    assert "So now we know: " in story.text and "moral" not in story.text
-
-
-def test_a_fault_is_tried_again_with_another_seed_and_four_end_the_story():
-    good = teller([" 1."] * 3 + [" went home to bed."] * 20)
-    good.begin(0)
-    while good.engine.asked < 5 and not good.step():
-        pass
-    assert len(set(good.engine.seeds[:5])) == 5, "three faults, then a sentence, then the next one"
-    bad = teller([" 1."] * 4)
-    assert list(bad.tell([0], together=1)) == [] and bad.given_up == 1 and bad.engine.asked == tell.TRIES
+def test_a_moral_stands_at_the_end_and_only_where_it_is_asked_for():
+    assert all(tell.MORAL in d.text.split(". ")[-1] or tell.MORAL in d.text[-120:] for d in build.morals(WORLD, 1, 30))
+    assert not any(tell.MORAL in d.text for d in documents(200))
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_rare_words_and_repetitions_are_left_out_and_counted():
-    looks = ("red", "big", "sad")
-    plain = [f"the {a} cat saw the {b} dog near the old tree and went home" for a in looks for b in looks]
-    again = plain[0] + " again again again"
-    kept, left_out = build.clean([*plain, "the red cat saw a zyzzyva", again, plain[1]])
-    assert left_out["a rare word"] >= 1 and left_out["told before"] >= 1
-    assert len(kept) + sum(left_out.values()) == len(plain) + 3
-    assert not any("zyzzyva" in text for text in kept) and len(set(kept)) == len(kept)
-    assert build.clean(list(reversed([*plain, again])))[0] == build.clean([*plain, again])[0], "the order told does not matter"
+def found_in(text, form="story"):
+    facts = {"n": "Tom", "f": "Ben", "t": "Max", "e": "Dad", "n.he": "he", "f.he": "he", "t.he": "he", "e.he": "he"}
+    long = " ".join(
+        f"Tom saw {number} more of them near the {place}." for number in "abcdef" for place in ("lake", "hill", "mill")
+    )
+    return build.fault(tell.Document(form, [], facts, f"{text} {long}"))
 
 
-THINGS = [thing.partition(" ")[2] for thing in GRID["things"]]
-COUPLES = (("Tom", "Lily"), ("Sue", "Amy"))
-NAMED = [f'{n} the bear saw {f}. "Oh, {n}!" said {f}. It was {n}\'s {thing}.' for n, f in COUPLES for thing in THINGS]
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Tom the bear met Ben.", ""),
+        ("Tom met Lily.", "a stranger"),
+        ("Tom ate a café.", "characters"),
+        ("Tom ran .", "characters"),
+        ('"Oh no, said Tom.', "characters"),
+        ("Tom ate a apple.", "a or an"),
+        ("Tom was so so sad.", "a word twice"),
+        ("Tom lost her hat.", "a pronoun"),
+        ("Tom went to the sea. Tom went to the sea.", "a sentence twice"),
+        ('"What is that," said Tom.', "a question mark"),
+        ('"Let us go?" said Tom.', "a question mark"),
+    ],
+)
+def test_each_fault_is_seen(text, expected):
+    assert found_in(text) == expected
 
 
-def names_in(text):
-    return re.findall(rf"\b(?:{'|'.join(GRID['girls'] + GRID['boys'])})\b", text)
+def test_what_has_a_fault_or_was_told_before_is_left_out_and_counted():
+    made = documents(40)
+    short = tell.Document("story", [], made[0].facts, "Too short.")
+    kept, left_out = build.clean([*made, short, made[0]])
+    assert left_out["length"] >= 1 and left_out["told before"] >= 1
+    assert len(kept) + sum(left_out.values()) == 42 and len(kept) > 35
 
 
-def test_a_retold_story_has_other_people_and_nothing_else_is_other():
-    told = build.retell(NAMED, 4, GRID)
-    pattern = rf"\b(?:{'|'.join(GRID['girls'] + GRID['boys'])})\b"
-    plots = {re.sub(pattern, "X", text): text for text in NAMED}
-    assert {re.sub(pattern, "X", text) for text in told} == set(plots) and set(NAMED) <= set(told)
-    for text in told:
-        n, f, again, friend, owner = names_in(text)
-        assert n == again == owner != f == friend, "who is who stays"
-        assert {name in GRID["girls"] for name in (n, f)} in ({True, False}, {True}), "girls stay girls"
-    assert build.retell(NAMED, 1, GRID) == sorted(NAMED, key=build.digest)
-    assert told == build.retell(NAMED, 4, GRID)
-
-
-def test_no_telling_of_a_story_stands_on_both_sides():
-    from minillm.training.data import split
-
-    stories = [text.replace("bear", kind) for text in NAMED[: len(THINGS)] for kind in GRID["kinds"]]
-    learn, judge = split(build.SEPARATOR.join(build.retell(stories, 4, GRID)), "<|endoftext|>", build.HELD_OUT)
-    assert len(judge) >= 3 and len(learn) > 3 * (len(stories) - len(judge))
-    sides = [{re.sub("|".join(GRID["girls"] + GRID["boys"]), "X", text) for text in side} for side in (learn, judge)]
-    assert not sides[0] & sides[1]
+def test_a_held_out_question_has_four_answers_and_one_is_right():
+    items = build.questions(WORLD, 1, 80)
+    assert items == build.questions(WORLD, 1, 80)
+    for item in items:
+        assert len(set(item["choices"])) == 4 and tell.says(item["story"], item["choices"][item["answer"]])
+        assert build.mentioned(item["story"], item["choices"]) >= 2, "a wrong answer is in the story too"
+    assert {item["answer"] for item in items} == {0, 1, 2, 3}
 
 
 def test_what_is_packed_is_counted(tmp_path):
@@ -200,12 +174,22 @@ def test_what_is_packed_is_counted(tmp_path):
     assert learn == stories
 
 
-def test_the_shipped_stories_have_no_moral_and_the_others_have():
-    text = {name: read(name) for name in ("stories", "morals")}
-    assert not any("So now we know:" in s for s in text["stories"])
-    assert all("So now we know:" in s for s in text["morals"])
-    told = json.loads((FOLDER / "statistics.json").read_text())
-    assert {name: len(stories) for name, stories in text.items()} == {name: told[name]["stories"] for name in text}
+def test_the_shipped_files_are_what_the_scripts_make():
+    """Their beginnings; `build.py --check` compares the rest with statistics.json."""
+    made = {"stories": build.stories(WORLD, build.SEED, 50), "morals": build.morals(WORLD, build.SEED, 20)}
+    known = json.loads((FOLDER / "statistics.json").read_text())
+    for name, first in made.items():
+        kept = [document.text for document in build.clean(first)[0]]
+        shipped = read(name)
+        assert shipped[: len(kept)] == kept and len(shipped) == known[name]["stories"]
+    with lzma.open(FOLDER / "questions.jsonl.xz", "rt") as file:
+        assert [json.loads(next(file)) for _ in range(10)] == build.questions(WORLD, build.SEED, 10)
+
+
+def test_the_shipped_stories_have_no_moral_and_use_few_words():
+    known = json.loads((FOLDER / "statistics.json").read_text())
+    assert not any(tell.MORAL in s for s in read("stories")) and all(tell.MORAL in s for s in read("morals"))
+    assert known["stories"]["different_words"] <= 2500 and known["stories"]["packed_bytes"] <= 6_000_000
 
 
 def read(name):

@@ -359,6 +359,17 @@ def test_what_is_told_goes_on_from_the_beginnings_with_the_vectors_of_the_target
     assert [(drawn[i] != told.ids[i]).any() for i in range(6)] == [False, True] * 3
 
 
+def test_a_text_ends_at_its_own_end_and_not_at_one_in_its_prompt():
+    llm = target()
+    beginnings = [[3, 7, 5], [3, 4, 5]]
+    greedy = generate_texts(llm.transformer, beginnings, 12, [], seed=3)
+    assert greedy.counts.tolist() == [13, 13]
+    said = int(greedy.ids[0, 6])
+    told = generate_texts(llm.transformer, beginnings, 12, [7, said], seed=3)
+    first = greedy.ids[0].tolist().index(said, 3)
+    assert said != 7 and 7 not in greedy.ids[0, 3:first] and told.counts[0] == first + 1
+
+
 def test_batches_are_whole_texts_each_once_an_epoch_and_ended_ones_do_not_count():
     _, told = told_by(target())
     told.counts[2] = 4

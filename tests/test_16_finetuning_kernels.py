@@ -16,8 +16,8 @@ from minillm.model.adapters import prepare
 from minillm.model.lora import MATRICES, Adapter
 from minillm.model.transformer import Segment
 
-CASES = [("like tiny", "F16"), ("like tiny-draft", "both"), ("halves of registers", "F32"), ("like tiny", "packed q, v, down"),
-         ("like tiny-draft", "packed k, o, gate")]  # fmt: skip
+CASES = [("like tiny", "F16"), ("narrow", "both"), ("halves of registers", "F32"), ("like tiny", "packed q, v, down"),
+         ("narrow", "packed k, o, gate")]  # fmt: skip
 Q_V, O_DOWN = ("attn_q", "attn_v"), ("attn_output", "ffn_down")
 
 

@@ -15,7 +15,7 @@ from minillm.model.lora import MATRICES
 from minillm.training import lora, model
 from minillm.training.checkpoint import State
 from minillm.training.layer import EVERY_WEIGHT, layer_forward
-from minillm.training.memory import METHODS, layer_activations, measured_peak, step_memory
+from minillm.training.memory import METHODS, activation_bytes, measured_peak, step_memory
 from minillm.training.optimizer import adamw, clip, zeros_like
 from minillm.training.paged import paged
 from minillm.training.qlora import quantize_base
@@ -123,8 +123,9 @@ def test_activations_are_the_arrays_that_a_layer_keeps(shape, adapted):
     angles = model.angles_of(config, weights, tokens)
     _, kept = layer_forward(x, model.layer_weights(weights, 0), config, angles, 2, products)
     arrays = {id(a): a.size for a in (getattr(kept, name) for name in kept.__slots__) if a is not None}
-    assert sum(arrays.values()) == 14 * layer_activations(config, adapted)
-    assert (layer_activations(config, adapted) == layer_activations(config)) == (adapted in (None, MATRICES))
+    one = replace(config, n_layers=1)
+    assert 4 * sum(arrays.values()) == activation_bytes(one, 2, 7, adapted)
+    assert (activation_bytes(one, 2, 7, adapted) == activation_bytes(one, 2, 7)) == (adapted in (None, MATRICES))
 
 
 def test_lora_takes_less_than_half_of_full_fine_tuning_and_qlora_less_than_lora():

@@ -9,6 +9,7 @@ from script_help import DATA, script
 
 from minillm import LLM, SamplingParams
 from minillm.bench import pair
+from minillm.bench import stories as questions
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.random_model import TINY, random_model
@@ -29,12 +30,14 @@ def draft():
     return LLM("tiny-draft")
 
 
-@pytest.mark.parametrize(("name", "most_bytes", "parameters"), [("tiny", 8e6, (2e6, 4e6)), ("tiny-draft", 1.5e6, (0, 0.5e6))])
-def test_the_files_are_small_and_in_sixteen_bits(name, most_bytes, parameters):
+@pytest.mark.parametrize(("name", "most_bytes", "parameters"), [("tiny", 8e6, (3e6, 4e6)), ("tiny-draft", 2e6, (0.5e6, 0.9e6))])
+def test_the_files_are_small_in_sixteen_bits_and_every_block_format_fits(name, most_bytes, parameters):
     path = zoo.resolve(name)
     assert path == zoo.download(name) and path.stat().st_size <= most_bytes
     with open_gguf(path) as file:
-        assert {t.type.name for t in file.tensors.values() if len(t.shape) == 2} == {"F16"}
+        matrices = [t for t in file.tensors.values() if len(t.shape) == 2]
+        assert {t.type.name for t in matrices} == {"F16"}
+        assert {t.shape[1] % 256 for t in matrices} == {0}, "k-quants take rows of 256"
         assert parameters[0] <= sum(int(np.prod(t.shape)) for t in file.tensors.values()) <= parameters[1]
 
 
@@ -109,6 +112,20 @@ def test_perplexity_in_the_card_is_measured(stories, draft):
 
 
 @pytest.mark.slow
+def test_the_models_answer_questions_as_the_card_says(stories):
+    figures = json.loads((DATA / "models" / "figures.json").read_text())["questions"]["tiny"]
+    items = questions.read_items(DATA / "corpus" / "questions.jsonl.xz")
+    assert len(items) == figures["items"] and figures["right"] > figures["chance"] + 10 * figures["error"]
+    found = questions.run(stories, items[:200])
+    assert found["right"] == pytest.approx(figures["right"], abs=4 * found["error"])
+
+
+def test_far_positions_cost_no_more_than_near_ones():
+    figures = json.loads((DATA / "models" / "figures.json").read_text())["positions"]["tiny"]
+    assert figures["768 to 1023"] <= 1.1 * figures["256 to 512"]
+
+
+@pytest.mark.slow
 def test_the_models_know_who_is_who(stories, draft):
     """They once did not, at a fine perplexity: every name was as likely as the hero's, 1 in 32."""
     card, figures = script("models/card.py"), json.loads((DATA / "models" / "figures.json").read_text())["names"]
@@ -116,22 +133,11 @@ def test_the_models_know_who_is_who(stories, draft):
     assert card.who_is_who(draft, held_out) == figures["tiny-draft"] | {
         "probability": pytest.approx(figures["tiny-draft"]["probability"], rel=1e-3)
     }
-    assert card.who_is_who(stories, held_out[:30])["probability"] > 0.5 and figures["tiny"]["probability"] > 0.5
+    assert card.who_is_who(stories, held_out[:30])["probability"] > 0.6 and figures["tiny"]["probability"] > 0.7
     for name in ("Lily", "Tom", "Zoe", "Billy"):
-        ids = stories.tokenizer.encode(f"There was a mouse named {name}. {name} liked to play. One day,")
+        ids = stories.tokenizer.encode(f"Once upon a time there was a mouse named {name}. A cat lived next door. One day,")
         says = pair.probe(stories, ids)[-1]
         assert int(says.argmax()) == stories.tokenizer.encode(f" {name}", bos=False)[0]
-
-
-def test_the_corpus_is_what_its_statistics_say():
-    build = script("corpus/build.py")
-    told = json.loads((DATA / "corpus" / "statistics.json").read_text())
-    assert {"stories"} <= told.keys()
-    for name, numbers in told.items():
-        found = build.statistics(DATA / "corpus" / f"{name}.txt.xz")
-        assert found == {key: numbers[key] for key in found}
-        assert numbers["told"] == numbers["kept"] + sum(numbers["left_out"].values())
-    assert sum(n["packed_bytes"] for n in told.values()) <= 4e6
 
 
 # --- how acceptance is counted ----------------------------------------------------------------------------------------

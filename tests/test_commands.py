@@ -135,7 +135,7 @@ def test_an_experiment_of_a_card_is_a_command_or_a_file():
         ("minillm quiz --deck 08", "no deck"),
         ("minillm generate hello --model smollm2-1m", "no model is called"),
         ("minillm train --config data/models/none.toml", "there is no data/models/none.toml"),
-        ("minillm course kills 03.7", "no exercise or lesson '03.7'"),
+        ("minillm course kills 03.9", "no exercise or lesson '03.9'"),
         ("minillm generate 'hello", "no command line"),
         ("python -m minillm.engine.nothing FILE", "no module to run"),
     ],

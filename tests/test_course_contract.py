@@ -43,7 +43,7 @@ def test_an_exercise_has_a_lesson_a_title_hints_points_tests_and_wrong_solutions
     assert exercise.lesson in COURSE.lessons.values(), f"no lessons/{id[:2]}_*.md"
     assert exercise.title, f"the function around {id} needs a docstring: its first line is the title"
     assert exercise.tests and exercise.points > 0, f"no test carries @exercise({id!r})"
-    assert exercise.hints, f"no test of {id} has a hint"
+    assert len(exercise.hints) >= 3, f"{id} needs three rungs of hints: a question that points, the means, the first line"
     assert all(test.file.startswith(f"test_{exercise.lesson}") for test in exercise.tests), "tests are in test_NN_name*.py"
     assert sum(wrong.exercise == id for wrong in WRONGS) >= 3, f"tests/wrong/ needs three wrong solutions of {id}"
     assert 1 <= exercise.lines <= 20, "a region holds the idea, not the function"

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from minillm import cli
+from minillm import cli, plots
 from minillm.course.notebooks import build as builder
 from minillm.course.notebooks.contract import NotebookError, differences, problems, source_hash
 
@@ -86,8 +87,9 @@ print("one")
 6 * 7
 
 # %% tags=["drawing"]
-fig, (axes,) = plots.figure()
-plots.bars(axes, ["with", "without"], [2, 1], "tokens/s")
+fig, (left, right) = plots.figure(2)
+plots.ttft_plot(left, {"with": ([1, 2], [0.1, 0.2])}, plots.finding("It grows", True), bound=([1, 2], [0.1, 0.1], "floor"))
+plots.throughput_plot(right, {"with": 2, "without": 1}, "Twice as fast", (2, "ceiling"))
 plots.show(fig)
 
 # %% tags=["timing"]
@@ -184,8 +186,8 @@ def spoil(example, how):
         cells[1]["execution_count"] = None
     elif how == "skipped with outputs":
         cells[4]["outputs"] = cells[1]["outputs"]
-    elif how == "five figures":
-        cells[2]["outputs"] *= 5
+    elif how == "six figures":
+        cells[2]["outputs"] *= 6
     elif how == "warning":
         cells[1]["outputs"].append({"output_type": "stream", "name": "stderr", "text": ["x.py:3: FutureWarning\n"]})
     elif how == "path":
@@ -204,7 +206,7 @@ def spoil(example, how):
         ("error", "cell 2 failed: ValueError: no"),
         ("not run", "cell 2 was not executed"),
         ("skipped with outputs", "cell 5 is tagged skip-execution and has outputs"),
-        ("five figures", "5 figures, at most 4"),
+        ("six figures", "6 figures, at most 5"),
         ("warning", "cell 2 wrote to standard error: x.py:3: FutureWarning"),
         ("path", "cell 2 shows something of this machine"),
         ("address", "cell 2 shows something of this machine: at 0x7f"),
@@ -287,3 +289,85 @@ def test_the_model_at_hand_is_smollm2_where_it_is_present(smollm2_path, monkeypa
     monkeypatch.delenv("MINILLM_NOTEBOOK_MODEL", raising=False)
     said = []
     assert model_at_hand(say=said.append).config.n_layers == 30 and "134.5 million" in said[0]
+
+
+# --- pictures that say what their data do not -----------------------------------------------------------------------------
+
+FALSE = {
+    "a title about times": ('plots.finding("It grows", 1 > 2)', "refute this title: 'It grows'"),
+    "a title about counts": ('plots.finding("It grows", 1 > 2, counted=True)', "refute this title: 'It grows'"),
+    "a point over its ceiling": (
+        "plots.throughput_plot(axes, {'with': 2.2}, 'Fast', (2, 'ceiling'))",
+        "2.2 lies over its ceiling of 2",
+    ),
+    "a point under its floor": (
+        "plots.ttft_plot(axes, {'with': ([1, 2], [0.1, 0.09])}, 'Soon', bound=([1, 2], [0.1, 0.1], 'floor'))",
+        "with: 0.09 lies under its floor of 0.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+@pytest.mark.parametrize("how", ["strict", "quiet", "warn"])
+def test_a_false_picture_fails_a_build_and_warns_a_reader(name, how, monkeypatch, recwarn):
+    monkeypatch.setenv("MINILLM_PLOTS", how)
+    line, says = FALSE[name]
+    _, (axes,) = plots.figure()
+    if how == "strict" or "counts" in name:
+        with pytest.raises(plots.FalsePicture, match=re.escape(says)):
+            exec(line, {"plots": plots, "axes": axes})
+        return
+    exec(line, {"plots": plots, "axes": axes})
+    assert [says in str(w.message) for w in recwarn] == ([True] if how == "warn" else [])
+
+
+def test_what_lies_within_a_twentieth_of_its_bound_is_measured_not_wrong(monkeypatch):
+    monkeypatch.setenv("MINILLM_PLOTS", "strict")
+    plots.check_ceiling("pace", [2.09, 1.0], [2.0, 2.0])
+    plots.check_floor("time", [0.096], [0.1])
+    with pytest.raises(plots.FalsePicture):
+        plots.check_ceiling("pace", [1.0, 2.11], [2.0, 2.0])
+
+
+def test_a_notebook_without_one_of_both_plots_is_named(built, example):
+    """The figure of the example shows both; one that lost a panel does not."""
+    (figure,) = [c for c in example["cells"] if c.get("metadata", {}).get("tags") == ["drawing"]]
+    panels = figure["outputs"][0]["metadata"]["image/png"]["minillm"]
+    assert [panel["y"] for panel in panels] == ["TTFT (ms)", "throughput (tokens/s)"]
+    lost = panels.pop()
+    assert problems(example, EXAMPLE) == ["no picture has throughput on its y axis"]
+    panels[:] = [lost]
+    assert problems(example, EXAMPLE) == ["no picture has the time to the first token on its y axis"]
+
+
+def machine(**changed):
+    from minillm.bench.machine import Machine
+
+    rates = {"read_bytes_per_s": 3e10, "flops_per_s": 1e11, "kernel_flops_per_s": 2e11}
+    return Machine(**(rates | {"cores": 2, "cpu": "a"} | changed))
+
+
+def test_all_notebooks_have_one_machine(tmp_path, monkeypatch):
+    from minillm.bench import machine as bench
+
+    def measured(**changed):
+        monkeypatch.setattr(bench, "measure_machine", lambda *_, **__: machine(**changed))
+        return lambda names: builder.same_machine(tmp_path, names)
+
+    def kept():
+        return json.loads((tmp_path / "machine.json").read_text())["read_bytes_per_s"]
+
+    measured()([])
+    assert kept() == 3e10
+    measured(read_bytes_per_s=2e10)(["02"])
+    assert kept() == 3e10, "what was reached once can be reached"
+    measured(read_bytes_per_s=3.2e10)(["02"])
+    assert kept() == 3.2e10
+    with pytest.raises(NotebookError, match="read_bytes_per_s grew by more than a tenth. Build all"):
+        measured(read_bytes_per_s=4e10)(["02"])
+    with pytest.raises(NotebookError, match="it was 2 cores of a"):
+        measured(cores=4)(["02"])
+    measured(read_bytes_per_s=4e10)([])
+    assert kept() == 4e10
+    monkeypatch.setenv("MINILLM_MACHINE", str(tmp_path / "machine.json"))
+    assert bench.kept_machine().read_bytes_per_s == 4e10

@@ -1,13 +1,11 @@
-"""From what tell.py wrote to the corpus that is shipped: cleaned, without duplicates, packed, counted.
+"""The corpus that is shipped: told by tell.py, looked through, packed, counted.
 
-    python data/corpus/build.py raw_0.jsonl raw_1.jsonl --retell 4 --out stories
+    python data/corpus/build.py                                # stories, morals, questions, statistics; some minutes
     python data/corpus/build.py --check                        # statistics.json against the files that are here
 
-A story goes if a word in it occurs in few others (a slip of the larger model, or a word that a small one could not learn), or
-if most of its runs of eight words have been seen. --retell: each story several times, its people under other names, so that a
-model cannot know by heart who did what and has to look back; a story that is held out (by data.split) is told once, and no
-retelling of another comes to stand beside it. Stories stand in the order of their hash, one after another with <|endoftext|>
-between them, in a file packed with xz.
+The grammar makes no mistakes on purpose, but rules that a program can check are checked on every document: one that has a fault
+is left out and counted. Documents stand in the order of their numbers, one after another with <|endoftext|> between them, in
+a file packed with xz. Questions stand by themselves, one JSON object a line, about stories that are in none of the other files.
 """
 
 import argparse
@@ -17,119 +15,205 @@ import lzma
 import random
 import re
 import sys
-import tomllib
 from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import tell  # noqa: E402  the module beside this one
+
 SEPARATOR = "\n<|endoftext|>\n"
-RARE = 3  # stories that a word must occur in
-RUN = 8  # words
-HELD_OUT = 0.03  # share, as in data/models/tiny.toml
-MOST_SEEN = 0.5  # share of a story's runs that occurred in earlier ones
+RUN = 8  # words; how much of the text is new is counted in such runs
+SEED, DOCUMENTS, MORALS, QUESTIONS = 1, 40_000, 1_000, 1_000
+WORDS = {"story": (80, 320), "dialogue": (30, 250), "chapters": (350, 900)}  # fewest and most
+LINES = (6, 16)  # of a dialogue
+KINDS = 0.15  # share of held-out questions that ask what somebody is; every story can answer these
+NOT_NAMES = set(
+    re.findall("[A-Z][a-z]*", "I Mom Dad Grandma Grandpa Oh Yes No Once One Two The A An And But So Then Chapter Monday")
+)
+NOT_NAMES |= {"Tuesday", "Wednesday", "Sunday"}
+SHE, HE = {"she", "her", "hers", "herself"}, {"he", "his", "him", "himself"}
+WOMEN = {"mother", "woman", "goose", "grandma", "sisters"}
+MEN = {"father", "man", "king", "giant", "farmer", "postman", "brother"}
+QUESTION = (  # that does not end in a question mark
+    r"(?:^|[.!?] |\")(?:and |but |so )?"
+    r"(?:(?:what|where|who|how|why|when) (?:is|was|are|were|do|does|did|shall|will|can|could|should)"
+    r"|(?:shall|do|did|can|does|will) (?:i|we|you|it))\b[^.!?]*[a-z](?:[.!]|,\")"
+)
+NO_QUESTION = r"(?:^|[.!?] |\")(?:Let us|We|You never|I (?:hope|think|want)|They)\b[^.!?\"]*[?]"  # that does
 
 
 def words_of(text):
     return re.findall(r"[a-z']+", text.lower())
 
 
-def digest(text):
-    return hashlib.sha256(text.encode()).digest()
+def fault(document):  # -> what is wrong with a document, or ""
+    """Cheap rules, each for a fault that was seen while the grammar was written."""
+    text, words = document.text, words_of(document.text)
+    if re.search(r"[^A-Za-z0-9' ,.!?\":;\n-]|[ ][.,!?]|[.,!?][.,]|  ", text) or text.count('"') % 2:
+        return "characters"
+    least, most = WORDS[document.form]
+    if not least <= len(words) <= most:
+        return "length"
+    if document.form == "dialogue" and not LINES[0] <= text.count("\n") <= LINES[1]:
+        return "length"
+    if re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiouh]", text):
+        return "a or an"
+    if re.search(r"\b([a-z']+) \1\b", text):
+        return "a word twice"
+    if strangers(text, document):
+        return "a stranger"
+    if wrong_pronoun(set(words), document):
+        return "a pronoun"
+    if document.form == "story" and said_twice(text):
+        return "a sentence twice"
+    return "a question mark" if re.search(NO_QUESTION, text) or re.search(QUESTION, text, re.I) else ""
 
 
-def clean(stories, others=()):  # [text], [text] -> [text], {reason: how many}
-    """Stories worth learning from, in the order of their hash. others: texts whose words are known too."""
-    left_out = Counter()
-    stories = sorted(stories, key=digest)
-    occurs = Counter(word for text in (*stories, *others) for word in set(words_of(text)))
-    seen, kept = set(), []
-    for text in stories:
-        words = words_of(text)
-        runs = {hash(tuple(words[i : i + RUN])) for i in range(len(words) - RUN + 1)}
-        if any(occurs[w] < RARE for w in words):
-            left_out["a rare word"] += 1
-        elif len(runs & seen) > MOST_SEEN * len(runs):
-            left_out["told before"] += 1
-        else:
-            seen |= runs
-            kept.append(text)
-    return kept, dict(left_out)
+def strangers(text, document):  # -> names that nobody in the document has
+    """Words with a capital that do not open a sentence, a speech or a line."""
+    people = {document.facts[who] for who in "nft"} | NOT_NAMES | set(document.others)
+    titles = " ".join(document.facts.get(key, "") for key in ("name", "sound"))  # of a boat, a game
+    return set(re.findall(r"(?<=[a-z,;] )[A-Z][a-z]+", text)) - people - set(titles.split())
 
 
-def retell(stories, times, grid):  # [text], int, {"girls", "boys"} -> [text]
-    """Each story, and times - 1 more tellings with other names; girls stay girls. What is held out is told once."""
-    told = []
-    for text in stories:
-        told.append(text)
-        if held_out(text):
+def wrong_pronoun(words, document):
+    """Is there a she where nobody is one, or a he?"""
+    facts = document.facts
+    present = [who for who in "nfte" if facts[who].lower() in words]
+    girls = {facts[f"{who}.he"] == "she" for who in present}
+    she = True in girls or words & WOMEN or document.form == "chapters"
+    he = False in girls or words & MEN or document.form == "chapters"
+    return bool(not she and words & SHE or not he and words & HE)
+
+
+def said_twice(text):
+    sentences = [s.strip() for s in re.findall(r"[^.!?]+", text.lower().split("\n\n")[0]) if len(s.split()) > 3]
+    return len(set(sentences)) < len(sentences)
+
+
+def stories(world, seed, count):  # -> [Document]
+    return [tell.document(world, seed, number) for number in range(count)]
+
+
+def morals(world, seed, count):  # -> [Document]
+    """Stories that end with a moral; no other document has one."""
+    return [tell.story(world, random.Random(f"{seed}:moral:{number}"), moral=True) for number in range(count)]
+
+
+def questions(world, seed, count):  # -> [{"story", "question", "choices", "answer", "about"}]
+    """Held out: one question each about stories of their own, with four answers. At least one wrong answer is mentioned too."""
+    items, number = [], 0
+    while len(items) < count:
+        rng = random.Random(f"{seed}:question:{number}")
+        made, number = tell.story(world, rng, asks=True), number + 1
+        kinds = rng.random() < KINDS
+        asked = [item for item in made.questions if item[3].endswith(".kind") == kinds and mentioned(made.text, item[2])]
+        asked = [item for item in asked if len(item[2]) == 3]
+        if fault(made) or not asked:
             continue
-        rng = random.Random(digest(text))
-        others = (with_names(text, grid, rng) for _ in range(2 * times))
-        told += [other for other in others if not held_out(other)][: times - 1]
-    return sorted(told, key=digest)
+        question, answer, others, about = rng.choice(asked)
+        choices = [answer, *others]
+        rng.shuffle(choices)
+        item = {"story": made.text, "question": question, "choices": choices, "answer": choices.index(answer), "about": about}
+        items.append(item)
+    return items
 
 
-def with_names(text, grid, rng):  # -> the text with other names
-    """Every name of the grid that occurs gets another of its kind; two people never get one name."""
-    new = {}
-    for names in (grid["girls"], grid["boys"]):
-        present = [name for name in names if re.search(rf"\b{name}\b", text)]
-        new |= dict(zip(present, rng.sample(names, len(present)), strict=True))
-    return re.sub(rf"\b({'|'.join(new)})\b", lambda m: new[m[0]], text) if new else text
+def mentioned(text, answers):
+    """How many have all their words in the text? A wrong answer that has none could be told without reading."""
+    return sum(tell.says(text, answer) for answer in answers)
 
 
-def held_out(text):
-    """Is it on the side that `minillm train` keeps for judging?"""
-    from minillm.training.data import split
-
-    return bool(split(text, SEPARATOR.strip(), HELD_OUT)[1])
+def clean(documents):  # [Document] -> [Document], {reason: how many}
+    left_out, kept, seen = Counter(), [], set()
+    for document in documents:
+        reason = "told before" if document.text in seen else fault(document)
+        left_out.update([reason] if reason else [])
+        kept += [] if reason else [document]
+        seen.add(document.text)
+    return kept, dict(left_out)
 
 
 def statistics(path):  # path -> {what: number}
     """What a packed file holds, counted from the file."""
-    packed = path.read_bytes()
-    text = lzma.decompress(packed).decode()
-    stories = [s.strip() for s in text.split(SEPARATOR) if s.strip()]
-    words = [w for s in stories for w in words_of(s)]
+    data = path.read_bytes()
+    text = lzma.decompress(data).decode()
+    found = [s.strip() for s in text.split(SEPARATOR) if s.strip()]
+    words = [w for s in found for w in words_of(s)]
     return {
-        "stories": len(stories),
+        "stories": len(found),
         "words": len(words),
         "different_words": len(set(words)),
         "sentences": len(re.findall(r'[.!?]"?(?=\s|$)', text)),
         "bytes": len(text.encode()),
-        "packed_bytes": len(packed),
-        "sha256": hashlib.sha256(packed).hexdigest(),
+        "packed_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
 
 
-def read(paths):  # files of tell.py -> [text]
-    return [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
+def distinct_runs(texts):  # -> share of runs of RUN words that occur here for the first time
+    seen, count = set(), 0
+    for text in texts:
+        words = words_of(text)
+        runs = [hash(tuple(words[i : i + RUN])) for i in range(len(words) - RUN + 1)]
+        count += len(runs)
+        seen.update(runs)
+    return round(len(seen) / count, 4)
 
 
-def pack(stories, path):
-    path.write_bytes(lzma.compress((SEPARATOR.join(stories) + SEPARATOR).encode(), preset=9 | lzma.PRESET_EXTREME))
+def pack(texts, path):
+    path.write_bytes(packed(SEPARATOR.join(texts) + SEPARATOR))
+
+
+def packed(text):
+    return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
+
+
+def build(name, documents):  # -> what is told of it in statistics.json
+    kept, left_out = clean(documents)
+    texts = [document.text for document in kept]
+    pack(texts, HERE / f"{name}.txt.xz")
+    forms = Counter(document.form for document in kept)
+    about = {"told": len(documents), "left_out": left_out, "kept": len(kept), "forms": dict(forms)}
+    asked = sum("\nQ: " in text for text in texts)
+    about |= {"with_questions": asked, f"distinct_runs_of_{RUN}": distinct_runs(texts)}
+    return about | statistics(HERE / f"{name}.txt.xz")
+
+
+def check(known):  # -> names of the files that differ
+    wrong = [n for n in ("stories", "morals") if known[n] | statistics(HERE / f"{n}.txt.xz") != known[n]]
+    return wrong + ["questions"] * (known["questions"] != about_questions(lzma.open(HERE / "questions.jsonl.xz", "rt").read()))
+
+
+def about_questions(text):
+    """by_mention: right answers of somebody who draws from those answers whose words the story has, and understands nothing."""
+    items = [json.loads(line) for line in text.splitlines()]
+    found = [1 / mentioned(item["story"], item["choices"]) for item in items]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"items": len(items), "chance": 0.25, "by_mention": round(sum(found) / len(found), 4), "sha256": digest}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("raw", nargs="*", type=Path, help="files of tell.py")
-    parser.add_argument("--out", help="name of the corpus")
-    parser.add_argument("--known", nargs="*", default=[], type=Path, metavar="RAW", help="more files, only to know their words")
-    parser.add_argument("--retell", type=int, default=1, metavar="N", help="tell each story N times, with other names")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--documents", type=int, default=DOCUMENTS)
     parser.add_argument("--check", action="store_true", help="only compare statistics.json with the files")
     args = parser.parse_args()
     kept_in = HERE / "statistics.json"
-    known = json.loads(kept_in.read_text()) if kept_in.exists() else {}
     if args.check:
-        wrong = [name for name, numbers in known.items() if numbers | statistics(HERE / f"{name}.txt.xz") != numbers]
+        wrong = check(json.loads(kept_in.read_text()))
         sys.exit(f"these differ from statistics.json: {', '.join(wrong)}" if wrong else 0)
-    texts, others = read(args.raw), read(args.known)
-    stories, left_out = clean(texts, others)
-    path, grid = HERE / f"{args.out}.txt.xz", tomllib.loads((HERE / "grid.toml").read_text())
-    pack(retell(stories, args.retell, grid), path)
-    known[args.out] = {"told": len(texts), "left_out": left_out, "kept": len(stories)} | statistics(path)
-    kept_in.write_text(json.dumps(known, indent=2) + "\n")
-    print(json.dumps(known[args.out], indent=2))
+    world = tell.load()
+    text = "".join(json.dumps(item) + "\n" for item in questions(world, args.seed, QUESTIONS))
+    (HERE / "questions.jsonl.xz").write_bytes(packed(text))
+    told = {
+        "morals": build("morals", morals(world, args.seed, MORALS)),
+        "questions": about_questions(text),
+        "stories": build("stories", stories(world, args.seed, args.documents)),
+    }
+    kept_in.write_text(json.dumps(told, indent=2) + "\n")
+    print(json.dumps(told, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,238 +1,318 @@
-"""Stories for a small model, told by a larger one, sentence by sentence.
+"""Stories from a grammar: facts are drawn once, and every sentence keeps to them.
 
-    python data/corpus/tell.py --stories 10000 --seed 1 --out raw.jsonl
+    python data/corpus/tell.py --stories 5 --seed 1
 
-A model of 135 million parameters that is asked for a story soon walks in circles. Asked only to end a sentence whose first
-words are given, it does well. So a story is an outline from grid.toml: who, where, what thing, and for each sentence how it
-begins. The model ends a sentence; if it has a fault, again; then the outline gives the next beginning, and so on. A story in
-which four tries of one sentence have faults is given up. (TinyStories asked a large model for whole stories, with
-words drawn at random: Eldan and Li 2023, arXiv:2305.07759. From it is the idea that the prompt, not luck, makes variety.)
-
-Many stories are told at once, as requests to one engine: continuous batching fills the places of those that have ended, and
-the prefix cache keeps what has been read of a story, so that a sentence costs its own tokens only.
-
-Every draw has a seed of its own, from (seed, story, sentence, try). The outlines are the same on every machine; the words
-may differ where two tokens are all but equally likely, since rounding depends on the processor and on the batch.
+A plot (plots/*.toml) is a row of beats, and a beat is a list of wordings. Who, where, what thing, which colour, what goes wrong
+and how it is mended are facts: drawn once for a story and put into every wording that speaks of them. So a story makes sense to
+its end, questions about it have answers, and a small model can learn that what was said before matters. A plot has branches:
+tables of facts that belong together, of which one is drawn. Nothing here learns or is learned from: a document is a function of
+the seed and its number. (A world with rules, told in sentences, is how SHRDLU and the bAbI tasks were made: Weston et al. 2015,
+arXiv:1502.05698. That a few thousand words are enough for a small model to tell stories: Eldan and Li 2023, arXiv:2305.07759.)
 """
 
 import argparse
-import json
 import random
 import re
-import sys
-import time
 import tomllib
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TRIES = 4  # of a sentence, before the story is given up
-MOST_TOKENS = 30
-MODEL = "smollm2-135m"
-
-OTHERS = {"I", "Mom", "Mommy", "Dad", "Daddy", "Mama", "Papa", "Grandma", "Grandpa", "Oh", "Yes", "No"}  # names anyone may use
-BAD = frozenset(
-    re.findall(
-        "[a-z']+",
-        "kill killed die died dead death blood drunk beer wine gun sex sexy boyfriend girlfriend god jesus hate hell damn stupid "
-        "story stories tale character reader author chapter adventure moral human humans children's user",
-    )
-)
-SHE, HE = {"she", "her", "hers", "herself"}, {"he", "his", "him", "himself"}
-MORAL = "The moral of the story is: {beginning}"  # so the larger model is asked
-TOLD = ("The moral of the story is:", "So now we know:")  # so it is told, in words that the stories have
-MORALS = ["be kind", "always", "it is good to", "never", "a friend", "do not", "when you", "even a small", "be brave", "sharing"]
+TRIES = 8  # of a wording, before one that is stale is taken all the same
+RUN = 5  # words that a story should not say twice
+CHAPTERS = (3, 5)  # fewest and most
+MORAL = "So now we know: "
+SMALL = set(re.findall("[a-z]+", "a an the because it was what which did color like to do eat who where why"))
+ANSWERS_ITSELF = re.compile(r"(?m)^(\w+: ).*[?]\n\1")  # a question, and then a line of the same speaker
+MADE_OF = re.compile(r"\[([^\[\]]*)\]|\{([^{}]*)\}")
 
 
 @dataclass
-class Story:
-    """One story under way."""
+class Document:
+    """A text, and what is true in it."""
 
-    number: int
-    plot: str
-    prompt: list[int]  # the question, as a chat
-    beats: list[str]  # how each sentence begins
-    names: set[str]
-    pronouns: set[str]  # that fit nobody in it
+    form: str  # story, dialogue or chapters
+    plots: list[str]
+    facts: dict[str, str]
     text: str = ""
-    failed: int = 0  # tries of the sentence under way
-    new: str = ""  # what the model has made of it
+    questions: list[tuple[str, str, list[str], str]] = field(default_factory=list)  # question, answer, other answers, fact
+    others: list[str] = field(default_factory=list)  # names of those who come up in single chapters
 
 
-def outline(grid, seed, number, moral):  # -> plot name, question, [beginning], {name}, {pronoun}
-    """Who, where, what and how: a function of the seed and the story's number alone."""
-    rng = random.Random(f"{seed}:{number}")
-    plot = rng.choice(grid["plots"])
-    hero, friend = (character(rng, grid) for _ in range(2))
-    while friend[0] == hero[0] or friend[1] == hero[1]:
-        friend = character(rng, grid)
-    thing = rng.choice(grid["things"])
-    he, his, him = ("she", "her", "her") if hero[2] else ("he", "his", "him")
-    words = {
-        "n": hero[0], "a": hero[1], "f": friend[0], "b": friend[1], "o": thing, "O": thing.partition(" ")[2],
-        "p": rng.choice(grid["places"]), "he": he, "He": he.title(), "his": his, "His": his.title(), "him": him,
-    }  # fmt: skip
-    beats = [rng.choice(beat).format(**words) for beat in plot["beats"]]
-    if moral:
-        beats.append(MORAL.format(beginning=rng.choice(MORALS)))
-    unfit = (set() if hero[2] or friend[2] else SHE) | (HE if hero[2] and friend[2] else set())
-    return plot["name"], grid["ask"].format(**words), beats, {hero[0], friend[0]}, unfit
+def load(folder=HERE):  # -> {"girls", ..., "plots": {name: plot}, "talks": {name: talk}}
+    """Read the world. What stands in lines becomes lists: the beats of a plot, the wordings of a beat."""
+    world = read(folder / "grid.toml")
+    world["shared"] = {name: lines(text) for name, text in world["shared"].items()}
+    for kind, paths in (("plots", (folder / "plots").glob("*.toml")), ("talks", [folder / "talks.toml"])):
+        world[kind] = {name: plot | {"plot": name} for path in sorted(paths) for name, plot in read(path).items()}
+        for plot in world[kind].values():
+            plot["branches"] = [v for v in plot.values() if isinstance(v, list)]
+            for part, usual in (
+                ("open", "@open\n\n@more"),
+                ("day", "@day\n\n@aside"),
+                ("tell", ""),
+                ("rest", "@rest"),
+                ("end", "@end\n@close"),
+            ):
+                plot[part] = [beat(block, world) for block in plot.get(part, usual).strip().split("\n\n") if block]
+            plot["ask"] = [tuple(line.split(" | ")) for line in lines(plot.get("ask", ""))]
+    return world
 
 
-def character(rng, grid):  # -> name, kind, is it a girl
-    """A name that fits the kind."""
-    kind = rng.choice(grid["kinds"])
-    girl = kind == "girl" or (kind != "boy" and rng.random() < 0.5)
-    return rng.choice(grid["girls" if girl else "boys"]), kind, girl
+def read(path):
+    return tomllib.loads(path.read_text())
 
 
-def plain(text):
-    """Typewriter quotes and dashes, single spaces."""
-    for old, new in (("\u201c", '"'), ("\u201d", '"'), ("\u2018", "'"), ("\u2019", "'"), ("\u2013", "-"), ("\u2014", " - ")):
-        text = text.replace(old, new)
-    return re.sub(r"\s+", " ", text)
+def lines(text):
+    return [line for line in text.strip().split("\n") if line]
 
 
-def sentence(text, start=0):  # -> text to the end of the sentence that is open at `start`; None while it has no end
-    """A sentence ends with . ! ? outside quotes, or with a quote that closes after one of them."""
-    quoted = False
-    for i, c in enumerate(text):
-        closes = c == '"' and quoted and text[i - 1] in ".!?"
-        if i >= start and (closes or (c in ".!?" and not quoted)):
-            return text[: i + 1]
-        quoted ^= c == '"'
-    return None
+def beat(block, world):  # -> [wording]; an empty one among them: the beat may be left out
+    """Lines of a plot; @name stands for the shared wordings of that name, ? for nothing at all, half of the time."""
+    found = [w for line in lines(block) for w in (world["shared"][line[1:]] if line.startswith("@") else [line])]
+    wordings = [w for w in found if w != "?"]
+    return wordings + [""] * (len(wordings) if "?" in found else 0)
 
 
-def fault(new, beginning, story):  # -> what is wrong with a sentence, or ""
-    """new: the beginning and what the model made of it. Cheap rules, each for a fault that was seen."""
-    words = re.findall(r"[A-Za-z']+", new)
-    lower = [w.lower() for w in words]
-    if not re.fullmatch(r"[A-Za-z' ,.!?\":;-]+", new) or " -" in new or "--" in new:
-        return "characters"
-    if not 1 <= len(words) - len(re.findall(r"[A-Za-z']+", beginning)) <= 18:
-        return "length"
-    if any(w[0].isupper() and w.split("'")[0] not in story.names | OTHERS for w in inner_words(new)):
-        return "a stranger"
-    if BAD & set(re.findall(r"[a-z']+", new[len(beginning) :].lower())):
-        return "a bad word"
-    if story.pronouns & set(lower):
-        return "a pronoun"
-    if any(a == b and a != "very" for a, b in zip(lower, lower[1:], strict=False)):
-        return "a word twice"
-    if any(len(w) > 3 and lower.count(w) > 3 for w in lower) or re.search(r"\b(Mr|Mrs|Dr|Ms)\.$", new):
-        return "a word too often"
-    before = re.findall(r"[a-z']+", story.text.lower())
-    grams = {tuple(before[i : i + 5]) for i in range(len(before) - 4)}
-    if any(tuple(lower[i : i + 5]) in grams for i in range(len(lower) - 4)):
-        return "said before"
-    return ""
+# --- facts ------------------------------------------------------------------------------------------------------------
 
 
-def inner_words(text):  # -> words that do not open a sentence or a speech
-    return re.findall(r"(?<=[a-z,;:] )[A-Za-z']+", text)
-
-
-class Teller:
-    """Tells stories through an engine, `together` at a time."""
-
-    def __init__(self, llm, grid, seed, together, moral):
-        from minillm.engine.engine import Engine
-        from minillm.scheduler.scheduler import SchedulerConfig
-
-        blocks = together * 32
-        self.engine = Engine(llm, SchedulerConfig(num_blocks=blocks, block_size=16, max_sequences=together, prefix="hash"))
-        self.llm, self.grid, self.seed, self.moral = llm, grid, seed, moral
-        self.story_of = {}  # of a request
-        self.tokens, self.given_up = 0, 0
-
-    def tell(self, numbers, together):  # -> Story after Story, in the order in which they end
-        """The stories of these numbers; those that fail are counted and left out."""
-        waiting, running = deque(numbers), 0
-        while waiting or running:
-            while waiting and running < together:
-                self.begin(waiting.popleft())
-                running += 1
-            for story in self.step():
-                running -= 1
-                if story.beats:
-                    self.given_up += 1
-                else:
-                    yield story
-
-    def begin(self, number):
-        plot, ask, beats, names, unfit = outline(self.grid, self.seed, number, self.moral)
-        story = Story(number, plot, self.llm.chat([{"role": "user", "content": ask}]), beats, names, unfit)
-        self.ask(story)
-
-    def ask(self, story):
-        """Have the next sentence ended."""
-        from minillm import SamplingParams
-
-        given = self.llm.tokenizer.encode((story.text + " " + story.beats[0]).strip(), bos=False)
-        seed = abs(hash((self.seed, story.number, len(story.beats), story.failed)))  # of integers: the same every time
-        params = SamplingParams(max_tokens=MOST_TOKENS, temperature=0.7, min_p=0.04, repetition_penalty=1.1, seed=seed)
-        story.new = ""
-        self.story_of[self.engine.add(story.prompt + given, params)] = story
-
-    def step(self):  # -> stories that are done, or given up
-        done = []
-        for delta in self.engine.step():
-            story = self.story_of[delta.request]
-            self.tokens += 1
-            story.new += delta.text
-            beginning = story.beats[0]
-            new = sentence(plain(beginning + story.new), start=len(beginning))
-            if new is None and delta.finish_reason is None:
-                continue
-            self.engine.cancel(delta.request)
-            del self.story_of[delta.request]
-            if self.is_over(story, new):
-                done.append(story)
-        return done
-
-    def is_over(self, story, new):  # Story, sentence or None -> is it told, or given up?
-        """Keep a sentence without a fault and ask for the next; else try again."""
-        if new and not fault(new, story.beats[0], story):
-            new = new.replace(*TOLD) if new.startswith(TOLD[0]) else new
-            story.text, story.beats, story.failed = (story.text + " " + new).strip(), story.beats[1:], 0
+def draw(world, plot, rng, kept=None):  # -> facts, {fact: list or branch that it came from}
+    """Everything that is true in a story. kept: facts that hold already, when it is a chapter of a longer one."""
+    facts, spec, origin = dict(kept or {}), dict(world["always"]) | plot.get("facts", {}), {}
+    for branch in plot["branches"]:
+        row = rng.choice([row for row in branch if facts.get("f.kind") is None or fits(row, facts)])
+        spec |= row
+        origin |= {key: [other[key] for other in branch if key in other] for key in row}
+    for who in "nft":
+        if who not in facts:
+            facts |= person(who, world, facts, rng, spec.get(f"{who}.kinds"))
+    for key, value in spec.items():
+        if key in facts:
+            continue
+        if value.startswith("@"):
+            origin[key] = value
+            facts |= pick(world, key, value, rng, set(facts.values()))
         else:
-            story.failed += 1
-        if not story.beats or story.failed == TRIES:
-            return True
-        self.ask(story)
-        return False
+            facts[key] = value
+    facts |= {f"{key}.the": re.sub("^an? ", "the ", value) for key, value in facts.items()}
+    return facts, origin
+
+
+def fits(row, facts):
+    """May this branch be taken with the people that there are?"""
+    return all(facts[f"{who}.kind"] in row.get(f"{who}.kinds", facts[f"{who}.kind"]).split() for who in "nf")
+
+
+def person(who, world, facts, rng, kinds=None):  # -> facts about one more character
+    """A name and a kind that nobody else has, and the pronouns that go with them."""
+    taken = set(facts.values())
+    kinds = kinds.split() if kinds else world["kinds"]
+    kind = rng.choice([k for k in kinds if k not in taken] or kinds)
+    girl = kind == "girl" or (kind != "boy" and rng.random() < 0.5)
+    name = rng.choice([n for n in world["girls" if girl else "boys"] if n not in taken])
+    return {who: name, f"{who}.kind": kind, f"{who}.hand": world["hands"].get(kind, "foot")} | pronouns(who, girl)
+
+
+def pronouns(who, girl):
+    words = ("she", "her", "her", "herself") if girl else ("he", "his", "him", "himself")
+    return {f"{who}.{case}": word for case, word in zip(("he", "his", "him", "self"), words, strict=True)}
+
+
+def pick(world, key, where, rng, taken):  # -> facts that one entry of a list gives
+    entries = entries_of(world, where)
+    free = [x for x in entries if isinstance(x, dict) or x.partition(" ")[2] not in taken and x not in taken]
+    return spread(world, key, where, rng.choice(free or entries), rng, taken)
+
+
+def entries_of(world, where):  # "@things.toys" -> the list
+    found = world["lists"]
+    for name in where[1:].split("."):
+        found = found[name]
+    return found
+
+
+def spread(world, key, where, entry, rng, taken):  # -> {key: ..., key.part: ...}
+    """A thing has a colour that nothing else has; a place knows "at" and "in"; an elder has pronouns."""
+    if isinstance(entry, dict):
+        return {f"{key}.{part}": value for part, value in entry.items()} | {key: entry["adj"]}
+    if where.startswith("@things"):
+        colour = rng.choice([c for c in world["lists"]["colours"] if c not in taken])
+        return {key: f"{colour} {entry}", f"{key}.bare": entry, f"{key}.colour": colour}
+    if where.startswith("@places"):
+        return {key: entry.partition(" ")[2], f"{key}.at": entry}
+    return {key: entry} | (pronouns(key, entry in ("Mom", "Grandma")) if where == "@elders" else {})
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def expand(text, facts, shared, rng):
+    """Fill in [one|of|these] and {facts}, also within what was filled in."""
+    while found := MADE_OF.search(text):
+        if found[1] is not None:
+            new = rng.choice(found[1].split("|"))
+        else:
+            new = rng.choice(lines(facts[found[2]]) if found[2] in facts else shared[found[2]])
+        text = text[: found.start()] + new + text[found.end() :]
+    return text
+
+
+def tidy(text):
+    """Single spaces, "an" before a vowel, a capital where a sentence begins, a stop where it ends; " / " is a new line."""
+    text = re.sub(r" +", " ", text).strip().replace(" / ", "\n")
+    text = text + "." if text[-1:].isalpha() else text
+    text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+    return re.sub(r'(^"?|\n|[.] |[.]" |[a-z][!?] |[.!?]"? "|\n\w+: |^\w+: )([a-z])', lambda m: m[1] + m[2].upper(), text)
+
+
+def say(wordings, facts, shared, rng, before, opened):  # -> a text, or ""
+    """One wording of a beat: of a few tries the first that is not stale."""
+    for _ in range(TRIES):
+        new = tidy(expand(rng.choice(wordings), facts, shared, rng))
+        if not new or not stale(new, before, opened):
+            break
+    return new
+
+
+def stale(new, before, opened):  # text, runs of words told before, first word of the last beat or who spoke last
+    """Does it open like the beat before, go on for who spoke last, or say a run of words again?"""
+    return new.split()[0] == opened or any(run in before for run in runs(new))
+
+
+def runs(text):  # -> [RUN words]
+    words = re.findall(r"[a-z']+", text.lower())
+    return [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def document(world, seed, number):
+    """The document of this number: a story, a dialogue or a story in chapters."""
+    rng = random.Random(f"{seed}:{number}")
+    shares, luck = world["shares"], rng.random()
+    if luck < shares["dialogue"]:
+        return dialogue(world, rng)
+    if luck < shares["dialogue"] + shares["chapters"]:
+        return chapters(world, rng)
+    made = story(world, rng, asks=rng.random() < shares["questions"])
+    if made.questions:
+        chosen = made.questions[: rng.choice([2, 3, 4])]
+        made.text += "\n\n" + "\n".join(f"Q: {question}\nA: {answer}" for question, answer, *_ in chosen)
+    return made
+
+
+def story(world, rng, moral=False, asks=False):
+    plot = rng.choice(list(world["plots"].values()))
+    facts, origin = draw(world, plot, rng)
+    told = tell(world, plot["open"] + plot["day"] + plot["tell"] + plot["end"], facts, rng)
+    if moral:
+        told.append(MORAL + tidy(expand(rng.choice(lines(plot["moral"])), facts, world["shared"], rng)))
+    made = Document("story", [plot["plot"]], facts, " ".join(told))
+    opening = " ".join(told[: len(plot["open"])])
+    made.questions = [] if not asks else questions(world, plot, facts, origin, rng, made.text, opening)
+    return made
+
+
+def tell(world, beats, facts, rng):  # -> [text of a beat]
+    told, before, opened = [], set(), ""
+    for wordings in beats:
+        if new := say(wordings, facts, world["shared"], rng, before, opened):
+            told.append(new)
+            before |= set(runs(new))
+            opened = (re.findall(r"(?m)^\w+:", new) or new.split())[-1 if re.match(r"\w+:", new) else 0]
+    return told
+
+
+def dialogue(world, rng):
+    """Two talk: a line that says who they are and where, then what they say in turn."""
+    talk = rng.choice(list(world["talks"].values()))
+    facts, _ = draw(world, talk, rng)
+    for _ in range(TRIES):
+        told = "\n".join(tell(world, talk["tell"], facts, rng))
+        if not ANSWERS_ITSELF.search(told):
+            break
+    return Document("dialogue", [talk["plot"]], facts, in_turn(told))
+
+
+def in_turn(text):
+    """Who goes on speaking does so on the same line."""
+    joined = re.sub(r"(?m)^(\w+): (.*)\n\1: ", r"\1: \2 ", text)
+    return text if joined == text else in_turn(joined)
+
+
+def chapters(world, rng):
+    """One story after another about the same two friends."""
+    friendly = [plot for plot in world["plots"].values() if "strangers" not in plot]
+    count = rng.randint(*CHAPTERS)
+    chosen, kept, told, facts, names = rng.sample(friendly, count), None, [], {}, []
+    for number, plot in enumerate(chosen, 1):
+        facts, _ = draw(world, plot, rng, kept)
+        kept = kept or {key: value for key, value in facts.items() if re.match(r"[nfgh]\b", key)}
+        names += [facts["t"], *facts.get("name", "").split()]
+        day = [world["shared"]["nextday"]] if plot["day"] else []
+        first = plot["open"] + plot["day"] if number == 1 else day + plot["day"][1:]
+        last = plot["end"] if number == count else plot["rest"]
+        told += [f"\nChapter {number}.", *tell(world, first + plot["tell"] + last, facts, rng)]
+    text = " ".join(told).replace(" \n", "\n\n").strip()
+    return Document("chapters", [plot["plot"] for plot in chosen], facts, text, others=names)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def questions(world, plot, facts, origin, rng, text, opening):  # -> [(question, answer, [other answer], fact)]
+    """What can be asked of a story, and answered from its text alone; what belongs to the plot comes first."""
+    found, own = [], list(plot["ask"])
+    shared = [tuple(line.split(" | ")) for line in world["shared"]["ask"]]
+    rng.shuffle(own)
+    rng.shuffle(shared)
+    for where, asked in ((text, own[:3]), (opening, shared)):  # what all stories share is told in their opening, or not at all
+        for question, answer, key in asked:
+            filled = [tidy(expand(part, facts, world["shared"], rng)) for part in (question, answer)]
+            if says(where, filled[1]) and (where == text or says(where, filled[0])):
+                found.append((*filled, others(world, answer, filled[1], key, facts, origin, rng, text), key))
+    return found
+
+
+def says(text, answer):  # -> does every longer word of it stand in the text?
+    known = set(re.findall(r"[a-z']+", text.lower()))
+    return all(w in known for w in re.findall(r"[a-z']+", answer.lower()) if w not in SMALL)
+
+
+def others(world, answer, right, key, facts, origin, rng, text):  # -> up to 3 wrong answers of the same kind
+    """The same answer with another fact in it; such as occur in the story come first, for they are harder to tell apart."""
+    made = {tidy(expand(answer, facts | other, world["shared"], rng)) for other in alternatives(world, key, facts, origin, rng)}
+    made = sorted(made - {right})
+    rng.shuffle(made)
+    return sorted(made, key=lambda other: not says(text, other))[:3]
+
+
+def alternatives(world, key, facts, origin, rng):  # -> [facts that could have been]
+    if key in ("n", "f", "t"):
+        return [{key: name} for name in world["girls"] + world["boys"]]
+    if key.endswith(".kind"):
+        return [{key: kind} for kind in world["kinds"]]
+    if key.endswith(".colour"):
+        return [{key: colour} for colour in world["lists"]["colours"]]
+    where = origin[key]
+    if isinstance(where, list):
+        return [{key: value} for value in where]
+    made = [spread(world, key, where, entry, rng, set(facts.values())) for entry in entries_of(world, where)]
+    if where.startswith("@things"):  # the same thing in a colour that something else has
+        made += [{key: f"{facts[worn]} {facts[key + '.bare']}"} for worn in ("g.colour", "h.colour")]
+    return made
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stories", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0, help="the number of the first story")
+    parser.add_argument("--stories", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--together", type=int, default=32, help="stories told at once")
-    parser.add_argument("--moral", action="store_true", help="end each with a moral")
-    parser.add_argument("--out", required=True, help="JSON lines, appended; numbers that are there are not told again")
     args = parser.parse_args()
-
-    from minillm import LLM
-
-    out = Path(args.out)
-    told = {json.loads(line)["number"] for line in out.read_text().splitlines()} if out.exists() else set()
-    numbers = [n for n in range(args.first, args.first + args.stories) if n not in told]
-    grid = tomllib.loads((HERE / "grid.toml").read_text())
-    teller = Teller(LLM(MODEL, backend="numba", kv_dtype="float16"), grid, args.seed, args.together, args.moral)
-    begin, count = time.time(), 0
-    with out.open("a") as file:
-        for count, story in enumerate(teller.tell(numbers, args.together), 1):
-            print(json.dumps({"number": story.number, "plot": story.plot, "text": story.text}), file=file, flush=True)
-            if count % 100 == 0:
-                seconds = time.time() - begin
-                print(
-                    f"{count:,} told, {teller.given_up:,} given up, {teller.tokens / seconds:,.0f} tokens/s, "
-                    f"{count / seconds * 60:,.0f} stories a minute", file=sys.stderr, flush=True
-                )  # fmt: skip
-    print(f"{count:,} stories told, {teller.given_up:,} given up, {teller.tokens:,} tokens", file=sys.stderr)
+    world = load()
+    print("\n\n---\n\n".join(document(world, args.seed, n).text for n in range(args.first, args.first + args.stories)))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,21 @@ import json
 import shutil
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import judge  # noqa: E402  the modules beside this one
+import recite  # noqa: E402
+
 CORPUS = HERE.parent / "corpus" / "stories.txt.xz"
-NAMES = ("tiny", "tiny-draft")
+QUESTIONS = CORPUS.parent / "questions.jsonl.xz"
+NAMES, SHORT = ("tiny", "tiny-draft"), "tiny-short"
+EDGES = (0, 256, 512, 768, 1023)  # tokens of a long document
+SAMPLES, SHOWN, TEMPERATURE = 30, 10, 0.8
 MORAL, MANY = "So now we know:", 40
-HELD_OUT = 0.03
+HELD_OUT, MEASURED = 0.03, 150  # of the documents; so many of those, from the first, are measured: minutes, not an hour
 CLOSE = 0.02  # relative: rounding on another processor may turn one token, and with it the rest of that text
 
 
@@ -30,7 +38,8 @@ def take(folder):  # a run's folder -> name, {what: number}
     adapter = ran.base.method != "full"
     if ran.decisive() != read(HERE / f"{name}.toml").decisive():
         sys.exit(f"{folder} is not a run of {HERE / name}.toml")
-    shutil.copyfile(folder / ("adapter.gguf" if adapter else "model.gguf"), HERE / f"{name}.gguf")
+    if name != SHORT:  # a beginning, which is not kept
+        shutil.copyfile(folder / ("adapter.gguf" if adapter else "model.gguf"), HERE / f"{name}.gguf")
     shutil.copyfile(folder / "loss.png", HERE / f"{name}_loss.png")
     steps = read_curve(folder / "loss.csv")
     last = steps[-50:]
@@ -64,112 +73,148 @@ def who_is_who(llm, documents):  # LLM, [text] -> {what: number}
 
 def measure():  # -> {what: number}
     """All that can be measured from the files alone."""
-    from minillm import LLM, SamplingParams
-    from minillm.bench import pair
+    from minillm import LLM
+    from minillm.bench import pair, stories
     from minillm.training.data import read_corpus, split
 
     target, draft = (LLM(str(HERE / f"{name}.gguf")) for name in NAMES)
-    _, held_out = split(read_corpus(CORPUS), "<|endoftext|>", HELD_OUT)
-    begin = [target.tokenizer.bos_id]
-    samples = [
-        target.generate(begin, SamplingParams(temperature=0.7, max_tokens=250, seed=seed)).text.strip() for seed in range(10)
-    ]
-    with_moral = LLM(str(HERE / "tiny.gguf"), adapters={"moral": HERE / "moral.gguf"})
-    many = [SamplingParams(temperature=0.7, max_tokens=250, seed=seed) for seed in range(MANY)]
-    told = {name: [with_moral.generate(begin, p, adapter=name).text.strip() for p in many] for name in (None, "moral")}
-    moral = {
-        "stories": MANY,
-        "before": sum(MORAL in text for text in told[None]),
-        "after": sum(MORAL in text for text in told["moral"]),
-        "samples": told["moral"][:3],
-    }
+    learned, held_out = split(read_corpus(CORPUS), "<|endoftext|>", HELD_OUT)
+    whole, held_out = held_out, held_out[:MEASURED]
+    items, told = stories.read_items(QUESTIONS), samples(target)
     files = {n: (HERE / f"{n}.gguf").read_bytes() for n in (*NAMES, "moral")}
-    about = {n: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in files.items()}
-    names = {llm.config.name: who_is_who(llm, held_out) for llm in (target, draft)}
-    return {"files": about, "pair": pair.run(target, draft, held_out), "names": names, "samples": samples, "moral": moral}
+    return {
+        "files": {n: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in files.items()},
+        "pair": pair.run(target, draft, held_out),
+        "by_gamma": by_gamma(target, draft, held_out),
+        "bits_per_byte": {llm.config.name: round(pair.bits_per_byte(llm, held_out), 4) for llm in (target, draft)},
+        "positions": {llm.config.name: pair.by_position(llm, whole, EDGES) for llm in (target, draft)},
+        "names": {llm.config.name: who_is_who(llm, held_out) for llm in (target, draft)},
+        "questions": {llm.config.name: stories.run(llm, items) for llm in (target, draft)},
+        "sound": judged(told),
+        "recited": recite.shares({"told": [text for text, _ in told], "held_out": held_out}, learned),
+        "samples": [text for text, _ in told[:SHOWN]],
+        "moral": with_moral(),
+    }
 
 
-CARD = """# tiny and tiny-draft
+def samples(llm):  # -> [(text, did it end by itself?)]
+    """Tell stories from the beginning of a text, seeds 0 and up."""
+    from minillm import SamplingParams
 
-Two small story tellers with one tokenizer, trained by `minillm train` on the corpus beside them; this page is written by
-`data/models/card.py` from `figures.json`. They exist so that every command, lesson and test runs with nothing downloaded, and
-so that there is a draft for a target. Both are Llama models in F16; llama.cpp runs them.
+    made = []
+    for seed in range(SAMPLES):
+        told = llm.generate([llm.tokenizer.bos_id], SamplingParams(temperature=TEMPERATURE, max_tokens=500, seed=seed))
+        made.append((told.text.strip(), told.finish_reason == "stop"))
+    return made
 
-| model | parameters | file | steps | tokens seen | training, one core | perplexity, held out |
-|---|---|---|---|---|---|---|
-{rows}
 
-Perplexity is per token, over {documents} held-out stories ({held_out:.0%}, chosen by their hash). Who is who: where such a story
-uses a name again ({places:,} places), `tiny` gives the right one a probability of **{tiny_name:.2f}** on average, `tiny-draft`
-{draft_name:.2f}; a guess among {names} names is worth {blind:.2f}.
+def judged(told):  # -> {what: number}
+    """Apply judge.py's rule; dialogues and chapters have other rules, and are left out."""
+    world = tomllib.loads((CORPUS.parent / "grid.toml").read_text())
+    wrong = [judge.faults(text, ended, world) for text, ended in told if judge.is_story(text)]
+    faults = Counter(fault for faults in wrong for fault in faults)
+    return {"stories": len(wrong), "sound": wrong.count([]), "faults": dict(faults)}
 
-**Acceptance** of tiny-draft's tokens by tiny, γ = {gamma}, from the beginnings of {prompts} held-out stories
-(`minillm bench pair`):
 
-| | accepted of those looked at | tokens a look | looked at |
-|---|---|---|---|
-{rates}
+def by_gamma(target, draft, documents):  # -> {γ: {temperature: tokens a look}}
+    """Measure what drafts of 1, 2 and 3 tokens are worth; 4 is the pair benchmark's."""
+    from minillm.bench import pair
 
-**Data.** {kept:,} stories that SmolLM2-135M-Instruct (Apache-2.0) ended sentence by sentence, each told up to four times with
-other names: {words:,} words, {different_words:,} different ones; see `data/corpus/`. Made by one small model, so they are
-grammatical, simple, much alike, and often absurd. Nothing in them is true, and no person is meant.
+    beginnings = [target.tokenizer.encode(d)[: pair.PROMPT_TOKENS] for d in documents[:20]]
 
-**Made by** `minillm train --config data/models/tiny.toml`, then `tiny-draft.toml`; curves: `tiny_loss.png`,
-`tiny-draft_loss.png`. **Not for** anything but learning, testing and measuring: they know no facts and follow no instruction.
+    def rates(gamma):
+        return {str(t): pair.acceptance(target, draft, beginnings, t, gamma) for t in (0, 1)}
 
-## Ten samples, unselected
+    return {str(gamma): rates(gamma) for gamma in range(1, pair.GAMMA)}
 
-Seeds 0 to 9, temperature 0.7, from the beginning of a text, at most 250 tokens.
 
-{samples}
+def with_moral():  # -> {what: number}
+    """Count the stories that end with a moral, before and with the adapter."""
+    from minillm import LLM, SamplingParams
 
-## moral.gguf, an adapter
-
-LoRA of rank {rank} on all seven matrices of a layer, {lora_bytes:.2f} MB, trained in {lora_seconds} s beside a `tiny` that stays
-as it is (`minillm train --config data/models/moral.toml`) on {moral_stories:,} stories that end with a moral. The stories that
-`tiny` learned from have none. Of {many} stories (seeds 0 to {last}), so many have one: **{before}** without the adapter,
-**{after}** with it. `minillm generate --lora data/models/moral.gguf "Once upon a time"`. Seeds 0 to 2, with it:
-
-{moral_samples}
-
-## eagle.gguf, a head for another model
-
-It drafts for SmolLM2-135M from that model's own vectors: `EAGLE.md`, written by `data/models/eagle.py`.
-"""
+    llm = LLM(str(HERE / "tiny.gguf"), adapters={"moral": HERE / "moral.gguf"})
+    params = [SamplingParams(temperature=TEMPERATURE, max_tokens=400, seed=seed) for seed in range(MANY)]
+    begin, told = [llm.tokenizer.bos_id], {}
+    for name in (None, "moral"):
+        told[name] = [llm.generate(begin, p, adapter=name).text.strip() for p in params]
+    before, after = (sum(MORAL in text for text in told[name]) for name in (None, "moral"))
+    return {"stories": MANY, "before": before, "after": after, "samples": told["moral"][:3]}
 
 
 def card(figures):  # -> Markdown
-    """The text around the figures."""
-    pair, corpus = figures["pair"], json.loads((CORPUS.parent / "statistics.json").read_text())["stories"]
-    rows = []
-    for name in NAMES:
-        m, f, t = pair["models"][name], figures["files"][name], figures["training"][name]
-        rows.append(
-            f"| `{name}` | {m['parameters']:,} | {f['bytes'] / 1e6:.2f} MB | {t['steps']:,} | {t['tokens'] / 1e6:.1f} M "
-            f"| {t['seconds'] / 60:.0f} min | {m['perplexity']:.2f} |"
-        )
-    rates = []
-    for t, r in pair["acceptance_at_temperature"].items():
-        how = "greedy" if t == "0" else f"temperature {t}"
-        rates.append(f"| {how} | {r['rate']:.1%} | {r['tokens_per_look']:.2f} | {r['looked_at']:,} |")
-    samples = "\n".join(f"{i}. {text}" for i, text in enumerate(figures["samples"]))
-    moral, adapter = figures["moral"], figures["training"]["moral"]
-    more = {
+    """Put the figures into card.template.md."""
+    pair, statistics = figures["pair"], json.loads((CORPUS.parent / "statistics.json").read_text())
+    moral, adapter, asked = figures["moral"], figures["training"]["moral"], figures["questions"]
+    names, drafts = (figures["names"][name] for name in NAMES)
+    kinds, positions = list(asked["tiny"]["by_kind"]), list(figures["positions"]["tiny"])
+    fields = {
+        "rows": lines(model_row(name, figures) for name in NAMES),
+        "rates": lines(rate_rows(figures["by_gamma"] | {str(pair["gamma"]): pair["acceptance_at_temperature"]})),
+        "position_heads": " | ".join(positions),
+        "position_lines": "|".join("---" for _ in positions),
+        "positions": lines(row(f"`{n}`", *(f"{figures['positions'][n][p]:.2f}" for p in positions)) for n in NAMES),
+        "question_heads": " | ".join(kinds),
+        "question_lines": "|".join("---" for _ in kinds),
+        "questions": lines(question_row(name, asked[name], kinds) for name in NAMES),
+        "items": asked["tiny"]["items"],
+        "chance": asked["tiny"]["chance"],
+        "by_mention": statistics["questions"]["by_mention"],
+        "sampled": SAMPLES,
+        "judged": figures["sound"]["stories"],
+        "sound": figures["sound"]["sound"],
+        "faults": ", ".join(f"{fault} ({n})" for fault, n in figures["sound"]["faults"].items()) or "nowhere",
+        "recited": lines(row(n, f"{s['told']:.1%}", f"{s['held_out']:.1%}") for n, s in figures["recited"].items()),
+        "temperature": TEMPERATURE,
+        "places": names["places"],
+        "names": names["names"],
+        "blind": 1 / names["names"],
+        "tiny_name": names["probability"],
+        "draft_name": drafts["probability"],
+        "samples": numbered(figures["samples"]),
         "rank": adapter["rank"],
         "lora_bytes": figures["files"]["moral"]["bytes"] / 1e6,
         "lora_seconds": adapter["seconds"],
-        "moral_stories": json.loads((CORPUS.parent / "statistics.json").read_text())["morals"]["kept"],
+        "moral_stories": statistics["morals"]["kept"],
         "many": moral["stories"],
         "last": moral["stories"] - 1,
         "before": moral["before"],
         "after": moral["after"],
-        "moral_samples": "\n".join(f"{i}. {text}" for i, text in enumerate(moral["samples"])),
+        "moral_samples": numbered(moral["samples"]),
     }
-    names, drafts = (figures["names"][name] for name in NAMES)
-    more |= {"places": names["places"], "names": names["names"], "blind": 1 / names["names"]}
-    more |= {"tiny_name": names["probability"], "draft_name": drafts["probability"]}
-    lists = {"rows": "\n".join(rows), "rates": "\n".join(rates), "samples": samples}
-    return CARD.format(**pair, **corpus, **lists, **more, held_out=HELD_OUT)
+    return (HERE / "card.template.md").read_text().format(**pair, **statistics["stories"], **fields, held_out=HELD_OUT)
+
+
+def row(*cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def lines(rows):
+    return "\n".join(rows)
+
+
+def numbered(texts):
+    return "\n".join(f"{i}. {text}".replace("\n", "<br>") for i, text in enumerate(texts))
+
+
+def model_row(name, figures):
+    m, f, runs = figures["pair"]["models"][name], figures["files"][name], [figures["training"][name]]
+    runs += [figures["training"][SHORT]] if name == "tiny" else []
+    steps, tokens, seconds = (sum(run[what] for run in runs) for what in ("steps", "tokens", "seconds"))
+    seen, took = f"{tokens / 1e6:.1f} M", f"{seconds / 60:.0f} min"
+    size, bits = f"{f['bytes'] / 1e6:.2f} MB", f"{figures['bits_per_byte'][name]:.3f}"
+    return row(f"`{name}`", f"{m['parameters']:,}", size, f"{steps:,}", seen, took, f"{m['perplexity']:.2f}", bits)
+
+
+def rate_rows(by_gamma):
+    for gamma, rates in by_gamma.items():
+        for t, r in rates.items():
+            how = "greedy" if t == "0" else f"temperature {t}"
+            yield row(gamma, how, f"{r['rate']:.1%}", f"{r['tokens_per_look']:.2f}", f"{r['looked_at']:,}")
+
+
+def question_row(name, found, kinds):
+    all_of = f"**{found['right']:.1%}** ± {found['error']:.1%}"
+    return row(f"`{name}`", all_of, *(f"{found['by_kind'][kind]['right']:.0%}" for kind in kinds))
 
 
 def differences(then, now, where=""):  # -> ["where: then, now"]
@@ -177,7 +222,7 @@ def differences(then, now, where=""):  # -> ["where: then, now"]
     if isinstance(then, dict):
         return [d for key in then if key != "samples" for d in differences(then[key], now.get(key), f"{where}/{key}")]
     same = then == now if not isinstance(then, float) else abs(then - now) <= CLOSE * abs(then)
-    drawn = isinstance(then, int) and ("acceptance" in where or "moral" in where)
+    drawn = isinstance(then, int) and any(part in where for part in ("acceptance", "by_gamma", "moral", "sound"))
     loose = drawn and abs(then - now) <= max(2, CLOSE * then)
     return [] if same or loose else [f"{where}: {then}, now {now}"]
 

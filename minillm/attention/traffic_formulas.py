@@ -21,9 +21,31 @@ from minillm.attention.flash import flash1_head, flash2_head
 from minillm.attention.traffic import Traffic, measure, standard_head
 
 
+def head_traffic(
+    n_q: int, n_k: int, d: int, block_q: int | None = None, causal: bool = False, bytes_per_value: int = 2
+) -> tuple[int, int]:  # -> bytes read, bytes written
+    """Count the bytes that one head reads from slow memory, and those that it writes there.
+
+    block_q None: the textbook's three kernels, scores, softmax and weights times V. Each takes what it needs from slow memory
+    and leaves its result there, a matrix of scores or weights in full, with a causal mask as well.
+    Else FlashAttention-2: tiles of block_q rows, the last one shorter. While a tile of Q stays in fast memory, the keys and
+    values pass by that its rows see: `row_tiles` lists the tiles, `sees` says how many keys. It leaves its rows of O, and of
+    each row one number, the log-sum-exp.
+    """
+    # BEGIN SOLUTION ex=03.7
+    if block_q is None:
+        matrix = n_q * n_k
+        read, written = (n_q + 2 * n_k) * d + 2 * matrix, n_q * d + 2 * matrix
+    else:
+        keys = sum(sees(n_q, n_k, stop, causal) for _, stop in row_tiles(n_q, block_q))
+        read, written = n_q * d + 2 * keys * d, n_q * d + n_q
+    return read * bytes_per_value, written * bytes_per_value
+    # END SOLUTION
+
+
 def standard_moved(n_q: int, n_k: int, d: int) -> int:  # -> elements
-    """Count three kernels: Q, K in, S out; S in, P out; P, V in, O out. Masked scores are moved like all others."""
-    return 2 * (n_q + n_k) * d + 4 * n_q * n_k
+    """Count what the textbook's three kernels read and write. Masked scores are moved like all others."""
+    return sum(head_traffic(n_q, n_k, d, bytes_per_value=1))
 
 
 def flash1_moved(n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal: bool = False) -> int:  # -> elements
@@ -36,8 +58,8 @@ def flash1_moved(n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal:
 
 
 def flash2_moved(n_q: int, n_k: int, d: int, block_q: int, block_k: int, causal: bool = False) -> int:  # -> elements
-    """Count: each row tile loads the K and V that its last row sees; block_k changes nothing. Q, O, log-sum-exp: once."""
-    return 2 * n_q * d + n_q + sum(2 * d * sees(n_q, n_k, stop, causal) for _, stop in row_tiles(n_q, block_q))
+    """Count what tiles of block_q rows read and write; block_k changes nothing."""
+    return sum(head_traffic(n_q, n_k, d, block_q, causal, bytes_per_value=1))
 
 
 def row_tiles(n_q: int, block_q: int) -> list[tuple[int, int]]:  # -> [(rows, stop)]

@@ -13,6 +13,7 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "serving": "serving",
     "training": "training_speed",
     "pair": "pair",
+    "stories": "stories",
     "kernels": "kernels",
     "busy": "busy",
 }

@@ -8,6 +8,7 @@ NumPy, for compiled kernels what peak.py finds. The roofline: Williams et al. 20
 Other programs that run meanwhile lower everything. `cpu_share` tells how much of the cores a process really gets.
 """
 
+import json
 import os
 import platform
 import sys
@@ -60,6 +61,15 @@ def measure_machine(megabytes: int = 512, n: int = 2048, kernels: bool = False) 
         cpu=cpu_name(),
         kernel_flops_per_s=peak,
     )
+
+
+def kept_machine() -> Machine:
+    """Return the machine that MINILLM_MACHINE names, a file of JSON, as notebooks share one; measured where there is none."""
+    path = os.environ.get("MINILLM_MACHINE", "")
+    if path and os.path.exists(path):
+        with open(path) as file:
+            return Machine(**json.load(file))
+    return measure_machine(megabytes=256, kernels=True)
 
 
 def bandwidth(megabytes: int) -> float:  # -> bytes/s, of the fastest of three ways to read

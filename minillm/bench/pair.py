@@ -14,6 +14,7 @@ Written to be counted, not to be fast: both models run over whole beginnings ane
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,24 +22,37 @@ import numpy as np
 from minillm import terminal
 from minillm.llm import LLM
 from minillm.model.params import SamplingParams
-from minillm.model.sampling import distribution, draw
+from minillm.model.sampling import distribution, draw, log_softmax
 from minillm.model.transformer import Segment
 from minillm.speculative.verify import verify
 
 GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
 
 
+def surprises(llm: LLM, document: str) -> np.ndarray:  # -> (tokens - 1,) nats: -log p of each token after the first
+    """Compute how little the model expected each token of a document, end of text included, as far as the context reaches."""
+    ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
+    return -log_softmax(probe(llm, ids[:-1]))[np.arange(len(ids) - 1), ids[1:]]
+
+
 def perplexity(llm: LLM, documents: Sequence[str]) -> float:
-    """Compute perplexity per token, of each document as far as the context reaches; the first token is given."""
-    total, count = 0.0, 0
-    for document in documents:
-        ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
-        logits = probe(llm, ids[:-1])
-        top = logits.max(axis=1)
-        lse = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-        total += float((lse - logits[np.arange(len(logits)), ids[1:]]).sum())
-        count += len(logits)
-    return math.exp(total / count)
+    """Compute perplexity per token over all documents; the first token of each is given."""
+    return math.exp(np.concatenate([surprises(llm, document) for document in documents]).mean())
+
+
+def bits_per_byte(llm: LLM, documents: Sequence[str]) -> float:
+    """Compute what a byte of text costs: it compares models with different tokenizers, where tokens cannot be compared."""
+    nats = sum(float(surprises(llm, document).sum()) for document in documents)
+    return nats / math.log(2) / sum(len(document.encode()) for document in documents)
+
+
+def by_position(llm: LLM, documents: Sequence[str], edges: Sequence[int]) -> dict[str, float]:  # -> {"256 to 512": perplexity}
+    """Compute perplexity at positions from one edge to the next, over those documents that reach the last edge."""
+    long = [document for document in documents if len(llm.tokenizer.encode(document)) >= edges[-1] - 1]
+    found = [surprises(llm, document)[: edges[-1]] for document in long]
+    if not found:
+        return {}
+    return {f"{a} to {b}": math.exp(np.concatenate([costs[a:b] for costs in found]).mean()) for a, b in pairwise(edges)}
 
 
 def probe(llm: LLM, ids: Sequence[int] | np.ndarray) -> np.ndarray:  # LLM, ids -> (len(ids), vocab) float64

@@ -6,8 +6,9 @@ time, so long answers weigh more):
 
     waste = 1 - Σ tokens held / Σ tokens reserved
 
-Hit rate. The field uses the word in two ways, and both are given: tokens found over all prompt tokens, where long prompts
-weigh more; and the mean over requests of the share found. Of a prompt found whole only the last token is computed.
+Hit rate. The field uses the word in several ways (metrics/hit_rate.py), and all are given: tokens found over all prompt tokens,
+where long prompts weigh more; the mean over requests of the share found; requests that found anything. Of a prompt found whole
+only the last token is computed.
 
 Kwon et al., 2023, arXiv:2309.06180, figure 2; Qin et al., 2025, arXiv:2407.00079, table 2.
 """
@@ -25,6 +26,7 @@ from minillm.cache.radix import RadixCache
 from minillm.errors import RequestError
 from minillm.load.profiles import draw, load_profile
 from minillm.load.traces import HASHED_TOKENS, TraceRequest, read_azure, read_mooncake
+from minillm.metrics.hit_rate import hit_rates
 
 POLICIES = ("lru", "lfu", "cost", "belady")
 EVEN_PAGES = 60  # pages of 512 after which attention costs as much as the products: about 30,000 tokens for Llama-3-8B
@@ -79,20 +81,20 @@ def waste(  # -> {way: dict}
 def hits(
     requests: Sequence[TraceRequest], capacity: int, make_cache: Callable, on_request: Callable | None = None
 ) -> dict[str, Any]:
-    """Serve requests one after another from a cache of `capacity` pages; both hit rates. on_request(number) comes before each."""
+    """Serve requests one after another from a cache of `capacity` pages: its hit rates. on_request(number) comes before each."""
     pool = BlockPool(capacity, 1)  # to the cache a page is a token: it stands for 512
     cache = make_cache(pool)
-    found = shares = 0.0
+    found = []
     for number, request in enumerate(requests):
         if on_request:
             on_request(number)
         table = BlockTable(pool, cache.match([*request.pages, None]))  # None: what comes after, so that all pages can hit
-        tokens = min(table.length * HASHED_TOKENS, request.prompt - 1)
-        found, shares = found + tokens, shares + tokens / request.prompt
+        found.append(min(table.length * HASHED_TOKENS, request.prompt - 1))
         table.append(min(len(request.pages) - table.length, pool.num_free))
         cache.commit(request.pages[: table.length], table.blocks)
         table.free()
-    return {"hit_rate_tokens": found / sum(r.prompt for r in requests), "hit_rate_mean": shares / len(requests)}
+    names = "hit_rate_tokens", "hit_rate_mean", "hit_rate_any"
+    return dict(zip(names, hit_rates(found, [r.prompt for r in requests]), strict=True))
 
 
 def by_policy(requests: Sequence[TraceRequest], capacity: int, name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from minillm.backends.ops import Ops, ops_of
 from minillm.cache.protocol import Array
 from minillm.errors import RequestError
 
-FIRST_CAPACITY = 64  # tokens; doubled as needed, so that appending n tokens copies O(n) of them in all
+FIRST_CAPACITY = 64  # tokens
 
 
 @dataclass
@@ -54,10 +54,16 @@ class ContiguousCache:
         return self.k.nbytes + self.v.nbytes
 
     def reserve(self, tokens: int) -> None:
-        """Make room for this many tokens in all, by doubling."""
+        """Make room for this many tokens in all, where there is less: new arrays, with all that the old ones hold.
+
+        An array cannot grow where it lies, so each new one copies the rows that were there. The new size is such that n tokens
+        that come one by one copy fewer than 2n rows in all, whatever n is, and that at most half of the room stands empty: but
+        FIRST_CAPACITY at least, and never beyond max_length. self.ops.empty(shape, dtype) makes an array of the backend.
+        """
         capacity = self.k.shape[1]
         if tokens > self.max_length:
             raise RequestError(f"the KV cache holds {self.max_length:,} tokens, {tokens:,} were asked for.")
+        # BEGIN SOLUTION ex=02.3
         if tokens <= capacity:
             return
         capacity = min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY))
@@ -66,6 +72,7 @@ class ContiguousCache:
             new = self.ops.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
             new[:, : old.shape[1]] = old
             setattr(self, name, new)
+        # END SOLUTION
 
     def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
         """Add the keys and values of n new tokens to one layer, after those it holds."""
@@ -109,9 +116,7 @@ class ContiguousCache:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""
         if not 0 <= length <= self.length:
             raise RequestError(f"cannot truncate a cache of {self.length:,} tokens to {length:,}.")
-        # BEGIN SOLUTION ex=02.3
         self.lengths = [length] * self.layers
-        # END SOLUTION
 
     def fork(self) -> "ContiguousCache":
         """Make a second cache with the same content, independent from here on (a copy; paging shares instead)."""

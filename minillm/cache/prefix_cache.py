@@ -46,6 +46,13 @@ class PrefixCache(Protocol):
         """Called by the pool when the last owner of a cached block has freed it."""
 
 
-def matchable(tokens: Sequence[int], block_size: int) -> list[int]:
-    """Cut a prompt to the part that a match may cover: full blocks, and never the last token."""
+def matchable(tokens: Sequence[int], block_size: int) -> list[int]:  # [token] -> [token]
+    """Cut a prompt to its longest beginning that may be taken from a cache, though all of it be cached.
+
+    Only full blocks of block_size tokens are cached, with keys and values and nothing else. The step that follows must draw a
+    token, so the model must have something left to compute: logits come out of a position that goes in. A list of tokens, perhaps
+    empty; the prompt stays as it is. A prompt may be empty too.
+    """
+    # BEGIN SOLUTION ex=05.5
     return list(tokens[: max(0, len(tokens) - 1) // block_size * block_size])
+    # END SOLUTION

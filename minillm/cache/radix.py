@@ -35,6 +35,7 @@ class Node:
     children: dict = field(default_factory=dict)
     uses: int = 1  # matches that came through here, and the commit that made it
     last_use: int = 0
+    age: float = 0.0  # of the policy, at the last use
     ticket: int = 0  # of its valid place in the queue
 
 
@@ -79,7 +80,8 @@ class RadixCache:
     def split(self, node: Node, pages: int) -> Node:  # -> the new upper node
         """Cut an edge after some of its pages: a new node takes the upper part, and this one hangs below it."""
         cut = pages * self.page_size
-        upper = Node(node.key, node.tokens[:cut], node.pages[:pages], node.start, node.parent, {}, node.uses, node.last_use)
+        upper = Node(node.key, node.tokens[:cut], node.pages[:pages], node.start, node.parent, {}, node.uses)
+        upper.last_use, upper.age = node.last_use, node.age
         # BEGIN SOLUTION ex=05.3
         node.key = (node.key[0], *node.tokens[cut : cut + self.page_size])
         node.tokens, node.pages, node.start = node.tokens[cut:], node.pages[pages:], node.start + pages
@@ -98,7 +100,8 @@ class RadixCache:
         for node, pages in self.path(matchable(tokens, self.page_size), salt):
             if pages < len(node.pages):
                 node = self.split(node, pages)
-            node.uses, node.last_use = node.uses + 1, self.clock
+            node.uses += 1
+            self._touch(node)
             blocks += node.pages
         for block in blocks:
             self.pool.share(block)
@@ -128,14 +131,15 @@ class RadixCache:
         parent = self.root
         for node, pages in found:
             parent = node if pages == len(node.pages) else self.split(node, pages)
-            parent.last_use = self.clock
+            self._touch(parent)
         if mine:
             self._grow(parent, tokens[done * size :], mine, done, salt)
         return len(mine)
 
     def _grow(self, parent: Node, tokens: Sequence[int], pages: list[int], start: int, salt: Hashable) -> None:
         """Hang a new leaf below a node."""
-        node = Node((salt, *tokens[: self.page_size]), list(tokens), pages, start, parent, last_use=self.clock)
+        node = Node((salt, *tokens[: self.page_size]), list(tokens), pages, start, parent)
+        self._touch(node)
         parent.children[node.key] = node
         for page in pages:
             self.pool.keep(page)
@@ -147,8 +151,12 @@ class RadixCache:
     def on_idle(self, block: int) -> None:
         self.clock += 1
         node = self.home[block]
-        node.last_use = self.clock  # it was in use until now
+        self._touch(node)  # it was in use until now
         self._offer(node)
+
+    def _touch(self, node: Node) -> None:
+        """Note a use. A leaf that loses its end is no younger for it, so its age is kept from here."""
+        node.last_use, node.age = self.clock, self.policy.age
 
     def locked(self, node: Node) -> bool:
         """Whether its last page has an owner. Then nothing above it is idle either."""
@@ -168,14 +176,12 @@ class RadixCache:
     def evict(self, n: int) -> int:  # -> pages
         """Prune up to n idle pages from the ends of leaves, the smallest score first; what is in use stays."""
         freed = 0
-        # BEGIN SOLUTION ex=05.4
         while freed < n and self.queue:
             score, ticket, node = heappop(self.queue)
             if ticket == node.ticket and not node.children and not self.locked(node):
                 self.policy.evicted(score)
                 self.prune(node)
                 freed += 1
-        # END SOLUTION
         return freed
 
     def prune(self, node: Node) -> None:

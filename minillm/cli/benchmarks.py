@@ -155,6 +155,19 @@ def run_pair(args: Namespace, module: ModuleType) -> dict:
     return module.run(load(args), LLM(zoo.resolve(args.draft)), held_out, args.requests, args.new_tokens)
 
 
+def add_stories(parser: Parser) -> None:
+    add_model_options(parser)
+    parser.add_argument("--questions", metavar="FILE", help="lines of JSON: story, question, choices, answer (default: ours)")
+    parser.add_argument("--items", type=int, metavar="N", help="only the first N (default: all)")
+
+
+def run_stories(args: Namespace, module: ModuleType) -> dict:
+    from minillm.model import zoo
+
+    path = args.questions or zoo.embedded_folder().parent / "corpus" / "questions.jsonl.xz"
+    return module.run(load(args), module.read_items(path)[: args.items])
+
+
 def add_kernels(parser: Parser) -> None:
     add_model_options(parser, "smollm2-135m", backend=False)
     add_counts(parser, rounds=3)
@@ -243,6 +256,7 @@ CHOICES = {  # name -> what it is, its options, its call
     "serving": ("the engine's cost beside the model's, and the cost of batch invariance", add_serving, run_serving),
     "training": ("a training step; with --peers beside torch's", add_training, run_training),
     "pair": ("perplexity of a model and of a draft for it; how often drafts are accepted", add_pair, run_pair),
+    "stories": ("questions about a story with four answers: how many a model has right", add_stories, run_stories),
     "busy": ("what a model keeps of its pace beside other programs, and how even its steps stay", add_busy, run_busy),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

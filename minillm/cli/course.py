@@ -12,11 +12,11 @@ from minillm.cli.arguments import Parser
 if TYPE_CHECKING:
     from minillm.course.exercises.index import Course
 
-HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills, notebooks"
+HELP = "the exercises: start, check, hint, status, solution; and for instructors release, grade, kills, notebooks, figures"
 
 
 def configure(parser: Parser) -> None:
-    from minillm.course.notebooks import build
+    from minillm.course.notebooks import build, figures
 
     commands = parser.add_subparsers(metavar="ACTION", required=True)
 
@@ -43,6 +43,7 @@ def configure(parser: Parser) -> None:
     kills = command(_kills, "which wrong solution is caught by which test", "*", work=False)
     kills.add_argument("--json", action="store_true", help="one JSON object instead of the lines")
     build.configure(command(_notebooks, "build notebooks from their sources, or compare with --check", work=False))
+    figures.configure(command(_figures, "write the figures that notebooks measured into the lessons that quote them", work=False))
     release = command(_release, "bundles for students and for the autograder", "+", work=False)
     release.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR")
     release.add_argument("--seed", type=int, metavar="S", help="of the hidden tests (drawn if not given)")
@@ -149,6 +150,12 @@ def _kills(args: Namespace, course: "Course") -> int:
 
 def _notebooks(args: Namespace, course: "Course") -> int:
     from minillm.course.notebooks.build import run
+
+    return run(args)
+
+
+def _figures(args: Namespace, course: "Course") -> int:
+    from minillm.course.notebooks.figures import run
 
     return run(args)
 

@@ -6,6 +6,7 @@ import re
 import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minillm.cli.arguments import Parser
@@ -57,7 +58,12 @@ def configure(parser: Parser) -> None:
     add_kv_option(engine)
     engine.add_argument("--block-size", type=int, default=16, metavar="N", help="tokens of a block (default: %(default)s)")
     engine.add_argument("--max-sequences", type=int, default=16, metavar="N", help="in one step (default: %(default)s)")
-    engine.add_argument("--max-tokens-per-step", type=int, default=512, metavar="N", help="default: %(default)s")
+    budget = engine.add_mutually_exclusive_group()
+    budget.add_argument("--max-tokens-per-step", type=int, default=512, metavar="N", help="default: %(default)s")
+    budget.add_argument(
+        "--tpot-limit", type=float, metavar="S",
+        help="or as many as a step takes in so many seconds, by this machine's bandwidth and FLOP/s: an estimate from below",
+    )  # fmt: skip
     engine.add_argument("--policy", choices=["static", "orca", "vllm", "chunked"], default="chunked", help="default: %(default)s")
     engine.add_argument("--order", choices=["fcfs", "priority", "fair", "cache"], default="fcfs", help="default: %(default)s")
     engine.add_argument("--preemption", choices=["recompute", "swap"], default="recompute", help="default: %(default)s")
@@ -122,6 +128,8 @@ def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, Sched
     from minillm.server.metrics_page import MetricsPage, WatchedLog
 
     config = scheduler_config(args, llm.config, llm.transformer.kv_dtype.itemsize)
+    if args.tpot_limit is not None:
+        config = replace(config, max_tokens_per_step=step_budget(args.tpot_limit, llm, config))
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
     engine = Engine(llm, config, invariant=args.batch_invariant, log=log)
     with ThreadPoolExecutor(1) as passing:  # no request should wait for a compiler; a thread: see load_model
@@ -222,6 +230,29 @@ def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int
         prefix=None if args.prefix == "none" else args.prefix,
         context_length=model.context_length,
     )
+
+
+def step_budget(limit: float, llm: "LLM", config: "SchedulerConfig") -> int:  # seconds -> tokens of a step
+    """Choose a step's token budget for a limit that the longest step meets: all decodes, a full pool, a long prompt's end."""
+    from minillm.bench.machine import measure_machine
+    from minillm.costs.time import largest_chunk, step_time
+    from minillm.model.load import bits_per_weight
+    from minillm.model.zoo import resolve
+
+    model, decodes, compiled = llm.config, config.max_sequences, llm.transformer.ops.name != "numpy"
+    bits = bits_per_weight(resolve(llm.source), model) if compiled and isinstance(llm.source, str | os.PathLike) else 32
+    machine, kv_bits = measure_machine(megabytes=256, kernels=compiled), 8 * llm.transformer.kv_dtype.itemsize
+    context = min(model.context_length, config.num_blocks * config.block_size // decodes)
+    rest = decodes, context, model.context_length, bits, kv_bits
+    flops, bandwidth = machine.peak(compiled), machine.read_bytes_per_s
+    chunk = largest_chunk(model, flops, bandwidth, limit, model.context_length, *rest)
+    if not chunk:
+        least = step_time(model, flops, bandwidth, decodes, context, 1, *rest[2:])
+        raise MiniLLMError(
+            f"--tpot-limit: a step of {decodes:,} decodes and one token of a prompt takes {least:.3g} s at least on this "
+            f"machine, {limit:g} s are allowed. Allow more, or fewer --max-sequences."
+        )
+    return decodes + chunk
 
 
 def size(text: str) -> int:  # "2GiB" -> bytes

@@ -153,17 +153,21 @@ def told(args: Namespace, config: "TrainConfig", written: Path, steps: "list[Ste
     """Draw the picture, and print a summary in one line, or JSON where it was asked for."""
     from statistics import median
 
+    from minillm.training.memory import activation_bytes
     from minillm.training.picture import picture
 
     if not steps:  # resumed after the last step, and the curve was removed
         return
     out, last = Path(config.run.out), steps[-1]
     picture(steps, config.model.vocab_size, out / "loss.png")
-    seconds = median(step.seconds for step in steps)
+    seconds, run, base = median(step.seconds for step in steps), config.run, config.base
+    adapted = None if base.method == "full" else base.matrices
+    waiting = activation_bytes(config.model, run.batch, run.length, adapted, run.recompute)
     result = {
         "steps": last.step, "loss": last.loss, "held_out_loss": last.held_out_loss,
         "tokens": sum(step.tokens for step in steps), "training_s": sum(step.seconds for step in steps),
         "tokens_per_s": last.tokens / seconds, "peak_share": flops / seconds / peak,
+        "activation_bytes": waiting,
         "parameters": config.model.parameters(), "model": str(written),
     }  # fmt: skip
     held_out = "" if last.held_out_loss is None else f", held out {last.held_out_loss:.3f}"
@@ -172,5 +176,5 @@ def told(args: Namespace, config: "TrainConfig", written: Path, steps: "list[Ste
         return
     print(
         f"{last.step:,} steps, loss {last.loss:.3f}{held_out}, {result['tokens_per_s']:,.0f} tokens/s "
-        f"({result['peak_share']:.0%} of peak): {result['model']}"
+        f"({result['peak_share']:.0%} of peak), {waiting / 1e6:,.1f} MB of activations: {result['model']}"
     )

@@ -60,6 +60,29 @@ def step_time(  # -> seconds
     return products + decodes + max(c.prefill_attention_flops(chunk, cached) / flops, cached * kv_bytes / bandwidth)
 
 
+def largest_chunk(  # -> tokens
+    config: Any, flops: float, bandwidth: float, limit: float, most: int, batch: int = 0, context: int = 0, cached: int = 0,
+    bits: float = 16, kv_bits: float = 16
+) -> int:
+    """Find the largest chunk of prompt, at most `most` tokens, with which a step takes no longer than `limit` seconds.
+
+    Beside it `batch` decodes run, each over `context` tokens; `cached` tokens of the prompt came before. Each decode draws one
+    token a step, so the longest step is the largest gap between two tokens: limit is an objective for TPOT. step_time is the
+    model of a step; it never falls as the chunk grows. 0: no token fits, or the decodes alone take longer. `most` may be as
+    large as a context of a million tokens, and a server may ask before each step: to try all sizes is too slow.
+    """
+    # BEGIN SOLUTION ex=06.6
+    low, high = 0, most
+    while low < high:
+        chunk = (low + high + 1) // 2
+        if step_time(config, flops, bandwidth, batch, context, chunk, cached, bits, kv_bits) <= limit:
+            low = chunk
+        else:
+            high = chunk - 1
+    return low
+    # END SOLUTION
+
+
 def swap_time(config: Any, tokens: int, bandwidth: float, kv_bits: float = 16) -> float:  # -> seconds
     """Compute the time to move the cache of `tokens` tokens over a link at `bandwidth` bytes/s, one way.
     Recomputing it is prefill_time."""

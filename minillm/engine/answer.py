@@ -46,7 +46,6 @@ def sampling_state(
     LLM.generate, and for any other the one of np.random.SeedSequence(seed, spawn_key=(index,)). Without a seed (None) each
     is random. used[token]: does the token occur in the prompt (ids)? None where it is not needed: repetition_penalty 1.
     """
-    # BEGIN SOLUTION ex=06.6
     key = (index,) if index else ()
     rng = np.random.default_rng(np.random.SeedSequence(params.seed, spawn_key=key))
     used = None
@@ -54,7 +53,6 @@ def sampling_state(
         used = np.zeros(vocab_size, bool)
         used[prompt] = True
     return rng, used
-    # END SOLUTION
 
 
 @dataclass

@@ -84,9 +84,7 @@ class ModelConfig:
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Count the bytes that one token adds to the KV cache, over all layers."""
-        # BEGIN SOLUTION ex=02.6
         return 2 * self.n_layers * self.n_kv_heads * self.d_head * bytes_per_value
-        # END SOLUTION
 
     # --- arithmetic -----------------------------------------------------------------------------------------------
 
@@ -123,10 +121,20 @@ class ModelConfig:
 
     # --- traffic --------------------------------------------------------------------------------------------------
 
-    def decode_bytes(self, context: int, batch: int = 1, bits_per_weight: float = 16, bytes_per_value: int = 2) -> float:
-        """Count the bytes that one decode step must read: every weight once, and the cache of every sequence in the batch.
+    def decode_bytes(
+        self, context: int, batch: int = 1, bits_per_weight: float = 16, bytes_per_value: int = 2, shared: int = 0
+    ) -> float:
+        """Count the bytes that one decode step must read, in which each sequence of a batch gets one token.
 
-        The embedding table is left out where it is not the head: a step reads a row of it.
+        context: the cached tokens that each of them attends to. shared: how many of these all contexts begin with, where a
+        kernel reads such a prefix once for the whole batch (Hydragen: Juravsky et al. 2024); 0 for a kernel that does not.
+        bits_per_weight may be a fraction (Q4_0: 4.5), and has nothing to do with bytes_per_value, the width in the cache.
+
+        Weights count that are factors of a product. Norms and biases are too few, and of an embedding table that is not the
+        head as well a step looks up a row for each token.
         """
+        # BEGIN SOLUTION ex=02.6
         weights = self.matrix_parameters() * bits_per_weight / 8
-        return weights + batch * context * self.kv_bytes_per_token(bytes_per_value)
+        cached = shared + batch * (context - shared)  # tokens
+        return weights + cached * self.kv_bytes_per_token(bytes_per_value)
+        # END SOLUTION

@@ -182,6 +182,13 @@ def generate_tokens(
 ) -> Iterator[tuple[SequenceState, str]]:  # and a piece of its text
     """Generate for all sequences until each has finished. Yields after every token, also when it shows no text yet.
 
+    A prompt goes through the model once, and gives the first token. From then on all sequences that have not finished share
+    one forward pass a step, in which each feeds what its cache lacks, so that weights are read once for all. A finished one
+    (its finish_reason is set: a stop, max_tokens, a full context) takes part in no step, nor is its last token ever fed.
+
+    choose(sequence, logits) takes (vocab,) logits of NumPy, appends a token to its sequence and gives what is to be yielded.
+    transformer.logits(segments) gives one row for each segment, on the backend; transformer.ops.download makes NumPy's of them.
+
     use_cache=False forgets everything after each token: what generation costs without a KV cache.
     """
     log = log or EventLog()
@@ -199,14 +206,15 @@ def generate_tokens(
         piece = sequence.accept(token, eos_ids, room)
         if sequence.finish_reason:
             log.add(sequence.request, FINISHED)
+        elif not use_cache:
+            sequence.cache = transformer.new_cache()
         return sequence, piece
 
+    # BEGIN SOLUTION ex=01.7
     for sequence in sequences:
         yield choose(sequence, prefill(transformer, sequence))
-    while active := [s for s in sequences if not s.finish_reason]:
-        if not use_cache:
-            for sequence in active:
-                sequence.cache = transformer.new_cache()
-        step = [s.segment(s.pending()) for s in active]
+    while active := [sequence for sequence in sequences if not sequence.finish_reason]:
+        step = [sequence.segment(sequence.pending()) for sequence in active]
         for sequence, logits in zip(active, transformer.ops.download(transformer.logits(step)), strict=True):
             yield choose(sequence, logits)
+    # END SOLUTION

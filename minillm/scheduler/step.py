@@ -48,9 +48,10 @@ def allocate_table(
 ) -> BlockTable | None:
     """Admit a waiting group by free blocks: return its table, holding the cached part of its prompt; None if it must wait.
 
-    It needs a seat for each live answer, `seats` are free; and group.blocks(pool.block_size) blocks less those found in
-    the cache (cache.match(tokens, salt) of the lead's tokens up to its target; cache may be None). The pool's watermark
-    must stay free (pool.can_allocate), unless the group would be alone: then no other needs to grow.
+    It needs a seat for each answer that has not ended (group.live), `seats` are free; and group.blocks(pool.block_size)
+    blocks less those found in the cache. The first of group.live is the lead, which computes the prompt for all: look for its
+    tokens up to lead.target, where those of the answers part (cache.match(tokens, group.request.salt); cache may be None).
+    The pool's watermark must stay free (pool.can_allocate), unless the group would be alone: then no other needs to grow.
     A group that must wait leaves everything as it was: a match is released.
     """
     # BEGIN SOLUTION ex=06.1

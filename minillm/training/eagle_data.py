@@ -50,6 +50,8 @@ def generate_texts(
             texts[i].append(int(draw if i % 2 else first_choice))
     ids = np.array([text[:stop] for text in texts], np.int32)
     ends = np.isin(ids, list(eos_ids))
+    for row, beginning in zip(ends, beginnings, strict=True):
+        row[: len(beginning)] = False  # a chat's prompt has ends of its own
     counts = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, stop)
     return GeneratedTexts(ids, np.stack([np.concatenate(f) for f in features]), counts)
 

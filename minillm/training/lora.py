@@ -7,7 +7,8 @@ gradient and no moments, which are three quarters of the memory of training, and
     y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ        A: (r, d_in), random      B: (d_out, r), zero        r (d_in + d_out) numbers to learn
     ΔW = (α/r) B A                    merged:  y = x (W + ΔW)ᵀ, the old cost;   or kept apart: many adapters, one model
 
-    dB = (α/r) dyᵀ (x Aᵀ)      dA = (α/r) (dy B)ᵀ x      dx = dy W + (α/r) (dy B) A        never dW = dyᵀ x
+Backwards, dy passes through W on its way down and W learns nothing: dW = dyᵀ x, as large as W itself, is never made. A and B
+learn from their own small products (lora_backward).
 
 Hu et al. 2021, arXiv:2106.09685. Names of arrays as in llama.cpp's adapters: NAME.lora_a, NAME.lora_b.
 """
@@ -31,22 +32,32 @@ from minillm.training.layer import Products, dense
 def lora_linear(  # (T, d_in), (d_out, d_in), (r, d_in), (d_out, r), float -> (T, d_out)
     x: Array, weight: Array, a: Array, b: Array, alpha: float
 ) -> Array:
-    """Compute y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token between the two, and B A is never made."""
-    # BEGIN SOLUTION ex=16.4
+    """Compute y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, from right to left: r numbers a token between the two, and B A is never made.
+
+    y is of the type of x and W.
+    """
     y = linear(x, weight)
     low = (alpha / len(a)) * linear(x, a)  # (T, r)
     y += linear(low, b)
-    # END SOLUTION
     return y
 
 
 def lora_backward(  # …, (T, d_out) -> (T, d_in), (r, d_in), (d_out, r)
     x: Array, a: Array, b: Array, alpha: float, d_y: Array
 ) -> tuple[Array, Array, Array]:
-    """Compute what A and B add to dx, and their own gradients; d_y is that of y. x Aᵀ is recomputed: it costs little."""
+    """Compute the gradients of an adapter: what A and B add to dx, dA and dB, where dy is that of y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ.
+
+    Each has the shape of what it is the gradient of. Tokens add up: the loss has its mean over them already. No array is larger
+    than x, y, A or B: a gradient as large as W is what LoRA is there to avoid. Nothing that is given is changed. x Aᵀ was not
+    kept by forward, to save memory; it costs little to compute again.
+    """
+    # BEGIN SOLUTION ex=16.4
     scale = alpha / len(a)
-    d_low = scale * (d_y @ b)  # (T, r)
-    return d_low @ a, d_low.T @ x, scale * (d_y.T @ linear(x, a))
+    d_low = scale * (d_y @ b)  # (T, r), the gradient of x Aᵀ
+    d_x, d_a = d_low @ a, d_low.T @ x
+    d_b = scale * (d_y.T @ linear(x, a))
+    # END SOLUTION
+    return d_x, d_a, d_b
 
 
 def merge(parameters: Mapping[str, Array], adapter: Adapter) -> dict[str, Array]:

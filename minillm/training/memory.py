@@ -8,8 +8,8 @@ adapter's p are beside the P), T = batch · length tokens:
     weights         4 P        4 P + 4 p   0.52 P + 4 p     + the tables' 2 or 4 bytes, + the one matrix in use: 4 d_ff d
     gradients       4 p        4 p         4 p
     moments         8 p        8 p         8 p
-    activations     4 T (L (4 d + 2 H d_h + 2 H_kv d_h + 3 d_ff + H) + d)       recomputed: 4 T (L d + one layer's)
-                    adapters on q and v alone: 3 d and 2 d_ff, as what a frozen matrix was given is not needed again
+    activations     what each layer keeps (layer.Activations), L times; less with adapters, as what a frozen matrix was given is
+                    not needed again; recomputed: an input of each layer, and one layer's (activation_bytes)
     logits          4 T V, gone before the layers go back
 
 Gradients grow while activations are given back, so the peak is at one of a few moments: at the head, with all activations
@@ -22,7 +22,7 @@ Kaplan et al. 2020, arXiv:2001.08361, count as model/config.py does; Korthikanti
 
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minillm.errors import TrainingError
@@ -84,11 +84,14 @@ def moments_of(  # -> [MemoryBreakdown], of each possible peak
         work = max(work, tokens * (3 * c.d_model + 2 * c.d_ff) + c.d_model * c.d_ff)
 
     def at(when: str, gradients: int, activations: int, working: int) -> MemoryBreakdown:
-        return MemoryBreakdown(when, weights, moments, FLOAT * gradients, FLOAT * activations, FLOAT * working)
+        return MemoryBreakdown(when, weights, moments, FLOAT * gradients, activations, FLOAT * working)
 
-    of_one = layer_activations(c, None if full else matrices)
-    last, first = (tokens * kept(c, layers, of_one, recompute) for layers in (c.n_layers, 1))
-    inputs = tokens * (c.n_layers + 1) * c.d_model
+    adapted = None if full else matrices
+    besides = FLOAT * tokens * (c.d_model + c.d_head + recompute * c.d_model)  # the last x, RoPE's angles; what was run again
+    last, first = (
+        besides + activation_bytes(replace(c, n_layers=n), batch, length, adapted, recompute) for n in (c.n_layers, 1)
+    )
+    inputs = FLOAT * tokens * (c.n_layers + 1) * c.d_model
     return [
         at("head", at_head, inputs if recompute else last, tokens * (c.vocab_size + 2 * c.d_model) + unpacked),
         at("last layer", at_head + of_layer, last, work),
@@ -98,25 +101,30 @@ def moments_of(  # -> [MemoryBreakdown], of each possible peak
     ]
 
 
-def kept(c: ModelConfig, layers: int, of_one: int, recompute: bool) -> int:  # -> numbers a token
-    """Count what is kept for backward when `layers` of them are still to be done: activations, RoPE's angles and the last x.
+def activation_bytes(
+    c: ModelConfig, batch: int, length: int, adapted: Sequence[str] | None = None, recompute: bool = False
+) -> int:
+    """Count the bytes of activations that the layers keep for backward, when forward has passed through all of them.
 
-    Recomputed: the input of each, the activations of the one it is at, and what that one gave.
+    ModelConfig, sequences, tokens of each -> bytes. What a layer keeps is layer.Activations: float32 arrays, with a row for each
+    token of each sequence. An array that two names share is kept once. Embedding, head and loss do not count here.
+
+    adapted: short names of the matrices that have an adapter ("attn_q", "ffn_up"), where all else is frozen; None: every weight
+    learns. h, h_m and act are kept only where a matrix that they are multiplied by learns (Products.needs_input).
+
+    recompute: each layer keeps its input x alone. Backward then runs one layer again, and has all of that one layer's arrays
+    beside the inputs of the others; that moment is counted.
     """
-    activations = layers * c.d_model + of_one if recompute else layers * of_one
-    return activations + c.d_model + c.d_head
-
-
-def layer_activations(c: ModelConfig, adapted: Sequence[str] | None = None) -> int:  # -> numbers a token
-    """Count the arrays of layer.Activations: x, m; q, out; k, v; gate, up; log-sum-exp; before the norm, q and k.
-
-    And for dW alone h, h_m and act. adapted: names of the matrices that have adapters, where all else is frozen; None: all
-    are trained.
-    """
+    # BEGIN SOLUTION ex=16.6
     wide, narrow = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
-    always = 2 * c.d_model + 2 * wide + 2 * narrow + 2 * c.d_ff + c.n_heads + (wide + narrow if c.qk_norm else 0)
+    layer = 2 * c.d_model + 2 * wide + 2 * narrow + 2 * c.d_ff + c.n_heads  # x, m; q, out; k, v; gate, up; log-sum-exp
+    if c.qk_norm:
+        layer += wide + narrow  # q and k from before the norm
     inputs = (c.d_model, {"attn_q", "attn_k", "attn_v"}), (c.d_model, {"ffn_gate", "ffn_up"}), (c.d_ff, {"ffn_down"})
-    return always + sum(size for size, users in inputs if adapted is None or users & set(adapted))
+    layer += sum(size for size, users in inputs if adapted is None or users & set(adapted))  # h, h_m, act
+    a_token = (c.n_layers - 1) * c.d_model + layer if recompute else c.n_layers * layer
+    return FLOAT * batch * length * a_token
+    # END SOLUTION
 
 
 def layer_working(c: ModelConfig, batch: int, length: int) -> int:  # -> numbers

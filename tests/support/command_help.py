@@ -113,7 +113,7 @@ def argv(text):  # "python -m minillm course check 01.2" -> ["course", "check", 
 
 PARSER, COURSE, DECKS = parser(), Course(), read_decks()  # read once
 STAND_INS = {"{…}": "01", "NN": "01", "NN.k": "01.1", "ID": "01", "N": "1", "URL": "http://127.0.0.1:1", "NAME=PATH": "name=path"}
-EXAMPLES = {"03.7": "lessons/instructors.md"}  # the id that an instructor's own exercise would have: there must be none
+EXAMPLES = {"03.9": "lessons/instructors.md"}  # the id that an instructor's own exercise would have: there must be none
 
 
 def wrong(advertised):  # -> what is wrong with a command line, or None

@@ -36,6 +36,7 @@ BENCH = {
     "pair": ["--requests", "1", "--new-tokens", "2", "--held-out", "0.0003"],
     "busy": ["--prompt-tokens", "8", "--new-tokens", "2", "--rounds", "1", "--batch", "1"],
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
+    "stories": ["--items", "4"],
 }
 SMALL = {
     "tour": ["--out", "tour"],
@@ -109,7 +110,7 @@ def fill_in(words):  # -> words, each placeholder by its stand-in
     trace = "mooncake.jsonl" if kind == "prefix" else "azure.csv"
     files = {"quiz": "cards.tsv", "train": "data/models/tiny.toml", "inspect": str(ROOT / "data/models/tiny.gguf")}
     stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], "")}
-    stand_ins |= {"03.7": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
+    stand_ins |= {"03.9": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
     stand_ins |= {"adapter.gguf": "data/models/moral.gguf"}
     return [stand_ins.get(word, word) for word in words]
 

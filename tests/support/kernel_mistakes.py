@@ -30,6 +30,43 @@ def record(codes, bits):  # (16, 32) -> 16-bit words of a record, by the picture
     return np.array(words + [0x5A5A] * 64, np.uint16)  # behind the codes: scales
 
 
+def spots(bits):  # -> (16, 32, 2): word and first bit of each code, filled in by walking through the picture
+    found, word, shift = np.zeros((16, 32, 2), int), 0, 0
+    for pair in range(16):
+        for row in range(16):
+            for side in (0, 1):
+                found[row, 2 * pair + side] = word + 2 * row + side, shift
+        shift += bits
+        if shift == 16:
+            word, shift = word + 32, 0
+    return found
+
+
+def misplaced(bits):  # -> {words: (16, 32, 2)}
+    right = spots(bits)
+    column = np.arange(32)
+    turned, swapped, by_row = right.copy(), right.copy(), right.copy()
+    turned[..., 1] = 16 - bits - right[..., 1]
+    swapped[..., 0] ^= 1
+    by_row[..., 0] = right[..., 0] // 32 * 32 + np.arange(16)[:, None] + right[..., 0] % 2 * 16
+    beside = right.copy()
+    beside[..., 0] = 2 * bits * np.arange(16)[:, None] + 2 * (right[..., 0] // 32) + right[..., 0] % 2
+    half_wide = right.copy()
+    half_wide[..., 0] = right[..., 0] % 32 + right[..., 0] // 32 * 16
+    return {
+        "pairs are put from the top: the first pair has the lowest bits": turned,
+        "the halves of a lane are swapped: even columns are in the first word": swapped,
+        "columns are in the file's order (low halves, then high ones): here neighbours are a pair": right[
+            :, np.where(column < 16, 2 * column, 2 * column - 31)],
+        "all even halves come first, then all odd ones: a lane's two halves are neighbours": by_row,
+        "the words of a row lie side by side: those of sixteen rows do, for each register": beside,
+        "a register is 16 words: sixteen lanes of two words are 32": half_wide,
+        "the first bit is counted in 4 bits a code, whatever bits is": np.stack(
+            [right[..., 0], np.broadcast_to(4 * (column // 2 % 4), (16, 32))], axis=-1),
+        "every row has the place of row 0": np.broadcast_to(right[:1], right.shape),
+    }  # fmt: skip
+
+
 def misread(codes, bits):  # (16, 32) -> {what was done: (16, 32)}
     codes = codes.astype(int)
     each = 2 if bits == 8 else 4
@@ -55,27 +92,6 @@ def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) -> (bands, blocks, b
         value = int(words[band, block, pair // each, row, side]) | int(pairs[at]) << bits * (pair % each)
         words[band, block, pair // each, row, side] = value
     return words.view(np.uint8).reshape(bands, blocks, -1)
-
-
-def mispacked(pairs, bits):
-    each = 16 // bits
-    groups = pairs.reshape(*pairs.shape[:2], 16 // each, each, 16, 2)
-    top_first = groups[:, :, :, ::-1].reshape(pairs.shape)
-    narrow = np.zeros_like(groups[:, :, :, 0])
-    for i in range(each):
-        narrow |= groups[:, :, :, i] << np.uint8(bits * i) if bits * i < 8 else np.uint8(0)
-    return {
-        "the first pair is put into the highest bits: it belongs into the lowest": halfwords(top_first, bits),
-        "the two halves of a lane are swapped": halfwords(pairs[..., ::-1], bits),
-        "codes are shifted as uint8: what is moved beyond bit 7 is lost": as_bytes(narrow),
-        "only the last pair is left: earlier ones are overwritten": as_bytes(groups[:, :, :, -1].astype(int) << (16 - bits)),
-        "only the first pair is there": as_bytes(groups[:, :, :, 0]),
-        "all pairs lie in the lowest bits: pair i moves up by bits · i": as_bytes(np.bitwise_or.reduce(groups, axis=3)),
-    }
-
-
-def as_bytes(words):
-    return np.ascontiguousarray(words.astype(np.uint16)).view(np.uint8).reshape(*words.shape[:2], -1)
 
 
 # --- tiles --------------------------------------------------------------------------------------------------------------
@@ -193,6 +209,46 @@ def matmul_mistakes(a, b, block):
         "the tail columns are dropped: C's last columns were never written": tail_columns,
         "tail rows and columns are dropped": both,
     }
+
+
+# --- the order of tiles -------------------------------------------------------------------------------------------------
+
+
+def panels_read(order, room):
+    """A cache of so many panels, as a list, the oldest first."""
+    there, read = [], 0
+    for tile in order:
+        for panel in zip("AB", tile, strict=True):
+            if panel in there:
+                there.remove(panel)
+            else:
+                read += 1
+            there = [*there, panel][-room:]
+    return read
+
+
+def orders(rows, columns, room):  # -> {words: [(i, j)]}
+    def groups(size):
+        return [(i, j) for at in range(0, rows, size) for j in range(columns) for i in range(at, min(at + size, rows))]
+
+    by_row = [(i, j) for i in range(rows) for j in range(columns)]
+    inside = [(i, j) for at in range(0, rows, room - 2) for i in range(at, min(at + room - 2, rows)) for j in range(columns)]
+    side = max(1, room // 2)
+    square = [
+        (i, j) for at in range(0, rows, side) for left in range(0, columns, side)
+        for i in range(at, min(at + side, rows)) for j in range(left, min(left + side, columns))
+    ]  # fmt: skip
+    return {
+        "row by row: each row reads all of B again": by_row,
+        "column by column: each column reads all of A again": [(i, j) for j in range(columns) for i in range(rows)],
+        f"groups of room - 1, {room - 1} rows: when a new B comes, the oldest panel is one of A's, needed next": groups(room - 1),
+        "groups of room rows: there is no place for any B beside them": groups(room),
+        "groups of half the room: fewer rows share a panel of B than could": groups(max(1, room // 2)),
+        "square groups, half of the room for A and half for B: A is read again for every group beside the first": square,
+        "groups of rows, but row by row within them: a panel of B is gone before the next row of the group": inside,
+        "groups of columns: then A is read again and again": [
+            (i, j) for at in range(0, columns, room - 2) for i in range(rows) for j in range(at, min(at + room - 2, columns))],
+    }  # fmt: skip
 
 
 # --- the norm that waits ------------------------------------------------------------------------------------------------

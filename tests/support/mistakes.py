@@ -100,6 +100,7 @@ def attention(q, k, v):  # (n_q, heads, d), (n_k, kv_heads, d), (n_k, kv_heads, 
         "every query head reads KV head 0": oracles.attention(q, k[:, :1], v[:, :1]),
         "query heads are dealt out in turn (h modulo kv_heads): neighbours share a KV head": oracles.attention(
             q, k[:, dealt], v[:, dealt]),
+        "values come from another KV head than keys: both are head h // group": oracles.attention(q, k, v[:, ::-1]),
         "heads and tokens are flattened in the wrong order at the end": right.transpose(1, 0, 2).reshape(right.shape),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What comes out of a step's budget, or of a seed, after a typical mistake: see mistakes.py."""
+"""What comes out of a step's budget, a limit on its time, or a seed, after a typical mistake: see mistakes.py."""
 
 import numpy as np
 
@@ -41,6 +41,33 @@ def split_budget(pending, budget):  # [tokens], tokens -> {words: (n,) tokens}
     }
 
 
+def largest_chunk(time, limit, most, batch, cached):  # time(batch, chunk, cached, fused) -> seconds; -> {words: tokens}
+    """Of a prompt in a step that has a limit."""
+
+    def fits(batch=batch, cached=cached, fused=False, most=most, strictly=False):
+        times = ((chunk, time(batch, chunk, cached, fused)) for chunk in range(1, most + 1))
+        return max((chunk for chunk, t in times if t < limit or (t == limit and not strictly)), default=0)
+
+    right = fits()
+    power = 1 << (right.bit_length() - 1) if right else 0
+    per_token = time(0, most, 0, False) / most
+    return {
+        "one maximum is taken over the whole step: its kernels run one after another, so their times add up": fits(fused=True),
+        "the decodes are left out: they are in the same step": fits(batch=0),
+        "the tokens that came before are left out: the chunk attends to them too": fits(cached=0),
+        "a step that takes just the limit is refused": fits(strictly=True),
+        "the decodes are taken off the chunk: the limit is on seconds, and their time is in the step": max(0, right - batch),
+        "the largest power of two below it is given: look between that and its double": power,
+        "`most` does not count: the prompt may be shorter": fits(most=2 * most),
+        "it is the first chunk that no longer fits, not the last that does": right + 1,
+        "one token more would still fit": right - 1,
+        "the limit does not count: all of the prompt is taken": most,
+        "each token is charged alike: until the FLOPs take as long as reading the weights, tokens ride free": min(
+            most, max(0, int((limit - time(batch, 0, cached, False)) / per_token))
+        ),
+    }
+
+
 def numbers(seed, index, n=4):  # -> {words: (n,) floats}
     """The first numbers that an answer draws."""
     by, spawned = np.random.default_rng, np.random.SeedSequence(seed, spawn_key=(index,))
@@ -60,6 +87,8 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
     times, reported = [e.time for e in tokens], [e.tokens for e in events if e.kind == "usage"]
     count = max(sum(e.tokens for e in tokens), *reported, 0)
     answers = [[e.time for e in tokens if e.index == i] for i in sorted({e.index for e in tokens})]
+    by_answer = sorted(tokens, key=lambda e: e.index)
+    pairs = [(a, b) for a, b in zip(by_answer, by_answer[1:], strict=False) if a.index == b.index]
     decoding, start = sum(t[-1] - t[0] for t in answers), scheduled[-1] if scheduled else np.nan
     chunks, end = len(tokens) - len(answers), next(e.time for e in events if e.kind == "finished")
     return {
@@ -71,6 +100,9 @@ def latency(events, name):  # [Event] of one request, TTFT or TPOT or E2E -> {wo
             "the gaps of all answers are pooled: each answer has a TPOT, and the request's is their mean": decoding
             / max(1, count - len(answers)),
             "chunks are counted: each may hold several tokens": decoding / chunks if chunks else np.nan,
+            "each chunk's gap is divided by its tokens and these means are averaged: it is all seconds over all tokens": np.mean(
+                [(b.time - a.time) / b.tokens for a, b in pairs] or [np.nan]
+            ),
             "the first token is counted, and the wait for it": (times[-1] - arrived[0]) / count,
             "the gaps of n tokens are divided by n: there are n - 1": decoding / count,
             "the answers are taken for one: gaps between tokens of different answers": (times[-1] - times[0]) / max(1, count - 1),

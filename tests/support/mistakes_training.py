@@ -155,22 +155,30 @@ def adamw_mistakes(which, *inputs):  # 0, 1 or 2: w, m or v -> {words: array}
 # --- 16.4 and 16.5 ------------------------------------------------------------------------------------------------------
 
 
-def lora(x, weight, a, b, alpha):  # -> y in float64, {words: y}
-    x, weight, a, b = (array.astype(np.float64) for array in (x, weight, a, b))
-    base, thin, rank = x @ weight.T, x @ a.T @ b.T, len(a)
-    return base + alpha / rank * thin, {
-        "α was not divided by the rank": base + alpha * thin,
-        "α was divided by d_out, the length of B: the rank is that of A": base + alpha / len(b) * thin,
-        "α was divided by d_in: the rank is the number of A's rows": base + alpha / a.shape[1] * thin,
-        "r/α was multiplied: it is α/r": base + rank / alpha * thin,
-        "α was divided by √r": base + alpha / rank**0.5 * thin,
-        "the scale α/r was left out": base + thin,
-        "the scale was applied twice": base + (alpha / rank) ** 2 * thin,
-        "the base was scaled too: only what is added to it is": alpha / rank * (base + thin),
-        "the base was left out": alpha / rank * thin,
-        "the thin matrices were left out": base,
-        "the thin product was taken off": base - alpha / rank * thin,
-    }
+def thin(x, a, b, alpha):  # -> (T, d_out) in float64, (α/r) (x Aᵀ) Bᵀ in plain loops over the middle
+    y = np.zeros((len(x), len(b)))
+    for r in range(len(a)):
+        y += alpha / len(a) * np.outer((x.astype(np.float64) * a[r]).sum(axis=1), b[:, r])
+    return y
+
+
+def lora_gradients(x, a, b, alpha, d_y):  # -> a {words: array} for dx, dA and dB, each from ΔW's own gradient
+    rank, d_weight = len(a), d_y.T @ x  # (d_out, d_in), which the code under test must not make
+    d_x, d_a, d_b = d_y @ b @ a, b.T @ d_weight, d_weight @ a.T
+    scale = alpha / rank
+    ways = []
+    for whole, name in ((d_x, "dx"), (d_a, "dA"), (d_b, "dB")):
+        ways.append({
+            f"the scale α/r is left out of {name}: it stands in front of the whole thin way": whole,
+            f"the scale α/r is applied twice to {name}: forward applied it once": scale**2 * whole,
+            f"α is not divided by the rank in {name}": alpha * whole,
+            f"α is divided by d_out, the length of B, in {name}: the rank is that of A": alpha / len(b) * whole,
+            f"{name} is the mean over tokens: it is the sum, since dy holds the mean already": scale * whole / len(x),
+            f"{name} has the wrong sign": -scale * whole,
+        })  # fmt: skip
+    ways[0] |= {"dx is only that of x Aᵀ, summed: pass it on through A": np.repeat((d_y @ b).sum(1)[:, None], x.shape[1], 1)}
+    ways[2] |= {"dB is made with x Aᵀ of the wrong scale, 1/r": d_b / rank}
+    return ways
 
 
 def merged(weight, a, b, alpha):  # -> W + ΔW in float64, {words: (d_out, d_in)}
@@ -187,6 +195,88 @@ def merged(weight, a, b, alpha):  # -> W + ΔW in float64, {words: (d_out, d_in)
 
 
 # --- 16.6 ---------------------------------------------------------------------------------------------------------------
+
+
+def activation_mistakes(c, batch, length, arrays, recompute):  # {name: nbytes} of one layer's arrays -> {words: bytes}
+    one, x, layers = sum(arrays.values()), arrays["x"], c.n_layers
+    wide, narrow = arrays["q"], arrays["k"]
+
+    def of(layer):  # the bytes of one layer -> of all
+        return (layers - 1) * x + layer if recompute else layers * layer
+
+    def without(*names):
+        return of(one - sum(arrays.get(name, 0) for name in names))
+
+    found = {
+        "numbers are counted, not bytes: a float32 has 4": of(one) / 4,
+        "a number takes 2 bytes: training here is in float32": of(one) / 2,
+        "the batch is left out": of(one) / batch,
+        "the length is left out: every token keeps its own row": of(one) / length,
+        "k and v are counted as wide as q: they have KV heads": of(one + 2 * (wide - narrow)),
+        "q and k from before their norm are left out": without("q_raw", "k_raw"),
+        "log-sum-exp is left out: a number a head and token": without("lse"),
+        "the output of attention is left out": without("out"),
+        "the inputs of matrices, h, h_m and act, are left out": without("h", "h_m", "act"),
+        "act is left out": without("act"),
+        "gate or up is left out: both halves of SwiGLU wait": without("gate"),
+        "m is left out: both halves of a layer begin with a norm, which needs its input": without("m"),
+        "one d_model is left out": of(one - x),
+        "all inputs of matrices are kept, those of frozen ones too": of(
+            one + (0 if "h" in arrays else x) + (0 if "h_m" in arrays else x) + (0 if "act" in arrays else arrays["gate"])),
+        "scores of length × length are kept for each head: attention by tiles keeps none": of(
+            one + 4 * batch * c.n_heads * length * length),
+    }  # fmt: skip
+    other = {
+        "every layer keeps all: recomputed, the others keep their input only": layers * one,
+        "the arrays of the one layer are left out": layers * x,
+        "the inputs of the others are left out": one,
+        "x of the layer that is run again is counted twice": layers * x + one,
+    }
+    plain = {"only one layer keeps all: without recomputing, every layer does": (layers - 1) * x + one, "one layer counts": one}
+    return found | (other if recompute else plain)
+
+
+# --- 16.7 ---------------------------------------------------------------------------------------------------------------
+
+
+def blocks_of(weights):  # -> (blocks, 64), in plain loops over one long row
+    flat = [float(w) for row in weights for w in row]
+    flat += [0.0] * (-len(flat) % 64)
+    return np.array([flat[at : at + 64] for at in range(0, len(flat), 64)])
+
+
+def coded(x):  # (...) about -1 … 1 -> the number of the nearest of the paper's levels
+    return np.abs(np.asarray(x, np.float64)[..., None] - np.array(NF4)).argmin(axis=-1)
+
+
+def blockwise(weights):  # -> codes (blocks, 64), absmax (blocks,)
+    blocks = blocks_of(weights)
+    absmax = np.array([max(abs(w) for w in block) for block in blocks])
+    return coded(blocks / np.where(absmax == 0, 1, absmax)[:, None]), absmax
+
+
+def paired(codes):  # (blocks, 64) -> (blocks, 32), the first of two in the high half
+    return codes[:, 0::2] * 16 + codes[:, 1::2]
+
+
+def blockwise_mistakes(weights):  # -> {words: (blocks, 32)}
+    codes, absmax = blockwise(weights)
+    blocks, top = blocks_of(weights), np.where(absmax == 0, 1, absmax)[:, None]
+    largest = blocks.max(axis=1, keepdims=True)
+    return {
+        "the first of two codes is put into the low half of the byte: it belongs into the high one": codes[:, 0::2]
+        + codes[:, 1::2] * 16,
+        "weights are not divided by the absmax of their block": paired(coded(np.clip(blocks, -1, 1))),
+        "all blocks are divided by the largest magnitude of the matrix": paired(coded(blocks / absmax.max())),
+        "blocks are divided by their largest weight, not by the largest magnitude": paired(
+            coded(np.clip(blocks / np.where(largest == 0, 1, largest), -1, 1))),
+        "byte j holds weights j and j + 32: it holds 2j and 2j + 1": codes[:, :32] * 16 + codes[:, 32:],
+        "blocks of zeros got code 0, which is level -1: 0 / 0 is no number": np.where(absmax[:, None] == 0, 0, paired(codes)),
+        "weights are multiplied by the absmax": paired(coded(np.clip(blocks * top, -1, 1))),
+    }  # fmt: skip
+
+
+# --- levels of NF4 ------------------------------------------------------------------------------------------------------
 
 # Dettmers et al. 2023, appendix E
 NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

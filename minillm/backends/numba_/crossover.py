@@ -29,11 +29,9 @@ def crossover(tokens, a_seconds, b_seconds):  # [n] ascending, their times by A,
     One lucky run in the middle is no crossover: at every larger size that was measured, B must win too. Equal times are
     no win. None where B does not win at the largest size.
     """
-    # BEGIN SOLUTION ex=11.5
     found = None
     for n, a, b in zip(reversed(tokens), reversed(a_seconds), reversed(b_seconds), strict=True):
         if b >= a:
             break
         found = n
-    # END SOLUTION
     return found

@@ -23,6 +23,7 @@ from functools import cached_property
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.simd import number
@@ -153,16 +154,28 @@ def interleave(codes, bits):  # (bands, 16, blocks, 32) uint8 -> (bands, blocks,
 
 
 def halfwords(pairs, bits):  # (bands, blocks, 16, rows, 2) uint8 -> (bands, blocks, bytes) uint8
-    """Pack as many pairs into a lane as fit: the first into the lowest bits of both of its halves."""
-    each = 16 // bits
+    """Pack as many pairs into a lane as fit, where `place` has the pair of row 0: the other rows stand beside it."""
     bands, blocks = pairs.shape[:2]
-    split = pairs.reshape(bands, blocks, 16 // each, each, BAND, 2)
-    words = np.zeros((bands, blocks, 16 // each, BAND, 2), np.uint16)
-    # BEGIN SOLUTION ex=11.2
-    for i in range(each):
-        words |= split[:, :, :, i].astype(np.uint16) << np.uint16(bits * i)
-    # END SOLUTION
+    words = np.zeros((bands, blocks, bits, BAND, 2), np.uint16)
+    for pair in range(16):
+        word, shift = place(0, 2 * pair, bits)
+        words[:, :, word // (2 * BAND)] |= pairs[:, :, pair].astype(np.uint16) << np.uint16(shift)
     return words.view(np.uint8).reshape(bands, blocks, -1)
+
+
+@register_jitable  # plain Python, where no kernel calls it: its errors name lines
+def place(lane, column, bits):  # row of the band, column 0 … 31, bits of a code -> word, shift
+    """Find where a record keeps a code: the number of its 16-bit word, and the bit of the word at which it begins.
+
+    All codes have `bits` bits here: 1, 2, 4 or 8. A lane of the picture above is two neighbouring words, the first for even
+    columns and the second for odd ones, so that one mask gives a pair. Sixteen lanes, one a row, stand side by side in a
+    register. In a lane the first pair of columns has the lowest bits, and the next stands above it. A pair that has no room
+    left in the lane begins the next register, which lies behind this one.
+    """
+    # BEGIN SOLUTION ex=11.1
+    bit = bits * (column // 2)  # of both halves, if a lane had as many bits as it takes
+    return 32 * (bit // 16) + 2 * lane + column % 2, bit % 16
+    # END SOLUTION
 
 
 def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
@@ -175,18 +188,14 @@ def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns)
 
 @njit
 def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2^bits - 1
-    """Read the code of row `lane`, column 0 … 31, out of a record of 16-bit words: two words, one lane, are a pair of columns."""
-    # BEGIN SOLUTION ex=11.1
-    pair, at = column // 2, 2 * lane + column % 2
-    if bits == 8:
-        return words[32 * (pair // 2) + at] >> 8 * (pair % 2) & 255
-    code = words[32 * (pair // 4) + at] >> 4 * (pair % 4) & 15
-    if bits == 5:
-        code |= (words[128 + at] >> pair & 1) << 4
-    elif bits == 6:
-        code |= (words[128 + 32 * (pair // 8) + at] >> 2 * (pair % 8) & 3) << 4
+    """Read the code of row `lane`, column 0 … 31, out of a record of 16-bit words: the lower four bits, and those behind them."""
+    low = 8 if bits == 8 else 4
+    word, shift = place(lane, column, low)
+    code = words[word] >> shift & (1 << low) - 1
+    if low < bits < 8:
+        word, shift = place(lane, column, bits - low)
+        code |= (words[128 + word] >> shift & (1 << bits - low) - 1) << 4
     return code
-    # END SOLUTION
 
 
 @kernel()

@@ -1,8 +1,13 @@
-"""Two ideas of the kernels in a few lines of NumPy: blocks that fit a cache, and a norm that is never written down.
+"""Three ideas of the kernels in a few lines: blocks that fit a cache, their order, and a norm that is never written down.
 
 `blocked_matmul` is why a matrix product need not wait for memory. Three loops over tiles; a tile of A and a tile of B are
 read, multiplied, forgotten; the tile of C stays in registers until it is complete and is stored once. What is read shrinks
 with the size of the tile of C: A once for each column of tiles, B once for each row of tiles.
+
+`tile_order` is why the order of tiles matters. A tile needs a *panel* of A, its rows, and a panel of B, its columns. Where a
+panel is still in the cache it need not come from memory again, and which panels are there depends on the tiles just done.
+`panels_read` counts; `sharing_panels(room)` is an `each` for blocked_matmul. The products are the same, the bytes are not.
+Triton's matrix product does so too ("grouped ordering", for the L2 cache of a GPU).
 
 `norm_matvec` is why fusing pays. y = W · rms_norm(x) seems to need all of x before the first product, because the norm
 divides by the length of the whole row. But a number that divides everything can wait: multiply with what there is, sum the
@@ -11,6 +16,8 @@ squares on the way, divide at the end. x is read once and the normed row exists 
 The compiled kernels (floats.py, tile.py, layer.py) do the same with registers in place of NumPy's temporaries.
 Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
 """
+
+from collections import OrderedDict
 
 import numpy as np
 
@@ -43,6 +50,50 @@ def blocked_matmul(a, b, c, block, each=one_after_another):  # (m, k), (k, n), (
 
     each(tile, [(i, j) for i in range(0, m, rows) for j in range(0, n, columns)])
     # END SOLUTION
+
+
+def tile_order(rows, columns, room):  # tiles of C down and across, panels that the cache holds (3 or more) -> [(i, j)]
+    """Order the tiles of C so that few panels come from memory: each (i, j), 0 ≤ i < rows and 0 ≤ j < columns, once.
+
+    Tile (i, j) uses panel i of A, then panel j of B; all panels are of one size. The cache holds `room` of them, of A and B
+    together. One that is not there comes from memory, and takes the place of the one not used for longest (LRU).
+
+    Row by row, A is read once, but each row reads all of B again, where a row has more panels of B than the cache has room. Let a
+    panel of B serve several rows while it is there: as many as possible, with A still read only once. panels_read tells how
+    many are one too many.
+    """
+    # BEGIN SOLUTION ex=11.2
+    group = room - 2  # of A's panels; besides them the B in use, and the one before, which is the oldest only when the next comes
+    order = []
+    for first in range(0, rows, group):
+        for j in range(columns):
+            order += [(i, j) for i in range(first, min(first + group, rows))]
+    # END SOLUTION
+    return order
+
+
+def panels_read(order, room):  # [(i, j)], panels -> panels that come from memory
+    """Count the panels of A and B that come from memory when tiles are done in this order, with an LRU cache of `room` panels."""
+    cache, read = OrderedDict(), 0
+    for i, j in order:
+        for panel in (("A", i), ("B", j)):
+            if panel not in cache:
+                read += 1
+                if len(cache) == room:
+                    cache.popitem(last=False)
+            cache[panel] = True
+            cache.move_to_end(panel)
+    return read
+
+
+def sharing_panels(room):  # -> each(work, tiles)
+    """Make an `each` for blocked_matmul that goes through the tiles in tile_order."""
+
+    def each(work, tiles):
+        down, across = (sorted({tile[side] for tile in tiles}) for side in (0, 1))
+        one_after_another(work, [(down[i], across[j]) for i, j in tile_order(len(down), len(across), room)])
+
+    return each
 
 
 def norm_matvec(x, weight, eps, codes, scales, minima):  # (d,), (d,), (rows, d) uint8, (rows, d/32) twice -> (rows,)

@@ -1,7 +1,7 @@
 """Where a learner stands: the lesson at hand in full, the others in a line, the points, the next step.
 
     lesson 01: lessons/01_inference.md
-    01.1   done     2 of 2   Divide each vector by its root mean square, then scale each component.
+    01.1   done     3 of 3   Divide each vector by its root mean square, then scale each component by its weight.
     01.2   to do    0 of 3   Rotary position embedding: turn pair i of each head's vector at position p by the…
     score           2 of 138
 """

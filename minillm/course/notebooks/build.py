@@ -15,25 +15,30 @@ Everything that varies between builds is left out: times of execution, random id
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from minillm.course.notebooks.contract import DRAWING, SKIP, NotebookError, differences, problems, source_hash
+from minillm.course.notebooks.contract import DRAWING, SKIP, NotebookError, differences, pictures, problems, source_hash
 from minillm.errors import did_you_mean
-from minillm.files import write_text
+from minillm.files import replacing, write_text
 
 FOLDER = Path(__file__).parents[3] / "notebooks"
+RATES = ("read_bytes_per_s", "flops_per_s", "kernel_flops_per_s")
 CELL_LIMIT_S = 300  # the first time, kernels compile in it
 SETUP = """%matplotlib inline
 %config InlineBackend.figure_formats = ['png']
 %config InlineBackend.print_figure_kwargs = {'dpi': 80, 'bbox_inches': 'tight', 'metadata': {'Software': None}}"""
 
 
-def build(source):  # path of a .py -> notebook, executed
-    """Run every cell of a source in a kernel of this Python. NotebookError names the cell that fails."""
+def build(source, strict=False):  # path of a .py -> notebook, executed
+    """Run every cell of a source in a kernel of this Python. NotebookError names the cell that fails.
+
+    strict: a title about times that the data refute, or a point beyond its bound, fails it; one about counts always does.
+    """
     try:
         import jupytext
         import nbformat
@@ -42,7 +47,7 @@ def build(source):  # path of a .py -> notebook, executed
     text = source.read_text(encoding="utf-8")
     notebook = jupytext.reads(text, fmt="py:percent")
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
-    execute(notebook, source)
+    execute(notebook, source, strict)
     notebook.cells.pop(0)
     for index, cell in enumerate(notebook.cells):
         cell.id = hashlib.sha256(f"{source.stem} {index}".encode()).hexdigest()[:8]
@@ -60,7 +65,7 @@ def build(source):  # path of a .py -> notebook, executed
     return nbformat.from_dict(notebook)
 
 
-def execute(notebook, source):
+def execute(notebook, source, strict):
     """Run a notebook in place. The kernel is this Python, whatever kernels are installed, and reads no user's configuration."""
     import matplotlib
     from jupyter_client.kernelspec import KernelSpecManager
@@ -73,6 +78,8 @@ def execute(notebook, source):
     with tempfile.TemporaryDirectory() as configuration:
         env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"} | {
             "MINILLM_NOTICE": "off",  # whether kernels had to be compiled depends on the machine
+            "MINILLM_PLOTS": "strict" if strict else "quiet",
+            "MINILLM_MACHINE": str(machine_file(source.parent)),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")])),
             "PYTHONHASHSEED": "0",
             "IPYTHONDIR": configuration,
@@ -93,6 +100,30 @@ def execute(notebook, source):
             raise NotebookError(f"{source.name}: {name_of(notebook, begun[-1])} ended the kernel.") from None
         except RuntimeError as error:
             raise NotebookError(f"{source.name}: the kernel did not start: {error}") from None
+
+
+def machine_file(folder):
+    return folder / "machine.json"
+
+
+def same_machine(folder, names):  # folder of sources, names that were asked for
+    """Measure the machine once for all notebooks, so that a percentage of a ceiling means the same in each.
+
+    What was kept is taken, or the better of both. Where now differs by more than a tenth, all have to be built anew.
+    """
+    from minillm.bench.machine import Machine, measure_machine
+
+    path, now = machine_file(folder), measure_machine(kernels=True)
+    if path.exists() and names:
+        kept = Machine(**json.loads(path.read_text()))
+        new = kept.better(now)
+        grown = [name for name in RATES if getattr(new, name) > 1.1 * getattr(kept, name)]
+        if kept.cpu != now.cpu or kept.cores != now.cores or grown:
+            what = f"{', '.join(grown)} grew by more than a tenth" if grown else f"it was {kept.cores} cores of {kept.cpu}"
+            raise NotebookError(f"{path.name} is of another machine: {what}. Build all notebooks: minillm course notebooks")
+    else:
+        new = now.better(measure_machine(kernels=True))
+    write_text(path, json.dumps(new.json(), indent=1) + "\n")
 
 
 def name_of(notebook, index):  # -> text; the set-up cell is number 0, so cells count from 1
@@ -119,10 +150,18 @@ def number_cells(notebook):
 
 
 def write(notebook, path):
-    """Write a notebook, whole or not at all."""
+    """Write a notebook, whole or not at all, and its pictures for the lesson: lessons/pictures/NN_1.png and so on."""
     import nbformat
 
     write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+    folder = path.parents[1] / "lessons" / "pictures"
+    if folder.parent.is_dir():
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob(f"{path.stem[:2]}_*.png"):
+            old.unlink()
+        for number, picture in enumerate(pictures(notebook), 1):
+            with replacing(folder / f"{path.stem[:2]}_{number}.png") as file:
+                file.write(picture.png)
 
 
 def sources(names, folder):  # ["02", ...] -> [path]
@@ -148,10 +187,12 @@ def configure(parser):
 
 
 def run(args):  # -> exit status
-    bad = 0
-    for source in sources(args.names, args.folder):
+    bad, chosen = 0, sources(args.names, args.folder)
+    if not args.check and any("kept_machine" in source.read_text(encoding="utf-8") for source in chosen):
+        same_machine(args.folder, args.names)
+    for source in chosen:
         start, target = time.perf_counter(), source.with_suffix(".ipynb")
-        notebook = build(source)
+        notebook = build(source, strict=not args.check)
         found = problems(notebook, source.read_text(encoding="utf-8"))
         if args.check:
             found += compare_with_file(notebook, target)

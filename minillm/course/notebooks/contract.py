@@ -2,15 +2,21 @@
 
 A notebook in the repository is a promise: it was built from the source beside it, every cell ran, nothing failed or warned,
 and nothing in it tells about the machine it ran on. Two builds are equal, except for the outputs of cells that measure.
+
+It shows the time to the first token and the throughput of its technique. The pictures are in the lesson too, where the builder
+puts them, and the lesson quotes figures by their name (figures.py): a test compares both with the notebook.
 """
 
+import base64
 import hashlib
 import re
+from typing import NamedTuple
 
 from minillm.errors import MiniLLMError
 
 TIMING, SKIP, DRAWING = "timing", "skip-execution", "drawing"
-MOST_FIGURES = 4
+MOST_FIGURES = 5
+BOTH = {"the time to the first token": re.compile("TTFT|first token"), "throughput": re.compile("throughput|pace|tokens/s")}
 MACHINE = re.compile(r"(?<![\w./])/(?:home|root|tmp|work|Users|usr)/\w[^\s'\"]*|[A-Z]:\\\w[^\s'\"]*")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
@@ -63,7 +69,25 @@ def problems(notebook, source):  # notebook, text of its source -> [text], empty
             found += [f"{where} shows something of this machine: {match[0][:60]}" for match in traces if match]
     if figures > MOST_FIGURES:
         found.append(f"{figures} figures, at most {MOST_FIGURES}")
-    return found
+    axes = [panel["y"] for picture in pictures(notebook) for panel in picture.panels]
+    return found + [f"no picture has {what} on its y axis" for what, name in BOTH.items() if not any(map(name.search, axes))]
+
+
+class Picture(NamedTuple):
+    """A picture of a notebook: its PNG, and title, x and y of each panel."""
+
+    png: bytes
+    panels: list[dict[str, str]]
+
+
+def pictures(notebook):  # -> [Picture], in their order
+    """List the pictures that a built notebook shows."""
+    outputs = [output for cell in notebook["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
+    shown = [output for output in outputs if "image/png" in output.get("data", {})]
+    return [
+        Picture(base64.b64decode(joined(o["data"]["image/png"])), o["metadata"].get("image/png", {}).get("minillm", []))
+        for o in shown
+    ]
 
 
 def differences(ours, theirs):  # two notebooks -> [text], empty if they are equal but for measurements

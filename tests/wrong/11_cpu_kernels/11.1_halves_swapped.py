@@ -1,10 +1,3 @@
-"""Takes the upper half of a lane for the even column."""
-pair, at = column // 2, 2 * lane + 1 - column % 2
-if bits == 8:
-    return words[32 * (pair // 2) + at] >> 8 * (pair % 2) & 255
-code = words[32 * (pair // 4) + at] >> 4 * (pair % 4) & 15
-if bits == 5:
-    code |= (words[128 + at] >> pair & 1) << 4
-elif bits == 6:
-    code |= (words[128 + 32 * (pair // 8) + at] >> 2 * (pair % 8) & 3) << 4
-return code
+"""Takes the second word of a lane for the even columns."""
+bit = bits * (column // 2)
+return 32 * (bit // 16) + 2 * lane + 1 - column % 2, bit % 16

@@ -1,3 +1,5 @@
 """Scales by α, not by α/r."""
-y = x @ weight.T
-y += alpha * (x @ a.T) @ b.T
+scale = alpha
+d_low = scale * (d_y @ b)
+d_x, d_a = d_low @ a, d_low.T @ x
+d_b = scale * (d_y.T @ linear(x, a))

@@ -1,3 +1,5 @@
 """Takes the length of B for the rank."""
-y = x @ weight.T
-y += (alpha / len(b)) * (x @ a.T) @ b.T
+scale = alpha / len(b)
+d_low = scale * (d_y @ b)
+d_x, d_a = d_low @ a, d_low.T @ x
+d_b = scale * (d_y.T @ linear(x, a))

@@ -1,4 +1,6 @@
-"""Scales both thin products."""
+"""Scales dy first, and B's gradient again with the scaled low of forward."""
 scale = alpha / len(a)
-low = scale * (x @ a.T)
-y = x @ weight.T + scale * (low @ b.T)
+d_y = scale * d_y
+d_low = d_y @ b
+d_x, d_a = d_low @ a, d_low.T @ x
+d_b = d_y.T @ (scale * linear(x, a))

@@ -1,0 +1,7 @@
+"""Does not ask whether there is room already: it doubles at each call."""
+capacity = min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY))
+for name in ("k", "v"):
+    old = getattr(self, name)
+    new = self.ops.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
+    new[:, : old.shape[1]] = old
+    setattr(self, name, new)

@@ -1,2 +1,0 @@
-"""Sets back the first layer alone."""
-self.lengths[0] = length

@@ -1,0 +1,9 @@
+"""Doubles beyond max_length."""
+if tokens <= capacity:
+    return
+capacity = max(tokens, 2 * capacity, FIRST_CAPACITY)
+for name in ("k", "v"):
+    old = getattr(self, name)
+    new = self.ops.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
+    new[:, : old.shape[1]] = old
+    setattr(self, name, new)

@@ -1,0 +1,3 @@
+"""Takes the prefix off the sum once, for a whole batch."""
+weights = self.matrix_parameters() * bits_per_weight / 8
+return weights + (batch * context - shared) * self.kv_bytes_per_token(bytes_per_value)

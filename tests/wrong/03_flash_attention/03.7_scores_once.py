@@ -1,0 +1,8 @@
+"""Moves one matrix out and in: the scores and the weights are two."""
+if block_q is None:
+    matrix = n_q * n_k
+    read, written = (n_q + 2 * n_k) * d + matrix, n_q * d + matrix
+else:
+    keys = sum(sees(n_q, n_k, stop, causal) for _, stop in row_tiles(n_q, block_q))
+    read, written = n_q * d + 2 * keys * d, n_q * d + n_q
+return read * bytes_per_value, written * bytes_per_value

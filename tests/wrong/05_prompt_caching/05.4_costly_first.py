@@ -1,0 +1,3 @@
+"""Gives what is costly the lowest score."""
+before = node.start + len(node.pages) - 1
+return node.age - node.uses * (1 + before / self.even)

@@ -1,9 +1,0 @@
-"""Gives up at the first place in the queue that no longer holds."""
-while freed < n and self.queue:
-    score, ticket, node = heappop(self.queue)
-    if ticket == node.ticket and not node.children and not self.locked(node):
-        self.policy.evicted(score)
-        self.prune(node)
-        freed += 1
-    else:
-        break

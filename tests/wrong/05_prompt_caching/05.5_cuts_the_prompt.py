@@ -1,0 +1,3 @@
+"""Cuts the prompt itself."""
+del tokens[max(0, len(tokens) - 1) // block_size * block_size :]
+return tokens

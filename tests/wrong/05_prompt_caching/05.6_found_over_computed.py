@@ -1,0 +1,6 @@
+"""Divides what was found by what was computed."""
+shares = [hit / n for hit, n in zip(found, prompts, strict=True)]
+tokens = sum(found) / max(1, sum(prompts) - sum(found))
+mean = sum(shares) / len(shares)
+any_hit = sum(hit > 0 for hit in found) / len(found)
+return tokens, mean, any_hit

@@ -1,0 +1,9 @@
+"""Takes the decodes off the chunk, as off a budget of tokens."""
+low, high = 0, most
+while low < high:
+    chunk = (low + high + 1) // 2
+    if step_time(config, flops, bandwidth, batch, context, chunk, cached, bits, kv_bits) <= limit:
+        low = chunk
+    else:
+        high = chunk - 1
+return max(0, low - batch)

@@ -1,2 +1,0 @@
-"""Gives the thin way alone."""
-y = (alpha / len(a)) * (x @ a.T) @ b.T

@@ -1,5 +1,0 @@
-"""Leaves the quantiles as they are."""
-edge = (1 / 32 + 1 / 30) / 2
-below, above = np.linspace(edge, 1 / 2, 8), np.linspace(1 / 2, 1 - edge, 9)
-quantiles = np.array([NormalDist().inv_cdf(p) for p in (*below, *above[1:])])
-levels = quantiles

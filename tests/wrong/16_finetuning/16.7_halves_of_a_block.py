@@ -1,0 +1,5 @@
+"""Pairs weight j with weight j + 32."""
+blocks = np.pad(weights.reshape(-1), (0, -weights.size % BLOCK)).reshape(-1, BLOCK)
+absmax = np.abs(blocks).max(axis=1)
+codes = nearest(blocks / np.where(absmax == 0, np.float32(1), absmax)[:, None])
+pairs = codes[:, :32] << 4 | codes[:, 32:]
