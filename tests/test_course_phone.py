@@ -48,7 +48,7 @@ def test_a_displayed_formula_fits_a_phone(path):
 
 
 def test_drawings_of_cards_fit_a_phone():
-    """Answers in code (tag "coding") are as wide as a terminal: a broken line of code is harder to read than one to be scrolled."""
+    """Answers in code (tag "coding") are as wide as a terminal: broken code is harder to read than code to be scrolled."""
     wide = [card.id for deck in read_decks(cards_folder()).values() for card in deck
             if any(len(line) > (TERMINAL if "coding" in card.tags else COLUMNS)
                    for _, line in drawings(card.question + "\n" + card.answer))]  # fmt: skip
