@@ -47,3 +47,11 @@ def test_by_position_has_only_documents_that_reach_the_end(tiny):
 
 def test_by_position_of_short_documents_alone_is_nothing(tiny):
     assert pair.by_position(tiny, DOCUMENTS, [0, 500]) == {}
+
+
+def test_positions_behind_the_context_are_nothing_however_long_the_document(tiny):
+    context = tiny.config.context_length
+    long = " ".join(DOCUMENTS) * (1 + 2 * context // len(tiny.tokenizer.encode(" ".join(DOCUMENTS))))
+    assert len(tiny.tokenizer.encode(long)) > context + 10
+    assert pair.by_position(tiny, [long], [0, context // 2, context + 8]) == {}
+    assert list(pair.by_position(tiny, [long], [0, context])) == [f"0 to {context}"]

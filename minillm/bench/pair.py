@@ -48,6 +48,8 @@ def bits_per_byte(llm: LLM, documents: Sequence[str]) -> float:
 
 def by_position(llm: LLM, documents: Sequence[str], edges: Sequence[int]) -> dict[str, float]:  # -> {"256 to 512": perplexity}
     """Compute perplexity at positions from one edge to the next, over those documents that reach the last edge."""
+    if edges[-1] > llm.config.context_length:
+        return {}
     long = [document for document in documents if len(llm.tokenizer.encode(document)) >= edges[-1] - 1]
     found = [surprises(llm, document)[: edges[-1]] for document in long]
     if not found:
