@@ -22,16 +22,23 @@ say about byte order; version 1, of 2023, had 32-bit counts and is refused.
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minillm.errors import GGUFError
 from minillm.formats import blocks, gguf_split
-from minillm.formats.cursor import quoted
-from minillm.formats.gguf_read import MAX_DIMS, Part, TensorInfo, read_part
+from minillm.formats.cursor import Cursor, quoted
+from minillm.formats.gguf_read import HEADER_BYTES, MAX_DIMS, Part, TensorInfo, map_file, read_part
 
-__all__ = ["MAX_DIMS", "GGUFFile", "TensorInfo", "open_gguf"]
+__all__ = ["MAX_DIMS", "GGUFFile", "TensorInfo", "Verbatim", "map_file", "open_gguf"]
+
+
+class Verbatim(NamedTuple):
+    """A metadata value as it stands in a file: the number of its type, and its bytes."""
+
+    kind: int
+    data: bytes
 
 
 @dataclass
@@ -66,6 +73,20 @@ class GGUFFile:
             found = "none" if name is None else f"a value of type {type(name).__name__}"
             raise GGUFError(f"{self.path}: metadata 'general.architecture': expected a string, found {found}.")
         return name
+
+    def verbatim(self) -> dict[str, Verbatim]:
+        """Read all metadata as they stand, for a writer that copies them: an int of `metadata` no longer knows its type."""
+        if not self.mapped:
+            raise ValueError(f"{self.path} is closed")
+        part, cursor, found = self.parts[0], Cursor(self.path, self.mapped[0]), {}
+        cursor.position = HEADER_BYTES
+        for key, end in zip(part.metadata, part.key_ends, strict=True):
+            cursor.string(key)
+            kind = cursor.kind(key)
+            if key in self.metadata:  # what the part of a split model says of itself is not the model's
+                found[key] = Verbatim(kind, self.mapped[0][cursor.position : end])
+            cursor.position = end
+        return found
 
     def raw(self, name: str) -> np.ndarray:  # -> (nbytes,) uint8
         """Return the bytes of a tensor: a read-only view of the mapped file, no copy. It stays good after close()."""
