@@ -275,7 +275,7 @@ LLAMA31["original_max_position_embeddings"] = 32
         ({"rope_theta": 10**400}, "rope_theta"),
         ({"rope_scaling": "x"}, "rope_scaling: expected an object, found 'x'"),
         ({"rope_scaling": {"type": "linear", "factor": "x"}}, "rope_scaling.factor: expected a number"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2}}, "RoPE scaling 'yarn' is not supported"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2}}, "linear, llama3 or yarn, found 'longrope'"),
         ({"rope_scaling": LLAMA31 | {"high_freq_factor": 1.0}}, "low_freq_factor: expected less than high_freq_factor, 1, fou"),
         ({"rope_scaling": LLAMA31 | {"of_tomorrow": 1}}, "of_tomorrow: expected no such key"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "full_attention: expected no such key"),

@@ -21,6 +21,7 @@ from minillm.errors import ModelError
 from minillm.formats.gguf_write import encoded, write_gguf
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
+from minillm.model.rope_files import scaling_to_gguf
 from minillm.model.weights import ARCHITECTURES
 
 FILE_TYPES = {"F32": 0, "F16": 1}  # general.file_type
@@ -83,10 +84,7 @@ def shape_metadata(config: ModelConfig) -> dict[str, Any]:
         "rope.dimension_count": config.d_head,
         "rope.freq_base": config.rope_base,
     }
-    if config.rope_scaling is not None:
-        if config.rope_scaling.kind != "linear":
-            raise ModelError(f"{config.name}: GGUF metadata says RoPE scaling 'linear', found {config.rope_scaling.kind!r}.")
-        shape |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_scaling.factor}
+    shape |= scaling_to_gguf(config.rope_scaling)
     general = {"general.architecture": names[0], "general.type": "model", "general.name": config.name}
     return general | {f"{names[0]}.{key}": value for key, value in shape.items()}
 

@@ -19,6 +19,7 @@ from minillm.model.hf_config import ARCHITECTURES
 from minillm.model.hf_folder import hub_name
 from minillm.model.hf_pipeline import STRUCTURES
 from minillm.model.load import load_parameters
+from minillm.model.rope_files import scaling_to_config
 from minillm.model.tokenizer.metadata import arguments_from_gguf
 from minillm.model.tokenizer.vocabulary import CONTROL, UNUSED, USER_DEFINED
 
@@ -60,12 +61,6 @@ def config_json(config):  # ModelConfig -> {key: value}
     kind = config.qkv_bias, config.qk_norm
     if (name := next((n for n, traits in ARCHITECTURES.items() if traits == kind), None)) is None:
         raise ModelError(f"{config.name}: no architecture of a folder has both biases and norms on q and k.")
-    scaling, rope = config.rope_scaling, None
-    if scaling is not None:
-        rope = {"rope_type": scaling.kind, "factor": scaling.factor}
-        if scaling.kind == "llama3":
-            rope |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
-            rope |= {"original_max_position_embeddings": scaling.original_context}
     return {
         "architectures": [name],
         "model_type": name.removesuffix("ForCausalLM").lower(),
@@ -79,7 +74,7 @@ def config_json(config):  # ModelConfig -> {key: value}
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_base,
-        "rope_scaling": rope,
+        "rope_scaling": scaling_to_config(config.rope_scaling),
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
         "torch_dtype": "bfloat16",
