@@ -142,7 +142,7 @@ WRONG = {
     "transposed": (
         {"parameters": changed(**{"token_embd.weight": np.ones((32, 259))})}, r"have shape \(259, 32\), found \(32, 259\)"
     ),
-    "NaN": (with_value(np.nan), r"1 of 8,288 values of 'token_embd.weight' are not finite in F16"),
+    "NaN": (with_value(np.nan), r"tensor 'token_embd.weight': 1 of 8,288 values are not finite in F16"),
     "beyond F16": (with_value(65520.0), r"not finite in F16; the largest magnitude is 6.552e\+04"),
     "infinite": (with_value(np.inf) | {"dtype": "F32"}, "not finite in F32"),
     "dtype": ({"dtype": "Q4_0"}, "written in F32 or F16, found 'Q4_0'"),

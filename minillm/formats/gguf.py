@@ -24,7 +24,7 @@ import stat
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,13 @@ from minillm.formats.cursor import U32, UINT64, Cursor, quoted
 MAX_DIMS = 4
 LEAST_KEY_BYTES = 8 + 4 + 1  # empty key, type, one byte
 LEAST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # empty name, one dimension
+
+
+class Verbatim(NamedTuple):
+    """A metadata value as it stands in a file: the number of its type, and its bytes."""
+
+    kind: int
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,19 @@ class GGUFFile:
             found = "none" if name is None else f"a value of type {type(name).__name__}"
             raise GGUFError(f"{self.path}: metadata 'general.architecture': expected a string, found {found}.")
         return name
+
+    def verbatim(self) -> dict[str, Verbatim]:
+        """Read all metadata as they stand, for a writer that copies them: an int of `metadata` no longer knows its type."""
+        if self.mapped is None:
+            raise ValueError(f"{self.path} is closed")
+        cursor, found = Cursor(self.path, self.mapped), {}
+        _, _, count = read_header(cursor)
+        for _ in range(count):
+            key = cursor.string("metadata key")
+            kind, at = cursor.kind(key), cursor.position
+            cursor.value(kind, key)
+            found[key] = Verbatim(kind, cursor.data[at : cursor.position])
+        return found
 
     def raw(self, name: str) -> np.ndarray:  # -> (nbytes,) uint8
         """Return the bytes of a tensor: a read-only view of the mapped file, no copy. It stays good after close()."""

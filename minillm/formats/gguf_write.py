@@ -1,8 +1,9 @@
 """Write a GGUF file: metadata, table of tensors, then their bytes, each on its alignment. The layout is drawn in gguf.py.
 
-Everything before the data is small, so it is built in memory first, which settles where each tensor will lie. The tensors then
-go out one after another, and the file appears when all of it is on the disk (files.py): a reader of `path` finds the old
-file or the new one, never half of one.
+Everything before the data is small, so it is built in memory first, which settles where each tensor will lie: type and shape
+say how many bytes it takes before there are any. The tensors then go out one after another, chunk by chunk, so what is made of a
+model (another type, say) never lies in memory beside it. The file appears when all of it is on the disk (files.py): a reader of
+`path` finds the old file or the new one, never half of one.
 
     offset of tensor i = Σ_{j<i} ⌈nbytes_j / alignment⌉ · alignment        counted from the start of the data
 
@@ -10,7 +11,8 @@ Source: the specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from minillm.errors import GGUFError
 from minillm.files import replacing
 from minillm.formats.blocks import BLOCK_TYPES, BlockType
 from minillm.formats.cursor import ARRAY, BOOL, F32, I32, INT64, MAX_NESTING, NUMBERS, STRING, U32, U64, UINT64, quoted
-from minillm.formats.gguf import MAX_DIMS
+from minillm.formats.gguf import MAX_DIMS, Verbatim
 
 LONGEST_NAME = 63  # bytes of a tensor's name; ggml keeps 64 and a zero ends it
 LONGEST_KEY = 65_535
@@ -29,21 +31,31 @@ INTEGERS = ((U32, 0, 2**32), (I32, -(2**31), 2**31), (INT64, -(2**63), 2**63), (
 KINDS = {np.dtype(code): kind for kind, (_, code) in NUMBERS.items() if kind != BOOL} | {np.dtype(bool): BOOL}
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor whose bytes are made as they are written. chunks() gives them in order, in contiguous arrays of any size.
+
+    What chunks() raises ends the writing, and no file appears.
+    """
+
+    type: BlockType
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[np.ndarray]]
+
+
 def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     """Write a file, version 3; one that was there is replaced.
 
     metadata: {key: value}, general.architecture among them. A Python int becomes u32 where it fits, else i32, i64, u64; a list
         of them i32 where all fit, as llama.cpp wants token types; a float f32. What must have another type comes as a
-        NumPy scalar or array, which keeps its own. bool, str and lists of them are themselves; lists may be nested.
-        general.alignment, where given, is obeyed.
-    tensors: {name: array of float32 or float16, or (raw bytes, BlockType, shape)}, in the order in which they will lie.
+        NumPy scalar or array, which keeps its own, or as gguf.Verbatim from another file. bool, str and lists of them are
+        themselves; lists may be nested. general.alignment, where given, is obeyed.
+    tensors: {name: array of float32 or float16, or (raw bytes, BlockType, shape), or Streamed}, in the order in which they will
+        lie.
 
     Raises GGUFError for what the format cannot hold, before anything is written, and where the file cannot be written.
     """
-    alignment = metadata.get("general.alignment", 32)
-    if type(alignment) not in (int, np.uint32) or not 8 <= alignment < 2**32 or int(alignment).bit_count() != 1:
-        raise GGUFError(f"metadata 'general.alignment': expected a power of two from 8 to 2^31, found {str(alignment)[:40]}.")
-    alignment = int(alignment)
+    alignment = alignment_of(metadata)
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         what = f"metadata {quoted(str(key))}"
@@ -52,15 +64,31 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
     stored, offset = [], 0
     for name, tensor in tensors.items():
         what = f"tensor {quoted(str(name))}"
-        raw, type_, shape = as_stored(tensor, what)
+        streamed = as_stored(tensor, what)
+        shape, nbytes = streamed.shape, streamed.type.nbytes(streamed.shape)
         head += [text(name, what, LONGEST_NAME), struct.pack("<I", len(shape)), struct.pack(f"<{len(shape)}Q", *shape[::-1])]
-        head.append(struct.pack("<IQ", type_.id, offset))
-        stored.append(raw)
-        offset += padded(raw.nbytes, alignment)
+        head.append(struct.pack("<IQ", streamed.type.id, offset))
+        stored.append((what, nbytes, streamed.chunks))
+        offset += padded(nbytes, alignment)
+    start = np.frombuffer(b"".join(head), np.uint8)
     with replacing(path, GGUFError) as file:
-        for part in (np.frombuffer(b"".join(head), np.uint8), *stored):
-            file.write(part.data)
-            file.write(bytes(padded(part.nbytes, alignment) - part.nbytes))
+        for what, nbytes, chunks in [("header", start.nbytes, lambda: [start]), *stored]:
+            written = 0
+            for chunk in chunks():
+                written += file.write(chunk.reshape(-1).view(np.uint8).data)
+            if written != nbytes:
+                raise GGUFError(f"{what}: expected chunks of {nbytes:,} bytes in all, found {written:,}.")
+            file.write(bytes(padded(nbytes, alignment) - nbytes))
+
+
+def alignment_of(metadata: Mapping[str, Any]) -> int:
+    """Find on how many bytes tensors are aligned. GGUFError for what is no power of two; below 8 only another file's own."""
+    found, least = metadata.get("general.alignment", 32), 8
+    if isinstance(found, Verbatim) and found.kind == U32:
+        found, least = int.from_bytes(found.data, "little"), 1
+    if type(found) not in (int, np.uint32) or not least <= found < 2**32 or int(found).bit_count() != 1:
+        raise GGUFError(f"metadata 'general.alignment': expected a power of two from 8 to 2^31, found {str(found)[:40]}.")
+    return int(found)
 
 
 def padded(nbytes: int, alignment: int) -> int:
@@ -68,32 +96,41 @@ def padded(nbytes: int, alignment: int) -> int:
     return -(-nbytes // alignment) * alignment
 
 
-def as_stored(  # array or (raw, type, shape) -> (bytes as uint8, BlockType, shape)
-    tensor: Any, what: str
-) -> tuple[np.ndarray, BlockType, tuple[int, ...]]:
-    if isinstance(tensor, tuple):
-        raw, type_, shape = tensor
-        raw, shape = np.ascontiguousarray(raw).view(np.uint8).reshape(-1), tuple(shape)
+def as_stored(tensor: Any, what: str) -> Streamed:  # array, (raw, type, shape) or Streamed -> Streamed
+    """Check what a tensor says of itself. Nothing is converted yet: an array of another order is copied when its turn comes."""
+    raw = None
+    if isinstance(tensor, Streamed):
+        type_, shape, chunks = tensor.type, tuple(tensor.shape), tensor.chunks
+    elif isinstance(tensor, tuple):
+        raw, type_, shape = np.asarray(tensor[0]), tensor[1], tuple(tensor[2])
+
+        def chunks() -> Iterable[np.ndarray]:
+            return [np.ascontiguousarray(raw)]
     else:
         name = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}.get(getattr(tensor, "dtype", None))
         if name is None:
             found = getattr(tensor, "dtype", type(tensor).__name__)
             raise GGUFError(f"{what}: expected an array of float32 or float16, found {found}.")
         type_, shape = BLOCK_TYPES[name], tensor.shape
-        raw = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+
+        def chunks() -> Iterable[np.ndarray]:
+            return [np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))]
+
     if not 1 <= len(shape) <= MAX_DIMS:
         raise GGUFError(f"{what}: expected 1 to {MAX_DIMS} dimensions, found {len(shape)}.")
     if not 0 < prod(shape) < 1 << 63 or min(shape) < 1:
         raise GGUFError(f"{what}: expected 1 to 2^63 - 1 weights, found shape {shape}.")
     if shape[-1] % type_.weights:
         raise GGUFError(f"{what}: expected rows of a multiple of {type_.weights}, {type_.name}'s block, found {shape[-1]:,}.")
-    if raw.nbytes != type_.nbytes(shape):
+    if raw is not None and raw.nbytes != type_.nbytes(shape):
         raise GGUFError(f"{what}: {type_.name} of shape {shape} takes {type_.nbytes(shape):,} bytes, found {raw.nbytes:,}.")
-    return raw, type_, shape
+    return Streamed(type_, shape, chunks)
 
 
 def encoded(value: Any, what: str, depth: int = 0) -> tuple[int, bytes]:  # -> value type, bytes
     """Encode a metadata value."""
+    if isinstance(value, Verbatim):
+        return value
     if isinstance(value, str):
         return STRING, text(value, what)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in KINDS:

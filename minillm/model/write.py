@@ -11,14 +11,16 @@ without biases and norms on queries and keys; a llama may have the biases too. K
 github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minillm.errors import ModelError
-from minillm.formats.gguf_write import encoded, write_gguf
+from minillm.formats.blocks import BLOCK_TYPES
+from minillm.formats.gguf_write import Streamed, encoded, write_gguf
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
 from minillm.model.rope_files import scaling_to_gguf
@@ -26,7 +28,8 @@ from minillm.model.weights import ARCHITECTURES
 
 FILE_TYPES = {"F32": 0, "F16": 1}  # general.file_type
 LLAMA_WITH_BIASES = ("llama", True, True, False)  # its biases are there where the tensors are
-DTYPES = {"F32": np.float32, "F16": np.float16}
+DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+CHUNK = 1 << 20  # weights converted at a time
 
 
 def write_model(
@@ -89,8 +92,8 @@ def shape_metadata(config: ModelConfig) -> dict[str, Any]:
     return general | {f"{names[0]}.{key}": value for key, value in shape.items()}
 
 
-def stored_tensors(config: ModelConfig, parameters: Mapping[str, np.ndarray], dtype: str) -> dict[str, Any]:
-    """Convert the arrays to their stored form, in the order of the forward pass's names."""
+def stored_tensors(config: ModelConfig, parameters: Mapping[str, np.ndarray], dtype: str) -> dict[str, Streamed]:
+    """Check the arrays, and convert each when it is written, in the order of the forward pass's names."""
     shapes = tensor_shapes(config)
     if different := sorted(shapes.keys() ^ parameters.keys()):
         have = "is missing" if different[0] in shapes else "is not part of the model"
@@ -101,9 +104,18 @@ def stored_tensors(config: ModelConfig, parameters: Mapping[str, np.ndarray], dt
         if array.shape != shape:
             raise ModelError(f"{config.name}: tensor {name!r} must have shape {shape}, found {array.shape}.")
         kind = dtype if array.ndim > 1 else "F32"
-        with np.errstate(over="ignore"):
-            stored[name] = array.astype(DTYPES[kind])
-        if bad := int(np.count_nonzero(~np.isfinite(stored[name]))):
-            peak = f"the largest magnitude is {np.abs(array).max():.4g}"
-            raise ModelError(f"{config.name}: {bad:,} of {array.size:,} values of {name!r} are not finite in {kind}; {peak}.")
+        stored[name] = Streamed(BLOCK_TYPES[kind], shape, partial(converted, array, kind, f"{config.name}: tensor {name!r}"))
     return stored
+
+
+def converted(array: np.ndarray, kind: str, what: str) -> Iterator[np.ndarray]:  # -> rows as they are stored, a few MB at a time
+    """Convert an array to what is stored of it. ModelError where that is not finite."""
+    step = max(1, CHUNK * len(array) // array.size)
+    for start in range(0, len(array), step):
+        part = array[start : start + step]
+        with np.errstate(over="ignore"):
+            rows = part.astype(DTYPES[kind], order="C")
+        if bad := int(np.count_nonzero(~np.isfinite(rows))):
+            peak = f"the largest magnitude is {np.abs(part).max():.4g}"
+            raise ModelError(f"{what}: {bad:,} of {part.size:,} values are not finite in {kind}; {peak}.")
+        yield rows
