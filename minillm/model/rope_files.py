@@ -5,23 +5,30 @@
     llama3    a tensor of divisors, rope_freqs.weight               low_freq_factor, high_freq_factor, original_max_position_embeddings
     yarn      .original_context_length, .attn_factor, .yarn_…       beta_fast, beta_slow, original_max_…, attention_factor, mscale
 
-YaRN's magnitude is one number to transformers, attention_factor; to GGUF it is what comes on top of 0.1 ln factor + 1,
+GGUF has no key for the numbers that Llama 3's divisors come from, and other programs need none; a folder does. So files that we
+write keep them as rope.llama3.*, and of another's file the numbers of the published models are tried. YaRN's magnitude is one number to transformers, attention_factor; to GGUF it is what comes on top of 0.1 ln factor + 1,
 attn_factor. A key that would scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and
 llama-context.cpp, which for Llama and Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers'
 modeling_rope_utils.py.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from minillm.errors import ModelError
 from minillm.formats.expect import Fields, shown
-from minillm.model.config import RopeScaling
-from minillm.model.rope_scaling import rope_magnitude, yarn_magnitude
+from minillm.layers import rope_frequencies
+from minillm.model.config import ModelConfig, RopeScaling
+from minillm.model.presets import LLAMA31
+from minillm.model.rope_scaling import rope_divisors, rope_magnitude, yarn_magnitude
 
 SCALES = 1e-30, 1e30  # what a base of RoPE, or a factor that divides its frequencies, can be
 TURNS = 1e-3, 1e6  # of beta_fast and beta_slow, and of Llama 3's factors
+ROPE_FREQS, LLAMA3 = "rope_freqs.weight", "rope.llama3."
+LLAMA3_FIELDS = ("factor", "low_freq_factor", "high_freq_factor", "original_context")
 
 
 def scaling_from_gguf(keys: Fields, context: int) -> RopeScaling | None:
@@ -66,9 +73,11 @@ def betas(keys: Fields, prefix: str = "") -> tuple[float, float]:  # -> beta_fas
 
 
 def scaling_to_gguf(scaling: RopeScaling | None) -> dict[str, Any]:
-    """Say the scaling in GGUF's keys, without the architecture's name. Llama 3's has none: it is a tensor."""
-    if scaling is None or scaling.kind == "llama3":
+    """Say the scaling in GGUF's keys, without the architecture's name. Of Llama 3's what counts is a tensor: see rope_freqs."""
+    if scaling is None:
         return {}
+    if scaling.kind == "llama3":
+        return {LLAMA3 + name: getattr(scaling, name) for name in LLAMA3_FIELDS}
     keys: dict[str, Any] = {"type": scaling.kind, "factor": float(scaling.factor)}  # llama.cpp wants floats
     if scaling.kind == "yarn":
         keys["original_context_length"] = scaling.original_context
@@ -77,6 +86,27 @@ def scaling_to_gguf(scaling: RopeScaling | None) -> dict[str, Any]:
         if (scaling.beta_fast, scaling.beta_slow) != (32.0, 1.0):
             keys |= {"yarn_beta_fast": float(scaling.beta_fast), "yarn_beta_slow": float(scaling.beta_slow)}
     return {f"rope.scaling.{key}": value for key, value in keys.items()}
+
+
+def rope_freqs(config: ModelConfig) -> dict[str, np.ndarray]:  # -> {} or {its name: (d_head/2,) float32}
+    """Make the tensor that GGUF keeps Llama 3's divisors in."""
+    if config.rope_scaling is None or config.rope_scaling.kind != "llama3":
+        return {}
+    frequencies = rope_frequencies(config.d_head, config.rope_base)
+    return {ROPE_FREQS: rope_divisors(frequencies, config.rope_scaling, config.rope_base).astype(np.float32)}
+
+
+def llama3_from_gguf(keys: Fields, divisors: np.ndarray, config: ModelConfig) -> ModelConfig:
+    """Find the numbers that the divisors of a file come from. ModelError where no scaling of Llama 3's gives these."""
+    if config.rope_scaling is not None:
+        raise ModelError(f"{config.name}: {ROPE_FREQS} beside RoPE scaling {config.rope_scaling.kind!r} has no form in config.json.")
+    low, high = (keys.number(f"{LLAMA3}{end}_freq_factor", getattr(LLAMA31, f"{end}_freq_factor"), *TURNS) for end in ("low", "high"))
+    original = keys.whole(f"{LLAMA3}original_context", LLAMA31.original_context, low=1)
+    factor = keys.number(f"{LLAMA3}factor", float(f"{divisors.max():.6g}"), *SCALES)
+    found = replace(config, rope_scaling=RopeScaling("llama3", factor, low, high, original))
+    if low >= high or not np.allclose(rope_freqs(found)[ROPE_FREQS], divisors, rtol=1e-5):
+        raise ModelError(f"{config.name}: the divisors in {ROPE_FREQS} are not those of Llama 3, which config.json could say.")
+    return found
 
 
 def scaling_from_config(rope: Fields, context: int) -> RopeScaling | None:

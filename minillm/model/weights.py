@@ -28,11 +28,12 @@ ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q an
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it."""
+    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it. done: call it after that."""
 
     raw: np.ndarray
     type: Any  # BlockType
     shape: tuple[int, ...]
+    done: Callable[[], object] = lambda: None
 
 
 @dataclass(slots=True)
