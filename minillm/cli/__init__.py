@@ -14,7 +14,7 @@ from minillm.cli.arguments import Parser
 from minillm.errors import MiniLLMError
 
 COMMANDS = (
-    "tour", "generate", "chat", "download", "inspect", "quantize", "imatrix", "bench", "serve", "loadtest", "train", "backends",
+    "tour", "generate", "chat", "download", "inspect", "convert", "quantize", "imatrix", "bench", "serve", "loadtest", "train", "backends",
     "quiz", "course",
 )  # fmt: skip
 
