@@ -17,7 +17,7 @@ import numpy as np
 
 from minillm.errors import GGUFError
 from minillm.formats import k_quants
-from minillm.formats.k_quants import Parts, half, spread
+from minillm.formats.k_quants import Factors, Parts, half, multiplied, spread
 
 CHUNK = 1 << 17  # weights decoded at a time: the temporaries stay in the processor's cache
 
@@ -86,7 +86,7 @@ class BlockType:
     """One way to store weights: its number in a file, weights and bytes per block, and how to decode.
 
     A plain type is decoded by `plain`. A packed one has `parts`: the integers of a block, and each group's scale and minimum.
-    A type that has neither can be listed, not decoded.
+    A K type has `factors` too: the same before it is multiplied. A type that has none of these can be listed, not decoded.
     """
 
     name: str
@@ -95,6 +95,7 @@ class BlockType:
     bytes: int
     plain: Callable | None = None  # (n, bytes) uint8, (n, weights) float32 out -> None
     parts: Callable | None = None  # (n, bytes) uint8 -> (n, weights) ints, (n, groups) float32, (n, groups) float32 or None
+    factors: Callable[[np.ndarray], Factors] | None = None  # (n, bytes) uint8 -> k_quants.Factors
 
     @property
     def bits_per_weight(self) -> float:
@@ -117,6 +118,11 @@ class BlockType:
         return math.prod(shape) // self.weights * self.bytes
 
 
+def k_type(name: str, id: int, nbytes: int, factors: Callable[[np.ndarray], Factors]) -> BlockType:
+    """A type of super-blocks: 256 weights."""
+    return BlockType(name, id, 256, nbytes, parts=multiplied(factors), factors=factors)
+
+
 TYPES = (
     BlockType("F32", 0, 1, 4, plain=f32),
     BlockType("F16", 1, 1, 2, plain=f16),
@@ -125,11 +131,11 @@ TYPES = (
     BlockType("Q5_0", 6, 32, 22, parts=q5_0),
     BlockType("Q5_1", 7, 32, 24, parts=q5_1),
     BlockType("Q8_0", 8, 32, 34, parts=q8_0),
-    BlockType("Q2_K", 10, 256, 84, parts=k_quants.q2_k),
-    BlockType("Q3_K", 11, 256, 110, parts=k_quants.q3_k),
-    BlockType("Q4_K", 12, 256, 144, parts=k_quants.q4_k),
-    BlockType("Q5_K", 13, 256, 176, parts=k_quants.q5_k),
-    BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k),
+    k_type("Q2_K", 10, 84, k_quants.q2_k),
+    k_type("Q3_K", 11, 110, k_quants.q3_k),
+    k_type("Q4_K", 12, 144, k_quants.q4_k),
+    k_type("Q5_K", 13, 176, k_quants.q5_k),
+    k_type("Q6_K", 14, 210, k_quants.q6_k),
     BlockType("BF16", 30, 1, 2, plain=bf16),
 )
 LISTED = tuple(  # further types of ggml.h: their size is known, so a file that has them can be read, but for their weights
