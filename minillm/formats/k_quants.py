@@ -10,12 +10,12 @@ into `Factors`; `multiplied` makes the scales and minima of the groups, and `blo
 counts weights. Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # (n, weights) ints, (n, groups) scales, (n, groups) minimums
+from minillm.formats.packing import Parts, half, planes, six_bit_scales
 
 
 class Factors(NamedTuple):
@@ -39,29 +39,7 @@ def multiplied(take_apart: Callable[[np.ndarray], Factors]) -> Callable[[np.ndar
     return parts
 
 
-def half(two_bytes: np.ndarray) -> np.ndarray:  # (n, 2) uint8 -> (n, 1) float32
-    """Decode a float16 per block, as a column to multiply with."""
-    return np.ascontiguousarray(two_bytes).view("<f2").astype(np.float32)
-
-
-def spread(packed: np.ndarray) -> np.ndarray:  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1
-    """Unpack single bits, lowest of each byte first."""
-    return np.unpackbits(np.ascontiguousarray(packed), axis=1, bitorder="little")
-
-
-def planes(  # (n, bytes) uint8 -> (n, weights) uint8
-    packed: np.ndarray, run: int, shifts: Sequence[int], mask: int
-) -> np.ndarray:
-    """Unpack runs of bytes, each read several times: once per shift, for the bits under the mask.
-
-    Bytes 0..31 with shifts 0, 4 give weights 0..31 (low bits), then 32..63 (high bits); then the next run of bytes.
-    """
-    n = len(packed)
-    runs = packed.reshape(n, -1, 1, run) >> np.array(shifts, np.uint8)[:, None]
-    return (runs & np.uint8(mask)).reshape(n, -1)
-
-
-def q2_k(blocks: np.ndarray) -> Factors:
+def q2_k_factors(blocks: np.ndarray) -> Factors:
     """| scale, min: 16 × (4 low, 4 high bits) | q: 64 bytes, 2 bits each | d: 2 | dmin: 2 |
 
     32 bytes of q hold weights 0..31 in bits 0-1, 32..63 in bits 2-3, 64..95, 96..127; the next 32 bytes the rest.
@@ -70,7 +48,7 @@ def q2_k(blocks: np.ndarray) -> Factors:
     return Factors(planes(q, 32, (0, 2, 4, 6), 3), d, scales & 15, dmin, scales >> 4)
 
 
-def q3_k(blocks: np.ndarray) -> Factors:
+def q3_k_factors(blocks: np.ndarray) -> Factors:
     """| third bits: 32 | q: 64 bytes, 2 bits each, as in Q2_K | scales: 12, sixteen of 6 bits | d: 2 |
 
     A third bit of 0 means minus 4, so q runs from -4 to 3. Scales: low 4 bits in bytes 0..7 (low nibbles, then high),
@@ -84,26 +62,13 @@ def q3_k(blocks: np.ndarray) -> Factors:
     return Factors(q, d, (low | (high << 4)).astype(np.int8) - 32)
 
 
-def six_bit_scales(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n, 12) uint8 -> (n, 8), (n, 8) uint8
-    """Unpack eight scales and eight minima of 6 bits from 12 bytes, as Q4_K and Q5_K keep them.
-
-    byte       0..3                  4..7                 8..11
-    low bits   scale 0..3 (6 bits)   min 0..3 (6 bits)    scale 4..7, low 4 | min 4..7, low 4
-    top bits   scale 4..7, upper 2   min 4..7, upper 2
-    """
-    a, b, c = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
-    scale = np.concatenate([a & 63, (c & 15) | ((a >> 6) << 4)], axis=1)
-    minimum = np.concatenate([b & 63, (c >> 4) | ((b >> 6) << 4)], axis=1)
-    return scale, minimum
-
-
-def q4_k(blocks: np.ndarray) -> Factors:
+def q4_k_factors(blocks: np.ndarray) -> Factors:
     """| d: 2 | dmin: 2 | scales, minima: 12 | q: 128 bytes, 4 bits each |   32 bytes: weights 0..31 low, 32..63 high"""
     scale, minimum = six_bit_scales(blocks[:, 4:16])
     return Factors(planes(blocks[:, 16:], 32, (0, 4), 15), half(blocks[:, 0:2]), scale, half(blocks[:, 2:4]), minimum)
 
 
-def q5_k(blocks: np.ndarray) -> Factors:
+def q5_k_factors(blocks: np.ndarray) -> Factors:
     """| d: 2 | dmin: 2 | scales, minima: 12 | fifth bits: 32 | q: 128 bytes, as in Q4_K |
 
     Bit g of the 32 bytes tops the weights of group g, one byte a weight.
@@ -113,10 +78,16 @@ def q5_k(blocks: np.ndarray) -> Factors:
     return Factors(q, half(blocks[:, 0:2]), scale, half(blocks[:, 2:4]), minimum)
 
 
-def q6_k(blocks: np.ndarray) -> Factors:
+def q6_k_factors(blocks: np.ndarray) -> Factors:
     """| q low: 128 bytes, 4 bits | q high: 64 bytes, 2 bits | scales: 16 signed bytes | d: 2 |   w = d · scale · (q - 32)
 
     64 low bytes: weights 0..63 in the low nibbles, 64..127 in the high ones; 32 high bytes: 2 bits of 0..31, 32..63, ...
     """
     low, high = planes(blocks[:, :128], 64, (0, 4), 15), planes(blocks[:, 128:192], 32, (0, 2, 4, 6), 3)
     return Factors((low | (high << 4)).astype(np.int8) - 32, half(blocks[:, 208:210]), blocks[:, 192:208].view(np.int8))
+
+
+FACTORS = {
+    "Q2_K": q2_k_factors, "Q3_K": q3_k_factors, "Q4_K": q4_k_factors, "Q5_K": q5_k_factors, "Q6_K": q6_k_factors
+}  # fmt: skip
+q2_k, q3_k, q4_k, q5_k, q6_k = map(multiplied, FACTORS.values())

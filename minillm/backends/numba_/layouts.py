@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.formats.codebook_quants import E2M1, IQ4_NL
+
 BAND = 16  # rows side by side: float32 lanes of a 512-bit register; narrower machines use several registers
 BLOCK = 32  # columns of a record
 HALF, BYTE, NIBBLE, POWER = range(4)  # how scales are kept
@@ -101,9 +103,6 @@ class Layout:
         return np.dtype([*head, ("records", fields, (self.together,))])
 
 
-IQ4_NL = -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
-MXFP4 = 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
-
 LAYOUTS = {
     "Q4_0": Layout(4, 32, offset=8),
     "Q4_1": Layout(4, 32, minima=True),
@@ -115,8 +114,8 @@ LAYOUTS = {
     "Q4_K": Layout(4, 32, scales=BYTE, minima=True),
     "Q5_K": Layout(5, 32, scales=BYTE, minima=True),
     "Q6_K": Layout(6, 16, offset=32, scales=BYTE),
-    "IQ4_NL": Layout(4, 32, table=IQ4_NL),
-    "MXFP4": Layout(4, 32, scales=POWER, table=MXFP4),
+    "IQ4_NL": Layout(4, 32, table=tuple(IQ4_NL.tolist())),
+    "MXFP4": Layout(4, 32, scales=POWER, table=tuple(E2M1.tolist())),
 }
 
 LAYOUT_LIST = list(dict.fromkeys(LAYOUTS.values()))  # a kernel is compiled for a number in this list

@@ -19,6 +19,7 @@ from numba.extending import register_jitable
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.layouts import BAND, BLOCK, HALF, LAYOUT_LIST, LAYOUTS, NIBBLE, POWER, Layout
 from minillm.backends.numba_.simd import number
+from minillm.formats.k_quants import FACTORS
 
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
 
@@ -73,7 +74,7 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
 def stored_parts(chunk, type, layout):  # (blocks, bytes) uint8 -> {field of layout.dtype: (blocks, numbers)}
     """Take blocks of a file apart: unsigned codes, and the other numbers as records keep them."""
     if layout.together > 1:
-        q, d, scales, dmin, minima = type.factors(chunk)
+        q, d, scales, dmin, minima = FACTORS[type.name](chunk)
         parts = {"d": d, "dmin": dmin, "scales": scales, "minima": minima}
     else:
         q, scales, minima = type.parts(chunk)
