@@ -6,7 +6,9 @@ d, and in some types a minimum m. Eight bits a weight for the integer alone woul
 
     w = d · q        or        w = d · q + m
 
-The larger blocks of the K types are in `k_quants.py`. Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
+Here is the table of types, with what works on all of them: `dequantize` and `quantize`. Blocks of 32 weights are in
+`legacy_quants.py`, the K types' larger ones in `k_quants.py` and `k_quants_write.py`, types whose integers number the entries
+of a table in `codebook_quants.py`. Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
 import math
@@ -16,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from minillm.errors import GGUFError
+from minillm.formats import codebook_quants as codebooks
 from minillm.formats import k_quants
-from minillm.formats.k_quants import Parts, half, spread
+from minillm.formats import legacy_quants as legacy
+from minillm.formats.packing import Importance, to_half
 
 CHUNK = 1 << 17  # weights decoded at a time: the temporaries stay in the processor's cache
 
@@ -37,36 +41,21 @@ def bf16(blocks: np.ndarray, out: np.ndarray) -> None:
     out.view(np.uint32)[:] = blocks.view("<u2").astype(np.uint32) << 16
 
 
-def q8_0(blocks: np.ndarray) -> Parts:
-    """| d: 2 | q: 32 × 8 bits |   signed; w = d · q"""
-    return blocks[:, 2:].view(np.int8), half(blocks[:, 0:2]), None
+def pack_f32(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (weights, 4) uint8
+    return rows.astype("<f4").reshape(-1, 1).view(np.uint8)
 
 
-def q4_0(blocks: np.ndarray) -> Parts:
-    """| d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)"""
-    return low_then_high(blocks[:, 2:]).view(np.int8) - np.int8(8), half(blocks[:, 0:2]), None
+def pack_f16(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (weights, 2) uint8
+    return to_half(rows.reshape(-1, 1))
 
 
-def q4_1(blocks: np.ndarray) -> Parts:
-    """| d: 2 | m: 2 | q: 16 bytes, as in Q4_0 |   w = d · q + m"""
-    return low_then_high(blocks[:, 4:]), half(blocks[:, 0:2]), -half(blocks[:, 2:4])
-
-
-def q5_0(blocks: np.ndarray) -> Parts:
-    """| d: 2 | fifth bits: 4 | q: 16 bytes, as in Q4_0 |   bit j of the four bytes tops weight j; w = d · (q - 16)"""
-    q = low_then_high(blocks[:, 6:]) | spread(blocks[:, 2:6]) << 4
-    return q.view(np.int8) - np.int8(16), half(blocks[:, 0:2]), None
-
-
-def q5_1(blocks: np.ndarray) -> Parts:
-    """| d: 2 | m: 2 | fifth bits: 4 | q: 16 bytes |   w = d · q + m"""
-    q = low_then_high(blocks[:, 8:]) | spread(blocks[:, 4:8]) << 4
-    return q, half(blocks[:, 0:2]), -half(blocks[:, 2:4])
-
-
-def low_then_high(packed: np.ndarray) -> np.ndarray:  # (n, 16) uint8 -> (n, 32) uint8
-    """Sixteen bytes to thirty-two integers: all the low halves, then all the high ones."""
-    return np.concatenate([packed & 15, packed >> 4], axis=1)
+def pack_bf16(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (weights, 2) uint8
+    """Keep the upper half of each float32, rounded to the nearest, a tie to the even one."""
+    bits = rows.reshape(-1, 1).view(np.uint32)
+    upper = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16  # what the lower half carries over; finite, so bits cannot overflow
+    if (upper & 0x7FFF == 0x7F80).any():
+        raise OverflowError(f"{np.abs(rows).max():,.6g}")
+    return upper.astype("<u2").view(np.uint8)
 
 
 def combine(  # (n, weights), (n, groups) float32, (n, groups) float32 or None, (n, weights) float32
@@ -83,10 +72,10 @@ def combine(  # (n, weights), (n, groups) float32, (n, groups) float32 or None, 
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
-    """One way to store weights: its number in a file, weights and bytes per block, and how to decode.
+    """One way to store weights: its number in a file, weights and bytes per block, how to decode, and how to encode.
 
     A plain type is decoded by `plain`. A packed one has `parts`: the integers of a block, and each group's scale and minimum.
-    A type that has neither can be listed, not decoded.
+    A type that has neither can be listed, not decoded. `pack` encodes rows, with the importance of their columns or None.
     """
 
     name: str
@@ -95,6 +84,7 @@ class BlockType:
     bytes: int
     plain: Callable | None = None  # (n, bytes) uint8, (n, weights) float32 out -> None
     parts: Callable | None = None  # (n, bytes) uint8 -> (n, weights) ints, (n, groups) float32, (n, groups) float32 or None
+    pack: Callable | None = None  # (n, columns) float32, (columns,) float32 or None -> (blocks, bytes) uint8
 
     @property
     def bits_per_weight(self) -> float:
@@ -103,6 +93,10 @@ class BlockType:
     @property
     def decodable(self) -> bool:
         return bool(self.plain or self.parts)
+
+    @property
+    def quantizable(self) -> bool:
+        return self.pack is not None
 
     def decode(self, blocks: np.ndarray, out: np.ndarray) -> None:  # (n, bytes) uint8, (n, weights) float32 -> None
         """Decode blocks to float32."""
@@ -118,27 +112,29 @@ class BlockType:
 
 
 TYPES = (
-    BlockType("F32", 0, 1, 4, plain=f32),
-    BlockType("F16", 1, 1, 2, plain=f16),
-    BlockType("Q4_0", 2, 32, 18, parts=q4_0),
-    BlockType("Q4_1", 3, 32, 20, parts=q4_1),
-    BlockType("Q5_0", 6, 32, 22, parts=q5_0),
-    BlockType("Q5_1", 7, 32, 24, parts=q5_1),
-    BlockType("Q8_0", 8, 32, 34, parts=q8_0),
+    BlockType("F32", 0, 1, 4, plain=f32, pack=pack_f32),
+    BlockType("F16", 1, 1, 2, plain=f16, pack=pack_f16),
+    BlockType("Q4_0", 2, 32, 18, parts=legacy.q4_0, pack=legacy.pack_q4_0),
+    BlockType("Q4_1", 3, 32, 20, parts=legacy.q4_1, pack=legacy.pack_q4_1),
+    BlockType("Q5_0", 6, 32, 22, parts=legacy.q5_0, pack=legacy.pack_q5_0),
+    BlockType("Q5_1", 7, 32, 24, parts=legacy.q5_1, pack=legacy.pack_q5_1),
+    BlockType("Q8_0", 8, 32, 34, parts=legacy.q8_0, pack=legacy.pack_q8_0),
     BlockType("Q2_K", 10, 256, 84, parts=k_quants.q2_k),
     BlockType("Q3_K", 11, 256, 110, parts=k_quants.q3_k),
     BlockType("Q4_K", 12, 256, 144, parts=k_quants.q4_k),
     BlockType("Q5_K", 13, 256, 176, parts=k_quants.q5_k),
     BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k),
-    BlockType("BF16", 30, 1, 2, plain=bf16),
+    BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl),
+    BlockType("BF16", 30, 1, 2, plain=bf16, pack=pack_bf16),
+    BlockType("MXFP4", 39, 32, 17, parts=codebooks.mxfp4, pack=codebooks.pack_mxfp4),
 )
 LISTED = tuple(  # further types of ggml.h: their size is known, so a file that has them can be read, but for their weights
     BlockType(name, id, weights, nbytes)
     for name, id, weights, nbytes in (
         ("Q8_1", 9, 32, 40), ("Q8_K", 15, 256, 292), ("IQ2_XXS", 16, 256, 66), ("IQ2_XS", 17, 256, 74), ("IQ3_XXS", 18, 256, 98),
-        ("IQ1_S", 19, 256, 50), ("IQ4_NL", 20, 32, 18), ("IQ3_S", 21, 256, 110), ("IQ2_S", 22, 256, 82), ("IQ4_XS", 23, 256, 136),
+        ("IQ1_S", 19, 256, 50), ("IQ3_S", 21, 256, 110), ("IQ2_S", 22, 256, 82), ("IQ4_XS", 23, 256, 136),
         ("I8", 24, 1, 1), ("I16", 25, 1, 2), ("I32", 26, 1, 4), ("I64", 27, 1, 8), ("F64", 28, 1, 8), ("IQ1_M", 29, 256, 56),
-        ("TQ1_0", 34, 256, 54), ("TQ2_0", 35, 256, 66), ("MXFP4", 39, 32, 17), ("NVFP4", 40, 64, 36), ("Q1_0", 41, 128, 18),
+        ("TQ1_0", 34, 256, 54), ("TQ2_0", 35, 256, 66), ("NVFP4", 40, 64, 36), ("Q1_0", 41, 128, 18),
     )
 )  # fmt: skip
 BLOCK_TYPES = {t.name: t for t in TYPES}
@@ -170,18 +166,67 @@ def dequantize(  # (nbytes,) uint8, BlockType, (..., columns) -> (..., columns) 
     return out
 
 
-def quantize_q8_0(weights: np.ndarray) -> np.ndarray:  # (..., columns) float32, columns a multiple of 32 -> (nbytes,) uint8
-    """Quantize to Q8_0: in each block the largest magnitude becomes 127, the others the nearest integer.
+def quantize(  # (..., columns) float32 or float16, BlockType, (columns,) float32 or None -> (nbytes,) uint8
+    weights: np.ndarray, type: BlockType, importance: Importance = None
+) -> np.ndarray:
+    """Encode a tensor as a type stores it; `dequantize` is the way back, less what the rounding lost.
 
-    Errors: GGUFError where a row is no multiple of a block, or its largest weight is beyond float16's scale (8.3 million).
+    importance: how much an error in each column matters, the mean square of the column's input over some text (llama.cpp's
+    imatrix). Types with a search for scales follow it; F32, F16, BF16, Q8_0 and MXFP4 do not look at it.
+    Works through the tensor in chunks, so the extra memory is small and constant; a contiguous tensor is not copied.
+    Errors: GGUFError for a row that is no multiple of a block, weights that are NaN, infinite or too large for the type's
+    16-bit scale, importance of another length or with values that are negative or NaN, and types that are not written here.
     """
-    if not weights.size or weights.shape[-1] % 32:
-        raise GGUFError(f"Q8_0 packs 32 weights a block, found a tensor of shape {weights.shape}.")
-    rows = np.asarray(weights, np.float32).reshape(-1, 32)
-    with np.errstate(over="ignore"):
-        scale = (np.abs(rows).max(axis=1, keepdims=True) / 127).astype("<f2")
-    if not np.isfinite(scale).all():
-        raise GGUFError(f"Q8_0 holds weights up to {127 * 65504:,}, found {np.abs(rows).max():,}.")
-    wide = scale.astype(np.float32)
-    codes = np.rint(rows / np.where(wide == 0, 1, wide)).clip(-127, 127).astype(np.int8)
-    return np.concatenate([scale.view(np.uint8), codes.view(np.uint8)], axis=1).reshape(-1)
+    pack = type.pack
+    if pack is None:
+        known = ", ".join(t.name for t in TYPES if t.quantizable)
+        raise GGUFError(f"nothing is quantized to {type.name} here; the types that are: {known}.")
+    weights = np.asarray(weights)
+    if not weights.ndim or weights.shape[-1] % type.weights:
+        raise GGUFError(f"{type.name} packs {type.weights} weights a block, rows of shape {weights.shape} are no multiple of that.")
+    importance = None if importance is None else checked(importance, weights.shape[-1])
+    out = np.empty(type.nbytes(weights.shape), np.uint8)
+    width = type.weights if importance is None else weights.shape[-1]  # without importance each block stands for itself
+    rows, blocks = weights.reshape(-1, max(1, width)), out.reshape(-1, width // type.weights * type.bytes or 1)
+    step = max(1, CHUNK // max(1, width))
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step].astype(np.float32)
+        if not np.isfinite(chunk).all():
+            raise GGUFError(f"{type.name} holds finite weights: {odd_ones(weights)}")
+        try:
+            blocks[start : start + step] = pack(chunk, importance).reshape(len(chunk), -1)
+        except OverflowError as error:  # to_half found a scale, or a weight, beyond float16
+            largest = np.abs(chunk).max()
+            raise GGUFError(f"{type.name} cannot hold weights of {largest:,.6g}: its 16 bits would have to hold {error}.") from None
+    return out
+
+
+def checked(importance: np.ndarray, columns: int) -> np.ndarray:  # -> (columns,) float32
+    """Check the importance of each column. Raises GGUFError."""
+    importance = np.asarray(importance, np.float32).reshape(-1)
+    if len(importance) != columns:
+        raise GGUFError(f"importance has {len(importance):,} values, the tensor has {columns:,} columns.")
+    bad = ~((importance >= 0) & np.isfinite(importance))
+    if bad.any():
+        first = int(bad.argmax())
+        found = f"{bad.sum():,} are not, the first, {importance[first]}, in column {first:,}"
+        raise GGUFError(f"importance must be finite and not negative: {found}.")
+    return importance
+
+
+def odd_ones(weights: np.ndarray) -> str:
+    """Say how many weights are NaN or infinite as float32, and where the first is."""
+    count, first = 0, -1
+    flat = weights.reshape(-1)
+    for start in range(0, len(flat), CHUNK):
+        bad = ~np.isfinite(flat[start : start + CHUNK].astype(np.float32))
+        if first < 0 and bad.any():
+            first = start + int(bad.argmax())
+        count += int(bad.sum())
+    at = ", ".join(str(int(i)) for i in np.unravel_index(first, weights.shape))
+    return f"{count:,} of {weights.size:,} are NaN or infinite, the first, {flat[first]}, at [{at}]."
+
+
+def quantize_q8_0(weights: np.ndarray) -> np.ndarray:  # (..., columns) float32, columns a multiple of 32 -> (nbytes,) uint8
+    """Quantize to Q8_0; errors as in `quantize`."""
+    return quantize(weights, BLOCK_TYPES["Q8_0"])

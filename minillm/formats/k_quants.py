@@ -10,33 +10,9 @@ into q, the scales and the minima of its groups; `blocks.combine` adds them up. 
 Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # (n, weights) ints, (n, groups) scales, (n, groups) minimums
-
-
-def half(two_bytes: np.ndarray) -> np.ndarray:  # (n, 2) uint8 -> (n, 1) float32
-    """Decode a float16 per block, as a column to multiply with."""
-    return np.ascontiguousarray(two_bytes).view("<f2").astype(np.float32)
-
-
-def spread(packed: np.ndarray) -> np.ndarray:  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1
-    """Unpack single bits, lowest of each byte first."""
-    return np.unpackbits(np.ascontiguousarray(packed), axis=1, bitorder="little")
-
-
-def planes(  # (n, bytes) uint8 -> (n, weights) uint8
-    packed: np.ndarray, run: int, shifts: Sequence[int], mask: int
-) -> np.ndarray:
-    """Unpack runs of bytes, each read several times: once per shift, for the bits under the mask.
-
-    Bytes 0..31 with shifts 0, 4 give weights 0..31 (low bits), then 32..63 (high bits); then the next run of bytes.
-    """
-    n = len(packed)
-    runs = packed.reshape(n, -1, 1, run) >> np.array(shifts, np.uint8)[:, None]
-    return (runs & np.uint8(mask)).reshape(n, -1)
+from minillm.formats.packing import Parts, half, planes, six_bit_scales
 
 
 def q2_k(blocks: np.ndarray) -> Parts:
@@ -61,19 +37,6 @@ def q3_k(blocks: np.ndarray) -> Parts:
     scale = d * ((low | (high << 4)).astype(np.int8) - 32).astype(np.float32)
     third = planes(top, 32, range(8), 1)
     return planes(q, 32, (0, 2, 4, 6), 3).astype(np.int8) - ((third ^ 1) << 2).astype(np.int8), scale, None
-
-
-def six_bit_scales(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n, 12) uint8 -> (n, 8), (n, 8) float32
-    """Unpack eight scales and eight minima of 6 bits from 12 bytes, as Q4_K and Q5_K keep them.
-
-    byte       0..3                  4..7                 8..11
-    low bits   scale 0..3 (6 bits)   min 0..3 (6 bits)    scale 4..7, low 4 | min 4..7, low 4
-    top bits   scale 4..7, upper 2   min 4..7, upper 2
-    """
-    a, b, c = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
-    scale = np.concatenate([a & 63, (c & 15) | ((a >> 6) << 4)], axis=1)
-    minimum = np.concatenate([b & 63, (c >> 4) | ((b >> 6) << 4)], axis=1)
-    return scale.astype(np.float32), minimum.astype(np.float32)
 
 
 def q4_k(blocks: np.ndarray) -> Parts:

@@ -1,0 +1,113 @@
+"""The older block types, both ways: 32 weights, one scale, sometimes a minimum; nothing is searched for.
+
+The largest weight of a block sets the scale, the others take the nearest integer. In the types _0 integers lie on both sides
+of zero, so the largest magnitude becomes the lowest of them, -8 of 4 bits: that side has one integer more, and the scale
+carries the sign. In the types _1 they count up from the block's minimum.
+
+    _0   d = w[argmax |w|] / -8     q = round(w / d) + 8        _1   d = (max - min) / 15     q = round((w - min) / d)
+
+The result is what ggml's reference quantizer writes, bit for bit: its divisions are multiplications with 1 / d, and a tie goes
+up. With importance (what inputs of a column amount to) the scale is searched for after all: `scale_search`.
+Layouts and arithmetic: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
+"""
+
+import numpy as np
+
+from minillm.formats.packing import Importance, Parts, gather, half, pack_planes, planes, spread, to_half
+
+NIBBLES = (0, 4)  # byte j of 16 holds weight j in its low four bits and weight j + 16 in its high ones
+
+
+def q8_0(blocks: np.ndarray) -> Parts:
+    """| d: 2 | q: 32 × 8 bits |   signed; w = d · q"""
+    return blocks[:, 2:].view(np.int8), half(blocks[:, 0:2]), None
+
+
+def q4_0(blocks: np.ndarray) -> Parts:
+    """| d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)"""
+    return planes(blocks[:, 2:], 16, NIBBLES, 15).view(np.int8) - np.int8(8), half(blocks[:, 0:2]), None
+
+
+def q4_1(blocks: np.ndarray) -> Parts:
+    """| d: 2 | m: 2 | q: 16 bytes, as in Q4_0 |   w = d · q + m"""
+    return planes(blocks[:, 4:], 16, NIBBLES, 15), half(blocks[:, 0:2]), -half(blocks[:, 2:4])
+
+
+def q5_0(blocks: np.ndarray) -> Parts:
+    """| d: 2 | fifth bits: 4 | q: 16 bytes, as in Q4_0 |   bit j of the four bytes tops weight j; w = d · (q - 16)"""
+    q = planes(blocks[:, 6:], 16, NIBBLES, 15) | spread(blocks[:, 2:6]) << 4
+    return q.view(np.int8) - np.int8(16), half(blocks[:, 0:2]), None
+
+
+def q5_1(blocks: np.ndarray) -> Parts:
+    """| d: 2 | m: 2 | fifth bits: 4 | q: 16 bytes |   w = d · q + m"""
+    q = planes(blocks[:, 8:], 16, NIBBLES, 15) | spread(blocks[:, 4:8]) << 4
+    return q, half(blocks[:, 0:2]), -half(blocks[:, 2:4])
+
+
+def pack_q8_0(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 34) uint8
+    """Encode Q8_0: the largest magnitude of a block becomes 127. Eight bits are enough, importance changes nothing."""
+    blocks = rows.reshape(-1, 32)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    q = round_half_away(blocks * reciprocal(scale)).astype(np.int8)
+    return np.concatenate([to_half(scale), q.view(np.uint8)], axis=1)
+
+
+def pack_q4_0(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 18) uint8
+    """Encode Q4_0: see the picture at `q4_0`."""
+    q, scale = signed(rows, 8)
+    return np.concatenate([to_half(scale), pack_planes(q, 16, NIBBLES)], axis=1)
+
+
+def pack_q5_0(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 22) uint8
+    """Encode Q5_0."""
+    q, scale = signed(rows, 16)
+    return np.concatenate([to_half(scale), gather(q >> 4), pack_planes(q & 15, 16, NIBBLES)], axis=1)
+
+
+def pack_q4_1(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 20) uint8
+    """Encode Q4_1."""
+    q, scale, lowest = from_minimum(rows, 15)
+    return np.concatenate([to_half(scale), to_half(lowest), pack_planes(q, 16, NIBBLES)], axis=1)
+
+
+def pack_q5_1(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 24) uint8
+    """Encode Q5_1."""
+    q, scale, lowest = from_minimum(rows, 31)
+    return np.concatenate([to_half(scale), to_half(lowest), gather(q >> 4), pack_planes(q & 15, 16, NIBBLES)], axis=1)
+
+
+def signed(rows: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:  # -> (blocks, 32) uint8, (blocks, 1) float32
+    """Find integers from -levels to levels - 1, stored plus `levels`, and the scale."""
+    blocks = rows.reshape(-1, 32)
+    scale = peak(blocks) / np.float32(-levels)
+    q = np.trunc(blocks * reciprocal(scale) + np.float32(levels + 0.5))
+    return np.minimum(q, 2 * levels - 1).astype(np.uint8), scale
+
+
+def from_minimum(rows: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find integers from 0 to top, the scale and the minimum of each block: (blocks, 32) uint8, two (blocks, 1) float32."""
+    blocks = rows.reshape(-1, 32)
+    lowest = np.take_along_axis(blocks, blocks.argmin(axis=1, keepdims=True), axis=1)  # not min: the first of 0 and -0
+    with np.errstate(over="ignore"):
+        scale = (blocks.max(axis=1, keepdims=True) - lowest) / np.float32(top)
+    q = np.trunc((blocks - lowest) * reciprocal(scale) + np.float32(0.5))
+    return np.minimum(q, top).astype(np.uint8), scale, lowest
+
+
+def peak(blocks: np.ndarray) -> np.ndarray:  # (n, weights) float32 -> (n, 1) float32
+    """Find the weight of the largest magnitude in each block, with its sign; the first of equals, and never -0."""
+    return np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1) + np.float32(0)
+
+
+def reciprocal(scale: np.ndarray) -> np.ndarray:  # (n, 1) float32 -> (n, 1) float32
+    """Compute 1 / scale, and 0 where that is infinite: such a scale is 0 in float16 too."""
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1 / scale
+    return np.where(np.isinf(inverse), np.float32(0), inverse)
+
+
+def round_half_away(x: np.ndarray) -> np.ndarray:
+    """Round to the nearest integer, a tie away from zero, as C's roundf does; NumPy's rint takes the even one."""
+    whole = np.trunc(x)
+    return whole + np.trunc(2 * (x - whole))  # x - whole is exact, and 1/2 becomes 1
