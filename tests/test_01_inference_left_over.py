@@ -94,7 +94,6 @@ def test_divisors_of_rope_are_used_and_must_be_above_0(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ({"split.count": 3}, "one of 3 parts of a split file"),
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "RoPE scaling 'yarn' is not supported"),
         ({"llama.rope.scaling.attn_factor": 1.2}, "rope.scaling.attn_factor"),
         ({"llama.attention.causal": False}, "looks ahead"),

