@@ -150,7 +150,7 @@ def test_the_largest_weight_becomes_the_lowest_level(blocks, levels, seed):
     check_signed(rows_of(seed, blocks, levels), levels)
 
 
-@exercise("09.3", points=1, hint="Rows are cut into blocks of 32, each with a scale of its own: what one needs is nothing to the next.")
+@exercise("09.3", points=1, hint="Rows are cut into blocks of 32, each with a scale of its own, whatever the next one needs.")
 @pytest.mark.parametrize("levels", [8, 16])
 def test_a_row_of_several_blocks_has_several_scales(levels):
     check_signed(rows_of(5, 6, levels, columns=96), levels)
@@ -193,7 +193,7 @@ def test_twelve_bytes_are_eight_scales_and_eight_minima(n, seed):
     check_six_bits(chance(seed, 7).integers(0, 256, (n, 12), np.uint8))
 
 
-@exercise("09.4", points=1, hint="All six bits of 63 are set. Which bits of which bytes are set where one of the last four is 63?")
+@exercise("09.4", points=1, hint="All six bits of 63 are set. Which bits of which bytes are set where a late scale is 63?")
 @pytest.mark.parametrize("byte", range(12))
 def test_each_bit_has_one_owner(byte):
     packed = np.zeros((8, 12), np.uint8)
