@@ -5,60 +5,19 @@ thousands of mutations of small files that hold every metadata type and every te
 """
 
 import os
-import signal
-import struct
 import tracemalloc
-from contextlib import contextmanager
 
-import gguf
 import numpy as np
 import pytest
+from gguf_bytes import ARRAY, BOOL, Q4_0, STRING, U8, U32, aligned, array, build, entry, string, tensor, u32, u64
 from gguf_files import TYPES, write_specimen
+from gguf_mutations import fields_of, mutate, watchdog
 
 from minillm.cli import main
 from minillm.errors import GGUFError
 from minillm.formats.gguf import open_gguf
 
-# One malformation at a time. Files are put together here, field by field; the numbers of the format are written out.
-
-U8, U32, BOOL, STRING, ARRAY = 0, 4, 7, 8, 9
-F32, Q4_0 = 0, 2
-
-
-def u32(n):
-    return struct.pack("<I", n)
-
-
-def u64(n):
-    return struct.pack("<Q", n)
-
-
-def string(text):
-    text = text.encode() if isinstance(text, str) else text
-    return u64(len(text)) + text
-
-
-def entry(key, type, value):
-    return string(key) + u32(type) + value
-
-
-def tensor(name="w", dims=(32,), type=F32, offset=0, n_dims=None):
-    return string(name) + u32(len(dims) if n_dims is None else n_dims) + b"".join(map(u64, dims)) + u32(type) + u64(offset)
-
-
-def array(element, count, items=b""):
-    return entry("k", ARRAY, u32(element) + u64(count) + items)
-
-
-def aligned(type, value):
-    return entry("general.alignment", type, value)
-
-
-def build(entries=(), tensors=(), data=128, version=3, n_tensors=None, n_entries=None, magic=b"GGUF", align=32):
-    counts = u64(len(tensors) if n_tensors is None else n_tensors) + u64(len(entries) if n_entries is None else n_entries)
-    head = magic + u32(version) + counts + b"".join(entries) + b"".join(tensors)
-    return head + bytes(-len(head) % align) + bytes(data)
-
+# One malformation at a time.
 
 NESTED = b"".join(u32(ARRAY) + u64(1) for _ in range(5000)) + u32(U8) + u64(1) + b"\0"
 MALFORMED = {  # name: (file, offset of the field, words that the message must hold)
@@ -188,65 +147,6 @@ def test_what_is_allocated_is_in_proportion_to_the_file(tmp_path):
 CASES = int(os.environ.get("MINILLM_GGUF_MUTATIONS", 5000))
 MEMORY_LIMIT = 200_000_000  # bytes, each
 TIME_LIMIT = 1  # second, each: a guard against a hang; a case takes about a millisecond
-ODD = [0, 1, 2, 3, 9, 31, 32, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
-
-
-@contextmanager
-def watchdog(seconds, what):
-    """Fail, instead of hanging, where the system has alarms."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def bark(*_):
-        pytest.fail(f"{what}: still at work after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, bark)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def fields_of(path):
-    """Where every field of a file lies, (start, length), as the gguf package says: counts, lengths, types, offsets, strings."""
-    reader = gguf.GGUFReader(path)
-    base = reader.data.ctypes.data
-    everything = list(reader.fields.values()) + [t.field for t in reader.tensors]
-    parts = {(p.ctypes.data - base, p.nbytes) for f in everything for p in f.parts}
-    lengths = {(start - 8, 8) for start, size in parts if size and start > 24}  # most strings have theirs just before them
-    return sorted((s, n) for s, n in parts | lengths if n and 0 <= s < len(reader.data))
-
-
-def mutate(data, fields, rng):  # bytes, [(start, length)], Generator -> bytes
-    """One to three changes, mostly to a field of the file's structure, some to any byte, some to the length."""
-    data = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
-        start, size = fields[rng.integers(len(fields))]
-        kind = rng.integers(9)
-        if kind <= 2 and size in (1, 2, 4, 8):  # an odd number, or one that is off by a little
-            odd = ODD[rng.integers(len(ODD))]
-            near = int.from_bytes(data[start : start + size], "little") + int(rng.integers(-9, 10))
-            data[start : start + size] = ((odd if kind else near) % 256**size).to_bytes(size, "little")
-        elif kind == 3:  # random bytes in a field
-            data[start : start + size] = rng.bytes(size)
-        elif kind == 4:  # one bit, anywhere
-            if data:
-                data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-        elif kind == 5:  # truncation, at a field or anywhere
-            del data[start + int(rng.integers(-1, 2)) if rng.integers(2) else int(rng.integers(len(data) + 1)) :]
-        elif kind == 6:  # a field goes, or comes twice
-            data[start : start + size] = data[start : start + size] * (2 * int(rng.integers(2)))
-        elif kind == 7:  # one field in place of another
-            other, length = fields[rng.integers(len(fields))]
-            data[start : start + size] = data[other : other + length]
-        else:  # bytes that are no UTF-8, nor anything else
-            data[start : start + size] = b"\xff" * size
-    return bytes(data)
-
-
 @pytest.fixture(scope="module")
 def specimens(tmp_path_factory):
     """Small files: one with all tensor types, one with few and a large alignment, one that is metadata only."""

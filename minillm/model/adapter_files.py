@@ -29,7 +29,7 @@ from minillm.formats.safetensors import encoded, open_safetensors
 from minillm.model.config import ModelConfig
 from minillm.model.hf_folder import LAYER_NAMES, read_json
 from minillm.model.lora import MATRICES, A, Adapter, B, check_numbers, check_shapes
-from minillm.model.tensor_store import stored_tensors
+from minillm.model.tensor_store import tensors_of
 from minillm.model.weights import ARCHITECTURES, StoredTensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -119,7 +119,7 @@ def read_gguf(  # -> {name: StoredTensor}, alpha, are Q's and K's rows paired
             raise ModelError(f"{path}: metadata {key!r} must be {right!r} for an adapter of {config.name}, found {found}.")
     if "adapter.alora.invocation_tokens" in gguf.metadata:
         raise ModelError(f"{path}: an adapter that begins to work at certain tokens (aLoRA) is not supported, plain LoRA is.")
-    stored = stored_tensors(gguf)
+    stored = tensors_of(gguf)
     return stored, keys.number("adapter.lora.alpha"), ARCHITECTURES[expected["general.architecture"]][0]
 
 

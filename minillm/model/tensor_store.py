@@ -24,7 +24,7 @@ def decoded_here(tensor: StoredTensor, name: str, where: str | Path) -> StoredTe
     return tensor
 
 
-def stored_tensors(gguf: GGUFFile) -> dict[str, StoredTensor]:  # -> {name: tensor}, as views of the mapped file
+def tensors_of(gguf: GGUFFile) -> dict[str, StoredTensor]:  # -> {name: tensor}, as views of the mapped file
     """List all tensors of a file. ModelError where one cannot be decoded."""
     return {
         name: decoded_here(StoredTensor(gguf.raw(name), info.type, info.shape), name, gguf.path)

@@ -28,7 +28,7 @@ from minillm.model.adapters import FIELDS
 from minillm.model.adapters import as_stored as stored_plain
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
-from minillm.model.tensor_store import stored_tensors
+from minillm.model.tensor_store import tensors_of
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import LayerWeights, StoredTensor
 
@@ -130,6 +130,6 @@ def load_eagle(path: str | Path, target: Transformer) -> Eagle:
     for key, right in {"general.architecture": ARCHITECTURE, "eagle.target": target.config.name}.items():
         if (found := keys.text(key)) != right:
             raise ModelError(f"{path}: metadata {key!r} must be {right!r}, found {shown(found)}.")
-    stored = stored_tensors(gguf)
+    stored = tensors_of(gguf)
     vocabulary = keys.numbers("eagle.vocabulary", None, whole=True)
     return Eagle(target, stored, None if vocabulary is None else np.asarray(vocabulary, np.int64))

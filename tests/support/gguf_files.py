@@ -88,3 +88,21 @@ def write_specimen(path, types=TYPES, seed=0, metadata=METADATA, alignment=None)
         for i, type in enumerate(types)
     ]
     return write_gguf(path, tensors, metadata, alignment=alignment)
+
+
+def split_file(path, stem, max_tensors, small_first=False):  # -> [paths of the parts]
+    """A file as llama.cpp splits it: NAME-00001-of-00003.gguf … beside `stem`, written by the gguf package."""
+    reader = gguf.GGUFReader(path)
+    arch = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(f"{stem}.gguf", arch, split_max_tensors=max_tensors, small_first_shard=small_first)
+    for field in reader.fields.values():
+        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
+            kind = field.types[0]
+            writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if kind == ARRAY else None)
+    for t in reader.tensors:
+        writer.add_tensor(t.name, t.data, raw_dtype=t.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return writer.format_shard_names(writer.path)
