@@ -72,7 +72,7 @@ def test_a_count_is_a_claim(seed):
             except Exception as error:
                 pytest.fail(f"{told}. Expected an answer or GGUFError, found {type(error).__name__}: {error}")
             else:
-                assert count <= fit, f"{told}. They were accepted: a count is a claim, to be compared with the bytes that are left"
+                assert count <= fit, f"{told}. They were accepted: a count is a claim; compare it with the bytes that are left"
 
 
 # --- 09.2 ---------------------------------------------------------------------------------------------------------------
