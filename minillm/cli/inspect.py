@@ -1,28 +1,27 @@
 """`minillm inspect FILE.gguf`: what is in a model file, without loading the model; `inspect NAME`: what such a model takes.
 
-The bits per weight that a file's name promises ("Q4_1": 5) are those of its matrices' blocks; norms and the embedding are
-often stored wider. The table by type shows where the bytes went, and the average is over every weight.
+    minillm inspect FILE.gguf                        header, metadata, tensors, bits per weight, what would run here
+    minillm inspect FILE.gguf --plot                 a picture of what lies where: FILE.png
+    minillm inspect FILE.gguf --block NAME 0         one block of a tensor, byte by byte
+    minillm inspect llama-3.1-70b --context 131072   what a model of that shape takes (sizing.py)
 """
 
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import print_json
-from minillm.terminal import table
-
-if TYPE_CHECKING:
-    from minillm.formats.gguf import GGUFFile
+from minillm.cli.common import beside_json, print_json
+from minillm.errors import MiniLLMError
 
 HELP = "what a GGUF file holds; or, of a model's name (llama-3-70b), what it takes and what fits where"
-FIRST = 8  # elements shown of an array that is longer than twice that
 
 
 def configure(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE|NAME", help="a .gguf file, a model by name, or a shape: llama-3-8b, qwen3-8b …")
     parser.add_argument("--context", type=int, metavar="N", help="what it takes, with the KV cache of so many tokens")
+    parser.add_argument("--plot", nargs="?", const="", metavar="PNG", help="draw what lies where in the file (default: NAME.png)")
+    parser.add_argument("--block", nargs=2, metavar=("NAME", "I"), help="take block I of a tensor apart, byte by byte")
     parser.add_argument("--json", action="store_true", help="one JSON object; long arrays as count and first elements")
 
 
@@ -31,6 +30,8 @@ def run(args: Namespace) -> int:
 
     if args.context is None and (path := model_file(args.file)):
         return inspect_file(args, path)
+    if args.plot is not None or args.block:
+        raise MiniLLMError(f"--plot and --block show a GGUF file, found {args.file!r}: name one that is here, without --context.")
     facts = sizing.sizes(args.file, sizing.config_of(args.file), args.context)
     if args.json:
         print_json(facts)
@@ -58,85 +59,32 @@ def model_file(name: str) -> Path | str | None:  # a GGUF file, or None where a 
 
 
 def inspect_file(args: Namespace, path: Path | str) -> int:
+    from minillm.cli import contents
+    from minillm.formats import anatomy
     from minillm.formats.gguf import open_gguf
 
     with open_gguf(path) as gguf:
-        facts = summary(gguf)
+        found = anatomy.walk(gguf, args.block[0], block_number(args.block[1])) if args.block else None
+        facts: dict[str, Any] = contents.summary(gguf)
+        if found:
+            facts["block"] = contents.of_block(found)
+        if args.plot is not None:
+            from minillm.formats.gguf_plot import draw
+
+            facts["plot"] = args.plot or f"{gguf.path.stem}.png"
+            draw(gguf, facts["plot"])
+            print(f"wrote {facts['plot']}", file=beside_json(args))
     if args.json:
         print_json(facts)
-    else:
-        print("\n".join(report(facts)))
+    elif found:
+        print("\n".join(anatomy.lines(found)))
+    elif args.plot is None:
+        print("\n".join(contents.report(facts)))
     return 0
 
 
-def summary(gguf: "GGUFFile") -> dict:  # fit for JSON
-    """Collect everything that is shown, as plain values."""
-    tensors = gguf.tensors.values()
-    weights, tensor_bytes = sum(t.size for t in tensors), sum(t.nbytes for t in tensors)
-    types: dict[str, dict] = {}
-    for tensor in tensors:
-        row = types.setdefault(tensor.type.name, {"tensors": 0, "weights": 0, "bytes": 0})
-        row["tensors"] += 1
-        row["weights"] += tensor.size
-        row["bytes"] += tensor.nbytes
-        row["bits_per_weight"] = tensor.type.bits_per_weight
-    return {
-        "path": str(gguf.path),
-        "version": gguf.version,
-        "architecture": plain(gguf.metadata.get("general.architecture")),
-        "file_bytes": gguf.nbytes,
-        "alignment_bytes": gguf.alignment,
-        "weights": weights,
-        "tensor_bytes": tensor_bytes,
-        "bits_per_weight": 8 * tensor_bytes / weights if weights else None,
-        "types": types,
-        "metadata": {key: plain(value) for key, value in gguf.metadata.items()},
-        "tensors": [
-            {"name": t.name, "shape": t.shape, "type": t.type.name, "offset_bytes": t.offset, "bytes": t.nbytes} for t in tensors
-        ],
-    }
-
-
-def plain(value: Any) -> Any:
-    """Convert a metadata value for JSON: which has no NaN and no infinity, and no use for 49,152 tokens."""
-    if isinstance(value, float) and not float("-inf") < value < float("inf"):
-        return str(value)
-    if isinstance(value, (str, int, float, type(None))):
-        return value
-    if len(value) > 2 * FIRST:
-        return {"count": len(value), "first": plain(value[:FIRST])}
-    return [plain(item) for item in (value if isinstance(value, list) else value.tolist())]
-
-
-def report(facts: dict) -> Iterator[str]:
-    """Format the summary for people. Names and strings are untrusted: they are quoted, so no control code gets through."""
-    bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.2f} bits per weight"
-    yield f"{facts['path']}: GGUF version {facts['version']}, architecture {abbreviated(facts['architecture'])}"
-    yield f"{facts['file_bytes']:,} bytes, {facts['weights']:,} weights in {len(facts['tensors']):,} tensors{bits}"
-    types = sorted(facts["types"].items(), key=lambda item: -item[1]["bytes"])
-    rows = [
-        [name, f"{row['tensors']:,}", f"{row['weights']:,}", f"{row['bytes']:,}", f"{row['bits_per_weight']:.4g}"]
-        for name, row in types
-    ]
-    yield "\n" + table(["type", "tensors", "weights", "bytes", "bits per weight"], rows)
-    yield "\nmetadata"
-    for key, value in facts["metadata"].items():
-        yield f"  {unquoted(key)} = {abbreviated(value)}"
-    rows = [
-        [f"{t['offset_bytes']:,}", f"{t['bytes']:,}", t["type"], " x ".join(map(str, t["shape"])), unquoted(t["name"])]
-        for t in facts["tensors"]
-    ]
-    yield "\n" + table(["tensors: offset", "bytes", "type", "shape", "name"], rows, ">><><")
-
-
-def abbreviated(value: Any, limit: int = 100) -> str:
-    """Abbreviate a value of the metadata to one line, with how much of it there is."""
-    if isinstance(value, dict):
-        text = f"{repr(value['first'])[:-1]}, ...]"
-        return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({value['count']:,} elements)"
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}... ({len(text):,} characters)"
-
-
-def unquoted(name: str) -> str:
-    return name if name.isprintable() else repr(name)
+def block_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise MiniLLMError(f"--block takes a tensor's name and the number of a block, found {text[:60]!r}.") from None

@@ -46,6 +46,11 @@ class TensorInfo:
         """Number of weights."""
         return prod(self.shape)
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes; of an unknown type, at most."""
+        return self.type.bits_per_weight if self.type.known else 8 * self.nbytes / self.size
+
 
 @dataclass(frozen=True)
 class Part:
@@ -56,7 +61,7 @@ class Part:
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
     alignment: int
-    metadata_end: int
+    key_ends: list[int]  # of each key of the metadata, with its value
     table_end: int
     data: int  # where the data begin
     nbytes: int
@@ -68,12 +73,11 @@ def read_part(path: Path) -> tuple[Part, mmap.mmap]:
     with from_file(path):
         version, tensor_count, key_count = read_header(cursor.data)
     cursor.position = HEADER_BYTES
-    metadata = read_metadata(cursor, key_count)
-    metadata_end = cursor.position
+    metadata, key_ends = read_metadata(cursor, key_count)
     alignment = metadata.get("general.alignment", 32)
     tensors = read_tensors(cursor, tensor_count, alignment)
-    ends = metadata_end, cursor.position, padded(cursor.position, alignment), cursor.end
-    return Part(path, version, metadata, tensors, alignment, *ends), cursor.data
+    ends = cursor.position, padded(cursor.position, alignment), cursor.end
+    return Part(path, version, metadata, tensors, alignment, key_ends, *ends), cursor.data
 
 
 def map_file(path: str | Path) -> mmap.mmap:
@@ -120,8 +124,8 @@ def check(good: bool, at: int, field: str, expected: str, found: str) -> None:
         raise GGUFError(f"offset {at:,}: {field}: expected {expected}, found {found}.")
 
 
-def read_metadata(cursor: Cursor, count: int) -> dict[str, Any]:
-    metadata = {}
+def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Any], list[int]]:  # -> {key: value}, where each ends
+    metadata, ends = {}, []
     for i in range(count):
         at = cursor.position
         key = cursor.string(f"metadata key {i + 1} of {count}")
@@ -133,7 +137,8 @@ def read_metadata(cursor: Cursor, count: int) -> dict[str, Any]:
         value = metadata[key] = cursor.value(kind, field)
         if key == "general.alignment" and (kind != U32 or value.bit_count() != 1):
             cursor.fail(field, "a power of two, of type 4 (u32)", f"{str(value)[:40]} of type {kind}", at)
-    return metadata
+        ends.append(cursor.position)
+    return metadata, ends
 
 
 def read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
