@@ -25,6 +25,8 @@ def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError, sh
     class.
     """
     path = Path(path)
+    if not path.name:  # "", ".", "/"
+        raise error(f"{path}: cannot be written: it is a folder, not the name of a file.")
     draft = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

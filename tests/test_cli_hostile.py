@@ -50,6 +50,8 @@ NEEDED = {  # what must be there beside the option that is tried
     ("train",): ["--config", "none.toml"],
     ("quiz",): ["--list"],
     ("inspect",): ["MODEL"],
+    ("quantize",): ["MODEL", "out.gguf", "--type", "q8_0"],
+    ("imatrix",): ["--model", "MODEL", "--text", __file__, "--out", "out.imatrix", "--chunks", "1", "--context", "8"],
     ("download",): ["tiny"],
     ("bench", "model"): ["--model", "MODEL"],
     ("course", "start"): ["01", "--work", "learner"],

@@ -10,6 +10,8 @@ from test_commands import folder, run  # noqa: F401 (fixtures)
 LINES = {  # command -> command lines that the runner knows to make small
     ("generate",): ["minillm generate PROMPT --json"],
     ("inspect",): ["minillm inspect FILE --json"],
+    ("quantize",): ["minillm quantize IN OUT --type T --json", "minillm quantize IN OUT --type T --imatrix FILE --json"],
+    ("imatrix",): ["minillm imatrix --model M --text FILE --out FILE --json"],
     ("backends",): ["minillm backends --json"],
     ("tour",): ["minillm tour --json"],
     ("loadtest",): ["minillm loadtest --url URL --out DIR --json"],

@@ -16,7 +16,7 @@ FLOORS = (  # from the ground up; a module may import from its own floor and fro
     {"backends"},
     {"cache"},
     {"model"},
-    {"scheduler", "load", "training", "speculative"},
+    {"scheduler", "load", "training", "calibration", "speculative"},
     {"engine", "llm"},
     {"server", "gateway", "simulator"},
     {"cli", "tour", "course", "bench", "claims", "__main__", "__init__"},

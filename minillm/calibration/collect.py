@@ -63,7 +63,7 @@ def watched(transformer: Transformer, visit: Visitor) -> Transformer:
         return ops.add_feed_forward(x, w, c, linear=linear)
 
     model = copy.copy(transformer)
-    own = {"attention_inputs": attention_inputs, "add_linear": add_linear, "add_feed_forward": add_feed_forward}
+    own: dict[str, Any] = {"attention_inputs": attention_inputs, "add_linear": add_linear, "add_feed_forward": add_feed_forward}
     model.ops = replace(ops, linear=linear, **own)
     return model
 

@@ -30,6 +30,7 @@ def run(args: Namespace) -> int:
     from minillm.calibration.importance import importance_matrix
     from minillm.errors import MiniLLMError
     from minillm.formats.imatrix import write_imatrix
+    from minillm.formats.requantize import refuse_itself
     from minillm.terminal import bar
     from minillm.training.data import read_corpus
 
@@ -37,6 +38,7 @@ def run(args: Namespace) -> int:
         if getattr(args, name) < 1:
             raise MiniLLMError(f"--{name} must be at least 1, found {getattr(args, name)}.")
     text = read_corpus(args.text)
+    refuse_itself(args.text, args.out)
     args.backend = "numpy"  # the reference, whose products can be looked into
     llm = load(args)
     context = min(args.context, llm.config.context_length)

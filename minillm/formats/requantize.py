@@ -97,9 +97,9 @@ def plan(source: GGUFFile, types: dict[str, BlockType]) -> Requantized:
 
 
 def already_quantized(source: GGUFFile) -> str | None:
-    """Name the type of the largest matrix that was rounded to a few bits before; None where all are floats."""
-    rounded = [info for info in source.tensors.values() if is_matrix(info) and info.type.weights > 1]
-    return max(rounded, key=lambda info: info.size).type.name if rounded else None
+    """Name the types of matrices that were rounded to a few bits before, "Q4_1 and Q8_0"; None where all are floats."""
+    rounded = {info.type.name for info in source.tensors.values() if is_matrix(info) and info.type.weights > 1}
+    return " and ".join(sorted(rounded)) or None
 
 
 def metadata_for(source: GGUFFile, mix: str, imatrix: ImportanceMatrix | None) -> dict[str, Any]:
@@ -165,11 +165,11 @@ def at(source: GGUFFile, name: str, what: str) -> GGUFError:
     return GGUFError(f"{source.path}: tensor {quoted(name)}: {what}")
 
 
-def refuse_itself(source: Path, path: str | Path) -> None:
-    """Refuse to write over the file that is read: its better weights would be gone."""
+def refuse_itself(source: str | Path, path: str | Path) -> None:
+    """Refuse to write over the file that is read: what it holds would be gone."""
     try:
         same = os.path.samefile(source, path)
-    except OSError:
+    except (OSError, ValueError):  # not there yet, or no name at all
         same = False
     if same:
         raise GGUFError(f"{path}: is the file that is read; give the new one another name.")

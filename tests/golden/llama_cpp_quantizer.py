@@ -1,4 +1,4 @@
-"""llama.cpp's quantizer, for the scripts beside this one that record what it does. Needs llama-cpp-python, and no code of minillm."""
+"""llama.cpp's quantizer, for the scripts beside this one that record what it does. Needs llama-cpp-python, no code of minillm."""
 
 import ctypes
 

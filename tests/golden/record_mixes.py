@@ -2,8 +2,8 @@
 
     python record_mixes.py [OUT.json]
 
-Needs llama-cpp-python and gguf; no code of minillm runs here. MXFP4 is recorded with --pure: without it, llama.cpp gives that type
-to experts alone. Kept: the types of each matrix over the layers, such as "2 Q4_K, 1 Q6_K".
+Needs llama-cpp-python and gguf; no code of minillm runs here. MXFP4 is recorded with --pure: without it, llama.cpp gives that
+type to experts alone. Kept: the types of each matrix over the layers, such as "2 Q4_K, 1 Q6_K".
 """
 
 import importlib.metadata

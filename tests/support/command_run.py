@@ -44,6 +44,8 @@ SMALL = {
     "chat": ["--max-tokens", "3"],
     "loadtest": ["--requests", "2", "--rate", "100"],
     "serve": ["--port", "0", "--json", "--blocks", "64", "--backend", "numpy"],
+    "imatrix": ["--chunks", "1", "--context", "8", "--out", "out.imatrix"],
+    "quantize": ["--type", "q4_0"],
 }
 COURSE_OPTIONS = {  # what a released, graded or watched course needs beside the command
     "check": ["--work", "solved"],
@@ -84,6 +86,8 @@ def prepare(folder):
     (folder / "private").mkdir()
     for name in ("solved", "started"):
         assert main(["course", "start", "04.2", "--work", name]) == 0
+    made = ["--text", "corpus.txt", "--out", "tiny.imatrix", "--chunks", "1", "--context", "8"]
+    assert main(["imatrix", "--model", "tiny", *made]) == 0
     shutil.copy(COURSE.package / COURSE.exercises["04.2"].file, folder / "solved" / COURSE.exercises["04.2"].file)
 
 
@@ -108,10 +112,11 @@ def shrink(source, target):
 def fill_in(words):  # -> words, each placeholder by its stand-in
     kind = words[1] if words[1:] else ""
     trace = "mooncake.jsonl" if kind == "prefix" else "azure.csv"
-    files = {"quiz": "cards.tsv", "train": "data/models/tiny.toml", "inspect": str(ROOT / "data/models/tiny.gguf")}
+    files = {"quiz": "cards.tsv", "train": "data/models/tiny.toml", "inspect": str(ROOT / "data/models/tiny.gguf"),
+             "imatrix": "corpus.txt", "quantize": "tiny.imatrix"}  # fmt: skip
     stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], "")}
     stand_ins |= {"03.9": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
-    stand_ins |= {"adapter.gguf": "data/models/moral.gguf"}
+    stand_ins |= {"adapter.gguf": "data/models/moral.gguf", "IN": "tiny", "OUT": "out.gguf", "M": "tiny", "T": "q4_0"}
     return [stand_ins.get(word, word) for word in words]
 
 
