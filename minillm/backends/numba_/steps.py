@@ -32,10 +32,10 @@ from numba.extending import intrinsic
 from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens, operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.handles import handle
+from minillm.backends.numba_.layouts import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.linear import linear
 from minillm.backends.numba_.loops import FRESH, outer_products
 from minillm.backends.numba_.multiply import round_row
-from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
 from minillm.backends.numba_.team import threads
 from minillm.backends.numba_.tile import TileEmitter
