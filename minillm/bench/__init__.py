@@ -16,6 +16,7 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "stories": "stories",
     "kernels": "kernels",
     "busy": "busy",
+    "loading": "loading",
 }
 
 

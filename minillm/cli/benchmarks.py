@@ -200,6 +200,19 @@ def run_busy(args: Namespace, module: ModuleType) -> dict:
     return module.run(path, batches, *sizes, args.backend, args.threads, peers)
 
 
+def add_loading(parser: Parser) -> None:
+    add_model_options(parser, backend=False)
+    parser.add_argument("--ways", default="mapped,read,numpy,numba", metavar="W,W", help="of loading (default: %(default)s)")
+    add_counts(parser, prompt_tokens=8, rounds=3)
+
+
+def run_loading(args: Namespace, module: ModuleType) -> dict:
+    ways = args.ways.split(",")
+    if unknown := [way for way in ways if way not in module.WAYS]:
+        raise MiniLLMError(f"--ways takes {', '.join(module.WAYS)}, found {unknown[0]!r}.")
+    return module.run(model_path(args), ways, args.prompt_tokens, args.rounds)
+
+
 # --- what several of them share -------------------------------------------------------------------------------------------
 
 COUNTS = {
@@ -258,5 +271,6 @@ CHOICES = {  # name -> what it is, its options, its call
     "pair": ("perplexity of a model and of a draft for it; how often drafts are accepted", add_pair, run_pair),
     "stories": ("questions about a story with four answers: how many a model has right", add_stories, run_stories),
     "busy": ("what a model keeps of its pace beside other programs, and how even its steps stay", add_busy, run_busy),
+    "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

@@ -29,9 +29,9 @@ import numpy as np
 from minillm.errors import GGUFError
 from minillm.formats import blocks, gguf_split
 from minillm.formats.cursor import Cursor, quoted
-from minillm.formats.gguf_read import HEADER_BYTES, MAX_DIMS, Part, TensorInfo, read_header, read_part
+from minillm.formats.gguf_read import HEADER_BYTES, MAX_DIMS, Part, TensorInfo, map_file, read_part
 
-__all__ = ["MAX_DIMS", "GGUFFile", "TensorInfo", "Verbatim", "open_gguf"]
+__all__ = ["MAX_DIMS", "GGUFFile", "TensorInfo", "Verbatim", "map_file", "open_gguf"]
 
 
 class Verbatim(NamedTuple):
@@ -78,14 +78,14 @@ class GGUFFile:
         """Read all metadata as they stand, for a writer that copies them: an int of `metadata` no longer knows its type."""
         if not self.mapped:
             raise ValueError(f"{self.path} is closed")
-        cursor, found = Cursor(self.path, self.mapped[0]), {}
-        _, _, count = read_header(self.mapped[0])
+        part, cursor, found = self.parts[0], Cursor(self.path, self.mapped[0]), {}
         cursor.position = HEADER_BYTES
-        for _ in range(count):
-            key = cursor.string("metadata key")
-            kind, at = cursor.kind(key), cursor.position
-            cursor.value(kind, key)
-            found[key] = Verbatim(kind, cursor.data[at : cursor.position])
+        for key, end in zip(part.metadata, part.key_ends, strict=True):
+            cursor.string(key)
+            kind = cursor.kind(key)
+            if key in self.metadata:  # what the part of a split model says of itself is not the model's
+                found[key] = Verbatim(kind, self.mapped[0][cursor.position : end])
+            cursor.position = end
         return found
 
     def raw(self, name: str) -> np.ndarray:  # -> (nbytes,) uint8

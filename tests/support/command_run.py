@@ -37,6 +37,7 @@ BENCH = {
     "busy": ["--prompt-tokens", "8", "--new-tokens", "2", "--rounds", "1", "--batch", "1"],
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
     "stories": ["--items", "4"],
+    "loading": ["--ways", "mapped", "--rounds", "1"],
 }
 SMALL = {
     "tour": ["--out", "tour"],
