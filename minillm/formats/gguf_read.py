@@ -96,21 +96,26 @@ def map_file(path: str | Path) -> mmap.mmap:
 
 
 def read_header(data: bytes | mmap.mmap) -> tuple[int, int, int]:  # a file -> version, number of tensors, number of metadata keys
-    """Read the first 24 bytes of a file:  | "GGUF" | version: u32 | tensors: u64 | keys: u64 |  little-endian.
+    """Read the header of a file, and refuse counts that cannot be true.
 
-    The counts may be lies: tensors and keys take LEAST_TENSOR_BYTES and LEAST_KEY_BYTES each, at least, and of more of them than
-    the file has room for, none is there. Raises GGUFError with the offset of the field, what was expected and what was found.
+    | "GGUF" | version: u32 | tensors: u64 | keys: u64 |  little-endian, HEADER_BYTES in all. Behind it each tensor takes at least
+    LEAST_TENSOR_BYTES and each key at least LEAST_KEY_BYTES; `most_tensors` and `most_keys` are how many of one kind the rest of
+    the file, all of `data` behind the header, has room for. Raises GGUFError with the offset of the field, what was expected and
+    what was found.
     """
     magic, whole = bytes(data[:4]), len(data) >= HEADER_BYTES
     check(magic == b"GGUF", 0, "magic", "b'GGUF'", repr(magic))
     check(whole, 4, "header", f"{HEADER_BYTES} bytes", f"{len(data)} before the file ends (truncated download?)")
+    # BEGIN SOLUTION ex=09.1
     version, tensors, keys = struct.unpack_from("<IQQ", data, 4)
+    left = len(data) - HEADER_BYTES
+    most_tensors, most_keys = left // LEAST_TENSOR_BYTES, left // LEAST_KEY_BYTES
+    # END SOLUTION
     turned = f"0x{version:08x}: this is a big-endian file, which is not supported"
     check(version in (2, 3), 4, "version", "2 or 3", turned if version and version % 0x10000 == 0 else f"{version:,}")
-    left = len(data) - HEADER_BYTES
-    for at, what, count, least in ((8, "tensor", tensors, LEAST_TENSOR_BYTES), (16, "metadata", keys, LEAST_KEY_BYTES)):
-        most = f"at most {left // least:,}, as the file ends at {len(data):,}"
-        check(count <= left // least, at, f"{what} count", most, f"{count:,} (truncated download?)")
+    for at, what, count, most in ((8, "tensor", tensors, most_tensors), (16, "metadata", keys, most_keys)):
+        expected = f"at most {most:,}, as the file ends at {len(data):,}"
+        check(count <= most, at, f"{what} count", expected, f"{count:,} (truncated download?)")
     return version, tensors, keys
 
 

@@ -61,18 +61,19 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
         what = f"metadata {quoted(str(key))}"
         kind, data = encoded(value, what)
         head += [text(key, what, LONGEST_KEY), struct.pack("<I", kind), data]
-    stored, offset = [], 0
+    checked = []
     for name, tensor in tensors.items():
         what = f"tensor {quoted(str(name))}"
         streamed = as_stored(tensor, what)
-        shape, nbytes = streamed.shape, streamed.type.nbytes(streamed.shape)
-        head += [text(name, what, LONGEST_NAME), struct.pack("<I", len(shape)), struct.pack(f"<{len(shape)}Q", *shape[::-1])]
+        checked.append((what, name, streamed, streamed.type.nbytes(streamed.shape)))
+    for (what, name, streamed, _), offset in zip(checked, offsets([nbytes for *_, nbytes in checked], alignment), strict=True):
+        dims = streamed.shape[::-1]
+        head += [text(name, what, LONGEST_NAME), struct.pack("<I", len(dims)), struct.pack(f"<{len(dims)}Q", *dims)]
         head.append(struct.pack("<IQ", streamed.type.id, offset))
-        stored.append((what, nbytes, streamed.chunks))
-        offset += padded(nbytes, alignment)
     start = np.frombuffer(b"".join(head), np.uint8)
     with replacing(path, GGUFError) as file:
-        for what, nbytes, chunks in [("header", start.nbytes, lambda: [start]), *stored]:
+        parts = [(what, nbytes, streamed.chunks) for what, _, streamed, nbytes in checked]
+        for what, nbytes, chunks in [("header", start.nbytes, lambda: [start]), *parts]:
             written = 0
             for chunk in chunks():
                 written += file.write(chunk.reshape(-1).view(np.uint8).data)
@@ -89,6 +90,21 @@ def alignment_of(metadata: Mapping[str, Any]) -> int:
     if type(found) not in (int, np.uint32) or not least <= found < 2**32 or int(found).bit_count() != 1:
         raise GGUFError(f"metadata 'general.alignment': expected a power of two from 8 to 2^31, found {str(found)[:40]}.")
     return int(found)
+
+
+def offsets(sizes: Sequence[int], alignment: int) -> list[int]:  # bytes of each tensor -> where each begins
+    """Lay tensors out one after another, each at the next multiple of the alignment behind the one before.
+
+    Offsets count from the start of the data, which is aligned itself, so the first is 0. A tensor that ends on a multiple is
+    followed at once; all others by zeros. sizes may be any that can be iterated over.
+    """
+    # BEGIN SOLUTION ex=09.5
+    found, end = [], 0
+    for nbytes in sizes:
+        found.append(end)
+        end += padded(nbytes, alignment)
+    # END SOLUTION
+    return found
 
 
 def padded(nbytes: int, alignment: int) -> int:

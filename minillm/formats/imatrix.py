@@ -27,7 +27,8 @@ from minillm.errors import GGUFError
 from minillm.files import replacing
 from minillm.formats.cursor import quoted
 from minillm.formats.expect import Fields
-from minillm.formats.gguf import GGUFFile, TensorInfo, map_file, open_gguf
+from minillm.formats.gguf import GGUFFile, TensorInfo, open_gguf
+from minillm.formats.gguf_read import map_file
 from minillm.formats.gguf_write import write_gguf
 from minillm.formats.mixes import is_matrix
 

@@ -24,8 +24,19 @@ def q8_0(blocks: np.ndarray) -> Parts:
 
 
 def q4_0(blocks: np.ndarray) -> Parts:
-    """| d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)"""
-    return planes(blocks[:, 2:], 16, NIBBLES, 15).view(np.int8) - np.int8(8), half(blocks[:, 0:2]), None
+    """Take blocks of Q4_0 apart into signed integers and a scale.
+
+    | d: 2 | q: 16 bytes |   byte j holds weight j in its low four bits and weight j + 16 in its high ones; w = d · (q - 8)
+
+    blocks: (n, 18) uint8. The integers are q - 8, in the order of the weights: (n, 32) int8, from -8 to 7. The scale d is a
+    column, (n, 1) float32; `half` makes it of two bytes of each block.
+    """
+    # BEGIN SOLUTION ex=09.2
+    q = planes(blocks[:, 2:], 16, NIBBLES, 15)
+    integers = q.view(np.int8) - np.int8(8)
+    scale = half(blocks[:, 0:2])
+    # END SOLUTION
+    return integers, scale, None
 
 
 def q4_1(blocks: np.ndarray) -> Parts:
@@ -78,11 +89,19 @@ def pack_q5_1(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  #
 
 
 def signed(rows: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:  # -> (blocks, 32) uint8, (blocks, 1) float32
-    """Find integers from -levels to levels - 1, stored plus `levels`, and the scale."""
+    """Find the scale and the integers of Q4_0 (8 levels) or Q5_0 (16): -levels to levels - 1, each stored plus `levels`.
+
+    The weight of the largest magnitude in a block becomes -levels exactly, whatever its own sign: that side has one integer more,
+    so the scale may be negative. All others take the nearest integer. One as large on the other side would need +levels, which
+    there is not, and takes levels - 1. A block of zeros has scale 0 and integers 0, stored as `levels`.
+    """
     blocks = rows.reshape(-1, 32)
+    # BEGIN SOLUTION ex=09.3
     scale = peak(blocks) / np.float32(-levels)
     q = np.trunc(blocks * reciprocal(scale) + np.float32(levels + 0.5))
-    return np.minimum(q, 2 * levels - 1).astype(np.uint8), scale
+    q = np.minimum(q, 2 * levels - 1)
+    # END SOLUTION
+    return q.astype(np.uint8), scale
 
 
 def from_minimum(rows: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

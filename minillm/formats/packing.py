@@ -70,9 +70,11 @@ def six_bit_scales(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n, 
     low bits   scale 0..3 (6 bits)   min 0..3 (6 bits)    scale 4..7, low 4 | min 4..7, low 4
     top bits   scale 4..7, upper 2   min 4..7, upper 2
     """
+    # BEGIN SOLUTION ex=09.4
     a, b, c = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scale = np.concatenate([a & 63, (c & 15) | ((a >> 6) << 4)], axis=1)
     minimum = np.concatenate([b & 63, (c >> 4) | ((b >> 6) << 4)], axis=1)
+    # END SOLUTION
     return scale, minimum
 
 

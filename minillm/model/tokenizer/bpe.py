@@ -83,25 +83,33 @@ class ByteLevelBPE:
 
 
 def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, int], tuple[int, int]]:
-    """Build (left id, right id) -> (rank, merged id). TokenizerError for a merge that is no pair, or names no token.
+    """Read the merges of a file: (left id, right id) -> (rank, merged id).
 
-    A merge into a control token is left out: plain text must never become one.
+    A merge is the text "left right": two tokens with one space between them, and what they become is the token of both texts
+    side by side. The file has them in the order of training, and a pair's rank is its place, from 0: lower merges first. A merge
+    into a control token (its id is among vocabulary.control_ids) is left out: plain text must never become one.
+    TokenizerError for a merge that is no pair, or names no token.
     """
-    pairs = [line.split(" ") for line in merges]
-    ids: Any = vocabulary.ids.get  # None where there is no such token
+    ids: Any = vocabulary.ids.get  # text -> id; None where there is no such token
     try:
-        table = {(ids(a), ids(b)): (rank, ids(a + b)) for rank, (a, b) in enumerate(pairs)}
+        # BEGIN SOLUTION ex=09.7
+        table = {}
+        for rank, line in enumerate(merges):
+            left, right = line.split(" ")
+            merged = ids(left + right)
+            if merged not in vocabulary.control_ids:
+                table[ids(left), ids(right)] = rank, merged
+        # END SOLUTION
     except ValueError:
-        rank = next(rank for rank, pair in enumerate(pairs) if len(pair) != 2)
+        rank = next(rank for rank, line in enumerate(merges) if line.count(" ") != 1)
         raise TokenizerError(
             f"tokenizer.ggml.merges[{rank}]: expected two tokens with one space between, found {merges[rank][:60]!r}"
         ) from None
     if any(a is None or b is None or merged is None for (a, b), (_, merged) in table.items()):
+        pairs = [line.split(" ") for line in merges]
         rank, name = next((r, t) for r, (a, b) in enumerate(pairs) for t in (a, b, a + b) if ids(t) is None)
         raise TokenizerError(
             f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
             f" is none of the {len(vocabulary.tokens):,} tokens"
         )
-    if any(merged in vocabulary.control_ids for _, merged in table.values()):
-        table = {pair: entry for pair, entry in table.items() if entry[1] not in vocabulary.control_ids}
     return table

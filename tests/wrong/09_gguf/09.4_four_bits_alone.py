@@ -1,0 +1,4 @@
+"""Forgets the upper two bits of the last four."""
+a, b, c = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+scale = np.concatenate([a & 63, c & 15], axis=1)
+minimum = np.concatenate([b & 63, c >> 4], axis=1)

@@ -1,0 +1,4 @@
+"""Puts the two upper bits lowest."""
+a, b, c = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+scale = np.concatenate([a & 63, (c & 15) << 2 | (a >> 6)], axis=1)
+minimum = np.concatenate([b & 63, (c >> 4) << 2 | (b >> 6)], axis=1)
