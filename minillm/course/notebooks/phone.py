@@ -33,7 +33,7 @@ def stacked(png, panels):  # a PNG, how many panels it has side by side -> PNG
 
 
 def cut(pixels, panels, k):  # (rows, columns, channels), panels, border -> column
-    """Find the border after panel k: the middle of the first columns near k / panels of the width that are white from top to bottom."""
+    """Find the border after panel k: the middle of the first white columns, from top to bottom, near k / panels of the width."""
     width = pixels.shape[1]
     white = (pixels > 0.98).all(axis=(0, 2))
     middle, reach = width * k // panels, int(AROUND * width)
