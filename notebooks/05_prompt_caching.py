@@ -434,8 +434,8 @@ print(f"used ten times, a prefix costs {ten:.3f} of its plain price a use; the l
 agent = sum((Usage(cache_write_tokens=1000, cache_read_tokens=1000 * step) for step in range(50)), Usage())
 bill = Prices.from_scheme(3.0, 15.0, FIVE_MINUTES)
 print(agent)
-plain, cached = (f"${dollars:.2f}" for dollars in (bill.cost_without_cache(agent), bill.cost(agent)))
-print(f"{quote('agent plain', plain)} without caching, {quote('agent cached', cached)} with it")
+plain, cached = (f"{dollars:.2f}" for dollars in (bill.cost_without_cache(agent), bill.cost(agent)))
+print(f"{quote('agent plain', plain)} dollars without caching, {quote('agent cached', cached)} with it")
 
 # %% [markdown]
 # ## Try it

@@ -81,9 +81,9 @@ def test_an_advertised_command_runs(run, text):
 
 
 def tables():
-    """(lesson, {id: title}) of the table of exercises in each lesson."""
+    """(lesson, ids) of the list of exercises in each lesson."""
     for path in LESSONS:
-        yield path, re.findall(r"^\| (\d\d\.\d+) \|", path.read_text(encoding="utf-8"), re.M)
+        yield path, re.findall(r"^- \*\*(\d\d\.\d+)\*\*", path.read_text(encoding="utf-8"), re.M)
 
 
 def test_a_lesson_lists_its_exercises_all_of_them_and_no_other():

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from minillm.course.notebooks.contract import DRAWING, SKIP, NotebookError, differences, pictures, problems, source_hash
+from minillm.course.notebooks.phone import stacked
 from minillm.errors import did_you_mean
 from minillm.files import replacing, write_text
 
@@ -150,7 +151,7 @@ def number_cells(notebook):
 
 
 def write(notebook, path):
-    """Write a notebook, whole or not at all, and its pictures for the lesson: lessons/pictures/NN_1.png and so on."""
+    """Write a notebook, whole or not at all, and its pictures for the lesson: lessons/pictures/NN_1.png and so on, for phones."""
     import nbformat
 
     write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
@@ -161,7 +162,7 @@ def write(notebook, path):
             old.unlink()
         for number, picture in enumerate(pictures(notebook), 1):
             with replacing(folder / f"{path.stem[:2]}_{number}.png") as file:
-                file.write(picture.png)
+                file.write(stacked(picture.png, len(picture.panels)))
 
 
 def sources(names, folder):  # ["02", ...] -> [path]
