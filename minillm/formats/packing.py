@@ -23,13 +23,13 @@ def half(two_bytes: np.ndarray) -> np.ndarray:  # (n, 2) uint8 -> (n, 1) float32
     return np.ascontiguousarray(two_bytes).view("<f2").astype(np.float32)
 
 
-def to_half(values: np.ndarray) -> np.ndarray:  # (n, 1) float32 -> (n, 2) uint8
-    """Encode a float16 per block, rounded to the nearest. Raises OverflowError beyond 65,504; says how far."""
+def to_half(values: np.ndarray) -> np.ndarray:  # n float32 -> (n, 2) uint8
+    """Encode a float16 per block, rounded to the nearest. Raises OverflowError beyond 65,504."""
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(values.astype("<f2"))
+        found = np.ascontiguousarray(values, np.float32).astype("<f2")
     if not np.isfinite(found).all():
-        raise OverflowError(f"{np.abs(values).max():,.6g}")
-    return found.view(np.uint8)
+        raise OverflowError
+    return found.reshape(-1, 1).view(np.uint8)
 
 
 def spread(packed: np.ndarray) -> np.ndarray:  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1
