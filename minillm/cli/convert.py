@@ -7,7 +7,6 @@ A GGUF file that is there is replaced, whole, at the end. A folder must be new o
 """
 
 from argparse import Namespace
-from pathlib import Path
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import or_download, print_json
@@ -16,7 +15,7 @@ HELP = "a folder from a hub to a GGUF file, or a GGUF file to a folder that tran
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("model", metavar="IN", help="a folder with config.json and safetensors; or a .gguf file, or a model by name")
+    parser.add_argument("model", metavar="IN", help="a folder with config.json and safetensors; a .gguf file, or a model by name")
     parser.add_argument("out", metavar="OUT", help="the .gguf file, or the folder, to write")
     parser.add_argument("--type", metavar="T", help="of a GGUF file's matrices: f16, f32 or bf16 (default: f16)")
     parser.add_argument(

@@ -62,7 +62,8 @@ def encoded(source: Source, packed: np.ndarray, rows: np.ndarray, columns: int, 
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         found = f"{weights[row, column]} in row {rows[row]:,}, column {column:,}"
-        raise ModelError(f"{source.what}: expected finite weights, found {found}, the first of {(~finite).sum():,} in these rows.")
+        count = int((~finite).sum())
+        raise ModelError(f"{source.what}: expected finite weights, found {found}, the first of {count:,} in these rows.")
     if target == source.type:
         return packed
     try:

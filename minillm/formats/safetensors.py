@@ -117,7 +117,7 @@ def encoded(  # {name: float32 or float16 array, or uint16: bits of bfloat16}, {
 
 
 def header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Encode the table of contents, {name: (dtype, shape)}, and its length before it. Padded, so that the data begins on 8 bytes."""
+    """Encode the table of contents, {name: (dtype, shape)}, behind its length. Padded, so that the data begins on 8 bytes."""
     table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for name, (dtype, shape) in entries.items():

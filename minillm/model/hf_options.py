@@ -4,8 +4,8 @@
     generation_config.json      eos_token_id: one id or several
     chat_template.jinja         the template in a file of its own, which wins
 
-A text is looked up among the tokens, an id is bounded by their number: what names no token is refused, or ignored where nothing is
-computed from it. Source: transformers, tokenization_utils_base.py.
+A text is looked up among the tokens, an id is bounded by their number: what names no token is refused, or ignored where nothing
+is computed from it. Source: transformers, tokenization_utils_base.py.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def check_added(options: Fields, ids: dict[str, int]) -> None:
 
 
 def more_eos_ids(folder: Path, count: int, eos: int | None) -> list[int] | None:  # path, int, id -> [id] or None
-    """Read what ends a generation beside eos, from generation_config.json where there is one, else config.json: one id, or a list."""
+    """Read what ends a generation beside eos, from generation_config.json or, without one, config.json: one id, or a list."""
     path = folder / "generation_config.json"
     fields = read_fields(path if path.exists() else folder / "config.json", needed=False)
     key = "eos_token_id"

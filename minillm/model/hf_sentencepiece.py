@@ -44,7 +44,8 @@ def space_prefix(tokenizer: Fields) -> tuple[bool, str | None]:  # -> whether th
     metaspace.one_of("type", ("Metaspace",))
     metaspace.one_of("replacement", (SPACE,))
     metaspace.one_of("split", (False,))  # words would be cut apart that a token could join
-    scheme = metaspace.one_of("prepend_scheme", ("always", "first", "never"), "always" if metaspace.flag("add_prefix_space", True) else "never")
+    usual = "always" if metaspace.flag("add_prefix_space", True) else "never"  # as older files say it
+    scheme = metaspace.one_of("prepend_scheme", ("always", "first", "never"), usual)
     for key, value in metaspace.unread().items():
         metaspace.fail(key, "no such key", shown(value))
     return (False, None) if scheme == "never" else (True, scheme)
@@ -82,12 +83,13 @@ def scores_from_merges(model: Fields, merges: Sequence[str], ids: dict[str, int]
     for left, right in listed:
         text = left + right
         if text in order and text != last:
-            model.fail("merges", f"those of {shown(text)} one after another, as scores have it", f"one after those of {shown(last)}")
+            model.fail("merges", f"those of {shown(text)} together, as scores have it", f"one after those of {shown(last)}")
         order.setdefault(text, len(order))
         last = text
     missing = set(cuts(plain)) - set(listed)
     if missing:
-        model.fail("merges", "every cut of a token into two, as scores have it", f"none of {' and '.join(map(shown, min(missing)))}")
+        halves = " and ".join(map(shown, min(missing)))
+        model.fail("merges", "every cut of a token into two, as scores have it", f"none of {halves}")
     if strange := set("".join(plain)) - plain.keys():
         model.fail("vocab", "a token for each character of a token", f"none for {shown(min(strange))}")
     lowest = -float(len(order))
@@ -102,7 +104,7 @@ def cuts(plain: dict[str, Any]) -> list[tuple[str, str]]:  # {token: …} -> eve
     if (squares := sum(len(text) ** 2 for text in plain)) > MOST_CUTS:
         longest = max(map(len, plain))
         counts = f"{squares:,}, the longest has {longest:,}"
-        raise TokenizerError(f"tokens of SentencePiece's: expected at most {MOST_CUTS:,} squared characters in all, found {counts}")
+        raise TokenizerError(f"tokens of SentencePiece: expected at most {MOST_CUTS:,} squared characters in all, found {counts}")
     found = ((text[:k], text[k:]) for text in plain for k in range(1, len(text)))
     return [(left, right) for left, right in found if left in plain and right in plain]
 
@@ -111,7 +113,7 @@ def cuts(plain: dict[str, Any]) -> list[tuple[str, str]]:  # {token: …} -> eve
 
 
 def merges_from_scores(tokens: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """Derive the merges as transformers does. TokenizerError where two tokens have one score: which is first is left to the text."""
+    """Derive the merges as transformers does. TokenizerError where two tokens have one score: their order depends on the text."""
     best = {text: score for text, score, kind in zip(tokens, scores, types, strict=True) if kind == NORMAL}
     found = cuts(best)
     made = {left + right: best[left + right] for left, right in found}
@@ -119,7 +121,7 @@ def merges_from_scores(tokens: list[str], scores: list[float], types: list[int])
         first = {score: text for text, score in made.items()}
         twice = next(text for text, score in made.items() if first[score] != text)
         both = f"{shown(twice)} and {shown(first[made[twice]])}"
-        raise TokenizerError(f"tokenizer.ggml.scores: expected one of its own for each token that is merged, found one for {both}")
+        raise TokenizerError(f"tokenizer.ggml.scores: expected a score of its own for each merged token, found one for {both}")
     return sorted(found, key=lambda pair: (best[pair[0] + pair[1]], len(pair[0])), reverse=True)
 
 

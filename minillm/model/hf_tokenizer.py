@@ -65,7 +65,8 @@ def from_tokenizer(  # -> metadata, {text: id}
     model = tokenizer.inner("model")
     if (kind := model.text("type", "none")) != "BPE":
         known = "byte-level BPE and SentencePiece's"
-        raise TokenizerError(f"{folder}: only {known} are read from tokenizer.json, found {shown(kind)}. Convert the model to GGUF.")
+        found = f"{shown(kind)}. Convert the model to GGUF."
+        raise TokenizerError(f"{folder}: only {known} are read from tokenizer.json, found {found}")
     for key, neutral in NEUTRAL.items():
         model.one_of(key, (neutral,), None)
     if model.flag("byte_fallback", False):
@@ -142,10 +143,11 @@ def in_order(ids: dict[str, int], types: list[int]) -> list[str]:  # -> [text]; 
 
 
 def padded(metadata: dict[str, Any], size: int) -> dict[str, Any]:  # -> with `size` tokens
-    """Add unused tokens up to the model's vocabulary, which has more rows than tokens where it was padded for speed, as Qwen2's."""
+    """Add unused tokens up to the model's vocabulary, which has more rows than tokens where it was padded, as Qwen2's."""
     tokens, types = metadata[PREFIX + "tokens"], metadata[PREFIX + "token_type"]
     more = range(len(tokens), size)
-    longer = {PREFIX + "tokens": [*tokens, *(f"[unused {i}]" for i in more)], PREFIX + "token_type": [*types, *(UNUSED for _ in more)]}
+    longer = {PREFIX + "tokens": [*tokens, *(f"[unused {i}]" for i in more)]}
+    longer[PREFIX + "token_type"] = [*types, *(UNUSED for _ in more)]
     if scores := metadata.get(PREFIX + "scores"):
         longer[PREFIX + "scores"] = [*scores, *(0.0 for _ in more)]
     return metadata | longer

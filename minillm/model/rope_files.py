@@ -1,15 +1,15 @@
 """How RoPE is scaled, as the two kinds of files say it: GGUF's metadata, and config.json of a hub's folder.
 
-              GGUF, under the architecture's name                   config.json, rope_scaling or rope_parameters
-    linear    rope.scaling.type, .factor                            rope_type, factor
-    llama3    a tensor of divisors, rope_freqs.weight               low_freq_factor, high_freq_factor, original_max_position_embeddings
-    yarn      .original_context_length, .attn_factor, .yarn_…       beta_fast, beta_slow, original_max_…, attention_factor, mscale
+              GGUF, under the architecture's name                config.json, rope_scaling or rope_parameters
+    linear    rope.scaling.type, .factor                         rope_type, factor
+    llama3    a tensor of divisors, rope_freqs.weight            low_freq_factor, high_freq_factor, original_max_position_…
+    yarn      .original_context_length, .attn_factor, .yarn_…    original_max_position_…, beta_fast, beta_slow, attention_factor
 
 GGUF has no key for the numbers that Llama 3's divisors come from, and other programs need none; a folder does. So files that we
-write keep them as rope.llama3.*, and of another's file the numbers of the published models are tried. YaRN's magnitude is one number to transformers, attention_factor; to GGUF it is what comes on top of 0.1 ln factor + 1,
-attn_factor. A key that would scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and
-llama-context.cpp, which for Llama and Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers'
-modeling_rope_utils.py.
+write keep them as rope.llama3.*, and of another's file the numbers of the published models are tried. YaRN's magnitude is one
+number to transformers, attention_factor; to GGUF it is what comes on top of 0.1 ln factor + 1, attn_factor. A key that would
+scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and llama-context.cpp, which for Llama and
+Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers' modeling_rope_utils.py.
 """
 
 import math
@@ -32,7 +32,7 @@ LLAMA3_FIELDS = ("factor", "low_freq_factor", "high_freq_factor", "original_cont
 
 
 def scaling_from_gguf(keys: Fields, context: int) -> RopeScaling | None:
-    """Read the scaling, keys without the architecture's name. As in llama.cpp, a factor alone is linear's, and may have an older name.
+    """Read the scaling; keys come without the architecture's name. As in llama.cpp, a factor alone is linear's.
 
     context: the model's, which is YaRN's original one where no key says another.
     """
@@ -40,12 +40,10 @@ def scaling_from_gguf(keys: Fields, context: int) -> RopeScaling | None:
     kind = keys.one_of("rope.scaling.type", ("none", "linear", "yarn"), "linear" if factor else "none")
     extra = keys.number("rope.scaling.attn_factor", 1.0, *SCALES)
     if kind == "yarn":
-        scaling = yarn_from_gguf(keys, factor or 1.0, context, extra)
-    elif extra != 1.0:
+        return yarn_from_gguf(keys, factor or 1.0, context, extra)
+    if extra != 1.0:
         keys.fail("rope.scaling.attn_factor", f"1, with RoPE scaling {shown(kind)}", f"{extra:g}")
-    else:
-        scaling = RopeScaling("linear", factor) if factor and kind == "linear" else None
-    return scaling
+    return RopeScaling("linear", factor) if factor and kind == "linear" else None
 
 
 def yarn_from_gguf(keys: Fields, factor: float, context: int, extra: float) -> RopeScaling:
@@ -56,7 +54,7 @@ def yarn_from_gguf(keys: Fields, factor: float, context: int, extra: float) -> R
     magnitude = extra * (usual / yarn_magnitude(factor, weight) if weight else usual)
     keys.one_of(prefix + "ext_factor", (1.0, -1.0), None)  # how much of the ramp holds; -1: all of it
     said = keys.number(prefix + "attn_factor", magnitude)
-    if not math.isclose(said, magnitude, rel_tol=1e-4):  # llama.cpp's converter writes transformers' attention_factor; it is not read
+    if not math.isclose(said, magnitude, rel_tol=1e-4):  # llama.cpp's converter writes attention_factor here, and nobody reads it
         keys.fail(prefix + "attn_factor", f"{magnitude:g}, which the other keys give", f"{said:g}")
     fast, slow = betas(keys, prefix)
     original = keys.whole("rope.scaling.original_context_length", context, low=1)
@@ -99,8 +97,10 @@ def rope_freqs(config: ModelConfig) -> dict[str, np.ndarray]:  # -> {} or {its n
 def llama3_from_gguf(keys: Fields, divisors: np.ndarray, config: ModelConfig) -> ModelConfig:
     """Find the numbers that the divisors of a file come from. ModelError where no scaling of Llama 3's gives these."""
     if config.rope_scaling is not None:
-        raise ModelError(f"{config.name}: {ROPE_FREQS} beside RoPE scaling {config.rope_scaling.kind!r} has no form in config.json.")
-    low, high = (keys.number(f"{LLAMA3}{end}_freq_factor", getattr(LLAMA31, f"{end}_freq_factor"), *TURNS) for end in ("low", "high"))
+        both = f"{ROPE_FREQS} beside RoPE scaling {config.rope_scaling.kind!r}"
+        raise ModelError(f"{config.name}: {both} has no form in config.json.")
+    ends = {name: getattr(LLAMA31, name) for name in ("low_freq_factor", "high_freq_factor")}
+    low, high = (keys.number(LLAMA3 + name, usual, *TURNS) for name, usual in ends.items())
     original = keys.whole(f"{LLAMA3}original_context", LLAMA31.original_context, low=1)
     factor = keys.number(f"{LLAMA3}factor", float(f"{divisors.max():.6g}"), *SCALES)
     found = replace(config, rope_scaling=RopeScaling("llama3", factor, low, high, original))
@@ -110,7 +110,7 @@ def llama3_from_gguf(keys: Fields, divisors: np.ndarray, config: ModelConfig) ->
 
 
 def scaling_from_config(rope: Fields, context: int) -> RopeScaling | None:
-    """Read the scaling from rope_scaling or rope_parameters. context: the model's. An unknown key is refused: it would scale otherwise."""
+    """Read the scaling from rope_scaling or rope_parameters. context: the model's. An unknown key is refused."""
     kind = rope.text("rope_type", None) or rope.text("type", None) or "default"
     original = "original_max_position_embeddings"
     if kind == "default":

@@ -17,7 +17,7 @@ from minillm.model.config import ModelConfig
 TURNED = ("attn_q", "attn_k")  # what RoPE turns: the weights, and the biases where there are some
 
 
-def neighbours_from_halves(rows: int, d_head: int) -> np.ndarray:  # -> (rows,): which row of the hub's comes where in the GGUF file
+def neighbours_from_halves(rows: int, d_head: int) -> np.ndarray:  # -> (rows,): which row of the hub's comes where
     return np.arange(rows).reshape(-1, 2, d_head // 2).swapaxes(1, 2).reshape(-1)
 
 

@@ -8,7 +8,6 @@ each tensor's shape is checked against the configuration before anything is comp
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -62,10 +62,10 @@ def convert(
             files["config.json"] |= {key: ids[key] for key in ("bos_token_id", "eos_token_id") if key in ids}
             if said := about(gguf.metadata):
                 files[ABOUT] = said
-        with new_folder(folder, ModelError) as draft:
-            for name, values in files.items():
-                write_text(draft / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n", ModelError)
-            write_safetensors(draft / "model.safetensors", tensors, {"format": "pt"})
+    with new_folder(folder, ModelError) as draft:
+        for name, values in files.items():
+            write_text(draft / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n", ModelError)
+        write_safetensors(draft / "model.safetensors", tensors, {"format": "pt"})
     return Path(folder)
 
 
@@ -79,7 +79,7 @@ def streamed(
         if (tensor := store(name)) is None or tuple(tensor.shape) != shape:
             raise ModelError(f"tensor {name!r} must have shape {shape}, found {tuple(tensor.shape) if tensor else 'none'}.")
         order = halves_from_neighbours(shape[0], config.d_head) if is_turned(name, config) else None
-        source = Source(tensor.raw, tensor.type, shape, f"tensor {name!r}", gguf.release_pages)
+        source = Source(tensor.raw, tensor.type, shape, f"{gguf.path}: tensor {name!r}", gguf.release_pages)
         found[hub_name(name)] = recode(source, BLOCK_TYPES[kind if len(shape) > 1 else "F32"], order, progress)
     if (tensor := store(ROPE_FREQS)) is not None:
         if tuple(tensor.shape) != (config.d_head // 2,):

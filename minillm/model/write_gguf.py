@@ -1,8 +1,8 @@
 """From a hub's folder to a GGUF file: the inverse of write_folder.py.
 
 Loading a folder is translation already (hf_folder.py): of names, of the configuration, of the tokenizer. Here the same numbers
-are written instead of run. Three things differ in a GGUF file: a Llama's Q and K have their rows in pairs (row_order.py), Llama 3's
-scaling of RoPE is a tensor, and vectors, which are added or multiplied once a token, stay in 32 bits.
+are written instead of run. Three things differ in a GGUF file: a Llama's Q and K have their rows in pairs (row_order.py), Llama
+3's scaling of RoPE is a tensor, and vectors, which are added or multiplied once a token, stay in 32 bits.
 
     config.json   tokenizer.json   tokenizer_config.json   generation_config.json   *.safetensors   gguf.json
                                          ──▶  metadata | table | tensors, one after another
@@ -39,7 +39,9 @@ ABOUT = "gguf.json"  # what a file says of itself that no file of a hub has a pl
 MOST_ABOUT = 1_000_000  # bytes of it
 
 
-def convert(folder: str | Path, path: str | Path, kind: str = "F16", progress: Callable[[int], Any] = lambda weights: None) -> Path:
+def convert(
+    folder: str | Path, path: str | Path, kind: str = "F16", progress: Callable[[int], Any] = lambda weights: None
+) -> Path:
     """Write the model of a folder as a GGUF file; one that was there is replaced.
 
     kind: of the matrices, "F16", "F32" or "BF16". progress: called with the number of weights done since the last call.
@@ -56,7 +58,7 @@ def convert(folder: str | Path, path: str | Path, kind: str = "F16", progress: C
     metadata = model_metadata(config, tokenizer, extra) | {"general.file_type": FILE_TYPES[kind]}
     with from_file(folder):
         tensors = streamed(config, folder_store(folder, config), kind, progress)
-        write_gguf(path, metadata, {**rope_freqs(config), **tensors})
+    write_gguf(path, metadata, {**rope_freqs(config), **tensors})
     return Path(path)
 
 
@@ -71,7 +73,7 @@ def streamed(config: ModelConfig, store: TensorStore, kind: str, progress: Calla
             raise ModelError(f"tensor {hub!r} must have shape {shape}, found {tuple(tensor.shape)}.")
         order = neighbours_from_halves(shape[0], config.d_head) if is_turned(name, config) else None
         target = BLOCK_TYPES[kind if len(shape) > 1 else "F32"]
-        source = Source(tensor.raw, tensor.type, shape, f"tensor {hub!r}", tensor.done)
+        source = Source(tensor.raw, tensor.type, shape, f"{store.where}: tensor {hub!r}", tensor.done)
         found[name] = recode(source, target, order, progress)
     store.finish()
     return found
@@ -83,7 +85,8 @@ def about(folder: Path) -> tuple[dict[str, Any], str | None]:  # -> general.* me
     values = read_object(path, ModelError, MOST_ABOUT) or {}
     for key, value in values.items():
         if not key.startswith("general.") or not is_about(value):
-            raise ModelError(f"{path}: {shown(key)}: expected a key general.* with text or a list of texts, found {shown(value)}.")
+            wanted = "a key general.* with text or a list of texts"
+            raise ModelError(f"{path}: {shown(key)}: expected {wanted}, found {shown(value)}.")
     name = values.pop("general.name", None)
     said = folder / "generation_config.json"
     fields = Fields(read_object(said, ModelError, MOST_ABOUT) or {}, f"{said}: ", ModelError)

@@ -30,7 +30,8 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:  
     if len(set(kept.values())) < len(kept):
         first = {text: i for i, text in reversed(kept.items())}
         twice = next(i for i, text in kept.items() if first[text] != i)
-        raise TokenizerError(f"tokens {first[kept[twice]]:,} and {twice:,} have one text, {shown(kept[twice])}: tokenizer.json has one.")
+        both = f"tokens {first[kept[twice]]:,} and {twice:,}"
+        raise TokenizerError(f"{both} have one text, {shown(kept[twice])}, and tokenizer.json finds a token by its text.")
     apart = [i for i in kept if types[i] in (CONTROL, UNKNOWN, USER_DEFINED)]
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     bos_id = known["bos_id"]
@@ -71,8 +72,8 @@ def sentencepiece(known: dict[str, Any], types: list[int]) -> dict[str, Any]:
     """Say SentencePiece's BPE."""
     if USER_DEFINED in types:
         text = known["tokens"][types.index(USER_DEFINED)]
-        raise TokenizerError(f"user-defined tokens of SentencePiece's, as {shown(text)}, have no form for tokenizer.json: around them "
-                             "it puts other spaces.")  # fmt: skip
+        why = "tokenizer.json puts other spaces around it"
+        raise TokenizerError(f"{shown(text)} is a user-defined token of SentencePiece's, which has no form here: {why}.")
     unknown = known["unknown_id"] if known["unknown_id"] is not None else types.index(UNKNOWN) if UNKNOWN in types else None
     model = {"byte_fallback": True, "fuse_unk": True, "unk_token": None if unknown is None else known["tokens"][unknown]}
     merges = merges_from_scores(known["tokens"], known["scores"], types)
@@ -117,4 +118,5 @@ def generation_config(metadata: Mapping[str, Any], known: dict[str, Any]) -> dic
     said = {name: fields.number(f"general.sampling.{key}", None) for name, key in GGUF_KEYS.items()}
     sampling = {name: int(value) if name == "top_k" else shortest(value) for name, value in said.items() if value is not None}
     ids = {"bos_token_id": known["bos_id"], "eos_token_id": list(dict.fromkeys(ends))}
-    return {key: value for key, value in ids.items() if value not in (None, [])} | ({"do_sample": True} if sampling else {}) | sampling
+    kept = {key: value for key, value in ids.items() if value not in (None, [])}
+    return kept | ({"do_sample": True} if sampling else {}) | sampling

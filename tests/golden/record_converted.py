@@ -5,8 +5,8 @@
 
 The second step needs transformers with torch and llama-cpp-python, which the tests never import, and runs no code of minillm.
 Kept with each model: the sha256 of all that was read; the ids of texts, as AutoTokenizer gives them; of one sequence of ids the
-logits at three positions, by transformers in float32; and how far llama.cpp's lie from these, of the largest. llama.cpp keeps keys
-and values in 16 bits here, hence its distance also where nothing is scaled. It takes beta_fast 32 and beta_slow 1 of YaRN
+logits at three positions, by transformers in float32; and how far llama.cpp's lie from these, of the largest. llama.cpp keeps
+keys and values in 16 bits here, hence its distance also where nothing is scaled. It takes beta_fast 32 and beta_slow 1 of YaRN
 whatever a file says, so for qwen3_yarn, which says others, these are given to it by hand.
 """
 

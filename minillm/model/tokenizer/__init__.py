@@ -34,7 +34,7 @@ class Tokenizer:
     bos_id, eos_id, unknown_id: begin and end of text, and the last resort of SentencePiece.
     extra_eos_ids: further ids that end a generation, beside eos_id and well-known names such as <|im_end|>.
     add_bos:       what encode does when its `bos` is None.
-    space_prefix:  SentencePiece: a text gets a space in front, which decoding takes off, and so does what follows a control token.
+    space_prefix:  SentencePiece: a text gets a space in front, which decoding takes off; so does what follows a control token.
     metaspace:     SentencePiece as `tokenizers` has it: none where there is a space already; "first": none after control tokens.
     chat_template: Jinja source.
     normalizer, ignore_merges: byte-level BPE, see there.
@@ -69,7 +69,8 @@ class Tokenizer:
         # After these a text begins anew, with a space prefix of its own. An unknown token stands for a character within a text.
         unknown = {i for i, kind in enumerate(self.vocabulary.types) if kind == UNKNOWN} | {unknown_id} - {bos_id, eos_id}
         self.prefix_once = metaspace == "first"
-        self.restarts: set[int] = ({bos_id} - {None} if self.prefix_once else self.vocabulary.control_ids) - unknown
+        begins = {i for i in (bos_id,) if i is not None}
+        self.restarts: set[int] = (begins if self.prefix_once else self.vocabulary.control_ids) - unknown
         self.eos_ids: set[int] = ends | set(extra_eos_ids) | (set() if eos_id is None else {eos_id})
         self.chat = ChatTemplate(chat_template, self) if chat_template else None
 
