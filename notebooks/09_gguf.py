@@ -287,7 +287,7 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between both pictures is the model and the measure. `tiny` has so few weights that its embedding, in 6.56 bits, is
-# a quarter of the file, so its files need more bits under the same name. Its text is easy, so its perplexity hardly moves where
+# nearly a fifth of the file, so its files need more bits under the same name. Its text is easy, so its perplexity hardly moves where
 # KL shows a difference already.
 #
 # ## TTFT and throughput by type
