@@ -9,6 +9,7 @@ import types
 import gguf as oracle
 import numpy as np
 import pytest
+from fuzz_gguf import MEGABYTES, SECONDS, fuzz
 from gguf_bytes import Q4_0, build, entry, string, tensor, u32
 from gguf_files import METADATA, TYPES, split_file, write_specimen
 
@@ -245,3 +246,38 @@ def test_the_hub_is_asked_for_all_parts(monkeypatch, tmp_path):
     del here["q4/m-00003-of-00003.gguf"]
     with pytest.raises(zoo.ModelNotDownloaded):
         zoo.resolve(name)
+
+
+# --- files that we wrote, changed at random -------------------------------------------------------------------------------
+
+
+def check_fuzz(cases, seed):
+    report = fuzz(cases, seed)
+    assert not report.crashes, report.crashes[0]
+    assert report.megabytes < MEGABYTES, f"{report.megabytes:.0f} MB"
+    assert report.seconds < SECONDS or cases < 10_000, f"{report.seconds:.2f} s"  # the slow run has the machine for itself
+    assert report.loaded > cases / 10, f"{report.loaded:,} of {cases:,} load: was anything behind the first check reached?"
+    assert len(report.said) > 100, f"only {len(report.said)} different messages: do the changes reach the structure?"
+
+
+def test_changed_files_of_ours_load_or_are_refused():
+    check_fuzz(1200, seed=1)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_changed_files_of_ours_load_or_are_refused():
+    check_fuzz(20_000, seed=0)
+
+
+def test_the_fuzz_sees_what_is_no_error_of_ours(monkeypatch):
+    from minillm.formats import gguf_read
+
+    large = [30_000_000]
+
+    def planted(nbytes, alignment):
+        np.ones(large.pop() if large else 1)
+        return {}["missing"]
+
+    monkeypatch.setattr(gguf_read, "padded", planted)
+    report = fuzz(30)
+    assert "KeyError" in report.crashes[0] and 235 < report.megabytes < 260 and report.seconds > 0

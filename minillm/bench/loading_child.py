@@ -1,6 +1,6 @@
 """The measured process of `minillm bench loading`: import, wait, load the model one way, compute a token, say what that took.
 
-    python -m minillm.bench.loading_child mapped FILE 8        a line of input starts it; another asks for its memory again
+A line on standard input starts it, each further one asks for its memory again; it answers in lines of JSON.
 
 Memory is counted beyond what the process has after its imports, so it is the model's: weights, one token's activations and cache.
 """

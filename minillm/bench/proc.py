@@ -52,7 +52,7 @@ def evict(path: Any) -> None:
     """Ask the system to drop a file from the page cache. It keeps pages that somebody has mapped, or that no disk has yet."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fdatasync(handle)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)

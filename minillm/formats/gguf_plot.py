@@ -5,19 +5,22 @@ hatch, how wide its weights are by the grey of the band below: white at 0 bits, 
 key by key.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from minillm import plots
 from minillm.files import replacing
 from minillm.formats.expect import excerpt
 from minillm.formats.gguf import GGUFFile
-from minillm.formats.gguf_layout import OTHER, Section, bytes_by_role, role_of, sections
+from minillm.formats.gguf_layout import OTHER, bytes_by_role, role_of, sections
 
-ROWS, FINEST = 16, 1000  # rows of the map; of a row, the finest stretch that is drawn
+ROWS, FINEST = 16, 240  # rows of the map, cells of a row; so a hostile file is drawn soon
+CELLS = ROWS * FINEST
 KEYS, MOST_TYPES = 8, 8  # bars at the right; types in the legend
 HEAD = "before the data"
 KINDS = [HEAD, "embedding", "attention", "feed-forward", "norms", "head", OTHER]
@@ -34,27 +37,37 @@ def draw(gguf: GGUFFile, path: str | Path) -> None:
 
 
 def draw_map(axes: Any, gguf: GGUFFile) -> None:
-    width = max(1, -(-gguf.nbytes // ROWS))
-    before, seen = start_of_parts(gguf), set[str]()
-    for kind, grey, begin, end in merged(sections(gguf), before, width / FINEST):
-        seen.add(kind)
-        i = KINDS.index(kind)
-        for row in range(int(begin // width), int(-(-end // width))):
-            x, stop = max(begin, row * width), min(end, (row + 1) * width)
-            at, share = (x - row * width) / width, (stop - x) / width
-            axes.add_patch(Rectangle((at, row), share, 0.55, **look(i), linewidth=0.3))
-            axes.add_patch(Rectangle((at, row + 0.55), share, 0.28, facecolor=str(grey), linewidth=0))
+    width = gguf.nbytes / ROWS
+    found = cells(gguf, width / FINEST)
+    for row in range(ROWS):
+        kinds, greys = zip(*found[row * FINEST : (row + 1) * FINEST], strict=True)
+        for kind, stretches in stretches_of(kinds).items():
+            axes.broken_barh(stretches, (row, 0.55), **look(kind), linewidth=0.3)
+        for grey, stretches in stretches_of(greys).items():
+            axes.broken_barh(stretches, (row + 0.55, 0.28), facecolor=str(grey), linewidth=0)
     axes.set(xlim=(0, 1), ylim=(ROWS, 0), xticks=[0, 0.5, 1], xticklabels=["0", f"{size(width / 2)}", f"{size(width)}"])
     axes.set_yticks([0, ROWS], ["0", size(gguf.nbytes)])
     axes.grid(False)
-    shown = [(Patch(**look(i)), kind) for i, kind in enumerate(KINDS) if kind in seen]
+    shown = [(Patch(**look(kind)), kind) for kind in KINDS if any(kind == k for k, _ in found)]
     types = sorted({(t.bits_per_weight, t.type.name) for t in gguf.tensors.values()})[:MOST_TYPES]
     shown += [(Patch(facecolor=str(grey_of(bits)), edgecolor="black"), f"{name}: {bits:.4g} bits") for bits, name in types]
     axes.legend(*zip(*shown, strict=True), loc="upper left", bbox_to_anchor=(0, -0.14), ncols=4, fontsize=8, frameon=False)
     plots.label(axes, title_of_map(gguf), f"along a row of {size(width)}", "place in the file")
 
 
-def look(i: int) -> dict[str, Any]:  # number of a kind -> how it is filled
+def stretches_of(row: Sequence[Any]) -> dict[Any, list[tuple[float, float]]]:  # what each cell is -> {what: [(begin, width)]}
+    """Join cells that are alike. Begins and widths are shares of the row."""
+    found: dict[Any, list[tuple[float, float]]] = {}
+    at = 0
+    for what, run in groupby(row):
+        count = len(list(run))
+        found.setdefault(what, []).append((at / FINEST, count / FINEST))
+        at += count
+    return found
+
+
+def look(kind: str) -> dict[str, Any]:  # how it is filled
+    i = KINDS.index(kind)
     return {"facecolor": plots.COLOURS[i], "hatch": plots.HATCHES[i], "edgecolor": "white"}
 
 
@@ -94,19 +107,22 @@ def start_of_parts(gguf: GGUFFile) -> list[int]:
     return [sum(part.nbytes for part in gguf.parts[:i]) for i in range(len(gguf.parts))]
 
 
-def merged(  # -> [(kind, grey, begin, end)] in bytes of all parts, neighbours of one kind and width together
-    found: Sequence[Section], before: Sequence[int], finest: float
-) -> list[tuple[str, float, int, int]]:
-    """Join what looks the same; what is too narrow to be seen goes with what comes before it. So a hostile file has few."""
-    out: list[tuple[str, float, int, int]] = []
-    for section in found:
-        begin, end = before[section.part] + section.begin, before[section.part] + section.end
-        kind, grey = (role_of(section.name), grey_of(section.tensor.bits_per_weight)) if section.tensor else (HEAD, 1.0)
-        if out and (out[-1][:2] == (kind, grey) or section.kind == "padding" or end - begin < finest):
-            out[-1] = (*out[-1][:3], end)
-        else:
-            out.append((kind, grey, begin, end))
-    return out
+def cells(gguf: GGUFFile, width: float) -> list[tuple[str, float]]:  # bytes of a cell -> (kind, grey) of each
+    """Give each cell of the map what most of its bytes are. Padding looks like what comes before it."""
+    before, look = start_of_parts(gguf), (HEAD, 1.0)
+    found = [look] * CELLS
+    shared: dict[int, Counter[tuple[str, float]]] = defaultdict(Counter)  # cells that one section does not fill
+    for section in sections(gguf):
+        begin, end = (before[section.part] + at for at in (section.begin, section.end))
+        if section.kind != "padding":
+            look = (role_of(section.name), grey_of(section.tensor.bits_per_weight)) if section.tensor else (HEAD, 1.0)
+        first, last = int(begin / width), min(int(end / width), CELLS - 1)
+        found[first + 1 : last] = [look] * max(0, last - first - 1)
+        for cell in {first, last}:
+            shared[cell][look] += round(min(end, (cell + 1) * width) - max(begin, cell * width))
+    for cell, looks in shared.items():
+        found[min(cell, CELLS - 1)] = looks.most_common(1)[0][0]
+    return found
 
 
 def grey_of(bits: float) -> float:  # of a weight -> 1, white, to 0, black

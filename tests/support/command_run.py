@@ -118,6 +118,8 @@ def fill_in(words):  # -> words, each placeholder by its stand-in
     stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], "")}
     stand_ins |= {"03.9": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
     stand_ins |= {"adapter.gguf": "data/models/moral.gguf", "IN": "tiny", "OUT": "out.gguf", "M": "tiny", "T": "q4_0"}
+    if "--block" in words:
+        stand_ins["NAME"] = "token_embd.weight"
     return [stand_ins.get(word, word) for word in words]
 
 

@@ -38,10 +38,10 @@ def fields_of(path):
     return sorted((s, n) for s, n in parts | lengths if n and 0 <= s < len(reader.data))
 
 
-def mutate(data, fields, rng):  # bytes, [(start, length)], Generator -> bytes
-    """One to three changes, mostly to a field of the file's structure, some to any byte, some to the length."""
+def mutate(data, fields, rng, most=3):  # bytes, [(start, length)], Generator -> bytes
+    """One change or a few, mostly to a field of the file's structure, some to any byte, some to the length."""
     data = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(1, most + 1)):
         start, size = fields[rng.integers(len(fields))]
         kind = rng.integers(9)
         if kind <= 2 and size in (1, 2, 4, 8):  # an odd number, or one that is off by a little
