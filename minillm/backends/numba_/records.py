@@ -45,14 +45,14 @@ class Records:
 
     def units(self, b, head):
         """Load what the whole numbers behind a head are worth: d, and dmin where there are minima."""
-        return [self.halves(b, head, 32 * i) for i in range(1 + self.layout.minima)]
+        return [self.half_floats(b, head, 32 * i) for i in range(1 + self.layout.minima)]
 
     def scale(self, b, record, g, units):
         """Make the sixteen scales of a group, float32."""
         at = self.layout.code_bytes + g * self.layout.scale_bytes
         if self.layout.scales == HALF:
-            return self.halves(b, record, at)
-        stored = self.bytes(b, record, at)
+            return self.half_floats(b, record, at)
+        stored = self.whole_numbers(b, record, at)
         if self.layout.scales == POWER:
             return power(b, stored)
         return b.fmul(units[0], b.sitofp(stored if self.layout.scales == BYTE else b.and_(stored, constant(15, I32)), F32X16))
@@ -61,18 +61,18 @@ class Records:
         """Make the sixteen minima of a group, float32."""
         at = self.layout.code_bytes + g * self.layout.scale_bytes
         if self.layout.scales == NIBBLE:
-            return b.fmul(units[1], b.sitofp(b.lshr(self.bytes(b, record, at), constant(4, I32)), F32X16))
+            return b.fmul(units[1], b.sitofp(b.lshr(self.whole_numbers(b, record, at), constant(4, I32)), F32X16))
         at += self.groups * self.layout.scale_bytes
         if self.layout.scales == HALF:
-            return self.halves(b, record, at)
-        return b.fmul(units[1], b.sitofp(self.bytes(b, record, at), F32X16))
+            return self.half_floats(b, record, at)
+        return b.fmul(units[1], b.sitofp(self.whole_numbers(b, record, at), F32X16))
 
-    def halves(self, b, record, offset):
+    def half_floats(self, b, record, offset):
         """Load sixteen float16 numbers as float32."""
         kind = ir.VectorType(ir.HalfType(), LANES)
         return b.fpext(b.load(b.inttoptr(b.add(record, I64(offset)), kind.as_pointer()), align=32), F32X16)
 
-    def bytes(self, b, record, offset):
+    def whole_numbers(self, b, record, offset):
         """Load sixteen numbers of 8 bits, with a sign where the layout has signed ones."""
         kind = ir.VectorType(I8, LANES)
         stored = b.load(b.inttoptr(b.add(record, I64(offset)), kind.as_pointer()), align=16)
