@@ -125,13 +125,13 @@ curve = [1e3 * error_of(d) for d in tried]
 column, ones = weights[:, None].astype(np.float32), np.ones((32, 1), np.float32)
 searched = float(search_scale(column, ones, -8, 7)[0])
 before, after = error_of(plain), error_of(searched)
-print(f"squared error with the plain scale {quote('plain_error', f'{1e3 * before:.2f}')}e-3, d²/12 for each is {32e3 * plain**2 / 12:.2f}e-3")
+print(f"squared error, plain: {quote('plain_error', f'{1e3 * before:.2f}')}e-3; 32 d²/12 is {32e3 * plain**2 / 12:.2f}e-3")
 print(f"searched: d = {searched:.5f}, {1e3 * after:.2f}e-3: {quote('block_gain', f'{1 - after / before:.0%}')} less")
 
 # %% [markdown]
-# Then all matrices of `tiny`, in groups of 32, with codes of two to six bits: rounded with the plain scale, with a searched one, and
-# with one that was searched for with importance. What is plotted counts an error as the product does: squared, times the mean
-# square of the input that its column meets. Inputs are those of a few stories.
+# Then all matrices of `tiny`, in groups of 32, with codes of two to six bits: rounded with the plain scale, with a searched one,
+# and with one that was searched for with importance. What is plotted counts an error as the product does: squared, times the
+# mean square of the input that its column meets. Inputs are those of a few stories.
 
 # %%
 CORPUS = Path(minillm.__file__).parents[1] / "data" / "corpus" / "stories.txt.xz"
@@ -187,24 +187,27 @@ title = plots.finding(f"Another scale takes {1 - after / before:.0%} off the err
 plots.label(left, title, "scale d", "squared error (10⁻³)")
 plots.legend(left)
 for i, way in enumerate(WAYS):
-    plots.series(right, i, CODES, [errors[way, b] / total for b in CODES], way)
+    plots.series(right, i, CODES, [100 * errors[way, b] / errors["plain", b] for b in CODES], way)
+    for b in CODES[:: len(CODES) - 1]:
+        right.annotate(f"{errors[way, b] / total:.1e}", (b, 100 * errors[way, b] / errors["plain", b]), fontsize=8, va="bottom",
+                       ha="left" if b == CODES[0] else "right")  # fmt: skip
 holds = min(gains.values()) > 0 and min(helps.values()) > 0 and gains[4] > 0.05
 title = plots.finding(f"At 4 bits the search takes off {gains[4]:.0%}, importance {helps[4]:.0%} more", holds, counted=True)
-plots.label(right, title, "bits of a code, groups of 32", "error of the products, relative")
-right.set_yscale("log")
+plots.label(right, title, "bits of a code, groups of 32", "error of the products (plain = 100%)")
 right.set_xticks(CODES)
-right.legend(frameon=False, loc="upper right")
+right.set_ylim(70, 112)
+right.legend(frameon=False, loc="lower right")
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** between the dashed line and the curve is that errors are not uniform: the largest weight has none with the plain scale,
-# and small weights have less than half a step to lose. A search cannot bend the slope on the right: each bit less is about four
-# times the squared error. It moves the curve by a part of a bit.
+# **The gap** between the dashed line and the curve is that errors are not uniform: the largest weight has none with the plain
+# scale, and small weights have less than half a step to lose. The numbers on the right are relative errors: each bit less is
+# about four times the squared error. Against that a search is worth a part of a bit, and it is free.
 #
 # ## Bits and quality
 #
-# Files of `tiny` in llama.cpp's mixes, judged on stories that it was not trained on: KL divergence to the file in F16, perplexity,
-# and how often the first choice is another one. On the right stands what llama.cpp's authors measured on Llama-3-8B, the
+# Files of `tiny` in llama.cpp's mixes, judged on stories that it was not trained on: KL divergence to the file in F16,
+# perplexity, and how often the first choice is another one. On the right stands what llama.cpp's authors measured on Llama-3-8B, the
 # loss of perplexity by type ([quantize.cpp](https://github.com/ggml-org/llama.cpp/blob/master/tools/quantize/quantize.cpp), read
 # in 2026; sizes in GiB are theirs).
 
@@ -249,7 +252,8 @@ direct, two_bits = found["q4_k_m"][1], found["q2_k"][1]
 print(f"Q2_K: KL {two_bits.kl:.4f}, with importance {quote('imatrix_kl', f'{helped.kl:.3f}')}: "
       f"{quote('imatrix_gain', f'{1 - helped.kl / two_bits.kl:.0%}')} less")  # fmt: skip
 print(f"Q4_K_M from F16: KL {quote('direct_kl', f'{direct.kl:.4f}')}, from Q4_0: {quote('twice_kl', f'{rounded_twice.kl:.4f}')}")
-print(plots.finding("importance helps two bits, and a second rounding hurts", helped.kl < two_bits.kl and rounded_twice.kl > direct.kl))
+hurts = helped.kl < two_bits.kl and rounded_twice.kl > direct.kl
+print(plots.finding("importance helps two bits, and a second rounding hurts", hurts))
 quote("f16_ppl", f"{found['f16'][1].perplexity:.3f}")
 quote("q2_ppl", f"{two_bits.perplexity:.3f}")
 quote("q2_kl", f"{two_bits.kl:.3f}")
@@ -282,15 +286,15 @@ for axes in (left, right):
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** between both pictures is the model and the measure. `tiny` has so few weights that its embedding, in 6.56 bits, is a
-# quarter of the file, so its files need more bits under the same name. Its text is easy, so its perplexity hardly moves where KL
-# shows a difference already.
+# **The gap** between both pictures is the model and the measure. `tiny` has so few weights that its embedding, in 6.56 bits, is
+# nearly a fifth of the file, so its files need more bits under the same name. Its text is easy, so its perplexity hardly moves where
+# KL shows a difference already.
 #
 # ## TTFT and throughput by type
 #
-# `tiny` fits into the processor's cache, and would say nothing about memory. So here is a larger model of random weights; of each
-# type the same few blocks are repeated, since what they say costs nothing. Compiled kernels if they are here. Off is F16, on are
-# the block types. The ceiling of each is the bandwidth over its own bytes. Three rounds in turn; medians, and the spread.
+# `tiny` fits into the processor's cache, and would say nothing about memory. So here is a larger model of random weights; of
+# each type the same few blocks are repeated, since what they say costs nothing. Compiled kernels if they are here. Off is F16,
+# on are the block types. The ceiling of each is the bandwidth over its own bytes. Three rounds in turn; medians, and the spread.
 
 # %% tags=["timing"]
 machine = kept_machine()
@@ -341,7 +345,7 @@ paces = {type: sorted(runs) for type, runs in in_turn(SPEED_TYPES, 3, pace).item
 most = {t: machine.read_bytes_per_s / shape.decode_bytes(32 + NEW // 2, 1, width[t], 4) for t in SPEED_TYPES}
 for type in SPEED_TYPES:
     speed, files = median(paces[type]), (FOLDER / f"random-{type}.gguf").stat().st_size / 1e6
-    print(f"{type:6}{width[type]:7.3f} bits {files:6.0f} MB {speed:7.1f} tokens/s, {speed / most[type]:4.0%} of {most[type]:6.1f}; "
+    print(f"{type:6}{width[type]:7.3f} bits{files:6.0f} MB{speed:8.1f} tokens/s, {speed / most[type]:4.0%} of {most[type]:6.1f}; "
           f"TTFT of {LENGTHS[-1]} tokens {1e3 * median(waits[type, LENGTHS[-1]]):6.0f} ms")  # fmt: skip
 
 # %% tags=["timing", "drawing"]
@@ -349,9 +353,10 @@ fig, (left, right) = plots.figure(2)
 shown = ("F16", "Q8_0", "Q4_K", "Q2_K")
 curves = {type: (LENGTHS, [median(waits[type, n]) for n in LENGTHS]) for type in shown}
 floor = [shape.prefill_flops(n) / machine.peak(backend != "numpy") for n in LENGTHS]
-longer = median(waits["Q4_K", LENGTHS[-1]]) / median(waits["F16", LENGTHS[-1]])
-faster = median(paces["Q4_K"]) / median(paces["F16"])
-title = plots.finding(f"At {LENGTHS[-1]} tokens, TTFT in Q4_K is {longer:.2f} times that in F16", longer > 1 / faster)
+longer = median(waits["Q2_K", LENGTHS[-1]]) / median(waits["Q8_0", LENGTHS[-1]])
+faster, two_bits_faster = (median(paces[a]) / median(paces[b]) for a, b in (("Q4_K", "F16"), ("Q2_K", "Q8_0")))
+fewer = width["Q8_0"] / width["Q2_K"]
+title = plots.finding(f"{fewer:.1f} times fewer bits than Q8_0, {longer:.2f} times its TTFT", longer > 2 / fewer)
 plots.ttft_plot(left, curves, title, bound=(LENGTHS, floor, "floor: prefill FLOPs / peak FLOP/s"))
 for type in shown:
     for n in LENGTHS:
@@ -366,15 +371,17 @@ plots.label(right, title, "", "throughput (tokens/s)")
 plots.legend(right)
 right.set_ylim(0, 1.25 * max(most.values()))
 plots.show(fig)
-for name, value in (("prompt", f"{LENGTHS[-1]}"), ("ttft_ratio", f"{longer:.2f}"), ("pace_ratio", f"{faster:.1f}")):
+shares = {type: median(paces[type]) / most[type] for type in SPEED_TYPES}
+for name, value in {
+    "prompt": LENGTHS[-1], "ttft_ratio": f"{longer:.2f}", "q2_pace": f"{two_bits_faster:.1f}", "q4_pace": f"{faster:.1f}",
+    "f16_share": f"{shares['F16']:.0%}", "q2_share": f"{shares['Q2_K']:.0%}",
+}.items():  # fmt: skip
     quote(name, value)
-quote("q4_share", f"{median(paces['Q4_K']) / most['Q4_K']:.0%}")
-quote("f16_share", f"{median(paces['F16']) / most['F16']:.0%}")
 
 # %% [markdown]
-# **The gap** to the ceiling widens with fewer bits: there is less to read, and unpacking, attention and Python stay what they were.
-# Types of equal size differ in what unpacking takes. In prefill a weight is unpacked once and used for many tokens, so all types
-# end up near each other: there the bits are no help.
+# **The gap** to the ceiling widens with fewer bits: there is less to read, and unpacking, attention and Python stay what they
+# were. Types of equal size differ in what unpacking takes. In prefill a weight is unpacked once and used for many tokens: from
+# Q8_0 to Q2_K there is nothing to gain. (F16 has another kernel, which multiplies floats.)
 #
 # ## Cold and warm, one process and two
 #
@@ -422,8 +429,8 @@ tiny.close(), q4_0.close()
 home.cleanup()
 
 # %% [markdown]
-# **The gap** between cold and warm is the disk; it grows with the file, and on a slow disk it is nearly all of TTFT. What is above
-# the dashed line is what a process computes in: a decoded matrix, a cache, logits.
+# **The gap** between cold and warm is the disk; it grows with the file, and on a slow disk it is nearly all of TTFT. What is
+# above the dashed line is what a process computes in: a decoded matrix, a cache, logits.
 #
 # ## Try it
 #

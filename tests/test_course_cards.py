@@ -177,6 +177,8 @@ def test_a_deck_is_found_by_number_name_or_both():
         ("expected_tokens(1, 4)", 5),
         ("speculative_speedup(0.8, 4, cost=0)", 3.3616),
         ("speculative_speedup(0.8, 4, 0.25)", 1.6808),
+        ("type_bits('Q4_0')", (32 * 4 + 16) / 32),
+        ("type_bits('Q6_K')", (256 * 6 + 16 * 8 + 16) / 256),
         ("max(1, min(5, 3))", 3),
     ],
 )
@@ -193,8 +195,19 @@ def test_without_a_cache_each_token_costs_the_whole_sequence():
 
 
 @pytest.mark.parametrize(
+    ("mix", "gib"),
+    [("q8_0", 7.96), ("q6_k", 6.14), ("q5_k_m", 5.33), ("q4_k_m", 4.58), ("q4_0", 4.34), ("q3_k_m", 3.74), ("q2_k", 2.96)],
+)
+def test_the_size_of_a_mix_is_that_of_llama_cpps_table(mix, gib):
+    """Llama-3-8B, from tools/quantize/quantize.cpp; a file has the tokenizer, 8 MB, as well."""
+    found = evaluate(f"model('llama-3-8b').weight_bytes(mix_bits('llama-3-8b', '{mix}')) / GiB")
+    assert found < gib + 0.005 < found + 0.025
+
+
+@pytest.mark.parametrize(
     "expression",
     [
+        "type_bits('Q4')", "mix_bits('llama-3-8b', 'q4')",
         "__import__('os').system('true')", "().__class__.__bases__", "model.__globals__", "model('llama-3-8b').__class__",
         "open('x')", "model('llama-3-8b').parameters.__func__", "[1 for x in (1,)][0]", "(lambda: 1)()", "eval('1')", "'a' * 10",
         "'a' + 'b'", "model('llama-3-8b')", "model", "9**9**9**9", "1 / 0", "10**309", "(-1) ** 0.5", "True", "1j",

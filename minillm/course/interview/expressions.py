@@ -57,8 +57,30 @@ def training_memory(  # -> bytes, at the worst moment of a step
     return step_memory(model(name), batch, length, method, rank=rank).total
 
 
+def type_bits(name: str) -> float:  # 'Q4_K' -> bits a weight
+    """Bits per weight of a block type, scales counted. FormulaError for a type that is not there."""
+    from minillm.formats.blocks import BLOCK_TYPES
+
+    if name not in BLOCK_TYPES:
+        raise FormulaError(f"no type is called {name[:40]!r}; {did_you_mean(name, BLOCK_TYPES)}")
+    return BLOCK_TYPES[name].bits_per_weight
+
+
+def mix_bits(name: str, mix: str) -> float:  # 'q4_k_m' -> bits a weight, over the whole model
+    """Bits per weight of a model in one of llama.cpp's mixes: matrices by their role, vectors in float32."""
+    from minillm.formats import mixes
+    from minillm.model.random_model import tensor_shapes
+
+    config, chosen, bits = model(name), mixes.mix_named(mix), 0
+    for tensor, shape in tensor_shapes(config).items():
+        site = mixes.Site(mixes.layer_of(tensor), config.n_layers, config.n_heads // config.n_kv_heads, 0, False)
+        wanted = mixes.type_at(tensor, site, chosen, config.tied, False) if len(shape) > 1 else "F32"
+        bits += 8 * mixes.fitting(wanted, shape[-1]).nbytes(shape)
+    return bits / config.parameters()
+
+
 FORMULAS = (
-    model, lora_parameters, training_memory, math.log, min, max,
+    model, lora_parameters, training_memory, type_bits, mix_bits, math.log, min, max,
     memory.training_bytes, memory.kv_tokens, memory.nf4_bits, memory.blocks_for, memory.paged_waste, memory.reserved_waste,
     memory.forked_blocks, memory.collision_probability,
     time.prefill_time, time.decode_time, time.decode_ceiling, time.ridge_intensity, time.ridge_batch, time.roofline,
