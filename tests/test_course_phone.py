@@ -137,6 +137,7 @@ def test_panels_stand_one_below_the_other_and_no_ink_is_lost(panels):
     assert after.shape[0] == panels * before.shape[0] and after.shape[1] < before.shape[1] / panels * 1.1
     ink = [np.sort(picture[(picture < 1).any(axis=2)], axis=0) for picture in (before, after)]
     assert np.array_equal(*ink)
+    assert np.array_equal(after[: len(before), :200], before[:, :200]), "the first panel is the uppermost"
 
 
 def test_a_picture_without_a_gap_is_refused_and_pictures_are_compared_by_pixels():
@@ -145,4 +146,5 @@ def test_a_picture_without_a_gap_is_refused_and_pictures_are_compared_by_pixels(
         stacked(file.getvalue(), 2)
     matplotlib.image.imsave(other := io.BytesIO(), np.zeros((8, 100, 4)), format="png", metadata={"Comment": "packed otherwise"})
     assert file.getvalue() != other.getvalue() and same_picture(file.getvalue(), other.getvalue())
-    assert not same_picture(file.getvalue(), b"no picture")
+    matplotlib.image.imsave(grey := io.BytesIO(), np.full((8, 100, 4), 0.5), format="png")
+    assert not same_picture(file.getvalue(), grey.getvalue()) and not same_picture(file.getvalue(), b"no picture")
