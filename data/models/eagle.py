@@ -3,13 +3,15 @@
     python data/models/eagle.py --work runs/eagle            tell, train, measure, write; goes on where it was stopped
     python data/models/eagle.py --work runs/eagle --write    write again what eagle.json says
 
-What it learns from are SmolLM2's own texts, from beginnings of the corpus's stories; it is judged by held-out stories, chosen
-by their hash as everywhere here, and by questions of other kinds, of which it has seen none.
+What it learns from are SmolLM2's own texts: half of them go on from beginnings of the corpus's stories, half answer questions,
+each a form filled with a topic (data/corpus/asked.toml). It is judged by held-out stories, chosen by their hash as everywhere here, and
+by questions whose topics it has not met.
 """
 
 import argparse
 import json
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,11 +24,6 @@ MODEL, CORPUS, HELD_OUT = "smollm2-135m", HERE.parent / "corpus" / "stories.txt.
 TOGETHER, LENGTH, SHORTEST, LONGEST, SEED = 64, 128, 8, 24, 7  # texts told at once, tokens a text, and of a beginning
 BATCH, RATE, WEIGHT, OWN, SHORT = 16, 2e-3, 0.5, 0.25, 8192  # texts a step; see training/eagle.py
 WORTH = 1.3  # times, greedy, as expected: below it a head is not shipped
-QUESTIONS = [
-    "Explain gravity to a child.", "Write a short poem about the sea.", "How do I make tea?", "What is a computer?",
-    "Give me three reasons to learn a language.", "Write a letter to a friend.", "Who was Albert Einstein?",
-    "What is 12 times 12?",
-]  # fmt: skip
 DRAFTS = "short", "whole"  # vocabularies
 
 
@@ -36,19 +33,34 @@ def stories():  # -> ([text], [text]), to begin from and held out
     return split(read_corpus(CORPUS), "<|endoftext|>", HELD_OUT)
 
 
+def questions():  # -> ([text], [text]), to learn from and to be judged by
+    """Every topic in every form, in an order of its own; and those that are held out."""
+    asked = tomllib.loads((CORPUS.parent / "asked.toml").read_text())
+    filled = [form.replace("{}", topic) for form in asked["forms"] for topic in asked["topics"]]
+    return [filled[i] for i in np.random.default_rng(SEED).permutation(len(filled))], asked["held_out"]
+
+
+def beginnings(llm, number):  # LLM, number of a batch -> [ids]: stories in even batches, questions in odd ones
+    if number % 2:
+        asked, _ = questions()
+        chosen = [asked[(number // 2 * TOGETHER + i) % len(asked)] for i in range(TOGETHER)]
+        return [llm.chat([{"role": "user", "content": question}]) for question in chosen]
+    documents, _ = stories()
+    lengths = np.random.default_rng([SEED, number]).integers(SHORTEST, LONGEST + 1, TOGETHER)
+    chosen = [documents[(number // 2 * TOGETHER + i) % len(documents)] for i in range(TOGETHER)]
+    return [llm.tokenizer.encode(d)[:n] for d, n in zip(chosen, lengths, strict=True)]
+
+
 def tell(llm, work, batches):  # LLM, folder, int
     """Texts of the target with their vectors, TOGETHER to a file; files that are there are kept."""
     from minillm.training import eagle_data
 
-    documents, _ = stories()
     for number in range(batches):
         path, begin = work / f"told_{number:03}.npz", time.time()
         if path.exists():
             continue
-        lengths = np.random.default_rng([SEED, number]).integers(SHORTEST, LONGEST + 1, TOGETHER)
-        chosen = [documents[(number * TOGETHER + i) % len(documents)] for i in range(TOGETHER)]
-        beginnings = [llm.tokenizer.encode(d)[:n] for d, n in zip(chosen, lengths, strict=True)]
-        told = eagle_data.generate_texts(llm.transformer, beginnings, LENGTH, llm.tokenizer.eos_ids, [SEED, number, 1])
+        begun = beginnings(llm, number)
+        told = eagle_data.generate_texts(llm.transformer, begun, LENGTH, llm.tokenizer.eos_ids, [SEED, number, 1])
         with replacing(path) as file:
             np.savez(file, ids=told.ids, features=told.features, counts=told.counts)
         print(f"told {number + 1} of {batches}, {time.time() - begin:.0f} s", flush=True)
@@ -89,7 +101,7 @@ def train(work, batches, steps):  # folder, int, int -> {what: number}
             print(f"step {step.step} of {steps}, loss {step.loss:.3f}, {step.tokens / step.seconds:,.0f} tokens/s", flush=True)
 
     fit(settings, state, GeneratedBatches(told, BATCH, SEED), loss, path=path, decisive=decisive, watch=watch)
-    about = {"general.license": "apache-2.0", "general.description": "EAGLE head, trained by minillm on SmolLM2's own stories"}
+    about = {"general.license": "apache-2.0", "general.description": "EAGLE head, trained by minillm on SmolLM2's own texts"}
     eagle.save_eagle(work / "head.gguf", target, state.parameters, vocabulary, extra=about)
     rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())}.values()  # after a kill some come twice
     return {
@@ -112,7 +124,7 @@ def measure(llm, work, prompts):  # LLM, folder, int -> {what: number}
     known = {tuple(llm.tokenizer.encode(d)[:PROMPT_TOKENS]) for d in learnt}
     beginnings = [llm.tokenizer.encode(d)[:PROMPT_TOKENS] for d in held_out]
     fresh = [b for b in beginnings if tuple(b) not in known]
-    kinds = {"stories": fresh[:prompts], "questions": [llm.chat([{"role": "user", "content": q}]) for q in QUESTIONS]}
+    kinds = {"stories": fresh[:prompts], "questions": [llm.chat([{"role": "user", "content": q}]) for q in questions()[1]]}
     rates, texts = {}, []
     for kind, some in kinds.items():
         for name, head in heads.items():
@@ -173,13 +185,14 @@ Written by `data/models/eagle.py` from `eagle.json`. One layer of the target's s
 Q8_0) guesses the target's next vector from the current one and the token that was drawn; the target's LM head turns the guess
 into a draft (`minillm/training/eagle.py`; Li et al. 2024, arXiv:2401.15077).
 
-**Learnt from** {texts:,} texts of {length} tokens that SmolLM2 told itself, {tokens:,} tokens in all, begun with 8 to 24 tokens
-of the corpus's stories; half greedy, half at temperature 1. {steps:,} steps of {batch:,} tokens, each text {epochs:.1f} times. A
-token of training takes {layer_flops:.0f} MFLOP for the layer (a guess of its own, forward, backward) and {rows_flops:.0f} for the
-LM head's short rows (what is wanted, what is found, backward); with all rows it would be {all_flops:.0f}, most of the work.
+**Learnt from** {texts:,} texts of {length} tokens that SmolLM2 told itself, {tokens:,} tokens in all: half go on from 8 to 24
+tokens of the corpus's stories, half answer questions (`data/corpus/asked.toml`); of each, half greedy, half at temperature 1.
+{steps:,} steps of {batch:,} tokens, each text {epochs:.1f} times. A token of training takes {layer_flops:.0f} MFLOP for the layer
+(a guess of its own, forward, backward) and {rows_flops:.0f} for the LM head's short rows (what is wanted, what is found,
+backward); with all rows it would be {all_flops:.0f}, most of the work.
 
 **Acceptance** at γ = {gamma}, a chain and no tree: held-out beginnings of {prompt_tokens} tokens, {prompts} of them, none of
-which it has learnt from; and {questions} questions, of which it knows nothing. Up to {new_tokens} new tokens each. "by depth":
+which it has learnt from; and {questions} questions on topics that it has not met. Up to {new_tokens} new tokens each. "by depth":
 of the first, second, … draft of a chain, the share kept of those looked at. Speed-up: (1 - α^(γ+1)) / ((1 - α)(γ c + 1)).
 
 | prompts | vocabulary | temperature | accepted α | by depth | tokens a look | c | expected speed-up | best γ ≤ {gamma} |
@@ -194,7 +207,7 @@ of the first, second, … draft of a chain, the share kept of those looked at. S
 {costs}
 
 The whole LM head is {lm_share:.0%} of the target's weights and {lm_bytes:.0%} of its bytes, as it is kept in 8 bits and the
-layers in 4: each draft of four reads it again. So the head proposes only the {short:,} tokens that the stories use most (then the
+layers in 4: each draft of four reads it again. So the head proposes only the {short:,} tokens that these texts use most (then the
 lowest ids); a token that is left out is never drafted, and the target still says it.
 
 **And a look is not free.** The formula has it that to look at {look} tokens costs one decode step. On one core here it takes
@@ -235,7 +248,7 @@ there it is {here:.2f}."""
         steps=learnt["steps"], batch=BATCH * LENGTH, epochs=learnt["steps"] * BATCH / learnt["texts"],
         layer_flops=8 * m["weights"]["head"] / 1e6, rows_flops=6 * m["weights"]["short"] / 1e6,
         all_flops=6 * m["weights"]["whole"] / 1e6, gamma=m["gamma"],
-        prompt_tokens=m["prompt_tokens"], prompts=m["prompts"], questions=len(QUESTIONS),
+        prompt_tokens=m["prompt_tokens"], prompts=m["prompts"], questions=len(questions()[1]),
         new_tokens=m["new_tokens"], rows="\n".join(rows), costs="\n".join(costs), target=m["weights"]["target"] / 1e6,
         target_mb=m["bytes"]["target"] / 1e6, lm_share=m["weights"]["whole"] / m["weights"]["target"],
         lm_bytes=m["bytes"]["whole"] / m["bytes"]["target"], short=m["short"], look=m["gamma"] + 1,
