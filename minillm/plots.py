@@ -116,6 +116,27 @@ def log_scales(axes: Any, xs: Sequence[float]) -> None:
     axes.minorticks_off()
 
 
+def log_heights(axes: Any, ticks: Sequence[float], low: float | None = None, high: float | None = None) -> None:
+    """Make the y axis logarithmic, from low to high, with a label at each of these ticks and nowhere else."""
+    axes.set_yscale("log")
+    if low is not None or high is not None:
+        axes.set_ylim(low, high)
+    axes.set_yticks(ticks, [f"{y:,g}" for y in ticks])
+    axes.minorticks_off()
+
+
+def spread(axes: Any, xs: Sequence[float], runs: Sequence[Sequence[float]], scale: float = 1, shade: int | None = None) -> None:
+    """Mark at each x the range of its runs, from the lowest to the highest, times scale; bars with names stand at 0, 1, 2, …
+
+    A black stroke; or, with the number of a series, a shade in its colour, for curves of many points.
+    """
+    low, high = ([scale * end(values) for values in runs] for end in (min, max))
+    if shade is None:
+        axes.vlines(xs, low, high, color="black", linewidth=1.5, zorder=4)
+    else:
+        axes.fill_between(xs, low, high, color=COLOURS[shade % len(COLOURS)], alpha=0.2, linewidth=0)
+
+
 def label(axes: Any, title: str, x: str, y: str) -> None:
     """Set title and axes; the units belong into x and y."""
     axes.set_title(title, loc="left", fontweight="bold")

@@ -10,13 +10,15 @@
 
 # %%
 import heapq
-import statistics
 import time
+from functools import partial
 
 import numpy as np
 
 from minillm import SamplingParams, plots
 from minillm.bench.machine import kept_machine
+from minillm.bench.rounds import curves, medians
+from minillm.bench.steps import decode_seconds, fill
 from minillm.costs.time import decode_time, prefill_time, ridge_batch, roofline, step_time
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
@@ -105,42 +107,30 @@ def prefill_s(model, n, rows=None):
     return time.perf_counter() - start
 
 
-def three(measure, *values):
-    """Three runs of each, after one that warms up: [(fastest, median, slowest)]."""
-    measure(values[0])
-    return [sorted(measure(value) for _ in range(3)) for value in values]
-
-
-def medians(runs):
-    return [statistics.median(times) for times in runs]
-
-
-def spread(axes, index, xs, runs, of=lambda t: 1e3 * t):
-    """Shade from the fastest to the slowest run."""
-    low, high = ([of(times[i]) for times in runs] for i in (0, -1))
-    axes.fill_between(xs, low, high, color=plots.COLOURS[index], alpha=0.2, linewidth=0)
-
-
 lengths = [16, 64, 128, 192, 256]
-together = three(lambda n: prefill_s(fast, n), *lengths)
-alone = three(lambda n: prefill_s(fast, n, rows=1), *lengths)
-numpy_together = three(lambda n: prefill_s(slow, n), *lengths)
+prompts = curves(
+    {
+        "compiled, one token a step": partial(prefill_s, fast, rows=1),
+        "compiled, all in one step": partial(prefill_s, fast),
+        "NumPy (readable), all in one step": partial(prefill_s, slow),
+    },
+    lengths,
+)
+alone, together, _ = prompts.values()
 floor = [step_time(config, peak, bandwidth, chunk=n, bits=bits, kv_bits=32) for n in lengths]
 one_pass = medians(alone)[-1] / medians(together)[-1]
 print(f"{lengths[-1]} tokens in one step come {quote('one_pass', f'{one_pass:.1f}')} times sooner than one by one")
 
 # %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
-curves = {"compiled, one token a step": alone, "compiled, all in one step": together}
-curves["NumPy (readable), all in one step"] = numpy_together
 plots.ttft_plot(
     axes,
-    {name: (lengths, medians(runs)) for name, runs in curves.items()},
+    {name: (lengths, medians(runs)) for name, runs in prompts.items()},
     plots.finding(f"One step answers a prompt of {lengths[-1]} {one_pass:.1f} times sooner", one_pass > 1.5),
     bound=(lengths, floor, "floor: max(FLOPs / FLOP/s, bytes / bandwidth)"),
 )
-for i, runs in enumerate(curves.values()):
-    spread(axes, i, lengths, runs)
+for i, runs in enumerate(prompts.values()):
+    plots.spread(axes, lengths, runs, 1e3, shade=i)
 axes.set_xticks(lengths)
 plots.show(fig)
 
@@ -160,19 +150,15 @@ CONTEXT = 64
 
 def decode_s(model, batch, steps=4):
     """Seconds of one decode step for `batch` sequences of some context; the fastest of a few."""
-    prompt, first = np.random.default_rng(0).integers(0, config.vocab_size, CONTEXT), model.new_cache(CONTEXT + steps)
-    model.forward([Segment(prompt, 0, first, "none")])
-    caches, times = [first, *(first.fork() for _ in range(batch - 1))], []
-    for _ in range(steps):
-        start = time.perf_counter()
-        model.forward([Segment([7], cache.length, cache) for cache in caches])
-        times.append(time.perf_counter() - start)
-    return min(times)
+    caches = [fill(model.new_cache(CONTEXT + steps), config, CONTEXT) for _ in range(batch)]
+    return min(decode_seconds(model, caches, steps))
 
 
 batches = [1, 2, 4, 8, 16]
-steps = three(lambda b: decode_s(fast, b), *batches)
-numpy_steps = three(lambda b: decode_s(slow, b), *batches)
+batched = curves(
+    {"compiled, in one step": partial(decode_s, fast), "NumPy (readable), in one step": partial(decode_s, slow)}, batches
+)
+steps, numpy_steps = batched.values()
 least = [step_time(config, peak, bandwidth, b, CONTEXT, bits=bits, kv_bits=32) for b in batches]
 gain = batches[-1] * medians(steps)[0] / medians(steps)[-1]
 slower = medians(steps)[-1] / medians(steps)[0]
@@ -186,16 +172,14 @@ print(f"in NumPy {quote('numpy_two', f'{numpy_two:.2f}')}")
 fig, (left, right) = plots.figure(2)
 ceiling = [b / t for b, t in zip(batches, least, strict=True)]
 left.plot(batches, ceiling, color="black", linestyle="--", label="ceiling: batch / floor of a step")
-shown = {"compiled, in one step": steps, "NumPy (readable), in one step": numpy_steps}
-for i, (name, runs) in enumerate(shown.items()):
-    pace = [b / t for b, t in zip(batches, medians(runs), strict=True)]
-    plots.check_ceiling(name, pace, ceiling)
+for i, (name, runs) in enumerate(batched.items()):
+    paces = [[b / t for t in times] for b, times in zip(batches, runs, strict=True)]
+    plots.check_ceiling(name, medians(paces), ceiling)
     plots.check_floor(name, medians(runs), least)
-    plots.series(left, i, batches, pace, name)
-    left.fill_between(batches, *([b / r[j] for b, r in zip(batches, runs, strict=True)] for j in (-1, 0)),
-                      color=plots.COLOURS[i], alpha=0.2, linewidth=0)  # fmt: skip
+    plots.series(left, i, batches, medians(paces), name)
+    plots.spread(left, batches, paces, shade=i)
     plots.series(right, i, batches, [1e3 * t for t in medians(runs)], name)
-    spread(right, i, batches, runs)
+    plots.spread(right, batches, runs, 1e3, shade=i)
 plots.series(left, 2, batches, [1 / medians(steps)[0]] * len(batches), "compiled, one after another")
 right.plot(batches, [1e3 * t for t in least], color="black", linestyle="--", label="floor: weights, then caches")
 title = plots.finding(f"A batch of {batches[-1]} gives {gain:.1f} times the throughput", gain > 1.5)
@@ -221,8 +205,8 @@ plots.show(fig)
 
 # %% tags=["timing"]
 rows = [1, 2, 4, 8, 16, 32, 64]
-prefills = three(lambda n: prefill_s(fast, n), *rows)
-decodes = three(lambda b: decode_s(fast, b), *rows)
+phases = {"prefill": partial(prefill_s, fast), "decode": partial(decode_s, fast)}
+prefills, decodes = curves(phases, rows).values()
 as_prefill = [config.prefill_flops(n) / t / 1e9 for n, t in zip(rows, medians(prefills), strict=True)]
 as_decode = [n * config.decode_flops(CONTEXT) / t / 1e9 for n, t in zip(rows, medians(decodes), strict=True)]
 speed = {"prefill: one prompt of so many tokens": as_prefill, "decode: so many sequences": as_decode}
@@ -241,9 +225,9 @@ for i, (name, curve) in enumerate(speed.items()):
     plots.check_ceiling(name, curve, roof)
     plots.series(axes, i, rows, curve, name)
     runs = [[f / t / 1e9 for t in times] for f, times in zip(flops[i], (prefills, decodes)[i], strict=True)]
-    spread(axes, i, rows, runs, of=lambda v: v)
+    plots.spread(axes, rows, runs, shade=i)
 ticks = [y for y in (1, 3, 10, 30, 100, 300, 1000, 3000) if 0.7 * min(as_prefill + as_decode) <= y <= 1.5 * max(roof)]
-axes.set_yticks(ticks, [f"{y:,}" for y in ticks])
+plots.log_heights(axes, ticks)
 title = plots.finding("Rows in a step set the speed, in either phase", 1.5 * apart < faster)
 plots.label(axes, title, "rows: tokens in one step", "speed of the step (GFLOP/s)")
 axes.legend(loc="lower right", frameon=False)

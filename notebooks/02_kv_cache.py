@@ -8,14 +8,17 @@
 # *readable*. Each figure is the median of three runs; shades and bars of error run from the fastest to the slowest.
 
 # %%
-import statistics
 import time
 from dataclasses import replace
+from functools import partial
+from statistics import median
 
 import numpy as np
 
 from minillm import SamplingParams, plots
 from minillm.bench.machine import kept_machine
+from minillm.bench.rounds import curves, in_turn, medians
+from minillm.bench.steps import decode_seconds, fill
 from minillm.costs.time import generation_flops, step_time
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
@@ -61,53 +64,43 @@ NEW, RUNS = 48, 3
 PROMPT = llm.chat([{"role": "user", "content": "Tell me a short story about a brave little fox."}])
 
 
-def generate(engine, use_cache, new):
-    """Token ids, and the log of when each came."""
+def generate(engine, new, use_cache):
+    """The log of when each token came."""
     log = EventLog()
     sequence = engine.sequence(0, PROMPT, SamplingParams(max_tokens=new, ignore_eos=True))
     for _ in generate_tokens(engine.transformer, (), [sequence], log, use_cache=use_cache):
         pass
-    return sequence, log
+    answers.setdefault(new, set()).add(tuple(sequence.token_ids))
+    return log
 
 
 def runs_of(engine, new):
     """{name: [log of each run]}, without and with the cache in turn."""
-    generate(engine, True, new)
-    found = {"no cache": [], "KV cache": []}
-    for _ in range(RUNS):
-        for name, logs in found.items():
-            sequence, log = generate(engine, name == "KV cache", new)
-            logs.append(log)
-            answers.add(tuple(sequence.token_ids))
-    return found
+    generate(engine, 2, True)  # warms up
+    found = in_turn((False, True), RUNS, partial(generate, engine, new))
+    return {"no cache": found[False], "KV cache": found[True]}
 
 
-answers = set()
+answers = {}
 compiled = runs_of(llm, NEW)
-print("same tokens with and without:", len(answers) == 1)
-slow = runs_of(readable, NEW // 4)
+print("same tokens with and without:", len(answers[NEW]) == 1)
+slow = runs_of(readable, NEW // 6)
 p = len(llm.sequence(0, PROMPT, SamplingParams()).prompt_token_ids)
 
 
 def gaps(logs):
-    """Milliseconds before each token but the first: [(fastest, median, slowest)]."""
-    each = [np.diff(log.times(0, TOKEN)) * 1e3 for log in logs]
-    return np.sort(np.array(each), axis=0).T
-
-
-def paces(logs):
-    """Tokens per second of each run, from the slowest."""
-    return sorted(1 / tpot(log, 0) for log in logs)
+    """Milliseconds before each token but the first: [[of each run]]."""
+    return np.array([np.diff(log.times(0, TOKEN)) * 1e3 for log in logs]).T
 
 
 saved = generation_flops(config, p, NEW, cache=False) / generation_flops(config, p, NEW)
 both = {"compiled": compiled, "NumPy\n(readable)": slow}
-speeds = {f"{name},\n{how}": paces(logs) for how, found in both.items() for name, logs in found.items()}
-median = {name: statistics.median(values) for name, values in speeds.items()}
-off, on, numpy_off, numpy_on = median.values()
+speeds = {f"{name},\n{how}": [1 / tpot(log, 0) for log in logs] for how, found in both.items() for name, logs in found.items()}
+pace = {name: median(values) for name, values in speeds.items()}
+off, on, numpy_off, numpy_on = pace.values()
 print(f"{quote('saved', f'{saved:.0f}')} times fewer FLOPs; {quote('faster', f'{on / off:.1f}')} times the tokens per second,")
 print(f"in NumPy {quote('numpy_faster', f'{numpy_on / numpy_off:.1f}')}")
-first_off, first_on = (statistics.median(ttft(log, 0) for log in logs) for logs in compiled.values())
+first_off, first_on = (median(ttft(log, 0) for log in logs) for logs in compiled.values())
 print(f"TTFT of this first prompt: {1e3 * first_off:.0f} ms without, {1e3 * first_on:.0f} ms with the cache")
 
 # %% [markdown]
@@ -118,18 +111,17 @@ print(f"TTFT of this first prompt: {1e3 * first_off:.0f} ms without, {1e3 * firs
 fig, (left, right) = plots.figure(2)
 rising = {}
 for i, (name, logs) in enumerate(compiled.items()):
-    low, middle, high = gaps(logs).T
+    middle = medians(gaps(logs))
     plots.series(left, i, range(2, NEW + 1), middle, f"{name}, compiled")
-    left.fill_between(range(2, NEW + 1), low, high, color=plots.COLOURS[i], alpha=0.2, linewidth=0)
+    plots.spread(left, range(2, NEW + 1), gaps(logs), shade=i)
     rising[name] = np.median(middle[-12:]) / np.median(middle[:12])
 title = plots.finding("Without a cache each token takes longer", rising["no cache"] > max(1.15, rising["KV cache"]))
 plots.label(left, title, "token of the answer", "time of this token (ms)")
 plots.legend(left)
 top = 1 / step_time(config, peak, bandwidth, 1, p + NEW // 2, bits=bits, kv_bits=32)
 title = plots.finding(f"The cache gives {on / off:.1f} times the tokens per second", on > 1.5 * off and numpy_on > numpy_off)
-plots.throughput_plot(right, median, title, (top, "ceiling: bandwidth / bytes of a step"))
-for x, (slowest, middle, fastest) in enumerate(speeds.values()):
-    right.errorbar(x, middle, [[middle - slowest], [fastest - middle]], color="black", capsize=4)
+plots.throughput_plot(right, pace, title, (top, "ceiling: bandwidth / bytes of a step"))
+plots.spread(right, range(len(speeds)), list(speeds.values()))
 plots.show(fig)
 
 # %% [markdown]
@@ -143,30 +135,28 @@ plots.show(fig)
 
 
 # %% tags=["timing"]
-def next_turn_s(model, history, keep, new=16):
+def next_turn_s(model, keep, history, new=16):
     """TTFT of a turn of 16 new tokens after a history, with its cache kept or thrown away."""
     ids = np.random.default_rng(history).integers(0, config.vocab_size, history + new)
     cache = model.new_cache(history + new)
     if keep:
-        model.forward([Segment(ids[:history], 0, cache, "none")])
+        fill(cache, config, history)
     start = time.perf_counter()
     model.forward([Segment(ids[cache.length :], cache.length, cache)])
     return time.perf_counter() - start
 
 
-def three(measure, *values):
-    """Three runs of each, after one that warms up: [(fastest, median, slowest)]."""
-    measure(values[0])
-    return np.array([sorted(measure(value) for _ in range(RUNS)) for value in values])
-
-
 histories = [n for n in (32, 128, 256, 512) if n + 16 <= config.context_length]
-curves = {
-    "compiled, history computed again": three(lambda h: next_turn_s(model, h, False), *histories),
-    "compiled, history cached": three(lambda h: next_turn_s(model, h, True), *histories),
-    "NumPy (readable), history cached": three(lambda h: next_turn_s(readable.transformer, h, True), *histories[:-1]),
-}
-again, cached, _ = (runs[-1, 1] for runs in curves.values())
+turns = curves(
+    {
+        "compiled, history computed again": partial(next_turn_s, model, False),
+        "compiled, history cached": partial(next_turn_s, model, True),
+        "NumPy (readable), history cached": partial(next_turn_s, readable.transformer, True),
+    },
+    histories,
+    RUNS,
+)
+again, cached, _ = (median(runs[-1]) for runs in turns.values())
 floor = [step_time(config, peak, bandwidth, chunk=16, cached=h, bits=bits, kv_bits=32) for h in histories]
 print(f"after {histories[-1]} tokens of history: {quote('turn', f'{again / cached:.1f}')} times sooner")
 
@@ -174,13 +164,13 @@ print(f"after {histories[-1]} tokens of history: {quote('turn', f'{again / cache
 fig, (axes,) = plots.figure()
 plots.ttft_plot(
     axes,
-    {name: (histories[: len(runs)], list(runs[:, 1])) for name, runs in curves.items()},
+    {name: (histories, medians(runs)) for name, runs in turns.items()},
     plots.finding(f"A kept history of {histories[-1]} makes TTFT {again / cached:.1f} times shorter", again > 1.5 * cached),
     x="tokens of history before the turn",
     bound=(histories, floor, "floor of 16 new tokens: weights, then attention"),
 )
-for i, runs in enumerate(curves.values()):
-    axes.fill_between(histories[: len(runs)], 1e3 * runs[:, 0], 1e3 * runs[:, 2], color=plots.COLOURS[i], alpha=0.2, linewidth=0)
+for i, runs in enumerate(turns.values()):
+    plots.spread(axes, histories, runs, 1e3, shade=i)
 axes.set_xticks(histories)
 plots.show(fig)
 
@@ -195,25 +185,9 @@ plots.show(fig)
 
 
 # %% tags=["timing"]
-def steps_at(contexts, steps=5):
-    """Seconds of a step of one sequence, fastest, median and slowest, at each context as it grows."""
-    cache, found = model.new_cache(contexts[-1] + steps), []
-    for context in contexts:
-        cache.truncate(min(cache.length, context))
-        while (missing := context - cache.length) > 0:
-            model.forward([Segment(np.full(min(256, missing), 5), cache.length, cache, "none")])
-        times = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            model.forward([Segment([7], cache.length, cache)])
-            times.append(time.perf_counter() - start)
-        found.append((min(times), statistics.median(times), max(times)))
-    return np.array(found)
-
-
 contexts = [n for n in (16, 512, 1024, 2048, 3072) if n + 8 <= config.context_length]
-long = steps_at(contexts)
-left_over = long[0, 1] / long[-1, 1]
+long = [decode_seconds(model, [fill(model.new_cache(n + 5), config, n)], 5) for n in contexts]
+left_over = median(long[0]) / median(long[-1])
 print(f"at {contexts[-1]:,} tokens the pace is {quote('left', f'{left_over:.0%}')} of that at {contexts[0]}")
 
 
@@ -222,28 +196,20 @@ room = min(2048, config.context_length // 2)
 
 def growth_s(tokens=room):
     """Seconds of two steps: one that has room in the cache, and one that doubles it first."""
-    cache, times = model.new_cache(tokens), []
-    one = np.zeros((tokens - 1, config.n_kv_heads, config.d_head), np.float32)
-    for layer in range(config.n_layers):
-        cache.append(layer, one, one)
-    for _ in range(2):
-        start = time.perf_counter()
-        model.forward([Segment([7], cache.length, cache)])
-        times.append(time.perf_counter() - start)
-    return times
+    return decode_seconds(model, [fill(model.new_cache(tokens), config, tokens - 1)], 2)
 
 
-fits, doubles = (statistics.median(times) for times in zip(*(growth_s() for _ in range(RUNS)), strict=True))
+fits, doubles = medians(zip(*(growth_s() for _ in range(RUNS)), strict=True))
 print(f"the step that doubles a cache of {room:,} tokens takes {quote('spike', f'{doubles / fits:.1f}')} times as long as others")
 
 # %% tags=["timing", "drawing"]
 fig, (axes,) = plots.figure()
 allowed = [1 / step_time(config, peak, bandwidth, 1, n, bits=bits, kv_bits=32) for n in contexts]
 axes.plot(contexts, allowed, color="black", linestyle="--", label="ceiling: bandwidth / (weights + context × bytes per token)")
-pace = list(1 / long[:, 1])
-plots.check_ceiling("pace", pace, allowed)
-plots.series(axes, 0, contexts, pace, "compiled")
-axes.fill_between(contexts, 1 / long[:, 2], 1 / long[:, 0], color=plots.COLOURS[0], alpha=0.2, linewidth=0)
+paces = [[1 / t for t in times] for times in long]
+plots.check_ceiling("pace", medians(paces), allowed)
+plots.series(axes, 0, contexts, medians(paces), "compiled")
+plots.spread(axes, contexts, paces, shade=0)
 title = plots.finding(f"At {contexts[-1]:,} tokens of context {left_over:.0%} of the pace is left", left_over < 0.8)
 plots.label(axes, title, "context (tokens)", "pace (tokens/s)")
 axes.set_xticks(contexts)
@@ -267,15 +233,9 @@ def share_of(c, batch, context=1200, weights=None, per_token=None):
     return cache / (cache + (weights or c.decode_bytes(0)))
 
 
-def batch_s(batch, context, steps=4):
-    first = model.new_cache(context + steps)
-    model.forward([Segment(np.full(context, 5), 0, first, "none")])
-    caches, times = [first, *(first.fork() for _ in range(batch - 1))], []
-    for _ in range(steps):
-        start = time.perf_counter()
-        model.forward([Segment([7], cache.length, cache) for cache in caches])
-        times.append(time.perf_counter() - start)
-    return min(times)
+def batch_s(context, batch, steps=4):
+    caches = [fill(model.new_cache(context + steps), config, context) for _ in range(batch)]
+    return min(decode_seconds(model, caches, steps))
 
 
 llama, batches = PRESETS["llama-3-8b"], [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -288,8 +248,9 @@ half = next(b for b in range(1, 1000) if share_of(llama, b) > 0.5)
 print(f"Llama-3-8B: more than half of a step's bytes are cache from a batch of {quote('half', half)} on; ", end="")
 print(f"at 32 it is {quote('share_32', f'{share_of(llama, 32):.0%}')}")
 ours, few, many = [1, 2, 4, 8], 8, min(512, config.context_length // 2)
-short, full = (three(lambda b, n=n: batch_s(b, n), *ours) for n in (few, many))
-measured = [1 - s / f for s, f in zip(short[:, 1], full[:, 1], strict=True)]
+short, full = curves({"short": partial(batch_s, few), "full": partial(batch_s, many)}, ours, RUNS).values()
+shares = [[1 - s / f for s, f in zip(*pair, strict=True)] for pair in zip(short, full, strict=True)]
+measured = medians(shares)
 counted = [share_of(config, b, many, weights, per_token) for b in ours]
 print(f"ours: {measured[0]:.0%} of the time of one, {quote('share_8', f'{measured[-1]:.0%}')} of a batch of {ours[-1]}")
 
@@ -304,8 +265,7 @@ plots.label(left, title, "sequences in the batch", "cache's share of a step's by
 left.set_xscale("log", base=2)
 left.set_xticks(batches, [str(b) for b in batches])
 plots.series(right, 0, ours, measured, f"share of the time at {many} tokens, measured")
-low, high = 1 - short[:, 2] / full[:, 0], 1 - short[:, 0] / full[:, 2]
-right.fill_between(ours, low, high, color=plots.COLOURS[0], alpha=0.2, linewidth=0)
+plots.spread(right, ours, shares, shade=0)
 plots.series(right, 1, ours, counted, "share of the bytes, counted")
 title = plots.finding("The larger the batch, the larger the cache's share", measured[-1] > measured[0])
 plots.label(right, title, "sequences in the batch", "cache's share of a step")

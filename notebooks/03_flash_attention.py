@@ -11,6 +11,8 @@ import copy
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from statistics import median
 
 import numpy as np
 from numba import njit
@@ -19,7 +21,16 @@ from minillm import SamplingParams, plots
 from minillm.attention.flash import flash1_head, flash2_head, flash_attention
 from minillm.attention.naive import attention
 from minillm.attention.traffic import measure, standard_head, tile_walk
-from minillm.attention.traffic_formulas import block_sizes, flash1_moved, flash2_moved, gpt2_medium_table, standard_moved
+from minillm.attention.traffic_formulas import (
+    block_sizes,
+    flash1_moved,
+    flash2_moved,
+    gpt2_medium_table,
+    head_traffic,
+    rows_per_tile,
+    standard_moved,
+    tile_bytes,
+)
 from minillm.backends import get_backend
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products
 from minillm.backends.numba_.online import KEYS, LOG2E
@@ -27,6 +38,7 @@ from minillm.backends.numba_.prefill import BLOCK, TILE_ROWS, new_scratch, queri
 from minillm.backends.numba_.simd import add, exp2, load, max_of, maximum, mul, splat, store, sum_of
 from minillm.backends.numba_.team import threads
 from minillm.bench.machine import kept_machine
+from minillm.bench.rounds import curves, in_turn, medians
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
 from minillm.metrics.events import EventLog, tpot
@@ -109,6 +121,11 @@ example = {
 print("\nthe head of the lesson, N = 8,192, in 16 bits (MiB):")
 for name, elements in example.items():
     print(f"{name:10}", quote(f"mib_{name}", f"{2 * elements / 2**20:.0f}"))
+tall = rows_per_tile(8192, 128, 228 * 1024)
+square = max(b for b in range(1, tall) if tile_bytes(b, b, 128) <= 228 * 1024)
+print("\nthe same with d = 128 and tiles that fill the 228 KiB of a multiprocessor of an H100 (MiB):")
+for rows, keys in ((square, square), (tall, 16)):
+    print(f"{rows} rows, {keys:3} keys: {sum(head_traffic(8192, 8192, 128, rows)) / 2**20:.0f}")
 
 # %% [markdown]
 # The lines between are the paper's GPT-2 medium: about nine times fewer bytes for a few more FLOPs. Its bytes were measured
@@ -220,23 +237,16 @@ def standard(q, k, v, causal=True):
 
 
 # %% tags=["timing"]
-def in_turn(ways, rounds=3):  # {name: work} -> {name: [seconds], sorted}; in turn, so that what disturbs one disturbs all
-    times = {name: [] for name in ways}
-    for round in range(rounds + 1):
-        for name, work in ways.items():
-            start = time.perf_counter()
-            work()
-            if round:  # the first compiles, and fills caches
-                times[name].append(time.perf_counter() - start)
-    return {name: sorted(found) for name, found in times.items()}
+def head_s(attend, n):  # -> seconds of one head over n tokens
+    start = time.perf_counter()
+    attend(*inputs[n])
+    return time.perf_counter() - start
 
 
-def spread(axes, xs, times):  # [[seconds]] -> bars from the fastest to the slowest, in ms
-    axes.vlines(xs, [1e3 * t[0] for t in times], [1e3 * t[-1] for t in times], color="black", linewidth=1)
-
-
-def medians(times):
-    return [t[len(t) // 2] for t in times]
+def size_by_size(ways, sizes):
+    """curves(), one size after another: `standard` keeps room for the matrix of one size, and new room is slow at first."""
+    each = [curves(ways, [n]) for n in sizes]
+    return {name: [found[name][0] for found in each] for name in ways}
 
 
 machine = kept_machine()
@@ -261,14 +271,13 @@ readable = {
 }
 small = tuple(draw_qkv(200, heads=2))
 print("the two compiled kernels agree:", np.allclose(standard(*small), fast.attention(*small), atol=1e-5))
-rounds = [in_turn({name: lambda f=f, n=n: f(*inputs[n]) for name, f in compiled.items()}) for n in sizes]
-times = {name: [found[name] for found in rounds] for name in compiled}
+times = size_by_size({name: partial(head_s, attend) for name, attend in compiled.items()}, sizes)
 floor = [4 * 64 * n * n / machine.peak(kernels=True) for n in sizes]
 fewer = [a / b for a, b in zip(*(medians(times[name]) for name in compiled), strict=True)]
 print("standard / flash, compiled:", *(f"{n:,}: {x:.2f}" for n, x in zip(sizes, fewer, strict=True)))
 print(f"at N = 4,096: {quote('compiled_gain', f'{fewer[-1]:.1f}')} times")
-numpy_times = in_turn({name: lambda f=f: f(*inputs[2048]) for name, f in readable.items()})
-gain = medians(numpy_times.values())[0] / medians(numpy_times.values())[1]
+slow, tiled = medians(runs for (runs,) in curves({name: partial(head_s, f) for name, f in readable.items()}, [2048]).values())
+gain = slow / tiled
 print(f"NumPy (readable, not fast), N = 2,048: standard / flash = {quote('readable_gain', f'{gain:.1f}')}")
 
 # %% tags=["timing", "drawing"]
@@ -288,17 +297,17 @@ ratios = [a / b for a, b in zip(moved["standard"], moved["FlashAttention-2"], st
 held = all(a < b <= 4 for a, b in zip(ratios, ratios[1:], strict=False)) and ratios[-1] > 3.5
 title = plots.finding(f"FA-2 moves {ratios[-1]:.1f} times fewer bytes: near 2B/d = 4", held, counted=True)
 plots.label(left, title, "tokens N", "moved per head (MB)")
-left.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+plots.log_heights(left, [0.1, 1, 10, 100])
 left.legend(frameon=False)
 plots.log_scales(right, sizes)
 right.plot(sizes, [1e3 * t for t in floor], color="black", linestyle="--", label="floor: FLOPs / peak FLOP/s")
 for i, (name, found) in enumerate(times.items()):
     plots.series(right, i, sizes, [1e3 * t for t in medians(found)], name)
-    spread(right, sizes, found)
+    plots.spread(right, sizes, found, 1e3)
     plots.check_floor(name, medians(found), floor)
 title = plots.finding(f"Same loops, no matrix in memory: {fewer[-1]:.1f} times faster", min(fewer[-2:]) > 1.15)
 plots.label(right, title, "tokens N", "time of one head (ms), compiled")
-right.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+plots.log_heights(right, [0.1, 1, 10, 100])
 right.legend(frameon=False)
 plots.show(fig)
 
@@ -338,7 +347,7 @@ for i, (name, values) in enumerate(peaks.items()):
 share = peaks["FlashAttention-2: tiles"][-1] / peaks["standard: S and P in memory"][-1]
 title = plots.finding(f"At N = {sizes[-1]:,} flash takes {share:.1%} of the memory", share < 0.1)
 plots.label(axes, title, "tokens N", "peak memory of one head (MB)")
-axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+plots.log_heights(axes, [0.1, 1, 10, 100])
 axes.legend(frameon=False)
 plots.show(fig)
 print(f"flash / standard, memory: {quote('memory_share', f'{share:.1%}')}")
@@ -369,9 +378,10 @@ def matrix_or_one_core(q, k, v):
     return standard(q, k, v) if len(q) > 1 else fast.split_kv_attention(q, k, v, 1)[0]
 
 
-def prefill(model, n):
-    ids = np.random.default_rng(n).integers(0, config.vocab_size, n)
-    return lambda: model.forward([Segment(ids, 0, model.new_cache())])
+def prefill_s(model, n):
+    ids, start = np.random.default_rng(n).integers(0, config.vocab_size, n), time.perf_counter()
+    model.forward([Segment(ids, 0, model.new_cache())])
+    return time.perf_counter() - start
 
 
 def pace(model, prompt, new=12):  # -> tokens/s of one sequence, after the first; and its tokens
@@ -390,31 +400,26 @@ models = {
 off, on = models
 longest = min(1024, config.context_length - 32)
 lengths = [longest // 8, longest // 4, longest // 2, longest]
-rounds = [in_turn({name: prefill(model, n) for name, model in models.items()}) for n in lengths]
-waits = {name: [found[name] for found in rounds] for name in models}
-runs = {name: [] for name in models}
-for _ in range(3):
-    for name, model in models.items():
-        runs[name].append(pace(model, longest))
+waits = size_by_size({name: partial(prefill_s, model) for name, model in models.items()}, lengths)
+runs = in_turn(models, 3, lambda name: pace(models[name], longest))
 print("same tokens:", runs[off][0][1] == runs[on][0][1])
-paces = {name: sorted(speed for speed, _ in found) for name, found in runs.items()}
+paces = {name: [speed for speed, _ in found] for name, found in runs.items()}
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 bound = [config.prefill_flops(n) / machine.peak(kernels=True) for n in lengths]
 saved = 1 - medians(waits[on])[-1] / medians(waits[off])[-1]
 title = plots.finding(f"Flash saves {saved:.0%} of the wait at {longest:,} tokens", saved > 0.05)
-curves = {name: (lengths, medians(found)) for name, found in waits.items()}
-plots.ttft_plot(left, curves, title, bound=(lengths, bound, "floor: prefill FLOPs / peak FLOP/s"))
-for found in waits.values():
-    spread(left, lengths, found)
+found = {name: (lengths, medians(runs)) for name, runs in waits.items()}
+plots.ttft_plot(left, found, title, bound=(lengths, bound, "floor: prefill FLOPs / peak FLOP/s"))
+for runs in waits.values():
+    plots.spread(left, lengths, runs, 1e3)
 top = machine.read_bytes_per_s / config.decode_bytes(longest, 1, 5, 2)
-speeds = {name.replace(": ", "\n").replace("; ", "\n"): found[1] for name, found in paces.items()}
-more = paces[on][1] / paces[off][1] - 1
+speeds = {name.replace(": ", "\n").replace("; ", "\n"): median(found) for name, found in paces.items()}
+more = median(paces[on]) / median(paces[off]) - 1
 title = plots.finding(f"All cores on K and V: decode {more:+.0%}", more > 0.05)
 plots.throughput_plot(right, speeds, title, (top, "ceiling: bandwidth / bytes per token"))
-for x, found in enumerate(paces.values()):
-    right.vlines([x], [found[0]], [found[-1]], color="black", linewidth=1.5)
+plots.spread(right, range(len(paces)), list(paces.values()))
 plots.show(fig)
 print(f"TTFT saved: {quote('ttft_saved', f'{saved:.0%}')}; decode: {quote('decode_gain', f'{more:+.0%}')}")
 

@@ -16,7 +16,8 @@ import numpy as np
 from minillm import SamplingParams, plots
 from minillm.bench.machine import kept_machine
 from minillm.bench.replay import waste, waste_table
-from minillm.bench.rounds import in_turn
+from minillm.bench.rounds import in_turn, medians
+from minillm.bench.steps import decode_seconds, fill
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
@@ -34,12 +35,6 @@ from minillm.model.zoo import resolve
 
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 ROUNDS = 3
-
-
-def spread(axes, xs, runs, scale):
-    """Mark the fastest and the slowest of the runs at each x."""
-    for x, times in zip(xs, runs, strict=True):
-        axes.vlines(x, scale * min(times), scale * max(times), color="black", linewidth=1.2, zorder=4)
 
 
 # %% [markdown]
@@ -221,23 +216,14 @@ print(f"mean length {context} tokens; in {2 * 512:,} tokens of memory fit", room
 
 def step_s(llm, kind, batch, context, size=16, steps=3):
     """One decode step of a batch, each with so much context: random keys and values, the time does not depend on them."""
-    caches = make_cache(llm, kind, context + steps + 1, batch, size)
-    kv = rng.standard_normal((context, config.n_kv_heads, config.d_head), np.float32)
-    for cache in caches:
-        for layer in range(config.n_layers):
-            cache.append(layer, kv, kv)
-    times = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        llm.transformer.forward([Segment([7], cache.length, cache) for cache in caches])
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    caches = [fill(cache, config, context) for cache in make_cache(llm, kind, context + steps + 1, batch, size)]
+    return min(decode_seconds(llm.transformer, caches, steps + 1)[1:])
 
 
 batches = sorted({1, 4, *room.values()})
 steps_s = in_turn([(kind, n) for n in batches for kind in KINDS], ROUNDS, lambda way: step_s(llm, *way, context))
 paces = {kind: [[n / seconds for seconds in steps_s[kind, n]] for n in batches] for kind in KINDS}
-speeds = {kind: [median(runs) for runs in paces[kind]] for kind in KINDS}
+speeds = {kind: medians(paces[kind]) for kind in KINDS}
 pace = {name: speeds["pages of 16" if "blocks" in name else "one array"][batches.index(n)] for name, n in room.items()}
 gain = pace["blocks of 16"] / pace["reserve"]
 slower = median(a / b for a, b in zip(waits["pages of 16", 512], waits["one array", 512], strict=True))
@@ -253,7 +239,7 @@ floor = [config.prefill_flops(n) / peak for n in LENGTHS]
 title = plots.finding(f"Through pages, TTFT is {slower:.2f} times that of one array", 0.8 < slower < 1.25)
 plots.ttft_plot(left, curves, title, bound=(LENGTHS, floor, "floor: prefill FLOPs / peak FLOP/s"))
 for kind in KINDS:
-    spread(left, LENGTHS, [waits[kind, n] for n in LENGTHS], 1e3)
+    plots.spread(left, LENGTHS, [waits[kind, n] for n in LENGTHS], 1e3)
 left.set_xticks(LENGTHS)
 
 top = [n / step_time(config, peak, machine.read_bytes_per_s, n, context, bits=bits, kv_bits=32) for n in batches]
@@ -261,7 +247,7 @@ right.plot(batches, top, **DASHED, label="ceiling: batch / (products + reading o
 for i, kind in enumerate(KINDS):
     plots.check_ceiling(kind, speeds[kind], top)
     plots.series(right, i, batches, speeds[kind], kind)
-    spread(right, batches, paces[kind], 1)
+    plots.spread(right, batches, paces[kind])
 title = plots.finding(f"In equal memory, paging gives {gain:.1f} times the tokens", gain > 1.3)
 plots.label(right, title, f"requests in the batch ({context} tokens each), and how many fit", "throughput (tokens/s)")
 plots.legend(right)
@@ -305,7 +291,7 @@ ratios = {
     kind: [[a / b for a, b in zip(measured[kind, size], measured[kind, 0], strict=True)] for size in TRIED]
     for kind in ("compiled", "NumPy, readable")
 }
-middle = {kind: [median(runs) for runs in each] for kind, each in ratios.items()}
+middle = {kind: medians(each) for kind, each in ratios.items()}
 loss = {size: middle["compiled"][TRIED.index(size)] for size in (1, 16)}
 toll = middle["NumPy, readable"][0]
 print(f"compiled step over one array: {quote('size 1', f'{loss[1]:.2f}')} with blocks of 1, ", end="")
@@ -323,14 +309,12 @@ plots.legend(left)
 right.axhline(1, **DASHED, label="one array, same backend")
 for i, (kind, values) in enumerate(middle.items()):
     plots.series(right, i, TRIED, values, kind)
-    spread(right, TRIED, ratios[kind], 1)
+    plots.spread(right, TRIED, ratios[kind])
 title = plots.finding(f"Pages of 1: {loss[1]:.1f} × compiled, {toll:.0f} × in readable Python", toll > 1.2 * loss[1])
 plots.label(right, title, "block size B (tokens)", "decode step (× that of one array)")
-right.set_yscale("log")
 low, high = min(map(min, middle.values())), max(map(max, middle.values()))
-right.set_ylim(low / 1.5, 3 * high)
 marks = [m for m in (0.5, 1, 2, 5, 10, 20, 50, 100) if low / 1.5 < m < 3 * high]
-right.set_yticks(marks, [f"{m:g}" for m in marks])
+plots.log_heights(right, marks, low / 1.5, 3 * high)
 right.legend(loc="upper right", frameon=False)
 for axes, ticks in ((left, SIZES), (right, TRIED)):
     axes.set_xscale("log", base=2)

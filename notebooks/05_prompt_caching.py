@@ -19,6 +19,7 @@ from minillm.bench.machine import kept_machine
 from minillm.bench.replay import EVEN_PAGES, hits, prefix_table
 from minillm.bench.replay import prefix as replay
 from minillm.bench.rounds import in_turn
+from minillm.bench.steps import fill
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PageStore
@@ -175,15 +176,13 @@ curves = {"prefix kept": (at, [median(waits[n]) for n in cuts]), "no cache": (at
 formula = "floor: products (FLOPs or weights) + attention"
 x = f"share of the {PROMPT}-token prompt that is kept (%)"
 plots.ttft_plot(left, curves, plots.finding(title, falls and faster[-1] > 3), x, bound=(at, floors, formula))
-for place, n in zip(at, cuts, strict=True):
-    left.vlines(place, 1e3 * min(waits[n]), 1e3 * max(waits[n]), color="black", linewidth=1.2, zorder=4)
+plots.spread(left, at, [waits[n] for n in cuts], 1e3)
 
 pace = {"without": median(paces[False]), "system prompt kept": median(paces[True])}
 top = 1 / min((seconds - ttft) / 31 for runs in whole.values() for seconds, ttft, _ in runs)
 title = plots.finding(f"Whole requests: {gain:.1f} times the tokens", gain > 1.2)
 plots.throughput_plot(right, pace, title, (top, "ceiling: 1 / TPOT, as if prefill took no time"))
-for i, cached in enumerate((False, True)):
-    right.vlines(i, min(paces[cached]), max(paces[cached]), color="black", linewidth=1.2)
+plots.spread(right, (0, 1), [paces[False], paces[True]])
 for text in right.texts:
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 plots.show(fig)
@@ -202,17 +201,9 @@ plots.show(fig)
 store = PageStore.for_model(config, 128, 16, ops=llm.transformer.ops)
 
 
-def filled(n):
-    """A cache of n tokens: random keys and values, the time does not depend on them."""
-    cache, kv = store.new_cache(), rng.standard_normal((n, config.n_kv_heads, config.d_head), np.float32)
-    for layer in range(config.n_layers if n else 0):
-        cache.append(layer, kv, kv)
-    return cache
-
-
 def gap_s(found):
     """Seconds of a step with the neighbour's decode at 256 tokens, and a prompt of which `found` tokens are kept."""
-    caches = [filled(256)] + ([] if found is None else [filled(found)])
+    caches = [fill(store.new_cache(), config, n) for n in ((256,) if found is None else (256, found))]
     segments = [Segment([7], 256, caches[0])] + [Segment(some(PROMPT - found), found, c) for c in caches[1:]]
     start = time.perf_counter()
     llm.transformer.forward(segments)
@@ -241,7 +232,7 @@ plots.bars(axes, list(names.values()), [gap[found] for found in names], "ms")
 for i, found in enumerate(names):
     formula = None if i else "floor: products + reading + attention"
     axes.plot([i - 0.42, i + 0.42], [least[found]] * 2, **DASHED, zorder=3, label=formula)
-    axes.vlines(i + 0.2, 1e3 * min(gaps[found]), 1e3 * max(gaps[found]), color="black", linewidth=1.2)
+plots.spread(axes, [0.2, 1.2, 2.2], [gaps[found] for found in names], 1e3)
 title = plots.finding("A hit spares the neighbour most of the wait", gap[KEPT] < 0.5 * gap[0])
 plots.label(axes, title, "step of a neighbour that decodes", "its gap between two tokens (ms)")
 plots.legend(axes)

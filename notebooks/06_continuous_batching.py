@@ -14,6 +14,8 @@ from statistics import mean, median
 
 from minillm import SamplingParams, plots
 from minillm.backends import WORTH_COMPILING, fitting_backend
+from minillm.bench.rounds import in_turn
+from minillm.bench.steps import decode_seconds
 from minillm.costs.memory import kv_tokens
 from minillm.costs.time import decode_time, prefill_time, step_time, swap_time
 from minillm.course.notebooks.figures import quote
@@ -36,7 +38,7 @@ NAMES = {"static": "static", "orca": "Orca", "vllm": "prefill first (vLLM 2023)"
 # %% [markdown]
 # ## The requests
 #
-# Lengths are drawn from the project's own profile of ShareGPT. For a laptop they are scaled down: answers to a twentieth, and
+# Lengths are drawn from the project's own profile of ShareGPT. For a laptop they are scaled down: answers to a thirtieth, and
 # prompts to a 128th, since most of such a prompt is the earlier turns of the chat, which a prefix cache holds (lesson 05).
 
 # %%
@@ -55,7 +57,7 @@ def mean_longest(lengths, n):
     return sum(x * ((i / total) ** n - ((i - 1) / total) ** n) for i, x in enumerate(sorted(lengths), 1))
 
 
-small = scaled(draw(profile, 24, seed=7), 128, 20)
+small = scaled(draw(profile, 24, seed=7), 128, 30)
 outputs = [r.output for r in draw(profile, 4000)]
 longest_of = mean_longest(outputs, 16) / mean(outputs)
 print(f"{len(small)} requests like those of {profile['source'].split(',')[0]}")
@@ -88,14 +90,13 @@ def serve(policy, prompts, lengths):
 def bare_s(steps=6):
     """Seconds of the model alone: for a token of a prompt, and for a full decode step at the mean length."""
     model, context = llm.transformer, round(mean(r.prompt + r.output / 2 for r in small))
-    prefill, decode, caches = [], [], []
-    for times, tokens in [(prefill, context)] * 3 + [(decode, 1)] * steps:
-        if times is prefill:
-            caches = [model.new_cache(context + steps + 1) for _ in range(SEATS)]
+    prefill, caches = [], []
+    for _ in range(2):
+        caches = [model.new_cache(context + steps) for _ in range(SEATS)]
         start = time.perf_counter()
-        model.forward([Segment([101] * tokens, cache.length, cache) for cache in caches])
-        times.append(time.perf_counter() - start)
-    return min(prefill) / (SEATS * context), min(decode)
+        model.forward([Segment([101] * context, 0, cache) for cache in caches])
+        prefill.append(time.perf_counter() - start)
+    return min(prefill) / (SEATS * context), min(decode_seconds(model, caches, steps))
 
 
 def longest(values):
@@ -108,15 +109,15 @@ padded = [[101] * (n - len(p)) + p for p, n in zip(prompts, longest([len(p) for 
 served = {"padded": ("static", padded, longest(new)), "static": ("static", prompts, new), "continuous": ("chunked", prompts, new)}
 serve("chunked", prompts[:SEATS], [2] * SEATS)  # warms up: what is compiled or read for the first time is no speed
 alone = [bare_s()]
-rounds = [{name: serve(*each) for name, each in served.items()} for _ in range(3)]
+rounds = in_turn(served, 3, lambda name: serve(*served[name]))
 alone.append(bare_s())
 prefill_s, step_s = map(min, zip(*alone, strict=True))
 least_s = sum(r.prompt for r in small) * prefill_s + sum(new) * step_s / SEATS
-runs = {name: sorted((each[name] for each in rounds), key=lambda run: duration(run[0])) for name in served}
+runs = {name: sorted(found, key=lambda run: duration(run[0])) for name, found in rounds.items()}
 logs = {name: run[1][0] for name, run in runs.items()}  # the median of three
 taken = {name: [duration(log) for log, _ in run] for name, run in runs.items()}
 paces = {name: [sum(new) / seconds for seconds in times] for name, times in taken.items()}
-print("same tokens, static and continuous:", rounds[0]["static"][1] == rounds[0]["continuous"][1])
+print("same tokens, static and continuous:", rounds["static"][0][1] == rounds["continuous"][0][1])
 print(f"{'':12}{'tokens/s':>10}{'of ceiling':>12}{'seconds, three runs':>22}{'TTFT p50':>10}{'last':>9}{'TPOT p50':>10}")
 for name, log in logs.items():
     found, times = all_measures(log), " ".join(f"{seconds:.2f}" for seconds in taken[name])
@@ -173,10 +174,9 @@ for axes, name in ((left, "static"), (middle, "continuous")):
     gantt(axes, found[name], title, 1.1 * taken["static"][1])
     plots.check_floor(name, taken[name], [least_s] * 3)
 middles = {name: pace[1] for name, pace in paces.items()}
-ends = [[middles[n] - min(paces[n]) for n in middles], [max(paces[n]) - middles[n] for n in middles]]
 title = plots.finding(f"Continuous: {gain['static']:.2f} times static's pace", gain["static"] > 1)
 plots.throughput_plot(right, middles, title, (sum(new) / least_s, "ceiling: the model alone"))
-right.errorbar(range(3), list(middles.values()), yerr=ends, fmt="none", ecolor="black", capsize=6)
+plots.spread(right, range(3), list(paces.values()))
 plots.show(fig)
 print("slots idle: static", quote("idle_static", f"{idle['static']:.0%}"), f"and continuous {idle['continuous']:.0%}")
 
@@ -185,7 +185,7 @@ print("slots idle: static", quote("idle_static", f"{idle['static']:.0%}"), f"and
 # one by one: a few tokens do not run through a product at the speed of hundreds. Static has such an end after every batch.
 # What an idle slot costs, the machine decides. Two cores are busy with a few rows, so a step with 2 tokens is much shorter than
 # one with 8, and static loses less time than slots. Padded computes all of them. Where reading the weights is the whole step,
-# as on the GPU below, an idle slot costs as much as a busy one. (Whiskers: the three runs.)
+# as on the GPU below, an idle slot costs as much as a busy one. (Black strokes: the three runs.)
 #
 # ## Two formulas: empty slots, and what a step takes
 #
@@ -211,7 +211,7 @@ def seconds_of(plan):
     chunk, cached = sum(n for n, _ in pieces), 0
     if pieces:
         cached = (sum(n * p + n * (n + 1) / 2 for n, p in pieces) - chunk * (chunk + 1) / 2) / chunk
-    context = mean(decodes) if decodes else 0
+    context = sum(decodes) / max(1, len(decodes))
     step = step_time(shape, CARD["flops_per_s"], CARD["bytes_per_s"], len(decodes), context, chunk, cached)
     return step + swap_time(shape, 16 * (len(plan.swaps_out) + len(plan.swaps_in)), CARD["link_bytes_per_s"])
 
@@ -361,10 +361,7 @@ for i, (policy, name) in enumerate(NAMES.items()):
     plots.check_ceiling(name, speeds[policy], [top] * len(RATES))
 title = plots.finding(f"At {RATES[2]:.0f} requests/s static makes users wait {ratio:.0f} times as long", ratio > 5, counted=True)
 plots.label(left, title, "offered load (requests/s)", "median TTFT (s)")
-left.set_yscale("log")
-left.set_ylim(0.03, 300)
-left.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
-left.minorticks_off()
+plots.log_heights(left, [0.1, 1, 10], 0.03, 300)
 left.legend(loc="upper left", frameon=False, fontsize=9)
 title = plots.finding(f"Under full load chunked gives {most:.1f} times static's tokens", most > 1.25, counted=True)
 plots.label(right, title, "offered load (requests/s)", "throughput (tokens/s)")
@@ -422,20 +419,17 @@ for axes, values in ((left, worst), (right, slow)):
     plots.series(axes, 3, CUTS, [values["chunked", cut] for cut in CUTS], "chunked")
     plots.series(axes, 1, [LONGEST], [values["orca", LONGEST]], "Orca, whole prompts")
     plots.series(axes, 2, [LONGEST], [values["vllm", LONGEST]], "prefill first (vLLM 2023)")
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks(x, [f"{n:,}" for n in x])
-    axes.minorticks_off()
+    plots.log_scales(axes, x)
 left.plot(x, [gaps["chunked", n][0] for n in CUTS] + [gaps["orca", LONGEST][0]], **DOTTED, label="the mean gap (chunked; Orca)")
 plots.check_floor("worst gap", [worst["chunked", n] for n in CUTS], floors[:-1])
 plots.check_floor("TTFT p90", list(slow.values()), [prompt_ms[ninth]] * len(slow))
 title = plots.finding(f"Chunks of 256: the worst pause is {shorter:.0f} times shorter", shorter > 5, counted=True)
 plots.label(left, title, "token budget of a step", "worst gap between two tokens (ms)")
-left.set_ylim(3, 20_000)
-left.set_yticks([10, 100, 1000], ["10", "100", "1,000"])
+plots.log_heights(left, [10, 100, 1000], 3, 20_000)
 left.legend(loc="upper left", frameon=False, fontsize=9)
 title = plots.finding(f"Too small a budget starves prompts: {starved:.1f} times the wait at 64", starved > 2, counted=True)
 plots.label(right, title, "token budget of a step", "TTFT, 90th percentile (ms)")
-right.set_yticks([200, 500, 1000, 2000, 5000], ["200", "500", "1,000", "2,000", "5,000"])
+plots.log_heights(right, [200, 500, 1000, 2000, 5000])
 right.legend(loc="upper right", frameon=False, fontsize=9)
 plots.show(fig)
 
@@ -493,10 +487,7 @@ left.set_ylim(0, enough * 1.2)
 left.legend(loc="lower right", frameon=False)
 title = plots.finding(f"The worst pause is {longer:.0f} times as long", longer > 5, counted=True)
 plots.label(right, title, "blocks of 16 tokens in the pool", "gap between two tokens (ms)")
-right.set_yscale("log")
-right.set_ylim(3, 30_000)
-right.set_yticks([10, 100, 1000], ["10", "100", "1,000"])
-right.minorticks_off()
+plots.log_heights(right, [10, 100, 1000], 3, 30_000)
 right.legend(loc="upper right", frameon=False, fontsize=9)
 plots.show(fig)
 

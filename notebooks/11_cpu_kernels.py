@@ -10,6 +10,7 @@ import copy
 import time
 from dataclasses import replace
 from functools import partial
+from statistics import median
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from minillm.backends.numba_.steps import round_by_all, round_by_one
 from minillm.backends.numba_.team import set_threads, threads
 from minillm.bench import kernels
 from minillm.bench.machine import best_of, kept_machine
+from minillm.bench.rounds import curves, in_turn, medians
 from minillm.costs.time import ridge_batch, roofline
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
@@ -28,11 +30,6 @@ from minillm.metrics.events import EventLog, tpot
 from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
 from minillm.model.transformer import Segment
-
-
-def spread(axes, xs, runs):  # [[value] of three runs] -> a bar from the lowest to the highest
-    axes.vlines(xs, [min(values) for values in runs], [max(values) for values in runs], color="0.35", linewidth=2)
-
 
 # %% [markdown]
 # ## Lanes
@@ -61,7 +58,7 @@ weights = kernels.random_weights(shape)
 rounds = [kernels.ladder(weights, machine, runs=1) for _ in range(3)]
 steps = [row["step"] for row in rounds[0]]
 speeds = {step: [rows[i]["bytes_per_s"] / 1e9 for rows in rounds] for i, step in enumerate(steps)}
-rate = {step: sorted(found)[1] for step, found in speeds.items()}
+rate = {step: median(found) for step, found in speeds.items()}
 top = machine.read_bytes_per_s / 1e9
 peak = machine.peak(kernels=True)
 print(f"memory {top:.1f} GB/s; float32 products {machine.flops_per_s / 1e9:.0f} GFLOP/s, kernels at most {peak / 1e9:.0f}")
@@ -81,7 +78,7 @@ print(f"last step: {quote('tokens_per_s', f'{pace_of_last:.0f}')} tokens/s")
 fig, (axes,) = plots.figure(width=9)
 plots.ceiling(axes, top, "ceiling: bandwidth, the fastest of three ways to read")
 plots.bars(axes, [step.replace("_", "\n") for step in steps], list(rate.values()), "")
-spread(axes, range(len(steps)), speeds.values())
+plots.spread(axes, range(len(steps)), list(speeds.values()))
 plots.check_ceiling("the ladder", list(rate.values()), [top] * len(steps))
 axes.set_ylim(0, 1.15 * max(top, *rate.values()))
 title = plots.finding(f"Eight steps are worth a factor of {factors['ladder']:.0f}", factors["ladder"] > 10)
@@ -139,8 +136,8 @@ def ceiling(n):  # -> tokens/s
     return roofline(n * flops / moved, peak, machine.read_bytes_per_s) / flops
 
 
-def rates_of(key):  # -> for each batch, tokens/s of three rounds, sorted
-    return [sorted(n / found[key][i] for found in many) for i, n in enumerate(batches)]
+def rates_of(key):  # -> for each batch, tokens/s of three rounds
+    return [[n / found[key][i] for found in many] for i, n in enumerate(batches)]
 
 
 found = {"packed, integers (tile.py)": rates_of("packed_s"), "dequantized band, floats": rates_of("dequantized_s")}
@@ -151,18 +148,17 @@ plots.log_scales(axes, batches)
 bound = [ceiling(n) for n in batches]
 axes.plot(batches, bound, color="black", linestyle="--", label="ceiling: min(bandwidth / bytes · n, peak FLOP/s / FLOPs)")
 for i, (name, runs) in enumerate(found.items()):
-    plots.series(axes, i, batches, [values[1] for values in runs], name)
-    spread(axes, batches, runs)
-    plots.check_ceiling(name, [values[1] for values in runs], bound)
+    plots.series(axes, i, batches, medians(runs), name)
+    plots.spread(axes, batches, runs)
+    plots.check_ceiling(name, medians(runs), bound)
 bend = ridge_batch(peak, machine.read_bytes_per_s, 5 / 8)
-packed, floats = ([values[1] for values in runs] for runs in found.values())
+packed, floats = map(medians, found.values())
 gain = max(packed) / packed[0]
 title = plots.finding(f"The same read serves more tokens: {gain:.1f} times the throughput", gain > 1.5 and packed[-1] > packed[0])
 plots.label(axes, title, "tokens in a step", "throughput of all layers' products (tokens/s)")
 marks = [m * 10**e for e in range(1, 6) for m in (1, 3) if min(floats) / 2 < m * 10**e < 2 * max(bound)]
-axes.set_yticks(marks, [f"{mark:,}" for mark in marks])
+plots.log_heights(axes, marks, min(floats) / 2, max(bound) * 4)
 axes.legend(frameon=False, loc="upper left")
-axes.set_ylim(min(floats) / 2, max(bound) * 4)
 plots.show(fig)
 print(f"the roof bends at {quote('bend', f'{bend:.0f}')} tokens; from 1 token to the best size × {quote('many', f'{gain:.1f}')}")
 print(f"packed against dequantized at 128 tokens: × {quote('packed_128', f'{packed[-1] / floats[-1]:.1f}')}")
@@ -219,15 +215,9 @@ def pace(engine, model, prompt=32, new=12):  # -> tokens/s after the first, and 
 
 
 lengths = [n for n in (32, 64, 128) if n < config.context_length]
-waits, runs = {name: [[] for _ in lengths] for name in models}, {name: [] for name in models}
-for model in models.values():  # the first call compiles
-    ttft_s(model, lengths[0])
-for _ in range(3):
-    for name, model in models.items():
-        for found_s, n in zip(waits[name], lengths, strict=True):
-            found_s.append(ttft_s(model, n))
-        runs[name].append(pace(llm, model))
-paces = {name: sorted(speed for speed, _ in found) for name, found in runs.items()}
+waits = curves({name: partial(ttft_s, model) for name, model in models.items()}, lengths)
+runs = in_turn(models, 3, lambda name: pace(llm, models[name]))
+paces = {name: [speed for speed, _ in found] for name, found in runs.items()}
 print("same tokens:", runs[off][0][1] == runs[on][0][1])
 readable = model_at_hand("numpy")
 beside = pace(readable, readable.transformer)
@@ -238,21 +228,21 @@ print(
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
 least = (lengths, [config.prefill_flops(n) / peak for n in lengths], "floor: prefill FLOPs / peak FLOP/s")
-curves = {name: (lengths, [sorted(found_s)[1] for found_s in found]) for name, found in waits.items()}
-shorter = curves[off][1][-1] / curves[on][1][-1]
+found = {name: (lengths, medians(each)) for name, each in waits.items()}
+shorter = found[off][1][-1] / found[on][1][-1]
 title = plots.finding(f"At {lengths[-1]} tokens TTFT is {shorter:.0f} times shorter", shorter > 2)
-plots.ttft_plot(left, curves, title, bound=least)
+plots.ttft_plot(left, found, title, bound=least)
 for found in waits.values():
-    spread(left, lengths, [[1e3 * t for t in found_s] for found_s in found])
-faster = paces[on][1] / paces[off][1]
+    plots.spread(left, lengths, found, 1e3)
+middle = {name: median(found) for name, found in paces.items()}
+faster = middle[on] / middle[off]
 most = machine.read_bytes_per_s / config.decode_bytes(44, 1, 5, 2)
 title = plots.finding(f"Decode is {faster:.1f} times faster", faster > 1.1)
-medians = {name: found[1] for name, found in paces.items()}
-plots.throughput_plot(right, medians, title, (most, "ceiling: bandwidth / bytes of a token"))
-spread(right, range(2), paces.values())
+plots.throughput_plot(right, middle, title, (most, "ceiling: bandwidth / bytes of a token"))
+plots.spread(right, range(2), list(paces.values()))
 plots.show(fig)
 print(f"TTFT × {quote('ttft_gain', f'{shorter:.0f}')}; decode × {quote('decode_gain', f'{faster:.1f}')}, "
-      f"{quote('on_pace', f'{medians[on]:.0f}')} tokens/s of at most {quote('most', f'{most:.0f}')}")  # fmt: skip
+      f"{quote('on_pace', f'{middle[on]:.0f}')} tokens/s of at most {quote('most', f'{most:.0f}')}")  # fmt: skip
 
 # %% [markdown]
 # **The gap.** Left, to the floor: attention and norms in float32, and a peak that nothing but the matrix unit has. Right, to the

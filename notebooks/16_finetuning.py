@@ -20,6 +20,7 @@ import minillm
 from minillm import LLM, SamplingParams, plots
 from minillm.backends import WORTH_COMPILING, fitting_backend
 from minillm.bench.machine import best_of, kept_machine
+from minillm.bench.rounds import in_turn
 from minillm.course.notebooks.figures import quote
 from minillm.engine.engine import Engine
 from minillm.metrics.events import EventLog, tpot
@@ -196,11 +197,9 @@ print(f"QLoRA at {TEXTS[-1]:,} tokens: {quote('long_qlora', f'{long.total / 1e9:
       f"of which activations {quote('long_share', f'{mostly:.0%}')}")  # fmt: skip
 title = plots.finding(f"At {TEXTS[-1]:,} tokens {mostly:.0%} of QLoRA is activations", mostly > 0.7, counted=True)
 plots.label(right, title, "tokens of one text", "memory, Llama-2-7B (GB)")
-right.set(xscale="log", yscale="log")
+right.set_xscale("log")
 right.set_xticks(TEXTS, [f"{n:,}" for n in TEXTS])
-right.set_yticks([4, 8, 16, 32, 64, 128], ["4", "8", "16", "32", "64", "128"])
-right.minorticks_off()
-right.set_ylim(3, 700)
+plots.log_heights(right, [4, 8, 16, 32, 64, 128], 3, 700)
 right.legend(frameon=False, loc="upper left", ncols=2, fontsize=9)
 plots.show(fig)
 
@@ -300,16 +299,6 @@ def tpot_s(llm, adapter=None):
     return thrice(pace)
 
 
-def spread(axes, names, runs):
-    """Whiskers from the slowest to the fastest of three runs. runs: [three paces each]."""
-    middles = [median(run) for run in runs]
-    ends = [
-        [m - min(run) for m, run in zip(middles, runs, strict=True)],
-        [max(run) - m for m, run in zip(middles, runs, strict=True)],
-    ]
-    axes.errorbar(names, middles, yerr=ends, fmt="none", ecolor="black", capsize=6)
-
-
 base = served("base_32", drawn, "F32", "numpy")
 full_flops, read = shape.training_flops(N, N) / N, shape.decode_bytes(32 + NEW // 2, 1, 32, 4)
 frozen = full_flops - 2 * shape.matrix_parameters()
@@ -329,7 +318,7 @@ for name, (runs, most) in found.items():
 fig, (axes,) = plots.figure(width=8, height=5)
 formulas = ("FLOP/s / (6 P + attention)", "the same without dW", "FLOP/s / (2 P + attention)", "bandwidth / bytes")
 plots.bars(axes, list(found), [median(runs) for runs, _ in found.values()], "")
-spread(axes, list(found), [runs for runs, _ in found.values()])
+plots.spread(axes, range(len(found)), [runs for runs, _ in found.values()])
 for i, (formula, (_, most)) in enumerate(zip(formulas, found.values(), strict=True)):
     axes.plot([i - 0.42, i + 0.42], [most, most], **DASHED)
     axes.annotate(f"ceiling: {formula}", (i, most), ha="center", fontsize=8, xytext=(0, 4), textcoords="offset points")
@@ -394,8 +383,7 @@ batches = {name: (llm, [adapter] * 8) for name, (llm, adapter) in cases.items()}
 batches["apart, four\nadapters"] = apart, [f"adapter {i % 4}" for i in range(8)]
 for batch in batches.values():
     batch_tokens_per_s(*batch)  # warms up
-rounds = [{name: batch_tokens_per_s(*batch) for name, batch in batches.items()} for _ in range(3)]  # in turn: noise hits all
-runs = {name: [each[name] for each in rounds] for name in batches}
+runs = in_turn(batches, 3, lambda name: batch_tokens_per_s(*batches[name]))  # noise hits all
 paces = {name: median(run) for name, run in runs.items()}
 readable = served("readable", drawn, "F16", "numpy", adapters)
 slow = [max(batch_tokens_per_s(readable, [adapter] * 8) for _ in range(2)) for adapter in (None, "adapter 0")]
@@ -419,7 +407,7 @@ least = prompts_s + (NEW - 1) * max(reading, computing / peak)
 kept = paces["apart, four\nadapters"] / paces["merged"]
 title = plots.finding(f"Four adapters in one batch keep {quote('four_keep', f'{kept:.0%}')} of merged's pace", kept < 1)
 plots.throughput_plot(right, paces, title, (8 * NEW / least, "ceiling: prompts' FLOPs, then steps of max(bytes, FLOPs)"))
-spread(right, list(runs), list(runs.values()))
+plots.spread(right, range(len(runs)), list(runs.values()))
 plots.show(fig)
 home.cleanup()
 
@@ -427,7 +415,7 @@ home.cleanup()
 # **The gap** between apart and merged is more than the adapter's arithmetic, a few percent: fourteen more products a layer for
 # each adapter, each over too few numbers to be worth starting. Compiled kernels make them within the wide ones and lose little;
 # on NumPy alone, the readable backend, each is a call. The gap of all to the ceiling is the rest of a layer, and Python. The
-# floor on the left uses the peak of the compiled kernels, so no kernel can lie below it. (Whiskers: three runs.)
+# floor on the left uses the peak of the compiled kernels, so no kernel can lie below it. (Black strokes: three runs.)
 #
 # What an adapter is for: `tiny` tells stories, and a short run of LoRA taught it to end with a moral. The same seed,
 # before and after.

@@ -10,9 +10,10 @@ from minillm.attention.flash import flash1_head, flash2_head
 from minillm.attention.mask import Mask
 from minillm.attention.naive import attention_head
 from minillm.attention.traffic import Traffic, counted, measure, standard_head, tile_walk
-from minillm.attention.traffic_formulas import head_traffic
+from minillm.attention.traffic_formulas import head_traffic, rows_per_tile
 from minillm.costs import attention as cards
 from minillm.course.checks import answers, check_close, draws, exercise, seeds
+from minillm.errors import MiniLLMError
 
 HEADS = (flash1_head, flash2_head, standard_head)
 FLASH = (flash1_head, flash2_head)
@@ -246,6 +247,114 @@ def test_the_counted_loops_move_what_the_formula_says(n, block_q, causal):
         with answers(what, "It is two numbers: bytes read, bytes written."):
             read, written = head_traffic(n, n, d, tile, causal, 4)
         check_close(np.array([float(read), float(written)]), 4.0 * np.array([run.loads, run.stores]), rtol=1e-12, what=what)
+
+
+# --- 03.8 -----------------------------------------------------------------------------------------------------------
+
+
+def held(block_q, block_k, d, width):
+    """The bytes of a tile, array by array."""
+    arrays = {"q": (block_q, d), "k": (block_k, d), "v": (block_k, d)}
+    floats = {"acc": (block_q, d), "scores": (block_q, block_k), "m": (block_q, 1), "l": (block_q, 1)}
+    return sum(width * rows * columns for rows, columns in arrays.values()) + sum(4 * a * b for a, b in floats.values())
+
+
+def heights(n_q, d, memory, block_k, width):  # -> {words: rows of a tile that somebody might choose}
+    rows = range(1, memory)
+    most = max(b for b in rows if held(b, block_k, d, width) <= memory)
+    passes = -(-n_q // most)
+    square = max((b for b in range(1, most + 1) if held(b, b, d, width) <= memory), default=1)
+    return {
+        "the largest tile that fits: the last one may be much shorter, and all others higher than they must": min(most, n_q),
+        "the largest tile that fits, even where there are fewer rows": most,
+        "a square tile": min(square, n_q),
+        "a square tile, even where there are fewer rows": square,
+        "rounded down where it must be rounded up: one tile more, for a few rows that are left": max(1, n_q // passes),
+        "one row more than fits": most + 1,
+        "what fits without the tiles of K and V, which are there too": memory // (held(1, 0, d, width) + 4 * block_k),
+        "what fits if all numbers take bytes_per_value: acc and scores are float32": (
+            memory // width - 2 * block_k * d) // (2 * d + block_k + 2),
+        "what fits without acc": (memory - held(0, block_k, d, width)) // (d * width + 4 * (block_k + 2)),
+        "a quarter of the memory, as in the paper: it counts elements and leaves room for wide tiles of K": -(
+            -memory // width // (4 * d)),
+        "a power of two": 2 ** (most.bit_length() - 1),
+        "the number of tiles, not the rows of one": passes,
+    }  # fmt: skip
+
+
+def ask_rows(n_q, d, memory, block_k, width):  # -> rows, what it was asked, its name where it is a known mistake
+    what = f"rows_per_tile({n_q}, {d}, {memory:,}, {block_k}, {width})"
+    with answers(what, "It is the number of rows of a tile of Q."):
+        found = rows_per_tile(n_q, d, memory, block_k, width)
+    if not isinstance(found, int | np.integer) or found < 1:
+        pytest.fail(f"{what} must be a whole number of rows, at least 1, found {found!r}")
+    named = next((f" It is {words}." for words, rows in heights(n_q, d, memory, block_k, width).items() if rows == found), "")
+    return int(found), what, named
+
+
+SMALL = [(100, 8, 6000, 8, 4), (37, 5, 1200, 4, 2), (9, 8, 960, 4, 4), (7, 3, 4000, 2, 4)]
+LARGE = [(4096, 64, 96 * 1024, 16, 2), (4096, 128, 228 * 1024, 16, 2), (1000, 16, 20_000, 16, 4), (1, 64, 96 * 1024, 16, 2)]
+
+
+@exercise(
+    "03.8",
+    points=2,
+    hint=(
+        "K and V pass by once for each tile of Q. What must be small: the tile, or the number of tiles?",
+        "tile_bytes(block_q, …) grows by the same number of bytes with each row. How many rows fit into what K and V leave?",
+        "row = tile_bytes(1, …) - tile_bytes(0, …); most = (memory - tile_bytes(0, …)) // row; as few tiles as fit are "
+        "-(-n_q // most).",
+    ),
+)
+@pytest.mark.parametrize(("n_q", "d", "memory", "block_k", "width"), [*LARGE, *SMALL, (96, 8, 9000, 16, 1)])
+def test_keys_pass_by_as_few_times_as_fast_memory_allows(n_q, d, memory, block_k, width):
+    rows, what, named = ask_rows(n_q, d, memory, block_k, width)
+    taken = held(rows, block_k, d, width)
+    assert taken <= memory, f"{what} = {rows}: such a tile takes {taken:,} bytes, fast memory has {memory:,}.{named}"
+    ways = heights(n_q, d, memory, block_k, width)
+    most, square = ways["the largest tile that fits, even where there are fewer rows"], ways["a square tile"]
+    passes, fewest, by_squares = (-(-n_q // b) for b in (rows, most, square))
+    if passes > fewest:
+        moved, least, by_squares = (width * (2 * n_q * d + n_q + 2 * n_q * d * n) for n in (passes, fewest, by_squares))
+        pytest.fail(
+            f"{what} = {rows}: K and V of {n_q} keys pass by {passes} times, {fewest} would do: {moved:,} bytes are moved, "
+            f"{least:,} are enough, and square tiles move {by_squares:,}.{named}"
+        )
+
+
+@exercise(
+    "03.8",
+    points=1,
+    hint=(
+        "Ten rows, and seven fit: tiles of 7 and 3, or of 5 and 5? With a causal mask, how many keys does each tile read?",
+        "You know how many tiles there will be. The lowest height that gives no more of them is n_q over that, rounded up.",
+        "passes = -(-n_q // most); return -(-n_q // passes).",
+    ),
+)
+@pytest.mark.parametrize(("n_q", "d", "memory", "block_k", "width"), [*SMALL, (1, 64, 98_304, 16, 2), (130, 16, 7000, 4, 2)])
+def test_with_a_causal_mask_the_counted_loops_read_least_by_tiles_of_one_height(n_q, d, memory, block_k, width):
+    rows, what, named = ask_rows(n_q, d, memory, block_k, width)
+    fitting = [b for b in range(1, n_q + 1) if held(b, block_k, d, width) <= memory]
+    passes = -(-n_q // max(fitting))
+    same = [b for b in fitting if -(-n_q // b) == passes]
+    run, least = (width * measure(flash2_head, n_q, n_q, d, b, block_k, causal=True).moved for b in (rows, min(same)))
+    if rows not in same or run > least:
+        pytest.fail(f"{what} = {rows}: with a causal mask the loops move {run:,} bytes, {least:,} are enough.{named}")
+
+
+def test_tall_tiles_move_less_than_half_of_what_square_ones_do():
+    """The lesson's head on one multiprocessor of an H100: 228 KiB, and tiles as it has them."""
+    rows = rows_per_tile(8192, 128, 228 * 1024)
+    square = max(b for b in range(1, 300) if held(b, b, 128, 2) <= 228 * 1024)
+    assert (rows, square) == (265, 129)
+    assert 2 * sum(head_traffic(8192, 8192, 128, rows)) < sum(head_traffic(8192, 8192, 128, square))
+    assert formulas.tile_bytes(265, 16, 128) == held(265, 16, 128, 2)
+
+
+def test_a_memory_for_no_row_is_refused():
+    with pytest.raises(MiniLLMError, match="a tile of one row takes 4,552 bytes, fast memory has 4,000"):
+        rows_per_tile(10, 64, 4000)
+    assert rows_per_tile(0, 64, 96 * 1024) == 1
 
 
 # --- what comes out -------------------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from minillm import LLM
 from minillm.bench import machine
 from minillm.bench.attention import Bench, run
-from minillm.bench.rounds import in_turn
+from minillm.bench.rounds import curves, in_turn, medians
+from minillm.bench.steps import decode_seconds, fill
 from minillm.cli import main
+from minillm.model.random_model import random_model
 
 
 @pytest.fixture
@@ -94,3 +97,21 @@ def test_ways_take_turns_and_each_round_begins_with_another():
     assert "".join(name[0] for name in asked) == "abs" + "ba" + "ab" + "ab"
     assert found == {"a": [1, 5, 6, 8], "b": [2, 4, 7, 9], "slow": [3]}
     assert in_turn([], 3, asked.append) == {}
+
+
+def test_curves_warm_each_way_up_and_measure_all_points_in_turn():
+    asked = []
+    ways = {name: lambda x, name=name: asked.append(f"{name}{x}") or len(asked) for name in "ab"}
+    found = curves(ways, [1, 2], rounds=2)
+    assert " ".join(asked) == "a1 b1  a1 b1 a2 b2  b1 a2 b2 a1".replace("  ", " ")
+    assert found == {"a": [[3, 10], [5, 8]], "b": [[4, 7], [6, 9]]}
+    assert medians(found["a"]) == [6.5, 6.5]
+
+
+def test_steps_at_a_context_need_no_prefill():
+    model = LLM(random_model()).transformer
+    caches = [fill(model.new_cache(), model.config, n) for n in (5, 9, 0)]
+    assert [cache.lengths for cache in caches] == [[n] * model.config.n_layers for n in (5, 9, 0)]
+    assert min(cache.read(0)[0].std() for cache in caches[:2]) > 0.5, "keys are no zeros"
+    assert len(decode_seconds(model, caches, 3)) == 3
+    assert [cache.length for cache in caches] == [8, 12, 3]

@@ -329,6 +329,26 @@ def test_what_lies_within_a_twentieth_of_its_bound_is_measured_not_wrong(monkeyp
         plots.check_ceiling("pace", [1.0, 2.11], [2.0, 2.0])
 
 
+def test_the_spread_is_a_stroke_or_a_shade_from_the_lowest_run_to_the_highest():
+    _, (axes,) = plots.figure()
+    plots.spread(axes, [1, 2], [[3, 1, 2], [5, 4, 9]], 10)
+    strokes = [path.vertices.tolist() for path in axes.collections[0].get_paths()]
+    assert strokes == [[[1, 10], [1, 30]], [[2, 40], [2, 90]]]
+    plots.spread(axes, [1, 2], [[3, 1, 2], [5, 4, 9]], shade=1)
+    (outline,) = axes.collections[1].get_paths()
+    assert {tuple(point) for point in outline.vertices.tolist()} == {(1, 1), (1, 3), (2, 4), (2, 9)}
+
+
+def test_logarithmic_heights_have_labels_where_they_were_asked_for():
+    _, (axes,) = plots.figure()
+    axes.plot([1, 2], [0.2, 1500])
+    plots.log_heights(axes, [0.5, 10, 1000])
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 0.2 and axes.get_ylim()[1] > 1500
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["0.5", "10", "1,000"]
+    plots.log_heights(axes, [10], 3, 30)
+    assert axes.get_ylim() == (3, 30)
+
+
 def test_a_notebook_without_one_of_both_plots_is_named(built, example):
     """The figure of the example shows both; one that lost a panel does not."""
     (figure,) = [c for c in example["cells"] if c.get("metadata", {}).get("tags") == ["drawing"]]

@@ -19,6 +19,7 @@ import numpy as np
 
 from minillm.attention.flash import flash1_head, flash2_head
 from minillm.attention.traffic import Traffic, measure, standard_head
+from minillm.errors import MiniLLMError
 
 
 def head_traffic(
@@ -99,6 +100,31 @@ def block_sizes(head: Callable, memory: int, d: int) -> tuple[int, int]:  # loop
     outside = -(-memory // (4 * d))
     inside = min(outside, d)
     return (inside, outside) if head is flash1_head else (outside, inside)
+
+
+def tile_bytes(block_q: int, block_k: int, d: int, bytes_per_value: int = 2) -> int:  # -> bytes
+    """Count what FlashAttention-2 holds at once: tiles of Q, K and V; in float32 acc, the scores, and m and l of each row."""
+    return (block_q + 2 * block_k) * d * bytes_per_value + 4 * block_q * (d + block_k + 2)
+
+
+def rows_per_tile(n_q: int, d: int, memory: int, block_k: int = 16, bytes_per_value: int = 2) -> int:  # -> block_q
+    """Choose the rows of a tile of Q, so that FlashAttention-2 moves as few bytes as a fast memory of so many allows.
+
+    tile_bytes says what a tile takes; block_k is given: a matrix unit takes 16 keys at once, and more of them save no traffic.
+    K and V pass by once for each tile of Q, so take as few tiles as fit. Then make them equally high; only the last may be a
+    little shorter. With a causal mask a tile reads keys as far as its last row sees, so in a tile that is higher than it must be
+    the first rows are shown keys that they do not see. At least 1, also of no rows.
+
+    Raises MiniLLMError where the memory does not hold a tile of one row.
+    """
+    if (least := tile_bytes(1, block_k, d, bytes_per_value)) > memory:
+        raise MiniLLMError(f"a tile of one row takes {least:,} bytes, fast memory has {memory:,}: take less than {block_k} keys.")
+    # BEGIN SOLUTION ex=03.8
+    row = tile_bytes(1, block_k, d, bytes_per_value) - tile_bytes(0, block_k, d, bytes_per_value)
+    most = (memory - tile_bytes(0, block_k, d, bytes_per_value)) // row
+    passes = max(1, -(-n_q // most))  # of K and V
+    return max(1, -(-n_q // passes))
+    # END SOLUTION
 
 
 def memory_sweep(  # [elements] -> [Traffic], slope

@@ -4,7 +4,8 @@ Ratios are taken within a round, medians or minima over the rounds. Each round b
 the first, on a cool machine, or the one that follows the same other.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from minillm.terminal import say
@@ -23,3 +24,19 @@ def in_turn(  # -> {name: [measure(name) of each round]}
                 say(f"{what}round {number + 1} of {rounds}: {name}")
                 found[name].append(measure(name))
     return found
+
+
+def curves(ways: Mapping[str, Callable[[Any], Any]], xs: Sequence, rounds: int = 3) -> dict[str, list[list]]:
+    """Measure each way at each x, in turn, after one call of each way that warms it up.
+
+    {name: measure} -> {name: [[measure(x) of each round] for each x]}
+    """
+    for measure in ways.values():
+        measure(xs[0])
+    found = in_turn([(name, x) for x in xs for name in ways], rounds, lambda way: ways[way[0]](way[1]))
+    return {name: [found[name, x] for x in xs] for name in ways}
+
+
+def medians(runs: Iterable[Iterable[float]]) -> list[float]:  # [[value of each round]] -> [value]
+    """Reduce the rounds of each point of a curve to their median."""
+    return [median(values) for values in runs]
