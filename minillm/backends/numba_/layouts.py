@@ -1,21 +1,16 @@
 """Layouts of packed weights: what a record holds, for every type of block.
 
-A matrix is cut into bands of 16 rows, a band into blocks of 32 columns. The *record* of a block is all that one step of
-the kernel reads, in the order in which it reads it, and the records of a band follow one another like a tape:
+packed.py has the picture of a record, 16 rows by 32 columns: codes, then scales with a lane for each row, then minima.
+Codes are unsigned, and stand for
 
-    record   | codes: 16 rows × 32 | upper bits, for 3, 5 and 6 bits | scales: 16 a group | minima: 16 a group |
-    codes    64 bytes = 16 lanes of 32 bits = 16 rows; a lane holds eight 4-bit codes, in pairs of neighbouring columns:
+    scale · (code - offset)        scale · code - minimum        scale · table[code]
 
-             bits of a lane   31..28 27..24 23..20 19..16 │ 15..12 11..8  7..4  3..0
-             column              7      5      3      1   │    6      4     2     0      & 0x000F000F gives the pair 0, 1
-
-Codes are unsigned. The value is scale · (code - offset), or scale · code - minimum, or scale · table[code]. The K types
-share two numbers among 256 columns. Eight records then have a head, and their scales and minima are whole numbers:
+The K types share two numbers among 256 columns. Eight records then have a head, and their scales and minima are whole numbers:
 
     eight records   | d: 16 × float16 | dmin: 16 × float16 | record | record | … |        scale = d · whole number
 
-So memory holds the bits of the file, at most 1/8 more a weight: there six bits of a scale take a byte here. What is
-multiplied in the kernel, d · scale, is exact in float32: 11 bits times 8.
+So memory holds the bits of the file, or 1/8 of a bit more a weight: six bits of a scale take a byte here. What the kernel
+multiplies, d · whole number, is exact in float32: 11 bits times 8.
 """
 
 from dataclasses import dataclass
@@ -94,7 +89,7 @@ class Layout:
 
     @property
     def dtype(self):
-        """The picture above, as NumPy says it: `together` records and their head."""
+        """The pictures, as NumPy says them: `together` records and their head."""
         kept = {HALF: "<f2", BYTE: "i1", NIBBLE: "u1", POWER: "u1"}[self.scales], (self.groups, BAND)
         fields = [("codes", "u1", self.code_bytes), ("scales", *kept)]
         fields += [("minima", *kept)] if self.minima and self.scales != NIBBLE else []

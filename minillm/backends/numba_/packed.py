@@ -4,9 +4,17 @@ A file stores a matrix row by row. A kernel that multiplies row by row must add 
 each block, sixteen numbers into one, and spends its time on that. Turned by ninety degrees, lane r of a register
 belongs to row r: sixteen rows are computed side by side and nothing is ever added across lanes.
 
-A matrix is cut into bands of 16 rows, a band into records of 32 columns; layouts.py has the picture of a record. The file's
-bits are all kept (Q4_1 takes 20 bytes for 32 weights there and here), and with them its numbers: unpacking gives the bits
-that decoding the file gives.
+A matrix is cut into bands of 16 rows, a band into blocks of 32 columns. The *record* of a block is all that one step of
+the kernel reads, in the order in which it reads it, and the records of a band follow one another like a tape:
+
+    record   | codes: 16 rows × 32 | upper bits, for 3, 5 and 6 bits | scales: 16 a group | minima: 16 a group |
+    codes    64 bytes = 16 lanes of 32 bits = 16 rows; a lane holds eight 4-bit codes, in pairs of neighbouring columns:
+
+             bits of a lane   31..28 27..24 23..20 19..16 │ 15..12 11..8  7..4  3..0
+             column              7      5      3      1   │    6      4     2     0      & 0x000F000F gives the pair 0, 1
+
+layouts.py says what a record holds for each type, and how large it is. The file's bits are all kept (Q4_1 takes 20 bytes for
+32 weights there and here), and with them its numbers: unpacking gives the bits that decoding the file gives.
 """
 
 from dataclasses import dataclass
@@ -191,7 +199,7 @@ def scale_at(raw, halves, at, head, i, kind, minimum):
 
 @kernel()
 def unpack(raw, halves, rows, sizes, bits, group, values, kind, minima, out):
-    """Unpack the picture of layouts.py, column by column. raw, halves: bands as bytes, and as 16-bit words.
+    """Unpack the picture above, column by column. raw, halves: bands as bytes, and as 16-bit words.
 
     sizes: records that share a head, and the bytes of a head, a record, its codes. values: what the codes stand for.
     """

@@ -4,7 +4,7 @@
     numbers    the same, or what the layout's table says of each: sixteen or thirty-two looked up at once
     scale      16 × float16 become float32; whole numbers become float32 and are multiplied by d, which a head holds
 
-layouts.py has the picture. These too name no instruction of any processor.
+packed.py and layouts.py have the pictures. These too name no instruction of any processor.
 """
 
 from llvmlite import ir
