@@ -206,10 +206,10 @@ def test_a_folder_may_stand_in_the_way(tmp_path):
 
 def test_each_part_has_its_own_alignment(tmp_path):
     paths = named_parts(tmp_path / "s-00001-of-00002.gguf")
-    paths[0].write_bytes(FIRST)
-    paths[1].write_bytes(part(1, tensors=B, entries=[entry("general.alignment", 4, u32(4096))], align=4096))
+    for number, (path, tensors, align) in enumerate(zip(paths, (A, B), (64, 4096), strict=True)):
+        path.write_bytes(part(number, tensors=tensors, entries=[ARCH, entry("general.alignment", 4, u32(align))], align=align))
     with open_gguf(paths[0]) as file:
-        assert file.tensors["b"].offset == 4096 and [p.alignment for p in file.parts] == [32, 4096]
+        assert file.tensors["b"].offset == 4096 and [p.alignment for p in file.parts] == [64, 4096]
         assert file.dequantize("b").tolist() == [0] * 32
 
 
@@ -217,6 +217,9 @@ def test_a_renamed_part_is_told_which_name_it_needs(parts, tmp_path):
     renamed = parts[1].rename(tmp_path / "other.gguf")
     with pytest.raises(GGUFError, match="other.gguf: part 2 of 3: expected a name like …-00002-of-00003.gguf"):
         open_gguf(renamed)
+    exchanged = parts[2].rename(parts[1])
+    with pytest.raises(GGUFError, match="m-00002-of-00003.gguf: part 3 of 3: expected a name like …-00003-of-00003.gguf"):
+        open_gguf(exchanged)
 
 
 @pytest.mark.parametrize(("count", "kind"), [(0, 4), (1, 4), (1, 2)])
