@@ -270,7 +270,7 @@ fig, (left, right) = plots.figure(2)
 for i, (mix, (bits, quality)) in enumerate(found.items()):
     if mix != "f16":
         left.plot(bits, quality.kl, color=plots.COLOURS[i % 7], marker=plots.MARKERS[i % 7], markersize=7)
-        left.annotate(f" {mix}", (bits, quality.kl), fontsize=8, va="bottom")
+        left.annotate(f" {mix} ", (bits, quality.kl), fontsize=8, va="bottom", ha="right" if mix == "iq4_nl" else "left")
 order = list(PUBLISHED)
 ours, theirs = [found[mix][1].kl for mix in order], [PUBLISHED[mix][1] for mix in order]
 swapped = [(a, b) for a, b in zip(order, order[1:], strict=False) if found[a][1].kl > found[b][1].kl]
@@ -367,6 +367,8 @@ for type in shown:
     for n in LENGTHS:
         left.vlines(n, *(1e3 * edge(waits[type, n]) for edge in (min, max)), color="0.35", linewidth=2)
 plots.bars(right, SPEED_TYPES, [median(paces[type]) for type in SPEED_TYPES], "")
+for text in right.texts:
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 for i, type in enumerate(SPEED_TYPES):
     right.plot([i - 0.42, i + 0.42], [most[type]] * 2, **DASHED, label=None if i else "ceiling: bandwidth / bytes of a token")
     right.vlines(i, min(paces[type]), max(paces[type]), color="0.35", linewidth=2)
