@@ -37,8 +37,8 @@ def test_a_code_is_where_the_picture_has_it(bits):
         check_close(found[..., at], spots[..., at], what=f"{what}, with {bits} bits a code,", mistakes=lambda wrong=wrong: wrong)
 
 
-@exercise("11.1", points=1, hint="Codes of 5 and 6 bits lie in two places: `place` with 4 bits, and with the 1 or 2 left.")
-@pytest.mark.parametrize("bits", [4, 5, 6, 8])
+@exercise("11.1", points=1, hint="Codes of 3, 5, 6 bits lie in two places: `place` with 2 or 4 bits, and with the 1 or 2 left.")
+@pytest.mark.parametrize("bits", [4, 5, 6, 8, 2, 3])
 def test_what_is_packed_is_found_again(bits):
     codes = codes_of(bits)
     words = kernel_mistakes.record(codes, bits)

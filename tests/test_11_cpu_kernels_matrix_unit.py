@@ -14,7 +14,7 @@ from minillm.backends.numba_.bands import operand, with_room
 from minillm.backends.numba_.linear import add_linear, linear
 from minillm.backends.numba_.matrix_unit import MatrixEmitter
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, aligned
-from minillm.backends.numba_.processor import MATRIX_UNIT
+from minillm.backends.numba_.processor import FEATURES, MATRIX_UNIT
 
 unit = pytest.mark.skipif(not MATRIX_UNIT, reason="this processor has no matrix unit that a process may use")
 TOKENS = (16, 17, 22, 25, 32, 40, 41, 75)  # whole tiles; rests that fill one up, and rests for the vector step
@@ -23,12 +23,23 @@ TOKENS = (16, 17, 22, 25, 32, 40, 41, 75)  # whole tiles; rests that fill one up
 def packed(name, rows, columns, codes=None, seed=0):
     """Draw records of a layout: every bit of the codes, or the same byte everywhere; scales and minima of a usual size."""
     layout, rng = LAYOUTS[name], np.random.default_rng([seed, rows, columns])
-    records = aligned((-(-rows // 16), columns // 32, layout.record_bytes), np.uint8)
-    records[:] = rng.integers(0, 256, records.shape) if codes is None else codes
-    kind = np.dtype(np.float32 if layout.wide else np.float16)
-    factors = rng.normal(0, 1, (*records.shape[:2], (layout.record_bytes - layout.code_bytes) // kind.itemsize))
-    records[:, :, layout.code_bytes :] = factors.astype(kind).view(np.uint8)
+    records = aligned((-(-rows // 16), columns // 32, layout.block_bytes), np.uint8)
+    records[:] = rng.integers(0, 256, records.shape)
+    head = records.reshape(len(records), -1).view(layout.dtype)
+    if codes is not None:
+        head["records"]["codes"] = codes
+    if name == "MXFP4":
+        head["records"]["scales"] = rng.integers(120, 130, head["records"]["scales"].shape)
+    for part in (head, head["records"]):
+        for field in part.dtype.names:
+            if part[field].dtype == np.float16:
+                part[field] = rng.normal(0, 1, part[field].shape)
     return PackedMatrix(records, layout, (rows, columns))
+
+
+def whole(name, columns):  # as many columns, or what fills records that share a head
+    step = 32 * LAYOUTS[name].together
+    return -(-columns // step) * step
 
 
 def by_vectors(x, matrix):
@@ -40,7 +51,8 @@ def by_vectors(x, matrix):
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("rows, columns", [(16, 32), (96, 256), (48, 288), (32, 832)])
 def test_the_same_bits_as_the_vector_step(name, rows, columns):
-    """Blocks of eight records and what is left of them: 1, 8, 9 and 26 records."""
+    """Blocks of eight records and what is left of them: 1, 8, 9 and 26 records; of those that share a head, 8, 8, 16, 32."""
+    columns = whole(name, columns)
     matrix, rng = packed(name, rows, columns), np.random.default_rng(1)
     for n in TOKENS:
         x = rng.standard_normal((n, columns)).astype(np.float32)
@@ -53,7 +65,8 @@ def test_the_same_bits_as_the_vector_step(name, rows, columns):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_are_exact(name, codes, sign):
     """All codes at one end and x at 32,767 or -32,767: nowhere is a sum larger, and one unit less in x still shows."""
-    matrix, x = packed(name, 16, 64, codes), np.full((16, 64), sign, np.float32)
+    columns = whole(name, 64)
+    matrix, x = packed(name, 16, columns, codes), np.full((16, columns), sign, np.float32)
     x[1:, 5] *= 1 - np.arange(1, 16, dtype=np.float32) / 32767
     np.testing.assert_array_equal(linear(x, matrix), by_vectors(x, matrix))
 
@@ -62,7 +75,7 @@ def test_the_largest_sums_are_exact(name, codes, sign):
 def test_sums_that_fit_into_one_tile_are_those_below_2_to_24():
     """The bound is kept by 4-bit codes, and by others whose offset halves them; the rest has two tiles."""
     one = {name for name, layout in LAYOUTS.items() if MatrixEmitter(layout, 16).halves == 1}
-    assert one == {"Q4_0", "Q4_1", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K"}
+    assert one == {"Q4_0", "Q4_1", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K", "MXFP4"}
 
 
 @unit
@@ -106,3 +119,28 @@ def test_without_the_unit_the_same_bits():
         said[kernels] = done.stdout.split()
     assert said["vector"][0] == "False" and said[""][0] == str(MATRIX_UNIT)
     assert said[""][1] == said["vector"][1]
+
+
+EMULATED = (
+    "import sys; sys.path[:0] = 'tests', 'tests/support'; import amx_emulated\n"
+    "from test_11_cpu_kernels_matrix_unit import *\n"
+    "for name in sys.argv[1:]:\n"
+    "    test_the_same_bits_as_the_vector_step(name, 48, 288)\n"
+    "    for codes in (0x00, 0xFF):\n"
+    "        test_the_largest_sums_are_exact(name, codes, -1)\n"
+    "test_sums_that_fit_into_one_tile_are_those_below_2_to_24()\n"
+    "print(MATRIX_UNIT, amx_emulated.shapes != {})"
+)
+
+
+@pytest.mark.parametrize("names", [("Q2_K",), pytest.param([n for n in LAYOUTS if n != "Q2_K"], marks=pytest.mark.slow)])
+def test_a_unit_in_memory_computes_the_same_bits(names, tmp_path):
+    """On any x86 machine with registers of 512 bits: each instruction of the unit as loops, the rest as it is."""
+    if "+avx512bw" not in FEATURES:
+        pytest.skip("matrix_unit.py looks codes up in a register of 512 bits")
+    root = Path(__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": str(root), "MINILLM_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", EMULATED, *names]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["True", "True"]

@@ -16,7 +16,9 @@ from minillm.bench import kernels
 from minillm.formats.blocks import BLOCK_TYPES, dequantize
 from minillm.model.config import ModelConfig
 
-HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # where float16 numbers lie
+HALVES = {  # where float16 numbers lie
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "MXFP4": (),
+}  # fmt: skip
 
 
 def stored(name, rows, columns, seed=0):
@@ -25,6 +27,8 @@ def stored(name, rows, columns, seed=0):
     blocks = rng.integers(0, 256, (rows * columns // kind.weights, kind.bytes), np.uint8)
     for at in HALVES.get(name, (0, 2) if name.endswith("_1") else (0,)):
         blocks[:, at + 1] = 0x20 + 0x80 * (at == 2)
+    if name == "MXFP4":  # 2^-8 … 2^-4
+        blocks[:, 0] = 120 + blocks[:, 0] % 5
     return SimpleNamespace(raw=blocks.reshape(-1), type=kind, shape=(rows, columns))
 
 
@@ -37,7 +41,7 @@ def close(y, expected, relative):
     assert np.abs(y - expected).max() <= relative * np.abs(expected).max()
 
 
-SOON = {"Q4_1", "Q6_K"}  # each layout is compiled, seconds each: the rest is slow
+SOON = {"Q4_1", "Q2_K", "MXFP4"}  # each layout is compiled, seconds each: the rest is slow
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SOON)) for n in packed.LAYOUTS])
@@ -93,14 +97,43 @@ def test_the_compiler_finds_the_dot_product_instruction_by_itself():
     assert sum(found.values()) >= 16, f"16 pairs of columns a record, and one instruction each, expected; found {found}"
 
 
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the instructions are those of x86")
+def test_the_compiler_finds_the_look_up_by_itself():
+    """A table of sixteen numbers, looked up in all lanes at once: one instruction for each pair of columns, or two by halves."""
+    found = steps.instructions_of("IQ4_NL", steps.LOOK_UPS)
+    assert sum(found.values()) >= 4 * 16, f"16 pairs of columns a record, in the steps of 1, 2, 4 and 8 tokens; found {found}"
+    assert not any(steps.instructions_of("Q4_0", steps.LOOK_UPS).values()), "no look-up without a table"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the instructions are those of x86")
 def test_an_older_processor_gets_the_older_instruction(tmp_path):
-    code = "from minillm.backends.numba_ import steps; print(steps.instructions_of())"
-    env = os.environ | {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c", "MINILLM_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    found = ast.literal_eval(done.stdout)
+    code = "from minillm.backends.numba_ import steps as s; print(s.instructions_of() | s.instructions_of('IQ4_NL', s.LOOK_UPS))"
+    found = ast.literal_eval(run_as_haswell(code, tmp_path))
     assert found["vpdpwssd"] == 0 and found["vpmaddwd"] >= 16, found
+    assert found["vpermw"] == 0 and found["vpshufb"] >= 16, found
+
+
+def run_as_haswell(code, folder):  # -> what it prints
+    env = os.environ | {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c", "MINILLM_CACHE": str(folder)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+
+PRODUCTS = (
+    "import sys; sys.path[:0] = 'tests', 'tests/support'\n"
+    "from test_11_cpu_kernels_steps import *\n"
+    "from minillm.backends.numba_.linear import linear\n"
+    "x = np.random.default_rng(0).standard_normal((7, 256)).astype(np.float32)\n"
+    "print([linear(x, packed.pack(stored(name, 20, 256))).tobytes().hex() for name in ('IQ4_NL', 'MXFP4', 'Q2_K', 'Q3_K')])\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="it can only be asked for on x86")
+def test_an_older_processor_computes_the_same_bits(tmp_path):
+    """Its look-up is by bytes, its registers are half as wide."""
+    here = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True).stdout
+    assert run_as_haswell(PRODUCTS, tmp_path) == here
 
 
 # --- the bench ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ ARRAY = GGUFValueType.ARRAY
 TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 HALVES = {  # where a block has its float16 numbers, in bytes
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
-    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "MXFP4": (),
 }  # fmt: skip
 METADATA = (  # key, value, type, type of an array's elements
     ("t.u8", 255, GGUFValueType.UINT8, None),
@@ -52,6 +52,8 @@ def random_blocks(type, shape, rng, finite=True):  # -> (rows, bytes of a row) u
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // block, nbytes), dtype=np.uint8)
     for at in HALVES.get(type, ()) if finite else ():
         blocks[:, at : at + 2] = rng.normal(0, 0.01, (len(blocks), 1)).astype("<f2").view(np.uint8)
+    if type == "MXFP4" and finite:  # its first byte is the exponent of a power of two
+        blocks[:, 0] = rng.integers(118, 123, len(blocks))
     return blocks.reshape(*shape[:-1], -1)
 
 

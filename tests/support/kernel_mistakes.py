@@ -11,7 +11,7 @@ UNWRITTEN = -777.0  # what C holds before anything is written to it
 
 def record(codes, bits):  # (16, 32) -> 16-bit words of a record, by the picture of packed.py
     """Lane = row; a word holds codes of even columns (side 0) or of odd ones, the first pair in the lowest bits."""
-    width = 8 if bits == 8 else 4
+    width = 8 if bits == 8 else 4 if bits > 3 else 2
     each = 16 // width
     words = [0] * (32 * (16 // each))
     for row in range(16):
@@ -19,13 +19,13 @@ def record(codes, bits):  # (16, 32) -> 16-bit words of a record, by the picture
             pair, side = column // 2, column % 2
             low = int(codes[row, column]) & ((1 << width) - 1)
             words[32 * (pair // each) + 2 * row + side] |= low << width * (pair % each)
-    if bits in (5, 6):
-        upper = bits - 4
+    if bits in (3, 5, 6):
+        upper = bits - width
         more = [0] * (32 * upper)
         for row in range(16):
             for column in range(32):
                 pair, side = column // 2, column % 2
-                more[32 * (pair * upper // 16) + 2 * row + side] |= (int(codes[row, column]) >> 4) << pair * upper % 16
+                more[32 * (pair * upper // 16) + 2 * row + side] |= (int(codes[row, column]) >> width) << pair * upper % 16
         words += more
     return np.array(words + [0x5A5A] * 64, np.uint16)  # behind the codes: scales
 
@@ -68,18 +68,18 @@ def misplaced(bits):  # -> {words: (16, 32, 2)}
 
 
 def misread(codes, bits):  # (16, 32) -> {what was done: (16, 32)}
-    codes = codes.astype(int)
-    each = 2 if bits == 8 else 4
+    codes, width = codes.astype(int), 8 if bits == 8 else 4 if bits > 3 else 2
+    each, low = 16 // width, (1 << width) - 1
     column = np.arange(32)
     pair, side = column // 2, column % 2
     turned = 2 * (pair // each * each + each - 1 - pair % each) + side
     file_order = np.where(column < 16, 2 * column, 2 * column - 31)
     return {
-        "the nibbles of a word are taken from the top: pair 0 is in the lowest bits": codes[:, turned],
+        "the codes of a word are taken from the top: pair 0 is in the lowest bits": codes[:, turned],
         "the halves of a lane are swapped: the even column is in the lower half": codes[:, column ^ 1],
         "columns are taken in the file's order (low halves, then high ones): here neighbours are a pair": codes[:, file_order],
-        "the upper bits are left out": codes & 15,
-        "the upper bits are not moved up by four": (codes & 15) | codes >> 4,
+        "the upper bits are left out": codes & low,
+        "the upper bits are not moved up above the lower ones": (codes & low) | codes >> width,
         "every row reads the lane of row 0": np.repeat(codes[:1], 16, axis=0),
     }
 

@@ -4,8 +4,8 @@
     online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
     rows, batch               attention of all short segments of a step in one call
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
-    packed                    how weights lie in memory so that a register holds sixteen rows
-    tile, bands               weights times tokens: the innermost step, the loop around it
+    packed, layouts           how weights lie in memory so that a register holds sixteen rows; what of, for each type
+    tile, records, bands      weights times tokens: the innermost step, what it reads, the loop around it
     multiply, linear          the matrices of a region; one matrix
     floats                    the same for weights in float16 and float32
     layer                     half a layer in one call

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from llvmlite import ir
 from numba.core import cgutils
 
+from minillm.backends.numba_.records import I8, I64
 from minillm.backends.numba_.simd import I32X16, LANES, call, transposed
-from minillm.backends.numba_.tile import I8, I64
 
 
 def configure(b, shapes):  # {tile: (rows, bytes of a row)}

@@ -1,9 +1,9 @@
 """The step of tile.py on a matrix unit: one instruction multiplies sixteen rows by sixteen tokens by 32 columns.
 
 The unit (amx.py) multiplies bfloat16 numbers, which have 8 bits, and adds up in float32, which has 24. That is enough to compute
-with whole numbers and lose nothing: a code of up to 8 bits is a bfloat16; x, rounded to 16 bits, is the sum of two, its upper and
-its lower byte; and products of 4-bit codes in a group add up to less than 2^24, so that float32 holds every sum on the way. The
-result is that of tile.py, bit for bit.
+with whole numbers and lose nothing: a code of up to 8 bits, or what a table has for it, is a bfloat16; x, rounded to 16 bits, is
+the sum of two, its upper and its lower byte; and products of 4-bit codes in a group add up to less than 2^24, so that float32
+holds every sum on the way. The result is that of tile.py, bit for bit.
 
     x        two tiles:  row t:          x(0) x(1) … x(31)                  the upper bytes, times 256, and the lower bytes
     codes    one tile:   row p, lane r:  code(r, 2p) │ code(r, 2p + 1)      less the offset
@@ -27,8 +27,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from minillm.backends.numba_.amx import add_product, columns_of, configure, each, least, load, release, room, store, zero
+from minillm.backends.numba_.layouts import LAYOUT_LIST
 from minillm.backends.numba_.loops import loop_with_sums
-from minillm.backends.numba_.packed import LAYOUT_LIST
 from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, address, call, constant, splat_scalar
 from minillm.backends.numba_.tile import I64, SHORTS, TileEmitter
 
@@ -85,7 +85,7 @@ class MatrixEmitter(TileEmitter):
 
     def __init__(self, layout, tokens):
         super().__init__(layout, tokens)
-        largest = max(layout.offset, (1 << layout.bits) - 1 - layout.offset)
+        largest = np.abs(layout.values).max()
         self.halves = 1 if largest * 32767 * layout.group < 1 << 24 else 2  # of x that have sums of their own
         self.kinds = 1 + layout.minima * self.groups  # vectors of factors: scales of x of 16 tokens, sums of x in each group
         self.rows = PAIRS // self.groups  # of a tile of codes
@@ -106,7 +106,7 @@ class MatrixEmitter(TileEmitter):
                     self.collect_factors(b, b.add(token, group), block, self.factors_of(b, group))
                 adding = b.or_(b.icmp_signed("!=", add, I64(0)), b.icmp_signed(">", block, I64(0)))
                 with each(b, first, last, 1) as band:
-                    here = b.add(records, b.mul(b.add(b.mul(band, blocks), block), I64(self.layout.record_bytes)))
+                    here = b.add(records, b.mul(b.add(b.mul(band, blocks), block), I64(self.layout.block_bytes)))
                     with each(b, I64(0), count, 1) as i:
                         self.unpack(b, self.record(b, here, i), i)
                     with each(b, I64(0), tokens, LANES) as group:
@@ -116,8 +116,8 @@ class MatrixEmitter(TileEmitter):
                         self.tokens_times_band(b, x, count, here, adding, places, self.factors_of(b, group))
         release(b)
 
-    def record(self, b, records, i):
-        return b.add(records, b.mul(i, I64(self.layout.record_bytes)))
+    def record(self, b, records, i):  # address of eight blocks, with one head or none -> address of record i of them
+        return b.add(b.add(records, I64(self.layout.head_bytes)), b.mul(i, I64(self.layout.record_bytes)))
 
     def factors_of(self, b, group):  # how many tokens come before it in the block -> pointer
         return b.gep(self.factors_room, [b.mul(b.lshr(group, I64(4)), I64(RECORDS * self.kinds))])
@@ -137,15 +137,15 @@ class MatrixEmitter(TileEmitter):
 
     def unpack(self, b, record, i):
         """Unpack record i of these: its codes as bfloat16 numbers."""
-        self.prefetch(b, b.add(record, b.mul(self.blocks, I64(self.layout.record_bytes))))  # the same of the next band
+        self.prefetch(b, b.add(record, b.mul(self.blocks, I64(self.layout.block_bytes))))  # the same of the next band
         to, convert = b.gep(self.codes_room, [b.mul(i, I64(PAIRS))]), self.table(b) if self.layout.bits <= 5 else self.converted
         for pair in range(PAIRS):
             b.store(convert(b, self.codes(b, record, pair)), b.gep(to, [I64(pair)]), align=64)
 
     def table(self, b):
         """Look a code up among the 32 numbers of a register."""
-        values = np.arange(32) % (1 << self.layout.bits) - self.layout.offset
-        words = (values.astype(np.float32).view(np.uint32) >> 16).tolist()
+        values = np.resize(self.layout.values, 32)  # again and again
+        words = (values.view(np.uint32) >> 16).tolist()
         table = ir.Constant(WORDS, words)
 
         def look_up(b, codes):
@@ -195,8 +195,9 @@ class MatrixEmitter(TileEmitter):
         """Add the sums of a group to y, scaled."""
         i, g = self.place(b, step)
         record = b.add(self.record(b, records, i), b.mul(g, I64(self.layout.scale_bytes)))
-        scale = self.floats(b, record, self.layout.code_bytes)
-        minimum = self.layout.minima and self.floats(b, record, self.layout.code_bytes + self.groups * self.layout.scale_bytes)
+        units = self.units(b, records) if self.layout.head_bytes else ()
+        scale = self.scale(b, record, 0, units)
+        minimum = self.layout.minima and self.minimum(b, record, 0, units)
         factors = b.gep(factors, [b.mul(i, I64(self.kinds))])
         dots, x_scales, x_sums = (
             b.bitcast(place, kind.as_pointer())

@@ -5,17 +5,16 @@ each block, sixteen numbers into one, and spends its time on that. Turned by nin
 belongs to row r: sixteen rows are computed side by side and nothing is ever added across lanes.
 
 A matrix is cut into bands of 16 rows, a band into blocks of 32 columns. The *record* of a block is all that one step of
-the kernel reads, in the order in which it reads it, and the records of a band follow one another like a handle:
+the kernel reads, in the order in which it reads it, and the records of a band follow one another like a tape:
 
-    record   | codes: 16 rows × 32 | upper bits, for 5 and 6 bits | scales: 16 | minima: 16 |
+    record   | codes: 16 rows × 32 | upper bits, for 3, 5 and 6 bits | scales: 16 a group | minima: 16 a group |
     codes    64 bytes = 16 lanes of 32 bits = 16 rows; a lane holds eight 4-bit codes, in pairs of neighbouring columns:
 
              bits of a lane   31..28 27..24 23..20 19..16 │ 15..12 11..8  7..4  3..0
              column              7      5      3      1   │    6      4     2     0      & 0x000F000F gives the pair 0, 1
 
-Codes are unsigned; the value is scale · (code - offset) or scale · code - minimum. The file's bits are all kept (Q4_1
-takes 20 bytes for 32 weights there and here); the scales of the K types, products of two numbers, become float32, and
-their 2- and 3-bit codes take 4 bits.
+layouts.py says what a record holds for each type, and how large it is. The file's bits are all kept (Q4_1 takes 20 bytes for
+32 weights there and here), and with them its numbers: unpacking gives the bits that decoding the file gives.
 """
 
 from dataclasses import dataclass
@@ -26,62 +25,19 @@ from numba import njit
 from numba.extending import register_jitable
 
 from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.layouts import BAND, BLOCK, HALF, LAYOUT_LIST, LAYOUTS, NIBBLE, POWER, Layout
 from minillm.backends.numba_.simd import number
+from minillm.formats.k_quants import FACTORS
 
-BAND = 16  # rows side by side: float32 lanes of a 512-bit register; narrower machines use several registers
-BLOCK = 32  # columns of a record
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The layout of a type, known to the kernel at compile time.
-
-    bits: 4, 5, 6 or 8 a code. group: columns that share a scale, 16 or 32. offset: taken from each code.
-    wide: scales are float32 instead of float16. minima: there is a minimum per group too.
-    """
-
-    bits: int
-    group: int
-    offset: int
-    wide: bool
-    minima: bool
-
-    @property
-    def code_bytes(self):
-        """Bytes of the codes of a record, upper bits included: 16 rows × 32 columns × bits / 8."""
-        return BAND * BLOCK * self.bits // 8
-
-    @property
-    def scale_bytes(self):
-        """Bytes of one register of scales."""
-        return BAND * (4 if self.wide else 2)
-
-    @property
-    def record_bytes(self):
-        return self.code_bytes + BLOCK // self.group * (1 + self.minima) * self.scale_bytes
-
-
-LAYOUTS = {
-    "Q4_0": Layout(4, 32, 8, wide=False, minima=False),
-    "Q4_1": Layout(4, 32, 0, wide=False, minima=True),
-    "Q5_0": Layout(5, 32, 16, wide=False, minima=False),
-    "Q5_1": Layout(5, 32, 0, wide=False, minima=True),
-    "Q8_0": Layout(8, 32, 128, wide=False, minima=False),
-    "Q2_K": Layout(4, 16, 0, wide=True, minima=True),
-    "Q3_K": Layout(4, 16, 4, wide=True, minima=False),
-    "Q4_K": Layout(4, 32, 0, wide=True, minima=True),
-    "Q5_K": Layout(5, 32, 0, wide=True, minima=True),
-    "Q6_K": Layout(6, 16, 32, wide=True, minima=False),
-}
-
-
-LAYOUT_LIST = list(dict.fromkeys(LAYOUTS.values()))  # a kernel is compiled for a number in this list
 
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """A (rows, columns) matrix as records: (bands, columns / 32, record_bytes) uint8, 64-byte aligned."""
+    """A (rows, columns) matrix as records: (bands, columns / 32, block_bytes) uint8, 64-byte aligned.
+
+    Where records share a head, it lies before the first of them: only bands begin where this shape says.
+    """
 
     records: np.ndarray
     layout: Layout
@@ -98,9 +54,9 @@ class PackedMatrix:
 
     @cached_property
     def place(self):
-        """Return where its records lie: address, blocks in a band, bytes of a record, bands."""
-        bands, blocks, record_bytes = self.records.shape
-        return self.records.ctypes.data, blocks, record_bytes, bands
+        """Return where its records lie: address, blocks in a band, bytes of a block, bands."""
+        bands, blocks, block_bytes = self.records.shape
+        return self.records.ctypes.data, blocks, block_bytes, bands
 
     @cached_property
     def number(self):
@@ -112,32 +68,58 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
     """Repack a tensor of a file. Rows beyond the last full band are filled with scale 0."""
     layout, (rows, columns) = LAYOUTS[tensor.type.name], tensor.shape
     bands, blocks = -(-rows // BAND), columns // BLOCK
-    records = aligned((bands, blocks, layout.record_bytes), np.uint8)
+    records = aligned((bands, blocks, layout.block_bytes), np.uint8)
     raw = tensor.raw.reshape(rows, -1)
     for start in range(0, rows, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, rows)
         chunk = np.ascontiguousarray(raw[start:stop]).reshape(-1, tensor.type.bytes)
         with np.errstate(invalid="ignore", over="ignore"):  # scales of an untrusted file may be inf or NaN
-            parts = tensor.type.parts(chunk)
-        q, scale, minimum = (None if a is None else a.reshape(stop - start, -1) for a in parts)
-        bands_here = slice(start // BAND, -(-stop // BAND))
-        write_records(records[bands_here], layout, (q + np.int16(layout.offset)).astype(np.uint8), scale, minimum)
+            parts = stored_parts(chunk, tensor.type, layout)
+            write_records(records[start // BAND : -(-stop // BAND)], layout, stop - start, parts)
     return PackedMatrix(records, layout, (rows, columns))
 
 
-def write_records(records, layout, codes, scale, minimum):  # (bands, blocks, bytes), (rows, columns), (rows, groups) ...
+def stored_parts(chunk, type, layout):  # (blocks, bytes) uint8 -> {field of layout.dtype: (blocks, numbers)}
+    """Take blocks of a file apart: unsigned codes, and the other numbers as records keep them."""
+    if layout.together > 1:
+        q, d, scales, dmin, minima = FACTORS[type.name](chunk)
+        parts = {"d": d, "dmin": dmin, "scales": scales, "minima": minima}
+    else:
+        q, scales, minima = type.parts(chunk)
+        parts = {"scales": scales, "minima": minima}
+    if layout.scales == NIBBLE:
+        parts["scales"] = scales | parts.pop("minima") << 4
+    elif layout.scales == POWER:
+        parts["scales"] = exponents(scales)
+    parts["codes"] = codes_of(q, layout)
+    return {name: numbers for name, numbers in parts.items() if numbers is not None}
+
+
+def codes_of(q, layout):  # signed integers -> codes, uint8
+    if layout.table is None:
+        return (q + np.int16(layout.offset)).astype(np.uint8)
+    code = np.zeros(256, np.uint8)
+    code[np.array(layout.table[::-1], np.int8).view(np.uint8)] = np.arange(len(layout.table))[::-1]  # the first of equal values
+    return code[q.astype(np.int8).view(np.uint8)]
+
+
+def exponents(scale):  # powers of two, float32 -> e of 2^(e - 128), uint8
+    """Read the exponent; the two smallest powers are subnormal: a float32 has them in its fraction."""
+    bits = scale.view(np.uint32)
+    return np.where(bits < 1 << 23, bits >> 22, (bits >> 23) + 1).astype(np.uint8)
+
+
+def write_records(records, layout, rows, parts):  # (bands, blocks, bytes), {field: (…, numbers)}, blocks of a row side by side
     """Fill the records of some bands."""
-    bands, blocks, _ = records.shape
-    codes, scale, minimum = (None if a is None else whole_bands(a, bands) for a in (codes, scale, minimum))
-    records[..., : layout.code_bytes] = interleave(codes.reshape(bands, BAND, blocks, BLOCK), layout.bits)
-    at = layout.code_bytes
-    for numbers in (scale, minimum):
-        if numbers is not None:
-            lanes = numbers.reshape(bands, BAND, blocks, -1).transpose(0, 2, 3, 1)  # rows last: they are the lanes
-            stored = np.ascontiguousarray(lanes, np.float32 if layout.wide else np.float16).view(np.uint8)
-            stored = stored.reshape(bands, blocks, -1)
-            records[..., at : at + stored.shape[-1]] = stored
-            at += stored.shape[-1]
+    bands = len(records)
+    head = records.reshape(bands, -1).view(layout.dtype)  # (bands, heads), or (bands, blocks) where there are no heads
+    record = head["records"]
+    for name, numbers in parts.items():
+        numbers, field = whole_bands(numbers.reshape(rows, -1), bands), (head if name in ("d", "dmin") else record)[name]
+        if name == "codes":
+            field[:] = interleave(numbers.reshape(bands, BAND, -1, BLOCK), layout.bits).reshape(field.shape)
+        else:  # rows last: they are the lanes
+            field[:] = numbers.reshape(bands, BAND, -1).swapaxes(1, 2).reshape(field.shape)
 
 
 def interleave(codes, bits):  # (bands, 16, blocks, 32) uint8 -> (bands, blocks, bytes) uint8
@@ -147,9 +129,10 @@ def interleave(codes, bits):  # (bands, 16, blocks, 32) uint8 -> (bands, blocks,
         order = codes.reshape(bands, BAND, blocks, 8, 2, 2).swapaxes(-1, -2)
         return np.ascontiguousarray(order.transpose(0, 2, 3, 1, 4, 5)).reshape(bands, blocks, -1)
     pairs = codes.reshape(bands, BAND, blocks, 16, 2).transpose(0, 2, 3, 1, 4)  # (bands, blocks, pair, row, side)
-    planes = [halfwords(pairs & 15, 4)]
-    if bits > 4:
-        planes.append(halfwords(pairs >> 4, bits - 4))
+    low = 2 if bits < 4 else 4  # bits of the first plane
+    planes = [halfwords(pairs & (1 << low) - 1, low)]
+    if bits > low:
+        planes.append(halfwords(pairs >> low, bits - low))
     return np.concatenate(planes, axis=2)
 
 
@@ -181,40 +164,61 @@ def place(lane, column, bits):  # row of the band, column 0 … 31, bits of a co
 def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
     """Unpack these rows to float32."""
     l, out = matrix.layout, np.empty((len(rows), matrix.shape[1]), np.float32)
-    halves, floats = matrix.records.view(np.uint16), matrix.records.view(np.float32)
-    unpack(halves, floats, rows, l.bits, l.group, l.offset, l.wide, l.minima, out)
+    raw = matrix.records.reshape(len(matrix.records), -1)
+    sizes = l.together, l.head_bytes, l.record_bytes, l.code_bytes
+    unpack(raw, raw.view(np.uint16), rows, sizes, l.bits, l.group, l.values, l.scales, l.minima, out)
     return out
 
 
 @njit
 def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2^bits - 1
-    """Read the code of row `lane`, column 0 … 31, out of a record of 16-bit words: the lower four bits, and those behind them."""
-    low = 8 if bits == 8 else 4
+    """Read the code of row `lane`, column 0 … 31, out of a record of 16-bit words: the lower bits, and those behind them."""
+    low = 8 if bits == 8 else 4 if bits >= 4 else 2
     word, shift = place(lane, column, low)
     code = words[word] >> shift & (1 << low) - 1
-    if low < bits < 8:
+    if low < bits:
         word, shift = place(lane, column, bits - low)
-        code |= (words[128 + word] >> shift & (1 << bits - low) - 1) << 4
+        code |= (words[32 * low + word] >> shift & (1 << bits - low) - 1) << low
     return code
 
 
+@njit
+def scale_at(raw, halves, at, head, i, kind, minimum):
+    """Read number i of the scales at byte `at`: lane i % 16 of a group; or of the minima, in whose case it is after them.
+
+    raw, halves: a band as bytes, and as 16-bit words. head: byte where d of 16 rows begins, or dmin.
+    """
+    if kind == HALF:
+        return number(halves, at // 2 + i)
+    byte = raw[at + i]
+    if kind == POWER:
+        return np.float32(2.0 ** (np.float64(byte) - 128))
+    nibble = byte >> 4 if minimum else byte & 15
+    return number(halves, head // 2 + i % 16) * np.float32(nibble if kind == NIBBLE else np.int8(byte))
+
+
 @kernel()
-def unpack(halves, floats, rows, bits, group, offset, wide, minima, out):
-    """Unpack the picture above, column by column. halves, floats: the same records as 16-bit words and as float32."""
+def unpack(raw, halves, rows, sizes, bits, group, values, kind, minima, out):
+    """Unpack the picture above, column by column. raw, halves: bands as bytes, and as 16-bit words.
+
+    sizes: records that share a head, and the bytes of a head, a record, its codes. values: what the codes stand for.
+    """
+    together, head_bytes, record_bytes, code_bytes = sizes
+    groups, each = 32 // group, 16 if kind != HALF else 32  # bytes of a register of scales
     for i in range(len(rows)):
         band, lane = rows[i] // 16, rows[i] % 16
-        for block in range(halves.shape[1]):
-            words, first = halves[band, block], 32 * block
-            for g in range(32 // group):
-                scale_at, minimum_at = 16 * g + lane, 16 * (32 // group + g) + lane
-                if wide:
-                    numbers = floats[band, block, 16 * bits :]
-                    scale, minimum = numbers[scale_at], numbers[minimum_at] if minima else np.float32(0)
-                else:
-                    numbers = words[32 * bits :]
-                    scale, minimum = number(numbers, scale_at), number(numbers, minimum_at) if minima else np.float32(0)
+        for block in range(out.shape[1] // 32):
+            head = block // together * (head_bytes + together * record_bytes)
+            start = head + head_bytes + block % together * record_bytes
+            words, first = halves[band, start // 2 :], 32 * block
+            for g in range(groups):
+                at = start + code_bytes + each * g
+                scale, minimum = scale_at(raw[band], halves[band], at, head, lane, kind, False), np.float32(0)
+                if minima:
+                    at += 0 if kind == NIBBLE else each * groups
+                    minimum = scale_at(raw[band], halves[band], at, head + 32, lane, kind, True)
                 for column in range(g * group, (g + 1) * group):
-                    out[i, first + column] = scale * np.float32(np.int32(code_at(words, lane, column, bits)) - offset) - minimum
+                    out[i, first + column] = scale * values[code_at(words, lane, column, bits)] - minimum
 
 
 def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below

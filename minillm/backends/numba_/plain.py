@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.packed import BAND, BLOCK, LAYOUT_LIST
+from minillm.backends.numba_.layouts import BAND, BYTE, HALF, LAYOUT_LIST, NIBBLE, POWER
 from minillm.backends.numba_.team import threads
 
 I32, U32 = np.int32, np.uint32  # Numba computes integers in 64 bits; these say that 32 are enough
@@ -35,69 +35,102 @@ def half(bits):  # uint16 -> float32
     return -value if bits & 0x8000 else value
 
 
+@njit
+def power(e):  # 0 … 255 -> 2^(e - 128), float32
+    return U32(U32(U32(e) - U32(1)) << U32(23) if e > 1 else U32(1 << 21) << U32(e)).view(np.float32)  # the least are subnormal
+
+
 @lru_cache
 def plain_kernel(number):
     """Compile the product for one layout, on first use."""
     layout = LAYOUT_LIST[number]
-    bits, group, offset, minima = layout.bits, layout.group, I32(layout.offset), layout.minima
-    groups, pairs, code_words = BLOCK // group, group // 2, layout.code_bytes // 4
-    width = 8 if bits == 8 else 4  # of a code in the lower plane
-    each, mask = 16 // width, U32((1 << width) - 1 | (1 << width) - 1 << 16)  # pairs in a lane of 32 bits
-    upper = max(1, bits - 4)
-    upper_each, upper_mask = 16 // upper, U32((1 << upper) - 1 | (1 << upper) - 1 << 16)
+    low, upper, offset, values = layout.low_bits, layout.bits - layout.low_bits, layout.offset, layout.values
+    groups, pairs, minima, kind = layout.groups, layout.group // 2, layout.minima, layout.scales
+    together, head_bytes, record_bytes, code_bytes = layout.together, layout.head_bytes, layout.record_bytes, layout.code_bytes
+    low_each, low_mask = 16 // low, U32(0x00010001 * ((1 << low) - 1))  # pairs in a lane of 32 bits
+    upper_each, upper_mask = 16 // max(1, upper), U32(0x00010001 * ((1 << upper) - 1))
+    minima_at = 0 if kind == NIBBLE else groups * layout.scale_bytes  # bytes behind the scales
 
     @njit(inline="always")
-    def two_codes(words, band, b, pair, row):
-        """The codes of columns 2·pair and 2·pair + 1, in the two halves of 32 bits."""
-        two = U32(U32(words[band, b, 16 * (pair // each) + row] >> U32(width * (pair % each))) & mask)
-        if bits == 5 or bits == 6:
-            more = words[band, b, 64 + 16 * (pair // upper_each) + row] >> U32(upper * (pair % upper_each))
-            two = U32(two | U32(U32(more) & upper_mask) << U32(4))
+    def two_codes(words, band, at, pair, row):
+        """The codes of columns 2·pair and 2·pair + 1 of the record at word `at`, in the two halves of 32 bits."""
+        two = U32(U32(words[band, at + 16 * (pair // low_each) + row] >> U32(low * (pair % low_each))) & low_mask)
+        if upper:
+            more = words[band, at + 16 * (low + pair // upper_each) + row] >> U32(upper * (pair % upper_each))
+            two = U32(two | U32(U32(more) & upper_mask) << U32(low))
         return two
 
-    if layout.wide:
+    if layout.table:
 
         @njit(inline="always")
-        def scale_at(words, halves, band, b, i):
-            """Number i of the scales and minima of a record."""
-            return U32(words[band, b, code_words + i]).view(np.float32)
+        def value(code):
+            return values[code]
 
     else:
 
         @njit(inline="always")
-        def scale_at(words, halves, band, b, i):
-            return half(halves[band, b, 2 * code_words + i])
+        def value(code):
+            return np.float32(I32(I32(code) - I32(offset)))
+
+    if kind == HALF:
+
+        @njit(inline="always")
+        def scale_at(raw, halves, band, at, head, i, shift):
+            """Number i of the scales, or minima, at byte `at`. head: byte of their d; shift: of a nibble."""
+            return half(halves[band, at // 2 + i])
+
+    elif kind == POWER:
+
+        @njit(inline="always")
+        def scale_at(raw, halves, band, at, head, i, shift):
+            return power(raw[band, at + i])
+
+    elif kind == BYTE:
+
+        @njit(inline="always")
+        def scale_at(raw, halves, band, at, head, i, shift):
+            return half(halves[band, head // 2 + i % 16]) * np.float32(np.int8(raw[band, at + i]))
+
+    else:
+
+        @njit(inline="always")
+        def scale_at(raw, halves, band, at, head, i, shift):
+            return half(halves[band, head // 2 + i % 16]) * np.float32(raw[band, at + i] >> shift & 15)
 
     @njit(error_model="numpy", fastmath={"contract"})
-    def add_band(words, halves, band, x, sums, t, y):
+    def add_band(raw, halves, words, band, x, sums, t, y):
         """y[row] += the 16 rows of a band times token t. Whole arrays come in: making a slice costs as much as a record."""
-        for b in range(words.shape[1]):
+        for b in range(x.shape[1] // 32):
+            head = b // together * (head_bytes + together * record_bytes)
+            at = head + head_bytes + b % together * record_bytes
             for row in range(16):
                 total = np.float32(0)
                 for g in range(groups):
                     dot = np.float32(0)
                     for pair in range(g * pairs, (g + 1) * pairs):
-                        two = two_codes(words, band, b, pair, row)
-                        dot += np.float32(I32(I32(two & U32(0xFFFF)) - offset)) * x[t, 32 * b + 2 * pair]
-                        dot += np.float32(I32(I32(two >> U32(16)) - offset)) * x[t, 32 * b + 2 * pair + 1]
-                    total += scale_at(words, halves, band, b, 16 * g + row) * dot
+                        two = two_codes(words, band, at // 4, pair, row)
+                        dot += value(two & U32(0xFFFF)) * x[t, 32 * b + 2 * pair]
+                        dot += value(two >> U32(16)) * x[t, 32 * b + 2 * pair + 1]
+                    scales = at + code_bytes
+                    total += scale_at(raw, halves, band, scales, head, 16 * g + row, 0) * dot
                     if minima:
-                        total -= scale_at(words, halves, band, b, 16 * (groups + g) + row) * sums[t, groups * b + g]
+                        minimum = scale_at(raw, halves, band, scales + minima_at, head + 32, 16 * g + row, 4)
+                        total -= minimum * sums[t, groups * b + g]
                 y[row] += total
 
     @kernel(parallel=True)
-    def run(x, words, halves, y, threads):
-        n, (bands, blocks, _) = len(x), words.shape
+    def run(x, raw, halves, words, y, threads):
+        n, bands, blocks = len(x), len(raw), x.shape[1] // 32
         sums = np.zeros((n, blocks * groups), np.float32)
         for t in range(n):
             for c in range(32 * blocks):
-                sums[t, c // group] += x[t, c]
+                sums[t, c // (2 * pairs)] += x[t, c]
         for part in prange(threads):
             for band in range(part * bands // threads, (part + 1) * bands // threads):
                 for t in range(n):
                     out = y[t, 16 * band : 16 * band + 16]
                     out[:] = np.float32(0)
-                    add_band(words, halves, band, x, sums, t, out)
+                    add_band(raw, halves, words, band, x, sums, t, out)
 
     return run
 
@@ -105,6 +138,6 @@ def plain_kernel(number):
 def linear_plain(x, matrix, count=None):  # (n, columns) float32, PackedMatrix -> (n, rows)
     """Compute linear.linear, for a packed matrix of any layout."""
     x, y = np.ascontiguousarray(x, np.float32), np.empty((len(x), len(matrix.records) * BAND), np.float32)
-    words, halves = matrix.records.view(np.uint32), matrix.records.view(np.uint16)
-    plain_kernel(matrix.number)(x, words, halves, y, count or threads())
+    raw = matrix.records.reshape(len(matrix.records), -1)
+    plain_kernel(matrix.number)(x, raw, raw.view(np.uint16), raw.view(np.uint32), y, count or threads())
     return y[:, : matrix.shape[0]]

@@ -32,16 +32,17 @@ from numba.extending import intrinsic
 from minillm.backends.numba_.bands import SIGNATURE, bands_times_tokens, operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.handles import handle
+from minillm.backends.numba_.layouts import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.linear import linear
 from minillm.backends.numba_.loops import FRESH, outer_products
 from minillm.backends.numba_.multiply import round_row
-from minillm.backends.numba_.packed import BAND, LAYOUT_LIST, LAYOUTS
 from minillm.backends.numba_.plain import I32, U32, half, linear_plain
 from minillm.backends.numba_.team import threads
 from minillm.backends.numba_.tile import TileEmitter
 
 Q4_1 = LAYOUT_LIST.index(LAYOUTS["Q4_1"])
 DOTS = ("vpdpwssd", "vpmaddwd")  # x86: 16-bit pairs multiplied and added, with and without accumulating
+LOOK_UPS = ("vpermw", "vpshufb")  # x86: a number of a table in each lane, of 16 bits or of 8
 
 
 @kernel()
@@ -240,8 +241,8 @@ STEPS = (*FILE_ORDER, lanes_float, lanes_integer, two_cores, vector_step, prefet
 
 
 @lru_cache
-def instructions_of(layout="Q4_1"):  # -> {x86 dot-product instruction: times it stands in the assembly of the product}
-    """Find which of DOTS LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
+def instructions_of(layout="Q4_1", names=DOTS):  # -> {x86 instruction: times it stands in the assembly of the product}
+    """Find which of these LLVM chose for the vector step. Compiles the product first, where no machine code is kept."""
     number = LAYOUT_LIST.index(LAYOUTS[layout])
     code = numba.njit(SIGNATURE, error_model="numpy")(bands_times_tokens(number).__wrapped__).inspect_asm(SIGNATURE.args)
-    return {name: code.count(name) for name in DOTS}
+    return {name: code.count(name) for name in names}

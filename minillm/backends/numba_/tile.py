@@ -7,7 +7,8 @@ For each record of the band, codes are unpacked once and used for all T tokens:
     dot       lane r:  += code(r, 0) · x(0) + code(r, 1) · x(1)                        exact, in 32-bit integers
 
 x is rounded to 16 bits (`round_block`), finer than the float32 result can tell. After each group of columns
-the integer sums become floats: y += scale · x_scale · (sum - offset · Σx) - minimum · x_scale · Σx.
+the integer sums become floats: y += scale · x_scale · (sum - offset · Σx) - minimum · x_scale · Σx. What is loaded of a
+record, and how it becomes codes and scales, is in records.py.
 
 Numba has no type for a SIMD register, so this module writes the step in LLVM's own language, through an `@intrinsic`: a
 Python function that runs at compile time and emits instructions. It names no instruction of any processor. LLVM knows
@@ -19,8 +20,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from minillm.backends.numba_.layouts import LAYOUT_LIST
 from minillm.backends.numba_.loops import loop_with_sums
-from minillm.backends.numba_.packed import LAYOUT_LIST
+from minillm.backends.numba_.records import HALVES_I16, Records
 from minillm.backends.numba_.simd import (
     F32,
     F32X16,
@@ -35,9 +37,9 @@ from minillm.backends.numba_.simd import (
     splat_scalar,
 )
 
-I8, I16, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+I16, I64 = ir.IntType(16), ir.IntType(64)
 SHORTS = ir.VectorType(ir.IntType(16), LANES)
-HALVES_I16, HALVES_I32 = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(I32, 2 * LANES)
+HALVES_I32 = ir.VectorType(I32, 2 * LANES)
 PREFETCH_AHEAD = 8192  # bytes; memory answers after some hundred steps, so it is asked that much earlier
 
 
@@ -113,12 +115,12 @@ def two_sums(b, one, other):  # two vectors of integers -> <2 x int32>: the sum 
     return b.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, 2), [0, 8]))
 
 
-class TileEmitter:
+class TileEmitter(Records):
     """Emits the code for one layout and number of tokens."""
 
     def __init__(self, layout, tokens):
-        self.layout, self.tokens = layout, tokens
-        self.groups = 32 // layout.group
+        super().__init__(layout)
+        self.tokens = tokens
 
     def emit(self, b, add, records, blocks, x, scales, sums, n_columns, y, y_stride):
         """Emit the loop over the records of a band, with one float accumulator per token in a register."""
@@ -128,76 +130,49 @@ class TileEmitter:
         totals = [b.select(adding, b.load(place, align=4), constant(0.0)) for place in places]
 
         def fold(i, totals):
-            record = b.add(records, b.mul(i, I64(self.layout.record_bytes)))
-            self.prefetch(b, b.add(record, I64(PREFETCH_AHEAD)))
+            at = b.add(records, b.mul(i, I64(self.layout.block_bytes)))
+            self.prefetch(b, b.add(at, I64(PREFETCH_AHEAD)))
+            record, units = self.record_and_units(b, at, i) if self.layout.head_bytes else (at, ())
             x_rows = [b.add(x, b.mul(I64(2), b.add(b.mul(n_columns, I64(t)), b.mul(i, I64(32))))) for t in tokens]
             index = [b.add(b.mul(blocks, I64(t)), i) for t in tokens]
             x_scale = [number(b, F32, scales, b.mul(at, I64(4))) for at in index]
             halves = [[number(b, I32, sums, b.add(b.mul(at, I64(8)), I64(4 * half))) for half in (0, 1)] for at in index]
             for g in range(self.groups):
                 x_sum = [half[g] if self.groups == 2 else b.add(*half) for half in halves]
-                totals = self.fold_group(b, record, g, x_rows, x_scale, x_sum, totals)
+                totals = self.fold_group(b, record, g, units, x_rows, x_scale, x_sum, totals)
             return totals
 
         for place, total in zip(places, loop_with_sums(b, blocks, totals, fold), strict=True):
             b.store(total, place, align=4)
 
-    def fold_group(self, b, record, g, x_rows, x_scale, x_sum, totals):
+    def record_and_units(self, b, at, i):
+        """Find record i, where records share heads, and load what its whole numbers are worth. at: i blocks after the first."""
+        before = b.and_(i, I64(self.layout.together - 1))  # records between it and its head
+        head = b.sub(at, b.mul(before, I64(self.layout.block_bytes)))
+        gap = b.sub(I64(self.layout.head_bytes), b.mul(before, I64(self.layout.head_bytes // self.layout.together)))
+        return b.add(at, gap), self.units(b, head)
+
+    def fold_group(self, b, record, g, units, x_rows, x_scale, x_sum, totals):
         """Emit integer dot products over the columns of one group, then their share of y."""
         dots = [splat_int(b, b.mul(s, I32(-self.layout.offset))) if self.layout.offset else constant(0, I32) for s in x_sum]
         pairs = self.layout.group // 2
         for pair in range(g * pairs, (g + 1) * pairs):
-            codes = self.codes(b, record, pair)
+            codes = self.numbers(b, record, pair)
             two = [splat_int(b, number(b, I32, row, I64(4 * pair))) for row in x_rows]
             dots = [dot_pairs(b, dot, codes, x) for dot, x in zip(dots, two, strict=True)]
-        scale = self.floats(b, record, self.layout.code_bytes + g * self.layout.scale_bytes)
+        scale = self.scale(b, record, g, units)
         values = [b.fmul(b.sitofp(dot, F32X16), scale) for dot in dots]
         if self.layout.minima:
-            minimum = self.floats(b, record, self.layout.code_bytes + (self.groups + g) * self.layout.scale_bytes)
+            minimum = self.minimum(b, record, g, units)
             sums = [splat_scalar(b, b.sitofp(s, F32)) for s in x_sum]
             values = [b.fsub(value, b.fmul(minimum, s)) for value, s in zip(values, sums, strict=True)]
         steps = [splat_scalar(b, s) for s in x_scale]
         return [call(b, "llvm.fma.v16f32", F32X16, *three) for three in zip(values, steps, totals, strict=True)]
 
-    def codes(self, b, record, pair):
-        """Emit two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
-        if self.layout.bits == 8:
-            word = self.word(b, record, 64 * (pair // 2))
-            return field(b, word, 8 * (pair % 2), 0xFF)
-        low = field(b, self.word(b, record, 64 * (pair // 4)), 4 * (pair % 4), 0xF)
-        if self.layout.bits == 4:
-            return low
-        upper, each = self.layout.bits - 4, 16 // (self.layout.bits - 4)
-        word = self.word(b, record, 256 + 64 * (pair // each))
-        high = field(b, word, upper * (pair % each), (1 << upper) - 1)
-        return b.or_(low, b.shl(high, constant(4, I32)))
-
-    def word(self, b, record, offset):
-        """Load 64 bytes of codes."""
-        return b.load(b.inttoptr(b.add(record, I64(offset)), I32X16.as_pointer()), align=32)
-
-    def floats(self, b, record, offset):
-        """Load sixteen scales as float32."""
-        stored = F32X16 if self.layout.wide else ir.VectorType(ir.HalfType(), LANES)
-        loaded = b.load(b.inttoptr(b.add(record, I64(offset)), stored.as_pointer()), align=32)
-        return loaded if self.layout.wide else b.fpext(loaded, F32X16)
-
-    def prefetch(self, b, record):
-        """Prefetch the cache lines of a record."""
-        for line in range(0, self.layout.record_bytes, 64):
-            place = b.inttoptr(b.add(record, I64(line)), I8.as_pointer())
-            call(b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
-
 
 def number(b, kind, base, offset):
     """Load one number."""
     return b.load(b.inttoptr(b.add(base, offset), kind.as_pointer()), align=4)
-
-
-def field(b, word, shift, mask):
-    """Extract the bits under the mask, of both halves of each lane, moved down."""
-    moved = b.lshr(word, constant(shift, I32)) if shift else word
-    return b.and_(moved, constant(mask | mask << 16, I32))
 
 
 def splat_int(b, number):

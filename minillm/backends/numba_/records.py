@@ -1,0 +1,127 @@
+"""What a record holds, taken into registers: the pieces of LLVM code that tile.py and matrix_unit.py are made of.
+
+    codes      load 64 bytes, move down, mask: two codes a lane; those of 3, 5 and 6 bits from two planes
+    numbers    the same, or what the layout's table says of each: sixteen or thirty-two looked up at once
+    scale      16 × float16 become float32; whole numbers become float32 and are multiplied by d, which a head holds
+
+packed.py and layouts.py have the pictures. These too name no instruction of any processor.
+"""
+
+from llvmlite import ir
+
+from minillm.backends.numba_.layouts import BYTE, HALF, NIBBLE, POWER
+from minillm.backends.numba_.processor import FEATURES
+from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call, constant
+
+I8, I16, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+HALVES_I16 = ir.VectorType(I16, 2 * LANES)
+
+
+class Records:
+    """Emits loads from the records of one layout."""
+
+    def __init__(self, layout):
+        self.layout, self.groups = layout, layout.groups
+
+    def numbers(self, b, record, pair):
+        """Emit what is multiplied: the codes, or what the table says of them. Two a lane."""
+        codes = self.codes(b, record, pair)
+        return look_up(b, self.layout.table, codes) if self.layout.table else codes
+
+    def codes(self, b, record, pair):
+        """Emit two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
+        low, bits = self.layout.low_bits, self.layout.bits
+        codes = self.plane(b, record, 0, low, pair)
+        if bits == low:
+            return codes
+        high = self.plane(b, record, 64 * low, bits - low, pair)
+        return b.or_(codes, b.shl(high, constant(low, I32)))
+
+    def plane(self, b, record, offset, bits, pair):
+        """Emit the codes of a pair from a plane of so many bits a code: load the 64 bytes they are in, and extract them."""
+        each = 16 // bits
+        place = b.inttoptr(b.add(record, I64(offset + 64 * (pair // each))), I32X16.as_pointer())
+        return field(b, b.load(place, align=32), bits * (pair % each), (1 << bits) - 1)
+
+    def units(self, b, head):
+        """Load what the whole numbers behind a head are worth: d, and dmin where there are minima."""
+        return [self.half_floats(b, head, 32 * i) for i in range(1 + self.layout.minima)]
+
+    def scale(self, b, record, g, units):
+        """Make the sixteen scales of a group, float32."""
+        at = self.layout.code_bytes + g * self.layout.scale_bytes
+        if self.layout.scales == HALF:
+            return self.half_floats(b, record, at)
+        stored = self.whole_numbers(b, record, at)
+        if self.layout.scales == POWER:
+            return power(b, stored)
+        return b.fmul(units[0], b.sitofp(stored if self.layout.scales == BYTE else b.and_(stored, constant(15, I32)), F32X16))
+
+    def minimum(self, b, record, g, units):
+        """Make the sixteen minima of a group, float32."""
+        at = self.layout.code_bytes + g * self.layout.scale_bytes
+        if self.layout.scales == NIBBLE:
+            return b.fmul(units[1], b.sitofp(b.lshr(self.whole_numbers(b, record, at), constant(4, I32)), F32X16))
+        at += self.groups * self.layout.scale_bytes
+        if self.layout.scales == HALF:
+            return self.half_floats(b, record, at)
+        return b.fmul(units[1], b.sitofp(self.whole_numbers(b, record, at), F32X16))
+
+    def half_floats(self, b, record, offset):
+        """Load sixteen float16 numbers as float32."""
+        kind = ir.VectorType(ir.HalfType(), LANES)
+        return b.fpext(b.load(b.inttoptr(b.add(record, I64(offset)), kind.as_pointer()), align=32), F32X16)
+
+    def whole_numbers(self, b, record, offset):
+        """Load sixteen numbers of 8 bits, with a sign where the layout has signed ones."""
+        kind = ir.VectorType(I8, LANES)
+        stored = b.load(b.inttoptr(b.add(record, I64(offset)), kind.as_pointer()), align=16)
+        return (b.sext if self.layout.scales == BYTE else b.zext)(stored, I32X16)
+
+    def prefetch(self, b, record):
+        """Prefetch the cache lines of a record."""
+        for line in range(0, self.layout.block_bytes, 64):
+            place = b.inttoptr(b.add(record, I64(line)), I8.as_pointer())
+            call(b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
+
+
+def field(b, word, shift, mask):
+    """Extract the bits under the mask, of both halves of each lane, moved down."""
+    moved = b.lshr(word, constant(shift, I32)) if shift else word
+    return b.and_(moved, constant(mask | mask << 16, I32))
+
+
+def power(b, e):
+    """2^(e - 128) for e in 0 … 255: e - 1 is the exponent of a float32; the two least are subnormal, a bit of the fraction."""
+    normal = b.shl(b.sub(e, constant(1, I32)), constant(23, I32))
+    least = b.shl(constant(1 << 21, I32), b.and_(e, constant(1, I32)))
+    return b.bitcast(b.select(b.icmp_unsigned(">", e, constant(1, I32)), normal, least), F32X16)
+
+
+def look_up(b, table, codes):  # sixteen numbers of 8 bits, two codes a lane -> what the codes stand for, two a lane
+    """Emit a look-up of each code: "element i is table[code i]" for every i, which LLVM knows as a permutation of the table.
+
+    Where a processor permutes 32 numbers of 16 bits (`vpermw`), so; elsewhere by bytes (`pshufb`, `tbl` on Arm), of which
+    only the lower one of each half counts, and gets its sign.
+    """
+    if "+avx512bw" in FEATURES:
+        return b.bitcast(by_lanes(b, I16, table, b.bitcast(codes, HALVES_I16)), I32X16)
+    halves, everything = b.bitcast(codes, ir.VectorType(I8, 64)), ir.Constant(ir.VectorType(I8, 64), ir.Undefined)
+    found = [by_lanes(b, I8, table, take(b, halves, everything, range(at, at + 16))) for at in range(0, 64, 16)]
+    found = [take(b, *two, range(32)) for two in (found[:2], found[2:])]
+    signed, eight = b.bitcast(take(b, *found, range(64)), HALVES_I16), ir.Constant(HALVES_I16, [8] * 2 * LANES)
+    return b.bitcast(b.ashr(b.shl(signed, eight), eight), I32X16)
+
+
+def by_lanes(b, kind, table, index):  # -> a vector of table[index[i]]
+    """Emit it lane by lane. The table is repeated up to the width of the register: a permutation is all of it."""
+    lanes = index.type.count
+    values = ir.Constant(index.type, [table[i % 16] % (1 << kind.width) for i in range(lanes)])
+    found = ir.Constant(index.type, ir.Undefined)
+    for i in range(lanes):
+        found = b.insert_element(found, b.extract_element(values, b.extract_element(index, I32(i))), I32(i))
+    return found
+
+
+def take(b, one, other, lanes):  # two vectors -> the lanes of both, one after another, that are named
+    return b.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
