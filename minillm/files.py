@@ -8,12 +8,15 @@ fsync: without it a power cut can leave the new name on a file whose bytes never
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import IO
 
 from minillm.errors import MiniLLMError
+
+DRAFTED = (".json", ".safetensors", ".part")  # files of a draft of ours: a folder that holds others is somebody's
 
 
 @contextlib.contextmanager
@@ -44,6 +47,43 @@ def replacing(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError, sh
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | PathLike, error: type[MiniLLMError] = MiniLLMError) -> Iterator[Path]:
+    """Fill a folder that takes the name `path` once the block ends without an error; until then, there is none.
+
+    A folder that is there must be empty: nothing of anybody's is removed. A kill leaves a draft, path.part, which the next writer
+    fills anew. MiniLLMError of this class where the folder is not empty, or the disk refuses.
+    """
+    path = Path(os.path.abspath(path))
+    try:
+        refuse_occupied(path, error)
+        draft = path.with_name(f"{path.name}.part")
+        if draft.is_dir() and all(file.suffix in DRAFTED for file in draft.iterdir()):
+            shutil.rmtree(draft)
+        draft.mkdir(parents=True)
+    except OSError as refusal:
+        raise error(f"{path}: cannot be made: {refusal.strerror or refusal}: {refusal.filename}.") from refusal
+    try:
+        yield draft
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+        draft.rename(path)
+    except OSError as refusal:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise error(f"{path}: cannot be written: {refusal.strerror or refusal}. Nothing was made.") from refusal
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def refuse_occupied(path: Path, error: type[MiniLLMError] = MiniLLMError) -> None:
+    """Raise an error of this class where `path` is a file, or a folder that is not empty."""
+    if path.is_dir() and any(path.iterdir()) or path.exists() and not path.is_dir():
+        found = "a folder that is not empty" if path.is_dir() else "a file"
+        raise error(f"{path}: expected a new folder, or an empty one, found {found}. Remove it, or give another name.")
 
 
 def write_text(path: str | PathLike, text: str, error: type[MiniLLMError] = MiniLLMError) -> None:

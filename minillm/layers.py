@@ -48,10 +48,16 @@ def rope_frequencies(d_head: int, base: float) -> Array:  # -> (d_head/2,)
     return (base ** (-np.arange(0, d_head, 2) / d_head)).astype(np.float32)
 
 
-def rope_angles(positions: Array, frequencies: Array) -> tuple[Array, Array]:  # (tokens,), (d/2,) -> (tokens, d/2), (tokens, d/2)
-    """Cosine and sine of position × frequency, for each position and each pair of components."""
+def rope_angles(  # (tokens,), (d/2,) -> (tokens, d/2), (tokens, d/2)
+    positions: Array, frequencies: Array, magnitude: float = 1.0
+) -> tuple[Array, Array]:
+    """Cosine and sine of position × frequency, for each position and each pair of components.
+
+    magnitude: of both, so that what `rope` turns with them grows by it too: YaRN's temperature (model/rope_scaling.py).
+    """
     angles = np.asarray(positions, np.float32)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+    cos, sin = np.cos(angles), np.sin(angles)
+    return (cos, sin) if magnitude == 1 else (cos * np.float32(magnitude), sin * np.float32(magnitude))
 
 
 def rope(  # (tokens, heads, d), (tokens, d/2), (tokens, d/2) -> (tokens, heads, d)

@@ -128,7 +128,7 @@ def test_a_header_longer_than_the_file_is_refused(tmp_path, content):
         ("config", {"hidden_act": "gelu"}, "gelu"),
         ("config", {"intermediate_size": 41}, "must have shape"),
         ("config", {"num_hidden_layers": 3}, "is missing"),
-        ("config", {"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "yarn"),
+        ("config", {"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, "dynamic"),
         ("tokenizer", {"model": {"type": "WordPiece"}}, "WordPiece"),
     ],
 )

@@ -94,7 +94,7 @@ def test_divisors_of_rope_are_used_and_must_be_above_0(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "RoPE scaling 'yarn' is not supported"),
+        ({"llama.rope.scaling.type": "longrope"}, "scaling.type: expected 'none' or 'linear' or 'yarn', found 'longrope'"),
         ({"llama.rope.scaling.attn_factor": 1.2}, "rope.scaling.attn_factor"),
         ({"llama.attention.causal": False}, "looks ahead"),
         ({"llama.rope.dimension_count": 8}, "RoPE on 8 of 16 components"),

@@ -134,7 +134,6 @@ def with_value(value):
 WRONG = {
     "RoPE of Qwen without its biases": ({"config": replace(SMALL, rope_interleaved=False)}, "rope_interleaved = False, qkv_bias"),
     "biases and norms": ({"config": replace(SMALL, rope_interleaved=False, qkv_bias=True, qk_norm=True)}, "no architecture"),
-    "Llama 3's RoPE": ({"config": replace(SMALL, rope_scaling=RopeScaling("llama3", 8.0))}, "'linear', found 'llama3'"),
     "another tokenizer": ({"tokenizer": byte_metadata(260)}, "the tokenizer has 260 tokens, the model's vocabulary 259"),
     "no tokenizer": ({"tokenizer": {}}, "the tokenizer has 0 tokens"),
     "no norm": ({"parameters": changed(**{"output_norm.weight": None})}, "11 tensors, found 10: 'output_norm.weight' is mis"),

@@ -50,6 +50,7 @@ NEEDED = {  # what must be there beside the option that is tried
     ("train",): ["--config", "none.toml"],
     ("quiz",): ["--list"],
     ("inspect",): ["MODEL"],
+    ("convert",): ["MODEL", "converted"],
     ("quantize",): ["MODEL", "out.gguf", "--type", "q8_0"],
     ("imatrix",): ["--model", "MODEL", "--text", __file__, "--out", "out.imatrix", "--chunks", "1", "--context", "8"],
     ("download",): ["tiny"],

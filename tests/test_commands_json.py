@@ -10,6 +10,7 @@ from test_commands import folder, run  # noqa: F401 (fixtures)
 LINES = {  # command -> command lines that the runner knows to make small
     ("generate",): ["minillm generate PROMPT --json"],
     ("inspect",): ["minillm inspect FILE --json"],
+    ("convert",): ["minillm convert FOLDER OUT.gguf --json", "minillm convert IN.gguf FOLDER --json"],
     ("quantize",): ["minillm quantize IN OUT --type T --json", "minillm quantize IN OUT --type T --imatrix FILE --json"],
     ("imatrix",): ["minillm imatrix --model M --text FILE --out FILE --json"],
     ("backends",): ["minillm backends --json"],

@@ -40,7 +40,7 @@ class Ops:
 
     # --- the forward pass: w is a LayerWeights, c a ModelConfig -----------------------------------------------------------------
     embed: Callable  # tokens (n,) int64, matrix (vocab, d) -> (n, d)
-    rope_angles: Callable  # positions (n,) int64, frequencies (d_head/2,) -> cos, sin: (n, d_head/2)
+    rope_angles: Callable  # positions (n,) int64, frequencies (d_head/2,), magnitude=1.0 -> cos, sin: (n, d_head/2)
     rms_norm: Callable  # x (..., d), weight (d,), eps -> (..., d)
     linear: Callable  # x (n, d_in), matrix (d_out, d_in), bias (d_out,) or None -> (n, d_out)
     add_linear: Callable  # x (n, d_out), h (n, d_in), matrix -> x + h Wᵀ

@@ -94,7 +94,7 @@ def bfloat16_folder(path, tokenizer=False):  # a GGUF file -> a folder, while th
     from minillm.model.write_folder import convert
 
     with tempfile.TemporaryDirectory(prefix="minillm-") as folder:
-        yield convert(path, folder, tokenizer)
+        yield convert(path, folder, tokenizer, "bfloat16")
 
 
 def serve() -> None:

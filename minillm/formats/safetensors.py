@@ -11,6 +11,7 @@ https://github.com/huggingface/safetensors (the format's description).
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from minillm.errors import ModelError
+from minillm.files import replacing
 from minillm.formats.expect import is_unicode, is_whole, shown
+from minillm.formats.gguf_write import Streamed
 from minillm.formats.json_file import parse_object
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a value; the types that weights of a language model come in
@@ -36,6 +39,12 @@ class SafeTensor(NamedTuple):
     raw: np.ndarray
     dtype: str
     shape: tuple[int, ...]
+
+    def release_pages(self) -> None:
+        """Give the pages of the file that were read back to the system; a later read loads them again."""
+        mapped = getattr(self.raw, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_safetensors(path: str | Path) -> dict[str, SafeTensor]:
@@ -101,16 +110,33 @@ KINDS = {"<f4": "F32", "<f2": "F16", "<u2": "BF16"}  # of an array: NumPy has no
 def encoded(  # {name: float32 or float16 array, or uint16: bits of bfloat16}, {str: str} -> [bytes]
     tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> list[bytes]:
-    """Encode a file, in pieces to be written one after another. The header is padded, so that the data begins on 8 bytes."""
-    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    offset, parts = 0, []
-    for name, array in tensors.items():
-        little = array.dtype.newbyteorder("<")
-        raw = np.ascontiguousarray(array, little).tobytes()
-        dtype = KINDS[little.str]
-        entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + len(raw)]}
-        offset += len(raw)
-        parts.append(raw)
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
-    return [len(header).to_bytes(8, "little"), header, *parts]
+    """Encode a file, in pieces to be written one after another."""
+    littles = {name: array.dtype.newbyteorder("<") for name, array in tensors.items()}
+    raws = [np.ascontiguousarray(array, littles[name]).tobytes() for name, array in tensors.items()]
+    return [header({name: (KINDS[littles[name].str], array.shape) for name, array in tensors.items()}, metadata), *raws]
+
+
+def header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Encode the table of contents, {name: (dtype, shape)}, behind its length. Padded, so that the data begins on 8 bytes."""
+    table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for name, (dtype, shape) in entries.items():
+        end = offset + math.prod(shape) * WIDTHS[dtype]
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Streamed], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a file of tensors whose bytes are made as they are written; one that was there is replaced.
+
+    Errors: what their chunks() raise, ModelError where the file cannot be written. Then there is none.
+    """
+    entries = {name: (tensor.type.name, tensor.shape) for name, tensor in tensors.items()}
+    with replacing(path, ModelError) as file:
+        file.write(header(entries, metadata))
+        for tensor in tensors.values():
+            for chunk in tensor.chunks():
+                file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)

@@ -20,7 +20,9 @@ from minillm.errors import ModelError
 class RopeScaling:
     """How the frequencies of RoPE are slowed down for contexts longer than those of training.
 
-    kind "linear": every frequency / factor. kind "llama3": low frequencies / factor, high ones untouched, a ramp between.
+    kind "linear": every frequency / factor. "llama3": low frequencies / factor, high ones untouched, a ramp between. "yarn": a
+    ramp too, between pairs that turn beta_fast and beta_slow times within the original context; and attention is sharpened.
+    attention_factor: of yarn, what queries and keys are multiplied by; None follows from the factor (rope_scaling.py).
     """
 
     kind: str
@@ -28,6 +30,9 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class ModelConfig:
             raise ModelError(f"{self.name}: RoPE turns pairs of components, d_head {self.d_head} is odd.")
         if self.rope_base <= 0 or self.norm_eps < 0:
             raise ModelError(f"{self.name}: RoPE base {self.rope_base} must be above 0, norm eps {self.norm_eps} not below.")
+        if self.rope_scaling is not None and self.rope_scaling.kind == "yarn" and self.rope_base <= 1:
+            raise ModelError(f"{self.name}: YaRN needs frequencies that fall, with a RoPE base above 1, found {self.rope_base}.")
 
     # --- parameters and bytes -------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from typing import Any
 from minillm.errors import ModelError
 from minillm.formats.expect import Fields, from_file, shown
 from minillm.formats.json_file import read_object
-from minillm.model.config import ModelConfig, RopeScaling
-from minillm.model.weights import SCALES
+from minillm.model.config import ModelConfig
+from minillm.model.rope_files import SCALES, scaling_from_config
 
 ARCHITECTURES = {  # class name in config.json: bias on q, k, v; norm on q and k
     "LlamaForCausalLM": (False, False),
@@ -67,7 +67,7 @@ def folder_config(folder: Path) -> ModelConfig:
             norm_eps=c.number("rms_norm_eps", low=0, high=SCALES[1]),
             rope_base=rope.number("rope_theta", c.number("rope_theta", 10000.0, *SCALES), *SCALES),
             rope_interleaved=False,
-            rope_scaling=rope_scaling(rope),
+            rope_scaling=scaling_from_config(rope, c.whole("original_max_position_embeddings", context, low=1)),
             tied=c.flag("tie_word_embeddings", False),
             qkv_bias=qkv_bias,
             qk_norm=qk_norm,
@@ -82,24 +82,3 @@ def check_window(c: Fields, architecture: str, context: int) -> None:
         c.fail("sliding_window", "none, as a window is not supported", f"{window:,} tokens")
     if other := set(c.texts("layer_types", [])) - {"full_attention"}:
         c.fail("layer_types", "full_attention alone", shown(min(other)))
-
-
-def rope_scaling(rope: Fields) -> RopeScaling | None:
-    """Read how RoPE is scaled. An unknown key is refused: it would scale it otherwise."""
-    kind = rope.text("rope_type", None) or rope.text("type", None) or "default"
-    if kind == "default":
-        scaling = None
-    elif kind == "linear":
-        scaling = RopeScaling("linear", rope.number("factor", low=SCALES[0], high=SCALES[1]))
-    elif kind == "llama3":
-        low, high = (rope.number(f"{end}_freq_factor", low=1e-3, high=1e6) for end in ("low", "high"))
-        if low >= high:
-            rope.fail("low_freq_factor", f"less than high_freq_factor, {high:g}", f"{low:g}")
-        original = rope.whole("original_max_position_embeddings", low=1)
-        scaling = RopeScaling("llama3", rope.number("factor", low=SCALES[0], high=SCALES[1]), low, high, original)
-    else:
-        raise ModelError(f"{rope.where}rope_type: RoPE scaling {shown(kind)} is not supported; linear and llama3 are.")
-    rope.one_of("partial_rotary_factor", (1.0,), None)
-    for key, value in rope.unread().items():
-        rope.fail(key, f"no such key, where RoPE's scaling is {shown(kind)}", shown(value))
-    return scaling

@@ -74,7 +74,7 @@ def folder_store(folder: Path, config: ModelConfig) -> TensorStore:  # path, Mod
 
     def read(name: str) -> StoredTensor:
         found = tensors[name]
-        return StoredTensor(found.raw, BLOCK_TYPES[found.dtype], found.shape)
+        return StoredTensor(found.raw, BLOCK_TYPES[found.dtype], found.shape, found.release_pages)
 
     return TensorStore(names, read, folder)
 

@@ -22,7 +22,7 @@ from minillm.cache.protocol import Array, KVCache
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.adapters import LoadedAdapter, routes, with_adapters, with_rows_on_device
 from minillm.model.config import ModelConfig
-from minillm.model.rope_scaling import scaled_frequencies
+from minillm.model.rope_scaling import rope_magnitude, scaled_frequencies
 
 
 @dataclass(slots=True)
@@ -60,6 +60,7 @@ class Transformer:
         divisors = weights.rope_divisors
         frequencies = scaled_frequencies(config, None if divisors is None else ops.download(divisors))
         (self.frequencies,) = ops.upload([frequencies])
+        self.rope_magnitude = rope_magnitude(config.rope_scaling)
 
     def new_cache(self, tokens: int = 0) -> ContiguousCache:
         """Make an empty KV cache of this model's shape, with room for so many tokens, where that is known."""
@@ -102,7 +103,7 @@ class Transformer:
             step.ops, layers = with_adapters(self.ops, layers, with_rows_on_device(routed, rest))
 
         x = self.ops.embed(tokens, self.weights.embedding)
-        angles = self.ops.rope_angles(positions, self.frequencies)
+        angles = self.ops.rope_angles(positions, self.frequencies, self.rope_magnitude)
         return step.ops.run_layers(x, layers, self.config, angles, step), spans, rows
 
     def head_of(self, x: Array, rows: Array) -> Array:  # (tokens, d_model), (n,) -> (n, vocab)

@@ -8,7 +8,6 @@ each tensor's shape is checked against the configuration before anything is comp
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,22 +16,23 @@ from minillm.backends.ops import Ops
 from minillm.errors import ModelError
 from minillm.formats.expect import Fields, from_file, shown
 from minillm.formats.gguf import GGUFFile
-from minillm.model.config import ModelConfig, RopeScaling
+from minillm.model.config import ModelConfig
+from minillm.model.rope_files import SCALES, scaling_from_gguf
 
 ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q and k
     "llama": (True, False, False),
     "qwen2": (False, True, False),
     "qwen3": (False, False, True),
 }
-SCALES = 1e-30, 1e30  # what a base of RoPE, or a factor that divides its frequencies, can be
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it."""
+    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it. done: call it after that."""
 
     raw: np.ndarray
     type: Any  # BlockType
     shape: tuple[int, ...]
+    done: Callable[[], object] = lambda: None
 
 
 @dataclass(slots=True)
@@ -84,6 +84,7 @@ def config_from_gguf(gguf: GGUFFile) -> ModelConfig:
         raise ModelError(f"{gguf.path}: RoPE on {turned:,} of {d_head:,} components is not supported, all or none are turned.")
     if not keys.flag("attention.causal", True):
         raise ModelError(f"{gguf.path}: attention that looks ahead ({architecture}.attention.causal is false) is not supported.")
+    context = keys.whole("context_length")
     with from_file(gguf.path):
         return ModelConfig(
             n_layers=keys.whole("block_count"),
@@ -93,11 +94,11 @@ def config_from_gguf(gguf: GGUFFile) -> ModelConfig:
             d_head=d_head,
             d_ff=keys.whole("feed_forward_length"),
             vocab_size=gguf.tensors["token_embd.weight"].shape[0],
-            context_length=keys.whole("context_length"),
+            context_length=context,
             norm_eps=keys.number("attention.layer_norm_rms_epsilon", low=0, high=SCALES[1]),
             rope_base=keys.number("rope.freq_base", 10000.0, *SCALES),
             rope_interleaved=interleaved,
-            rope_scaling=linear_scaling(keys, gguf.path),
+            rope_scaling=scaling_from_gguf(keys, context),
             tied="output.weight" not in gguf.tensors,
             qkv_bias=qkv_bias or "blk.0.attn_q.bias" in gguf.tensors,  # a llama may have them: InternLM, Qwen in llama's clothes
             qk_norm=qk_norm,
@@ -109,17 +110,6 @@ def without_prefix(  # {key: value}, "llama." -> {the rest of the key: value}
     values: dict[str, Any], prefix: str
 ) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-
-
-def linear_scaling(keys: Fields, path: str | Path) -> RopeScaling | None:
-    """Read the factor of linear scaling: as in llama.cpp it may have an older name, and holds unless a type says otherwise."""
-    factor = keys.number("rope.scaling.factor", None, *SCALES) or keys.number("rope.scale_linear", None, *SCALES)
-    kind = keys.text("rope.scaling.type", "linear" if factor else "none")
-    if kind not in ("none", "linear"):
-        raise ModelError(f"{path}: RoPE scaling {shown(kind)} is not supported in GGUF metadata; linear is.")
-    if (stretched := keys.number("rope.scaling.attn_factor", 1.0)) != 1.0:
-        raise ModelError(f"{path}: attention scaled by {stretched:g} (rope.scaling.attn_factor) is not supported.")
-    return RopeScaling("linear", factor) if factor and kind == "linear" else None
 
 
 def model_name(metadata: dict[str, Any]) -> str:  # -> what to call the model in a table or a title

@@ -23,9 +23,10 @@ from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.gguf_write import Streamed, encoded, write_gguf
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
+from minillm.model.rope_files import rope_freqs, scaling_to_gguf
 from minillm.model.weights import ARCHITECTURES
 
-FILE_TYPES = {"F32": 0, "F16": 1}  # general.file_type
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # general.file_type
 LLAMA_WITH_BIASES = ("llama", True, True, False)  # its biases are there where the tensors are
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 CHUNK = 1 << 20  # weights converted at a time
@@ -49,7 +50,8 @@ def write_model(
     if dtype not in DTYPES:
         raise ModelError(f"matrices are written in {' or '.join(DTYPES)}, found {dtype!r}.")
     metadata = model_metadata(config, tokenizer, extra)
-    write_gguf(path, metadata | {"general.file_type": FILE_TYPES[dtype]}, stored_tensors(config, parameters, dtype))
+    tensors = {**rope_freqs(config), **stored_tensors(config, parameters, dtype)}
+    write_gguf(path, metadata | {"general.file_type": FILE_TYPES[dtype]}, tensors)
 
 
 def model_metadata(config: ModelConfig, tokenizer: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -86,10 +88,7 @@ def shape_metadata(config: ModelConfig) -> dict[str, Any]:
         "rope.dimension_count": config.d_head,
         "rope.freq_base": config.rope_base,
     }
-    if config.rope_scaling is not None:
-        if config.rope_scaling.kind != "linear":
-            raise ModelError(f"{config.name}: GGUF metadata says RoPE scaling 'linear', found {config.rope_scaling.kind!r}.")
-        shape |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_scaling.factor}
+    shape |= scaling_to_gguf(config.rope_scaling)
     general = {"general.architecture": names[0], "general.type": "model", "general.name": config.name}
     return general | {f"{names[0]}.{key}": value for key, value in shape.items()}
 

@@ -1,71 +1,117 @@
-"""From a GGUF file to a folder as hubs keep it, in bfloat16: the inverse of hf_folder.py, for programs that read no GGUF.
+"""From a GGUF file to a folder as hubs keep it, for programs that read no GGUF: the inverse of write_gguf.py.
 
-    convert(path, folder)   config.json   model.safetensors   and, where wanted, tokenizer.json   tokenizer_config.json
+    config.json              the shape, in the keys of transformers
+    model.safetensors        weights, unpacked: matrices in one type, vectors in float32, as the file has them
+    tokenizer.json …         and the others of write_tokenizer.py
+    gguf.json                what the file says of itself and no other of these has a place for
 
-Weights are unpacked and rounded to 8 bits of mantissa, to the nearest and ties to even; and a llama's Q and K get the row order
-of hubs, where RoPE turns component i with i + d/2 instead of its neighbour.
+A Llama's Q and K get the row order of hubs, where RoPE turns component i with i + d/2 instead of its neighbour. transformers and
+vLLM load the folder; converted to GGUF again it is the same file, byte for byte, where write.py or write_gguf.py had written it.
 """
 
 import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from minillm.errors import ModelError, TokenizerError
-from minillm.files import replacing, write_text
-from minillm.formats.gguf import open_gguf
-from minillm.formats.safetensors import encoded
+from minillm.errors import ModelError
+from minillm.files import new_folder, refuse_occupied, write_text
+from minillm.formats.blocks import BLOCK_TYPES, dequantize
+from minillm.formats.expect import Fields, from_file
+from minillm.formats.gguf import GGUFFile, open_gguf
+from minillm.formats.gguf_write import Streamed
+from minillm.formats.recode import Source, recode
+from minillm.formats.safetensors import write_safetensors
+from minillm.model.config import ModelConfig
 from minillm.model.hf_config import ARCHITECTURES
 from minillm.model.hf_folder import hub_name
-from minillm.model.hf_pipeline import STRUCTURES
-from minillm.model.load import load_parameters
-from minillm.model.tokenizer.metadata import arguments_from_gguf
-from minillm.model.tokenizer.vocabulary import CONTROL, UNUSED, USER_DEFINED
+from minillm.model.random_model import tensor_shapes
+from minillm.model.rope_files import ROPE_FREQS, llama3_from_gguf, scaling_to_config, shortest
+from minillm.model.row_order import halves_from_neighbours, is_turned
+from minillm.model.tensor_store import TensorStore
+from minillm.model.weights import StoredTensor, config_from_gguf, without_prefix
+from minillm.model.write_gguf import ABOUT, is_about
+from minillm.model.write_tokenizer import tokenizer_files
 
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-
-
-def convert(path, folder, tokenizer=True):  # a .gguf file, path, bool -> Path of the folder
-    """Write the model of a GGUF file. ModelError, TokenizerError where a folder cannot say what the file does."""
-    folder = Path(folder)
-    config, parameters = load_parameters(path)
-    texts = {"config.json": config_json(config)}
-    if tokenizer:
-        with open_gguf(path) as gguf:
-            texts |= tokenizer_files(gguf.metadata)
-    tensors = {hub_name(name): bfloat16(by_halves(name, array, config)) for name, array in parameters.items()}
-    with replacing(folder / "model.safetensors", ModelError) as file:
-        for part in encoded(tensors, {"format": "pt"}):
-            file.write(part)
-    for name, values in texts.items():
-        write_text(folder / name, json.dumps(values, indent=1, ensure_ascii=False), ModelError)
-    return folder
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+COMPUTED = ("general.architecture", "general.type", "general.file_type", "general.quantization_version", "general.alignment")
 
 
-def bfloat16(array):  # float32 -> uint16: the upper halves, to the nearest
-    """Round to bfloat16."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+def convert(
+    path: str | Path, folder: str | Path, tokenizer: bool = True, dtype: str | None = None,
+    progress: Callable[[int], Any] = lambda weights: None
+) -> Path:  # fmt: skip
+    """Write the model of a GGUF file as a folder, which must be new or empty.
+
+    tokenizer: with its files. dtype: of the matrices, "float32", "float16" or "bfloat16"; None: as most of them are in the file,
+    float16 where that is a packed type. progress: called with the number of weights done since the last call.
+    ModelError, TokenizerError, GGUFError for what is damaged, and for what a folder cannot say. Nothing is left behind then.
+    """
+    refuse_occupied(Path(folder), ModelError)
+    with open_gguf(path) as gguf, from_file(path):
+        config = config_from_gguf(gguf)
+        kind = dtype or usual_dtype(path)
+        if kind not in DTYPES:
+            raise ModelError(f"matrices are written in {' or '.join(DTYPES)}, found {kind!r}.")
+        config, tensors = streamed(config, gguf, DTYPES[kind], progress)
+        files = {"config.json": config_json(config, kind)}
+        if tokenizer:
+            files |= tokenizer_files(gguf.metadata)
+            ids = files["generation_config.json"]
+            files["config.json"] |= {key: ids[key] for key in ("bos_token_id", "eos_token_id") if key in ids}
+            if said := about(gguf.metadata):
+                files[ABOUT] = said
+    with new_folder(folder, ModelError) as draft:
+        for name, values in files.items():
+            write_text(draft / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n", ModelError)
+        write_safetensors(draft / "model.safetensors", tensors, {"format": "pt"})
+    return Path(folder)
 
 
-def by_halves(name, array, config):  # -> the rows of Q and K in the order of hubs
-    """Reorder each head's rows from neighbours (0, d/2, 1, d/2 + 1, …) to halves (0, 1, 2, …)."""
-    if not config.rope_interleaved or name.split(".")[-2] not in ("attn_q", "attn_k"):
-        return array
-    return array.reshape(-1, config.d_head // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+def streamed(
+    config: ModelConfig, gguf: GGUFFile, kind: str, progress: Callable[[int], Any]
+) -> tuple[ModelConfig, dict[str, Streamed]]:
+    """Check every tensor of a file; {hub's name: its bytes as they will be read}. The shape comes back with Llama 3's scaling."""
+    store = TensorStore(gguf.tensors, partial(stored, gguf), gguf.path)
+    found = {}
+    for name, shape in tensor_shapes(config).items():
+        if (tensor := store(name)) is None or tuple(tensor.shape) != shape:
+            raise ModelError(f"tensor {name!r} must have shape {shape}, found {tuple(tensor.shape) if tensor else 'none'}.")
+        order = halves_from_neighbours(shape[0], config.d_head) if is_turned(name, config) else None
+        source = Source(tensor.raw, tensor.type, shape, f"{gguf.path}: tensor {name!r}", gguf.release_pages)
+        found[hub_name(name)] = recode(source, BLOCK_TYPES[kind if len(shape) > 1 else "F32"], order, progress)
+    if (tensor := store(ROPE_FREQS)) is not None:
+        if tuple(tensor.shape) != (config.d_head // 2,):
+            raise ModelError(f"tensor {ROPE_FREQS!r} must have shape {(config.d_head // 2,)}, found {tuple(tensor.shape)}.")
+        divisors = dequantize(tensor.raw, tensor.type, tensor.shape)
+        prefix = f"{gguf.architecture}."
+        keys = Fields(without_prefix(gguf.metadata, prefix), f"metadata {prefix}", ModelError)
+        config = llama3_from_gguf(keys, divisors, config)
+    store.finish()
+    return config, found
 
 
-def config_json(config):  # ModelConfig -> {key: value}
-    """Say the shape in the keys of transformers."""
+def stored(gguf: GGUFFile, name: str) -> StoredTensor:
+    return StoredTensor(gguf.raw(name), gguf.tensors[name].type, gguf.tensors[name].shape)
+
+
+def usual_dtype(path: str | Path) -> str:
+    """Find the type that most weights of matrices have, where a folder knows it; float16 for packed ones, whose scales are so."""
+    counts: dict[str, int] = {}
+    with open_gguf(path) as gguf:
+        for info in gguf.tensors.values():
+            if len(info.shape) > 1:
+                counts[info.type.name] = counts.get(info.type.name, 0) + info.size
+    most = max(counts, key=lambda name: counts[name], default="F16")
+    return next((dtype for dtype, name in DTYPES.items() if name == most), "float16")
+
+
+def config_json(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, Any]:
+    """Say the shape in the keys of transformers. Numbers that a file held in 32 bits become the decimals they were: 1e-05."""
     kind = config.qkv_bias, config.qk_norm
     if (name := next((n for n, traits in ARCHITECTURES.items() if traits == kind), None)) is None:
         raise ModelError(f"{config.name}: no architecture of a folder has both biases and norms on q and k.")
-    scaling, rope = config.rope_scaling, None
-    if scaling is not None:
-        rope = {"rope_type": scaling.kind, "factor": scaling.factor}
-        if scaling.kind == "llama3":
-            rope |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
-            rope |= {"original_max_position_embeddings": scaling.original_context}
     return {
         "architectures": [name],
         "model_type": name.removesuffix("ForCausalLM").lower(),
@@ -77,65 +123,16 @@ def config_json(config):  # ModelConfig -> {key: value}
         "intermediate_size": config.d_ff,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_base,
-        "rope_scaling": rope,
+        "rms_norm_eps": shortest(config.norm_eps),
+        "rope_theta": shortest(config.rope_base),
+        "rope_scaling": scaling_to_config(config.rope_scaling),
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
-        "torch_dtype": "bfloat16",
+        "torch_dtype": dtype,
     }
 
 
-# --- the tokenizer --------------------------------------------------------------------------------------------------
-
-
-def tokenizer_files(metadata):  # GGUF's metadata -> {file: values}
-    """Say the tokenizer as transformers reads it. TokenizerError where it is not byte-level BPE."""
-    known = arguments_from_gguf(metadata)
-    if "merges" not in known:
-        raise TokenizerError("only byte-level BPE is written to tokenizer.json, this file's tokenizer is SentencePiece's.")
-    tokens, types = known["tokens"], known["token_types"] or [1] * len(known["tokens"])
-    structure = next((steps for steps, name in STRUCTURES.items() if name == known["pre"]), None)
-    if structure is None:
-        raise TokenizerError(f"the pre-tokenizer {known['pre']!r} has no form for tokenizer.json here.")
-    apart = {i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)}
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    bos, eos = (None if (i := known[key]) is None else tokens[i] for key in ("bos_id", "eos_id"))
-    values = {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": tokens[i], **plain, "special": types[i] == CONTROL} for i in sorted(apart)],
-        "normalizer": {"type": known["normalizer"]} if known["normalizer"] else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [step(*each) for each in structure]},
-        "post_processor": begin(bos, known["bos_id"]) if known["add_bos"] and bos else None,
-        "decoder": BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "ignore_merges": bool(known["ignore_merges"]),
-            "vocab": {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if i not in apart and kind != UNUSED},
-            "merges": [pair.split(" ") for pair in known["merges"]],
-        },
-    }
-    options = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos}
-    options |= {"add_bos_token": known["add_bos"]}
-    options |= {"chat_template": known["chat_template"], "clean_up_tokenization_spaces": False}
-    ends = [i for i in (known["eos_id"], *known["extra_eos_ids"]) if i is not None]
-    return {
-        "tokenizer.json": values,
-        "tokenizer_config.json": {key: value for key, value in options.items() if value is not None},
-        "generation_config.json": {"eos_token_id": ends},
-    }
-
-
-def step(kind, what):  # ("Split", pattern), ("Digits", alone), ("ByteLevel", whether it cuts) -> a step of a pre_tokenizer
-    if kind == "ByteLevel":
-        return BYTE_LEVEL | {"use_regex": what}
-    if kind == "Digits":
-        return {"type": "Digits", "individual_digits": what}
-    return {"type": "Split", "pattern": {"Regex": what}, "behavior": "Isolated", "invert": False}
-
-
-def begin(text, number):  # -> the post-processor that puts this token in front
-    first = {"SpecialToken": {"id": text, "type_id": 0}}
-    special = {text: {"id": text, "ids": [number], "tokens": [text]}}
-    single, pair = [first, {"Sequence": {"id": "A", "type_id": 0}}], [{"Sequence": {"id": "B", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": single, "pair": single + pair, "special_tokens": special}
+def about(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what a file says of itself."""
+    said = {key: value for key, value in metadata.items() if key.startswith("general.") and key not in COMPUTED}
+    return {key: value for key, value in said.items() if is_about(value)}

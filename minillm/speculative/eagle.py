@@ -90,7 +90,8 @@ class Eagle:
         ops, n, ids = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
         both = np.concatenate([ops.embed(ids, self.target.weights.embedding), features], axis=1)
         step = ops.AttentionStep(ops, [Segment(ids, cache.length, cache)], [slice(0, n)])
-        angles = ops.rope_angles(np.arange(cache.length, cache.length + n), self.target.frequencies)
+        positions = np.arange(cache.length, cache.length + n)
+        angles = ops.rope_angles(positions, self.target.frequencies, self.target.rope_magnitude)
         return ops.run_layers(ops.linear(both, self.fc), self.layers, self.config, angles, step)
 
     def logits(self, guessed: Array) -> Array:  # (n, d_model) -> (n, vocab)

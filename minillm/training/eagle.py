@@ -23,7 +23,7 @@ from numpy import ndarray as Array
 from minillm.layers import linear, rope_angles, softmax
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import random_tensor
-from minillm.model.rope_scaling import scaled_frequencies
+from minillm.model.rope_scaling import rope_magnitude, scaled_frequencies
 from minillm.speculative.eagle import FC, head_shapes
 from minillm.training.layer import layer_backward, layer_forward
 from minillm.training.model import layer_weights
@@ -52,7 +52,7 @@ def forward(config: ModelConfig, parameters: dict[str, Array], features: Array, 
     """
     batch, n, d = features.shape
     both = np.concatenate([embedded, features], axis=2).reshape(-1, 2 * d)
-    cos, sin = rope_angles(np.arange(n), scaled_frequencies(config))
+    cos, sin = rope_angles(np.arange(n), scaled_frequencies(config), rope_magnitude(config.rope_scaling))
     angles = np.tile(cos.astype(both.dtype), (batch, 1)), np.tile(sin.astype(both.dtype), (batch, 1))
     x = linear(both, parameters[FC])
     y, seen = layer_forward(x, layer_weights(parameters, 0), config, angles, batch)

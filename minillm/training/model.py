@@ -23,7 +23,7 @@ from minillm.layers import embed, rms_norm, rope_angles
 from minillm.memory import keep_freed_memory
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import random_tensor, tensor_shapes
-from minillm.model.rope_scaling import scaled_frequencies
+from minillm.model.rope_scaling import rope_magnitude, scaled_frequencies
 from minillm.training.cross_entropy import IGNORE, cross_entropy
 from minillm.training.gradients import embedding_backward, rms_norm_backward
 from minillm.training.layer import EVERY_WEIGHT, Activations, Products, dense, layer_backward, layer_forward
@@ -149,7 +149,8 @@ def angles_of(  # (batch, length) -> (batch · length, d_head/2), (batch · leng
     config: ModelConfig, parameters: Mapping[str, Any], tokens: Array
 ) -> tuple[Array, Array]:
     """Compute cosine and sine of RoPE for every token, in the parameters' precision: every sequence starts at position 0."""
-    cos, sin = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config))
+    magnitude = rope_magnitude(config.rope_scaling)
+    cos, sin = rope_angles(np.arange(tokens.shape[1]), scaled_frequencies(config), magnitude)
     dtype, repeats = parameters["output_norm.weight"].dtype, (len(tokens), 1)
     return np.tile(cos.astype(dtype), repeats), np.tile(sin.astype(dtype), repeats)
 

@@ -45,6 +45,8 @@ class Spec:
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3["original_max_position_embeddings"] = 64  # so short that 33 tokens show it
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+YARN_OTHER = YARN | {"factor": 2.5, "beta_fast": 2.0, "beta_slow": 0.1, "attention_factor": 1.4}
 Q4, Q8 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0
 MIXED = (("ffn_gate", Q4), ("ffn_up", Q4), ("attn_q", Q4), ("attn_k", Q4), ("attn_v", Q8), ("token_embd", Q8), ("ffn_down", Q8))
 
@@ -57,6 +59,8 @@ SPECS = {
     "llama_rope_base": Spec(rope_base=500.0),
     "llama3_rope": Spec(d_head=16, rope_scaling=LLAMA3, tied=False),
     "linear_rope": Spec(rope_scaling={"rope_type": "linear", "factor": 2.5}),
+    "yarn_rope": Spec(d_head=16, rope_base=500.0, rope_scaling=YARN),
+    "yarn_other": Spec("qwen3", hidden=40, d_head=16, rope_base=500.0, rope_scaling=YARN_OTHER, tied=False, seed=2),
     "qwen2": Spec("qwen2", hidden=40, heads=4, kv_heads=2, d_head=10, rope_base=1e6, eps=1e-6),
     "qwen3": Spec("qwen3", hidden=40, heads=5, kv_heads=1, d_head=16, rope_base=1e6, eps=1e-6, tied=False, seed=2),
     "mixed": Spec(hidden=64, heads=4, kv_heads=2, d_head=16, ffn=96, quantized=MIXED, seed=2),
@@ -131,6 +135,14 @@ def write_tiny(name, path):
     if scaling.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
+    if scaling.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        if "attention_factor" in scaling:  # of which llama.cpp makes 0.1 ln factor + 1 by itself
+            writer.add_rope_scaling_attn_factors(scaling["attention_factor"] / (0.1 * np.log(scaling["factor"]) + 1))
+            writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
+            writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens())

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 import urllib.request
@@ -87,6 +88,7 @@ def prepare(folder):
     (folder / "private").mkdir()
     for name in ("solved", "started"):
         assert main(["course", "start", "04.2", "--work", name]) == 0
+    assert main(["convert", "tiny", "tiny-folder"]) == 0
     made = ["--text", "corpus.txt", "--out", "tiny.imatrix", "--chunks", "1", "--context", "8"]
     assert main(["imatrix", "--model", "tiny", *made]) == 0
     shutil.copy(COURSE.package / COURSE.exercises["04.2"].file, folder / "solved" / COURSE.exercises["04.2"].file)
@@ -117,6 +119,9 @@ def fill_in(words):  # -> words, each placeholder by its stand-in
              "imatrix": "corpus.txt", "quantize": "tiny.imatrix"}  # fmt: skip
     stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], "")}
     stand_ins |= {"03.9": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
+    if words[0] == "convert":  # a folder that is read is there, one that is written is new
+        reads_folder = words[1] == "FOLDER"
+        return ["convert", *(["tiny-folder", "out.gguf"] if reads_folder else ["tiny", tempfile.mkdtemp(dir=".")]), *words[3:]]
     stand_ins |= {"adapter.gguf": "data/models/moral.gguf", "IN": "tiny", "OUT": "out.gguf", "M": "tiny", "T": "q4_0"}
     if "--block" in words:
         stand_ins["NAME"] = "token_embd.weight"

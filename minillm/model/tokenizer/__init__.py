@@ -34,7 +34,8 @@ class Tokenizer:
     bos_id, eos_id, unknown_id: begin and end of text, and the last resort of SentencePiece.
     extra_eos_ids: further ids that end a generation, beside eos_id and well-known names such as <|im_end|>.
     add_bos:       what encode does when its `bos` is None.
-    space_prefix:  SentencePiece: a text gets a space in front, which decoding takes off.
+    space_prefix:  SentencePiece: a text gets a space in front, which decoding takes off; so does what follows a control token.
+    metaspace:     SentencePiece as `tokenizers` has it: none where there is a space already; "first": none after control tokens.
     chat_template: Jinja source.
     normalizer, ignore_merges: byte-level BPE, see there.
     """
@@ -43,7 +44,8 @@ class Tokenizer:
         self, tokens: list[str], merges: list[str] | None = None, scores: list[float] | None = None,
         token_types: list[int] | None = None, pre: str = "gpt-2", bos_id: int | None = None, eos_id: int | None = None,
         unknown_id: int | None = None, extra_eos_ids: Iterable[int] = (), add_bos: bool = False, space_prefix: bool = True,
-        chat_template: str | None = None, normalizer: str | None = None, ignore_merges: bool | None = None
+        chat_template: str | None = None, normalizer: str | None = None, ignore_merges: bool | None = None,
+        metaspace: str | None = None
     ) -> None:
         if (merges is None) == (scores is None):
             raise TokenizerError("a tokenizer needs merges (byte-level BPE) or scores (SentencePiece), one of the two")
@@ -59,14 +61,16 @@ class Tokenizer:
             self.model: ByteLevelBPE | SentencePieceBPE = ByteLevelBPE(self.vocabulary, merges, pre, normalizer, ignore_merges)
         elif scores is not None:
             self.vocabulary = Vocabulary(tokens, types, declared, spaces="\u2581")
-            self.model = SentencePieceBPE(self.vocabulary, scores, unknown_id, space_prefix)
+            self.model = SentencePieceBPE(self.vocabulary, scores, unknown_id, space_prefix, metaspace is not None)
         self.rows = len(tokens)
         self.bos_id, self.eos_id, self.unknown_id, self.add_bos = bos_id, eos_id, unknown_id, add_bos
         self.special_tokens: dict[str, int] = self.vocabulary.special
         ends = {self.special_tokens[name] for name in END_NAMES if name in self.special_tokens}
         # After these a text begins anew, with a space prefix of its own. An unknown token stands for a character within a text.
         unknown = {i for i, kind in enumerate(self.vocabulary.types) if kind == UNKNOWN} | {unknown_id} - {bos_id, eos_id}
-        self.restarts: set[int] = self.vocabulary.control_ids - unknown
+        self.prefix_once = metaspace == "first"
+        begins = {i for i in (bos_id,) if i is not None}
+        self.restarts: set[int] = (begins if self.prefix_once else self.vocabulary.control_ids) - unknown
         self.eos_ids: set[int] = ends | set(extra_eos_ids) | (set() if eos_id is None else {eos_id})
         self.chat = ChatTemplate(chat_template, self) if chat_template else None
 
@@ -101,8 +105,9 @@ class Tokenizer:
                 raise TokenizerError("bos=True, but the vocabulary has no begin-of-text token (tokenizer.ggml.bos_token_id)")
             out.append(self.bos_id)
         previous = out[-1:] or after[-1:]
-        for piece, control in self.vocabulary.split_special(text) if special else [(text, None)]:
-            out += self.model.encode(piece, self.restarts.issuperset(previous)) if control is None else [control]
+        for number, (piece, control) in enumerate(self.vocabulary.split_special(text) if special else [(text, None)]):
+            starts = number == len(after) == 0 if self.prefix_once else self.restarts.issuperset(previous)
+            out += self.model.encode(piece, starts) if control is None else [control]
             previous = out[-1:]
         return out
 

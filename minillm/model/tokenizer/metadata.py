@@ -1,12 +1,13 @@
 """The tokenizer's part of a GGUF file, checked.
 
 Files are untrusted. Every key is checked once, here: right kind, right length, ids inside the vocabulary. What
-passes is what Tokenizer's constructor takes. Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md, "Tokenizer". Three are our
+passes is what Tokenizer's constructor takes. Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md, "Tokenizer". Four are our
 own, for what a folder from a hub says and GGUF has no key for:
 
     tokenizer.minillm.normalizer        "NFC": text is composed before it is cut
     tokenizer.minillm.ignore_merges     a word that is a token is taken whole; otherwise the pre-tokenizer decides
     tokenizer.minillm.eos_token_ids     further ids that end a generation
+    tokenizer.minillm.metaspace         SentencePiece's space prefix as Metaspace of `tokenizers` has it: "always", or "first"
 """
 
 from minillm.errors import TokenizerError
@@ -15,6 +16,7 @@ from minillm.model.tokenizer.pretokenize import canonical
 
 PREFIX, OWN = "tokenizer.ggml.", "tokenizer.minillm."
 NORMALIZERS = ("NFC",)
+METASPACE = ("always", "first")
 MOST_EOS = 64
 
 
@@ -41,6 +43,7 @@ def arguments_from_gguf(metadata: dict) -> dict:
     else:
         kwargs["scores"] = keys.numbers(PREFIX + "scores", count=len(tokens))
         kwargs["space_prefix"] = keys.flag(PREFIX + "add_space_prefix", True)
+        kwargs["metaspace"] = keys.one_of(OWN + "metaspace", METASPACE, None)
     # Silence means yes for these two, as llama.cpp has it.
     default_bos = ids["bos"] is not None and (model == "llama" or kwargs["pre"] == "llama-bpe")
     kwargs["add_bos"] = keys.flag(PREFIX + "add_bos_token", default_bos)

@@ -29,12 +29,16 @@ class SentencePieceBPE:
     scores: one per token, the higher the earlier it merges.
     unknown_id: token for characters that have neither token nor byte tokens, one for a run of them; without it such a character
         is an error.
+    lazy_prefix: a text that begins with a space gets no other in front, as Metaspace of `tokenizers` has it. Decoding takes it
+        off all the same: then " a" comes back as "a".
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, scores: list[float], unknown_id: int | None = None, space_prefix: bool = True
+        self, vocabulary: Vocabulary, scores: list[float], unknown_id: int | None = None, space_prefix: bool = True,
+        lazy_prefix: bool = False
     ) -> None:
         self.vocabulary, self.unknown_id, self.space_prefix = vocabulary, unknown_id, space_prefix
+        self.lazy_prefix = lazy_prefix
         types = vocabulary.types
         mergeable = (NORMAL, USER_DEFINED)
         self.text_ids = {text: i for text, i in vocabulary.ids.items() if types[i] in mergeable}
@@ -53,7 +57,7 @@ class SentencePieceBPE:
         starts: it is the beginning of a text, or comes after a control token, and not the rest of another text.
         """
         text = text.replace(SPACE, WRITTEN_SPACE_SYMBOL).replace(" ", SPACE)
-        if text and starts and self.space_prefix:
+        if text and starts and self.space_prefix and not (self.lazy_prefix and text.startswith(SPACE)):
             text = SPACE + text
         out = []
         for piece, user_defined in self.vocabulary.split_user_defined(text):
