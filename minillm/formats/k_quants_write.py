@@ -3,11 +3,11 @@
 A type's `Layout` names the bounds of its integers and the measure of its error: what an error counts in a weight of the
 relative size r, which is x over the root mean square of its block.
 
-    Q2_K   |r|          Q4_K, Q5_K   1 + |r|          Q3_K, Q6_K   1/2 + r²
+    Q2_K   |r|          Q4_K, Q5_K   1 + |r|          Q3_K, Q6_K   0.3 + r²
 
 An error in a large weight counts more, for it stands more often for something that the model needs. With importance, the
 measure is importance · sqrt(2 + r²), for Q2_K sqrt(1 + r²), and for Q6_K importance alone: so many bits need no more.
-Measures: ggml-quants.c; the 1/2 is ours (there it is 0), and keeps the plain error small beside the weighted one.
+Measures: ggml-quants.c; the 0.3 is ours (there it is 0), and keeps the plain error small beside the weighted one.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def measure(alone: Callable[[np.ndarray], np.ndarray], more: float | None) -> Ca
 
 
 def squares(r: np.ndarray) -> np.ndarray:
-    return r * r + np.float32(0.5)
+    return r * r + np.float32(0.3)
 
 
 Q2_K = Layout(16, (0, 3), (0, 15), True, measure(np.abs, 1))
