@@ -17,6 +17,7 @@ from minillm import LLM
 from minillm.errors import GGUFError, ModelError
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_split import named_parts
+from minillm.formats.requantize import requantize
 from minillm.model import zoo
 from minillm.model.adapter_files import load_adapter
 from minillm.model.load import stored_bytes
@@ -141,6 +142,15 @@ def test_every_tensor_is_where_the_gguf_package_finds_it(tmp_path, types, max_te
                 assert (info.part, info.offset, info.nbytes) == (i, t.data_offset, t.n_bytes)
                 assert file.raw(t.name).tobytes() == t.data.tobytes()
         assert set(file.metadata) == {"general.architecture", *(key for key, *_ in METADATA)}
+
+
+def test_a_split_model_is_requantized_as_if_it_were_whole(parts, tiny_path, tmp_path):
+    written = []
+    for path in (tiny_path, parts[2]):
+        with open_gguf(path) as file:
+            requantize(file, tmp_path / "out.gguf", "q8_0")
+            written.append((file.verbatim(), (tmp_path / "out.gguf").read_bytes()))
+    assert written[0] == written[1], "metadata as they stand, or the bytes that were written, differ"
 
 
 def test_parts_are_mapped_where_they_lie(parts):

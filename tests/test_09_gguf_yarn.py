@@ -156,7 +156,7 @@ def test_keys_of_a_gguf_file_mean_what_they_mean_to_llama_cpp():
         ({"rope__scaling__yarn_beta_slow": float("nan")}, "yarn_beta_slow: expected a number from 0.001"),
         ({"rope__scaling__original_context_length": 0}, "original_context_length: expected a whole number from 1"),
         ({"rope__scaling__attn_factor": 0.0}, "attn_factor: expected a number from 1e-30"),
-        ({"rope__scaling__type": "linear", "rope__scaling__attn_factor": 1.2}, "attn_factor: expected 1, with .* 'linear', found 1.2"),
+        ({"rope__scaling__type": "linear", "rope__scaling__attn_factor": 1.2}, "attn_factor: expected 1, with .* 'linear'"),
         ({"rope__scaling__type": "longrope"}, "type: expected 'none' or 'linear' or 'yarn', found 'longrope'"),
     ],
 )  # fmt: skip

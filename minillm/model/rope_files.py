@@ -8,8 +8,8 @@
 GGUF has no key for the numbers that Llama 3's divisors come from, and other programs need none; a folder does. So files that we
 write keep them as rope.llama3.*, and of another's file the numbers of the published models are tried. YaRN's magnitude is one
 number to transformers, attention_factor; to GGUF it is what comes on top of 0.1 ln factor + 1, attn_factor. A key that would
-scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and llama-context.cpp, which for Llama and
-Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers' modeling_rope_utils.py.
+scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and llama-context.cpp, which for
+Llama and Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers' modeling_rope_utils.py.
 """
 
 import math
