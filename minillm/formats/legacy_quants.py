@@ -94,9 +94,9 @@ def signed(  # (n, columns) -> (blocks, 32) uint8, (blocks, 1) float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the scale and the integers of Q4_0 (8 levels) or Q5_0 (16): -levels to levels - 1, each stored plus `levels`.
 
-    Without importance, the weight of the largest magnitude in a block becomes -levels exactly, whatever its own sign: that side has
-    one integer more, so the scale may be negative. All others take the nearest integer. One as large on the other side would need
-    +levels, which there is not, and takes levels - 1. A block of zeros has scale 0 and integers 0, stored as `levels`.
+    Without importance, the weight of the largest magnitude in a block becomes -levels exactly, whatever its own sign: that side
+    has one integer more, so the scale may be negative. All others take the nearest integer. One as large on the other side would
+    need +levels, which there is not, and takes levels - 1. A block of zeros has scale 0 and integers 0, stored as `levels`.
     """
     blocks = rows.reshape(-1, 32)
     if importance is not None:
