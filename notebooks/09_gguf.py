@@ -24,7 +24,7 @@ from minillm.calibration.importance import importance_matrix
 from minillm.course.notebooks.figures import quote
 from minillm.formats import gguf_plot
 from minillm.formats.anatomy import lines, walk
-from minillm.formats.blocks import BLOCK_TYPES, quantize
+from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_layout import sections
 from minillm.formats.gguf_write import write_gguf
@@ -127,6 +127,11 @@ searched = float(search_scale(column, ones, -8, 7)[0])
 before, after = error_of(plain), error_of(searched)
 print(f"squared error, plain: {quote('plain_error', f'{1e3 * before:.2f}')}e-3; 32 d²/12 is {32e3 * plain**2 / 12:.2f}e-3")
 print(f"searched: d = {searched:.5f}, {1e3 * after:.2f}e-3: {quote('block_gain', f'{1 - after / before:.0%}')} less")
+row = tiny.dequantize(EXAMPLE)[0]
+for name in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_NL", "MXFP4", "Q3_K", "Q2_K"):
+    back = dequantize(quantize(row, BLOCK_TYPES[name]), BLOCK_TYPES[name], row.shape)[:32]
+    print(f"our block in {name:7} {quote(f'block {name}', f'{1e3 * np.square(back - weights).sum():.2f}')}e-3, "
+          f"{BLOCK_TYPES[name].bits_per_weight:g} bits a weight")  # fmt: skip
 
 # %% [markdown]
 # Then all matrices of `tiny`, in groups of 32, with codes of two to six bits: rounded with the plain scale, with a searched one,
@@ -207,9 +212,9 @@ plots.show(fig)
 # ## Bits and quality
 #
 # Files of `tiny` in llama.cpp's mixes, judged on stories that it was not trained on: KL divergence to the file in F16,
-# perplexity, and how often the first choice is another one. On the right stands what llama.cpp's authors measured on Llama-3-8B, the
-# loss of perplexity by type ([quantize.cpp](https://github.com/ggml-org/llama.cpp/blob/master/tools/quantize/quantize.cpp), read
-# in 2026; sizes in GiB are theirs).
+# perplexity, and how often the first choice is another one. On the right stands what llama.cpp's authors measured on Llama-3-8B,
+# the loss of perplexity by type
+# ([quantize.cpp](https://github.com/ggml-org/llama.cpp/blob/master/tools/quantize/quantize.cpp), read in 2026).
 
 # %%
 PUBLISHED = {  # size in GiB, loss of perplexity
@@ -265,11 +270,11 @@ fig, (left, right) = plots.figure(2)
 for i, (mix, (bits, quality)) in enumerate(found.items()):
     if mix != "f16":
         left.plot(bits, quality.kl, color=plots.COLOURS[i % 7], marker=plots.MARKERS[i % 7], markersize=7)
-        left.annotate(f" {mix}", (bits, quality.kl), fontsize=8, va="bottom")
+        left.annotate(f" {mix} ", (bits, quality.kl), fontsize=8, va="bottom", ha="right" if mix == "iq4_nl" else "left")
 order = list(PUBLISHED)
 ours, theirs = [found[mix][1].kl for mix in order], [PUBLISHED[mix][1] for mix in order]
 swapped = [(a, b) for a, b in zip(order, order[1:], strict=False) if found[a][1].kl > found[b][1].kl]
-print("neighbours that stand the other way round in llama.cpp's list:", swapped or "none")
+print(plots.finding("the order of these types is that of llama.cpp's list", not swapped, counted=True))
 title = plots.finding(f"From 8 bits to 2, KL grows {ours[-1] / ours[0]:,.0f} times", ours[-1] > 50 * ours[0])
 plots.label(left, title, "bits per weight, of the file's tensors", "KL divergence to F16 (nats a token)")
 left.set_yscale("log")
@@ -287,8 +292,8 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between both pictures is the model and the measure. `tiny` has so few weights that its embedding, in 6.56 bits, is
-# nearly a fifth of the file, so its files need more bits under the same name. Its text is easy, so its perplexity hardly moves where
-# KL shows a difference already.
+# nearly a fifth of the file, so its files need more bits under the same name. Its text is easy, so its perplexity hardly moves
+# where KL shows a difference already.
 #
 # ## TTFT and throughput by type
 #
@@ -362,6 +367,8 @@ for type in shown:
     for n in LENGTHS:
         left.vlines(n, *(1e3 * edge(waits[type, n]) for edge in (min, max)), color="0.35", linewidth=2)
 plots.bars(right, SPEED_TYPES, [median(paces[type]) for type in SPEED_TYPES], "")
+for text in right.texts:
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 for i, type in enumerate(SPEED_TYPES):
     right.plot([i - 0.42, i + 0.42], [most[type]] * 2, **DASHED, label=None if i else "ceiling: bandwidth / bytes of a token")
     right.vlines(i, min(paces[type]), max(paces[type]), color="0.35", linewidth=2)

@@ -17,6 +17,7 @@ from minillm import LLM
 from minillm.errors import GGUFError, ModelError
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_split import named_parts
+from minillm.formats.requantize import requantize
 from minillm.model import zoo
 from minillm.model.adapter_files import load_adapter
 from minillm.model.load import stored_bytes
@@ -143,6 +144,15 @@ def test_every_tensor_is_where_the_gguf_package_finds_it(tmp_path, types, max_te
         assert set(file.metadata) == {"general.architecture", *(key for key, *_ in METADATA)}
 
 
+def test_a_split_model_is_requantized_as_if_it_were_whole(parts, tiny_path, tmp_path):
+    written = []
+    for path in (tiny_path, parts[2]):
+        with open_gguf(path) as file:
+            requantize(file, tmp_path / "out.gguf", "q8_0")
+            written.append((file.verbatim(), (tmp_path / "out.gguf").read_bytes()))
+    assert written[0] == written[1], "metadata as they stand, or the bytes that were written, differ"
+
+
 def test_parts_are_mapped_where_they_lie(parts):
     with open_gguf(parts[0]) as file:
         raw = [file.raw(name) for name in file.tensors]
@@ -206,10 +216,10 @@ def test_a_folder_may_stand_in_the_way(tmp_path):
 
 def test_each_part_has_its_own_alignment(tmp_path):
     paths = named_parts(tmp_path / "s-00001-of-00002.gguf")
-    paths[0].write_bytes(FIRST)
-    paths[1].write_bytes(part(1, tensors=B, entries=[entry("general.alignment", 4, u32(4096))], align=4096))
+    for number, (path, tensors, align) in enumerate(zip(paths, (A, B), (64, 4096), strict=True)):
+        path.write_bytes(part(number, tensors=tensors, entries=[ARCH, entry("general.alignment", 4, u32(align))], align=align))
     with open_gguf(paths[0]) as file:
-        assert file.tensors["b"].offset == 4096 and [p.alignment for p in file.parts] == [32, 4096]
+        assert file.tensors["b"].offset == 4096 and [p.alignment for p in file.parts] == [64, 4096]
         assert file.dequantize("b").tolist() == [0] * 32
 
 
@@ -217,6 +227,9 @@ def test_a_renamed_part_is_told_which_name_it_needs(parts, tmp_path):
     renamed = parts[1].rename(tmp_path / "other.gguf")
     with pytest.raises(GGUFError, match="other.gguf: part 2 of 3: expected a name like …-00002-of-00003.gguf"):
         open_gguf(renamed)
+    exchanged = parts[2].rename(parts[1])
+    with pytest.raises(GGUFError, match="m-00002-of-00003.gguf: part 3 of 3: expected a name like …-00003-of-00003.gguf"):
+        open_gguf(exchanged)
 
 
 @pytest.mark.parametrize(("count", "kind"), [(0, 4), (1, 4), (1, 2)])

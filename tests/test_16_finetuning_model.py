@@ -24,6 +24,7 @@ SHAPES = {
     "one KV head, one layer": replace(BASE, n_layers=1, n_heads=3, n_kv_heads=1),
     "biases, by halves (Qwen2)": replace(BASE, n_heads=4, qkv_bias=True, rope_interleaved=False),
     "normed q and k (Qwen3)": replace(BASE, n_kv_heads=1, qk_norm=True, rope_interleaved=False),
+    "sharpened": replace(BASE, n_layers=1, rope_scaling=RopeScaling("yarn", 4.0, original_context=3)),
     "stretched": replace(BASE, n_layers=1, rope_scaling=RopeScaling("linear", 3.0)),
 }
 

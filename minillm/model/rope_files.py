@@ -8,8 +8,8 @@
 GGUF has no key for the numbers that Llama 3's divisors come from, and other programs need none; a folder does. So files that we
 write keep them as rope.llama3.*, and of another's file the numbers of the published models are tried. YaRN's magnitude is one
 number to transformers, attention_factor; to GGUF it is what comes on top of 0.1 ln factor + 1, attn_factor. A key that would
-scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and llama-context.cpp, which for Llama and
-Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers' modeling_rope_utils.py.
+scale RoPE in another way than we do is refused by name. Sources: llama.cpp's llama-model.cpp and llama-context.cpp, which for
+Llama and Qwen take beta_fast 32 and beta_slow 1 whatever a file says; transformers' modeling_rope_utils.py.
 """
 
 import math
@@ -111,7 +111,8 @@ def llama3_from_gguf(keys: Fields, divisors: np.ndarray, config: ModelConfig) ->
 
 def scaling_from_config(rope: Fields, context: int) -> RopeScaling | None:
     """Read the scaling from rope_scaling or rope_parameters. context: the model's. An unknown key is refused."""
-    kind = rope.text("rope_type", None) or rope.text("type", None) or "default"
+    kinds = [rope.text(key, None) for key in ("rope_type", "type")]  # some files have both
+    kind = next(filter(None, kinds), "default")
     original = "original_max_position_embeddings"
     if kind == "default":
         scaling = None
@@ -149,16 +150,16 @@ def attention_factor(rope: Fields, factor: float) -> float | None:
 
 
 def scaling_to_config(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    """Say the scaling in transformers' keys."""
+    """Say the scaling in transformers' keys. What GGUF held in 32 bits becomes the decimal that it was."""
     if scaling is None:
         return None
-    keys: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    keys: dict[str, Any] = {"rope_type": scaling.kind, "factor": shortest(scaling.factor)}
     if scaling.kind == "llama3":
-        keys |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+        keys |= {name: shortest(getattr(scaling, name)) for name in ("low_freq_factor", "high_freq_factor")}
     if scaling.kind in ("llama3", "yarn"):
         keys["original_max_position_embeddings"] = scaling.original_context
     if scaling.kind == "yarn":
-        keys |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+        keys |= {"beta_fast": shortest(scaling.beta_fast), "beta_slow": shortest(scaling.beta_slow)}
         if scaling.attention_factor is not None:
             keys["attention_factor"] = scaling.attention_factor
     return keys

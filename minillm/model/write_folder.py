@@ -112,7 +112,6 @@ def config_json(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, Any]:
     kind = config.qkv_bias, config.qk_norm
     if (name := next((n for n, traits in ARCHITECTURES.items() if traits == kind), None)) is None:
         raise ModelError(f"{config.name}: no architecture of a folder has both biases and norms on q and k.")
-    rope = scaling_to_config(config.rope_scaling)
     return {
         "architectures": [name],
         "model_type": name.removesuffix("ForCausalLM").lower(),
@@ -126,7 +125,7 @@ def config_json(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, Any]:
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": shortest(config.norm_eps),
         "rope_theta": shortest(config.rope_base),
-        "rope_scaling": rope and {key: shortest(value) if isinstance(value, float) else value for key, value in rope.items()},
+        "rope_scaling": scaling_to_config(config.rope_scaling),
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
         "torch_dtype": dtype,

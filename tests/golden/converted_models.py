@@ -8,6 +8,7 @@ recorded positions lie beyond the original context, and what scales RoPE shows.
 
 import json
 import pathlib
+import shutil
 import sys
 from dataclasses import replace
 
@@ -57,6 +58,9 @@ def tokenizer(kind):  # -> GGUF's metadata
 
 
 def write_gguf_file(name, path):
+    if name == "tiny":
+        shutil.copy(HERE.parents[1] / "data" / "models" / "tiny.gguf", path)
+        return
     config, kind = MODELS[name]
     extra = {"general.license": "apache-2.0", "general.sampling.temp": 0.7, "general.sampling.top_p": 0.95}
     write_model(path, config, weights(config), tokenizer(kind), extra, "F16")
@@ -68,5 +72,5 @@ def write(name, folder):  # -> folder/NAME.gguf, folder/NAME/…
 
 
 if __name__ == "__main__":
-    for name in MODELS:
+    for name in (*MODELS, "tiny"):
         write(name, pathlib.Path(sys.argv[1]))

@@ -15,7 +15,7 @@ import sys
 
 import llama_cpp
 import numpy as np
-from llama_cpp_quantizer import quiet
+from llama_cpp_logits import Model
 
 CHUNKS = [[(7 * i + 13 * c) % 300 for i in range(24)] for c in range(2)]  # token ids
 MODELS = ("llama_f32", "llama_bytes", "qwen2", "qwen3")
@@ -53,26 +53,14 @@ def sums_of(path):  # -> {name of a matrix: [sum of the squares of its inputs, f
         return wanted or not ask
 
     callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)(seen)
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-    params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_threads, params.n_threads_batch = 64, 64, 1, 1
-    params.type_k = params.type_v = 0  # keys and values in F32
-    params.flash_attn_type = 0  # none
-    params.cb_eval = ctypes.cast(callback, type(params.cb_eval))
-    context = llama_cpp.llama_init_from_model(model, params)
+    model = Model(path, callback)
     for chunk in CHUNKS:
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-        batch = llama_cpp.llama_batch_init(64, 0, 1)
-        batch.n_tokens = len(chunk)
-        for i, token in enumerate(chunk):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, True
-        assert llama_cpp.llama_decode(context, batch) == 0
-    llama_cpp.llama_free(context)
+        model.logits(chunk)
+    model.close()
     return {name: [float(f"{value:.7g}") for value in found] for name, found in sorted(sums.items())}
 
 
 if __name__ == "__main__":
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else pathlib.Path(__file__).parent / "imatrix.json"
     lines = [f"{json.dumps(name)}: {json.dumps(sums_of(pathlib.Path(sys.argv[1]) / f'{name}.gguf'))}" for name in MODELS]
     version = json.dumps(importlib.metadata.version("llama-cpp-python"))

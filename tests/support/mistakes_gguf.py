@@ -197,47 +197,35 @@ def offset_mistakes(sizes, alignment):  # -> {words: [offset]}
 # --- 09.6 ---------------------------------------------------------------------------------------------------------------
 
 
-def fit(x, q, weight):  # (weights, groups) three times -> gains, scales, each (groups,), in plain loops
-    gains, scales = [], []
+def fit(x, q, weight):  # (weights, groups) three times -> (groups,), in plain loops
+    scales = []
     for group in zip(x.T.tolist(), q.T.tolist(), weight.T.tolist(), strict=True):
         numbers = list(zip(*group, strict=True))
         size = sum(w * b * b for _, b, w in numbers)
-        s = sum(w * a * b for a, b, w in numbers) / size if size > 0 else 0.0
-        scales.append(s)
-        gains.append(sum(w * a * a for a, b, w in numbers) - sum(w * (a - s * b) ** 2 for a, b, w in numbers))
-    return np.array(gains), np.array(scales)
+        scales.append(sum(w * a * b for a, b, w in numbers) / size if size > 0 else 0.0)
+    return np.array(scales)
 
 
-def fit_mistakes(x, q, weight):  # -> {words: gains}, {words: scales}
+def fit_mistakes(x, q, weight):  # -> {words: (groups,)}
     x, q, weight = (a.astype(np.float64) for a in (x, q, weight))
-    gain, scale = fit(x, q, weight)
+    scale, at = fit(x, q, weight), np.abs(q).argmax(0)[None]
     with np.errstate(all="ignore"):
-        scales = {
-            "weight was left out: it stands in both sums": fit(x, q, np.ones_like(x))[1],
+        return {
+            "weight was left out: it stands in both sums": fit(x, q, np.ones_like(x)),
             "weight stands in the upper sum only": (weight * x * q).sum(0) / (q * q).sum(0),
             "weight stands in the lower sum only": (x * q).sum(0) / (weight * q * q).sum(0),
-            "weight was squared: it stands in each sum once": fit(x, q, weight**2)[1],
+            "weight was squared: it stands in each sum once": fit(x, q, weight**2),
             "the fit is turned round, q ≈ x / scale: divide by the sum of q², not of x q": (weight * x * x).sum(0)
             / (weight * x * q).sum(0),
             "the sums are of x and of q, without the factor q": (weight * x).sum(0) / (weight * q).sum(0),
             "it is the mean of x / q: small q count as much as large ones then": np.divide(
                 x, q, out=np.zeros_like(x), where=q != 0).sum(0) / (q != 0).sum(0),
             "all groups were summed together: each has a scale of its own": np.full(len(scale), fit(
-                *(a.reshape(-1, 1) for a in (x, q, weight)))[1][0]),
+                *(a.reshape(-1, 1) for a in (x, q, weight)))[0]),
             "it is 1 / scale": 1 / scale,
-            "it is the root: Σ x² / Σ q² knows no signs": np.sqrt((weight * x * x).sum(0) / (weight * q * q).sum(0)),
-        }
-        left = (weight * x * x).sum(0) - gain
-        gains = {
-            "the error is given: of several q the one with the largest gain is kept, so that would be the worst": left,
-            "the sign is turned: what the fit takes off is above 0": -gain,
-            "it is Σ weight x q alone: the gain is that times the scale": gain / np.where(scale == 0, 1, scale),
-            "the gain is counted without weight": (x * x).sum(0) - np.square(x - scale * q).sum(0),
-            "it is a share of Σ weight x²: the gain is absolute": gain / (weight * x * x).sum(0),
-            "the scale was returned twice": scale,
-            "it is twice the gain": 2 * gain,
-        }
-    return gains, scales
+            "it is the root of Σ x² / Σ q², which knows no signs": np.sqrt((weight * x * x).sum(0) / (weight * q * q).sum(0)),
+            "the largest q alone decides": np.take_along_axis(x, at, 0)[0] / np.take_along_axis(q, at, 0)[0],
+        }  # fmt: skip
 
 
 # --- 09.7 ---------------------------------------------------------------------------------------------------------------

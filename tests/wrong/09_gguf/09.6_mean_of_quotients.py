@@ -2,4 +2,3 @@
 used = q != 0
 quotients = np.divide(x, q, out=np.zeros_like(x), where=used)
 scale = quotients.sum(axis=0) / np.maximum(used.sum(axis=0), 1)
-gain = scale * dot(weight * q, x)

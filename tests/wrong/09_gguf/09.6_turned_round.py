@@ -1,4 +1,2 @@
 """Fits q by x, not x by q."""
-fit = dot(weight * q, x)
-scale = ratio(dot(weight * x, x), fit)
-gain = scale * fit
+scale = ratio(dot(weight * x, x), dot(weight * q, x))

@@ -1,5 +1,3 @@
 """Divides by zero where all q are 0."""
 wq = weight * q
-fit = dot(wq, x)
-scale = fit / dot(wq, q)
-gain = scale * fit
+scale = dot(wq, x) / dot(wq, q)
