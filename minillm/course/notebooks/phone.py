@@ -13,8 +13,6 @@ of the notebook is cut where it has no ink, and its pixels are moved.
 
 import io
 
-import numpy as np
-
 from minillm.course.notebooks.contract import NotebookError
 
 GAP, AROUND = 4, 0.05  # least columns without ink between panels; share of the width in which they are looked for
@@ -22,6 +20,8 @@ GAP, AROUND = 4, 0.05  # least columns without ink between panels; share of the 
 
 def stacked(png, panels):  # a PNG, how many panels it has side by side -> PNG
     """Put the panels of a picture one below the other. NotebookError where no clean cut is between them."""
+    import numpy as np
+
     if panels < 2:
         return png
     pixels = decoded(png)  # (rows, columns, channels)
