@@ -419,7 +419,7 @@ speeds = {name.replace(": ", "\n").replace("; ", "\n"): median(found) for name, 
 more = median(paces[on]) / median(paces[off]) - 1
 title = plots.finding(f"All cores on K and V: decode {more:+.0%}", more > 0.05)
 plots.throughput_plot(right, speeds, title, (top, "ceiling: bandwidth / bytes per token"))
-plots.spread(right, range(len(paces)), list(paces.values()))
+plots.spread_bars(right, list(paces.values()))
 plots.show(fig)
 print(f"TTFT saved: {quote('ttft_saved', f'{saved:.0%}')}; decode: {quote('decode_gain', f'{more:+.0%}')}")
 

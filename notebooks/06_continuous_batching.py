@@ -176,7 +176,7 @@ for axes, name in ((left, "static"), (middle, "continuous")):
 middles = {name: pace[1] for name, pace in paces.items()}
 title = plots.finding(f"Continuous: {gain['static']:.2f} times static's pace", gain["static"] > 1)
 plots.throughput_plot(right, middles, title, (sum(new) / least_s, "ceiling: the model alone"))
-plots.spread(right, range(3), list(paces.values()))
+plots.spread_bars(right, list(paces.values()))
 plots.show(fig)
 print("slots idle: static", quote("idle_static", f"{idle['static']:.0%}"), f"and continuous {idle['continuous']:.0%}")
 

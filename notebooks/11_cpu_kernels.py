@@ -78,7 +78,7 @@ print(f"last step: {quote('tokens_per_s', f'{pace_of_last:.0f}')} tokens/s")
 fig, (axes,) = plots.figure(width=9)
 plots.ceiling(axes, top, "ceiling: bandwidth, the fastest of three ways to read")
 plots.bars(axes, [step.replace("_", "\n") for step in steps], list(rate.values()), "")
-plots.spread(axes, range(len(steps)), list(speeds.values()))
+plots.spread_bars(axes, list(speeds.values()))
 plots.check_ceiling("the ladder", list(rate.values()), [top] * len(steps))
 axes.set_ylim(0, 1.15 * max(top, *rate.values()))
 title = plots.finding(f"Eight steps are worth a factor of {factors['ladder']:.0f}", factors["ladder"] > 10)
@@ -239,7 +239,7 @@ faster = middle[on] / middle[off]
 most = machine.read_bytes_per_s / config.decode_bytes(44, 1, 5, 2)
 title = plots.finding(f"Decode is {faster:.1f} times faster", faster > 1.1)
 plots.throughput_plot(right, middle, title, (most, "ceiling: bandwidth / bytes of a token"))
-plots.spread(right, range(2), list(paces.values()))
+plots.spread_bars(right, list(paces.values()))
 plots.show(fig)
 print(f"TTFT × {quote('ttft_gain', f'{shorter:.0f}')}; decode × {quote('decode_gain', f'{faster:.1f}')}, "
       f"{quote('on_pace', f'{middle[on]:.0f}')} tokens/s of at most {quote('most', f'{most:.0f}')}")  # fmt: skip
