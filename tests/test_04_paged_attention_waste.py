@@ -45,7 +45,7 @@ FORKED = {
     "nothing is shared but the first answer's part: all answers together are taken for one text": (
         lambda p, n, s, b: up(p + s * n, b)
     ),
-    "the last block is left out where it is not full: it is held as well": lambda p, n, s, b: p // b + s * ((p + n) // b - p // b),
+    "the last block is left out where it is not full: it is held too": lambda p, n, s, b: p // b + s * ((p + n) // b - p // b),
     "tokens are counted, not blocks": lambda p, n, s, b: p + s * n,
 }
 COPIES_AT_ONCE = "a copy is counted for each answer before any has written: with new = 0 all is shared"
