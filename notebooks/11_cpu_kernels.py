@@ -7,14 +7,13 @@
 
 # %%
 import copy
-import time
 from dataclasses import replace
 from functools import partial
 from statistics import median
 
 import numpy as np
 
-from minillm import SamplingParams, layers, plots
+from minillm import layers, plots
 from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.linear import linear, plain
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, code_at, interleave
@@ -23,13 +22,11 @@ from minillm.backends.numba_.team import set_threads, threads
 from minillm.bench import kernels
 from minillm.bench.machine import best_of, kept_machine
 from minillm.bench.rounds import curves, in_turn, medians
+from minillm.bench.steps import pace, prefill_seconds
 from minillm.costs.time import ridge_batch, roofline
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
-from minillm.metrics.events import EventLog, tpot
-from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
-from minillm.model.transformer import Segment
 
 # %% [markdown]
 # ## Lanes
@@ -199,28 +196,13 @@ models = {off: copy.copy(llm.transformer), on: llm.transformer}
 models[off].ops = off_ops
 
 
-def ttft_s(model, n):
-    ids, start = np.random.default_rng(n).integers(0, config.vocab_size, n), time.perf_counter()
-    model.forward([Segment(ids, 0, model.new_cache())])
-    return time.perf_counter() - start
-
-
-def pace(engine, model, prompt=32, new=12):  # -> tokens/s after the first, and the tokens
-    log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
-    sequence = engine.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
-    sequence.cache = model.new_cache()
-    for _ in generate_tokens(model, (), [sequence], log):
-        pass
-    return 1 / tpot(log, 0), sequence.token_ids
-
-
 lengths = [n for n in (32, 64, 128) if n < config.context_length]
-waits = curves({name: partial(ttft_s, model) for name, model in models.items()}, lengths)
-runs = in_turn(models, 3, lambda name: pace(llm, models[name]))
+waits = curves({name: partial(prefill_seconds, model) for name, model in models.items()}, lengths)
+runs = in_turn(models, 3, lambda name: pace(llm, models[name], 32))
 paces = {name: [speed for speed, _ in found] for name, found in runs.items()}
 print("same tokens:", runs[off][0][1] == runs[on][0][1])
 readable = model_at_hand("numpy")
-beside = pace(readable, readable.transformer)
+beside = pace(readable, readable.transformer, 32)
 print(
     f"NumPy, float32 (readable): {quote('numpy_pace', f'{beside[0]:.0f}')} tokens/s; same tokens: {beside[1] == runs[on][0][1]}"
 )
