@@ -126,7 +126,7 @@ def log_heights(axes: Any, ticks: Sequence[float], low: float | None = None, hig
 
 
 def spread(axes: Any, xs: Sequence[float], runs: Sequence[Sequence[float]], scale: float = 1, shade: int | None = None) -> None:
-    """Mark at each x the range of its runs, from the lowest to the highest, times scale; bars with names stand at 0, 1, 2, …
+    """Mark at each x the range of its runs, from the lowest to the highest, times scale.
 
     A black stroke; or, with the number of a series, a shade in its colour, for curves of many points.
     """
@@ -135,6 +135,11 @@ def spread(axes: Any, xs: Sequence[float], runs: Sequence[Sequence[float]], scal
         axes.vlines(xs, low, high, color="black", linewidth=1.5, zorder=4)
     else:
         axes.fill_between(xs, low, high, color=COLOURS[shade % len(COLOURS)], alpha=0.2, linewidth=0)
+
+
+def spread_bars(axes: Any, runs: Sequence[Sequence[float]], scale: float = 1) -> None:
+    """Mark the range of the runs of each bar, beside the value that is written on it."""
+    spread(axes, [i + 0.2 for i in range(len(runs))], runs, scale)  # bars with names stand at 0, 1, 2 …
 
 
 def label(axes: Any, title: str, x: str, y: str) -> None:

@@ -121,7 +121,7 @@ plots.legend(left)
 top = 1 / step_time(config, peak, bandwidth, 1, p + NEW // 2, bits=bits, kv_bits=32)
 title = plots.finding(f"The cache gives {on / off:.1f} times the tokens per second", on > 1.5 * off and numpy_on > numpy_off)
 plots.throughput_plot(right, pace, title, (top, "ceiling: bandwidth / bytes of a step"))
-plots.spread(right, range(len(speeds)), list(speeds.values()))
+plots.spread_bars(right, list(speeds.values()))
 plots.show(fig)
 
 # %% [markdown]

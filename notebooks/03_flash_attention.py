@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 from numba import njit
 
-from minillm import SamplingParams, plots
+from minillm import plots
 from minillm.attention.flash import flash1_head, flash2_head, flash_attention
 from minillm.attention.naive import attention
 from minillm.attention.traffic import measure, standard_head, tile_walk
@@ -39,11 +39,9 @@ from minillm.backends.numba_.simd import add, exp2, load, max_of, maximum, mul, 
 from minillm.backends.numba_.team import threads
 from minillm.bench.machine import kept_machine
 from minillm.bench.rounds import curves, in_turn, medians
+from minillm.bench.steps import pace, prefill_seconds
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
-from minillm.metrics.events import EventLog, tpot
-from minillm.model.generate import generate_tokens
-from minillm.model.transformer import Segment
 
 
 def draw_qkv(n, heads=1, d=64, seed=0):
@@ -378,21 +376,6 @@ def matrix_or_one_core(q, k, v):
     return standard(q, k, v) if len(q) > 1 else fast.split_kv_attention(q, k, v, 1)[0]
 
 
-def prefill_s(model, n):
-    ids, start = np.random.default_rng(n).integers(0, config.vocab_size, n), time.perf_counter()
-    model.forward([Segment(ids, 0, model.new_cache())])
-    return time.perf_counter() - start
-
-
-def pace(model, prompt, new=12):  # -> tokens/s of one sequence, after the first; and its tokens
-    log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
-    sequence = llm.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
-    sequence.cache = model.new_cache()
-    for _ in generate_tokens(model, (), [sequence], log):
-        pass
-    return 1 / tpot(log, 0), sequence.token_ids
-
-
 models = {
     "off: matrix; one core reads K, V": with_attention(matrix_or_one_core),
     "on: tiles; all cores read": with_attention(fast.attention),
@@ -400,8 +383,8 @@ models = {
 off, on = models
 longest = min(1024, config.context_length - 32)
 lengths = [longest // 8, longest // 4, longest // 2, longest]
-waits = size_by_size({name: partial(prefill_s, model) for name, model in models.items()}, lengths)
-runs = in_turn(models, 3, lambda name: pace(models[name], longest))
+waits = size_by_size({name: partial(prefill_seconds, model) for name, model in models.items()}, lengths)
+runs = in_turn(models, 3, lambda name: pace(llm, models[name], longest))
 print("same tokens:", runs[off][0][1] == runs[on][0][1])
 paces = {name: [speed for speed, _ in found] for name, found in runs.items()}
 
@@ -419,7 +402,7 @@ speeds = {name.replace(": ", "\n").replace("; ", "\n"): median(found) for name, 
 more = median(paces[on]) / median(paces[off]) - 1
 title = plots.finding(f"All cores on K and V: decode {more:+.0%}", more > 0.05)
 plots.throughput_plot(right, speeds, title, (top, "ceiling: bandwidth / bytes per token"))
-plots.spread(right, range(len(paces)), list(paces.values()))
+plots.spread_bars(right, list(paces.values()))
 plots.show(fig)
 print(f"TTFT saved: {quote('ttft_saved', f'{saved:.0%}')}; decode: {quote('decode_gain', f'{more:+.0%}')}")
 

@@ -182,7 +182,7 @@ pace = {"without": median(paces[False]), "system prompt kept": median(paces[True
 top = 1 / min((seconds - ttft) / 31 for runs in whole.values() for seconds, ttft, _ in runs)
 title = plots.finding(f"Whole requests: {gain:.1f} times the tokens", gain > 1.2)
 plots.throughput_plot(right, pace, title, (top, "ceiling: 1 / TPOT, as if prefill took no time"))
-plots.spread(right, (0, 1), [paces[False], paces[True]])
+plots.spread_bars(right, [paces[False], paces[True]])
 for text in right.texts:
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 plots.show(fig)
@@ -232,7 +232,7 @@ plots.bars(axes, list(names.values()), [gap[found] for found in names], "ms")
 for i, found in enumerate(names):
     formula = None if i else "floor: products + reading + attention"
     axes.plot([i - 0.42, i + 0.42], [least[found]] * 2, **DASHED, zorder=3, label=formula)
-plots.spread(axes, [0.2, 1.2, 2.2], [gaps[found] for found in names], 1e3)
+plots.spread_bars(axes, [gaps[found] for found in names], 1e3)
 title = plots.finding("A hit spares the neighbour most of the wait", gap[KEPT] < 0.5 * gap[0])
 plots.label(axes, title, "step of a neighbour that decodes", "its gap between two tokens (ms)")
 plots.legend(axes)

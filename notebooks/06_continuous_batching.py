@@ -35,6 +35,13 @@ DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 DOTTED = {"color": "grey", "linestyle": ":", "linewidth": 1.6}
 NAMES = {"static": "static", "orca": "Orca", "vllm": "prefill first (vLLM 2023)", "chunked": "chunked"}
 
+
+def finish(axes, title, holds, x, y, where):
+    """A title that counts prove, what the axes show, and the legend."""
+    plots.label(axes, plots.finding(title, holds, counted=True), x, y)
+    axes.legend(loc=where, frameon=False, fontsize=9)
+
+
 # %% [markdown]
 # ## The requests
 #
@@ -176,7 +183,7 @@ for axes, name in ((left, "static"), (middle, "continuous")):
 middles = {name: pace[1] for name, pace in paces.items()}
 title = plots.finding(f"Continuous: {gain['static']:.2f} times static's pace", gain["static"] > 1)
 plots.throughput_plot(right, middles, title, (sum(new) / least_s, "ceiling: the model alone"))
-plots.spread(right, range(3), list(paces.values()))
+plots.spread_bars(right, list(paces.values()))
 plots.show(fig)
 print("slots idle: static", quote("idle_static", f"{idle['static']:.0%}"), f"and continuous {idle['continuous']:.0%}")
 
@@ -359,16 +366,14 @@ for i, (policy, name) in enumerate(NAMES.items()):
     plots.series(right, i, RATES, speeds[policy], name)
     plots.check_floor(name, waits[policy], [floor] * len(RATES))
     plots.check_ceiling(name, speeds[policy], [top] * len(RATES))
-title = plots.finding(f"At {RATES[2]:.0f} requests/s static makes users wait {ratio:.0f} times as long", ratio > 5, counted=True)
-plots.label(left, title, "offered load (requests/s)", "median TTFT (s)")
-plots.log_heights(left, [0.1, 1, 10], 0.03, 300)
-left.legend(loc="upper left", frameon=False, fontsize=9)
-title = plots.finding(f"Under full load chunked gives {most:.1f} times static's tokens", most > 1.25, counted=True)
-plots.label(right, title, "offered load (requests/s)", "throughput (tokens/s)")
 left.set_xticks(RATES)
 right.set_xticks(RATES)
+plots.log_heights(left, [0.1, 1, 10], 0.03, 300)
 right.set_ylim(0, top * 1.2)
-right.legend(loc="lower right", frameon=False, fontsize=9)
+title = f"At {RATES[2]:.0f} requests/s static makes users wait {ratio:.0f} times as long"
+finish(left, title, ratio > 5, "offered load (requests/s)", "median TTFT (s)", "upper left")
+title = f"Under full load chunked gives {most:.1f} times static's tokens"
+finish(right, title, most > 1.25, "offered load (requests/s)", "throughput (tokens/s)", "lower right")
 plots.show(fig)
 
 # %% [markdown]
@@ -423,14 +428,12 @@ for axes, values in ((left, worst), (right, slow)):
 left.plot(x, [gaps["chunked", n][0] for n in CUTS] + [gaps["orca", LONGEST][0]], **DOTTED, label="the mean gap (chunked; Orca)")
 plots.check_floor("worst gap", [worst["chunked", n] for n in CUTS], floors[:-1])
 plots.check_floor("TTFT p90", list(slow.values()), [prompt_ms[ninth]] * len(slow))
-title = plots.finding(f"Chunks of 256: the worst pause is {shorter:.0f} times shorter", shorter > 5, counted=True)
-plots.label(left, title, "token budget of a step", "worst gap between two tokens (ms)")
 plots.log_heights(left, [10, 100, 1000], 3, 20_000)
-left.legend(loc="upper left", frameon=False, fontsize=9)
-title = plots.finding(f"Too small a budget starves prompts: {starved:.1f} times the wait at 64", starved > 2, counted=True)
-plots.label(right, title, "token budget of a step", "TTFT, 90th percentile (ms)")
 plots.log_heights(right, [200, 500, 1000, 2000, 5000])
-right.legend(loc="upper right", frameon=False, fontsize=9)
+title = f"Chunks of 256: the worst pause is {shorter:.0f} times shorter"
+finish(left, title, shorter > 5, "token budget of a step", "worst gap between two tokens (ms)", "upper left")
+title = f"Too small a budget starves prompts: {starved:.1f} times the wait at 64"
+finish(right, title, starved > 2, "token budget of a step", "TTFT, 90th percentile (ms)", "upper right")
 plots.show(fig)
 
 # %% [markdown]
@@ -481,14 +484,11 @@ for i, (name, found) in enumerate(pools.items()):
     plots.series(right, i, POOLS, [gaps[2] for _, _, gaps in found], f"{name}: worst gap")
     plots.check_ceiling(name, [pace for pace, _, _ in found], [enough] * len(POOLS))
 right.plot(POOLS, [gaps[0] for _, _, gaps in pools["recompute"]], **DOTTED, label="recompute: mean gap")
-title = plots.finding(f"Preempting {times} times is {faster:.0%} faster than care", faster > 0.05 and times > 20, counted=True)
-plots.label(left, title, "blocks of 16 tokens in the pool", "throughput (tokens/s)")
 left.set_ylim(0, enough * 1.2)
-left.legend(loc="lower right", frameon=False)
-title = plots.finding(f"The worst pause is {longer:.0f} times as long", longer > 5, counted=True)
-plots.label(right, title, "blocks of 16 tokens in the pool", "gap between two tokens (ms)")
 plots.log_heights(right, [10, 100, 1000], 3, 30_000)
-right.legend(loc="upper right", frameon=False, fontsize=9)
+title, pool = f"Preempting {times} times is {faster:.0%} faster than care", "blocks of 16 tokens in the pool"
+finish(left, title, faster > 0.05 and times > 20, pool, "throughput (tokens/s)", "lower right")
+finish(right, f"The worst pause is {longer:.0f} times as long", longer > 5, pool, "gap between two tokens (ms)", "upper right")
 plots.show(fig)
 
 # %% [markdown]

@@ -7,14 +7,13 @@
 
 # %%
 import copy
-import time
 from dataclasses import replace
 from functools import partial
 from statistics import median
 
 import numpy as np
 
-from minillm import SamplingParams, layers, plots
+from minillm import layers, plots
 from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.linear import linear, plain
 from minillm.backends.numba_.packed import LAYOUTS, PackedMatrix, code_at, interleave
@@ -23,13 +22,11 @@ from minillm.backends.numba_.team import set_threads, threads
 from minillm.bench import kernels
 from minillm.bench.machine import best_of, kept_machine
 from minillm.bench.rounds import curves, in_turn, medians
+from minillm.bench.steps import pace, prefill_seconds
 from minillm.costs.time import ridge_batch, roofline
 from minillm.course.notebooks.figures import quote
 from minillm.course.notebooks.model_at_hand import model_at_hand
-from minillm.metrics.events import EventLog, tpot
-from minillm.model.generate import generate_tokens
 from minillm.model.presets import preset
-from minillm.model.transformer import Segment
 
 # %% [markdown]
 # ## Lanes
@@ -78,7 +75,7 @@ print(f"last step: {quote('tokens_per_s', f'{pace_of_last:.0f}')} tokens/s")
 fig, (axes,) = plots.figure(width=9)
 plots.ceiling(axes, top, "ceiling: bandwidth, the fastest of three ways to read")
 plots.bars(axes, [step.replace("_", "\n") for step in steps], list(rate.values()), "")
-plots.spread(axes, range(len(steps)), list(speeds.values()))
+plots.spread_bars(axes, list(speeds.values()))
 plots.check_ceiling("the ladder", list(rate.values()), [top] * len(steps))
 axes.set_ylim(0, 1.15 * max(top, *rate.values()))
 title = plots.finding(f"Eight steps are worth a factor of {factors['ladder']:.0f}", factors["ladder"] > 10)
@@ -199,28 +196,13 @@ models = {off: copy.copy(llm.transformer), on: llm.transformer}
 models[off].ops = off_ops
 
 
-def ttft_s(model, n):
-    ids, start = np.random.default_rng(n).integers(0, config.vocab_size, n), time.perf_counter()
-    model.forward([Segment(ids, 0, model.new_cache())])
-    return time.perf_counter() - start
-
-
-def pace(engine, model, prompt=32, new=12):  # -> tokens/s after the first, and the tokens
-    log, ids = EventLog(), np.random.default_rng(0).integers(0, config.vocab_size, prompt).tolist()
-    sequence = engine.sequence(0, ids, SamplingParams(max_tokens=new, ignore_eos=True))
-    sequence.cache = model.new_cache()
-    for _ in generate_tokens(model, (), [sequence], log):
-        pass
-    return 1 / tpot(log, 0), sequence.token_ids
-
-
 lengths = [n for n in (32, 64, 128) if n < config.context_length]
-waits = curves({name: partial(ttft_s, model) for name, model in models.items()}, lengths)
-runs = in_turn(models, 3, lambda name: pace(llm, models[name]))
+waits = curves({name: partial(prefill_seconds, model) for name, model in models.items()}, lengths)
+runs = in_turn(models, 3, lambda name: pace(llm, models[name], 32))
 paces = {name: [speed for speed, _ in found] for name, found in runs.items()}
 print("same tokens:", runs[off][0][1] == runs[on][0][1])
 readable = model_at_hand("numpy")
-beside = pace(readable, readable.transformer)
+beside = pace(readable, readable.transformer, 32)
 print(
     f"NumPy, float32 (readable): {quote('numpy_pace', f'{beside[0]:.0f}')} tokens/s; same tokens: {beside[1] == runs[on][0][1]}"
 )
@@ -239,7 +221,7 @@ faster = middle[on] / middle[off]
 most = machine.read_bytes_per_s / config.decode_bytes(44, 1, 5, 2)
 title = plots.finding(f"Decode is {faster:.1f} times faster", faster > 1.1)
 plots.throughput_plot(right, middle, title, (most, "ceiling: bandwidth / bytes of a token"))
-plots.spread(right, range(2), list(paces.values()))
+plots.spread_bars(right, list(paces.values()))
 plots.show(fig)
 print(f"TTFT × {quote('ttft_gain', f'{shorter:.0f}')}; decode × {quote('decode_gain', f'{faster:.1f}')}, "
       f"{quote('on_pace', f'{middle[on]:.0f}')} tokens/s of at most {quote('most', f'{most:.0f}')}")  # fmt: skip

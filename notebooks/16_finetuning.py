@@ -318,7 +318,7 @@ for name, (runs, most) in found.items():
 fig, (axes,) = plots.figure(width=8, height=5)
 formulas = ("FLOP/s / (6 P + attention)", "the same without dW", "FLOP/s / (2 P + attention)", "bandwidth / bytes")
 plots.bars(axes, list(found), [median(runs) for runs, _ in found.values()], "")
-plots.spread(axes, range(len(found)), [runs for runs, _ in found.values()])
+plots.spread_bars(axes, [runs for runs, _ in found.values()])
 for i, (formula, (_, most)) in enumerate(zip(formulas, found.values(), strict=True)):
     axes.plot([i - 0.42, i + 0.42], [most, most], **DASHED)
     axes.annotate(f"ceiling: {formula}", (i, most), ha="center", fontsize=8, xytext=(0, 4), textcoords="offset points")
@@ -407,7 +407,7 @@ least = prompts_s + (NEW - 1) * max(reading, computing / peak)
 kept = paces["apart, four\nadapters"] / paces["merged"]
 title = plots.finding(f"Four adapters in one batch keep {quote('four_keep', f'{kept:.0%}')} of merged's pace", kept < 1)
 plots.throughput_plot(right, paces, title, (8 * NEW / least, "ceiling: prompts' FLOPs, then steps of max(bytes, FLOPs)"))
-plots.spread(right, range(len(runs)), list(runs.values()))
+plots.spread_bars(right, list(runs.values()))
 plots.show(fig)
 home.cleanup()
 

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillm.attention.naive import attention
+from minillm.backends import numpy_
+from minillm.backends.ops import ops_of
 from minillm.cache.contiguous import ContiguousCache
 from minillm.course.checks import answers, check_close, draws, exercise, seeds
 from minillm.errors import MiniLLMError, RequestError
@@ -326,7 +328,9 @@ def test_after_a_fork_neither_sees_the_other(seed, n):
     check_holds(other, np.concatenate([k, b_k], 1), np.concatenate([v, b_v], 1), what="the fork after both went on")
 
 
-@exercise("02.4", points=1, hint="All that the original was made with: max_length and dtype too; and what single layers hold.")
+@exercise(
+    "02.4", points=1, hint="All that the original was made with: max_length, dtype and ops too; and what single layers hold."
+)
 def test_a_fork_is_a_cache_of_the_same_kind():
     half = new_cache(dtype=np.float16)
     half.append(0, *draws(3, (2, KV_HEADS, D), (2, KV_HEADS, D)))  # within a step: layer 0 is ahead
@@ -340,6 +344,20 @@ def test_a_fork_is_a_cache_of_the_same_kind():
     assert (other.length, other.max_length) == (0, 7), f"expected an empty cache for 7 tokens, found {other}"
     k, v = fill(other, 1, 2)
     check_holds(other, k, v)
+    asked = []  # shapes of the arrays that a backend was asked for
+
+    def empty(shape, dtype=np.float32):
+        asked.append(shape)
+        return np.empty(shape, dtype)
+
+    elsewhere = ContiguousCache(LAYERS, KV_HEADS, D, 500, np.float32, replace(ops_of(numpy_), empty=empty))
+    other = elsewhere.fork()
+    asked.clear()
+    other.reserve(room_after(other) + 1)
+    assert asked, (
+        "a fork has grown, and the backend of its original was not asked for the new arrays: on a GPU they would now be NumPy's. "
+        "Give the new cache the ops of this one"
+    )
 
 
 # --- 02.5 -----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def check_state(found, right, where, ways=dict):
     """m, l and acc in turn, as far as there are any; ways() gives other states: {words: (m, l, acc)}."""
     for i in range(len(found)):
         named = lambda i=i: mistakes.of(ways(), found, i)  # noqa: E731
-        check_close(found[i], right[i], what=f"{NAMES[i]} {where}", mistakes=named)
+        check_close(found[i], right[i], what=f"{NAMES[i]} {where}", mistakes=named, dtype=np.float32)
 
 
 # --- 03.1 -----------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def check_tile(seed, r, n, d, tile, seen=True):
     for i, name in enumerate(NAMES):
         ways = lambda i=i: mistakes.of(mistakes.tile_backward(*given) | slips_of_factors(*given), found, i)  # noqa: E731
         what = f"{name} of {r} queries and keys {tile.start}:{tile.stop} of {n}, d = {d},"
-        check_close(found[i], right[i], rtol=1e-3, what=what, mistakes=ways)
+        check_close(found[i], right[i], rtol=1e-3, what=what, mistakes=ways, dtype=np.float32)
 
 
 @exercise(

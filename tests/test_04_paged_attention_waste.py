@@ -4,15 +4,97 @@ import os
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minillm.bench.replay import paged_steps, power_of_two, run, waste
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
+from minillm.costs.memory import forked_blocks
+from minillm.course.checks import answers, check_close, exercise
 from minillm.errors import MiniLLMError, RequestError, TraceError
 from minillm.load.profiles import at, draw, fit, load_profile, quantiles
 from minillm.load.traces import TraceRequest, read_azure, read_mooncake
+
+# --- 04.6: blocks of several answers --------------------------------------------------------------------------------------
+
+
+def blocks_by_content(prompt, new, samples, size):
+    """Each block is what it holds and where: equal ones are one block. The answers' tokens carry their number."""
+    answers = [[("prompt", i) for i in range(prompt)] + [(s, i) for i in range(new)] for s in range(samples)]
+    return len({(at, *tokens[at : at + size]) for tokens in answers for at in range(0, len(tokens), size)})
+
+
+def up(n, size):
+    return -(-n // size)
+
+
+FORKED = {
+    "every answer counts the whole prompt: its full blocks are shared": lambda p, n, s, b: s * up(p + n, b),
+    "the prompt's last block is taken for shared: answers write into it, so each has its own": (
+        lambda p, n, s, b: up(p, b) + s * (up(p + n, b) - up(p, b))
+    ),
+    "answers are counted from an empty block: their first tokens go into the prompt's last one": (
+        lambda p, n, s, b: p // b + s * up(n, b)
+    ),
+    "answers begin a new block, and the prompt's last one is shared": lambda p, n, s, b: up(p, b) + s * up(n, b),
+    "the prompt's last block is counted once more: the last who writes to it keeps it": (
+        lambda p, n, s, b: p // b + s * (up(p + n, b) - p // b) + (p % b > 0)
+    ),
+    "one answer too few is counted": lambda p, n, s, b: p // b + (s - 1) * (up(p + n, b) - p // b),
+    "nothing is shared but the first answer's part: all answers together are taken for one text": (
+        lambda p, n, s, b: up(p + s * n, b)
+    ),
+    "the last block is left out where it is not full: it is held too": lambda p, n, s, b: p // b + s * ((p + n) // b - p // b),
+    "tokens are counted, not blocks": lambda p, n, s, b: p + s * n,
+}
+COPIES_AT_ONCE = "a copy is counted for each answer before any has written: with new = 0 all is shared"
+
+
+def check_forked(prompt, new, samples, size):
+    right = blocks_by_content(prompt, new, samples, size)
+    what = f"forked_blocks({prompt}, {new}, {samples}, {size})"
+    with answers(what, "It is a number of blocks."):
+        found = float(forked_blocks(prompt, new, samples, size))
+    ways = {words: float(way(prompt, new, samples, size)) for words, way in FORKED.items()}
+    if new == 0:
+        ways = {COPIES_AT_ONCE: float(prompt // size + samples * (up(prompt, size) - prompt // size))} | ways
+    check_close(found, float(right), rtol=0, atol=0, what=what, mistakes=lambda: ways)
+
+
+@exercise(
+    "04.6",
+    points=2,
+    hint=(
+        "Draw it: blocks of 4, a prompt of 10 tokens, three answers of 3. Which blocks does somebody write to after the fork?",
+        "Full blocks of the prompt are never written again: prompt // block_size of them are shared. All others each answer has.",
+        "shared = prompt // block_size; shared + samples * (blocks_for(prompt + new, block_size) - shared).",
+    ),
+)
+@given(prompt=st.integers(0, 70), new=st.integers(1, 40), samples=st.integers(1, 5), size=st.sampled_from([1, 4, 16]))
+@example(prompt=64, new=30, samples=4, size=16)
+@example(prompt=70, new=30, samples=4, size=16)  # the mistakes that still look alike differ in one of the two
+def test_answers_share_what_nobody_writes_to(prompt, new, samples, size):
+    check_forked(prompt, new, samples, size)
+
+
+@exercise("04.6", points=1, hint="new = 0: nobody has written yet. And a prompt that ends with its block leaves nothing to copy.")
+@pytest.mark.parametrize(("prompt", "new"), [(10, 0), (16, 0), (0, 0), (16, 1), (16, 16), (15, 1), (17, 15)])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_fork_itself_and_the_edges_of_blocks(prompt, new, samples):
+    check_forked(prompt, new, samples, 16)
+
+
+def test_tables_that_fork_hold_as_many_blocks_as_the_formula_says():
+    pool = BlockPool(100, 16)
+    first = BlockTable(pool)
+    first.append(70)
+    tables = [first, *(first.fork() for _ in range(3))]
+    assert pool.num_blocks - pool.num_free == forked_blocks(70, 0, 4, 16) == 5
+    for table in tables:
+        table.append(30)
+    assert pool.num_blocks - pool.num_free == forked_blocks(70, 30, 4, 16) == 4 + 4 * 3
+
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 GOOD = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n'

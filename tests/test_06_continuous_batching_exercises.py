@@ -349,6 +349,20 @@ def test_a_long_prompt_beside_busy_streams_comes_to_its_end():
     assert steps == right, f"100 tokens beside 3 streams, 16 tokens a step: chunks {right}, found {steps}"
 
 
+@exercise("06.3", points=1, hint="What is computed in a step beside the streams is what they wait for: at most the budget.")
+def test_streams_wait_for_a_step_of_64_tokens_instead_of_343():
+    left, sizes, what = [300, 40], [], "prompts of 300 and 40 tokens beside 3 streams, 64 tokens a step"
+    while sum(left) and len(sizes) < 30:
+        pending = [1, left[0], 1, left[1], 1]
+        shares = attempt(what, lambda pending=pending: list(split_budget(pending, 64)))
+        assert len(shares) == 5, f"{what}: a share for each of the five is expected, found {shares}"
+        assert shares[::2] == [1, 1, 1], f"{what}: each stream draws a token in every step, step {len(sizes) + 1} gives {shares}"
+        left = [n - share for n, share in zip(left, shares[1::2], strict=True)]
+        sizes.append(sum(shares))
+    assert max(sizes) <= 64, f"{what}: the longest step computes {max(sizes)} tokens; whole prompts would make it 343"
+    assert len(sizes) == 6, f"{what}: 61 prompt tokens fit a step, so 340 take 6 steps; found {len(sizes)}, of {sizes} tokens"
+
+
 # --- 06.5: fairness --------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """`minillm bench attention`: its figures follow from its formulas, and a mistake is one line."""
 
+import copy
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from minillm import LLM
 from minillm.bench import machine
 from minillm.bench.attention import Bench, run
 from minillm.bench.rounds import curves, in_turn, medians
-from minillm.bench.steps import decode_seconds, fill
+from minillm.bench.steps import decode_seconds, fill, pace, prefill_seconds
 from minillm.cli import main
 from minillm.model.random_model import random_model
 
@@ -115,3 +116,11 @@ def test_steps_at_a_context_need_no_prefill():
     assert min(cache.read(0)[0].std() for cache in caches[:2]) > 0.5, "keys are no zeros"
     assert len(decode_seconds(model, caches, 3)) == 3
     assert [cache.length for cache in caches] == [8, 12, 3]
+
+
+def test_a_pace_is_of_tokens_that_do_not_depend_on_the_model_object():
+    llm = LLM(random_model())
+    other = copy.copy(llm.transformer)
+    (speed, tokens), (_, same) = pace(llm, llm.transformer, 5, 4), pace(llm, other, 5, 4)
+    assert speed > 0 and tokens == same and len(tokens) == 4
+    assert 0 < prefill_seconds(llm.transformer, 7) < 60

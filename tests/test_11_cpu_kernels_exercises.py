@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from minillm.backends.numba_.crossover import crossover
 from minillm.backends.numba_.packed import code_at, halfwords, interleave, place
 from minillm.backends.numba_.sketches import blocked_matmul, norm_matvec, panels_read, sharing_panels, tile_order
+from minillm.costs.time import blocked_traffic
 from minillm.course.checks import answers, check_close, draws, exercise, run_seed, seeds
 
 read_code = getattr(code_at, "py_func", code_at)  # the Python under the compiled function: its errors name lines
@@ -236,6 +237,33 @@ def test_the_order_spares_the_product_its_bytes():
     c = np.zeros((7, 9), np.float32)
     blocked_matmul(a, b, c, (2, 4, 2), sharing_panels(4))
     check_close(c, a.astype(np.float64) @ b, what="C, tile by tile in another order,")
+
+
+@exercise("11.5", points=1, hint=(
+    "How many tiles of C stand side by side, and how many below each other? What does each of them read?",
+    "All tiles of one row of tiles need the same rows of A: so A is read once for each column of tiles. What of B?",
+    "m * k * math.ceil(n / columns) + k * n * math.ceil(m / rows) + m * n.",
+))  # fmt: skip
+@given(m=st.integers(1, 9), k=st.integers(1, 5), n=st.integers(1, 9), rows=st.integers(1, 10), columns=st.integers(1, 10))
+@example(m=7, k=3, n=8, rows=3, columns=5)  # tails on both sides, and no two sides alike
+def test_the_traffic_of_a_blocked_product_is_what_its_tiles_touch(m, k, n, rows, columns):
+    moved = kernel_mistakes.traffic(m, k, n, rows, columns)
+    what = f"blocked_traffic({m}, {k}, {n}, {rows}, {columns})"
+    with answers(what, "It is one number of elements."):
+        found = float(blocked_traffic(m, k, n, rows, columns))
+    wrong = kernel_mistakes.traffic_mistakes(m, k, n, rows, columns)
+    check_close(found, float(moved), rtol=0, atol=0, what=what, mistakes=lambda: wrong)
+
+
+@exercise("11.5", points=1, hint="Sides that the tile does not divide: the last tile is smaller, and reads less.")
+def test_the_gate_of_the_lesson_in_tiles():
+    for rows, columns in ((1, 1), (16, 8), (64, 64), (2000, 200), (100, 100)):
+        wrong = kernel_mistakes.traffic_mistakes(1536, 576, 128, rows, columns)
+        right = float(1536 * 576 * -(-128 // columns) + 576 * 128 * -(-1536 // rows) + 1536 * 128)
+        what = f"the traffic of the gate (1,536 × 576) and 128 tokens in tiles of {rows} × {columns}"
+        with answers(what, "It is one number of elements."):
+            found = float(blocked_traffic(1536, 576, 128, rows, columns))
+        check_close(found, right, rtol=1e-12, what=what, mistakes=lambda wrong=wrong: wrong)
 
 
 @given(wins=st.lists(st.sampled_from("ABA="), min_size=1, max_size=8), seed=seeds)

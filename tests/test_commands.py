@@ -125,7 +125,7 @@ def test_an_experiment_of_a_card_is_a_command_or_a_file():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("minillm course check 04.6", "no exercise or lesson '04.6'"),
+        ("minillm course check 04.16", "no exercise or lesson '04.16'"),
         ("minillm course start 08", "no exercise or lesson '08'"),
         ("minillm course chekc 01", "invalid choice"),
         ("minillm bench --lanes 3", "unrecognized arguments: --lanes"),

@@ -19,6 +19,7 @@ from lesson_help import (
     wrong_pictures,
 )
 
+from minillm.course.exercises.index import Course
 from minillm.course.notebooks.contract import NotebookError
 from minillm.course.notebooks.figures import KIND, figures, with_figures
 
@@ -63,6 +64,35 @@ def test_the_glossary_is_in_order_and_names_what_is_there():
         for file in re.findall(r"`([^`]+\.py)`", module):
             assert (ROOT / "minillm" / file).is_file(), f"{term}: minillm/{file} is not there"
     assert len(anchors(GLOSSARY)) >= len(TERMS)
+
+
+def kinds_of_exercises(page):  # instructors.md -> {lesson: [cells]}
+    body = page.split("## Which exercise practises what")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines() if re.match(r"\| \d\d \|", line)]
+    return {number: cells for number, *cells in rows}
+
+
+def test_each_lesson_has_a_calculation_an_algorithm_an_improvement_and_an_explanation():
+    """The explanation itself, with its rubric: wrong_form."""
+    exercises, kinds = Course().exercises, kinds_of_exercises((ROOT / "lessons" / "instructors.md").read_text(encoding="utf-8"))
+    assert list(kinds) == sorted({id[:2] for id in exercises} & {path.stem[:2] for path in LESSONS})
+    for number, (calculation, algorithm, improvement, counted, explanation) in kinds.items():
+        for kind in (calculation, algorithm, improvement):
+            named = re.findall(r"\d\d\.\d+", kind)
+            assert named and all(id[:2] == number and id in exercises for id in named), f"lesson {number}: {kind!r}"
+        assert counted and explanation, f"lesson {number}: in what is the improvement counted, and what is explained?"
+
+
+def test_an_exercise_stands_in_the_table_of_its_lesson_with_minutes_and_what_it_needs():
+    """And the table names no other."""
+    listed = {}
+    for path in LESSONS:
+        table = re.findall(r"^\| (\d\d\.\d+) \| (.+) \| (\d+) \| (.+) \|$", path.read_text(encoding="utf-8"), re.M)
+        listed |= {id: (path.stem, words, int(minutes), needs) for id, words, minutes, needs in table}
+    exercises = {id: one for id, one in Course().exercises.items() if one.lesson in {path.stem for path in LESSONS}}
+    assert sorted(listed) == sorted(exercises)
+    for id, (lesson, words, minutes, needs) in listed.items():
+        assert exercises[id].lesson == lesson and words and 5 <= minutes <= 60 and needs, id
 
 
 def test_no_picture_is_left_that_no_notebook_draws():

@@ -337,6 +337,8 @@ def test_the_spread_is_a_stroke_or_a_shade_from_the_lowest_run_to_the_highest():
     plots.spread(axes, [1, 2], [[3, 1, 2], [5, 4, 9]], shade=1)
     (outline,) = axes.collections[1].get_paths()
     assert {tuple(point) for point in outline.vertices.tolist()} == {(1, 1), (1, 3), (2, 4), (2, 9)}
+    plots.spread_bars(axes, [[3, 1], [2, 2]], 2)
+    assert [path.vertices.tolist() for path in axes.collections[2].get_paths()] == [[[0.2, 2], [0.2, 6]], [[1.2, 4], [1.2, 4]]]
 
 
 def test_logarithmic_heights_have_labels_where_they_were_asked_for():

@@ -79,7 +79,7 @@ def tile_backward(q: Array, k: Array, v: Array, s: Array, lse: Array, delta: Arr
 
     s: its scaled scores, -inf where hidden. lse: the log-sum-exp of each row over all its keys, not only this tile's. delta:
     rowsum(dO ∘ O), the D of the formula above. Rows that saw nothing anywhere have lse = -inf and all of s = -inf: they add
-    nothing, and no NaN; norm is lse as a column, with 0 in place of their -inf.
+    nothing, and no NaN; norm is lse as a column, with 0 in place of their -inf. float32 in, float32 out.
     """
     norm = finite(lse)[:, None]
     # BEGIN SOLUTION ex=03.6

@@ -48,9 +48,18 @@ def reserved_waste(tokens: int, reserved: int) -> float:  # -> share of the slot
 
 
 def forked_blocks(prompt: int, new: int, samples: int, block_size: int = 16) -> int:  # -> blocks
-    """Count the blocks of several answers to one prompt, copy-on-write: full prompt blocks once, the rest for each (new ≥ 1)."""
-    shared = prompt // block_size
+    """Count the blocks that several answers to one prompt hold together, when each has `new` tokens of its own.
+
+    Copy-on-write: a block is shared as long as nobody writes to it. The answers write behind the prompt, and where its last block
+    has room left, they write into that block: then each of them has one of its own (one the old block, the others copies).
+    Before the first token of an answer (new = 0) all blocks are shared. A sequence of n tokens holds blocks_for(n, block_size).
+    """
+    # BEGIN SOLUTION ex=04.6
+    if new == 0:
+        return blocks_for(prompt, block_size)
+    shared = prompt // block_size  # full: nobody writes to them any more
     return shared + samples * (blocks_for(prompt + new, block_size) - shared)
+    # END SOLUTION
 
 
 def collision_probability(names: float, bits: int) -> float:  # -> probability, at most

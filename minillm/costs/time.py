@@ -100,8 +100,16 @@ def generation_flops(config: Any, prompt: int, new: int, cache: bool = True) -> 
 
 
 def blocked_traffic(m: int, k: int, n: int, rows: int, columns: int) -> int:  # -> elements moved
-    """Count the traffic of (m, k) · (k, n) by tiles of C: A once for each column of tiles, B once for each row, C once."""
-    return m * k * math.ceil(n / columns) + k * n * math.ceil(m / rows) + m * n
+    """Count the elements that (m, k) · (k, n) moves by tiles of C of rows × columns; at the edges tiles are smaller.
+
+    A tile of C needs the rows of A and the columns of B that lead to it, all of them, and nothing is kept between two tiles. Its
+    sums stay in registers until they are complete: C is written once, and not read.
+    """
+    # BEGIN SOLUTION ex=11.5
+    a = m * k * math.ceil(n / columns)  # once for each column of tiles
+    b = k * n * math.ceil(m / rows)  # once for each row of tiles
+    return a + b + m * n
+    # END SOLUTION
 
 
 def static_slots(batch: int) -> float:  # -> slots held for each token drawn

@@ -299,3 +299,30 @@ def norm_mistakes(x, weight, codes, scales, minima, eps=1e-5):
         "the norm's weight is left out": product(h=wide),
         "x is rounded to 8 bits": coarse @ (np.abs(blocks).max(1) / 127) / root,
     }
+
+
+def traffic(m, k, n, rows, columns):  # -> elements, counted tile by tile
+    moved = 0
+    for i in range(0, m, rows):
+        for j in range(0, n, columns):
+            height, width = min(rows, m - i), min(columns, n - j)
+            moved += height * k + k * width + height * width
+    return moved
+
+
+def traffic_mistakes(m, k, n, rows, columns):  # -> {words: elements}
+    down, across = -(-m // rows), -(-n // columns)
+    a, b, c = m * k, k * n, m * n
+    return {
+        "a tile at the edge is taken for a whole one": float(down * across * (k * (rows + columns) + rows * columns)),
+        "the tiles are not rounded up: those at the edge are left out": float(a * (n // columns) + b * (m // rows) + c),
+        "the numbers of tiles are not rounded: one at the edge needs all of A's rows as well": a * n / columns + b * m / rows + c,
+        "A is read for each row of tiles and B for each column: it is the other way round": float(a * down + b * across + c),
+        "each matrix is read once, as if the cache held all of them": float(a + b + c),
+        "A is read once, as if its rows were still there for the next tile": float(a + b * down + c),
+        "B is read once, as if its columns were still there for the next tile": float(a * across + b + c),
+        "C is left out: it is written once": float(a * across + b * down),
+        "C is read as well: its sums stay in registers until they are complete": float(a * across + b * down + 2 * c),
+        "A and B are read for each tile of C": float((a + b) * down * across + c),
+        "products are counted, not elements": float(2 * m * k * n),
+    }
