@@ -4,8 +4,8 @@
     python data/models/eagle.py --work runs/eagle --write    write again what eagle.json says
 
 What it learns from are SmolLM2's own texts: half of them go on from beginnings of the corpus's stories, half answer questions,
-each a form filled with a topic (data/corpus/asked.toml). It is judged by held-out stories, chosen by their hash as everywhere here, and
-by questions whose topics it has not met.
+each a form filled with a topic (data/corpus/asked.toml). It is judged by held-out stories, chosen by their hash as everywhere
+here, and by questions whose topics it has not met.
 """
 
 import argparse
