@@ -36,10 +36,10 @@ def power(exponent: np.ndarray) -> np.ndarray:  # (n, 1) uint8 -> (n, 1) float32
 
 
 def pack_iq4_nl(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 18) uint8
-    """Encode IQ4_NL: the scale is searched for, by the measure of the K types: 0.3 + r², or importance · sqrt(2 + r²)."""
+    """Encode IQ4_NL: the scale is searched for, by the measure of the K types: r² + 0.4, or importance · sqrt(2 + r²)."""
     blocks = rows.reshape(-1, 32)
     r = relative_size(blocks, axis=1)
-    weight = r * r + np.float32(0.3) if importance is None else importance_of(importance, len(rows), 32) * np.sqrt(r * r + 2)
+    weight = r * r + np.float32(0.4) if importance is None else importance_of(importance, len(rows), 32) * np.sqrt(r * r + 2)
     x = blocks.T.copy()
     scale = search_table(x, weight.T.copy(), IQ4_NL)
     code = nearest_code(x, reciprocal(scale), IQ4_NL).astype(np.uint8)
