@@ -6,7 +6,8 @@
 
 One file says little: errors of equal size hurt more or less by the directions that they happen to have, and the KL divergence of
 a type moves by some 5% from one order of the columns to the next. The orders are undone before the model runs, so each is another
-draw of the same rounding. Kept: the KL divergence to F16 for each draw, ours and llama.cpp's.
+draw of the same rounding. Kept: the KL divergence to F16 for each draw, ours, llama.cpp's, and ours with a strange imatrix, whose
+importances are at other columns than those that they were measured at.
 """
 
 import json
@@ -25,6 +26,9 @@ from minillm.formats.imatrix import ImportanceMatrix
 
 ORDERS, TOKENS = 6, 96
 SEARCHED = [file for file in FILES if "_k" in file or "iq4" in file or "+" in file]  # the others are equal, byte for byte
+
+
+STEERED = [file for file in SEARCHED if "+" in file]
 
 
 def order(name, columns, draw):  # the first draw is the model as it is
@@ -54,7 +58,14 @@ def write(folder):
         imatrix = ImportanceMatrix(sums, whole.counts)
         np.savez(where / "imatrix.npz", **{name: values[0] / whole.counts[name] for name, values in sums.items()})
         quantized(where / "base.gguf", where, imatrix, SEARCHED)
+        (where / "strange").mkdir(exist_ok=True)
+        quantized(where / "base.gguf", where / "strange", strange(imatrix, draw), STEERED)
         print(where.name, file=sys.stderr)
+
+
+def strange(imatrix, draw):  # -> the same importances, each at a column where it does not belong
+    rng = np.random.default_rng(draw)
+    return ImportanceMatrix({name: rng.permuted(sums, axis=1) for name, sums in imatrix.sums.items()}, imatrix.counts)
 
 
 def in_order(path, draw, out):
@@ -72,9 +83,11 @@ def compare(folder, out):
     prompts, result = json.loads((folder / "texts.json").read_text()), {}
     f16 = our_logits(folder / "tiny.f16", prompts)
     for file in SEARCHED:
-        rows = result[file] = {"ours": [], "llama_cpp": []}
+        names = {"ours": f"{file}.gguf", "llama_cpp": f"{file}.llama.gguf"}
+        names |= {"strange": f"strange/{file}.gguf"} if file in STEERED else {}
+        rows = result[file] = {who: [] for who in names}
         for draw in range(ORDERS):
-            for who, name in (("ours", f"{file}.gguf"), ("llama_cpp", f"{file}.llama.gguf")):
+            for who, name in names.items():
                 path = in_order(folder / f"order{draw}" / name, draw, folder / "undone.gguf")
                 rows[who].append(float(f"{divergence(f16, our_logits(path, prompts)):.5g}"))
         print(f"{file}: {np.mean(rows['ours']) / np.mean(rows['llama_cpp']):.3f} {rows}", file=sys.stderr)
