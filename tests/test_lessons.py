@@ -83,12 +83,12 @@ def test_each_lesson_has_a_calculation_an_algorithm_an_improvement_and_an_explan
         assert counted and explanation, f"lesson {number}: in what is the improvement counted, and what is explained?"
 
 
-def test_an_exercise_stands_in_the_table_of_its_lesson_with_minutes_and_what_it_needs():
-    """And the table names no other."""
+def test_an_exercise_stands_in_the_list_of_its_lesson_with_minutes_and_what_it_needs():
+    """And the list names no other."""
     listed = {}
     for path in LESSONS:
-        table = re.findall(r"^\| (\d\d\.\d+) \| (.+) \| (\d+) \| (.+) \|$", path.read_text(encoding="utf-8"), re.M)
-        listed |= {id: (path.stem, words, int(minutes), needs) for id, words, minutes, needs in table}
+        lines = re.findall(r"^- \*\*(\d\d\.\d+)\*\* (.+) \*(\d+) minutes; needs (.+)\.\*$", path.read_text(encoding="utf-8"), re.M)
+        listed |= {id: (path.stem, words, int(minutes), needs) for id, words, minutes, needs in lines}
     exercises = {id: one for id, one in Course().exercises.items() if one.lesson in {path.stem for path in LESSONS}}
     assert sorted(listed) == sorted(exercises)
     for id, (lesson, words, minutes, needs) in listed.items():
