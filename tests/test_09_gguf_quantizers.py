@@ -55,7 +55,7 @@ def test_every_type_that_is_decoded_is_written_too():
 
 @pytest.mark.parametrize("type", draws.EXACT)
 def test_bytes_are_those_of_ggml(type, tiny):
-    for name, x in draws.draws().items():
+    for name, x in (draws.draws() | {"zeros": draws.zeros()}).items():
         digest = hashlib.sha256(quantize(x, BLOCK_TYPES[type])).hexdigest()
         assert digest == RECORDED["exact"][type][name], f"{type} of {name}"
     whole = hashlib.sha256()
@@ -73,6 +73,16 @@ def test_bytes_are_those_of_the_gguf_package(type):
         x = x.astype(np.float32)
         expected = gguf.quants.quantize(x, gguf.GGMLQuantizationType[type]).view(np.uint8).reshape(-1)
         np.testing.assert_array_equal(quantize(x, BLOCK_TYPES[type]), expected)
+
+
+@pytest.mark.parametrize("type", ["F16", "BF16"])
+def test_numbers_next_to_a_tie_round_as_those_of_the_gguf_package(type):
+    apart = 16 if type == "BF16" else 13  # bits of a float32 below the last that is kept
+    bits = np.arange(0, 1 << 32, 1 << apart - 1, dtype=np.uint32)[1:-1, None] + np.array([0, 1, 2**32 - 1], np.uint32)
+    x = bits.view(np.float32).reshape(-1)
+    x = x[np.abs(x) < (3e38 if type == "BF16" else 65504)][None]
+    expected = gguf.quants.quantize(x, gguf.GGMLQuantizationType[type]).view(np.uint8).reshape(-1)
+    np.testing.assert_array_equal(quantize(x, BLOCK_TYPES[type]), expected)
 
 
 def test_the_older_name_of_q8_0_still_works():
@@ -238,8 +248,11 @@ def test_a_turn_never_makes_a_block_worse(type):
     else:
         scale = scale_search.search_scale(x, weight, *layout.q)
         minimum = np.zeros_like(scale)
-    found = super_blocks.begin(x, weight, scale, minimum, layout, 0)
-    first = found.error
+    begun = [super_blocks.begin(x, weight, scale, minimum, layout, lower) for lower in range(super_blocks.BEGINNINGS)]
+    best = np.min([super_blocks.improve(found, x, weight, layout).error for found in begun], axis=0)
+    assert (super_blocks.search_blocks(blocks, layout, None).error <= best * (1 + 1e-5) + 1e-12).all()
+    assert (super_blocks.search_blocks(blocks, layout, None).error < 0.999 * best).sum() > 3
+    found, first = begun[0], begun[0].error
     for _ in range(4):
         better = super_blocks.improve(found, x, weight, layout)
         assert (better.error <= found.error * (1 + 1e-5) + 1e-12).all()
@@ -380,10 +393,10 @@ def test_memory_stays_bounded(type):
 @pytest.mark.parametrize("type", ALL)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_no_numbers_are_counted_and_the_first_is_named(type, value):
-    x = np.zeros((3, 40, 512), np.float32)
-    x[1, 7, 300] = x[2, 0, 0] = x[2, 39, 511] = value
+    x = np.zeros((3, 100, 512), np.float32)
+    x[2, 70, 300] = x[2, 80, 0] = x[2, 99, 511] = value
     for array in (x, x.astype(np.float16)):
-        with pytest.raises(GGUFError, match=rf"{type} .*3 of 61,440 .*{value}.* at \[1, 7, 300\]"):
+        with pytest.raises(GGUFError, match=rf"{type} .*3 of 153,600 .*{value}.* at \[2, 70, 300\]"):
             quantize(array, BLOCK_TYPES[type])
 
 

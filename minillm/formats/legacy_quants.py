@@ -121,7 +121,7 @@ def from_minimum(  # (n, columns) -> (blocks, 32) uint8, (blocks, 1) float32, (b
         scale, minimum = search_scale_and_minimum(x, weight_of(rows, importance), top, last=True)
         return as_codes(nearest(x + minimum, reciprocal(scale), 0, top)), scale[:, None], -minimum[:, None]
     lowest = np.take_along_axis(blocks, blocks.argmin(axis=1, keepdims=True), axis=1)  # not min: the first of 0 and -0
-    scale = (blocks.max(axis=1, keepdims=True) - lowest) / np.float32(top)
+    scale = (blocks.max(axis=1, keepdims=True) - lowest + np.float32(0)) / np.float32(top)  # + 0: never -0
     q = np.trunc((blocks - lowest) * reciprocal(scale) + np.float32(0.5))
     return np.minimum(q, top).astype(np.uint8), scale, lowest
 

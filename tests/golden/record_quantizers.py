@@ -58,6 +58,7 @@ def record():
             raw = quantize(type, x)
             assert np.array_equal(raw, gguf.quants.quantize(x, GGMLQuantizationType[type])), (type, name)
             found["exact"].setdefault(type, {})[name] = hashlib.sha256(raw.tobytes()).hexdigest()
+        found["exact"][type]["zeros"] = hashlib.sha256(quantize(type, draws.zeros()).tobytes()).hexdigest()  # gguf: other signs
         whole = hashlib.sha256()
         for name in sorted(tiny):
             whole.update(quantize(type, tiny[name]).tobytes())
