@@ -25,7 +25,7 @@ from minillm.files import replacing
 
 TEXTS = Path(__file__).parents[1] / "bundle"
 OF_LESSONS = {  # data that only some lessons use; each lesson's tests and notebook name what they need
-    "data/corpus": {"16"}, "data/models/eagle": {"16"}, "data/models/moral": {"16"}, "data/models/tiny-draft": {"10", "16"},
+    "data/corpus": {"09", "16"}, "data/models/eagle": {"16"}, "data/models/moral": {"16"}, "data/models/tiny-draft": {"10", "16"},
 }  # fmt: skip
 PICTURES = {".png"}  # in data/: of models' training
 SKIP = {"__pycache__", "wrong", "right", "hostile", "course_project", ".ipynb_checkpoints"}
