@@ -14,6 +14,7 @@ import pytest
 
 from minillm.course.exercises import kills, regions, runner, warm
 from minillm.course.exercises.index import Course
+from minillm.course.grading.lint import lint
 from minillm.files import write_text
 
 COURSE = Course()
@@ -47,6 +48,15 @@ def test_an_exercise_has_a_lesson_a_title_hints_points_tests_and_wrong_solutions
     assert all(test.file.startswith(f"test_{exercise.lesson}") for test in exercise.tests), "tests are in test_NN_name*.py"
     assert sum(wrong.exercise == id for wrong in WRONGS) >= 3, f"tests/wrong/ needs three wrong solutions of {id}"
     assert 1 <= exercise.lines <= 20, "a region holds the idea, not the function"
+
+
+def test_no_solution_of_the_reference_is_refused_by_the_lint_of_the_grader():
+    """Who hands in what `course solution` shows must get the points."""
+    refused = []
+    for file in sorted({exercise.file for exercise in EXERCISES.values()}):
+        source = COURSE.source(file)
+        refused += lint(source, regions.blank(source, name=file), file)
+    assert refused == []
 
 
 def test_with_everything_blanked_the_package_imports(tmp_path):

@@ -66,12 +66,10 @@ class ContiguousCache:
         # BEGIN SOLUTION ex=02.3
         if tokens <= capacity:
             return
-        capacity = min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY))
-        for name in ("k", "v"):
-            old = getattr(self, name)
-            new = self.ops.empty((self.layers, capacity, self.kv_heads, self.d_head), self.dtype)
-            new[:, : old.shape[1]] = old
-            setattr(self, name, new)
+        shape = self.layers, min(self.max_length, max(tokens, 2 * capacity, FIRST_CAPACITY)), self.kv_heads, self.d_head
+        k, v = self.ops.empty(shape, self.dtype), self.ops.empty(shape, self.dtype)
+        k[:, :capacity], v[:, :capacity] = self.k, self.v
+        self.k, self.v = k, v
         # END SOLUTION
 
     def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
