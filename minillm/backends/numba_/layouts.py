@@ -82,6 +82,11 @@ class Layout:
         return self.record_bytes + self.head_bytes // self.together
 
     @property
+    def alignment(self):
+        """What every record's address is a multiple of, bytes: what a load may be told."""
+        return 32 if self.record_bytes % 32 == 0 else 16
+
+    @property
     def values(self):  # -> (2^bits,) float32
         """What each code stands for, before it is scaled."""
         codes = np.arange(1 << self.bits) - self.offset if self.table is None else self.table

@@ -24,9 +24,20 @@ class Records:
         self.layout, self.groups = layout, layout.groups
 
     def numbers(self, b, record, pair):
-        """Emit what is multiplied: the codes, or what the table says of them. Two a lane."""
-        codes = self.codes(b, record, pair)
-        return look_up(b, self.layout.table, codes) if self.layout.table else codes
+        """Emit what is multiplied: the codes, or what the table says of them. Two a lane.
+
+        Where a processor permutes 32 numbers of 16 bits (`vpermw`), the codes of a pair are looked up; elsewhere bytes are
+        (`pshufb`, `tbl` on Arm), 64 at once: the lower byte of each half has the pair, the upper one the pair after the next.
+        """
+        if self.layout.table is None:
+            return self.codes(b, record, pair)
+        if "+avx512bw" in FEATURES:
+            return b.bitcast(by_lanes(b, self.layout.table, b.bitcast(self.codes(b, record, pair), HALVES_I16)), I32X16)
+        word = self.word(b, record, 64 * (pair // 4))
+        found = look_up_bytes(b, self.layout.table, field(b, word, 4 * (pair % 2), 0x0F0F))
+        eight = ir.Constant(HALVES_I16, [8] * 2 * LANES)
+        upper = found if pair % 4 > 1 else b.shl(found, eight)
+        return b.bitcast(b.ashr(upper, eight), I32X16)  # with its sign
 
     def codes(self, b, record, pair):
         """Emit two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""
@@ -40,8 +51,11 @@ class Records:
     def plane(self, b, record, offset, bits, pair):
         """Emit the codes of a pair from a plane of so many bits a code: load the 64 bytes they are in, and extract them."""
         each = 16 // bits
-        place = b.inttoptr(b.add(record, I64(offset + 64 * (pair // each))), I32X16.as_pointer())
-        return field(b, b.load(place, align=32), bits * (pair % each), (1 << bits) - 1)
+        return field(b, self.word(b, record, offset + 64 * (pair // each)), bits * (pair % each), (1 << bits) - 1)
+
+    def word(self, b, record, offset):
+        """Load 64 bytes of codes."""
+        return b.load(b.inttoptr(b.add(record, I64(offset)), I32X16.as_pointer()), align=self.layout.alignment)
 
     def units(self, b, head):
         """Load what the whole numbers behind a head are worth: d, and dmin where there are minima."""
@@ -70,7 +84,7 @@ class Records:
     def half_floats(self, b, record, offset):
         """Load sixteen float16 numbers as float32."""
         kind = ir.VectorType(ir.HalfType(), LANES)
-        return b.fpext(b.load(b.inttoptr(b.add(record, I64(offset)), kind.as_pointer()), align=32), F32X16)
+        return b.fpext(b.load(b.inttoptr(b.add(record, I64(offset)), kind.as_pointer()), align=self.layout.alignment), F32X16)
 
     def whole_numbers(self, b, record, offset):
         """Load sixteen numbers of 8 bits, with a sign where the layout has signed ones."""
@@ -98,30 +112,23 @@ def power(b, e):
     return b.bitcast(b.select(b.icmp_unsigned(">", e, constant(1, I32)), normal, least), F32X16)
 
 
-def look_up(b, table, codes):  # sixteen numbers of 8 bits, two codes a lane -> what the codes stand for, two a lane
-    """Emit a look-up of each code: "element i is table[code i]" for every i, which LLVM knows as a permutation of the table.
-
-    Where a processor permutes 32 numbers of 16 bits (`vpermw`), so; elsewhere by bytes (`pshufb`, `tbl` on Arm), of which
-    only the lower one of each half counts, and gets its sign.
-    """
-    if "+avx512bw" in FEATURES:
-        return b.bitcast(by_lanes(b, I16, table, b.bitcast(codes, HALVES_I16)), I32X16)
-    halves, everything = b.bitcast(codes, ir.VectorType(I8, 64)), ir.Constant(ir.VectorType(I8, 64), ir.Undefined)
-    found = [by_lanes(b, I8, table, take(b, halves, everything, range(at, at + 16))) for at in range(0, 64, 16)]
-    found = [take(b, *two, range(32)) for two in (found[:2], found[2:])]
-    signed, eight = b.bitcast(take(b, *found, range(64)), HALVES_I16), ir.Constant(HALVES_I16, [8] * 2 * LANES)
-    return b.bitcast(b.ashr(b.shl(signed, eight), eight), I32X16)
-
-
-def by_lanes(b, kind, table, index):  # -> a vector of table[index[i]]
-    """Emit it lane by lane. The table is repeated up to the width of the register: a permutation is all of it."""
-    lanes = index.type.count
-    values = ir.Constant(index.type, [table[i % 16] % (1 << kind.width) for i in range(lanes)])
+def by_lanes(b, table, index):  # -> a vector like index, with table[index[i]] in lane i
+    """Emit "lane i is table[index i]" for every lane, which LLVM knows as a permutation of a register that holds the table."""
+    lanes, bits = index.type.count, index.type.element.width
+    values = ir.Constant(index.type, [table[i % 16] % (1 << bits) for i in range(lanes)])
     found = ir.Constant(index.type, ir.Undefined)
     for i in range(lanes):
         found = b.insert_element(found, b.extract_element(values, b.extract_element(index, I32(i))), I32(i))
     return found
 
 
-def take(b, one, other, lanes):  # two vectors -> the lanes of both, one after another, that are named
+def look_up_bytes(b, table, codes):  # a code in each of 64 bytes -> HALVES_I16, each of its bytes looked up
+    """Look up sixteen bytes at a time: every processor that permutes bytes does so many."""
+    codes = b.bitcast(codes, ir.VectorType(I8, 64))
+    parts = [by_lanes(b, table, some_lanes(b, codes, codes, range(at, at + 16))) for at in range(0, 64, 16)]
+    halves = [some_lanes(b, *two, range(32)) for two in (parts[:2], parts[2:])]
+    return b.bitcast(some_lanes(b, *halves, range(64)), HALVES_I16)
+
+
+def some_lanes(b, one, other, lanes):  # two vectors -> of their lanes, counted through both, those that are named
     return b.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
