@@ -55,6 +55,16 @@ def test_bits_in_memory_are_at_most_half_a_bit_more_than_in_the_file(type):
         assert bits == BITS[type] and bits <= BLOCK_TYPES[type].bits_per_weight + 0.5, f"{type}: {bits} bits a weight"
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_record_begins_where_a_load_may_expect_it(layout):
+    """Registers of 512 bits load from anywhere; those of 256 bits fault where a record is not as aligned as the code says."""
+    head = layout.together * layout.block_bytes
+    starts = {layout.head_bytes + i * layout.record_bytes + n * head for i in range(layout.together) for n in range(4)}
+    assert all(start % layout.alignment == 0 for start in starts | {head})
+    record = layout.dtype["records"].base
+    assert layout.alignment >= 16 and head == layout.dtype.itemsize and layout.record_bytes == record.itemsize
+
+
 def test_every_exponent_of_mxfp4_and_every_code():
     """Scales from 2^-128, which float32 has as a subnormal number, to 2^127; and both zeros are zero."""
     raw = np.empty((256, 17), np.uint8)
