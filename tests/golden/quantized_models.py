@@ -1,8 +1,8 @@
 """Our quantized files beside llama.cpp's: the half of the comparison that runs minillm.
 
-    PYTHONPATH=../.. python quantized_models.py write FOLDER          every mix of every model, and what llama.cpp is to be asked
-    python record_quantized.py FOLDER                                 (beside this file) llama.cpp's own files, logits of both
-    PYTHONPATH=../.. python quantized_models.py compare FOLDER [OUT.json]
+    PYTHONPATH=../..:.. python quantized_models.py write FOLDER            every mix of every model
+    python record_quantized.py FOLDER                                      llama.cpp's own files, and its logits of both
+    PYTHONPATH=../..:.. python quantized_models.py compare FOLDER [OUT.json]
 
 Models: three of random weights, 256 wide, one for each architecture, so that no row needs a fallback; `tiny`; and SmolLM2, whose
 rows of 576 need many. Each reads the beginnings of ten held-out stories. Kept for each file: the mean KL divergence of the two
@@ -15,9 +15,8 @@ import pathlib
 import sys
 from dataclasses import replace
 
-import mix_models
 import numpy as np
-import written_models
+from golden import mix_models, written_models
 
 from minillm import LLM
 from minillm.calibration.collect import chunks_of
@@ -45,6 +44,7 @@ RANDOM = {
 }
 MODELS = (*RANDOM, "tiny", "smollm2-135m")
 TOKENS = {"tiny": 192}  # of each prompt; else 48
+KEPT = "llama"  # of this model, what llama.cpp says is kept too, for a test that quantizes it anew
 FILES = [*mix_models.MIXES, *(f"{mix}+imatrix" for mix in mix_models.MIXES if "_" in mix and mix != "q8_0")]
 
 
@@ -100,9 +100,27 @@ def divergence(p, q):  # logits, logits -> mean KL(p ‖ q) in nats
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 
+def two_best(logits):  # -> (positions, 2) tokens
+    return np.argsort(-logits, axis=1)[:, :2]
+
+
 def among_two_best(ours, theirs):  # -> share of positions
-    best = np.argsort(-theirs, axis=1)[:, :2]
-    return float((ours.argmax(axis=1)[:, None] == best).any(axis=1).mean())
+    return float((ours.argmax(axis=1)[:, None] == two_best(theirs)).any(axis=1).mean())
+
+
+def shown(result):
+    """Lay the record out with one line for each file."""
+    figures = []
+    for name, model in result["models"].items():
+        rows = (f"{json.dumps(file)}: {json.dumps(rounded(row))}" for file, row in model["files"].items())
+        figures.append(f'{json.dumps(name)}: {{"tokens": {model["tokens"]}, "files": {{\n' + ",\n".join(rows) + "\n}}")
+    best = ",\n".join(f"{json.dumps(file)}: {json.dumps(rows)}" for file, rows in result["two_best"].items())
+    start = f'"llama-cpp-python": {json.dumps(result["llama-cpp-python"])}, "prompts": {json.dumps(result["prompts"])}'
+    return f'{{{start}, "models": {{\n{",".join(figures)}\n}}, "two_best": {{\n{best}\n}}}}\n'
+
+
+def rounded(row):
+    return {key: value if isinstance(value, bool) else float(f"{value:.4g}") for key, value in row.items()}
 
 
 def compare(folder, out):
@@ -123,9 +141,12 @@ def compare(folder, out):
                 "kl_to_f16": divergence(f16, ours), "kl_to_f16_of_theirs": divergence(f16, ours_of_theirs),
             }  # fmt: skip
             print(where.name, file, rows[file], file=sys.stderr)
-        two = np.argsort(-np.load(where / "f16.npy"), axis=1)[:, :2] if where.name == "llama" else np.zeros((0, 2), int)
-        result["models"][where.name] = {"tokens": sum(map(len, prompts)), "two_best_of_f16": two.tolist(), "files": rows}
-    out.write_text(json.dumps(result) + "\n")
+        result["models"][where.name] = {"tokens": sum(map(len, prompts)), "files": rows}
+        if where.name == KEPT:
+            result["prompts"] = prompts[:4]
+            tokens = sum(map(len, prompts[:4]))
+            result["two_best"] = {f: two_best(np.load(where / f"{f}.npy")[:tokens]).tolist() for f in FILES if "+" not in f}
+    out.write_text(shown(result))
 
 
 if __name__ == "__main__":

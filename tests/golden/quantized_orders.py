@@ -1,8 +1,8 @@
 """Whose quantized weights hurt the model more, ours or llama.cpp's? Measured on `tiny` in several orders of its columns.
 
-    PYTHONPATH=../.. python quantized_orders.py write FOLDER          `tiny` six times, each in another order
-    python record_quantized.py FOLDER                                 (beside this file) llama.cpp quantizes the same files
-    PYTHONPATH=../.. python quantized_orders.py compare FOLDER [OUT.json]
+    PYTHONPATH=../..:.. python quantized_orders.py write FOLDER            `tiny` six times, each in another order
+    python record_quantized.py FOLDER                                      llama.cpp quantizes the same files
+    PYTHONPATH=../..:.. python quantized_orders.py compare FOLDER [OUT.json]
 
 One file says little: errors of equal size hurt more or less by the directions that they happen to have, and the KL divergence of
 a type moves by some 5% from one order of the columns to the next. The orders are undone before the model runs, so each is another
@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 import numpy as np
-from quantized_models import FILES, divergence, our_logits, quantized, stories, write_base
+from golden.quantized_models import FILES, divergence, our_logits, quantized, stories, write_base
 
 from minillm import LLM
 from minillm.calibration.collect import chunks_of
