@@ -83,25 +83,32 @@ class ByteLevelBPE:
 
 
 def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, int], tuple[int, int]]:
-    """Build (left id, right id) -> (rank, merged id). TokenizerError for a merge that is no pair, or names no token.
+    """Build (left id, right id) -> (rank, merged id) from "left right" in the order of training: rank 0 merges first.
 
-    A merge into a control token is left out: plain text must never become one.
+    A merge into a control token is left out: plain text must never become one. Where a pair is there twice, the later rank holds.
+    TokenizerError for a merge that is no pair, or names no token.
     """
-    pairs = [line.split(" ") for line in merges]
-    ids: Any = vocabulary.ids.get  # None where there is no such token
-    try:
-        table = {(ids(a), ids(b)): (rank, ids(a + b)) for rank, (a, b) in enumerate(pairs)}
-    except ValueError:
-        rank = next(rank for rank, pair in enumerate(pairs) if len(pair) != 2)
-        raise TokenizerError(
-            f"tokenizer.ggml.merges[{rank}]: expected two tokens with one space between, found {merges[rank][:60]!r}"
-        ) from None
-    if any(a is None or b is None or merged is None for (a, b), (_, merged) in table.items()):
-        rank, name = next((r, t) for r, (a, b) in enumerate(pairs) for t in (a, b, a + b) if ids(t) is None)
-        raise TokenizerError(
-            f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
-            f" is none of the {len(vocabulary.tokens):,} tokens"
-        )
-    if any(merged in vocabulary.control_ids for _, merged in table.values()):
-        table = {pair: entry for pair, entry in table.items() if entry[1] not in vocabulary.control_ids}
+    pairs, ids = split_merges(merges, vocabulary), vocabulary.ids
+    table: dict[tuple[int, int], tuple[int, int]] = {}
+    for rank, (left, right) in enumerate(pairs):
+        merged = ids[left + right]
+        if merged not in vocabulary.control_ids:
+            table[ids[left], ids[right]] = rank, merged
     return table
+
+
+def split_merges(merges: list[str], vocabulary: Vocabulary) -> list[list[str]]:  # -> [[left, right]], of tokens
+    """Split merges at their space. TokenizerError where one is no pair, or a half or the whole is none of the tokens."""
+    pairs, ids = [line.split(" ") for line in merges], vocabulary.ids
+    for rank, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise TokenizerError(
+                f"tokenizer.ggml.merges[{rank}]: expected two tokens with one space between, found {merges[rank][:60]!r}"
+            )
+        if not (pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids):
+            name = next(text for text in (*pair, "".join(pair)) if text not in ids)
+            raise TokenizerError(
+                f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
+                f" is none of the {len(vocabulary.tokens):,} tokens"
+            )
+    return pairs
