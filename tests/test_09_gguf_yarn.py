@@ -19,7 +19,7 @@ from minillm.model.config import RopeScaling
 from minillm.model.hf_config import folder_config
 from minillm.model.load import load_model
 from minillm.model.random_model import TINY, byte_metadata, random_model
-from minillm.model.rope_files import rope_freqs, scaling_from_config, scaling_from_gguf, shortest
+from minillm.model.rope_files import rope_freqs, scaling_from_config, scaling_from_gguf, scaling_to_gguf, shortest
 from minillm.model.rope_scaling import rope_magnitude, scaled_frequencies
 from minillm.model.transformer import Segment
 from minillm.model.weights import config_from_gguf
@@ -193,6 +193,17 @@ def test_a_scaling_comes_back_from_both_kinds_of_files(tmp_path_factory, scaling
     assert ("llama.rope.scaling.yarn_beta_fast" in keys) == ((scaling.beta_fast, scaling.beta_slow) != (32, 1))
     (folder / "config.json").write_text(json.dumps(config_json(config)))
     assert replace(folder_config(folder).rope_scaling, factor=scaling.factor) == scaling
+
+
+@given(attn=st.floats(width=32, min_value=2.0**-10, max_value=16.0), factor=st.floats(width=32, min_value=0.5, max_value=2.0**20))
+def test_attn_factor_comes_back_to_the_bit_and_as_a_short_decimal(attn, factor):
+    keys = {"rope.scaling.type": "yarn", "rope.scaling.factor": factor, "rope.scaling.attn_factor": attn}
+    scaling = scaling_from_gguf(Fields(keys, "", ModelError), 64)
+    back = scaling_to_gguf(scaling)
+    assert np.float32(back.get("rope.scaling.attn_factor", 1.0)) == np.float32(attn)
+    if attn != 1:
+        assert rope_magnitude(scaling) == pytest.approx(attn * rope_magnitude(RopeScaling("yarn", factor)), rel=1e-7)
+        assert len(repr(scaling.attention_factor)) <= 16
 
 
 def test_llama3s_divisors_are_those_of_its_rule():

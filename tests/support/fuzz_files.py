@@ -2,8 +2,8 @@
 
     python tests/support/fuzz_files.py [--n 20000] [--only config,tokenizer] [--seed 0]
 
-Six kinds: config.json, tokenizer.json with its neighbours, safetensors headers, adapters (PEFT and GGUF), checkpoints, GGUF
-metadata. Half of the changes know the format (a key dropped, another type, deeper, larger, twice, exchanged), half are bytes.
+Eight kinds: config.json, tokenizer.json of both algorithms with its neighbours, safetensors headers, adapters (PEFT and GGUF),
+checkpoints, GGUF metadata, and folders and files to be converted. Half of the changes know the format (a key dropped, another type, deeper, larger, twice, exchanged), half are bytes.
 What loads is used: a text is encoded, a token computed. Prints a table, and fails where anything but MiniLLMError came out, or
 a case took more than a second of processor time or 300 MB.
 """
@@ -11,6 +11,7 @@ a case took more than a second of processor time or 300 MB.
 import argparse
 import json
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -25,9 +26,9 @@ import numpy as np
 
 from minillm.backends import get_backend
 from minillm.errors import MiniLLMError
-from minillm.formats.gguf_write import write_gguf
+from minillm.formats.gguf_write import write_gguf as write_file
 from minillm.formats.safetensors import encoded
-from minillm.model import adapter_files
+from minillm.model import adapter_files, write_folder, write_gguf
 from minillm.model.defaults import recommended
 from minillm.model.hf_folder import hub_name
 from minillm.model.load import load_from
@@ -74,6 +75,18 @@ OPTIONS = {
     "bos_token": BOS, "eos_token": {"content": EOS}, "add_bos_token": True, "tokenizer_class": "GPT2Tokenizer",
     "added_tokens_decoder": {"259": {"content": BOS}}, "chat_template": [{"name": "default", "template": CHATML}],
 }  # fmt: skip
+SPACE, WORDS = "\u2581", ("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)))
+SENTENCEPIECE = {
+    "version": "1.0", "added_tokens": [{"id": i, "content": text, "special": True} | PLAIN for i, text in enumerate(WORDS[:3])],
+    "normalizer": None, "post_processor": None,
+    "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False},
+    "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "merges": [
+                  ["h", "e"], ["he", "l"], [SPACE, "h"], [SPACE, "he"], [SPACE + "h", "e"]],
+              "vocab": {text: i for i, text in enumerate((*WORDS, SPACE, "h", "e", "l", "he", "hel", SPACE + "h", SPACE + "he"))}},
+}  # fmt: skip
+SPOKEN = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "chat_template": CHATML}
+ABOUT = {"general.name": "x", "general.author": "y", "general.languages": ["en"]}
 ENDS = {"eos_token_id": [261, 259], "temperature": 0.6, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
@@ -285,17 +298,49 @@ class GGUF:
         more |= {"general.basename": "a", "general.size_label": "b", "tokenizer.minillm.eos_token_ids": [258], "split.count": 1}
         more |= {"general.sampling.temp": 0.5, "general.sampling.top_k": 40}
         self.metadata = model_metadata(CONFIG, byte_metadata(272), more)
-        write_gguf(self.path, self.metadata, self.tensors)
+        write_file(self.path, self.metadata, self.tensors)
         self.good = self.path.read_bytes()
         self.head = len(self.good) - 4 * sum(tensor.size for tensor in self.tensors.values())
 
-    def case(self, rng):
+    def change(self, rng):
         self.path.unlink(missing_ok=True)
         if rng.random() < 0.5:
             self.path.write_bytes(flipped(rng, self.good[: self.head]) + self.good[self.head :])
         else:
-            write_gguf(self.path, changed(rng, self.metadata, self.odd), self.tensors)  # what it refuses counts as refused
+            write_file(self.path, changed(rng, self.metadata, self.odd), self.tensors)  # what it refuses counts as refused
+
+    def case(self, rng):
+        self.change(rng)
         use(self.path)
+
+
+class Conversion:
+    """A folder that becomes a GGUF file, or the file that becomes a folder: what is refused leaves nothing."""
+
+    def __init__(self, folder):
+        (folder / "from").mkdir()
+        write_model_folder(folder / "from")
+        self.folder = folder / "from"
+        self.files = {"config.json": HUB, "tokenizer.json": TOKENIZER, "tokenizer_config.json": OPTIONS}
+        self.files |= {"generation_config.json": ENDS, "gguf.json": ABOUT}
+        self.gguf = GGUF(folder)
+
+    def case(self, rng):
+        out = self.folder.parent / "to"
+        try:
+            if rng.random() < 0.5:
+                for name, values in self.files.items():
+                    (self.folder / name).write_text(json.dumps(values))
+                name = rng.choice(list(self.files))
+                (self.folder / name).write_bytes(spelled(rng, changed(rng, self.files[name])))
+                write_gguf.convert(self.folder, out)
+            else:
+                self.gguf.change(rng)
+                write_folder.convert(self.gguf.path, out)
+        except MiniLLMError:
+            assert not out.exists() and not Path(f"{out}.part").exists(), "half of a conversion"
+            raise
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
 
 
 KINDS = {
@@ -303,10 +348,12 @@ KINDS = {
     "tokenizer": lambda folder: ModelFolder(
         folder, {"tokenizer.json": TOKENIZER, "tokenizer_config.json": OPTIONS, "generation_config.json": ENDS}
     ),
+    "sentencepiece": lambda folder: ModelFolder(folder, {"tokenizer.json": SENTENCEPIECE, "tokenizer_config.json": SPOKEN}),
     "safetensors": Safetensors,
     "adapter": Adapter,
     "checkpoint": Checkpoint,
     "gguf": GGUF,
+    "conversion": Conversion,
 }
 
 

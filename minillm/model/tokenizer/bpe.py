@@ -83,6 +83,7 @@ class ByteLevelBPE:
 
 
 def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, int], tuple[int, int]]:
+<<<<<<< HEAD
     """Read the merges of a file: (left id, right id) -> (rank, merged id).
 
     A merge is the text "left right": two tokens with one space between them, and what they become is the token of both texts
@@ -112,4 +113,34 @@ def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, in
             f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
             f" is none of the {len(vocabulary.tokens):,} tokens"
         )
+=======
+    """Build (left id, right id) -> (rank, merged id) from "left right" in the order of training: rank 0 merges first.
+
+    A merge into a control token is left out: plain text must never become one. Where a pair is there twice, the later rank holds.
+    TokenizerError for a merge that is no pair, or names no token.
+    """
+    pairs, ids = split_merges(merges, vocabulary), vocabulary.ids
+    table: dict[tuple[int, int], tuple[int, int]] = {}
+    for rank, (left, right) in enumerate(pairs):
+        merged = ids[left + right]
+        if merged not in vocabulary.control_ids:
+            table[ids[left], ids[right]] = rank, merged
+>>>>>>> h-convert
     return table
+
+
+def split_merges(merges: list[str], vocabulary: Vocabulary) -> list[list[str]]:  # -> [[left, right]], of tokens
+    """Split merges at their space. TokenizerError where one is no pair, or a half or the whole is none of the tokens."""
+    pairs, ids = [line.split(" ") for line in merges], vocabulary.ids
+    for rank, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise TokenizerError(
+                f"tokenizer.ggml.merges[{rank}]: expected two tokens with one space between, found {merges[rank][:60]!r}"
+            )
+        if not (pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids):
+            name = next(text for text in (*pair, "".join(pair)) if text not in ids)
+            raise TokenizerError(
+                f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
+                f" is none of the {len(vocabulary.tokens):,} tokens"
+            )
+    return pairs
