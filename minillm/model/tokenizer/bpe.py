@@ -83,7 +83,6 @@ class ByteLevelBPE:
 
 
 def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, int], tuple[int, int]]:
-<<<<<<< HEAD
     """Read the merges of a file: (left id, right id) -> (rank, merged id).
 
     A merge is the text "left right": two tokens with one space between them, and what they become is the token of both texts
@@ -102,30 +101,10 @@ def merge_table(merges: list[str], vocabulary: Vocabulary) -> dict[tuple[int, in
                 table[ids(left), ids(right)] = rank, merged
         # END SOLUTION
     except ValueError:
-        rank = next(rank for rank, line in enumerate(merges) if line.count(" ") != 1)
-        raise TokenizerError(
-            f"tokenizer.ggml.merges[{rank}]: expected two tokens with one space between, found {merges[rank][:60]!r}"
-        ) from None
+        split_merges(merges, vocabulary)  # says which
+        raise
     if any(a is None or b is None or merged is None for (a, b), (_, merged) in table.items()):
-        pairs = [line.split(" ") for line in merges]
-        rank, name = next((r, t) for r, (a, b) in enumerate(pairs) for t in (a, b, a + b) if ids(t) is None)
-        raise TokenizerError(
-            f"tokenizer.ggml.merges[{rank}] is {merges[rank][:60]!r}, but {name[:60]!r}"
-            f" is none of the {len(vocabulary.tokens):,} tokens"
-        )
-=======
-    """Build (left id, right id) -> (rank, merged id) from "left right" in the order of training: rank 0 merges first.
-
-    A merge into a control token is left out: plain text must never become one. Where a pair is there twice, the later rank holds.
-    TokenizerError for a merge that is no pair, or names no token.
-    """
-    pairs, ids = split_merges(merges, vocabulary), vocabulary.ids
-    table: dict[tuple[int, int], tuple[int, int]] = {}
-    for rank, (left, right) in enumerate(pairs):
-        merged = ids[left + right]
-        if merged not in vocabulary.control_ids:
-            table[ids[left], ids[right]] = rank, merged
->>>>>>> h-convert
+        split_merges(merges, vocabulary)
     return table
 
 
