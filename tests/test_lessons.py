@@ -87,7 +87,8 @@ def test_an_exercise_stands_in_the_list_of_its_lesson_with_minutes_and_what_it_n
     """And the list names no other."""
     listed = {}
     for path in LESSONS:
-        lines = re.findall(r"^- \*\*(\d\d\.\d+)\*\* (.+) \*(\d+) minutes; needs (.+)\.\*$", path.read_text(encoding="utf-8"), re.M)
+        text = path.read_text(encoding="utf-8")
+        lines = re.findall(r"^- \*\*(\d\d\.\d+)\*\* (.+) \*(\d+) minutes; needs (.+)\.\*$", text, re.M)
         listed |= {id: (path.stem, words, int(minutes), needs) for id, words, minutes, needs in lines}
     exercises = {id: one for id, one in Course().exercises.items() if one.lesson in {path.stem for path in LESSONS}}
     assert sorted(listed) == sorted(exercises)
