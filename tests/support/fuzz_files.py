@@ -4,8 +4,8 @@
 
 Eight kinds: config.json, tokenizer.json of both algorithms with its neighbours, safetensors headers, adapters (PEFT and GGUF),
 checkpoints, GGUF metadata, and folders and files to be converted. Half of the changes know the format (a key dropped, another
-type, deeper, larger, twice, exchanged), half are bytes. What loads is used: a text is encoded, a token
-computed. Prints a table, and fails where anything but MiniLLMError came out, or a case took more than a second of processor time or 300 MB.
+type, deeper, larger, twice, exchanged), half are bytes. What loads is used: a text is encoded, a token computed. Prints a
+table, and fails where anything but MiniLLMError came out, or a case took more than a second of processor time or 300 MB.
 """
 
 import argparse
