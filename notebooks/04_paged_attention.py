@@ -278,18 +278,23 @@ print(f"blocks of 256 waste {quote('waste 256', f'{wasted[-1]:.1f}%')}")
 # %% tags=["timing"]
 readable = model_at_hand("numpy", say=lambda text: None)
 TRIED = (1, 4, 16, 64, 256)
-ways = [(kind, size) for kind in ("compiled", "NumPy, readable") for size in (0, *TRIED)]  # 0: one array
+KINDS_OF_CODE = {"compiled": (llm, 8), "NumPy, readable": (readable, 2)}  # and steps, of which the fastest counts
 
 
-def sized(way):
+def sized(way):  # (kind, size; 0 for one array) -> seconds
     kind, size = way
-    return step_s(llm if kind == "compiled" else readable, "pages" if size else "one array", 1, 512, size, steps=2)
+    model, steps = KINDS_OF_CODE[kind]
+    return step_s(model, "pages" if size else "one array", 1, 512, size, steps)
 
 
-measured = in_turn(ways, ROUNDS, sized)
+# first all rounds of one kind, then those of the other: threads of NumPy's products go on waiting in loops for a while
+measured = {}
+for kind in KINDS_OF_CODE:
+    sized((kind, 0))
+    measured |= in_turn([(kind, size) for size in (0, *TRIED)], ROUNDS, sized)
 ratios = {
     kind: [[a / b for a, b in zip(measured[kind, size], measured[kind, 0], strict=True)] for size in TRIED]
-    for kind in ("compiled", "NumPy, readable")
+    for kind in KINDS_OF_CODE
 }
 middle = {kind: medians(each) for kind, each in ratios.items()}
 loss = {size: middle["compiled"][TRIED.index(size)] for size in (1, 16)}
