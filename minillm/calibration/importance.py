@@ -25,6 +25,8 @@ class SquareSums:
 
     def __call__(self, name: str, x: Array) -> None:  # str, (tokens, d_in)
         squares = (x.astype(np.float64) ** 2).sum(axis=0)
+        if not np.isfinite(squares).all():
+            raise ModelError(f"the inputs of {name!r} are not finite on this text: its weights, or the file, are damaged.")
         self.sums[name] = self.sums.get(name, 0) + squares
         self.rows[name] = self.rows.get(name, 0) + len(x)
 
@@ -38,8 +40,6 @@ def importance_matrix(
     """
     seen = SquareSums()
     count = collect(transformer, chunks, seen)
-    if bad := next((name for name, sums in seen.sums.items() if not np.isfinite(sums).all()), None):
-        raise ModelError(f"the inputs of {bad!r} are not finite on this text: the model's weights, or its file, are damaged.")
     sums = {name: sums.astype(np.float32)[None] for name, sums in seen.sums.items()}
     rows = {name: np.array([rows], np.float32) for name, rows in seen.rows.items()}
     return ImportanceMatrix(sums, rows, count, context, [dataset] if dataset else [])

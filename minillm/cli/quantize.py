@@ -24,7 +24,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument("model", metavar="IN", help="a .gguf file, best one in F16 or BF16, or a model by name")
     parser.add_argument("out", metavar="OUT", nargs="?", help="the new .gguf file")
     parser.add_argument("--type", required=True, metavar="T", help="q4_k_m, q8_0, iq4_nl, f16 …: a wrong one lists them")
-    parser.add_argument("--imatrix", metavar="FILE", help="importance matrix of this model: llama.cpp's, or from `minillm imatrix`")
+    parser.add_argument("--imatrix", metavar="FILE", help="importance matrix of this model: llama.cpp's, or `minillm imatrix`'s")
     parser.add_argument("--dry-run", action="store_true", help="show the type of each tensor, and write nothing")
     parser.add_argument("--threads", type=int, metavar="N", help="encode on so many threads (default: all cores)")
     parser.add_argument("--json", action="store_true", help="one JSON object: sizes, bits per weight, the type of each tensor")

@@ -19,11 +19,12 @@ import numpy as np
 
 from minillm.errors import GGUFError
 from minillm.formats import codebook_quants as codebooks
-from minillm.formats import k_quants
+from minillm.formats import k_quants, k_quants_write
 from minillm.formats import legacy_quants as legacy
 from minillm.formats.packing import Importance, to_half
 
 CHUNK = 1 << 17  # weights decoded at a time: the temporaries stay in the processor's cache
+SEARCHED = 1 << 15  # weights encoded at a time: a search for scales goes over them hundreds of times
 
 
 def f32(blocks: np.ndarray, out: np.ndarray) -> None:
@@ -54,7 +55,7 @@ def pack_bf16(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  #
     bits = rows.reshape(-1, 1).view(np.uint32)
     upper = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16  # what the lower half carries over; finite, so bits cannot overflow
     if (upper & 0x7FFF == 0x7F80).any():
-        raise OverflowError(f"{np.abs(rows).max():,.6g}")
+        raise OverflowError
     return upper.astype("<u2").view(np.uint8)
 
 
@@ -119,12 +120,12 @@ TYPES = (
     BlockType("Q5_0", 6, 32, 22, parts=legacy.q5_0, pack=legacy.pack_q5_0),
     BlockType("Q5_1", 7, 32, 24, parts=legacy.q5_1, pack=legacy.pack_q5_1),
     BlockType("Q8_0", 8, 32, 34, parts=legacy.q8_0, pack=legacy.pack_q8_0),
-    BlockType("Q2_K", 10, 256, 84, parts=k_quants.q2_k),
-    BlockType("Q3_K", 11, 256, 110, parts=k_quants.q3_k),
-    BlockType("Q4_K", 12, 256, 144, parts=k_quants.q4_k),
-    BlockType("Q5_K", 13, 256, 176, parts=k_quants.q5_k),
-    BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k),
-    BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl),
+    BlockType("Q2_K", 10, 256, 84, parts=k_quants.q2_k, pack=k_quants_write.pack_q2_k),
+    BlockType("Q3_K", 11, 256, 110, parts=k_quants.q3_k, pack=k_quants_write.pack_q3_k),
+    BlockType("Q4_K", 12, 256, 144, parts=k_quants.q4_k, pack=k_quants_write.pack_q4_k),
+    BlockType("Q5_K", 13, 256, 176, parts=k_quants.q5_k, pack=k_quants_write.pack_q5_k),
+    BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k, pack=k_quants_write.pack_q6_k),
+    BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl, pack=codebooks.pack_iq4_nl),
     BlockType("BF16", 30, 1, 2, plain=bf16, pack=pack_bf16),
     BlockType("MXFP4", 39, 32, 17, parts=codebooks.mxfp4, pack=codebooks.pack_mxfp4),
 )
@@ -183,21 +184,22 @@ def quantize(  # (..., columns) float32 or float16, BlockType, (columns,) float3
         raise GGUFError(f"nothing is quantized to {type.name} here; the types that are: {known}.")
     weights = np.asarray(weights)
     if not weights.ndim or weights.shape[-1] % type.weights:
-        raise GGUFError(f"{type.name} packs {type.weights} weights a block, rows of shape {weights.shape} are no multiple of that.")
+        raise GGUFError(f"{type.name} packs {type.weights} weights a block, found a tensor of shape {weights.shape}.")
     importance = None if importance is None else checked(importance, weights.shape[-1])
     out = np.empty(type.nbytes(weights.shape), np.uint8)
     width = type.weights if importance is None else weights.shape[-1]  # without importance each block stands for itself
     rows, blocks = weights.reshape(-1, max(1, width)), out.reshape(-1, width // type.weights * type.bytes or 1)
-    step = max(1, CHUNK // max(1, width))
+    step = max(1, SEARCHED // max(1, width))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].astype(np.float32)
         if not np.isfinite(chunk).all():
             raise GGUFError(f"{type.name} holds finite weights: {odd_ones(weights)}")
         try:
-            blocks[start : start + step] = pack(chunk, importance).reshape(len(chunk), -1)
-        except OverflowError as error:  # to_half found a scale, or a weight, beyond float16
+            with np.errstate(over="ignore", invalid="ignore"):
+                blocks[start : start + step] = pack(chunk, importance).reshape(len(chunk), -1)
+        except OverflowError:
             largest = np.abs(chunk).max()
-            raise GGUFError(f"{type.name} cannot hold weights of {largest:,.6g}: its 16 bits would have to hold {error}.") from None
+            raise GGUFError(f"{type.name} cannot hold weights as large as {largest:,.6g}: its 16-bit numbers overflow.") from None
     return out
 
 

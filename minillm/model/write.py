@@ -29,7 +29,7 @@ from minillm.model.weights import ARCHITECTURES
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # general.file_type
 LLAMA_WITH_BIASES = ("llama", True, True, False)  # its biases are there where the tensors are
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-CHUNK = 1 << 20  # weights converted at a time
+CHUNK = 1 << 18  # weights converted at a time
 
 
 def write_model(

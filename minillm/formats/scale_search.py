@@ -1,0 +1,141 @@
+"""The search for scales: which integers, times which scale, come closest to a group of weights?
+
+Two halves of the question have an answer at once. Given a scale, the best integers are the nearest ones. Given the integers,
+the best scale is a least-squares fit, in closed form. What is left is where to begin, since going back and forth between the
+two stops in the nearest dip of a jagged curve: so begin at several scales around the obvious one, which maps the largest
+weight to the largest integer, and keep the best.
+
+    error = Σ w (x - s·q)²           for a scale s: q* = round(x / s)           for integers q: s* = Σ w x q / Σ w q²
+
+An error counts more in some weights than in others, w: more in the large ones of a block, and in columns whose inputs are
+large (importance). Arrays have the weights of a group along the first axis and groups along the others: a sum over each group
+then adds whole rows of memory, and no temporary leaves the processor's cache.
+
+Source of the measures, and of beginning at several scales: ggml's quants (`make_qx_quants`, `make_qkx3_quants`).
+"""
+
+import numpy as np
+
+from minillm.formats.packing import as_half
+
+LEVELS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # begin where the largest weight falls this far inside or outside of the largest integer
+MORE_LEVELS = (-1.6, -1.2, *LEVELS, 1.2, 1.6)  # of a search that nothing follows
+FLOOR = 0.01  # of the mean: the least importance of a column, for a text in which an input is 0 is only one text
+
+Found = tuple[np.ndarray, ...]  # an error, and what it is the error of, for each group
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # (weights, ...), (weights, ...) -> (...)
+    """Sum the products over each group."""
+    return np.einsum("i...,i...->...", a, b)
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Divide, and answer 0 where b is not above 0."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
+
+
+def reciprocal(scale: np.ndarray) -> np.ndarray:
+    """Compute 1 / scale, and 0 where that is infinite: such a scale is 0 in float16 too."""
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1 / scale
+    return np.where(np.isinf(inverse), np.float32(0), inverse)
+
+
+def nearest(x: np.ndarray, inverse: np.ndarray, low: int, high: int) -> np.ndarray:  # (weights, ...), (...) -> as x, integers
+    """Find the best integers for a scale, given as 1 / scale: the nearest, from low to high, as float32."""
+    q = x * inverse
+    np.rint(q, out=q)
+    return np.clip(q, np.float32(low), np.float32(high), out=q)
+
+
+def error_of(x: np.ndarray, fitted: np.ndarray, weight: np.ndarray) -> np.ndarray:  # (weights, ...) three times -> (...)
+    """Sum the squared errors over each group, each times its weight. Overwrites `fitted`."""
+    fitted -= x
+    return np.einsum("i...,i...,i...->...", weight, fitted, fitted)
+
+
+def keep_better(best: Found, found: Found) -> None:
+    """Overwrite what is best so far where something has a smaller error. In both tuples the errors come first."""
+    better = found[0] < best[0]
+    for old, new in zip(best, found, strict=True):
+        np.copyto(old, new, where=better)
+
+
+def best_scale(x: np.ndarray, q: np.ndarray, weight: np.ndarray, last: bool = False) -> Found:  # (weights, ...) -> two (...)
+    """Fit x ≈ scale · q by least squares in each group, an error squared and times `weight`: Σ weight · (x - scale · q)².
+
+    Returns the error of each group and its scale. Where all q are 0, or all weights, the scale is 0. last: this scale will be
+    stored, so round it to float16, and count the error that then remains.
+    """
+    wq = weight * q
+    scale = ratio(dot(wq, x), dot(wq, q))
+    scale = as_half(scale) if last else scale
+    return error_of(x, scale * q, weight), scale
+
+
+def peak(x: np.ndarray) -> np.ndarray:  # (weights, ...) -> (...)
+    """Find the weight of the largest magnitude in each group, with its sign."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    return np.where(-low > high, low, high)
+
+
+def search_scale(  # (weights, ...), (weights, ...) -> (...)
+    x: np.ndarray, weight: np.ndarray, low: int, high: int, last: bool = False
+) -> np.ndarray:
+    """Find a scale for integers from low to high, low below zero and larger: it takes the largest weight, and its sign."""
+    inverse = reciprocal(peak(x))
+    best = np.full_like(inverse, np.inf), np.zeros_like(inverse)
+    for level in MORE_LEVELS if last else LEVELS:
+        q = nearest(x, inverse * np.float32(low - level), low, high)
+        keep_better(best, best_scale(x, q, weight, last))
+    return best[1]
+
+
+def best_scale_and_minimum(  # (weights, ...) three times -> three (...)
+    x: np.ndarray, q: np.ndarray, weight: np.ndarray, last: bool = False
+) -> Found:
+    """Fit x ≈ scale · q - minimum by least squares, neither of them below zero. Returns error, scale, minimum.
+
+    The normal equations, with W = Σ weight and so on:   scale · QQ - minimum · Q = QX   and   scale · Q - minimum · W = X.
+    """
+    wq = weight * q
+    W, X, Q = weight.sum(axis=0), dot(weight, x), wq.sum(axis=0)
+    QQ, QX = dot(wq, q), dot(wq, x)
+    D = W * QQ - Q * Q
+    scale, minimum = ratio(W * QX - Q * X, D), ratio(Q * QX - QQ * X, D)
+    good = (D > 1e-6 * W * QQ) & (scale > 0) & (minimum >= 0)  # D is noise where all q are equal: then one of the two
+    scale = np.where(good, scale, np.maximum(ratio(QX, QQ), 0))
+    minimum = np.where(good, minimum, np.where(QQ > 0, 0, np.maximum(ratio(-X, W), 0)))
+    if last:
+        scale, minimum = as_half(scale), as_half(minimum)
+    return error_of(x + minimum, scale * q, weight), scale, minimum
+
+
+def search_scale_and_minimum(  # (weights, ...), (weights, ...) -> (...), (...)
+    x: np.ndarray, weight: np.ndarray, high: int, last: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find scale and minimum for integers from 0 to high: x ≈ scale · q - minimum."""
+    lowest = np.minimum(x.min(axis=0), np.float32(0))
+    inverse = reciprocal(x.max(axis=0) - lowest)
+    best = best_scale_and_minimum(x, np.zeros_like(x), weight, last)  # if all are equal, and below zero, that is it
+    above = x - lowest
+    for level in MORE_LEVELS if last else LEVELS:
+        q = nearest(above, inverse * np.float32(high + level), 0, high)
+        keep_better(best, best_scale_and_minimum(x, q, weight, last))
+    q = nearest(x + best[2], reciprocal(best[1]), 0, high)  # and once back and forth
+    keep_better(best, best_scale_and_minimum(x, q, weight, last))
+    return best[1], best[2]
+
+
+def importance_of(importance: np.ndarray, rows: int, block: int) -> np.ndarray:  # (columns,) -> (rows · columns / block, block)
+    """Lay the importance of columns beside the blocks of some rows, in units of its mean, and not below FLOOR."""
+    mean = importance.mean(dtype=np.float64)
+    relative = (importance / mean if mean > 0 else np.ones_like(importance)).astype(np.float32) + np.float32(FLOOR)
+    return np.tile(relative.reshape(-1, block), (rows, 1))
+
+
+def relative_size(x: np.ndarray, axis: int) -> np.ndarray:  # as x
+    """Divide weights by their root mean square along an axis. Measures are made of it."""
+    mean_square = np.mean(x * x, axis=axis, keepdims=True)
+    return x * reciprocal(np.sqrt(mean_square))
