@@ -239,6 +239,7 @@ WRONG_FOLDERS = {
     "NaN in a norm": (with_value(np.nan, "model.norm.weight", 7), "'model.norm.weight': .* found nan in row 7, column 0"),
     "beyond F16": (with_value(7e4), f"tensor {DOWN}: F16 cannot hold weights as large as 70,000: .* F32 and BF16 hold more"),
     "what it says of itself": (lambda f: (f / "gguf.json").write_text('{"llama.x": 1}'), "gguf.json: 'llama.x': expected a key"),
+    "how it is sampled": (lambda f: change(f, "generation_config.json", top_k=10**12), "top_k: expected a number from -2.1"),
     "another kind of text": (lambda f: (f / "gguf.json").write_text('{"general.author": {}}'), "general.author': .* found {}"),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES
-from minillm.formats.expect import Fields, from_file, is_unicode, shown
+from minillm.formats.expect import MOST, Fields, from_file, is_unicode, shown
 from minillm.formats.gguf_write import Streamed, write_gguf
 from minillm.formats.json_file import read_object
 from minillm.formats.recode import Source, recode
@@ -91,7 +91,7 @@ def about(folder: Path) -> tuple[dict[str, Any], str | None]:  # -> general.* me
     said = folder / "generation_config.json"
     fields = Fields(read_object(said, ModelError, MOST_ABOUT) or {}, f"{said}: ", ModelError)
     for field, key in GGUF_KEYS.items():
-        if (value := fields.number(field, None)) is not None:
+        if (value := fields.number(field, None, -MOST, MOST)) is not None:
             values[f"general.sampling.{key}"] = np.int32(value) if field == "top_k" else float(value)
     return values, name if isinstance(name, str) else None
 

@@ -4,8 +4,8 @@
 
 Eight kinds: config.json, tokenizer.json of both algorithms with its neighbours, safetensors headers, adapters (PEFT and GGUF),
 checkpoints, GGUF metadata, and folders and files to be converted. Half of the changes know the format (a key dropped, another
-type, deeper, larger, twice, exchanged), half are bytes. What loads is used: a text is encoded, a token computed. Prints a
-table, and fails where anything but MiniLLMError came out, or a case took more than a second of processor time or 300 MB.
+type, deeper, larger, twice, exchanged), half are bytes. What loads is used: a text is encoded, a token computed. Prints a table,
+and fails where anything but MiniLLMError came out, or a case took more than a second of processor time or 300 MB.
 """
 
 import argparse
@@ -81,10 +81,9 @@ SENTENCEPIECE = {
     "normalizer": None, "post_processor": None,
     "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False},
     "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "merges": [
-                  ["h", "e"], ["he", "l"], [SPACE, "h"], [SPACE, "he"], [SPACE + "h", "e"]],
-              "vocab": {text: i for i, text in enumerate(
-                  (*WORDS, SPACE, "h", "e", "l", "he", "hel", SPACE + "h", SPACE + "he"))}},
+    "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+              "merges": [["h", "e"], ["he", "l"], [SPACE, "h"], [SPACE, "he"], [SPACE + "h", "e"]],
+              "vocab": {t: i for i, t in enumerate((*WORDS, SPACE, "h", "e", "l", "he", "hel", SPACE + "h", SPACE + "he"))}},
 }  # fmt: skip
 SPOKEN = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "chat_template": CHATML}
 ABOUT = {"general.name": "x", "general.author": "y", "general.languages": ["en"]}
