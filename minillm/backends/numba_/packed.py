@@ -63,6 +63,13 @@ class PackedMatrix:
         """The number of its layout, for kernels."""
         return LAYOUT_LIST.index(self.layout)
 
+    @cached_property
+    def stored(self):
+        """What `unpack` asks of it, but for the rows."""
+        l, raw = self.layout, self.records.reshape(len(self.records), -1)
+        sizes = l.together, l.head_bytes, l.record_bytes, l.code_bytes
+        return raw, raw.view(np.uint16), sizes, l.bits, l.group, l.values, l.scales, l.minima
+
 
 def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedMatrix
     """Repack a tensor of a file. Rows beyond the last full band are filled with scale 0."""
@@ -163,10 +170,8 @@ def place(lane, column, bits):  # row of the band, column 0 … 31, bits of a co
 
 def unpack_rows(matrix, rows):  # PackedMatrix, (n,) row numbers -> (n, columns) float32
     """Unpack these rows to float32."""
-    l, out = matrix.layout, np.empty((len(rows), matrix.shape[1]), np.float32)
-    raw = matrix.records.reshape(len(matrix.records), -1)
-    sizes = l.together, l.head_bytes, l.record_bytes, l.code_bytes
-    unpack(raw, raw.view(np.uint16), rows, sizes, l.bits, l.group, l.values, l.scales, l.minima, out)
+    out = np.empty((len(rows), matrix.shape[1]), np.float32)
+    unpack(rows, *matrix.stored, out)
     return out
 
 
@@ -183,22 +188,22 @@ def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2
 
 
 @njit
-def scale_at(raw, halves, at, head, i, kind, minimum):
-    """Read number i of the scales at byte `at`: lane i % 16 of a group; or of the minima, in whose case it is after them.
+def scale_at(raw, halves, at, unit_at, lane, kind, minimum):
+    """Read the scale, or the minimum, of one row: `lane` of the register at byte `at` of a band.
 
-    raw, halves: a band as bytes, and as 16-bit words. head: byte where d of 16 rows begins, or dmin.
+    raw, halves: the band as bytes, and as 16-bit words. unit_at: where a head has what the whole numbers are worth.
     """
     if kind == HALF:
-        return number(halves, at // 2 + i)
-    byte = raw[at + i]
+        return number(halves, at // 2 + lane)
+    byte = raw[at + lane]
     if kind == POWER:
         return np.float32(2.0 ** (np.float64(byte) - 128))
     nibble = byte >> 4 if minimum else byte & 15
-    return number(halves, head // 2 + i % 16) * np.float32(nibble if kind == NIBBLE else np.int8(byte))
+    return number(halves, unit_at // 2 + lane) * np.float32(nibble if kind == NIBBLE else np.int8(byte))
 
 
 @kernel()
-def unpack(raw, halves, rows, sizes, bits, group, values, kind, minima, out):
+def unpack(rows, raw, halves, sizes, bits, group, values, kind, minima, out):
     """Unpack the picture above, column by column. raw, halves: bands as bytes, and as 16-bit words.
 
     sizes: records that share a head, and the bytes of a head, a record, its codes. values: what the codes stand for.

@@ -24,6 +24,7 @@ from minillm.backends.numba_.layouts import BAND, BYTE, HALF, LAYOUT_LIST, NIBBL
 from minillm.backends.numba_.team import threads
 
 I32, U32 = np.int32, np.uint32  # Numba computes integers in 64 bits; these say that 32 are enough
+U64 = np.uint64  # of an index: it cannot be negative, which Numba would otherwise ask for each number
 
 
 @njit
@@ -44,20 +45,24 @@ def power(e):  # 0 … 255 -> 2^(e - 128), float32
 def plain_kernel(number):
     """Compile the product for one layout, on first use."""
     layout = LAYOUT_LIST[number]
-    low, upper, offset, values = layout.low_bits, layout.bits - layout.low_bits, layout.offset, layout.values
+    low, upper, offset, values = layout.low_bits, layout.bits - layout.low_bits, I32(layout.offset), layout.values
     groups, pairs, minima, kind = layout.groups, layout.group // 2, layout.minima, layout.scales
-    together, head_bytes, record_bytes, code_bytes = layout.together, layout.head_bytes, layout.record_bytes, layout.code_bytes
+    together, head_bytes, record_bytes = layout.together, layout.head_bytes, layout.record_bytes
+    code_bytes, scale_bytes = layout.code_bytes, layout.scale_bytes
     low_each, low_mask = 16 // low, U32(0x00010001 * ((1 << low) - 1))  # pairs in a lane of 32 bits
     upper_each, upper_mask = 16 // max(1, upper), U32(0x00010001 * ((1 << upper) - 1))
-    minima_at = 0 if kind == NIBBLE else groups * layout.scale_bytes  # bytes behind the scales
+    shift = together.bit_length() - 1
+    minima_at = 0 if kind == NIBBLE else groups * scale_bytes  # behind the scales
 
     @njit(inline="always")
-    def two_codes(words, band, at, pair, row):
-        """The codes of columns 2·pair and 2·pair + 1 of the record at word `at`, in the two halves of 32 bits."""
-        two = U32(U32(words[band, at + 16 * (pair // low_each) + row] >> U32(low * (pair % low_each))) & low_mask)
+    def two_codes(words, band, n, at, pair, row):
+        """The codes of columns 2·pair and 2·pair + 1 of the record at word `at` behind head n, in the two halves of 32 bits."""
+        word = words[band, n, U64(at) + U64(16 * (pair // low_each)) + U64(row)]
+        two = U32(U32(word >> U32(low * (pair % low_each))) & low_mask)
         if upper:
-            more = words[band, at + 16 * (low + pair // upper_each) + row] >> U32(upper * (pair % upper_each))
-            two = U32(two | U32(U32(more) & upper_mask) << U32(low))
+            word = words[band, n, U64(at) + U64(16 * (low + pair // upper_each)) + U64(row)]
+            more = U32(word >> U32(upper * (pair % upper_each))) & upper_mask
+            two = U32(two | U32(more) << U32(low))
         return two
 
     if layout.table:
@@ -70,51 +75,57 @@ def plain_kernel(number):
 
         @njit(inline="always")
         def value(code):
-            return np.float32(I32(I32(code) - I32(offset)))
+            return np.float32(I32(I32(code) - offset))
 
     if kind == HALF:
 
         @njit(inline="always")
-        def scale_at(raw, halves, band, at, head, i, shift):
-            """Number i of the scales, or minima, at byte `at`. head: byte of their d; shift: of a nibble."""
-            return half(halves[band, at // 2 + i])
+        def scale_at(raw, halves, band, n, at, row, units, down):
+            """Row `row` of the scales, or minima, at byte `at`. units: of sixteen whole numbers; down: to a nibble."""
+            return half(halves[band, n, U64(at >> 1) + U64(row)])
 
     elif kind == POWER:
 
         @njit(inline="always")
-        def scale_at(raw, halves, band, at, head, i, shift):
-            return power(raw[band, at + i])
+        def scale_at(raw, halves, band, n, at, row, units, down):
+            return power(raw[band, n, U64(at) + U64(row)])
 
     elif kind == BYTE:
 
         @njit(inline="always")
-        def scale_at(raw, halves, band, at, head, i, shift):
-            return half(halves[band, head // 2 + i % 16]) * np.float32(np.int8(raw[band, at + i]))
+        def scale_at(raw, halves, band, n, at, row, units, down):
+            return units[row] * np.float32(np.int8(raw[band, n, U64(at) + U64(row)]))
 
     else:
 
         @njit(inline="always")
-        def scale_at(raw, halves, band, at, head, i, shift):
-            return half(halves[band, head // 2 + i % 16]) * np.float32(raw[band, at + i] >> shift & 15)
+        def scale_at(raw, halves, band, n, at, row, units, down):
+            return units[row] * np.float32(raw[band, n, U64(at) + U64(row)] >> down & 15)
 
     @njit(error_model="numpy", fastmath={"contract"})
-    def add_band(raw, halves, words, band, x, sums, t, y):
-        """y[row] += the 16 rows of a band times token t. Whole arrays come in: making a slice costs as much as a record."""
+    def add_band(raw, halves, words, band, x, sums, t, y, d, dmin):
+        """y[row] += the 16 rows of a band times token t. Whole arrays come in: making a slice costs as much as a record.
+
+        d, dmin: room for sixteen numbers each.
+        """
         for b in range(x.shape[1] // 32):
-            head = b // together * (head_bytes + together * record_bytes)
-            at = head + head_bytes + b % together * record_bytes
+            n, at = b >> shift, head_bytes + (b & (together - 1)) * record_bytes
+            if head_bytes and at == head_bytes:
+                for row in range(16):
+                    d[row] = half(halves[band, n, row])
+                    dmin[row] = half(halves[band, n, 16 + row]) if minima else np.float32(0)
             for row in range(16):
                 total = np.float32(0)
                 for g in range(groups):
                     dot = np.float32(0)
                     for pair in range(g * pairs, (g + 1) * pairs):
-                        two = two_codes(words, band, at // 4, pair, row)
+                        two = two_codes(words, band, n, at >> 2, pair, row)
                         dot += value(two & U32(0xFFFF)) * x[t, 32 * b + 2 * pair]
                         dot += value(two >> U32(16)) * x[t, 32 * b + 2 * pair + 1]
-                    scales = at + code_bytes
-                    total += scale_at(raw, halves, band, scales, head, 16 * g + row, 0) * dot
+                    scales = at + code_bytes + scale_bytes * g
+                    total += scale_at(raw, halves, band, n, scales, row, d, 0) * dot
                     if minima:
-                        minimum = scale_at(raw, halves, band, scales + minima_at, head + 32, 16 * g + row, 4)
+                        minimum = scale_at(raw, halves, band, n, scales + minima_at, row, dmin, 4)
                         total -= minimum * sums[t, groups * b + g]
                 y[row] += total
 
@@ -126,11 +137,12 @@ def plain_kernel(number):
             for c in range(32 * blocks):
                 sums[t, c // (2 * pairs)] += x[t, c]
         for part in prange(threads):
+            d, dmin = np.empty(16, np.float32), np.empty(16, np.float32)
             for band in range(part * bands // threads, (part + 1) * bands // threads):
                 for t in range(n):
                     out = y[t, 16 * band : 16 * band + 16]
                     out[:] = np.float32(0)
-                    add_band(raw, halves, words, band, x, sums, t, out)
+                    add_band(raw, halves, words, band, x, sums, t, out, d, dmin)
 
     return run
 
@@ -138,6 +150,6 @@ def plain_kernel(number):
 def linear_plain(x, matrix, count=None):  # (n, columns) float32, PackedMatrix -> (n, rows)
     """Compute linear.linear, for a packed matrix of any layout."""
     x, y = np.ascontiguousarray(x, np.float32), np.empty((len(x), len(matrix.records) * BAND), np.float32)
-    raw = matrix.records.reshape(len(matrix.records), -1)
+    raw = matrix.records.reshape(len(matrix.records), -1, matrix.layout.dtype.itemsize)  # bands, heads, bytes
     plain_kernel(matrix.number)(x, raw, raw.view(np.uint16), raw.view(np.uint32), y, count or threads())
     return y[:, : matrix.shape[0]]
