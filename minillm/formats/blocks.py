@@ -125,7 +125,7 @@ TYPES = (
     BlockType("Q4_K", 12, 256, 144, parts=k_quants.q4_k, pack=k_quants_write.pack_q4_k),
     BlockType("Q5_K", 13, 256, 176, parts=k_quants.q5_k, pack=k_quants_write.pack_q5_k),
     BlockType("Q6_K", 14, 256, 210, parts=k_quants.q6_k, pack=k_quants_write.pack_q6_k),
-    BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl),
+    BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl, pack=codebooks.pack_iq4_nl),
     BlockType("BF16", 30, 1, 2, plain=bf16, pack=pack_bf16),
     BlockType("MXFP4", 39, 32, 17, parts=codebooks.mxfp4, pack=codebooks.pack_mxfp4),
 )

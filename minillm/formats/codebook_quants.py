@@ -12,7 +12,9 @@ Layouts and tables: ggml's quants (`ggml-common.h`, `ggml-quants.c`); MXFP4: OCP
 
 import numpy as np
 
-from minillm.formats.packing import Importance, Parts, half, pack_planes, planes
+from minillm.formats.measures import beside, quadratic, relative_size
+from minillm.formats.packing import Importance, Parts, half, pack_planes, planes, to_half
+from minillm.formats.scale_search import MORE_LEVELS, best_scale, keep_better, peak, reciprocal
 
 IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)  # doubled, so that they are integers
@@ -34,6 +36,16 @@ def power(exponent: np.ndarray) -> np.ndarray:  # (n, 1) uint8 -> (n, 1) float32
     return np.ldexp(np.float32(1), exponent.astype(np.int32) - 128)
 
 
+def pack_iq4_nl(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 18) uint8
+    """Encode IQ4_NL: the scale is searched for, as in the K types."""
+    blocks = rows.reshape(-1, 32)
+    weight = quadratic(relative_size(blocks), beside(importance, len(rows), 32))
+    x = blocks.T.copy()
+    scale = search_table(x, weight.T.copy(), IQ4_NL)
+    code = nearest_code(x, reciprocal(scale), IQ4_NL).astype(np.uint8)
+    return np.concatenate([to_half(scale), pack_planes(code.T.copy(), 16, NIBBLES)], axis=1)
+
+
 def pack_mxfp4(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 17) uint8
     """Encode MXFP4: the exponent of the largest weight becomes that of the largest float, 4 to 6; importance changes nothing.
 
@@ -51,3 +63,27 @@ def pack_mxfp4(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  
         code += magnitude > (lower + upper) / 2 * scale
     code |= ((blocks < 0) & (code > 0)).astype(np.uint8) << 3
     return np.concatenate([exponent, pack_planes(code, 16, NIBBLES)], axis=1)
+
+
+def search_table(x: np.ndarray, weight: np.ndarray, table: np.ndarray) -> np.ndarray:  # (weights, n), (weights, n) -> (n,)
+    """Find the scale, a float16, for a table of rising integers: `scale_search.search_scale`, at both ends of the table."""
+    inverse = reciprocal(peak(x))
+    best = np.full_like(inverse, np.inf), np.zeros_like(inverse)
+    for end in (table[0], table[-1]):
+        for level in MORE_LEVELS:
+            value = table[nearest_code(x, inverse * np.float32(end * (1 + level / 16)), table)]
+            keep_better(best, best_scale(x, value, weight, last=True))
+    return best[1]
+
+
+def nearest_code(x: np.ndarray, inverse: np.ndarray, table: np.ndarray) -> np.ndarray:  # (weights, n), (n,) -> (weights, n)
+    """Number the entries of a table that are nearest to x / scale; in the middle between two the upper one.
+
+    The middles are multiples of 1/2. So it is enough to know between which of these x / scale lies, and a second table tells.
+    """
+    steps = np.arange(2 * int(table[0]), 2 * int(table[-1]) + 1)  # in halves
+    middles = table[1:].astype(int) + table[:-1]
+    codes = np.searchsorted(middles, steps, side="right")
+    at = x * (2 * inverse)
+    at -= np.float32(steps[0])  # above zero, so that cutting off digits rounds down; what is outside takes the end
+    return codes.take(at.astype(np.intp), mode="clip")

@@ -13,7 +13,9 @@ Layouts and arithmetic: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 
 import numpy as np
 
+from minillm.formats import measures
 from minillm.formats.packing import Importance, Parts, gather, half, pack_planes, planes, spread, to_half
+from minillm.formats.scale_search import nearest, reciprocal, search_scale, search_scale_and_minimum
 
 NIBBLES = (0, 4)  # byte j of 16 holds weight j in its low four bits and weight j + 16 in its high ones
 
@@ -55,56 +57,71 @@ def pack_q8_0(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  #
 
 def pack_q4_0(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 18) uint8
     """Encode Q4_0: see the picture at `q4_0`."""
-    q, scale = signed(rows, 8)
+    q, scale = signed(rows, 8, importance)
     return np.concatenate([to_half(scale), pack_planes(q, 16, NIBBLES)], axis=1)
 
 
 def pack_q5_0(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 22) uint8
     """Encode Q5_0."""
-    q, scale = signed(rows, 16)
+    q, scale = signed(rows, 16, importance)
     return np.concatenate([to_half(scale), gather(q >> 4), pack_planes(q & 15, 16, NIBBLES)], axis=1)
 
 
 def pack_q4_1(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 20) uint8
     """Encode Q4_1."""
-    q, scale, lowest = from_minimum(rows, 15)
+    q, scale, lowest = from_minimum(rows, 15, importance)
     return np.concatenate([to_half(scale), to_half(lowest), pack_planes(q, 16, NIBBLES)], axis=1)
 
 
 def pack_q5_1(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 24) uint8
     """Encode Q5_1."""
-    q, scale, lowest = from_minimum(rows, 31)
+    q, scale, lowest = from_minimum(rows, 31, importance)
     return np.concatenate([to_half(scale), to_half(lowest), gather(q >> 4), pack_planes(q & 15, 16, NIBBLES)], axis=1)
 
 
-def signed(rows: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:  # -> (blocks, 32) uint8, (blocks, 1) float32
+def signed(  # (n, columns) -> (blocks, 32) uint8, (blocks, 1) float32
+    rows: np.ndarray, levels: int, importance: Importance
+) -> tuple[np.ndarray, np.ndarray]:
     """Find integers from -levels to levels - 1, stored plus `levels`, and the scale."""
     blocks = rows.reshape(-1, 32)
-    scale = peak(blocks) / np.float32(-levels)
-    q = np.trunc(blocks * reciprocal(scale) + np.float32(levels + 0.5))
-    return np.minimum(q, 2 * levels - 1).astype(np.uint8), scale
+    if importance is not None:
+        x = blocks.T.copy()
+        scale = search_scale(x, weight_of(rows, importance), -levels, levels - 1, last=True)
+        return as_codes(nearest(x, reciprocal(scale), -levels, levels - 1) + levels), scale[:, None]
+    scale = largest(blocks) / np.float32(-levels)
+    q = np.trunc(blocks * reciprocal(scale) + np.float32(levels + 0.5))  # not negative: cutting off digits rounds down
+    q = np.minimum(q, 2 * levels - 1)
+    return q.astype(np.uint8), scale
 
 
-def from_minimum(rows: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find integers from 0 to top, the scale and the minimum of each block: (blocks, 32) uint8, two (blocks, 1) float32."""
+def from_minimum(  # (n, columns) -> (blocks, 32) uint8, (blocks, 1) float32, (blocks, 1) float32
+    rows: np.ndarray, top: int, importance: Importance
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find integers from 0 to top, the scale and the minimum of each block."""
     blocks = rows.reshape(-1, 32)
+    if importance is not None:
+        x = blocks.T.copy()
+        scale, minimum = search_scale_and_minimum(x, weight_of(rows, importance), top, last=True)
+        return as_codes(nearest(x + minimum, reciprocal(scale), 0, top)), scale[:, None], -minimum[:, None]
     lowest = np.take_along_axis(blocks, blocks.argmin(axis=1, keepdims=True), axis=1)  # not min: the first of 0 and -0
-    with np.errstate(over="ignore"):
-        scale = (blocks.max(axis=1, keepdims=True) - lowest) / np.float32(top)
+    scale = (blocks.max(axis=1, keepdims=True) - lowest + np.float32(0)) / np.float32(top)  # + 0: never -0
     q = np.trunc((blocks - lowest) * reciprocal(scale) + np.float32(0.5))
     return np.minimum(q, top).astype(np.uint8), scale, lowest
 
 
-def peak(blocks: np.ndarray) -> np.ndarray:  # (n, weights) float32 -> (n, 1) float32
+def weight_of(rows: np.ndarray, importance: np.ndarray) -> np.ndarray:  # (n, columns), (columns,) -> (32, blocks)
+    """Weigh errors by importance, and by the size of weights relative to their row."""
+    r = measures.relative_size(rows).reshape(-1, 32)
+    return np.ascontiguousarray(measures.linear(r, measures.beside(importance, len(rows), 32)).T)
+
+
+def as_codes(q: np.ndarray) -> np.ndarray:  # (32, blocks) float32 -> (blocks, 32) uint8
+    return q.T.astype(np.uint8, order="C")
+
+
+def largest(blocks: np.ndarray) -> np.ndarray:  # (n, weights) float32 -> (n, 1) float32
     """Find the weight of the largest magnitude in each block, with its sign; the first of equals, and never -0."""
     return np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1) + np.float32(0)
-
-
-def reciprocal(scale: np.ndarray) -> np.ndarray:  # (n, 1) float32 -> (n, 1) float32
-    """Compute 1 / scale, and 0 where that is infinite: such a scale is 0 in float16 too."""
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = 1 / scale
-    return np.where(np.isinf(inverse), np.float32(0), inverse)
 
 
 def round_half_away(x: np.ndarray) -> np.ndarray:

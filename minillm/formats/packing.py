@@ -23,13 +23,18 @@ def half(two_bytes: np.ndarray) -> np.ndarray:  # (n, 2) uint8 -> (n, 1) float32
     return np.ascontiguousarray(two_bytes).view("<f2").astype(np.float32)
 
 
-def to_half(values: np.ndarray) -> np.ndarray:  # n float32 -> (n, 2) uint8
-    """Encode a float16 per block, rounded to the nearest. Raises OverflowError beyond 65,504."""
+def as_half(values: np.ndarray) -> np.ndarray:  # float32 -> float32
+    """Round to what float16 holds, the nearest. Raises OverflowError beyond 65,504."""
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(values, np.float32).astype("<f2")
+        found = values.astype(np.float16).astype(np.float32)
     if not np.isfinite(found).all():
         raise OverflowError
-    return found.reshape(-1, 1).view(np.uint8)
+    return found
+
+
+def to_half(values: np.ndarray) -> np.ndarray:  # n float32 -> (n, 2) uint8
+    """Encode a float16 per block, the inverse of `half`. Raises OverflowError beyond 65,504."""
+    return np.ascontiguousarray(as_half(values)).astype("<f2").reshape(-1, 1).view(np.uint8)
 
 
 def spread(packed: np.ndarray) -> np.ndarray:  # (n, bytes) uint8 -> (n, 8 · bytes) uint8 of 0 and 1

@@ -5,21 +5,22 @@ the best scale is a least-squares fit, in closed form. What is left is where to 
 two stops in the nearest dip of a jagged curve: so begin at several scales around the obvious one, which maps the largest
 weight to the largest integer, and keep the best.
 
-    error(s) = Σ w (x - s·q)²       s* = Σ w x q / Σ w q²       error(s*) = Σ w x² - s* · Σ w x q       the last term: the gain
+    error = Σ w (x - s·q)²           for a scale s: q* = round(x / s)           for integers q: s* = Σ w x q / Σ w q²
 
-An error counts more in some weights than in others, w: more in the large ones of a block, and in columns whose inputs are
-large (importance). Arrays have the weights of a group along the first axis and groups along the others: a sum over each group
-then adds whole rows of memory, and no temporary leaves the processor's cache.
+An error counts more in some weights than in others: w, see `measures`. Arrays have the weights of a group along the first axis
+and groups along the others: a sum over each group then adds whole rows of memory, and no temporary leaves the processor's cache.
 
-Source of the measures, and of beginning at several scales: ggml's quants (`make_qx_quants`, `make_qkx3_quants`).
+Source of beginning at several scales: ggml's quants (`make_qx_quants`, `make_qkx3_quants`).
 """
 
 import numpy as np
 
-LEVELS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # begin where the largest weight falls this far inside or outside of the largest integer
-FLOOR = 0.01  # of the mean: the least importance of a column, for a text in which an input is 0 is only one text
+from minillm.formats.packing import as_half
 
-Group = tuple[np.ndarray, ...]  # one array per group of weights, of equal shapes
+LEVELS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # begin where the largest weight falls this far inside or outside of the largest integer
+MORE_LEVELS = (-1.6, -1.2, *LEVELS, 1.2, 1.6)  # of a search that nothing follows
+
+Found = tuple[np.ndarray, ...]  # an error, and what it is the error of, for each group
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # (weights, ...), (weights, ...) -> (...)
@@ -46,28 +47,29 @@ def nearest(x: np.ndarray, inverse: np.ndarray, low: int, high: int) -> np.ndarr
     return np.clip(q, np.float32(low), np.float32(high), out=q)
 
 
-def keep_better(best: Group, found: Group) -> None:
-    """Overwrite what is best so far in the groups where something better was found. First in both tuples: the gains."""
-    better = found[0] > best[0]
+def error_of(x: np.ndarray, fitted: np.ndarray, weight: np.ndarray) -> np.ndarray:  # (weights, ...) three times -> (...)
+    """Sum the squared errors over each group, each times its weight. Overwrites `fitted`."""
+    fitted -= x
+    return np.einsum("i...,i...,i...->...", weight, fitted, fitted)
+
+
+def keep_better(best: Found, found: Found) -> None:
+    """Overwrite what is best so far where something has a smaller error. In both tuples the errors come first."""
+    better = found[0] < best[0]
     for old, new in zip(best, found, strict=True):
         np.copyto(old, new, where=better)
 
 
-def best_scale(  # (weights, ...) three times -> (...), (...)
-    x: np.ndarray, q: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def best_scale(x: np.ndarray, q: np.ndarray, weight: np.ndarray, last: bool = False) -> Found:  # (weights, ...) -> two (...)
     """Fit x ≈ scale · q by least squares in each group, an error squared and times `weight`: Σ weight · (x - scale · q)².
 
-    Returns the gain and the scale. The gain is what the fit takes off the error of all zeros, Σ weight · x²: of several q the
-    one with the largest gain is best. A group whose q are all 0, or whose weights are, has gain 0 and scale 0.
+    Returns the error of each group and its scale. Where all q are 0, or all weights, the scale is 0. last: this scale will be
+    stored, so round it to float16, and count the error that then remains.
     """
-    # BEGIN SOLUTION ex=09.6
     wq = weight * q
-    fit, size = dot(wq, x), dot(wq, q)
-    scale = ratio(fit, size)
-    gain = scale * fit
-    # END SOLUTION
-    return gain, scale
+    scale = ratio(dot(wq, x), dot(wq, q))
+    scale = as_half(scale) if last else scale
+    return error_of(x, scale * q, weight), scale
 
 
 def peak(x: np.ndarray) -> np.ndarray:  # (weights, ...) -> (...)
@@ -76,18 +78,22 @@ def peak(x: np.ndarray) -> np.ndarray:  # (weights, ...) -> (...)
     return np.where(-low > high, low, high)
 
 
-def search_scale(x: np.ndarray, weight: np.ndarray, low: int, high: int) -> np.ndarray:  # (weights, ...) twice -> (...)
+def search_scale(  # (weights, ...), (weights, ...) -> (...)
+    x: np.ndarray, weight: np.ndarray, low: int, high: int, last: bool = False
+) -> np.ndarray:
     """Find a scale for integers from low to high, low below zero and larger: it takes the largest weight, and its sign."""
     inverse = reciprocal(peak(x))
-    best = np.zeros_like(inverse), np.zeros_like(inverse)
-    for level in LEVELS:
+    best = np.full_like(inverse, np.inf), np.zeros_like(inverse)
+    for level in MORE_LEVELS if last else LEVELS:
         q = nearest(x, inverse * np.float32(low - level), low, high)
-        keep_better(best, best_scale(x, q, weight))
+        keep_better(best, best_scale(x, q, weight, last))
     return best[1]
 
 
-def best_scale_and_minimum(x: np.ndarray, q: np.ndarray, weight: np.ndarray) -> Group:  # (weights, ...) -> three (...)
-    """Fit x ≈ scale · q - minimum by least squares, neither of them below zero. Returns gain, scale, minimum.
+def best_scale_and_minimum(  # (weights, ...) three times -> three (...)
+    x: np.ndarray, q: np.ndarray, weight: np.ndarray, last: bool = False
+) -> Found:
+    """Fit x ≈ scale · q - minimum by least squares, neither of them below zero. Returns error, scale, minimum.
 
     The normal equations, with W = Σ weight and so on:   scale · QQ - minimum · Q = QX   and   scale · Q - minimum · W = X.
     """
@@ -96,62 +102,25 @@ def best_scale_and_minimum(x: np.ndarray, q: np.ndarray, weight: np.ndarray) -> 
     QQ, QX = dot(wq, q), dot(wq, x)
     D = W * QQ - Q * Q
     scale, minimum = ratio(W * QX - Q * X, D), ratio(Q * QX - QQ * X, D)
-    good = (D > 1e-6 * W * QQ) & (scale > 0) & (minimum >= 0)  # else without a minimum; D is noise where all q are equal
+    good = (D > 1e-6 * W * QQ) & (scale > 0) & (minimum >= 0)  # D is noise where all q are equal: then one of the two
     scale = np.where(good, scale, np.maximum(ratio(QX, QQ), 0))
-    minimum = np.where(good, minimum, 0)
-    gain = 2 * (scale * QX - minimum * X) - (scale * scale * QQ - 2 * scale * minimum * Q + minimum * minimum * W)
-    return gain, scale, minimum
+    minimum = np.where(good, minimum, np.where(QQ > 0, 0, np.maximum(ratio(-X, W), 0)))
+    if last:
+        scale, minimum = as_half(scale), as_half(minimum)
+    return error_of(x + minimum, scale * q, weight), scale, minimum
 
 
 def search_scale_and_minimum(  # (weights, ...), (weights, ...) -> (...), (...)
-    x: np.ndarray, weight: np.ndarray, high: int
+    x: np.ndarray, weight: np.ndarray, high: int, last: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find scale and minimum for integers from 0 to high: x ≈ scale · q - minimum."""
     lowest = np.minimum(x.min(axis=0), np.float32(0))
     inverse = reciprocal(x.max(axis=0) - lowest)
-    mean = np.maximum(ratio(-dot(weight, x), weight.sum(axis=0)), 0)  # equal weights below zero: the minimum does it alone
-    best = mean * mean * weight.sum(axis=0), np.zeros_like(mean), mean
+    best = best_scale_and_minimum(x, np.zeros_like(x), weight, last)  # if all are equal, and below zero, that is it
     above = x - lowest
-    for level in LEVELS:
+    for level in MORE_LEVELS if last else LEVELS:
         q = nearest(above, inverse * np.float32(high + level), 0, high)
-        keep_better(best, best_scale_and_minimum(x, q, weight))
+        keep_better(best, best_scale_and_minimum(x, q, weight, last))
     q = nearest(x + best[2], reciprocal(best[1]), 0, high)  # and once back and forth
-    keep_better(best, best_scale_and_minimum(x, q, weight))
+    keep_better(best, best_scale_and_minimum(x, q, weight, last))
     return best[1], best[2]
-
-
-def importance_of(importance: np.ndarray, rows: int, block: int) -> np.ndarray:  # (columns,) -> (rows · columns / block, block)
-    """Lay the importance of columns beside the blocks of some rows, in units of its mean, and not below FLOOR."""
-    mean = importance.mean(dtype=np.float64)
-    relative = (importance / mean if mean > 0 else np.ones_like(importance)).astype(np.float32) + np.float32(FLOOR)
-    return np.tile(relative.reshape(-1, block), (rows, 1))
-
-
-def relative_size(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:  # as x
-    """Divide weights by their root mean square along some axes, and weights that are all 0 by 1. Measures are made of it."""
-    mean_square = np.mean(x * x, axis=axis, keepdims=True)
-    return x * reciprocal(np.sqrt(mean_square))
-
-
-def search_table(x: np.ndarray, weight: np.ndarray, table: np.ndarray) -> np.ndarray:  # (weights, ...) twice, (codes,) -> (...)
-    """Find a scale for a table of rising integers, not evenly spaced: the largest weight takes an end of it."""
-    inverse = reciprocal(peak(x))
-    best = np.zeros_like(inverse), np.zeros_like(inverse)
-    for end in (table[0], table[-1]):
-        for level in LEVELS:
-            value = table[nearest_code(x, inverse * np.float32(end * (1 + level / 16)), table)]
-            keep_better(best, best_scale(x, value, weight))
-    return best[1]
-
-
-def nearest_code(x: np.ndarray, inverse: np.ndarray, table: np.ndarray) -> np.ndarray:  # (weights, ...), (...) -> as x, integers
-    """Find the entry of a table that is nearest to x / scale; in the middle between two the upper one.
-
-    The middles are multiples of 1/2, so it is enough to know between which of these x lies, and that a second table tells.
-    """
-    steps = np.arange(2 * int(table[0]), 2 * int(table[-1]) + 1)  # in halves
-    middles = table[1:].astype(int) + table[:-1]
-    codes = np.searchsorted(middles, steps, side="right")
-    at = x * (2 * inverse)
-    at -= np.float32(steps[0])  # not below zero now, where it is within: so that cutting off digits rounds down
-    return codes.take(at.astype(np.intp), mode="clip")

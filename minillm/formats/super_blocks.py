@@ -15,15 +15,16 @@ Since d is rounded to 11 bits, luck matters for a block whose largest weight out
 largest scale one integer lower each time, give several draws. Types without a minimum have all of them 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from minillm.formats.scale_search import dot, keep_better, nearest, peak, ratio, reciprocal
-from minillm.formats.scale_search import search_scale as scale_of
-from minillm.formats.scale_search import search_scale_and_minimum as scale_and_minimum_of
+from minillm.formats import scale_search
+from minillm.formats.measures import Measure, relative_size
+from minillm.formats.packing import Importance, as_half
+from minillm.formats.scale_search import dot, error_of, keep_better, nearest, peak, ratio, reciprocal
 
 BLOCK = 256
 BEGINNINGS = 3  # the largest scale becomes the largest integer, or one less, or two less
@@ -34,20 +35,20 @@ LARGEST = 1e9  # no type reaches further: 65,504, the largest float16, times 128
 class Layout:
     """What the blocks of a type can hold: weights a group, the bounds of q and of a group's scale; minima begin at 0.
 
-    measure: what an error counts, from weights in units of the block's root mean square, and from importance or None.
+    measure: what an error counts (`measures`).
     """
 
     group: int
     q: tuple[int, int]
     scale: tuple[int, int]
     minima: bool
-    measure: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    measure: Measure
 
 
 class Blocks(NamedTuple):
-    """Some blocks, decided: all that the file will hold, as float32. The gain is minus the error of what will be decoded."""
+    """Some blocks, decided: the error of what will be decoded, and all that the file will hold, as float32."""
 
-    gain: np.ndarray  # (n,)
+    error: np.ndarray  # (n,)
     d: np.ndarray  # (n,), float16 numbers
     dmin: np.ndarray  # (n,), float16 numbers
     scale: np.ndarray  # (groups, n), integers
@@ -55,16 +56,16 @@ class Blocks(NamedTuple):
     q: np.ndarray  # (weights of a group, groups, n), integers
 
 
-def search_blocks(blocks: np.ndarray, layout: Layout, importance: np.ndarray | None) -> Blocks:  # (n, 256) float32, twice
+def search_blocks(blocks: np.ndarray, layout: Layout, importance: Importance) -> Blocks:  # (n, 256) float32, twice
     """Decide all about some blocks. Raises OverflowError where a scale is beyond float16."""
     if np.abs(blocks).max(initial=0) > LARGEST:
         raise OverflowError
-    relative = blocks * reciprocal(np.sqrt(np.mean(blocks * blocks, axis=1, keepdims=True)))
-    x, weight = by_group(blocks, layout), by_group(layout.measure(relative, importance), layout)
+    x = by_group(blocks, layout)
+    weight = by_group(layout.measure(relative_size(blocks), importance), layout)
     if layout.minima:
-        scale, minimum = scale_and_minimum_of(x, weight, layout.q[1])
+        scale, minimum = scale_search.search_scale_and_minimum(x, weight, layout.q[1])
     else:
-        scale = scale_of(x, weight, *layout.q)
+        scale = scale_search.search_scale(x, weight, *layout.q)
         minimum = np.zeros_like(scale)
     best = improve(begin(x, weight, scale, minimum, layout, 0), x, weight, layout)
     for lower in range(1, BEGINNINGS):
@@ -98,7 +99,7 @@ def decide(
 ) -> Blocks:
     """Find the best q for all the rest, and the error that is left."""
     q, error = rounded(x + dmin * minimum, weight, d * scale, layout)
-    return Blocks(-error.sum(axis=0, dtype=np.float64), d, dmin, scale, minimum, q)
+    return Blocks(error.sum(axis=0, dtype=np.float64), d, dmin, scale, minimum, q)
 
 
 def rounded(  # (group, groups, n) twice, (groups, n) -> (group, groups, n), (groups, n)
@@ -106,9 +107,7 @@ def rounded(  # (group, groups, n) twice, (groups, n) -> (group, groups, n), (gr
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest q for weights that are raised by the minimum, and the error of each group."""
     q = nearest(raised, reciprocal(unit), *layout.q)
-    off = q * unit
-    off -= raised
-    return q, np.einsum("i...,i...,i...->...", weight, off, off)
+    return q, error_of(raised, q * unit, weight)
 
 
 def improve(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout) -> Blocks:
@@ -121,23 +120,25 @@ def improve(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout) -
 def fit_units(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """Find the float16 numbers d and dmin, given all integers: least squares, and the neighbours of what it says.
 
-    With a = scale · q and b = minimum, the error is  d² Σwaa - 2 d dmin Σwab + dmin² Σwbb - 2 d Σwax + 2 dmin Σwbx + Σwxx.
+    With a = scale · q, b = minimum and the rest r = x - d a + dmin b, the error changes for d + δ and dmin + ε by
+
+        δ² Σwaa - 2 δ ε Σwab + ε² Σwbb - 2 δ Σwar + 2 ε Σwbr
     """
     a, b = blocks.scale * blocks.q, blocks.minimum
-    wa = weight * a
-    aa, ax, ab = dot(wa, a), dot(wa, x), wa.sum(axis=0) * b
-    bb, bx = weight.sum(axis=0) * b * b, dot(weight, x) * b
-    AA, AX, AB, BB, BX = (part.sum(axis=0, dtype=np.float64) for part in (aa, ax, ab, bb, bx))
+    rest, wa = x - blocks.d * a + blocks.dmin * b, weight * a
+    parts = dot(wa, a), wa.sum(axis=0) * b, weight.sum(axis=0) * b * b, dot(wa, rest), dot(weight, rest) * b
+    AA, AB, BB, AR, BR = (part.sum(axis=0, dtype=np.float64) for part in parts)
 
-    def gain(d: np.ndarray, dmin: np.ndarray) -> np.ndarray:
-        return 2 * (d * AX - dmin * BX) - (d * d * AA - 2 * d * dmin * AB + dmin * dmin * BB)
+    def change(delta: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
+        return delta * (delta * AA - 2 * epsilon * AB - 2 * AR) + epsilon * (epsilon * BB + 2 * BR)
 
-    best = gain(blocks.d, blocks.dmin), blocks.d.copy(), blocks.dmin.copy()
+    best = np.zeros_like(AA), blocks.d.copy(), blocks.dmin.copy()
     D = AA * BB - AB * AB
-    fitted = np.where(D > 1e-9 * AA * BB, ratio(AX * BB - AB * BX, D), ratio(AX, AA))
-    for d in around(fitted):
-        for dmin in around(ratio(d * AB - BX, BB)) if layout.minima else (blocks.dmin,):
-            keep_better(best, (np.where(dmin >= 0, gain(d, dmin), -np.inf), d, dmin))
+    for d in around(blocks.d + np.where(D > 1e-9 * AA * BB, ratio(AR * BB - AB * BR, D), ratio(AR, AA))):
+        delta = d.astype(np.float64) - blocks.d
+        for dmin in around(blocks.dmin + ratio(delta * AB - BR, BB)) if layout.minima else (blocks.dmin,):
+            found = np.where(dmin >= 0, change(delta, dmin.astype(np.float64) - blocks.dmin), np.inf)
+            keep_better(best, (found, d, dmin))
     return best[1], best[2]
 
 
@@ -145,22 +146,14 @@ def step_scales(
     blocks: Blocks, x: np.ndarray, weight: np.ndarray, d: np.ndarray, dmin: np.ndarray, layout: Layout
 ) -> tuple[np.ndarray, np.ndarray]:
     """Try the integers next to each scale and minimum, each trial with its own nearest q. Returns the best of them."""
-    best = np.full(blocks.scale.shape, -np.inf, np.float32), blocks.scale.copy(), blocks.minimum.copy()
+    best = np.full_like(blocks.scale, np.inf), blocks.scale.copy(), blocks.minimum.copy()
     for up in (0, -1, 1) if layout.minima else (0,):
         minimum = np.clip(blocks.minimum + np.float32(up), 0, layout.scale[1])
         raised = x + dmin * minimum
         for more in (0, -1, 1):
             scale = np.clip(blocks.scale + np.float32(more), *layout.scale)
-            keep_better(best, (-rounded(raised, weight, d * scale, layout)[1], scale, minimum))
+            keep_better(best, (rounded(raised, weight, d * scale, layout)[1], scale, minimum))
     return best[1], best[2]
-
-
-def as_half(values: np.ndarray) -> np.ndarray:  # float32 -> float32 that float16 holds
-    """Round to float16. Raises OverflowError beyond 65,504."""
-    found = values.astype(np.float16).astype(np.float32)
-    if not np.isfinite(found).all():
-        raise OverflowError
-    return found
 
 
 def around(values: np.ndarray) -> Iterator[np.ndarray]:
