@@ -14,7 +14,6 @@ from minillm.backends import get_backend
 from minillm.backends.numba_ import packed
 from minillm.backends.numba_.layouts import LAYOUTS
 from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize
-from minillm.formats.codebook_quants import IQ4_NL
 from minillm.model.random_model import TINY, byte_tokenizer, random_tensor, tensor_shapes
 from minillm.model.transformer import Transformer
 from minillm.model.weights import StoredTensor, load_weights
@@ -133,19 +132,10 @@ def model_of(type, backend):
         values = random_tensor(name, shape, seed=3)
         if len(shape) == 1:
             return StoredTensor(values.view(np.uint8), BLOCK_TYPES["F32"], shape)
-        return StoredTensor(quantized(type, values), BLOCK_TYPES[type], shape)
+        return StoredTensor(quantize(values, BLOCK_TYPES[type]), BLOCK_TYPES[type], shape)
 
     ops = get_backend(backend)
     return LLM((Transformer(WIDE, load_weights(WIDE, tensor, ops), ops), byte_tokenizer(WIDE.vocab_size)))
-
-
-def quantized(type, values):
-    if type != "IQ4_NL":
-        return quantize(values, BLOCK_TYPES[type])
-    blocks = values.reshape(-1, 32)  # the nearest entry of the table, with the largest weight at its end: no search
-    d = (np.abs(blocks).max(axis=1, keepdims=True) / 120).astype("<f2")
-    codes = np.abs(blocks[:, :, None] / d[:, :, None] - IQ4_NL).argmin(axis=2).astype(np.uint8)
-    return np.concatenate([d.view(np.uint8), codes[:, :16] | codes[:, 16:] << 4], axis=1).reshape(-1)
 
 
 @pytest.mark.parametrize("type", LAYOUTS)
