@@ -348,16 +348,16 @@ def test_plain_text_never_becomes_a_control_token(merges, seed):
 @exercise("09.7", points=1, hint="left, right = line.split(' ') raises ValueError unless there are two parts. Who catches it?")
 @pytest.mark.parametrize("bad", ["ab", "a  b", "a b a", " ab", "a x", "x b", "b a"])
 def test_what_is_no_merge_is_refused(bad):
-    texts = ["a", "b", "ab"]
-    order = np.random.default_rng([run_seed(), 11]).permutation(3)
-    vocabulary = Vocabulary([texts[i] for i in order], [NORMAL] * 3)
+    texts = ["a", "b", "ab", "b a", "ab a"]  # a token may have a space in it: "a b a" still is no two tokens
+    order = np.random.default_rng([run_seed(), 11]).permutation(5)
+    vocabulary = Vocabulary([texts[i] for i in order], [NORMAL] * 5)
     try:
         found = merge_table(["a b", bad], vocabulary)
     except TokenizerError:
         return
     except Exception as error:
-        pytest.fail(f"merge {bad!r}, tokens a, b, ab: expected TokenizerError, found {type(error).__name__}: {error}")
+        pytest.fail(f"merge {bad!r}, tokens {', '.join(texts)!r}: expected TokenizerError, found {type(error).__name__}: {error}")
     pytest.fail(
-        f"merge {bad!r} with the tokens a, b, ab was accepted, and the table is {found}. Two tokens with one space between, and "
-        "their joined text, must be there; where one is not, leave its None in the table: that is found afterwards"
+        f"merge {bad!r} with the tokens {', '.join(texts)!r} was accepted, and the table is {found}. Two tokens with one space "
+        "between, and their joined text, must be there; where one is not, leave its None in the table: that is found afterwards"
     )
