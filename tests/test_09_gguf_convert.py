@@ -15,8 +15,8 @@ from golden import converted_models, tiny_models, written_models
 from minillm import LLM
 from minillm.cli import main
 from minillm.errors import MiniLLMError
-from minillm.formats.gguf import open_gguf
-from minillm.formats.safetensors import encoded, open_safetensors
+from minillm.formats.gguf import GGUFFile, open_gguf
+from minillm.formats.safetensors import SafeTensor, encoded, open_safetensors
 from minillm.model import write_folder, write_gguf
 from minillm.model.defaults import default_sampling
 from minillm.model.load import load_model
@@ -375,6 +375,16 @@ def test_progress_counts_every_weight_once(tmp_path):
         seen = []
         convert(source, tmp_path / target, progress=seen.append)
         assert sum(seen) == weights == SMALL.parameters()
+
+
+def test_pages_of_a_file_are_given_back_after_each_tensor(tmp_path, monkeypatch):
+    """What was read of a mapped file counts as the process's memory until then."""
+    folder, released = made(tmp_path), []
+    monkeypatch.setattr(SafeTensor, "release_pages", lambda tensor: released.append("folder"))
+    monkeypatch.setattr(GGUFFile, "release_pages", lambda file: released.append("file"))
+    write_gguf.convert(folder, tmp_path / "n.gguf")
+    write_folder.convert(tmp_path / "m.gguf", tmp_path / "n")
+    assert released == ["folder"] * len(tensor_shapes(SMALL)) + ["file"] * len(tensor_shapes(SMALL))
 
 
 @pytest.mark.parametrize("kind", ["F16", "F32"])
