@@ -248,7 +248,7 @@ def test_a_turn_never_makes_a_block_worse(type):
     else:
         scale = scale_search.search_scale(x, weight, *layout.q)
         minimum = np.zeros_like(scale)
-    begun = [super_blocks.begin(x, weight, scale, minimum, layout, lower) for lower in range(super_blocks.BEGINNINGS)]
+    begun = [super_blocks.begin(x, weight, scale, minimum, layout, lower) for lower in range(3)]
     best = np.min([super_blocks.improve(found, x, weight, layout).error for found in begun], axis=0)
     assert (super_blocks.search_blocks(blocks, layout, None).error <= best * (1 + 1e-5) + 1e-12).all()
     assert (super_blocks.search_blocks(blocks, layout, None).error < 0.999 * best).sum() > 3
