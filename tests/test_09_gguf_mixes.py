@@ -80,7 +80,7 @@ def test_a_matrix_of_one_row_is_a_vector(tmp_path, monkeypatch):
 
 
 def test_case_does_not_matter_and_an_unknown_type_is_told_the_nearest():
-    assert mix_named("Q4_K_M") is MIXES["q4_k_m"]
+    assert mix_named("Q4_K_M") is mix_named("q4_K") is MIXES["q4_k_m"]
     with pytest.raises(GGUFError, match="no type is called 'q4_k_n'; did you mean 'q4_k_"):
         mix_named("q4_k_n")
     with pytest.raises(GGUFError, match="no type is called '7'; there are: f32, f16, bf16, q8_0"):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_09_gguf import check_bits, oracle
 
 from minillm.errors import GGUFError
-from minillm.formats import k_quants_write, packing, scale_search, super_blocks
+from minillm.formats import k_quants_write, measures, packing, scale_search, super_blocks
 from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize, quantize_q8_0
 from minillm.formats.gguf import open_gguf
 
@@ -242,13 +242,13 @@ def test_a_turn_never_makes_a_block_worse(type):
     layout = getattr(k_quants_write, type)
     blocks = np.concatenate([x.reshape(-1, 256)[:8] for x in draws.draws().values()])
     x = super_blocks.by_group(blocks, layout)
-    weight = super_blocks.by_group(layout.measure(scale_search.relative_size(blocks, axis=1), None), layout)
+    weight = super_blocks.by_group(layout.measure(measures.relative_size(blocks), None), layout)
     if layout.minima:
         scale, minimum = scale_search.search_scale_and_minimum(x, weight, layout.q[1])
     else:
         scale = scale_search.search_scale(x, weight, *layout.q)
         minimum = np.zeros_like(scale)
-    begun = [super_blocks.begin(x, weight, scale, minimum, layout, lower) for lower in range(super_blocks.BEGINNINGS)]
+    begun = [super_blocks.begin(x, weight, scale, minimum, layout, lower) for lower in range(3)]
     best = np.min([super_blocks.improve(found, x, weight, layout).error for found in begun], axis=0)
     assert (super_blocks.search_blocks(blocks, layout, None).error <= best * (1 + 1e-5) + 1e-12).all()
     assert (super_blocks.search_blocks(blocks, layout, None).error < 0.999 * best).sum() > 3

@@ -12,8 +12,9 @@ Layouts and tables: ggml's quants (`ggml-common.h`, `ggml-quants.c`); MXFP4: OCP
 
 import numpy as np
 
+from minillm.formats.measures import beside, quadratic, relative_size
 from minillm.formats.packing import Importance, Parts, half, pack_planes, planes, to_half
-from minillm.formats.scale_search import MORE_LEVELS, best_scale, importance_of, keep_better, peak, reciprocal, relative_size
+from minillm.formats.scale_search import MORE_LEVELS, best_scale, keep_better, peak, reciprocal
 
 IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)  # doubled, so that they are integers
@@ -36,10 +37,9 @@ def power(exponent: np.ndarray) -> np.ndarray:  # (n, 1) uint8 -> (n, 1) float32
 
 
 def pack_iq4_nl(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 18) uint8
-    """Encode IQ4_NL: the scale is searched for, by the measure of the K types: r² + 0.4, or importance · sqrt(2 + r²)."""
+    """Encode IQ4_NL: the scale is searched for, as in the K types."""
     blocks = rows.reshape(-1, 32)
-    r = relative_size(blocks, axis=1)
-    weight = r * r + np.float32(0.4) if importance is None else importance_of(importance, len(rows), 32) * np.sqrt(r * r + 2)
+    weight = quadratic(relative_size(blocks), beside(importance, len(rows), 32))
     x = blocks.T.copy()
     scale = search_table(x, weight.T.copy(), IQ4_NL)
     code = nearest_code(x, reciprocal(scale), IQ4_NL).astype(np.uint8)

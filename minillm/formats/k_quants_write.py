@@ -1,51 +1,29 @@
-"""The K types, written: what `super_blocks` decided, packed as `k_quants` unpacks it.
+"""The K types, written: what `super_blocks` decides, packed as `k_quants` unpacks it.
 
-A type's `Layout` names the bounds of its integers and the measure of its error: what an error counts in a weight of the
-relative size r, which is x over the root mean square of its block.
+A type is a `Layout`: the bounds of its integers, and the measure of its error. From there on all types go the same way, until
+their integers are laid into bytes, each type by its own picture (`k_quants`).
 
-    Q2_K   |r| + 0.03          Q4_K, Q5_K   |r| + 1          Q3_K, Q6_K   r² + 0.4
+    w ≈ (d · scale[group]) · q - (dmin · min[group])
 
-An error in a large weight counts more, for it stands more often for something that the model needs. With importance, the
-measure is importance · sqrt(2 + r²), for Q2_K sqrt(1 + r²), and for Q6_K importance alone: so many bits need no more.
-Measures: ggml-quants.c. There 0.03 and 0.4 are 0: the search there changes little, so that the plain error stays small of
-itself. This one goes further, and would move weights that are 0 and count for nothing to wherever it serves the others.
+Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
-
-from collections.abc import Callable
 
 import numpy as np
 
+from minillm.formats import measures
 from minillm.formats.packing import Importance, pack_planes, pack_six_bit_scales, to_half
-from minillm.formats.scale_search import importance_of
 from minillm.formats.super_blocks import BLOCK, Blocks, Layout, by_block, search_blocks
 
-
-def measure(alone: Callable[[np.ndarray], np.ndarray], more: float | None) -> Callable[[np.ndarray, Importance], np.ndarray]:
-    """Make a measure: `alone` of the relative size r, or importance · sqrt(more + r²), or importance where more is None."""
-
-    def weigh(r: np.ndarray, importance: Importance) -> np.ndarray:
-        if importance is None:
-            return alone(r)
-        return importance if more is None else importance * np.sqrt(np.float32(more) + r * r)
-
-    return weigh
-
-
-def squares(r: np.ndarray) -> np.ndarray:
-    return r * r + np.float32(0.4)
-
-
-Q2_K = Layout(16, (0, 3), (0, 15), True, measure(lambda r: np.abs(r) + np.float32(0.03), 1))
-Q3_K = Layout(16, (-4, 3), (-32, 31), False, measure(squares, 2))
-Q4_K = Layout(32, (0, 15), (0, 63), True, measure(lambda r: np.abs(r) + 1, 2))
-Q5_K = Layout(32, (0, 31), (0, 63), True, Q4_K.measure)
-Q6_K = Layout(16, (-32, 31), (-128, 127), False, measure(squares, None))
+Q2_K = Layout(16, (0, 3), (0, 15), True, measures.almost_linear)
+Q3_K = Layout(16, (-4, 3), (-32, 31), False, measures.quadratic)
+Q4_K = Layout(32, (0, 15), (0, 63), True, measures.linear)
+Q5_K = Layout(32, (0, 31), (0, 63), True, measures.linear)
+Q6_K = Layout(16, (-32, 31), (-128, 127), False, measures.by_importance_alone)
 
 
 def search(rows: np.ndarray, layout: Layout, importance: Importance) -> Blocks:  # (n, columns) float32, (columns,) or None
     """Decide all about the blocks of some rows."""
-    spread = None if importance is None else importance_of(importance, len(rows), BLOCK)
-    return search_blocks(rows.reshape(-1, BLOCK), layout, spread)
+    return search_blocks(rows.reshape(-1, BLOCK), layout, measures.beside(importance, len(rows), BLOCK))
 
 
 def whole(numbers: np.ndarray, plus: int = 0) -> np.ndarray:  # (group, groups, n) or (groups, n) -> (n, 256) or (n, groups) uint8

@@ -13,8 +13,9 @@ Layouts and arithmetic: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 
 import numpy as np
 
+from minillm.formats import measures
 from minillm.formats.packing import Importance, Parts, gather, half, pack_planes, planes, spread, to_half
-from minillm.formats.scale_search import importance_of, nearest, reciprocal, relative_size, search_scale, search_scale_and_minimum
+from minillm.formats.scale_search import nearest, reciprocal, search_scale, search_scale_and_minimum
 
 NIBBLES = (0, 4)  # byte j of 16 holds weight j in its low four bits and weight j + 16 in its high ones
 
@@ -109,9 +110,9 @@ def from_minimum(  # (n, columns) -> (blocks, 32) uint8, (blocks, 1) float32, (b
 
 
 def weight_of(rows: np.ndarray, importance: np.ndarray) -> np.ndarray:  # (n, columns), (columns,) -> (32, blocks)
-    """Weigh errors: importance · sqrt(1 + r²), r a weight over its row's root mean square."""
-    r = relative_size(rows, axis=1).reshape(-1, 32)
-    return (importance_of(importance, len(rows), 32) * np.sqrt(1 + r * r)).T.copy()
+    """Weigh errors by importance, and by the size of weights relative to their row."""
+    r = measures.relative_size(rows).reshape(-1, 32)
+    return np.ascontiguousarray(measures.linear(r, measures.beside(importance, len(rows), 32)).T)
 
 
 def as_codes(q: np.ndarray) -> np.ndarray:  # (32, blocks) float32 -> (blocks, 32) uint8

@@ -141,14 +141,16 @@ MIXES = {
     }, eight_experts="Q5_K"),
     "mxfp4": Mix("MXFP4", 38, even=True),  # llama.cpp means experts alone; this is what its --pure makes
 }  # fmt: skip
+ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}  # as llama.cpp's tool has them
 FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # blocks of 256: of 32
 
 
 def mix_named(name: str) -> Mix:
     """Find a mix. GGUFError for a name that is none, with the nearest."""
-    if name.lower() not in MIXES:
+    known = ALIASES.get(name.lower(), name.lower())
+    if known not in MIXES:
         raise GGUFError(f"no type is called {name[:40]!r}; {did_you_mean(name, MIXES)}")
-    return MIXES[name.lower()]
+    return MIXES[known]
 
 
 def types_for(source: GGUFFile, mix: Mix, imatrix: bool = False) -> dict[str, BlockType]:  # {name of a tensor: its type}

@@ -7,11 +7,10 @@ weight to the largest integer, and keep the best.
 
     error = Σ w (x - s·q)²           for a scale s: q* = round(x / s)           for integers q: s* = Σ w x q / Σ w q²
 
-An error counts more in some weights than in others, w: more in the large ones of a block, and in columns whose inputs are
-large (importance). Arrays have the weights of a group along the first axis and groups along the others: a sum over each group
-then adds whole rows of memory, and no temporary leaves the processor's cache.
+An error counts more in some weights than in others: w, see `measures`. Arrays have the weights of a group along the first axis
+and groups along the others: a sum over each group then adds whole rows of memory, and no temporary leaves the processor's cache.
 
-Source of the measures, and of beginning at several scales: ggml's quants (`make_qx_quants`, `make_qkx3_quants`).
+Source of beginning at several scales: ggml's quants (`make_qx_quants`, `make_qkx3_quants`).
 """
 
 import numpy as np
@@ -20,7 +19,6 @@ from minillm.formats.packing import as_half
 
 LEVELS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # begin where the largest weight falls this far inside or outside of the largest integer
 MORE_LEVELS = (-1.6, -1.2, *LEVELS, 1.2, 1.6)  # of a search that nothing follows
-FLOOR = 0.01  # of the mean: the least importance of a column, for a text in which an input is 0 is only one text
 
 Found = tuple[np.ndarray, ...]  # an error, and what it is the error of, for each group
 
@@ -126,16 +124,3 @@ def search_scale_and_minimum(  # (weights, ...), (weights, ...) -> (...), (...)
     q = nearest(x + best[2], reciprocal(best[1]), 0, high)  # and once back and forth
     keep_better(best, best_scale_and_minimum(x, q, weight, last))
     return best[1], best[2]
-
-
-def importance_of(importance: np.ndarray, rows: int, block: int) -> np.ndarray:  # (columns,) -> (rows · columns / block, block)
-    """Lay the importance of columns beside the blocks of some rows, in units of its mean, and not below FLOOR."""
-    mean = importance.mean(dtype=np.float64)
-    relative = (importance / mean if mean > 0 else np.ones_like(importance)).astype(np.float32) + np.float32(FLOOR)
-    return np.tile(relative.reshape(-1, block), (rows, 1))
-
-
-def relative_size(x: np.ndarray, axis: int) -> np.ndarray:  # as x
-    """Divide weights by their root mean square along an axis. Measures are made of it."""
-    mean_square = np.mean(x * x, axis=axis, keepdims=True)
-    return x * reciprocal(np.sqrt(mean_square))

@@ -15,16 +15,16 @@ Since d is rounded to 11 bits, luck matters for a block whose largest weight out
 largest scale one integer lower each time, give several draws. Types without a minimum have all of them 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from minillm.formats.packing import as_half
-from minillm.formats.scale_search import dot, error_of, keep_better, nearest, peak, ratio, reciprocal, relative_size
-from minillm.formats.scale_search import search_scale as scale_of
-from minillm.formats.scale_search import search_scale_and_minimum as scale_and_minimum_of
+from minillm.formats import scale_search
+from minillm.formats.measures import Measure, relative_size
+from minillm.formats.packing import Importance, as_half
+from minillm.formats.scale_search import dot, error_of, keep_better, nearest, peak, ratio, reciprocal
 
 BLOCK = 256
 BEGINNINGS = 3  # the largest scale becomes the largest integer, or one less, or two less
@@ -35,14 +35,14 @@ LARGEST = 1e9  # no type reaches further: 65,504, the largest float16, times 128
 class Layout:
     """What the blocks of a type can hold: weights a group, the bounds of q and of a group's scale; minima begin at 0.
 
-    measure: what an error counts, from weights in units of the block's root mean square, and from importance or None.
+    measure: what an error counts (`measures`).
     """
 
     group: int
     q: tuple[int, int]
     scale: tuple[int, int]
     minima: bool
-    measure: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    measure: Measure
 
 
 class Blocks(NamedTuple):
@@ -56,16 +56,16 @@ class Blocks(NamedTuple):
     q: np.ndarray  # (weights of a group, groups, n), integers
 
 
-def search_blocks(blocks: np.ndarray, layout: Layout, importance: np.ndarray | None) -> Blocks:  # (n, 256) float32, twice
+def search_blocks(blocks: np.ndarray, layout: Layout, importance: Importance) -> Blocks:  # (n, 256) float32, twice
     """Decide all about some blocks. Raises OverflowError where a scale is beyond float16."""
     if np.abs(blocks).max(initial=0) > LARGEST:
         raise OverflowError
     x = by_group(blocks, layout)
-    weight = by_group(layout.measure(relative_size(blocks, axis=1), importance), layout)
+    weight = by_group(layout.measure(relative_size(blocks), importance), layout)
     if layout.minima:
-        scale, minimum = scale_and_minimum_of(x, weight, layout.q[1])
+        scale, minimum = scale_search.search_scale_and_minimum(x, weight, layout.q[1])
     else:
-        scale = scale_of(x, weight, *layout.q)
+        scale = scale_search.search_scale(x, weight, *layout.q)
         minimum = np.zeros_like(scale)
     best = improve(begin(x, weight, scale, minimum, layout, 0), x, weight, layout)
     for lower in range(1, BEGINNINGS):
