@@ -162,6 +162,26 @@ def test_divisors_of_llama_3_become_its_scaling_and_others_are_refused(tmp_path)
                 write_folder.convert(tmp_path / "m.gguf", tmp_path / "other")
 
 
+def test_the_recommended_sampling_has_llama_cpps_types(tmp_path):
+    folder = made(tmp_path)
+    change(folder, "generation_config.json", temperature=1, top_k=40, min_p=0.05)
+    with open_gguf(write_gguf.convert(folder, tmp_path / "n.gguf")) as file:
+        kinds = {key.rpartition(".")[2]: v.kind for key, v in file.verbatim().items() if key.startswith("general.sampling.")}
+    assert kinds == {"temp": 6, "top_k": 5, "min_p": 6}, "float32, int32"
+    assert default_sampling(tmp_path / "n.gguf") == default_sampling(folder) == {"temperature": 1.0, "top_k": 40, "min_p": 0.05}
+
+
+def test_llama_3s_pre_tokenizer_takes_whole_words_without_a_key(tmp_path):
+    metadata = byte_metadata(300) | {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": True}
+    write_model(tmp_path / "m.gguf", SMALL, written_models.weights(SMALL), metadata)
+    folder = write_folder.convert(tmp_path / "m.gguf", tmp_path / "m")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    assert values["model"]["ignore_merges"] is True
+    assert values["post_processor"]["single"][0]["SpecialToken"]["id"] == "<|im_start|>"
+    with open_gguf(write_gguf.convert(folder, tmp_path / "n.gguf")) as file:
+        assert not [key for key in file.metadata if key.startswith("tokenizer.minillm.")]
+
+
 def test_a_vocabulary_that_is_padded_has_unused_tokens(tmp_path):
     folder = made(tmp_path)
     tensors = floats(folder)

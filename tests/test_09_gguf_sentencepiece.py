@@ -249,6 +249,13 @@ def test_absent_fields_have_their_meaning(tmp_path):
     assert once["tokenizer.minillm.metaspace"] == "first"
 
 
+def test_a_user_defined_piece_is_text_around_which_spaces_stay_as_sentencepiece_has_them(tmp_path):
+    data = message(*SMALL, piece(f"{SPACE}<tool>", 4), (2, message((3, 2))), IDENTITY)
+    found = from_model_file(tmp_path, data)
+    assert found["tokenizer.ggml.tokens"][5] == " <tool>" and found["tokenizer.ggml.token_type"][5] == 4, "as llama.cpp writes it"
+    assert Tokenizer.from_gguf(found).encode("a <tool>a", bos=False) == [3, 4, 5, 4]
+
+
 def test_special_tokens_that_were_added_have_their_ids(tmp_path):
     data = message(*SMALL, (2, message((3, 2))), IDENTITY)
     added = {str(5 + i): {"content": text, "special": True} for i, text in enumerate(["<|im_start|>", "<|im_end|>"])}

@@ -76,7 +76,7 @@ def from_messages(path: Path, data: bytes, most: int) -> SentencePieceFile:
         raise TokenizerError(f"{path}: expected pieces, found none.")
     found.prefix = bool(take(normalizer, 3, 1))
     for name, (number, usual) in IDS.items():
-        value = signed(take(trainer, number, usual))
+        value = take(trainer, number, usual)  # -1, "none", is written as 2^64 - 1
         found.ids[name] = value if 0 <= value < len(found.tokens) else None
     return found
 
@@ -124,7 +124,3 @@ def varint(data: bytes, at: int) -> tuple[int, int]:  # -> the number, where the
         if byte < 128:
             return number, at
     raise ValueError("a number of more than 64 bits")
-
-
-def signed(value: int) -> int:  # int32 -1 is written as 2^64 - 1
-    return value - 2**64 if value >= 2**63 else value

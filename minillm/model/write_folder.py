@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minillm.errors import ModelError
-from minillm.files import new_folder, refuse_occupied, write_text
+from minillm.files import new_folder, write_text
 from minillm.formats.blocks import BLOCK_TYPES, dequantize
 from minillm.formats.expect import Fields, from_file
 from minillm.formats.gguf import GGUFFile, open_gguf
@@ -48,7 +48,6 @@ def convert(
     float16 where that is a packed type. progress: called with the number of weights done since the last call.
     ModelError, TokenizerError, GGUFError for what is damaged, and for what a folder cannot say. Nothing is left behind then.
     """
-    refuse_occupied(Path(folder), ModelError)
     with open_gguf(path) as gguf, from_file(path):
         config = config_from_gguf(gguf)
         kind = dtype or usual_dtype(path)
