@@ -48,24 +48,31 @@ def convert(
     float16 where that is a packed type. progress: called with the number of weights done since the last call.
     ModelError, TokenizerError, GGUFError for what is damaged, and for what a folder cannot say. Nothing is left behind then.
     """
-    with open_gguf(path) as gguf, from_file(path):
-        config = config_from_gguf(gguf)
-        kind = dtype or usual_dtype(path)
-        if kind not in DTYPES:
-            raise ModelError(f"matrices are written in {' or '.join(DTYPES)}, found {kind!r}.")
-        config, tensors = streamed(config, gguf, DTYPES[kind], progress)
-        files = {"config.json": config_json(config, kind)}
-        if tokenizer:
-            files |= tokenizer_files(gguf.metadata)
-            ids = files["generation_config.json"]
-            files["config.json"] |= {key: ids[key] for key in ("bos_token_id", "eos_token_id") if key in ids}
-            if said := about(gguf.metadata):
-                files[ABOUT] = said
-    with new_folder(folder, ModelError) as draft:
-        for name, values in files.items():
-            write_text(draft / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n", ModelError)
-        write_safetensors(draft / "model.safetensors", tensors, {"format": "pt"})
+    with open_gguf(path) as gguf:
+        with from_file(path):
+            config = config_from_gguf(gguf)
+            kind = dtype or usual_dtype(path)
+            if kind not in DTYPES:
+                raise ModelError(f"matrices are written in {' or '.join(DTYPES)}, found {kind!r}.")
+            config, tensors = streamed(config, gguf, DTYPES[kind], progress)
+            files = described(gguf, config, kind, tokenizer)
+        with new_folder(folder, ModelError) as draft:
+            for name, values in files.items():
+                write_text(draft / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n", ModelError)
+            write_safetensors(draft / "model.safetensors", tensors, {"format": "pt"})
     return Path(folder)
+
+
+def described(gguf: GGUFFile, config: ModelConfig, dtype: str, tokenizer: bool) -> dict[str, dict[str, Any]]:
+    """Make all files of a folder but the weights: {name: values}."""
+    files = {"config.json": config_json(config, dtype)}
+    if tokenizer:
+        files |= tokenizer_files(gguf.metadata)
+        ids = files["generation_config.json"]
+        files["config.json"] |= {key: ids[key] for key in ("bos_token_id", "eos_token_id") if key in ids}
+        if said := about(gguf.metadata):
+            files[ABOUT] = said
+    return files
 
 
 def streamed(
