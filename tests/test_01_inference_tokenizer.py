@@ -6,10 +6,8 @@ llama.cpp as a second witness.
 
 import json
 import random
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from watchdog import watchdog
 
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer import Tokenizer
@@ -51,26 +50,6 @@ def gguf_metadata(kind: str) -> dict:
 @lru_cache
 def tokenizer(kind: str) -> Tokenizer:
     return Tokenizer.from_gguf(gguf_metadata(kind))
-
-
-@contextmanager
-def watchdog(seconds: int):
-    """Fail instead of hanging. Generous: it tells O(n log n) from O(n²), not a fast machine from a slow one."""
-    if not hasattr(signal, "SIGALRM"):
-        yield
-        return
-
-    def bark(*_):
-        # no Exception, so that code which turns any exception of a template into a TokenizerError cannot swallow it
-        pytest.fail(f"still running after {seconds} s: is something quadratic, or unbounded?")
-
-    before = signal.signal(signal.SIGALRM, bark)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 tricky = st.sampled_from(

@@ -5,7 +5,8 @@ import tracemalloc
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_01_inference_tokenizer import gguf_metadata, golden, texts, tokenizer, tricky, watchdog
+from test_01_inference_tokenizer import gguf_metadata, golden, texts, tokenizer, tricky
+from watchdog import watchdog
 
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer import Tokenizer, sandbox

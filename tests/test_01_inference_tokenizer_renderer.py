@@ -12,7 +12,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from test_01_inference_tokenizer import watchdog
+from watchdog import watchdog
 
 from minillm.errors import TokenizerError
 from minillm.model.tokenizer import sandbox

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gguf_bytes import ARRAY, BOOL, Q4_0, STRING, U8, U32, aligned, array, build, entry, string, tensor, u32, u64
 from gguf_files import TYPES, write_specimen
-from gguf_mutations import fields_of, mutate, watchdog
+from gguf_mutations import fields_of, mutate
+from watchdog import watchdog
 
 from minillm.cli import main
 from minillm.errors import GGUFError

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minillm"
 FLOORS = (  # from the ground up; a module may import from its own floor and from any below
-    {"errors", "files", "folders", "memory", "plots", "terminal"},
+    {"errors", "files", "folders", "memory", "cores", "plots", "terminal"},
     {"layers", "attention", "quantization", "formats", "metrics", "costs"},
     {"backends"},
     {"cache"},

@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from minillm.cores import available_cores
+
 BUSY_BELOW = 0.85  # of the cores' time: with less, figures say more about the other programs than about this one
 
 
@@ -117,11 +119,6 @@ def busy(share: float) -> str | None:  # -> a line for a person, or None
     if share >= BUSY_BELOW:
         return None
     return f"this machine is busy: a process gets {share:.0%} of its cores; figures are too low, and may contradict each other"
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def best_of(work: Callable[[], Any], runs: int = 5) -> float:  # -> seconds

@@ -24,6 +24,7 @@ from minillm.files import replacing
 from minillm.formats.blocks import BLOCK_TYPES, BlockType
 from minillm.formats.cursor import ARRAY, BOOL, F32, I32, INT64, MAX_NESTING, NUMBERS, STRING, U32, U64, UINT64, quoted
 from minillm.formats.gguf import MAX_DIMS, Verbatim
+from minillm.formats.gguf_read import padded
 
 LONGEST_NAME = 63  # bytes of a tensor's name; ggml keeps 64 and a zero ends it
 LONGEST_KEY = 65_535
@@ -105,11 +106,6 @@ def offsets(sizes: Sequence[int], alignment: int) -> list[int]:  # bytes of each
         end += padded(nbytes, alignment)
     # END SOLUTION
     return found
-
-
-def padded(nbytes: int, alignment: int) -> int:
-    """Round nbytes up to a multiple of the alignment."""
-    return -(-nbytes // alignment) * alignment
 
 
 def as_stored(tensor: Any, what: str) -> Streamed:  # array, (raw, type, shape) or Streamed -> Streamed

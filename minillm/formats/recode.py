@@ -7,7 +7,7 @@ and encode. Nothing of a tensor is in memory but the rows at hand, however large
     recode(stored, BLOCK_TYPES["F16"], order)      a gguf_write.Streamed: its chunks are made as they are written
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,15 +58,21 @@ def chunks(  # -> bytes of some rows after another
 def encoded(source: Source, packed: np.ndarray, rows: np.ndarray, columns: int, target: BlockType) -> np.ndarray:
     """Encode some rows: (n, bytes) uint8 -> (bytes,) uint8. Rows that stay are copied, once seen to be finite."""
     weights = dequantize(np.ascontiguousarray(packed).reshape(-1), source.type, (len(rows), columns))
-    finite = np.isfinite(weights)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        found = f"{weights[row, column]} in row {rows[row]:,}, column {column:,}"
-        count = int((~finite).sum())
-        raise ModelError(f"{source.what}: expected finite weights, found {found}, the first of {count:,} in these rows.")
+    if bad := not_finite(weights, rows):
+        raise ModelError(f"{source.what}: {bad}")
     if target == source.type:
         return packed
     try:
         return quantize(weights, target)
     except GGUFError as error:
         raise ModelError(f"{source.what}: {error} F32 and BF16 hold more.") from None
+
+
+def not_finite(weights: np.ndarray, rows: Sequence[int] | np.ndarray) -> str | None:
+    """Say where the first weight is that is NaN or infinite; None where there is none. rows: their numbers in the tensor."""
+    finite = np.isfinite(weights)
+    if finite.all():
+        return None
+    row, column = np.argwhere(~finite)[0]
+    found = f"{weights[row, column]} in row {rows[row]:,}, column {column:,}"
+    return f"expected finite weights, found {found}, the first of {(~finite).sum():,} in these rows."

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from minillm.cores import available_cores
 from minillm.errors import GGUFError
 from minillm.formats import blocks
 from minillm.formats.blocks import BlockType
@@ -30,6 +31,7 @@ from minillm.formats.gguf import GGUFFile, TensorInfo
 from minillm.formats.gguf_write import Streamed, write_gguf
 from minillm.formats.imatrix import ImportanceMatrix
 from minillm.formats.mixes import is_matrix, mix_named, types_for
+from minillm.formats.recode import not_finite
 
 CHUNK = 1 << 18  # weights decoded and encoded at a time
 MOST_THREADS = 64  # each has a chunk in memory, and one that is done
@@ -146,11 +148,8 @@ def encode(  # -> (bytes of the rows,) uint8
     if not info.type.decodable:
         return raw
     rows = blocks.dequantize(raw, info.type, (stop - start, columns))
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        found = f"{rows[row, column]} in row {start + row:,}, column {column:,}"
-        raise at(source, info.name, f"expected finite weights, found {found}, the first of {(~finite).sum():,} in these rows.")
+    if bad := not_finite(rows, range(start, stop)):
+        raise at(source, info.name, bad)
     if type_ == info.type:
         return raw
     if importance is not None:
@@ -173,7 +172,3 @@ def refuse_itself(source: str | Path, path: str | Path) -> None:
         same = False
     if same:
         raise GGUFError(f"{path}: is the file that is read; give the new one another name.")
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -404,26 +404,33 @@ class Report:
 
 def fuzz(kind, n, seed=0, tell=lambda done: None):  # -> Report
     """n cases of a kind; case i depends on the seed and i alone."""
+
+    def case(subject, i):
+        subject.case(random.Random(f"{kind} {seed} {i}"))
+
+    return run(KINDS[kind], case, n, lambda i: f"{kind} {i}", MiniLLMError, tell)
+
+
+def run(kind, case, n, name, ours, tell=lambda done: None):  # -> Report
+    """n cases. kind(folder): what they are tried on. case(subject, i) tries one; ours: errors it may raise; name(i): its name."""
     report = Report()
     with tempfile.TemporaryDirectory(dir=SHM) as inside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # overflow in weights from nowhere
-        subject = KINDS[kind](Path(inside))
-        memory = Memory()
+        subject, memory = kind(Path(inside)), Memory()
         for i in range(n):
-            rng = random.Random(f"{kind} {seed} {i}")
             memory.begin()
             begin = time.process_time()
             try:
-                subject.case(rng)
+                case(subject, i)
                 report.loaded += 1
-            except MiniLLMError as error:
+            except ours as error:
                 report.refused[type(error).__name__] += 1
                 message = str(error)
                 report.said.add("".join(c for c in message.replace(inside, "") if not c.isdigit())[:50])
                 if "\n" in message or len(message) > len(inside) + 700 or not message.isprintable():
-                    report.crashes.append(f"{kind} {i}: a message of {len(message):,} characters: {message[:200]!r}")
+                    report.crashes.append(f"{name(i)}: a message of {len(message):,} characters: {message[:200]!r}")
             except Exception as error:
-                report.crashes.append(f"{kind} {i}: {type(error).__name__}: {str(error)[:200]}")
+                report.crashes.append(f"{name(i)}: {type(error).__name__}: {str(error)[:200]}")
             report.seconds = max(report.seconds, time.process_time() - begin)
             report.megabytes = max(report.megabytes, memory.taken() / 1e6)
             report.cases += 1

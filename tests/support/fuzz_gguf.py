@@ -11,13 +11,10 @@ or 200 MB.
 
 import argparse
 import sys
-import tempfile
-import time
-import warnings
 from pathlib import Path
 
 import numpy as np
-from fuzz_files import SHM, Memory, Report
+from fuzz_files import run
 from gguf_mutations import fields_of, mutate
 
 from minillm.cli import contents
@@ -127,29 +124,11 @@ class Written:
 
 def fuzz(n, seed=0, tell=lambda done: None):  # -> Report
     """n cases; case i depends on the seed and i alone."""
-    report = Report()
-    with tempfile.TemporaryDirectory(dir=SHM) as inside, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # overflow in weights from nowhere
-        subject, memory = Written(Path(inside)), Memory()
-        for i in range(n):
-            memory.begin()
-            begin = time.process_time()
-            try:
-                subject.case(seed * 1_000_000 + i)
-                report.loaded += 1
-            except GGUFError as error:
-                report.refused["GGUFError"] += 1
-                message = str(error)
-                report.said.add("".join(c for c in message.replace(inside, "") if not c.isdigit())[:60])
-                if "\n" in message or len(message) > len(inside) + 700 or not message.isprintable():
-                    report.crashes.append(f"{i}: a message of {len(message):,} characters: {message[:200]!r}")
-            except Exception as error:
-                report.crashes.append(f"{i} ({FILES[i % len(FILES)]}): {type(error).__name__}: {str(error)[:200]}")
-            report.seconds = max(report.seconds, time.process_time() - begin)
-            report.megabytes = max(report.megabytes, memory.taken() / 1e6)
-            report.cases += 1
-            tell(i + 1)
-    return report
+
+    def case(subject, i):
+        subject.case(seed * 1_000_000 + i)
+
+    return run(Written, case, n, lambda i: f"{i} ({FILES[i % len(FILES)]})", GGUFError, tell)
 
 
 def main():

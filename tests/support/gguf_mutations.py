@@ -1,31 +1,9 @@
 """Mutations of GGUF files that know the format: counts, lengths, types, offsets and strings are changed where they lie."""
 
-import signal
-from contextlib import contextmanager
 
 import gguf
-import pytest
 
 ODD = [0, 1, 2, 3, 9, 31, 32, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
-
-
-@contextmanager
-def watchdog(seconds, what):
-    """Fail, instead of hanging, where the system has alarms."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def bark(*_):
-        pytest.fail(f"{what}: still at work after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, bark)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def fields_of(path):
