@@ -8,16 +8,19 @@ d, and in some types a minimum m. Eight bits a weight for the integer alone woul
 
 Here is the table of types, with what works on all of them: `dequantize` and `quantize`. Blocks of 32 weights are in
 `legacy_quants.py`, the K types' larger ones in `k_quants.py` and `k_quants_write.py`, types whose integers number the entries
-of a table in `codebook_quants.py`. Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
+of a table in `codebook_quants.py`, and types that are ours alone in `affine_blocks.py`. Layouts of all others: ggml's quants
+(`ggml-common.h`, `ggml-quants.c`).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from minillm.errors import GGUFError
+from minillm.errors import GGUFError, MiniLLMError
+from minillm.formats import affine_blocks as affine
 from minillm.formats import codebook_quants as codebooks
 from minillm.formats import k_quants, k_quants_write
 from minillm.formats import legacy_quants as legacy
@@ -133,6 +136,14 @@ TYPES = (
     BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl, pack=codebooks.pack_iq4_nl),
     BlockType("BF16", 30, 1, 2, plain=bf16, pack=pack_bf16),
     BlockType("MXFP4", 39, 32, 17, parts=codebooks.mxfp4, pack=codebooks.pack_mxfp4),
+    BlockType("NF4", affine.OURS + 4, 64, 34, plain=affine.nf4, pack=affine.pack_nf4),
+    *(
+        BlockType(
+            affine.affine_name(*grid), affine.affine_id(*grid), grid[1], affine.affine_bytes(*grid),
+            parts=partial(affine.affine_parts, *grid), pack=partial(affine.pack_nearest, *grid),
+        )
+        for grid in affine.AFFINE
+    ),
 )
 LISTED = tuple(  # further types of ggml.h: their size is known, so a file that has them can be read, but for their weights
     BlockType(name, id, weights, nbytes)
@@ -207,7 +218,7 @@ def quantize(  # (..., columns) float32 or float16, BlockType, (columns,) float3
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 blocks[start : start + step] = pack(chunk, importance).reshape(len(chunk), -1)
-        except OverflowError:
+        except (OverflowError, MiniLLMError):
             largest = np.abs(chunk).max()
             raise GGUFError(f"{type.name} cannot hold weights as large as {largest:,.6g}: its 16-bit numbers overflow.") from None
     return out
