@@ -13,7 +13,11 @@ from minillm.folders import kernels_folder
 
 BACKENDS = {"numpy": "minillm.backends.numpy_", "numba": "minillm.backends.numba_"}
 PACKED = {  # types whose matrices a backend multiplies as they are packed; of others it makes floats when it loads them
-    "numba": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4"),
+    "numba": (
+        "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "NF4",
+        "INT2_G32", "INT2_G64", "INT2_G128", "INT3_G32", "INT3_G64", "INT3_G128", "INT4_G64", "INT4_G128",
+        "INT8_G32", "INT8_G64", "INT8_G128",
+    ),
 }
 WORTH_COMPILING = 50_000_000  # bytes of a model: with fewer, NumPy answers before the kernels are compiled
 
