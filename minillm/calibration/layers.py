@@ -138,3 +138,4 @@ def quantize_layers(
         prepare(layer)
         layer.quantize(quantize, progress)
         yield layer
+        del layer, weights  # before the next one is read

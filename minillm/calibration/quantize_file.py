@@ -123,6 +123,7 @@ def without_text(model: Transformer, quantize: Quantize, progress: Progress) -> 
             layer.matrices[layer.name(stem)] = quantize(layer.name(stem), layer.matrix(stem), cast(Inputs, None))
             progress(layer.matrix(stem).size)
         yield layer
+        del layer, weights  # before the next one is read
 
 
 def saying(quantize: Callable[[str, Array, Inputs], AffineMatrix]) -> Quantize:

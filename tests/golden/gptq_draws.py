@@ -1,4 +1,4 @@
-"""Matrices and inputs for GPTQ, from the raw stream of a PCG64 generator, and those of tiny: what recorder and test both quantize.
+"""Matrices and inputs for GPTQ, of a PCG64 generator and of tiny: what both the recorder and the test quantize.
 
 Inputs share a few hidden factors, so that columns move together and one can make good another's error; some columns are larger
 than the rest. Without that GPTQ would round as everybody does.
@@ -11,7 +11,9 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 SHAPE, TOKENS, GROUP = (24, 96), 512, 32
-LAYERS, CONTEXT, CHUNKS = (0, 3, 5), 128, 16  # of tiny, and of the text it reads
+LAYERS, CONTEXT, CHUNKS = (0, 5), 128, 8  # of tiny, and of the text it reads
+
+OWN = ((3, "as they come"), (4, "act-order"))  # bits and order on grids of one's own
 
 
 def normal(bits, *shape):  # bit generator -> shape float64, nearly normal: sums of four uniform draws

@@ -3,9 +3,9 @@
     pip install llmcompressor torch      (an environment of its own; the tests never import them)
     PYTHONPATH=. python tests/golden/record_gptq.py [OUT.npz]
 
-"codes": drawn matrices on the affine grid that spans each group, scale and minimum rounded to float16, as this project's files keep
-it. The library's zero point is then a fraction, which its arithmetic allows. "own": matrices of tiny, with the library's own
-observer (min and max of a group, a whole zero point), in two orders of columns. There minillm says what flows in, and no more.
+"codes": drawn matrices on the affine grid that spans each group, scale and minimum rounded to float16, as this project's files
+keep it. The library's zero point is then a fraction, which its arithmetic allows. "own": matrices of tiny, on the library's own
+grids (min and max of a group, a whole zero point), in two orders of columns. There minillm says what flows in, and no more.
 """
 
 import importlib.metadata
@@ -69,9 +69,8 @@ def record():
             found[f"codes {seed} {bits}"] = on_a_given_grid(seed, bits, ORDERS["act-order"])
     matrices = draws.tiny()
     found["names"] = np.array([name for name, *_ in matrices])
-    for order, how in ORDERS.items():
-        for bits in (3, 4):
-            found[f"own {bits} {order}"] = np.array([on_its_own_grid(w, x, bits, how) for _, w, x in matrices])
+    for bits, order in draws.OWN:
+        found[f"own {bits} {order}"] = np.array([on_its_own_grid(w, x, bits, ORDERS[order]) for _, w, x in matrices])
     return found
 
 
