@@ -26,6 +26,7 @@ from numpy import ndarray as Array
 from minillm.calibration.inputs import Inputs, output_error
 from minillm.errors import MiniLLMError, ModelError
 from minillm.layers import add_feed_forward, add_linear, linear, rms_norm, swiglu
+from minillm.memory import refuse_beyond_memory
 from minillm.model.adapters import FIELDS
 from minillm.model.transformer import Segment, Transformer
 
@@ -130,12 +131,14 @@ def quantize_layers(
     if (found := sum(map(len, ids))) < max(1, widest):
         raise MiniLLMError(f"calibration needs at least {max(1, widest):,} tokens, as many as the widest matrix has columns; "
                            f"found {found:,}: give a longer text, or more chunks of it.")  # fmt: skip
+    stream, squares = 4 * found * c.d_model, 6 * 8 * max(c.d_model, c.n_heads * c.d_head, c.d_ff) ** 2  # a Hessian, its factor …
+    refuse_beyond_memory(stream + squares, f"calibration on {found:,} tokens", "Take fewer chunks.")
     for chunk in ids:
         transformer.check(Segment(chunk, 0, transformer.new_cache()))
     x = [transformer.ops.embed(chunk, transformer.weights.embedding) for chunk in ids]
-    for index, weights in enumerate(transformer.weights.layers):
-        layer = OpenLayer(index, replace(weights), x, transformer, sample)
+    for index in range(c.n_layers):  # enumerate() would hold on to the layer before
+        layer = OpenLayer(index, replace(transformer.weights.layers[index]), x, transformer, sample)
         prepare(layer)
         layer.quantize(quantize, progress)
         yield layer
-        del layer, weights  # before the next one is read
+        del layer  # before the next one is read
