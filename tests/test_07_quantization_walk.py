@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from walk_help import LLAMA, SHAPES, Same, ids, load, open_gguf, parameters, write
+from walk_help import LLAMA, SHAPES, Same, ids, load, parameters, write
 
 from minillm import LLM
 from minillm.calibration.collect import chunks_of, collect
@@ -17,6 +17,7 @@ from minillm.calibration.inputs import Inputs, output_error
 from minillm.calibration.layers import SITES, quantize_layers
 from minillm.calibration.streamed import StreamedLayers, streamed_model
 from minillm.errors import MiniLLMError
+from minillm.formats.gguf import open_gguf
 from minillm.model.adapters import FIELDS
 from minillm.model.transformer import Segment
 from minillm.quantization.affine import Grid, round_to_nearest

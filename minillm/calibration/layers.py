@@ -102,9 +102,11 @@ class OpenLayer:
                 setattr(self.weights, FIELDS[stem], dense)
                 progress(weights.size)
             if site == SITES[1]:
-                self.x[:] = (add_linear(x, self.attended(x), self.weights.o) for x in self.x)
+                for i, x in enumerate(self.x):  # one chunk after another: a new list would be a second stream beside the old
+                    self.x[i] = add_linear(x, self.attended(x), self.weights.o)
                 self.halfway = True
-        self.x[:] = (add_feed_forward(x, self.weights, self.model.config) for x in self.x)
+        for i, x in enumerate(self.x):
+            self.x[i] = add_feed_forward(x, self.weights, self.model.config)
 
 
 def quantize_layers(
@@ -126,13 +128,14 @@ def quantize_layers(
     if transformer.ops.name != "numpy":
         raise ModelError(f"layers are quantized on the numpy backend, found a model on {transformer.ops.name}.")
     c = transformer.config
-    widest = max(c.d_model, c.n_heads * c.d_head, c.d_ff) if least is None else least
+    widest = max(c.d_model, c.n_heads * c.d_head, c.d_ff)
+    least = max(1, widest if least is None else least)
     ids = [np.asarray(chunk, np.int64) for chunk in chunks]
-    if (found := sum(map(len, ids))) < max(1, widest):
-        raise MiniLLMError(f"calibration needs at least {max(1, widest):,} tokens, as many as the widest matrix has columns; "
+    if (found := sum(map(len, ids))) < least:
+        raise MiniLLMError(f"calibration needs at least {least:,} tokens, as many as the widest matrix has columns; "
                            f"found {found:,}: give a longer text, or more chunks of it.")  # fmt: skip
-    stream, squares = 4 * found * c.d_model, 6 * 8 * max(c.d_model, c.n_heads * c.d_head, c.d_ff) ** 2  # a Hessian, its factor …
-    refuse_beyond_memory(stream + squares, f"calibration on {found:,} tokens", "Take fewer chunks.")
+    squares = 6 * 8 * widest**2  # float64: a Hessian, its factor, and what makes it
+    refuse_beyond_memory(4 * found * c.d_model + squares, f"calibration on {found:,} tokens", "Take fewer chunks.")
     for chunk in ids:
         transformer.check(Segment(chunk, 0, transformer.new_cache()))
     x = [transformer.ops.embed(chunk, transformer.weights.embedding) for chunk in ids]

@@ -1,11 +1,11 @@
 """Small models whose rows hold whole groups, in the shapes that a walk over layers must know, and files of them."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from minillm.backends import get_backend
-from minillm.formats.gguf import open_gguf
 from minillm.model.config import ModelConfig
 from minillm.model.load import load_from
 from minillm.model.random_model import byte_metadata, random_tensor, tensor_shapes
@@ -40,7 +40,7 @@ def write(path, config=LLAMA, weights=None, **changed):
 
 
 def load(path):  # -> Transformer
-    return load_from(path, get_backend("numpy"))[0]
+    return load_from(Path(path), get_backend("numpy"))[0]
 
 
 def ids(chunks=3, length=40, vocab=300, seed=1):  # -> (chunks, length) int64
@@ -55,6 +55,3 @@ class Same:
 
     def dense(self):
         return self.weights
-
-
-__all__ = ["LLAMA", "SHAPES", "Same", "ids", "load", "open_gguf", "parameters", "write"]
