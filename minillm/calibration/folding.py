@@ -8,8 +8,8 @@
     up ──▶ (· silu(gate)) ──▶ down    rows of up / s: SwiGLU multiplies two vectors, and only one of them has a bend
 
 With grouped-query attention one head of values feeds several heads of o's columns, which then must have the same scales. Nothing
-of the residual stream is scaled, so a layer hands on what it did before. AWQ searches such scales for the weights' sake (Lin et al.
-2023, arXiv:2306.00978), SmoothQuant for that of the activations (Xiao et al. 2022, arXiv:2211.10438).
+of the residual stream is scaled, so a layer hands on what it did before. AWQ searches such scales for the weights' sake (Lin et
+al. 2023, arXiv:2306.00978), SmoothQuant for that of the activations (Xiao et al. 2022, arXiv:2211.10438).
 """
 
 from dataclasses import replace
