@@ -21,7 +21,6 @@ from minillm.model.params import SamplingParams
 from minillm.model.transformer import Segment
 from minillm.scheduler.scheduler import SchedulerConfig
 
-
 SAMPLED: dict[str, dict[str, Any]] = {
     "top-p": {"temperature": 0.8, "top_p": 0.95},
     "top-k and top-p": {"temperature": 0.8, "top_k": 40, "top_p": 0.95},

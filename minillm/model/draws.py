@@ -7,8 +7,8 @@
 
 With none of the three a token is drawn in two steps: its block by the sums, then the token in its block.
 
-Of a row with a flat distribution, or with a border where rounding would decide, no token is drawn here, and no random number:
-candidates.py does it. Tokens are those of candidates.py, and a row's does not depend on the other rows.
+A row in which top-p keeps thousands is done alone. Of one with a border where rounding would decide no token is drawn here, and
+no random number: candidates.py does it. Tokens are those of candidates.py, and a row's does not depend on the other rows.
 """
 
 import math
@@ -19,12 +19,13 @@ import numpy as np
 
 from minillm.backends.ops import BLOCK_TOKENS, Ops
 from minillm.cache.protocol import Array
-from minillm.model.candidates import GUARD, ROUNDING
+from minillm.model.candidates import GUARD, ROUNDING, flat_nucleus
+from minillm.model.candidates import draw as draw_one
 from minillm.model.params import SamplingParams
 
+LOWEST = float(np.finfo(np.float32).min)
 SUMS_ERROR = 1e-11  # of a row's sum: more than the backend's e^x is off by
-WIDE = 512  # candidates of a row that shares arrays with others: one flat row must not widen all
-MOST = 8192  # candidates of a row: with more, the vocabulary as it is costs less
+WIDTHS = [32, 256, 2048, 16384]  # candidates of rows that share arrays: one row must not widen all. Rows with more are left out
 Params: TypeAlias = Sequence[SamplingParams]
 Rngs: TypeAlias = Sequence[np.random.Generator]
 
@@ -65,7 +66,9 @@ def draw_all(logits: Array, params: Params, rngs: Rngs, ops: Ops) -> list[int | 
     good = np.isfinite(best) & np.isfinite(total)
     chosen = np.flatnonzero(good & everything)
     pairs = list(zip(chosen, draw_from_all(rows, chosen, [rngs[i] for i in chosen.tolist()]), strict=True))
-    chosen = np.flatnonzero(good & ~everything)
+    for i in np.flatnonzero(good & (widths > 0)).tolist():
+        drawn[i] = draw_wide(rows, i, params[i], rngs[i])
+    chosen = np.flatnonzero(good & ~everything & (widths == 0))
     floor = np.array([floor_of(rows, i, params[i]) for i in chosen.tolist()])
     for group, ids, x in candidates(rows, chosen, floor):
         weights, clear = kept(x, [params[i] for i in group.tolist()], total[group], vocab)
@@ -80,21 +83,15 @@ def floor_of(rows: Rows, i: int, own: SamplingParams) -> float:  # a logit, or -
     """Find a logit that all kept tokens of a row reach, and few others. The maxima are logits of different tokens."""
     best, temperature, maxima, floor = float(rows.best[i]), own.temperature, rows.maxima[i], -math.inf
     if 0 < own.top_k < rows.vocab:
-        if own.top_k <= len(maxima):
-            floor = float(np.partition(maxima, -own.top_k)[-own.top_k])
+        floor = float(np.partition(maxima, -own.top_k)[-own.top_k]) if own.top_k <= len(maxima) else LOWEST
     elif own.top_p < 1:
-        goal, width = own.top_p * float(rows.total[i]), float(rows.widths[i])
-        if width > 0:
-            depths = width * np.arange(1, rows.counts.shape[1] + 1)
-            sums = np.cumsum(rows.counts[i] * np.exp((width / 2 - depths) / temperature))  # each in the middle of its step
-            floor = best - float(depths[min(int(np.searchsorted(sums, 1.001 * goal)), len(depths) - 1)])
-        else:
-            tops, near = np.sort(maxima)[::-1], guard(float(rows.total[i]), rows.vocab)
-            enough = int(np.searchsorted(np.cumsum(np.exp((tops - best) / temperature)), goal + near))
-            floor = float(tops[min(enough, len(tops) - 1)])
+        tops, total = np.sort(maxima)[::-1], float(rows.total[i])
+        goal = own.top_p * total + guard(total, rows.vocab)
+        enough = int(np.searchsorted(np.cumsum(np.exp((tops - best) / temperature)), goal))
+        floor = float(tops[min(enough, len(tops) - 1)])
     if own.min_p > 0 and own.top_p == 1:  # else it comes after top-p, which counts what it takes away
         floor = max(floor, best + temperature * math.log(own.min_p))
-    return floor - ROUNDING * (abs(floor) + abs(best)) if floor > -math.inf else floor
+    return max(floor - ROUNDING * (abs(floor) + abs(best)), LOWEST) if floor > -math.inf else floor
 
 
 def guard(total: Any, vocab: int) -> Any:
@@ -114,13 +111,13 @@ def candidates(  # (m,) row numbers, (m,) logits -> groups: (g,) row numbers, (g
     at, inside = np.divmod(found, BLOCK_TOKENS)
     ids, values = BLOCK_TOKENS * block[at] + inside, values.reshape(-1)[found]
     counts = np.bincount(line[at], minlength=len(chosen))
-    begins, narrow = np.cumsum(counts) - counts, np.flatnonzero(counts <= WIDE)
-    alone = np.flatnonzero((counts > WIDE) & (counts <= MOST))
-    for group in [narrow] * bool(len(narrow)) + [alone[k : k + 1] for k in range(len(alone))]:
+    begins, sizes = np.cumsum(counts) - counts, np.searchsorted(WIDTHS, counts)
+    for group in [alike for size in range(len(WIDTHS)) if len(alike := np.flatnonzero(sizes == size))]:
         columns, own = np.arange(counts[group].max()), chosen[group]
         there = columns < counts[group][:, None]
         places = np.where(there, begins[group][:, None] + columns, 0)
-        x = (values[places].astype(np.float64) - rows.best[own][:, None]) / rows.temperature[own][:, None]
+        with np.errstate(over="ignore"):  # a temperature of next to nothing
+            x = (values[places].astype(np.float64) - rows.best[own][:, None]) / rows.temperature[own][:, None]
         yield own, np.where(there, ids[places], 0), np.where(there, x, -np.inf)
 
 
@@ -140,18 +137,38 @@ def kept(  # (m, width) logits, the best 0, (m,) weight of all tokens -> (m, wid
         sums = np.cumsum(sorted_weights, axis=1)
         total = np.where(limited, sums[:, -1], total)
         before, goal, near = sums - sorted_weights, p * total, guard(total, vocab)
-        there, whole = values > -np.inf, limited | (sums[:, -1] >= goal + near)
-        close = ((np.abs(before - goal[:, None]) <= near[:, None]) & there).any(axis=1) | (total - goal <= near)
-        count = ((before < goal[:, None]) & there).sum(axis=1)
-        last = values[lines, count - 1][:, None]
-        sure, ties = x > last, x == last
-        keep = sure | (ties & (np.cumsum(ties, axis=1) <= (count - sure.sum(axis=1))[:, None]))
-        weights = np.where(keep | (p == 1)[:, None], weights, 0.0)
-        clear = (p == 1) | (whole & ~close)
+        count = (before < goal[:, None]).sum(axis=1)
+        borders = before[lines, count - 1], before[lines, np.minimum(count, width - 1)]  # the nearest
+        close = (np.abs(np.array([*borders, total]) - goal) <= near).any(axis=0)
+        clear = (p == 1) | ((limited | (sums[:, -1] >= goal + near)) & ~close)
+        keep = x >= np.where(p == 1, -np.inf, values[lines, count - 1])[:, None]
+        for i in np.flatnonzero(clear & (p < 1) & (keep.sum(axis=1) > count)):  # of equals the lower ids
+            ties = np.flatnonzero(x[i] == values[i, count[i] - 1])
+            keep[i, ties[count[i] - keep[i].sum() :]] = False
+        weights = np.where(keep, weights, 0.0)
     if least.any():
         with np.errstate(divide="ignore"):
             weights = np.where(x >= np.log(least)[:, None], weights, 0.0)
     return weights, clear
+
+
+def draw_wide(rows: Rows, i: int, own: SamplingParams, rng: np.random.Generator) -> int | None:
+    """Draw from a wide nucleus: down to the step of `counts` in which it ends, and nothing is sorted but tokens near its end."""
+    total, width = float(rows.total[i]), float(rows.widths[i])
+    goal, near = own.top_p * total, guard(total, rows.vocab)
+    depths = width * np.arange(1, rows.counts.shape[1] + 1)
+    sums = np.cumsum(rows.counts[i] * np.exp((width / 2 - depths) / own.temperature))  # each as in the middle of its step
+    floor = float(rows.best[i]) - float(depths[min(int(np.searchsorted(sums, 1.001 * goal)), len(depths) - 1)])
+    ids = np.flatnonzero((row := rows.blocks[i].reshape(-1)) >= np.float32(max(floor, LOWEST)))
+    x = (row[ids].astype(np.float64) - rows.best[i]) / own.temperature
+    weights = np.exp(x)
+    if weights.sum() < goal + near or total - goal <= near:
+        return None
+    nucleus = flat_nucleus(x, weights, min(float(x.min()), -1e-9), goal, near)
+    if nucleus is None:
+        return None
+    weights *= nucleus & (x >= math.log(own.min_p)) if own.min_p else nucleus
+    return int(ids[draw_one(weights, rng)])
 
 
 def draw(weights: np.ndarray, rngs: Rngs) -> np.ndarray:  # (m, width) -> (m,) columns
