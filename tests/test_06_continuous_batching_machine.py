@@ -17,7 +17,7 @@ from minillm.errors import RequestError
 from minillm.scheduler.config import ORDERS, POLICIES, PREEMPTIONS, PREFIXES
 from minillm.scheduler.scheduler import Request
 
-EXAMPLES, LONG, STEPS, CROWD = 5, 30, 40, 9  # for each of the 96 ways to configure it
+EXAMPLES, LONG, STEPS, CROWD = 5, 20, 40, 9  # for each of the 96 ways to configure it
 anyone = st.integers(0, 999)
 requests = st.fixed_dictionaries(
     {

@@ -204,7 +204,7 @@ def serve():
         folder, arguments, log = json.loads(line)
         if (pid := os.fork()) == 0:
             os.chdir(folder)
-            sys.stdin = open(os.devnull)
+            sys.stdin = open(os.devnull)  # noqa: SIM115 (to the end of this process)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
             try:
