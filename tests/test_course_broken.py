@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
-from course_fixture import cli, project, pytest_in, python, solve
+from course_fixture import check_in_forks, cli, project, pytest_in, python, solve
 
 from minillm.course.exercises import broken, regions, runner, warm
 from minillm.course.exercises.check import check
@@ -17,7 +17,8 @@ from minillm.course.exercises.status import status
 
 
 @pytest.fixture
-def course(tmp_path):
+def course(tmp_path, monkeypatch):
+    check_in_forks(monkeypatch)
     course = project(tmp_path / "project")
     solve(course, course.root / "work", "layers.py", "kernels/device.py", "kernels/scale.cu")
     test = course.root / "tests/test_92_kernels.py"  # a lesson whose tests import another lesson's file, as those of 01 do

@@ -9,6 +9,7 @@ from pathlib import Path
 from forked import run_module
 
 import minillm
+from minillm.course.exercises import runner, warm
 from minillm.course.exercises.index import Course
 
 TESTS = Path(__file__).parents[1]
@@ -32,6 +33,12 @@ def solve(course, work, *files):
     for file in files or SOLUTIONS:
         (work / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(course.package / file, work / file)
+
+
+def check_in_forks(monkeypatch):
+    """Let the checks of this process start their tests warm; those of `cli(course, "check")` begin in an interpreter of their own."""
+    if warm.possible():
+        monkeypatch.setattr(runner, "cold", warm.run)
 
 
 def environment(course):
