@@ -36,7 +36,7 @@ def solve(course, work, *files):
 
 
 def check_in_forks(monkeypatch):
-    """Let the checks of this process start their tests warm; those of `cli(course, "check")` begin in an interpreter of their own."""
+    """Let the checks of this process start their tests warm; those of `cli(course, "check")` have an interpreter of their own."""
     if warm.possible():
         monkeypatch.setattr(runner, "cold", warm.run)
 
