@@ -1,5 +1,6 @@
 """What every test may ask for: the real model where it is present, small ones otherwise. And how the suite is run."""
 
+import gc
 import os
 
 import pytest
@@ -23,6 +24,34 @@ def pytest_cmdline_main(config):
     asked = "PYTEST_XDIST_WORKER" in os.environ or getattr(option, "numprocesses", 0) is not None  # or pytest-xdist is not here
     if whole and not alone and not asked:
         option.numprocesses, option.dist = available_cores(), "loadfile"  # what a file's fixtures load is loaded once
+
+
+def share_of(nodeid):  # -> name of what one process runs
+    """A file is never divided; and those that compile the same kernels are one share, so that each kernel is compiled once."""
+    file = nodeid.partition("::")[0]
+    compile_the_same = ("test_11_", "test_equality", "test_06_continuous_batching_invariant")
+    return "kernels" if file.rpartition("/")[2].startswith(compile_the_same) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """By file, and with `share_of`: groups (--dist loadgroup) are lost without a word between pytest 9.2 and pytest-xdist 3.8."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Shares(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return share_of(nodeid)
+
+    return Shares(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection():
+    """Ten thousand tests stay to the end: the garbage collector, which would look at them again and again, is told so."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -69,6 +98,17 @@ def tiny(tiny_path):
     from minillm import LLM
 
     return LLM(tiny_path)
+
+
+@pytest.fixture
+def quick_machine(monkeypatch):
+    """The machine is measured with little memory and small products: for commands that print its ceilings, and are not read."""
+    from minillm import tour
+    from minillm.bench import kernels, machine, training_speed
+
+    measure = machine.measure_machine
+    for module in (machine, tour, kernels, training_speed):
+        monkeypatch.setattr(module, "measure_machine", lambda megabytes=8, n=128, kernels=False: measure(8, 128, kernels))
 
 
 @pytest.fixture

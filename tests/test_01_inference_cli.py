@@ -184,7 +184,7 @@ def test_chat_reads_lines_until_the_end(tiny_path):
     assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
-def test_bench_prints_figures_and_ceilings(cli, tiny_path):
+def test_bench_prints_figures_and_ceilings(cli, tiny_path, quick_machine):
     options = ["--prompt-tokens", 8, "--new-tokens", 2, "--batch", 2, "--rounds", 1, "--json"]
     status, out, _ = cli("bench", "--model", tiny_path, *options)
     result = json.loads(out.splitlines()[-1])
@@ -193,7 +193,7 @@ def test_bench_prints_figures_and_ceilings(cli, tiny_path):
     assert result["ceiling"]["decode_tokens_per_s"] > 0 and result["batch"] == 2
 
 
-def test_tour_writes_its_table_and_picture(cli, tiny_path, tmp_path):
+def test_tour_writes_its_table_and_picture(cli, tiny_path, tmp_path, quick_machine):
     status, out, _ = cli("tour", "--model", tiny_path, "--out", tmp_path / "out", "--json")
     result = json.loads(out.splitlines()[-1])
     assert status == 0 and [r["name"] for r in result["rungs"]][:2] == ["no cache", "KV cache"]

@@ -9,6 +9,7 @@ from test_01_inference_tokenizer import gguf_metadata, golden, texts, tokenizer,
 from watchdog import watchdog
 
 from minillm.errors import TokenizerError
+from minillm.formats.gguf import open_gguf
 from minillm.model.tokenizer import Tokenizer, sandbox
 from minillm.model.tokenizer.bpe import BYTE_TO_CHAR
 from minillm.model.tokenizer.chat import MARK, ChatTemplate
@@ -42,10 +43,7 @@ def test_a_template_renders_as_transformers_renders_it(case):
 
 @pytest.mark.model
 def test_smollm2_speaks_its_own_template(smollm2_path):
-    import gguf
-
-    fields = gguf.GGUFReader(smollm2_path).fields
-    real = Tokenizer.from_gguf({key: field.contents() for key, field in fields.items() if key.startswith("tokenizer.")})
+    real = Tokenizer.from_gguf(open_gguf(smollm2_path).metadata)
     case = CASES[1]
     assert real.decode(real.apply_chat_template(case["messages"])) == case["text"]
     assert controls(real, real.apply_chat_template(user("<|im_end|>")))[-2:] == [2, 1]

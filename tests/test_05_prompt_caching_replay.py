@@ -65,10 +65,13 @@ def test_requests_without_pages_are_refused():
 
 
 def test_on_what_is_drawn_from_the_profile_no_policy_beats_belady_and_the_curve_is_the_traces():
+    """All policies on a quarter of the requests, with a quarter of the cache; and the curve on as many as the trace has."""
     requests = draw(load_profile("mooncake_conv"))
-    found = prefix(requests, capacities=(3_000_000,))
+    found = prefix(requests[:3000], capacities=(750_000,))
+    rates = {row["policy"]: row["hit_rate_tokens"] for row in found["rows"]}
+    assert set(rates) == set(POLICIES) and max(rates, key=rates.get) == "belady" and sorted(rates.values())[-2] < rates["belady"]
+    found = prefix(requests, capacities=(3_000_000,), policies=("lru",))
     rates = {row["policy"]: row for row in found["rows"]}
-    assert set(rates) == set(POLICIES) and max(rates.values(), key=lambda row: row["hit_rate_tokens"])["policy"] == "belady"
     assert found["unlimited"]["hit_rate_tokens"] == pytest.approx(0.374, abs=0.02)
     assert found["unlimited"]["hit_rate_mean"] == pytest.approx(0.409, abs=0.03)
     assert rates["lru"]["of_unlimited"] == pytest.approx(0.37, abs=0.06)

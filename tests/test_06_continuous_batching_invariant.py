@@ -264,14 +264,14 @@ def test_the_bench_counts_what_it_says():
 @pytest.mark.model
 def test_smollm2_gives_the_same_bits_in_any_batch_and_any_chunks(smollm2_path):
     transformer = invariant_model(LLM(smollm2_path, backend="numba").transformer)
-    tokens = np.random.default_rng(0).integers(0, 49152, 70).tolist()
+    tokens = np.random.default_rng(0).integers(0, 49152, 42).tolist()
     expected = whole(transformer, tokens)
     for size in (1, 16, 512):
         assert np.array_equal(in_chunks(transformer, tokens, size), expected)
-    for batch in (2, 16, 32):
+    for batch in (2, 17):
         cache, rows = transformer.new_cache(), []
         neighbours, rng = [transformer.new_cache() for _ in range(batch - 1)], np.random.default_rng(batch)
-        for a in range(0, 70, 35):
+        for a in range(0, 42, 21):
             step = [Segment(rng.integers(0, 49152, int(rng.choice([1, 3]))).tolist(), c.length, c) for c in neighbours]
-            rows.append(transformer.forward([*step, Segment(tokens[a : a + 35], a, cache, "all")])[-1])
+            rows.append(transformer.forward([*step, Segment(tokens[a : a + 21], a, cache, "all")])[-1])
         assert np.array_equal(np.concatenate(rows), expected)

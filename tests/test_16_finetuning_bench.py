@@ -13,6 +13,7 @@ from minillm.model.random_model import byte_metadata
 from minillm.model.write import write_model
 from minillm.training import model
 
+pytestmark = pytest.mark.usefixtures("quick_machine")
 SHAPE = ModelConfig(
     n_layers=1, d_model=32, n_heads=2, n_kv_heads=1, d_head=16, d_ff=48, vocab_size=260, context_length=32, tied=True, name="base"
 )  # fmt: skip

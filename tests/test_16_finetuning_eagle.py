@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from differences import EACH, check_gradients
 from script_help import DATA, script
 
 from minillm import LLM, SamplingParams
@@ -45,25 +46,16 @@ def example(config, batch, n, seed=1):  # -> head, features, embedded, wanted, c
     return rng.standard_normal((config.vocab_size, config.d_model)), features, embedded, wanted, counted
 
 
+@EACH
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 @pytest.mark.parametrize("batch, n", [(1, 1), (2, 5)])
 @pytest.mark.parametrize("halves", [False, True])
-def test_every_gradient_is_that_of_differences(weight, batch, n, halves):
+def test_every_gradient_is_that_of_differences(weight, batch, n, halves, each):
     config = replace(head_config(SMALL), rope_interleaved=not halves)
     weights, given = doubles(config), example(config, batch, n)
     value, found = eagle.loss_and_gradients(config, weights, *given, weight)
     assert np.isfinite(value) and list(found) == list(weights)
-    for name, w in weights.items():
-        right = np.zeros(w.shape)
-        for index in np.ndindex(w.shape):
-            at = w[index]
-            w[index] = at + 1e-5
-            up = eagle.loss_and_gradients(config, weights, *given, weight)[0]
-            w[index] = at - 1e-5
-            right[index] = (up - eagle.loss_and_gradients(config, weights, *given, weight)[0]) / 2e-5
-            w[index] = at
-        error = np.linalg.norm(found[name] - right) / max(np.linalg.norm(right), 1e-3)
-        assert error < 1e-6, f"{name}: relative error {error:.3g}"
+    check_gradients(lambda: eagle.loss_and_gradients(config, weights, *given, weight)[0], weights, found, each)
 
 
 def test_the_loss_is_distance_and_divergence_of_the_positions_that_count():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from differences import EACH, check_gradients
 from lora_help import random_adapter
 from test_16_finetuning_model import BASE, SHAPES, batch_of, doubles, error
 
@@ -33,9 +34,10 @@ class Packed:
         return self.kept.copy()
 
 
+@EACH
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [1, 2])
-def test_every_gradient_is_that_of_differences(shape, rank):
+def test_every_gradient_is_that_of_differences(shape, rank, each):
     config = SHAPES[shape]
     base, (tokens, targets) = doubles(config), batch_of(config, 2, 4)
     adapter = random_adapter(config, rank, alpha=3.0, dtype=np.float64)
@@ -43,16 +45,7 @@ def test_every_gradient_is_that_of_differences(shape, rank):
     value, found = lora.loss_and_gradients(config, base, adapter.alpha, adapter.weights, tokens, targets)
     assert value == loss(adapter.weights, tokens, targets)
     assert list(found) == list(adapter.weights) and len(found) == 14 * config.n_layers
-    for name, w in adapter.weights.items():
-        right = np.zeros(w.shape)
-        for index in np.ndindex(w.shape):
-            at = w[index]
-            w[index] = at + 1e-5
-            up = loss(adapter.weights, tokens, targets)
-            w[index] = at - 1e-5
-            right[index] = (up - loss(adapter.weights, tokens, targets)) / 2e-5
-            w[index] = at
-        assert error(found[name], right) < 1e-6, f"{name}: relative error {error(found[name], right):.3g}"
+    check_gradients(lambda: loss(adapter.weights, tokens, targets), adapter.weights, found, each)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

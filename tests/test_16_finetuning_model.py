@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from differences import EACH, check_gradients
 from golden import gradient_models
 
 from minillm.errors import MiniLLMError
@@ -46,24 +47,25 @@ def error(found, right):  # -> relative to the length of right
     return np.linalg.norm(np.asarray(found, np.float64) - right) / max(np.linalg.norm(right), 1e-3)
 
 
+@EACH
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_gradient_is_that_of_differences(shape, length):
+def test_every_gradient_is_that_of_differences(shape, length, each):
     config = SHAPES[shape]
     weights, (tokens, targets) = doubles(config), batch_of(config, 2, length)
     value, found = loss_and_gradients(config, weights, tokens, targets)
     assert value == loss(config, weights, tokens, targets)
     assert list(found) == list(weights) and all(found[n].shape == w.shape for n, w in weights.items())
-    for name, w in weights.items():
-        right = np.zeros(w.shape)
-        for index in np.ndindex(w.shape):
-            at = w[index]
-            w[index] = at + 1e-5
-            up = loss(config, weights, tokens, targets)
-            w[index] = at - 1e-5
-            right[index] = (up - loss(config, weights, tokens, targets)) / 2e-5
-            w[index] = at
-        assert error(found[name], right) < 1e-6, f"{name}: relative error {error(found[name], right):.3g}"
+    check_gradients(lambda: loss(config, weights, tokens, targets), weights, found, each)
+
+
+@pytest.mark.parametrize("name", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight"])
+def test_four_directions_see_one_entry_that_is_off(name):
+    weights, (tokens, targets) = doubles(BASE), batch_of(BASE, 2, 4)
+    _, found = loss_and_gradients(BASE, weights, tokens, targets)
+    found[name].reshape(-1)[-1] += 1e-4 * np.linalg.norm(found[name])
+    with pytest.raises(AssertionError, match=f"{name}: relative error"):
+        check_gradients(lambda: loss(BASE, weights, tokens, targets), weights, found, each=False)
 
 
 @pytest.mark.parametrize("case", gradient_models.CASES)

@@ -20,17 +20,24 @@ MOMENTS = (
 )  # fmt: skip
 
 
-def train(folder, *more, out="run", steps=STEPS):
-    """A child trains in `folder`; its exit status and what it said."""
-    (folder / "train.toml").write_text(CONFIG.format(out=out, steps=steps, every=EVERY))
+@pytest.fixture(scope="module")
+def train():
+    """Train in `folder`, in a child of its own; its exit status and what it said. A process that has imported all forks them."""
     path = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT)])
-    command = [sys.executable, str(SUPPORT / "training_help.py"), "train.toml", *more]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    return done.returncode, done.stderr
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": path}}
+    with subprocess.Popen([sys.executable, str(SUPPORT / "training_help.py")], **pipes) as server:
+
+        def train(folder, *more, out="run", steps=STEPS):
+            (folder / "train.toml").write_text(CONFIG.format(out=out, steps=steps, every=EVERY))
+            print(json.dumps([str(folder), ["train.toml", *more], str(folder / "said")]), file=server.stdin, flush=True)
+            return int(server.stdout.readline()), (folder / "said").read_text()
+
+        yield train
+        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     write_corpus(folder)
     code, said = train(folder)
@@ -46,7 +53,7 @@ def same_arrays(a, b):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(moment, uninterrupted, tmp_path):
+def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(moment, train, uninterrupted, tmp_path):
     write_corpus(tmp_path)
     code, said = train(tmp_path, moment)
     assert code == -9, said
@@ -63,7 +70,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(moment, uninterr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
-def test_killed_again_and_again_it_still_arrives(uninterrupted, tmp_path):
+def test_killed_again_and_again_it_still_arrives(train, uninterrupted, tmp_path):
     write_corpus(tmp_path)
     for moment in ("step:6", "step:4", "draft:2"):  # counted from where each child starts
         resume = ["--resume"] if (tmp_path / "run" / "checkpoint.npz").exists() else []

@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
-from course_fixture import cli, project, pytest_in, solve
+from course_fixture import check_in_forks, cli, project, pytest_in, python, solve
 
 from minillm.course.exercises import broken, regions, runner, warm
 from minillm.course.exercises.check import check
@@ -17,7 +17,8 @@ from minillm.course.exercises.status import status
 
 
 @pytest.fixture
-def course(tmp_path):
+def course(tmp_path, monkeypatch):
+    check_in_forks(monkeypatch)
     course = project(tmp_path / "project")
     solve(course, course.root / "work", "layers.py", "kernels/device.py", "kernels/scale.cu")
     test = course.root / "tests/test_92_kernels.py"  # a lesson whose tests import another lesson's file, as those of 01 do
@@ -143,8 +144,9 @@ def test_a_folder_has_one_name_in_all_commands_and_paths_are_as_one_would_type_t
 def test_pytest_with_a_folder_outside_the_project_says_what_to_type(course, tmp_path):
     solve(course, tmp_path / "away")
     installed = any(point.name == "minillm" for point in importlib.metadata.entry_points(group="pytest11"))
-    entry = [] if installed else ["-p", "minillm.course.exercises.entry"]  # pytest loads it by itself, and not twice
-    run = pytest_in(course, *entry, "--impl", str(tmp_path / "away"))
+    entry = ["-p", "minillm.course.exercises.entry"]
+    by_itself = [] if installed else entry  # pytest loads it by itself, and not twice
+    run = python(course, "-m", "pytest", *by_itself, "--impl", str(tmp_path / "away"))
     assert run.returncode == 4 and f"write --impl={tmp_path / 'away'}" in run.stdout, run.stdout
     run = pytest_in(course, f"--impl={tmp_path / 'away'}", *entry)
     assert run.returncode == 0, run.stdout + run.stderr

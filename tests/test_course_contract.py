@@ -74,13 +74,15 @@ def test_with_everything_blanked_the_package_imports(tmp_path):
         "    except Exception as error: print('broken', module.name, repr(error))\n"
         "print('from', minillm.__file__)\n"
     )
-    said = {}
-    for folder in (COURSE.package.parent, tmp_path):
+
+    def said(folder):
         env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         run = subprocess.run([sys.executable, "-c", walk], env=env, cwd=folder, capture_output=True, text=True)
         assert f"from {folder / 'minillm'}" in run.stdout, run.stderr
-        said[folder] = {line for line in run.stdout.splitlines() if not line.startswith("from")}
-    assert said[tmp_path] <= said[COURSE.package.parent]
+        return {line for line in run.stdout.splitlines() if not line.startswith("from")}
+
+    if broken := said(tmp_path):  # what is absent here is absent for the reference too
+        assert broken <= said(COURSE.package.parent)
 
 
 def test_what_is_expected_is_computed_before_a_submission_is_called():
@@ -164,15 +166,25 @@ def test_a_wrong_solution_is_caught_with_words_that_help(wrong, run):
     assert run.lost > 0, f"{wrong.path.name} earns full marks: only tests worth 0 points catch it ({run.test})"
 
 
+FIRST = {right.exercise[:2]: right for right in reversed(RIGHTS)}.values()  # of each lesson; the rest is slow
+
+
 @of(partial(kills.trial, COURSE))
-@pytest.mark.parametrize("right", each(RIGHTS, "right answer"), ids=lambda right: right.path.stem if right else None)
+@pytest.mark.parametrize("right", each([
+    pytest.param(right, id=right.path.stem, marks=[pytest.mark.slow] * (right not in FIRST)) for right in RIGHTS
+], "right answer"))
 def test_an_answer_that_is_right_in_another_form_earns_all(right, run):
     refused = {outcome.test: outcome.message for outcome in run.outcomes if outcome.status != "passed"}
     assert run.passed and not refused, f"{right.path.name} ({right.misconception}) is refused: {refused}"
 
 
+LESSONS = sorted({id[:2] for id in EXERCISES})
+
+
 @of(solved)
-@pytest.mark.parametrize("lesson", each(sorted({id[:2] for id in EXERCISES}), "lesson"))
+@pytest.mark.parametrize("lesson", each([
+    pytest.param(lesson, marks=[pytest.mark.slow] * (lesson not in LESSONS[:2])) for lesson in LESSONS
+], "lesson"))
 def test_the_reference_passes_as_a_learners_work_would(lesson, run):
     assert run.ended and not run.errors, run.output
     assert {outcome.status for outcome in run.outcomes} <= {"passed", "skipped"}, run.output

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from course_fixture import cli, project, pytest_in, python, solve
+from course_fixture import check_in_forks, cli, project, pytest_in, python, solve
 
 from minillm.cli import backends, main
 from minillm.course.exercises import check, regions
@@ -15,7 +15,8 @@ from minillm.course.grading import grade
 
 
 @pytest.fixture
-def course(tmp_path):
+def course(tmp_path, monkeypatch):
+    check_in_forks(monkeypatch)
     return project(tmp_path / "project")
 
 

@@ -52,17 +52,20 @@ def test_a_share_does_not_share_again(monkeypatch):
     assert asked() == (None, "no")
 
 
-def test_the_workers_keep_each_file_in_one_process(tmp_path):
-    """Run it: groups (--dist loadgroup) are lost without a word between pytest 9.2 and pytest-xdist 3.8."""
+def test_the_workers_keep_each_file_in_one_process_and_all_that_compiles_in_one(tmp_path):
+    """Run it, with this folder's conftest: a hook of pytest-xdist that is not called would say nothing."""
     test = "import os, pathlib, time\nimport pytest\n@pytest.mark.parametrize('n', range(6))\ndef test_it(n):\n"
     test += "    time.sleep(0.05)\n    (pathlib.Path(__file__).parent / f'{pathlib.Path(__file__).stem}.{os.getpid()}').touch()\n"
-    for name in ("test_a", "test_b", "test_c"):
+    files = ("test_a", "test_b", "test_c", "test_11_a", "test_11_b", "test_equality")
+    for name in files:
         (tmp_path / f"{name}.py").write_text(test)
     ours = Path(conftest.__file__).parents[1]
-    options = ["-n", "2", "--dist", asked()[1], "-c", str(ours / "pyproject.toml")]
+    options = ["-n", "2", "--dist", asked()[1], "-c", str(ours / "pyproject.toml"), "-p", "conftest"]
     command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    path = os.pathsep.join([str(ours / "tests"), str(ours), os.environ.get("PYTHONPATH", "")])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"PYTHONPATH": path}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ours, timeout=120)
-    assert "18 passed" in ran.stdout, ran.stdout + ran.stderr
-    processes = {name: len(list(tmp_path.glob(f"{name}.*"))) - 1 for name in ("test_a", "test_b", "test_c")}
-    assert processes == {"test_a": 1, "test_b": 1, "test_c": 1}
+    assert "36 passed" in ran.stdout, ran.stdout + ran.stderr
+    processes = {name: {path.suffix for path in tmp_path.glob(f"{name}.*")} - {".py"} for name in files}
+    assert {len(pids) for pids in processes.values()} == {1}, processes
+    assert processes["test_11_a"] == processes["test_11_b"] == processes["test_equality"] != processes["test_a"], processes

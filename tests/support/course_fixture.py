@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import run_module
+
 import minillm
+from minillm.course.exercises import runner, warm
 from minillm.course.exercises.index import Course
 
 TESTS = Path(__file__).parents[1]
@@ -32,16 +35,28 @@ def solve(course, work, *files):
         shutil.copy(course.package / file, work / file)
 
 
-def python(course, *arguments, **more):
+def check_in_forks(monkeypatch):
+    """Let the checks of this process start their tests warm; those of `cli(course, "check")` have an interpreter of their own."""
+    if warm.possible():
+        monkeypatch.setattr(runner, "cold", warm.run)
+
+
+def environment(course):
+    return os.environ | {"PYTHONPATH": str(course.root), "COLUMNS": "120"}
+
+
+def python(course, *arguments):
     """Run this Python in the project, as a learner would; returns the finished process with its output as one text."""
-    env = os.environ | {"PYTHONPATH": str(course.root), "COLUMNS": "120"}
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run([sys.executable, *arguments], cwd=course.root, env=env, text=True, **both, **more)
+    return subprocess.run([sys.executable, *arguments], cwd=course.root, env=environment(course), text=True, **both)
 
 
 def cli(course, *arguments):
-    return python(course, "-m", "minillm", "course", *arguments)
+    """`python -m minillm course …`, as a fork (forked.py)."""
+    return run_module(["minillm", "course", *arguments], course.root, environment(course))
 
 
 def pytest_in(course, *arguments):
-    return python(course, "-m", "pytest", "-p", "no:cacheprovider", *arguments)
+    """`python -m pytest …`, as a fork. Other packages' plugins take longer than a test, and are left out."""
+    env = environment(course) | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return run_module(["pytest", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", *arguments], course.root, env)

@@ -11,7 +11,9 @@ import json
 import socket
 import threading
 import time
+import types
 
+import uvicorn.server
 from engine_help import engine
 
 from minillm.engine.answer import Delta
@@ -25,6 +27,9 @@ from minillm.server.guards import Options
 from minillm.server.listen import bind, make_server
 
 PATIENCE_S = 30  # no call of a test may take longer
+
+# uvicorn looks ten times a second whether it is to stop: with its own asyncio, a hundred times
+uvicorn.server.asyncio = types.SimpleNamespace(**vars(asyncio) | {"sleep": lambda seconds: asyncio.sleep(min(seconds, 0.01))})
 TOKENIZER = byte_tokenizer(512)
 CONTEXT = 300
 SERVED = Served("fake", TOKENIZER, 512, CONTEXT, created=1_700_000_000)

@@ -3,9 +3,13 @@
 logits = (E[token] · g) @ Hᵀ
 """
 
+import contextlib
+import io
+import json
 import os
 import signal
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,7 +138,7 @@ def die():
 
 
 def child(arguments):
-    """A process of its own that trains the toy: FILE [--resume] then where to die, if anywhere.
+    """In a process of its own (serve), train the toy: FILE [--resume] then where to die, if anywhere.
 
     step:N            in the gradients of step N
     update:N          in the middle of the AdamW step N, after the first tensor
@@ -188,5 +192,30 @@ def child(arguments):
     sys.exit(minillm.cli.main(["train", "--config", *arguments]))
 
 
+def serve():
+    """Import once, and fork for each line of standard input, [folder, arguments, file for what is said]; answer its status."""
+    from minillm.cli import train  # noqa: F401
+    from minillm.training import checkpoint, curve, loop, picture  # noqa: F401
+
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        minillm.cli.main(["train", "--help"])  # the parser imports all commands
+
+    for line in sys.stdin:
+        folder, arguments, log = json.loads(line)
+        if (pid := os.fork()) == 0:
+            os.chdir(folder)
+            sys.stdin = open(os.devnull)  # noqa: SIM115 (to the end of this process)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+            try:
+                child(arguments)
+            except SystemExit as end:
+                os._exit(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    child(sys.argv[1:])
+    serve()
