@@ -40,12 +40,14 @@ def awq_scales(  # one (rows, columns) or several, (columns,), (n, columns) -> (
     inputs = checked_inputs(inputs, matrices)
     if len(inputs) > inputs.shape[1]:
         inputs = np.linalg.qr(inputs, mode="r")  # RᵀR = XᵀX, with no more rows than columns
+    # BEGIN SOLUTION ex=07.6
     best, least = np.ones(inputs.shape[1], np.float32), np.inf
     for alpha in np.arange(steps + 1) / steps:
         scales = scales_at(magnitudes, alpha)
         error = sum(output_error(w, awq(w, scales, grid).dense() / scales, inputs) for w in matrices)
         if error < least:
             best, least = scales, error
+    # END SOLUTION
     return best
 
 

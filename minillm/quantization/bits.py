@@ -21,8 +21,10 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:  # (n, count) uint8 -
     if 8 % bits == 0 and codes.shape[1] % (8 // bits) == 0:  # the same bytes, without a bit at a time in between
         runs = codes.reshape(len(codes), -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
         return np.bitwise_or.reduce(runs, axis=2)
+    # BEGIN SOLUTION ex=07.4
     single = codes[:, :, None] >> np.arange(bits, dtype=np.uint8) & np.uint8(1)
     return np.packbits(single.reshape(len(codes), -1), axis=1, bitorder="little")
+    # END SOLUTION
 
 
 def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:  # (n, bytes) uint8 -> (n, count) uint8
