@@ -12,6 +12,7 @@ from minillm.model.presets import preset
 from minillm.quantization.affine import Grid, encode, fit
 from minillm.quantization.awq import awq_scales
 from minillm.quantization.bits import pack_bits
+from minillm.quantization.gptq import gptq
 
 
 def chance(*numbers):
@@ -172,6 +173,61 @@ def test_codes_of_three_bits_lie_side_by_side(bits, rows, eights, seed):
 @given(bits=st.sampled_from([3, 2, 4]), count=st.sampled_from([5, 1, 3, 7, 11, 13]), seed=seeds)
 def test_the_last_byte_of_a_row_is_filled_with_zeros(bits, count, seed):
     check_packed(chance(seed, 8).integers(0, 1 << bits, (3, count), np.uint8), bits)
+
+
+# --- 07.5 ---------------------------------------------------------------------------------------------------------------
+
+
+def fed(seed, rows, columns, tokens):
+    """A matrix and 2/n Σ x xᵀ of inputs that come in groups of likes: (weights, hessian)."""
+    rng = chance(seed, 10)
+    mixed = rng.standard_normal((columns, columns)) + 2 * rng.standard_normal((columns, 1))
+    inputs = rng.standard_normal((tokens, columns)) @ mixed.T
+    return rng.standard_normal((rows, columns)).astype(np.float32), 2 / tokens * inputs.T @ inputs
+
+
+@exercise("07.5", points=3, hint=(
+    "How much did column j lose, and who can still make up for it? Row j of U says by how much each of them does.",
+    "error = (w_j - what came back) / U_jj; every column k behind j loses error · U_jk. `left` has the columns as its rows.",
+    "errors[j - start] = (left[j] - rounded[:, 0]) / upper[j, j]; left[j + 1 : stop] -= upper[j, j + 1 : stop, None] * that.",
+))  # fmt: skip
+@given(bits=st.sampled_from([3, 2, 4]), groups=st.integers(1, 3), seed=seeds)
+def test_columns_are_rounded_one_by_one_and_the_rest_makes_up_for_them(bits, groups, seed):
+    weights, hessian = fed(seed, 3, 8 * groups, 60)
+    with np.errstate(all="ignore"):
+        found = gptq(weights.copy(), hessian.copy(), Grid(bits, 8)).codes
+    expected = mistakes.obq(weights, hessian, bits, 8)
+    what = f"the row of codes of {8 * groups} columns, {bits} bits, groups of 8,"
+    wrong = lambda: mistakes.obq_mistakes(weights, hessian, bits, 8)  # noqa: E731
+    check_close(found.astype(int), expected, rtol=0, atol=0, what=what, mistakes=wrong)
+
+
+@exercise("07.5", points=2, hint="Does the error of a block's last column still reach the next block? See `errors`.")
+@pytest.mark.parametrize("block", [8, 16])
+def test_the_codes_do_not_depend_on_the_block(block):
+    weights, hessian = fed(11, 4, 32, 200)
+    with np.errstate(all="ignore"):
+        found = gptq(weights.copy(), hessian.copy(), Grid(3, 8), block=block).codes
+    what = f"the row of codes of 32 columns in blocks of {block}"
+    wrong = lambda: mistakes.obq_mistakes(weights, hessian, 3, 8)  # noqa: E731
+    check_close(found.astype(int), mistakes.obq(weights, hessian, 3, 8), rtol=0, atol=0, what=what, mistakes=wrong)
+
+
+@exercise("07.5", points=2, hint="Rounding to nearest loses δ H δᵀ of its own. What is it once the other columns may answer?")
+def test_gptq_takes_its_share_off_the_output_error():
+    """40 matrices, 3 bits: a third of the output error of rounding to nearest is left on average, and never more than 80%."""
+    shares = []
+    for seed in range(40):
+        weights, hessian = fed(seed, 6, 32, 200)
+        with np.errstate(all="ignore"):
+            codes = gptq(weights.copy(), hessian.copy(), Grid(3, 32)).codes
+        scales, minima = mistakes.spans(weights, 3, 32, False)
+        near = mistakes.codes(weights, scales, minima, 3)
+        errors = [((delta @ hessian) * delta).sum() for delta in (weights - (scales * q + minima) for q in (codes, near))]
+        shares.append(errors[0] / errors[1])
+    mean, worst = float(np.mean(shares)), float(max(shares))
+    told = f"of the output error of rounding to nearest {mean:.0%} are left on average, {worst:.0%} at worst"
+    assert mean < 0.45 and worst < 0.9, f"{told}; expected under 45% and 90%. Is every error handed on, with the right sign?"
 
 
 # --- 07.6 ---------------------------------------------------------------------------------------------------------------

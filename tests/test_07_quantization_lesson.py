@@ -74,7 +74,8 @@ def test_the_sums_of_memory():
     assert f"{affordable_bits(config, 24e9, 8192):.1f} bits are left for a weight" in LESSON
     assert f"{affordable_bits(config, 24e9, 8192):.1f} bits a weight are left; with 32 GB, " in LESSON
     assert f"with 32 GB, {affordable_bits(config, 32e9, 8192):.1f}." in LESSON
-    assert f"takes {config.kv_bytes_per_token(2) // 1024} KiB a token, {8192 * config.kv_bytes_per_token(2) / 1e9:.1f} GB" in LESSON
-    assert f"at 128K tokens the cache is {131072 * config.kv_bytes_per_token(2) / 1e9:.0f} GB" in LESSON
+    token = config.kv_bytes_per_token(2)
+    assert f"takes {token // 1024} KiB a token, {8192 * token / 1e9:.1f} GB" in LESSON
+    assert f"at 128K tokens the cache is {131072 * token / 1e9:.0f} GB" in LESSON
     assert f"bits: {grid_bits(4, 64)} at $b = 4$ and $g = 64$" in LESSON and f"raise it {16 / 4.5:.1f} times" in LESSON
     assert f"$3 + 32/32 = {grid_bits(3, 32):.0f}$ bits, and $4 + 16/128 = {grid_bits(4, 128, minimum_bits=0)}$" in LESSON

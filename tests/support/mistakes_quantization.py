@@ -152,6 +152,55 @@ def stream_mistakes(codes, bits):  # -> {words: (n, bytes)}
     }  # fmt: skip
 
 
+# --- 07.5 ---------------------------------------------------------------------------------------------------------------
+
+
+def obq(weights, hessian, bits, group, damping=0.01, update=None):  # -> (rows, columns) int: one column after another
+    """Optimal Brain Quantization with an explicit inverse of what is left of H, column by column; float64."""
+    update = update or (lambda lost, inverse: lost[:, None] / inverse[0, 0] * inverse[0])
+    left, found = weights.astype(np.float64).copy(), np.zeros(weights.shape, int)
+    damped = hessian + damping * np.diagonal(hessian).mean() * np.eye(len(hessian))
+    for j in range(weights.shape[1]):
+        if j % group == 0:
+            scales, minima = spans(left[:, j : j + group].astype(np.float32), bits, group, False)
+        x = (left[:, j].astype(np.float32) - minima[:, 0]) / np.where(scales[:, 0] == 0, np.inf, scales[:, 0])
+        found[:, j] = np.clip(np.rint(x), 0, 2**bits - 1)
+        lost = left[:, j] - (found[:, j] * scales[:, 0] + minima[:, 0])
+        left[:, j:] -= update(lost, np.linalg.inv(damped[j:, j:]))
+    return found
+
+
+def obq_mistakes(weights, hessian, bits, group):  # -> {words: codes}
+    def none(lost, inverse):
+        return 0 * lost[:, None] * inverse[0]
+
+    def turned(lost, inverse):
+        return -lost[:, None] / inverse[0, 0] * inverse[0]
+
+    def not_divided(lost, inverse):
+        return lost[:, None] * inverse[0] / inverse[0, 0] ** 0.5
+
+    def divided_twice(lost, inverse):
+        return lost[:, None] * inverse[0] / inverse[0, 0] ** 1.5
+
+    def next_alone(lost, inverse):
+        row = np.where(np.arange(len(inverse)) < 2, inverse[0], 0)
+        return lost[:, None] / inverse[0, 0] * row
+
+    def all_alike(lost, inverse):
+        return lost[:, None] * np.ones(len(inverse))
+
+    given = weights, hessian, bits, group
+    return {
+        "no error was handed on: that is rounding to nearest": obq(*given, update=none),
+        "the errors were added to the columns behind: they are taken off": obq(*given, update=turned),
+        "the error was not divided by U_jj before it was handed on": obq(*given, update=not_divided),
+        "the error was divided by U_jj twice": obq(*given, update=divided_twice),
+        "only the next column got the error: all behind do": obq(*given, update=next_alone),
+        "all columns got the whole error, whatever U says": obq(*given, update=all_alike),
+    }
+
+
 # --- 07.6 ---------------------------------------------------------------------------------------------------------------
 
 
