@@ -44,7 +44,7 @@ def awq_scales(  # one (rows, columns) or several, (columns,), (n, columns) -> (
     best, least = np.ones(inputs.shape[1], np.float32), np.inf
     for alpha in np.arange(steps + 1) / steps:
         scales = scales_at(magnitudes, alpha)
-        error = sum(output_error(w, awq(w, scales, grid).dense() / scales, inputs) for w in matrices)
+        error = sum(error_on(w, awq(w, scales, grid).dense() / scales, inputs) for w in matrices)
         if error < least:
             best, least = scales, error
     # END SOLUTION
@@ -65,7 +65,7 @@ def scales_at(magnitudes: np.ndarray, alpha: float) -> np.ndarray:  # (columns,)
     return (scales / np.sqrt(scales.max() * scales.min())).astype(np.float32)
 
 
-def output_error(weights: np.ndarray, rounded: np.ndarray, inputs: np.ndarray) -> float:  # (rows, columns) twice, (n, columns)
+def error_on(weights: np.ndarray, rounded: np.ndarray, inputs: np.ndarray) -> float:  # (rows, columns) twice, (n, columns)
     """Sum the squared errors of the outputs, ‖(W - Ŵ) Xᵀ‖²."""
     return float(np.square(inputs @ (weights - rounded).T, dtype=np.float64).sum())
 
