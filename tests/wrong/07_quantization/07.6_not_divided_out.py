@@ -2,6 +2,6 @@
 best, least = np.ones(inputs.shape[1], np.float32), np.inf
 for alpha in np.arange(steps + 1) / steps:
     scales = scales_at(magnitudes, alpha)
-    error = sum(output_error(w, awq(w, scales, grid).dense(), inputs) for w in matrices)
+    error = sum(error_on(w, awq(w, scales, grid).dense(), inputs) for w in matrices)
     if error < least:
         best, least = scales, error
