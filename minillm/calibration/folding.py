@@ -1,0 +1,74 @@
+"""Folding: scales of a matrix's columns that cost nothing at run time, because what comes before is divided by them.
+
+    x Wᵀ = (x / s) (W · s)ᵀ           and x / s comes for free where x is made by a gain or by a product:
+
+    attn_norm ──▶ q, k, v             the norm's gain / s
+    v ──▶ (attention) ──▶ o           rows of v, and its bias, / s: attention averages values, each component for itself
+    ffn_norm ──▶ gate, up             the norm's gain / s
+    up ──▶ (· silu(gate)) ──▶ down    rows of up / s: SwiGLU multiplies two vectors, and only one of them has a bend
+
+With grouped-query attention one head of values feeds several heads of o's columns, which then must have the same scales. Nothing
+of the residual stream is scaled, so a layer hands on what it did before. AWQ searches such scales for the sake of the weights (Lin
+et al. 2023, arXiv:2306.00978), SmoothQuant for that of the activations (Xiao et al. 2022, arXiv:2211.10438).
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray as Array
+
+from minillm.errors import ModelError
+from minillm.model.config import ModelConfig
+
+
+class Fold(NamedTuple):
+    """What is divided, a gain or the rows of a matrix, and the matrices that take what it makes: fields of LayerWeights."""
+
+    before: str
+    matrices: tuple[str, ...]
+    stem: str  # GGUF's name of the first of them
+
+
+FOLDS = (
+    Fold("attn_norm", ("q", "k", "v"), "attn_q"),
+    Fold("v", ("o",), "attn_output"),
+    Fold("ffn_norm", ("gate", "up"), "ffn_gate"),
+    Fold("up", ("down",), "ffn_down"),
+)
+
+
+def folded(weights: Any, fold: Fold, scales: Array, config: ModelConfig) -> Any:  # LayerWeights, Fold, (columns,) -> LayerWeights
+    """Multiply the columns of a fold's matrices by scales, and divide what comes before them; the arrays are new ones.
+
+    ModelError for scales of another size, not finite or not above 0, or that differ between heads that share their values.
+    """
+    columns = getattr(weights, fold.matrices[0]).shape[1]
+    if scales.shape != (columns,) or not (np.isfinite(scales) & (scales > 0)).all():
+        found = f"shape {scales.shape}, {scales.min(initial=1)} to {scales.max(initial=1)}"
+        raise ModelError(f"{fold.stem}: expected {columns:,} finite scales above 0, found {found}.")
+    changed = {name: getattr(weights, name) * scales for name in fold.matrices}
+    outputs = of_values(scales, config) if fold.before == "v" else scales
+    before = getattr(weights, fold.before)
+    changed[fold.before] = before / (outputs if before.ndim == 1 else outputs[:, None])
+    if fold.before == "v" and weights.v_bias is not None:
+        changed["v_bias"] = weights.v_bias / outputs
+    return replace(weights, **changed)
+
+
+def of_values(scales: Array, config: ModelConfig) -> Array:  # (heads · d_head,) -> (kv_heads · d_head,)
+    """Take the scales of the values from those of o's columns. ModelError where heads that share values differ."""
+    heads = by_values(scales, config)
+    if (heads != heads[:, :1]).any():
+        raise ModelError("attn_output: heads that share their values must share their scales, found different ones.")
+    return heads[:, 0].reshape(-1)
+
+
+def shared(magnitudes: Array, config: ModelConfig) -> Array:  # (heads · d_head,) -> same
+    """Give heads that share their values the mean of their magnitudes, so that scales made of these can be folded."""
+    heads = by_values(magnitudes, config)
+    return np.broadcast_to(heads.mean(axis=1, keepdims=True), heads.shape).reshape(-1)
+
+
+def by_values(columns: Array, config: ModelConfig) -> Array:  # (heads · d_head,) -> (kv_heads, heads of each, d_head)
+    return columns.reshape(config.n_kv_heads, -1, config.d_head)
