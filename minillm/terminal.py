@@ -1,7 +1,9 @@
-"""What a command shows in a terminal: tables in columns, and progress that is silent without a terminal."""
+"""What a command shows in a terminal: tables in columns, notices, and progress that is silent without a terminal."""
 
+import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -32,3 +34,10 @@ def say(text: str) -> None:
     """Show progress on one line, which the next text replaces; an empty text clears it. Silent without a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+@cache
+def notice(text: str) -> None:
+    """Tell something on standard error, once in a process. MINILLM_NOTICE=off silences it."""
+    if os.environ.get("MINILLM_NOTICE") != "off":
+        print(f"minillm: {text}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ LINES = {  # command -> command lines that the runner knows to make small
     ("convert",): ["minillm convert FOLDER OUT.gguf --json", "minillm convert IN.gguf FOLDER --json"],
     ("quantize",): ["minillm quantize IN OUT --type T --json", "minillm quantize IN OUT --type T --imatrix FILE --json"],
     ("imatrix",): ["minillm imatrix --model M --text FILE --out FILE --json"],
+    ("perplexity",): ["minillm perplexity --model M --text FILE --json", "minillm perplexity --against M --text FILE --json"],
     ("backends",): ["minillm backends --json"],
     ("tour",): ["minillm tour --json"],
     ("loadtest",): ["minillm loadtest --url URL --out DIR --json"],

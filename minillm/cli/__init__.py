@@ -14,8 +14,8 @@ from minillm.cli.arguments import Parser
 from minillm.errors import MiniLLMError
 
 COMMANDS = (
-    "tour", "generate", "chat", "download", "inspect", "convert", "quantize", "imatrix", "bench", "serve", "loadtest", "train",
-    "backends", "quiz", "course",
+    "tour", "generate", "chat", "download", "inspect", "convert", "quantize", "imatrix", "perplexity", "bench", "serve",
+    "loadtest", "train", "backends", "quiz", "course",
 )  # fmt: skip
 
 

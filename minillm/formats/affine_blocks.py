@@ -54,10 +54,16 @@ def pack_nearest(bits: int, group: int, rows: np.ndarray, importance: Importance
     return pack_affine(round_to_nearest(rows, Grid(bits, group)))
 
 
+def nf4_parts(blocks: np.ndarray) -> Parts:
+    """Take blocks of NF4 apart: codes, which number the levels, and scales; there is no minimum."""
+    return unpack_bits(blocks[:, 2:], 4, BLOCK), half(blocks[:, 0:2]), None
+
+
 def nf4(blocks: np.ndarray, out: np.ndarray) -> None:
     """| d: 2 | codes: 32 bytes |   w = d · level[code], the levels from -1 to 1"""
-    out[:] = nf4_levels()[unpack_bits(blocks[:, 2:], 4, BLOCK)]
-    out *= half(blocks[:, 0:2])
+    codes, d, _ = nf4_parts(blocks)
+    out[:] = nf4_levels()[codes]
+    out *= d
 
 
 def pack_nf4(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  # (n, columns) float32 -> (blocks, 34) uint8

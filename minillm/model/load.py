@@ -57,7 +57,9 @@ def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
 
 def resolve_backend(backend: str | None, path: Path) -> str | None:  # name, "auto" or None, path -> name or None
     """Resolve "auto" to a backend for the model at a path."""
-    return fitting_backend(stored_bytes(path), types_of(path)) if backend == "auto" else backend
+    if backend != "auto":
+        return backend
+    return fitting_backend(stored_bytes(path), types_of(path), matrix_types(path))
 
 
 def compile_kernels(transformer: Transformer) -> None:
@@ -116,16 +118,21 @@ def stored_bytes(path: Path) -> int:
 
 
 def types_of(path: Path) -> str:
-    """List the types of a model's matrices: for each such list a backend that compiles has kernels of its own.
+    """Name the types of a model's matrices: for each such name a backend that compiles has kernels of its own.
 
-    For a large file nobody asks whether they are kept, and to read what it says of itself takes a tenth of a second.
+    For a large model nobody asks whether they are kept.
     """
     if path.is_dir():
         return "a folder's"
-    if stored_bytes(path) >= WORTH_COMPILING:
-        return "a large file's"
+    return "a large file's" if stored_bytes(path) >= WORTH_COMPILING else ", ".join(matrix_types(path))
+
+
+def matrix_types(path: Path) -> list[str]:
+    """List the types of a file's matrices that are decoded here; a folder has floats alone, and none is listed."""
+    if path.is_dir():
+        return []
     with open_gguf(path) as gguf:
-        return ", ".join(sorted({t.type.name for t in gguf.tensors.values() if len(t.shape) == 2}))
+        return sorted({t.type.name for t in gguf.tensors.values() if len(t.shape) == 2 and t.type.decodable})
 
 
 def bits_per_weight(path: Path, config: ModelConfig) -> float:

@@ -14,16 +14,24 @@ def packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
+def runs_of(bits: int) -> tuple[int, int, str]:
+    """Count the fewest codes that fill whole bytes, and those bytes; and name the NumPy type of numbers that hold them."""
+    codes, nbytes = (8 // bits, 1) if 8 % bits == 0 else (8, bits)
+    return codes, nbytes, "u1" if nbytes == 1 else "<u4" if nbytes <= 4 else "<u8"
+
+
 def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:  # (n, count) uint8 -> (n, packed_bytes(count, bits)) uint8
     """Pack the codes of each row, each less than 2^bits."""
     if bits == 8:
         return codes
-    if 8 % bits == 0 and codes.shape[1] % (8 // bits) == 0:  # the same bytes, without a bit at a time in between
-        runs = codes.reshape(len(codes), -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
-        return np.bitwise_or.reduce(runs, axis=2)
     # BEGIN SOLUTION ex=07.4
-    single = codes[:, :, None] >> np.arange(bits, dtype=np.uint8) & np.uint8(1)
-    return np.packbits(single.reshape(len(codes), -1), axis=1, bitorder="little")
+    (n, count), (each, nbytes, kind) = codes.shape, runs_of(bits)
+    runs = np.pad(codes, ((0, 0), (0, -count % each))).reshape(n, -1, each)
+    words = np.zeros(runs.shape[:2], kind)
+    for i in range(each):
+        words |= runs[:, :, i].astype(kind) << bits * i
+    stored = words.view(np.uint8).reshape(*words.shape, -1)[:, :, :nbytes]
+    return np.ascontiguousarray(stored.reshape(n, -1)[:, : packed_bytes(count, bits)])
     # END SOLUTION
 
 
@@ -31,8 +39,14 @@ def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:  # (n,
     """Unpack so many codes of each row, the inverse of pack_bits."""
     if bits == 8:
         return packed[:, :count]
-    if 8 % bits == 0:
-        codes = packed[:, :, None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8((1 << bits) - 1)
-        return codes.reshape(len(packed), -1)[:, :count]
-    single = np.unpackbits(packed, axis=1, count=count * bits, bitorder="little").reshape(len(packed), count, bits)
-    return np.bitwise_or.reduce(single << np.arange(bits, dtype=np.uint8), axis=2)
+    n, (each, nbytes, kind) = len(packed), runs_of(bits)
+    words = packed
+    if nbytes > 1:
+        runs = np.pad(packed, ((0, 0), (0, -packed.shape[1] % nbytes))).reshape(n, -1, nbytes)
+        words = np.zeros(runs.shape[:2], kind)
+        for i in range(nbytes):
+            words |= runs[:, :, i].astype(kind) << 8 * i
+    codes = np.empty((*words.shape, each), np.uint8)
+    for i in range(each):
+        codes[:, :, i] = words >> bits * i & (1 << bits) - 1
+    return codes.reshape(n, -1)[:, :count]

@@ -7,7 +7,7 @@
     packed, layouts           how weights lie in memory so that a register holds sixteen rows; what of, for each type
     tile, records, bands      weights times tokens: the innermost step, what it reads, the loop around it
     multiply, linear          the matrices of a region; one matrix
-    floats                    the same for weights in float16 and float32
+    floats, levels            the same for weights in float16 and float32; for codes that name float levels
     layer                     half a layer in one call
     stack                     all layers of a step in one call
     thin                      adapters, within the kernels of layer and stack

@@ -9,6 +9,7 @@ step (stack.py) multiply by several in a region, with the same parts (multiply.p
 import numpy as np
 from numba import njit
 
+from minillm.backends import without_kernels
 from minillm.backends.adapted import Adapted, wide
 from minillm.backends.numba_ import floats
 from minillm.backends.numba_.atomics import job
@@ -25,6 +26,7 @@ from minillm.backends.numba_.tasks import begin_rows, new_board, next_rows, work
 from minillm.backends.numba_.team import launch, team, threads
 from minillm.backends.numba_.thin import Thin, low_room, routes_of
 from minillm.backends.numpy_ import load_matrix as as_float32
+from minillm.terminal import notice
 
 FRESH, ADD = np.array([0, 1, 0]), np.array([0, 1, 1])  # multiply.py: the first matrix of a table, and whether y counts
 FRESH.flags.writeable = ADD.flags.writeable = False  # of the type that constants of kernels have
@@ -103,7 +105,11 @@ def embed(tokens, table):  # (n,), PackedMatrix or FloatMatrix -> (n, columns) f
 
 
 def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or float32 for a vector
-    """Convert a stored tensor for `linear` and `embed`: packed types stay packed, float16 stays float16."""
+    """Convert a stored tensor for `linear` and `embed`: packed types stay packed, float16 stays float16, others become float32."""
     if len(tensor.shape) != 2:
         return as_float32(tensor)
-    return pack(tensor) if tensor.type.name in LAYOUTS else floats.pack_floats(tensor)
+    if tensor.type.name in LAYOUTS:
+        return pack(tensor)
+    if without_kernels("numba", [tensor.type.name]):
+        notice(f"numba has no kernels for {tensor.type.name}: such matrices become float32 in memory.")
+    return floats.pack_floats(tensor)

@@ -86,7 +86,7 @@ class MatrixEmitter(TileEmitter):
     def __init__(self, layout, tokens):
         super().__init__(layout, tokens)
         largest = np.abs(layout.values).max()
-        self.halves = 1 if largest * 32767 * layout.group < 1 << 24 else 2  # of x that have sums of their own
+        self.halves = 1 if largest * 32767 * layout.span < 1 << 24 else 2  # of x that have sums of their own
         self.kinds = 1 + layout.minima * self.groups  # vectors of factors: scales of x of 16 tokens, sums of x in each group
         self.rows = PAIRS // self.groups  # of a tile of codes
 
@@ -96,7 +96,7 @@ class MatrixEmitter(TileEmitter):
         self.codes_room = room(b, (RECORDS * self.groups + 1) * self.rows)
         self.factors_room = room(b, TOKENS // LANES * RECORDS * self.kinds)
         self.sums_room = room(b, 2 * self.halves * LANES)
-        sums_shape, x_shape = (LANES, 64), (LANES, 2 * self.layout.group)
+        sums_shape, x_shape = (LANES, 64), (LANES, 2 * self.layout.span)
         configure(b, {UPPER: x_shape, LOWER: x_shape, CODES: (self.rows, 64), SUMS: sums_shape, LOWER_SUMS: sums_shape})
         with each(b, I64(0), n, TOKENS) as token:
             tokens = least(b, b.sub(n, token), TOKENS)
@@ -116,8 +116,14 @@ class MatrixEmitter(TileEmitter):
                         self.tokens_times_band(b, x, count, here, adding, places, self.factors_of(b, group))
         release(b)
 
-    def record(self, b, records, i):  # address of eight blocks, with one head or none -> address of record i of them
-        return b.add(b.add(records, I64(self.layout.head_bytes)), b.mul(i, I64(self.layout.record_bytes)))
+    def record(self, b, records, i):  # address of eight blocks -> address of record i of them
+        before = b.and_(i, I64(self.layout.together - 1))  # records between it and its head
+        first = b.add(self.head(b, records, i), I64(self.layout.head_bytes))
+        return b.add(first, b.mul(before, I64(self.layout.record_bytes)))
+
+    def head(self, b, records, i):  # address of eight blocks -> address of the head of record i, or of the record
+        heads = b.lshr(i, I64(self.layout.together.bit_length() - 1))
+        return b.add(records, b.mul(heads, I64(self.layout.together * self.layout.block_bytes)))
 
     def factors_of(self, b, group):  # how many tokens come before it in the block -> pointer
         return b.gep(self.factors_room, [b.mul(b.lshr(group, I64(4)), I64(RECORDS * self.kinds))])
@@ -195,7 +201,7 @@ class MatrixEmitter(TileEmitter):
         """Add the sums of a group to y, scaled."""
         i, g = self.place(b, step)
         record = b.add(self.record(b, records, i), b.mul(g, I64(self.layout.scale_bytes)))
-        units = self.units(b, records) if self.layout.head_bytes else ()
+        units = self.units(b, self.head(b, records, i)) if self.layout.head_bytes else ()
         scale = self.scale(b, record, 0, units)
         minimum = self.layout.minima and self.minimum(b, record, 0, units)
         factors = b.gep(factors, [b.mul(i, I64(self.kinds))])

@@ -25,8 +25,9 @@ from numba import njit
 from numba.extending import register_jitable
 
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.layouts import BAND, BLOCK, HALF, LAYOUT_LIST, LAYOUTS, NIBBLE, POWER, Layout
+from minillm.backends.numba_.layouts import BAND, BLOCK, HALF, HEAD, LAYOUT_LIST, LAYOUTS, NIBBLE, POWER, Layout
 from minillm.backends.numba_.simd import number
+from minillm.formats.affine_blocks import nf4_parts
 from minillm.formats.k_quants import FACTORS
 
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
@@ -68,7 +69,7 @@ class PackedMatrix:
         """What `unpack` asks of it, but for the rows."""
         l, raw = self.layout, self.records.reshape(len(self.records), -1)
         sizes = l.together, l.head_bytes, l.record_bytes, l.code_bytes
-        return raw, raw.view(np.uint16), sizes, l.bits, l.group, l.values, l.scales, l.minima
+        return raw, raw.view(np.uint16), sizes, l.bits, l.span, l.values, l.scales, l.minima
 
 
 def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedMatrix
@@ -88,12 +89,12 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
 
 def stored_parts(chunk, type, layout):  # (blocks, bytes) uint8 -> {field of layout.dtype: (blocks, numbers)}
     """Take blocks of a file apart: unsigned codes, and the other numbers as records keep them."""
-    if layout.together > 1:
+    if type.name in FACTORS:
         q, d, scales, dmin, minima = FACTORS[type.name](chunk)
         parts = {"d": d, "dmin": dmin, "scales": scales, "minima": minima}
     else:
-        q, scales, minima = type.parts(chunk)
-        parts = {"scales": scales, "minima": minima}
+        q, scales, minima = nf4_parts(chunk) if layout.levels else type.parts(chunk)
+        parts = {"d": scales, "dmin": minima} if layout.scales == HEAD else {"scales": scales, "minima": minima}
     if layout.scales == NIBBLE:
         parts["scales"] = scales | parts.pop("minima") << 4
     elif layout.scales == POWER:
@@ -104,7 +105,7 @@ def stored_parts(chunk, type, layout):  # (blocks, bytes) uint8 -> {field of lay
 
 def codes_of(q, layout):  # signed integers -> codes, uint8
     if layout.table is None:
-        return (q + np.int16(layout.offset)).astype(np.uint8)
+        return (q + np.int16(layout.offset) if layout.offset else q).astype(np.uint8, copy=False)
     code = np.zeros(256, np.uint8)
     code[np.array(layout.table[::-1], np.int8).view(np.uint8)] = np.arange(len(layout.table))[::-1]  # the first of equal values
     return code[q.astype(np.int8).view(np.uint8)]
@@ -191,10 +192,10 @@ def code_at(words, lane, column, bits):  # (16-bit words of a record) -> 0 … 2
 def scale_at(raw, halves, at, unit_at, lane, kind, minimum):
     """Read the scale, or the minimum, of one row: `lane` of the register at byte `at` of a band.
 
-    raw, halves: the band as bytes, and as 16-bit words. unit_at: where a head has what the whole numbers are worth.
+    raw, halves: the band as bytes, and as 16-bit words. unit_at: where a head has it, or what the whole numbers are worth.
     """
-    if kind == HALF:
-        return number(halves, at // 2 + lane)
+    if kind == HALF or kind == HEAD:
+        return number(halves, (at if kind == HALF else unit_at) // 2 + lane)
     byte = raw[at + lane]
     if kind == POWER:
         return np.float32(2.0 ** (np.float64(byte) - 128))

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit, prange
 
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.layouts import BAND, BYTE, HALF, LAYOUT_LIST, NIBBLE, POWER
+from minillm.backends.numba_.layouts import BAND, BYTE, HALF, HEAD, LAYOUT_LIST, NIBBLE, POWER
 from minillm.backends.numba_.team import threads
 
 I32, U32 = np.int32, np.uint32  # Numba computes integers in 64 bits; these say that 32 are enough
@@ -46,7 +46,7 @@ def plain_kernel(number):
     """Compile the product for one layout, on first use."""
     layout = LAYOUT_LIST[number]
     low, upper, offset, values = layout.low_bits, layout.bits - layout.low_bits, I32(layout.offset), layout.values
-    groups, pairs, minima, kind = layout.groups, layout.group // 2, layout.minima, layout.scales
+    groups, pairs, minima, kind = layout.groups, layout.span // 2, layout.minima, layout.scales
     together, head_bytes, record_bytes = layout.together, layout.head_bytes, layout.record_bytes
     code_bytes, scale_bytes = layout.code_bytes, layout.scale_bytes
     low_each, low_mask = 16 // low, U32(0x00010001 * ((1 << low) - 1))  # pairs in a lane of 32 bits
@@ -65,7 +65,7 @@ def plain_kernel(number):
             two = U32(two | U32(more) << U32(low))
         return two
 
-    if layout.table:
+    if layout.table or layout.levels:
 
         @njit(inline="always")
         def value(code):
@@ -83,6 +83,12 @@ def plain_kernel(number):
         def scale_at(raw, halves, band, n, at, row, units, down):
             """Row `row` of the scales, or minima, at byte `at`. units: of sixteen whole numbers; down: to a nibble."""
             return half(halves[band, n, U64(at >> 1) + U64(row)])
+
+    elif kind == HEAD:
+
+        @njit(inline="always")
+        def scale_at(raw, halves, band, n, at, row, units, down):
+            return units[row]
 
     elif kind == POWER:
 

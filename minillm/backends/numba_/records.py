@@ -2,14 +2,14 @@
 
     codes      load 64 bytes, move down, mask: two codes a lane; those of 3, 5 and 6 bits from two planes
     numbers    the same, or what the layout's table says of each: sixteen or thirty-two looked up at once
-    scale      16 × float16 become float32; whole numbers become float32 and are multiplied by d, which a head holds
+    scale      16 × float16, of a record or a head, become float32; whole numbers too, and are multiplied by d, which a head holds
 
 packed.py and layouts.py have the pictures. These too name no instruction of any processor.
 """
 
 from llvmlite import ir
 
-from minillm.backends.numba_.layouts import BYTE, HALF, NIBBLE, POWER
+from minillm.backends.numba_.layouts import BYTE, HALF, HEAD, NIBBLE, POWER
 from minillm.backends.numba_.processor import FEATURES
 from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call, constant
 
@@ -58,11 +58,13 @@ class Records:
         return b.load(b.inttoptr(b.add(record, I64(offset)), I32X16.as_pointer()), align=self.layout.alignment)
 
     def units(self, b, head):
-        """Load what the whole numbers behind a head are worth: d, and dmin where there are minima."""
+        """Load what a head has: d, and dmin where there are minima. They are the scale, or what whole numbers are worth."""
         return [self.half_floats(b, head, 32 * i) for i in range(1 + self.layout.minima)]
 
     def scale(self, b, record, g, units):
         """Make the sixteen scales of a group, float32."""
+        if self.layout.scales == HEAD:
+            return units[0]
         at = self.layout.code_bytes + g * self.layout.scale_bytes
         if self.layout.scales == HALF:
             return self.half_floats(b, record, at)
@@ -73,6 +75,8 @@ class Records:
 
     def minimum(self, b, record, g, units):
         """Make the sixteen minima of a group, float32."""
+        if self.layout.scales == HEAD:
+            return units[1]
         at = self.layout.code_bytes + g * self.layout.scale_bytes
         if self.layout.scales == NIBBLE:
             return b.fmul(units[1], b.sitofp(b.lshr(self.whole_numbers(b, record, at), constant(4, I32)), F32X16))

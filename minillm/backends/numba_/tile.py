@@ -155,7 +155,7 @@ class TileEmitter(Records):
     def fold_group(self, b, record, g, units, x_rows, x_scale, x_sum, totals):
         """Emit integer dot products over the columns of one group, then their share of y."""
         dots = [splat_int(b, b.mul(s, I32(-self.layout.offset))) if self.layout.offset else constant(0, I32) for s in x_sum]
-        pairs = self.layout.group // 2
+        pairs = self.layout.span // 2
         for pair in range(g * pairs, (g + 1) * pairs):
             codes = self.numbers(b, record, pair)
             two = [splat_int(b, number(b, I32, row, I64(4 * pair))) for row in x_rows]
