@@ -6,13 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minillm.calibration.rotating import rotate_model, rotated_tensor
 from minillm.costs.memory import affordable_bits
 from minillm.course.checks import answers, check_close, exercise, run_seed, seeds
+from minillm.model.config import ModelConfig
 from minillm.model.presets import preset
+from minillm.model.random_model import random_model, tensor_shapes
+from minillm.model.transformer import Segment
 from minillm.quantization.affine import Grid, encode, fit
 from minillm.quantization.awq import awq_scales
 from minillm.quantization.bits import pack_bits
 from minillm.quantization.gptq import gptq
+from minillm.quantization.rotations import rotation
 
 
 def chance(*numbers):
@@ -281,3 +286,60 @@ def test_the_search_takes_its_share_off_the_output_error():
     mean, worst = float(np.mean(shares)), max(shares)
     told = f"of the output error of rounding to nearest {mean:.0%} are left on average, {worst:.0%} at worst"
     assert mean < 0.6 and worst <= 1.001, f"{told}; expected under 60%, and never above 100%. Does the error choose the scales?"
+
+
+# --- 07.7 ---------------------------------------------------------------------------------------------------------------
+
+SHAPE = ModelConfig(n_layers=2, d_model=24, n_heads=3, n_kv_heads=1, d_head=8, d_ff=40, vocab_size=300, context_length=64,
+                    tied=True, name="random model")  # fmt: skip
+
+
+def tensors_of(seed):
+    """All tensors of a small model, gains that are not 1 among them."""
+    rng = chance(seed, 12)
+    return {name: (1 + 0.5 * rng.standard_normal(shape) if len(shape) == 1 else rng.standard_normal(shape)).astype(np.float32)
+            for name, shape in tensor_shapes(SHAPE).items()}  # fmt: skip
+
+
+def check_turned(seed, stems, writes):
+    tensors, r = tensors_of(seed), rotation(SHAPE.d_model, seed % 1000)
+    for stem, norm in stems:
+        name = f"blk.1.{stem}.weight"
+        weights, gain = tensors[name], tensors[f"blk.1.{norm}.weight"]
+        with answers(f"rotated_tensor of {name}", "An array of the matrix's own shape is wanted."):
+            found = rotated_tensor(name, SHAPE, lambda name: tensors[name].copy(), r.copy())
+        wrong = lambda weights=weights, gain=gain: mistakes.turned_mistakes(weights, gain, r, writes)  # noqa: E731
+        check_close(found, mistakes.turned(weights, gain, r, writes), atol=1e-4, what=f"the rotated {name}", mistakes=wrong)
+
+
+@exercise("07.7", points=2, hint=(
+    "The stream is x R from now on, and norms have no gain any more. What must W become, so that its product stays the same?",
+    "x · gain · Wᵀ = (x R)(W · gain · R)ᵀ, because R Rᵀ = I. The gain is that of the norm before the matrix: READS knows which.",
+    "turned(get(name) * get('blk.1.attn_norm.weight'), r, name), with the layer taken from `layer`.",
+))  # fmt: skip
+@given(seed=seeds)
+def test_what_reads_the_stream_takes_its_gain_and_its_rotation(seed):
+    stems = [(stem, "attn_norm") for stem in ("attn_q", "attn_k", "attn_v")] + [("ffn_gate", "ffn_norm"), ("ffn_up", "ffn_norm")]
+    check_turned(seed, stems, False)
+
+
+@exercise("07.7", points=2, hint=(
+    "What writes to the stream must hand out y R in place of y = h Wᵀ. Which product of W and R does that?",
+    "h Wᵀ R = h (Rᵀ W)ᵀ, and Rᵀ W = (Wᵀ R)ᵀ: `turned` multiplies rows by R, so turn W over before and after.",
+))  # fmt: skip
+@given(seed=seeds)
+def test_what_writes_to_the_stream_hands_it_out_rotated(seed):
+    check_turned(seed, [("attn_output", "attn_norm"), ("ffn_down", "ffn_norm")], True)
+
+
+@exercise("07.7", points=1, hint="If each tensor is right by itself, so is the whole. Vectors and biases are given.")
+def test_the_rotated_model_computes_what_it_did():
+    transformer = random_model(SHAPE, backend="numpy")[0]
+    rng = chance(13)
+    for layer in transformer.weights.layers:
+        for norm in ("attn_norm", "ffn_norm"):
+            getattr(layer, norm)[:] = 1 + 0.5 * rng.standard_normal(SHAPE.d_model)
+    ids = rng.integers(0, 256, 12)
+    logits = [np.asarray(model.forward([Segment(ids, 0, model.new_cache(12), "all")])[0])
+              for model in (transformer, rotate_model(transformer, 3))]  # fmt: skip
+    check_close(logits[1], logits[0], rtol=1e-3, atol=1e-3, what="the logits of the rotated model, beside those of the model,")

@@ -252,3 +252,35 @@ def search_mistakes(matrices, magnitudes, inputs, bits, group, steps):  # -> {wo
     for said, scales in slips.items():
         same.setdefault(scales.tobytes(), []).append(said)
     return {", or ".join(said): np.frombuffer(scales, np.float32) for scales, said in same.items()}
+
+
+# --- 07.7 ---------------------------------------------------------------------------------------------------------------
+
+
+def turned(weights, gain, r, writes):  # (rows, columns), (columns,), (d, d) -> (rows, columns)
+    w = weights.astype(np.float64)
+    return r.T @ w if writes else (w * gain) @ r
+
+
+def turned_mistakes(weights, gain, r, writes):  # -> {words: (rows, columns)}
+    w, g = weights.astype(np.float64), gain.astype(np.float64)
+    square = w.shape[0] == w.shape[1]
+    slips = {"it was left as it is": w}
+    if writes:
+        slips["R stands where its transpose belongs: outputs are turned by h (Rᵀ W)ᵀ = (h Wᵀ) R"] = r @ w
+        if square:
+            slips |= {"inputs were turned: this matrix writes to the stream, so its outputs are": w @ r,
+                      "inputs were turned back: this matrix writes to the stream, so its outputs are turned": w @ r.T}  # fmt: skip
+            slips["a gain was folded in: no norm stands before this matrix"] = r.T @ (w * g)
+        return slips
+    slips |= {
+        "the gain of the norm before it was not folded in": w @ r,
+        "the gain came after the rotation: it belongs to the channels as they were": (w @ r) * g,
+        "W was multiplied by the transpose of R": (w * g) @ r.T,
+        "weights were divided by the gain": (w / g) @ r,
+        "the gain was folded in twice": (w * g * g) @ r,
+    }
+    if square:
+        slips["outputs were turned: this matrix reads the stream, so its inputs are"] = r.T @ (w * g)
+        slips["the gain was multiplied into rows: it belongs to the columns"] = (w * g[:, None]) @ r
+    return slips
