@@ -270,7 +270,7 @@ def turned_mistakes(weights, gain, r, writes):  # -> {words: (rows, columns)}
         slips["R stands where its transpose belongs: outputs are turned by h (Rᵀ W)ᵀ = (h Wᵀ) R"] = r @ w
         if square:
             slips |= {"inputs were turned: this matrix writes to the stream, so its outputs are": w @ r,
-                      "inputs were turned back: this matrix writes to the stream, so its outputs are turned": w @ r.T}  # fmt: skip
+                      "inputs were turned back: this matrix writes to the stream": w @ r.T}  # fmt: skip
             slips["a gain was folded in: no norm stands before this matrix"] = r.T @ (w * g)
         return slips
     slips |= {
