@@ -20,7 +20,7 @@ from numpy import ndarray as Array
 
 from minillm.calibration.inputs import Inputs
 from minillm.calibration.layers import OpenLayer
-from minillm.errors import ModelError
+from minillm.errors import MiniLLMError, ModelError
 from minillm.model.config import ModelConfig
 from minillm.quantization.affine import AffineMatrix, Grid, round_to_nearest
 from minillm.quantization.awq import awq_scales, clip
@@ -54,7 +54,11 @@ def awq_layer(layer: OpenLayer, grid: Grid) -> dict[str, Array]:  # -> {stem of 
         inputs = layer.inputs(fold.stem)
         magnitudes = shared(inputs.mean_abs, config) if fold.before == "v" else inputs.mean_abs
         matrices = [getattr(layer.weights, name) for name in fold.matrices]
-        found[fold.stem] = scales = awq_scales(matrices, magnitudes, factor(inputs), grid)
+        try:
+            scales = awq_scales(matrices, magnitudes, factor(inputs), grid)
+        except MiniLLMError as error:
+            raise ModelError(f"{layer.name(fold.stem)} and what shares its inputs: {error}") from None
+        found[fold.stem] = scales
         layer.weights = folded(layer.weights, fold, scales, config)
     return found
 
