@@ -1,7 +1,7 @@
 """Quantize a GGUF file by a method of recipe.py: the model is walked, and each layer is written when it is done.
 
-The table of a file comes first, and can: types and shapes say how many bytes each tensor takes. Then the writer asks for the bytes
-of one tensor after another, in the order of the forward pass; the first of a layer moves the walk (layers.py) there.
+The table of a file comes first, and can: types and shapes say how many bytes each tensor takes. Then the writer asks for one
+tensor after another, in the order of the forward pass; the first of a layer moves the walk (layers.py) there.
 
     write_gguf ── bytes of "blk.3.attn_q.weight"? ──▶ LayersInTurn ── next layer ──▶ quantize_layers, or without_text
                ◀── blocks ───────────────────────────              ◀── matrices, and vectors that were changed
@@ -35,7 +35,8 @@ from minillm.quantization.affine import AffineMatrix, round_to_nearest
 from minillm.quantization.gptq import gptq
 
 VECTORS = {  # GGUF's name of a vector: its name in LayerWeights
-    "attn_norm.weight": "attn_norm", "ffn_norm.weight": "ffn_norm", "attn_q_norm.weight": "q_norm", "attn_k_norm.weight": "k_norm",
+    "attn_norm.weight": "attn_norm", "ffn_norm.weight": "ffn_norm",
+    "attn_q_norm.weight": "q_norm", "attn_k_norm.weight": "k_norm",
     "attn_q.bias": "q_bias", "attn_k.bias": "k_bias", "attn_v.bias": "v_bias",
 }  # fmt: skip
 Progress = Callable[[int], object]
@@ -116,12 +117,13 @@ def layers_by(recipe: Recipe, model: Transformer, chunks: Sequence[Array], progr
 
 def without_text(model: Transformer, quantize: Quantize, progress: Progress) -> Iterator[OpenLayer]:
     """Quantize layer after layer by a method that looks at the weights alone; its `inputs` are None."""
-    for index, weights in enumerate(model.weights.layers):
-        layer = OpenLayer(index, weights, [], model)
+    for index in range(model.config.n_layers):
+        layer = OpenLayer(index, model.weights.layers[index], [], model)
         for stem in FIELDS:
             layer.matrices[layer.name(stem)] = quantize(layer.name(stem), layer.matrix(stem), cast(Inputs, None))
             progress(layer.matrix(stem).size)
         yield layer
+        del layer  # before the next one is read
 
 
 def saying(quantize: Callable[[str, Array, Inputs], AffineMatrix]) -> Quantize:

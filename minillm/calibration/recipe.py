@@ -84,10 +84,9 @@ def types_with(recipe: Recipe, source: GGUFFile) -> dict[str, BlockType]:  # {na
         else:
             kind = TYPES[recipe.head]
         if left := shape[-1] % kind.weights:
-            fits = " and ".join(str(size) for size in GROUPS if all(width % size == 0 for width in widths))
-            instead = "choose another type for it" if kind.name == recipe.head else f"{fits or 'none'} of {GROUPS} would fill all"
-            raise at(source, name, f"{kind.weights} weights at a time do not fill rows of {shape[-1]:,}, {left} are left over: "
-                                   f"{instead}.")  # fmt: skip
+            fit = " and ".join(str(size) for size in GROUPS if all(width % size == 0 for width in widths)) or "none of a file's"
+            instead = f"of groups, {fit} would fill all layers" if is_layers_matrix(name) else "choose another type for the head"
+            raise at(source, name, f"{kind.weights} weights do not fill rows of {shape[-1]:,}, {left} are left over; {instead}.")
         found[name] = kind
     return found
 
