@@ -205,11 +205,11 @@ def test_an_operation_for_all_layers_at_once_is_the_loop_over_our_own():
 
 def test_linear_over_every_kind_of_packed_weight_looks_at_each_row_alone():
     """The compiled linear is called on all rows at once: exact integers within a block of 32, blocks added in one order."""
-    from minillm.backends.numba_.packed import LAYOUTS
+    from kernel_help import PACKED
 
     ops, rng = invariant_ops(get_backend("numba")), np.random.default_rng(0)
     x = rng.normal(size=(37, 256)).astype(np.float32)
-    for kind in map(BLOCK_TYPES.get, (*LAYOUTS, "F16", "F32")):
+    for kind in map(BLOCK_TYPES.get, (*PACKED, "F16", "F32")):
         if kind.plain:
             dtype = {"F16": np.float16, "F32": np.float32}[kind.name]
             raw = rng.normal(size=(70, 256)).astype(dtype).view(np.uint8).reshape(-1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf_files import HALVES, random_blocks
-from kernel_help import PLAIN, TYPES, check_product, check_within, product, rows_first, stored_matrix, values_of
+from kernel_help import PACKED, PLAIN, TYPES, check_product, check_within, product, rows_first, stored_matrix, values_of
 
 from minillm.backends import get_backend
 from minillm.backends.numba_ import packed
@@ -20,7 +20,6 @@ from minillm.backends.numba_.team import set_threads, threads
 from minillm.formats.blocks import BLOCK_TYPES, dequantize
 
 ops, reference = get_backend("numba"), get_backend("numpy")
-PACKED = tuple(packed.LAYOUTS)
 ROWS = (1, 15, 16, 17, 40, 63, 65, 130)  # bands of 16 and of 64, and their tails
 TOKENS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 33)  # steps of 8, 4, 2 and 1, and of 6, 2 and 1
 NAN, INF = float("nan"), float("inf")

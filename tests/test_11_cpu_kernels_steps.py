@@ -25,7 +25,7 @@ def stored(name, rows, columns, seed=0):
     """A tensor of random bits, with scales of a sensible size."""
     kind, rng = BLOCK_TYPES[name], np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (rows * columns // kind.weights, kind.bytes), np.uint8)
-    for at in HALVES.get(name, (0, 2) if name.endswith("_1") else (0,)):
+    for at in HALVES.get(name, (0, 2) if name.endswith("_1") or name.startswith("INT") else (0,)):
         blocks[:, at + 1] = 0x20 + 0x80 * (at == 2)
     if name == "MXFP4":  # 2^-8 … 2^-4
         blocks[:, 0] = 120 + blocks[:, 0] % 5

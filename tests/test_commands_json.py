@@ -11,7 +11,10 @@ LINES = {  # command -> command lines that the runner knows to make small
     ("generate",): ["minillm generate PROMPT --json"],
     ("inspect",): ["minillm inspect FILE --json"],
     ("convert",): ["minillm convert FOLDER OUT.gguf --json", "minillm convert IN.gguf FOLDER --json"],
-    ("quantize",): ["minillm quantize IN OUT --type T --json", "minillm quantize IN OUT --type T --imatrix FILE --json"],
+    ("quantize",): [
+        "minillm quantize IN OUT --type T --json", "minillm quantize IN OUT --type T --imatrix FILE --json",
+        "minillm quantize IN OUT --method rtn --json", "minillm quantize IN OUT --method gptq --calibration FILE --json",
+    ],
     ("imatrix",): ["minillm imatrix --model M --text FILE --out FILE --json"],
     ("perplexity",): ["minillm perplexity --model M --text FILE --json", "minillm perplexity --against M --text FILE --json"],
     ("backends",): ["minillm backends --json"],

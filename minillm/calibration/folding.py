@@ -8,8 +8,8 @@
     up ──▶ (· silu(gate)) ──▶ down    rows of up / s: SwiGLU multiplies two vectors, and only one of them has a bend
 
 With grouped-query attention one head of values feeds several heads of o's columns, which then must have the same scales. Nothing
-of the residual stream is scaled, so a layer hands on what it did before. AWQ searches such scales for the sake of the weights (Lin
-et al. 2023, arXiv:2306.00978), SmoothQuant for that of the activations (Xiao et al. 2022, arXiv:2211.10438).
+of the residual stream is scaled, so a layer hands on what it did before. AWQ searches such scales for the weights' sake (Lin et
+al. 2023, arXiv:2306.00978), SmoothQuant for that of the activations (Xiao et al. 2022, arXiv:2211.10438).
 """
 
 from dataclasses import replace
@@ -18,8 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray as Array
 
-from minillm.errors import ModelError
+from minillm.calibration.inputs import Inputs
+from minillm.calibration.layers import OpenLayer
+from minillm.errors import MiniLLMError, ModelError
 from minillm.model.config import ModelConfig
+from minillm.quantization.affine import AffineMatrix, Grid, round_to_nearest
+from minillm.quantization.awq import awq_scales, clip
 
 
 class Fold(NamedTuple):
@@ -36,6 +40,44 @@ FOLDS = (
     Fold("ffn_norm", ("gate", "up"), "ffn_gate"),
     Fold("up", ("down",), "ffn_down"),
 )
+UNCLIPPED = ("attn_q", "attn_k")
+
+
+def awq_layer(layer: OpenLayer, grid: Grid) -> dict[str, Array]:  # -> {stem of a fold's first matrix: scales (columns,)}
+    """Fold AWQ's scales into a layer that is still in float: it computes what it did, and rounds better. `prepare` of layers.py.
+
+    One fold after another is searched on the inputs of the whole text, by way of their Hessian: a token with huge activations is
+    rare, and a sample may miss it.
+    """
+    found, config = {}, layer.model.config
+    for fold in FOLDS:
+        inputs = layer.inputs(fold.stem)
+        magnitudes = shared(inputs.mean_abs, config) if fold.before == "v" else inputs.mean_abs
+        matrices = [getattr(layer.weights, name) for name in fold.matrices]
+        try:
+            scales = awq_scales(matrices, magnitudes, factor(inputs), grid)
+        except MiniLLMError as error:
+            raise ModelError(f"{layer.name(fold.stem)} and what shares its inputs: {error}") from None
+        found[fold.stem] = scales
+        layer.weights = folded(layer.weights, fold, scales, config)
+    return found
+
+
+def clip_and_round(name: str, weights: Array, inputs: Inputs, grid: Grid) -> AffineMatrix:  # GGUF's name, (rows, columns)
+    """Quantize a matrix that has its scales. Queries and keys are not clipped, as the authors found: scores feel it too much."""
+    if name.split(".")[-2] not in UNCLIPPED:
+        weights = clip(weights, factor(inputs), grid)
+    return round_to_nearest(weights, grid)
+
+
+def factor(inputs: Inputs) -> Array:  # -> (columns, columns) float32: R with RᵀR = H
+    """Make as many inputs as there are columns that stand for all: any change of weights costs on them what it costs on those."""
+    hessian = inputs.hessian
+    try:
+        return np.linalg.cholesky(hessian).T.astype(np.float32)
+    except np.linalg.LinAlgError:  # fewer tokens than columns, or a column that is always 0: no less true, and slower
+        values, vectors = np.linalg.eigh(hessian)
+        return (np.sqrt(np.maximum(values, 0)) * vectors).T.astype(np.float32)
 
 
 def folded(weights: Any, fold: Fold, scales: Array, config: ModelConfig) -> Any:  # LayerWeights, Fold, (columns,) -> LayerWeights

@@ -26,6 +26,7 @@ from numpy import ndarray as Array
 from minillm.calibration.inputs import Inputs, output_error
 from minillm.errors import MiniLLMError, ModelError
 from minillm.layers import add_feed_forward, add_linear, linear, rms_norm, swiglu
+from minillm.memory import refuse_beyond_memory
 from minillm.model.adapters import FIELDS
 from minillm.model.transformer import Segment, Transformer
 
@@ -101,9 +102,11 @@ class OpenLayer:
                 setattr(self.weights, FIELDS[stem], dense)
                 progress(weights.size)
             if site == SITES[1]:
-                self.x[:] = (add_linear(x, self.attended(x), self.weights.o) for x in self.x)
+                for i, x in enumerate(self.x):  # one chunk after another: a new list would be a second stream beside the old
+                    self.x[i] = add_linear(x, self.attended(x), self.weights.o)
                 self.halfway = True
-        self.x[:] = (add_feed_forward(x, self.weights, self.model.config) for x in self.x)
+        for i, x in enumerate(self.x):
+            self.x[i] = add_feed_forward(x, self.weights, self.model.config)
 
 
 def quantize_layers(
@@ -125,16 +128,20 @@ def quantize_layers(
     if transformer.ops.name != "numpy":
         raise ModelError(f"layers are quantized on the numpy backend, found a model on {transformer.ops.name}.")
     c = transformer.config
-    widest = max(c.d_model, c.n_heads * c.d_head, c.d_ff) if least is None else least
+    widest = max(c.d_model, c.n_heads * c.d_head, c.d_ff)
+    least = max(1, widest if least is None else least)
     ids = [np.asarray(chunk, np.int64) for chunk in chunks]
-    if (found := sum(map(len, ids))) < max(1, widest):
-        raise MiniLLMError(f"calibration needs at least {max(1, widest):,} tokens, as many as the widest matrix has columns; "
+    if (found := sum(map(len, ids))) < least:
+        raise MiniLLMError(f"calibration needs at least {least:,} tokens, as many as the widest matrix has columns; "
                            f"found {found:,}: give a longer text, or more chunks of it.")  # fmt: skip
+    squares = 6 * 8 * widest**2  # float64: a Hessian, its factor, and what makes it
+    refuse_beyond_memory(4 * found * c.d_model + squares, f"calibration on {found:,} tokens", "Take fewer chunks.")
     for chunk in ids:
         transformer.check(Segment(chunk, 0, transformer.new_cache()))
     x = [transformer.ops.embed(chunk, transformer.weights.embedding) for chunk in ids]
-    for index, weights in enumerate(transformer.weights.layers):
-        layer = OpenLayer(index, replace(weights), x, transformer, sample)
+    for index in range(c.n_layers):  # enumerate() would hold on to the layer before
+        layer = OpenLayer(index, replace(transformer.weights.layers[index]), x, transformer, sample)
         prepare(layer)
         layer.quantize(quantize, progress)
         yield layer
+        del layer  # before the next one is read

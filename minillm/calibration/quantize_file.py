@@ -117,12 +117,13 @@ def layers_by(recipe: Recipe, model: Transformer, chunks: Sequence[Array], progr
 
 def without_text(model: Transformer, quantize: Quantize, progress: Progress) -> Iterator[OpenLayer]:
     """Quantize layer after layer by a method that looks at the weights alone; its `inputs` are None."""
-    for index, weights in enumerate(model.weights.layers):
-        layer = OpenLayer(index, weights, [], model)
+    for index in range(model.config.n_layers):
+        layer = OpenLayer(index, model.weights.layers[index], [], model)
         for stem in FIELDS:
             layer.matrices[layer.name(stem)] = quantize(layer.name(stem), layer.matrix(stem), cast(Inputs, None))
             progress(layer.matrix(stem).size)
         yield layer
+        del layer  # before the next one is read
 
 
 def saying(quantize: Callable[[str, Array, Inputs], AffineMatrix]) -> Quantize:

@@ -17,19 +17,29 @@ Ashkboos et al. 2024, arXiv:2404.00456, §4.1; that norms commute with rotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy import ndarray as Array
 
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES
+from minillm.formats.expect import from_file
+from minillm.formats.gguf import GGUFFile
+from minillm.formats.gguf_write import Streamed, write_gguf
+from minillm.formats.requantize import SPLIT_KEYS, refuse_itself
 from minillm.model.adapters import FIELDS
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
 from minillm.model.transformer import Transformer
-from minillm.model.weights import StoredTensor, load_weights
+from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
+from minillm.model.write import FILE_TYPES
 from minillm.quantization.rotations import rotation
 
+DIVISORS = "rope_freqs.weight"  # of RoPE's frequencies: not turned
+Progress = Callable[[int], object]
 Get = Callable[[str], Array]  # GGUF's name -> a float array
 
 READS = {"attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm"}
@@ -84,6 +94,34 @@ def untied(config: ModelConfig) -> ModelConfig:
     return replace(config, tied=False)
 
 
+def rotate_file(source: GGUFFile, path: str | Path, seed: int = 0, progress: Progress = lambda weights: None) -> None:
+    """Write the rotated model of a GGUF file, in F32: what quantizers start from. Metadata stay.
+
+    progress: called with the number of weights done since the last call. ModelError for tensors that no model here has, or lacks;
+    GGUFError as write_gguf. Nothing is written then.
+    """
+    refuse_itself(source.path, path)
+    with from_file(source.path):
+        config = config_from_gguf(source)
+        shapes = tensor_shapes(config)
+        found = {name: info.shape for name, info in source.tensors.items() if name != DIVISORS}
+        if wrong := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
+            raise ModelError(f"tensor {wrong[0]!r} must have shape {shapes.get(wrong[0])}, found {found.get(wrong[0])}.")
+    r = rotation(config.d_model, seed)
+
+    def chunks(name: str) -> Iterator[Array]:
+        made = source.dequantize(name) if name == DIVISORS else rotated_tensor(name, config, source.dequantize, r)
+        source.release_pages()
+        yield made
+        progress(made.size)
+
+    shapes = tensor_shapes(untied(config)) | {name: source.tensors[name].shape for name in (DIVISORS,) if name in source.tensors}
+    metadata: dict[str, Any] = {key: value for key, value in source.verbatim().items() if key not in SPLIT_KEYS}
+    metadata["general.file_type"] = np.uint32(FILE_TYPES["F32"])
+    kind = BLOCK_TYPES["F32"]
+    write_gguf(path, metadata, {name: Streamed(kind, shape, partial(chunks, name)) for name, shape in shapes.items()})
+
+
 def rotate_model(transformer: Transformer, seed: int = 0) -> Transformer:
     """Rotate a model of the numpy backend in memory."""
     config, get = transformer.config, tensors_of(transformer)
@@ -91,7 +129,7 @@ def rotate_model(transformer: Transformer, seed: int = 0) -> Transformer:
         raise ModelError(f"models are rotated on the numpy backend, found one on {transformer.ops.name}.")
     made = dict(rotated(config, get, seed))
     if transformer.weights.rope_divisors is not None:
-        made["rope_freqs.weight"] = transformer.weights.rope_divisors
+        made[DIVISORS] = transformer.weights.rope_divisors
 
     def stored(name: str) -> StoredTensor | None:
         if (tensor := made.get(name)) is None:

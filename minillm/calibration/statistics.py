@@ -92,8 +92,8 @@ def salience(  # (rows, columns), what flows in -> {rule: share of the output's 
 ) -> dict[str, float]:
     """Round all columns but a few, chosen by one rule after another, and compare the errors ‖(W - Ŵ) X‖² / ‖W X‖².
 
-    The rules: none is spared; some at random; those with the largest weights (by norm), or with the largest mean |x|. At least one
-    column is spared. The grid is RTN's of the whole matrix, so rules differ in what is spared, and in nothing else.
+    The rules: none is spared; some at random; those with the largest weights (by norm), or with the largest mean |x|; at least
+    one column. The grid is RTN's of the whole matrix, so rules differ in what is spared, and in nothing else.
     """
     if not 0 < share <= 1:
         raise MiniLLMError(f"the share of columns to spare must be above 0 and at most 1, found {share:g}.")

@@ -178,5 +178,5 @@ def show(
           f"{'' if args.dry_run else f': {args.out}'}")  # fmt: skip
     if errors := said.get("output_error"):
         worst = max(errors, key=errors.__getitem__)
-        print(f"layer error ‖(W - Ŵ)X‖² / ‖WX‖²: {sum(errors.values()) / len(errors):.3%} on average, most in {worst}, "
-              f"{errors[worst]:.3%}")  # fmt: skip
+        mean = sum(errors.values()) / len(errors)
+        print(f"layer error ‖(W - Ŵ)X‖² / ‖WX‖²: {100 * mean:.3g}% on average, most in {worst}, {100 * errors[worst]:.3g}%")

@@ -8,7 +8,7 @@ weights that come of it. Each type has its fields in the order in which they lie
 A value of the line is a number for the block, one for each group of weights, or one for each weight. The tests compute the line
 from these values and ask the decoder for the same weights, so neither can change alone.
 
-Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
+Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`); those of ours are in affine_blocks.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import GGUFError
+from minillm.formats.affine_blocks import AFFINE, affine_name
 from minillm.formats.blocks import BlockType, dequantize
 from minillm.formats.codebook_quants import E2M1, IQ4_NL
 from minillm.formats.cursor import quoted
 from minillm.formats.gguf import GGUFFile
 from minillm.formats.packing import half, planes, six_bit_scales, spread
+from minillm.quantization.bits import packed_bytes, unpack_bits
+from minillm.quantization.nf4 import BLOCK, nf4_levels
 
 Values = dict[str, np.ndarray]  # name in the line: one number, one for each group, or one for each weight
 Read = Callable[[np.ndarray], Values]  # (1, bytes) uint8 -> Values
@@ -78,6 +81,15 @@ def looked_up(table: np.ndarray) -> Read:
         return {"code": code, "value": table[code]}
 
     return read
+
+
+def side_by_side(bits: int, count: int) -> Read:
+    return lambda raw: {"q": unpack_bits(raw, bits, count)[0]}
+
+
+def levels(raw: np.ndarray) -> Values:  # NF4
+    code = unpack_bits(raw, 4, BLOCK)[0]
+    return {"code": code, "level": nf4_levels()[code]}
 
 
 def two_in_a_byte(raw: np.ndarray) -> Values:  # Q2_K
@@ -163,6 +175,13 @@ ANATOMY: dict[str, tuple[str, Sequence[tuple[str, int, str, Read]]]] = {  # type
     "MXFP4": ("scale · value", [
         ("e", 1, "the scale, a power of two: 2^(e - 127)", power_of_two),
         ("qs", 16, f"floats of 1 bit of sign, 2 of exponent, 1 of mantissa; {HALVES}", looked_up(E2M1 / np.float32(2)))]),
+    "NF4": ("d · level", [
+        ("d", 2, "float16: the scale, the largest magnitude of the block", number("d")),
+        ("qs", BLOCK // 2, "places in NF4's sixteen levels from -1 to 1, two a byte: the low four bits first", levels)]),
+    **{affine_name(bits, group): ("d · q + m", [
+        ("d", 2, D, number("d")), ("m", 2, M, number("m")),
+        ("qs", packed_bytes(group, bits), f"{bits} bits for each of {group} weights with nothing between, the first lowest",
+         side_by_side(bits, group))]) for bits, group in AFFINE},
 }  # fmt: skip
 
 

@@ -38,8 +38,10 @@ def awq_scales(  # one (rows, columns) or several, (columns,), (n, columns) -> (
     """
     matrices = [checked(w) for w in ([weights] if isinstance(weights, np.ndarray) else weights)]
     inputs = checked_inputs(inputs, matrices)
+    if np.shape(magnitudes) != (inputs.shape[1],):
+        raise MiniLLMError(f"expected a magnitude for each of {inputs.shape[1]:,} columns, found shape {np.shape(magnitudes)}.")
     if len(inputs) > inputs.shape[1]:
-        inputs = np.linalg.qr(inputs, mode="r")  # RᵀR = XᵀX, with no more rows than columns
+        inputs = np.asarray(np.linalg.qr(inputs, mode="r"))  # RᵀR = XᵀX, with no more rows than columns
     # BEGIN SOLUTION ex=07.6
     best, least = np.ones(inputs.shape[1], np.float32), np.inf
     for alpha in np.arange(steps + 1) / steps:

@@ -1,15 +1,15 @@
 """Rotations: the same model along other axes, in which no weight and no activation sticks out.
 
 A group that has one large weight has a coarse grid for all. Multiply by an orthogonal R: each new weight is a sum of all old ones
-with mixed signs, so a large one is spread evenly, the row looks like a normal distribution, and the grid fits it well. As R Rᵀ = I
-the product is the same, x Wᵀ = (x R)(W R)ᵀ, and x R comes for free where R can be folded into the weights that make x
+with mixed signs, so a large one is spread evenly, a row looks like draws from a normal distribution, and a grid fits it well. As
+R Rᵀ = I the product is the same, x Wᵀ = (x R)(W R)ᵀ, and x R comes for free where R can be folded into the weights that make x
 (calibration/rotating.py).
 
     R = diag(±1) · H/√d           H: Hadamard's matrix, ±1 in all places, d a power of two      H(2d) = [H H; H -H]
     R = diag(±1) · (H/√2^k ⊗ C)   d = 2^k · odd, as 576 = 64 · 9 or 1536 = 512 · 3
 
-C is Hartley's matrix (cos + sin) / √odd, the real cousin of Fourier's: orthogonal for every size, and as flat as that allows, with
-no entry above √2 of the mean size. Random signs keep a row that looks like a row of H from ending up in a single place.
+C is Hartley's matrix (cos + sin) / √odd, the real cousin of Fourier's: orthogonal for every size, and nearly as flat as H: no
+entry is above √2 times the root mean square. Random signs are for rows that look like a row of H, which would become one spike.
 
 QuaRot: Ashkboos et al. 2024, arXiv:2404.00456; the idea: Chee et al. 2023, arXiv:2307.13304. One vector rotated fast:
 attention/hadamard.py.

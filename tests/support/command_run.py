@@ -47,7 +47,7 @@ SMALL = {
     "loadtest": ["--requests", "2", "--rate", "100"],
     "serve": ["--port", "0", "--json", "--blocks", "64", "--backend", "numpy"],
     "imatrix": ["--chunks", "1", "--context", "8", "--out", "out.imatrix"],
-    "quantize": ["--type", "q4_0"],
+    "quantize": ["--type", "q4_0"],  # where --method does not say how
     "perplexity": ["--context", "8"],
 }
 COURSE_OPTIONS = {  # what a released, graded or watched course needs beside the command
@@ -160,6 +160,11 @@ def run_it(text, mock_url, monkeypatch):  # -> exit status
         return main([*words, *COURSE_OPTIONS.get(words[1], []), *(["--force"] if words[1] == "start" else [])])
     if words[0] == "download" and words[1] != "tiny":
         stand_in_wheel(words[1], monkeypatch)
+    if words[0] == "quantize" and "--method" in words:
+        if "--calibration" in words:
+            words[words.index("--calibration") + 1] = "corpus.txt"
+            words += ["--context", "128", "--chunks", "4"]
+        return main(words)
     return main([*words, *SMALL.get(words[0], [])])
 
 

@@ -7,6 +7,7 @@ float16 scales set to small numbers, so that weights are finite.
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
+from our_blocks import OURS, random_ours
 
 ARRAY = GGUFValueType.ARRAY
 TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
@@ -48,6 +49,8 @@ METADATA = (  # key, value, type, type of an array's elements
 
 def random_blocks(type, shape, rng, finite=True):  # -> (rows, bytes of a row) uint8
     """Blocks of random bytes. finite: with scales of about 1/100, otherwise whatever comes, NaN and infinity included."""
+    if type in OURS:
+        return random_ours(type, shape, rng, finite)
     block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[type]]
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // block, nbytes), dtype=np.uint8)
     for at in HALVES.get(type, ()) if finite else ():

@@ -9,13 +9,15 @@ comes float32: FLOAT32 of the sum of absolute values. A scale of the wrong group
 import gguf
 import numpy as np
 from gguf_files import random_blocks
+from our_blocks import OURS, values_of_ours
 
 from minillm.backends.numba_.packed import LAYOUTS
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.model.weights import StoredTensor
 
 PLAIN = ("F32", "F16", "BF16")
-TYPES = (*LAYOUTS, *PLAIN)
+PACKED = tuple(name for name in LAYOUTS if name not in OURS)  # those of ggml; the others: test_07_quantization_native.py
+TYPES = (*PACKED, *PLAIN)
 ROUNDING, FLOAT32 = 4 * 2.0**-16, 1e-6
 
 
@@ -29,7 +31,9 @@ def stored_matrix(type, rows, columns, seed=0, raw=None):  # -> StoredTensor
     return StoredTensor(raw.reshape(-1), BLOCK_TYPES[type], (rows, columns))
 
 
-def values_of(tensor):  # StoredTensor -> (rows, columns) float32, by the gguf package
+def values_of(tensor):  # StoredTensor -> (rows, columns) float32, by the gguf package, or our_blocks.py
+    if tensor.type.name in OURS:
+        return values_of_ours(tensor.type.name, tensor.raw, tensor.shape)
     raw = np.array(tensor.raw).reshape(tensor.shape[0], -1)
     with np.errstate(all="ignore"):
         return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[tensor.type.name]).reshape(tensor.shape)

@@ -26,7 +26,7 @@ from minillm.backends.numba_.crossover import TOKENS
 from minillm.backends.numba_.layouts import LAYOUT_LIST
 from minillm.backends.numba_.loops import loop_with_sums
 from minillm.backends.numba_.processor import FEATURES
-from minillm.backends.numba_.simd import F32, F32X16, I32, I32X16, LANES, call, constant, splat_scalar
+from minillm.backends.numba_.simd import F32, F32X16, I32, LANES, call, constant, splat_scalar
 from minillm.backends.numba_.tile import I64, PREFETCH_AHEAD, TileEmitter, number
 
 EIGHT_F32, EIGHT_I32 = ir.VectorType(F32, 8), ir.VectorType(I32, 8)

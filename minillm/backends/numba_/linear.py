@@ -105,7 +105,7 @@ def embed(tokens, table):  # (n,), PackedMatrix or FloatMatrix -> (n, columns) f
 
 
 def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or float32 for a vector
-    """Convert a stored tensor for `linear` and `embed`: packed types stay packed, float16 stays float16, others become float32."""
+    """Convert a stored tensor for `linear` and `embed`: packed types and float16 stay what they are, others become float32."""
     if len(tensor.shape) != 2:
         return as_float32(tensor)
     if tensor.type.name in LAYOUTS:

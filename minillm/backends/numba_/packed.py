@@ -194,8 +194,10 @@ def scale_at(raw, halves, at, unit_at, lane, kind, minimum):
 
     raw, halves: the band as bytes, and as 16-bit words. unit_at: where a head has it, or what the whole numbers are worth.
     """
-    if kind == HALF or kind == HEAD:
-        return number(halves, (at if kind == HALF else unit_at) // 2 + lane)
+    if kind == HEAD:
+        return number(halves, unit_at // 2 + lane)
+    if kind == HALF:
+        return number(halves, at // 2 + lane)
     byte = raw[at + lane]
     if kind == POWER:
         return np.float32(2.0 ** (np.float64(byte) - 128))
