@@ -76,8 +76,24 @@ def test_every_exponent_of_mxfp4_and_every_code():
     assert np.array_equal(found, expected) and np.array_equal(found, dequantize(raw.reshape(-1), tensor.type, (256, 32)))
     x = np.zeros((3, 32), np.float32)
     x[0, 1], x[1, 5], x[2, 15] = 1, 0.5, 0.25
-    sums = x.astype(np.float64) @ expected[:237].T.astype(np.float64)  # beyond, a scale times an integer sum is infinite
-    np.testing.assert_allclose(ops.linear(x, matrix)[:, :237], sums.astype(np.float32), rtol=1e-6)
+    last = 237  # beyond, a scale times one of these integer sums is infinite
+    sums = x.astype(np.float64) @ expected[:last].T.astype(np.float64)
+    np.testing.assert_allclose(ops.linear(x, matrix)[:, :last], sums.astype(np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize("e", [*range(230, 240), 252, 253, 254, 255])
+def test_a_scale_of_mxfp4_near_the_end_of_float32_gives_what_numpy_gives(e):
+    """The largest codes times the largest x of 32 columns: a finite product where the reference's is finite."""
+    raw = np.full((17, 2 * 17), 0x77, np.uint8)  # all 6 times the scale
+    raw[:, [0, 17]] = 120  # of most rows, small
+    raw[9, 17], raw[16, 0] = e, e - 1
+    tensor = stored_matrix("MXFP4", 17, 64, raw=raw)
+    x = np.stack([np.full(64, 2.0**-12), np.linspace(0.1, 1, 64) * 2.0**-11, np.ones(64)]).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = get_backend("numpy").linear(x, get_backend("numpy").load_matrix(tensor))
+    found = ops.linear(x, ops.load_matrix(tensor))
+    assert np.isfinite(expected[:2]).all() == (e <= 252)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def float16(band, at):

@@ -106,3 +106,25 @@ def test_each_engine_is_measured_beside_each_neighbour_and_again_asked_of_those_
         assert found["loops, nice 0"]["p99_s"] > 0.3 and found["loops, nice 0"]["p50_s"] == pytest.approx(0.04)
     text = bench_busy.table(result)
     assert "loops, nice 0    OpenVINO" in text and "0.50   0.50" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "says"),
+    [
+        (["--threads", "9"], {}, "9 threads on 2 cores"),
+        ([], {"OPENBLAS_NUM_THREADS": "5"}, "5 threads on 2 cores take turns and wait for each other (OPENBLAS_NUM_THREADS)"),
+        (["--threads", "2"], {"OMP_NUM_THREADS": "7"}, ""),  # what is said last holds
+        ([], {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "many"}, ""),
+    ],
+)
+def test_more_threads_than_cores_are_told(monkeypatch, capsys, given, variables, says):
+    from minillm import cli
+    from minillm.bench.worker import THREAD_VARIABLES
+
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, variables.get(name, ""))
+    monkeypatch.delitem(cli.sys.modules, "numba", raising=False)  # running, it keeps its own number
+    monkeypatch.setattr(cli, "available_cores", lambda: 2)
+    assert cli.main(["generate", "--model", "no-such-model", "x", *given]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if "cores" in line]
+    assert len(told) == bool(says) and says in "".join(told)

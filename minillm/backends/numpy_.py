@@ -25,6 +25,9 @@ from minillm.layers import (
     rms_norm,
     rope_angles,
 )
+from minillm.memory import keep_freed_memory
+
+keep_freed_memory()
 
 __all__ = [
     "AttentionStep",

@@ -20,6 +20,8 @@ from types import ModuleType
 
 from minillm.errors import MiniLLMError
 
+BLOCK_TOKENS = 64  # of block_sums
+
 
 @dataclass(frozen=True, repr=False)
 class Ops:
@@ -62,6 +64,9 @@ class Ops:
     invariant: Callable | None = None  # () -> {name: operation}, with one order of additions for every shape (invariant.py)
     flash_attention: Callable | None = None  # q, k, v, causal=, window=, offset= -> out, log-sum-exp (n_q, heads)
     split_kv_attention: Callable | None = None  # q, k, v, splits, causal=, window=, offset= -> as flash_attention
+    # logits (n, vocab), temperatures, top_ps (n,) -> of each 64 tokens the largest (n, vocab / 64), and Σ e^((x - best) / t),
+    # in float64; where top-p keeps more than these tell: a width (n,), and how many logits are 0, 1, … widths below the best
+    block_sums: Callable | None = None
     compiling: Callable | None = (
         None  # types of matrices -> a context manager around the first steps, which compile
     )

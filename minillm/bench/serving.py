@@ -1,6 +1,7 @@
 """What the engine costs beside the model, and what batch invariance costs within it: each a ratio of two times of one run.
 
     overhead   (step - forward) / step       plan, sampling, text, log: all that is not the model
+    sampling   (overhead - overhead of greedy steps) / step     a draw for each sequence, by top-p alone, and with top-k
     slowdown   invariant step / step         the price of one order of additions (backends/invariant.py)
 
 Medians over the steps: a step that another process interrupted says nothing. With --peers: our server beside others
@@ -19,6 +20,12 @@ from minillm.llm import LLM
 from minillm.model.params import SamplingParams
 from minillm.model.transformer import Segment
 from minillm.scheduler.scheduler import SchedulerConfig
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "top-p": {"temperature": 0.8, "top_p": 0.95},
+    "top-k and top-p": {"temperature": 0.8, "top_k": 40, "top_p": 0.95},
+    "temperature": {"temperature": 0.8},
+}
 
 
 def overhead(  # -> {"step_s", "forward_s", "overhead_s", "overhead"}
@@ -82,8 +89,13 @@ def slowdown(  # -> {name: seconds of the fast one, of the invariant one, ratio}
 
 def run(llm: LLM, batch: int = 16, steps: int = 40) -> dict[str, Any]:
     """Measure both, for so many sequences."""
-    engine, invariant = overhead(llm, batch, steps=steps), slowdown(llm, batch, steps=max(1, steps // 2))
-    return {"model": llm.config.name, "batch": batch, "engine": engine, "invariant": invariant}
+    engine, drawn = overhead(llm, batch, steps=steps), {}
+    for name, params in SAMPLED.items():
+        found = overhead(llm, batch, steps=steps, seed=0, **params)
+        drawn[name] = {"sampling_s": found["overhead_s"] - engine["overhead_s"], "step_s": found["step_s"]}
+        drawn[name]["share"] = drawn[name]["sampling_s"] / found["step_s"]
+    invariant = slowdown(llm, batch, steps=max(1, steps // 2))
+    return {"model": llm.config.name, "batch": batch, "engine": engine, "sampling": drawn, "invariant": invariant}
 
 
 def beside_peers(path, wanted, load, rounds, backend, kv, threads):  # names with commas between, (int, …) -> dict, [peer]
@@ -102,10 +114,13 @@ def table(result: dict[str, Any]) -> str:
 
         return servers.table(result)
     engine, invariant = result["engine"], result["invariant"]
+    each = result["sampling"].items()
+    drawn = "; ".join(f"{name} {found['sampling_s'] * 1e3:.2f} ms, {found['share']:.1%} of a step" for name, found in each)
     return (
         f"{result['model']}, {result['batch']} sequences\n"
         f"engine: {engine['overhead_s'] * 1e3:.2f} ms of a step of {engine['step_s'] * 1e3:.1f} ms are not the model's: "
         f"{engine['overhead']:.1%}\n"
+        f"sampling beside greedy steps: {drawn}\n"
         f"batch-invariant mode: decode takes {invariant['decode_slowdown']:.2f} times as long, "
         f"prefill {invariant['prefill_slowdown']:.2f} times"
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from minillm import __version__
 from minillm.cli.arguments import Parser
+from minillm.cores import available_cores
 from minillm.errors import MiniLLMError
 
 COMMANDS = (
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:  # exit status
     try:
         if getattr(args, "threads", None) is not None:
             set_threads(args.threads)
+        if hasattr(args, "threads"):
+            tell_threads()
         return args.run(args) or 0
     except MiniLLMError as error:
         print(f"minillm: {' '.join(str(error).split())}", file=sys.stderr)
@@ -90,3 +93,13 @@ def set_threads(count: int) -> None:
         if team := sys.modules.get("minillm.backends.numba_.team"):
             team.set_threads(count)
     os.environ.update(variables)
+
+
+def tell_threads() -> None:
+    """Warn on standard error where a numeric library is to start more threads than there are cores for us."""
+    from minillm.bench.worker import THREAD_VARIABLES
+
+    cores, asked = available_cores(), {name: os.environ.get(name, "") for name in THREAD_VARIABLES}
+    if more := [name for name, value in asked.items() if value.isdecimal() and int(value) > cores]:
+        threads, where = max(int(asked[name]) for name in more), ", ".join(more)
+        print(f"minillm: {threads} threads on {cores} cores take turns and wait for each other ({where}).", file=sys.stderr)

@@ -70,10 +70,19 @@ class Answer(SequenceState):
     @property
     def greedy(self) -> bool:
         """Whether it needs only the likeliest token of the logits. Then they need not leave the device."""
-        params, early = self.params, len(self.token_ids) < self.params.min_tokens
-        return params.temperature == 0 and params.logprobs is None and not (params.changes_logits or early)
+        return self.params.temperature == 0 and self.unchanged
 
-    def next_token(self, found: np.ndarray, eos_ids: Collection[int]) -> Delta:  # (vocab,) logits, or () token, -1: none
+    @property
+    def plain(self) -> bool:
+        """Whether its next token is a draw from the logits as they are, and nothing else is asked of them."""
+        return self.params.temperature > 0 and self.unchanged
+
+    @property
+    def unchanged(self) -> bool:
+        early = len(self.token_ids) < self.params.min_tokens
+        return self.params.logprobs is None and not (self.params.changes_logits or early)
+
+    def next_token(self, found: np.ndarray, eos_ids: Collection[int]) -> Delta:  # (vocab,) logits, or () a token, -1: none
         """Sample the next token. The cost depends on the vocabulary, never on the length of the text so far."""
         if np.ndim(found) == 0:
             if found < 0:

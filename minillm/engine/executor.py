@@ -7,14 +7,15 @@ It owns the memory and decides nothing. A plan names blocks by number; here a nu
 lives for one step: it is a view of the pages that the plan names, so a sequence that was preempted, moved or forked needs
 no repair, only other numbers. How a token is sampled (temperature, seed) and what text it adds: see answer.py.
 
-A step downloads one array from the device: the likeliest token of each row, where no answer needs more; else rows of logits.
+A step downloads one array from the device: the likeliest token of each row, where no answer needs more; else rows of logits, from
+which tokens are drawn for all sequences at once (draws.py).
 (The log-probabilities of a prompt, where a request wants them, take more: a piece of logits at a time, logprobs.py.)
 
 An error of one request must not end the others. Where a step fails, its shares are computed again one by one. That is safe,
 since keys and values are written to the same slots as before, and only requests that fail alone are aborted.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -23,8 +24,10 @@ import numpy as np
 from minillm.backends import get_backend
 from minillm.cache.block_table import BlockTable
 from minillm.cache.paged import PagedCache, PageStore
+from minillm.cache.protocol import Array
 from minillm.engine.answer import Answer, Delta
 from minillm.model.adapters import LoadedAdapter
+from minillm.model.draws import draw_all
 from minillm.model.generate import compute_logits
 from minillm.model.transformer import Segment, Transformer
 from minillm.scheduler.plan import Plan, SequenceId, Share, StepResult
@@ -89,7 +92,7 @@ class ModelExecutor:
         try:
             leads = [self.answers[share.sequence.request][0] for share in shares]
             logits = compute_logits(self.transformer, [self.segment(share) for share in shares], leads)
-            found = self.ops.download(self.ops.most_likely(logits) if self.greedy(drawing) else logits) if drawing else ()
+            found = self.choose(drawing, logits) if drawing else ()
         except Exception as error:
             if len(shares) == 1:
                 outcome.failed[shares[0].sequence.request] = error
@@ -97,9 +100,20 @@ class ModelExecutor:
             return [pair for share in shares for pair in self.forward([share], outcome)]
         return list(zip(drawing, found, strict=True))
 
-    def greedy(self, shares: list[Share]) -> bool:
-        """Whether all sequences that draw need only the likeliest token."""
-        return all(self.answers[s.request][s.index].greedy for share in shares for s in share.draws)
+    def choose(self, shares: list[Share], logits: Array) -> Sequence[np.ndarray]:  # (n, vocab) -> for each: () token, or (vocab,)
+        """Choose a token for each share that needs no more of its logits, all together; hand on the logits of the others."""
+        answers = [[self.answers[s.request][s.index] for s in share.draws] for share in shares]
+        if all(answer.greedy for draws in answers for answer in draws):
+            return self.ops.download(self.ops.most_likely(logits))
+        found: list[np.ndarray] = list(self.ops.download(logits))
+        rows = [i for i, draws in enumerate(answers) if len(draws) == 1 and draws[0].plain]
+        if rows:
+            (where,) = self.ops.upload([np.array(rows)])
+            own = [answers[i][0] for i in rows]
+            some = logits if len(rows) == len(found) else logits[where]
+            for i, token in zip(rows, draw_all(some, [a.params for a in own], [a.rng for a in own], self.ops), strict=True):
+                found[i] = found[i] if token is None else np.array(token)
+        return found
 
     def segment(self, share: Share) -> Segment:
         """Make the transformer's segment of a share. The table is read only: the scheduler owns its blocks."""

@@ -107,7 +107,9 @@ def nucleus(x: np.ndarray, weights: np.ndarray, p: float) -> np.ndarray | None: 
     enough = int(np.searchsorted(np.cumsum(np.exp(tops)), goal + guard))
     least = math.log((1 - p) / len(x)) + math.log(total)  # all tokens below it together weigh less than 1 - p
     if len(x) > FEW and enough == len(tops) and (likely := np.count_nonzero(x >= least)) > FEW:
-        least = min(least, -1e-9)
+        if (lowest := float(x.min())) == 0:  # all are alike
+            return crossing(np.arange(len(x)), x, 0.0, goal, guard)
+        least = min(max(least, lowest), -1e-9)  # where all are nearly alike, buckets are as narrow as that
         return flat_nucleus(x if likely == len(x) else np.maximum(x, least), weights, least, goal, guard)
     floor = float(tops[enough]) if enough < len(tops) else -math.inf
     return crossing(np.flatnonzero(x >= max(floor, least - 1)), x, 0.0, goal, guard)
@@ -131,6 +133,9 @@ def flat_nucleus(x: np.ndarray, weights: np.ndarray, least: float, goal: float, 
 def crossing(some: np.ndarray, x: np.ndarray, above: float, goal: float, guard: float) -> np.ndarray | None:  # (m,) -> (n,)
     """Find which of some tokens are kept, neighbours in the order of likelihood. above: what all likelier tokens weigh."""
     own = x[some]
+    if len(own) > 1 and own.min() == own.max():  # as many as it takes, the lower ids
+        count = (goal - above) / math.exp(own[0])
+        return None if abs(count - round(count)) * math.exp(own[0]) <= guard else some[: max(0, math.ceil(count))]
     values = np.sort(own)[::-1]  # SIMD sorts numbers, not indices
     weights = np.exp(values)
     before = above + np.cumsum(weights) - weights

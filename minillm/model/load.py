@@ -16,6 +16,8 @@ from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_split import named_parts
 from minillm.model import zoo
 from minillm.model.config import ModelConfig
+from minillm.model.draws import draw_all
+from minillm.model.params import SamplingParams
 from minillm.model.random_model import tensor_shapes
 from minillm.model.tensor_store import TensorStore
 from minillm.model.tokenizer import Tokenizer
@@ -67,7 +69,8 @@ def compile_kernels(transformer: Transformer) -> None:
     prompt = min(16, transformer.config.context_length - 1)  # more than a backend takes for a step of decode
     cache = transformer.new_cache()
     for n in filter(None, (prompt, 1)):
-        transformer.forward([Segment([0] * n, cache.length, cache)])
+        logits = transformer.logits([Segment([0] * n, cache.length, cache)])
+    draw_all(logits, [SamplingParams(temperature=1.0)], [np.random.default_rng(0)], transformer.ops)
 
 
 def load_from(path: Path, ops: Ops) -> tuple[Transformer, Tokenizer]:  # path, backend -> (Transformer, Tokenizer)

@@ -102,6 +102,10 @@ class SamplingParams:
         penalties = self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
         return penalties or bool(self.logit_bias)
 
+    def keeps_all(self, vocab: int) -> bool:
+        """Whether every token of the vocabulary can be drawn: no filter is on."""
+        return not 0 < self.top_k < vocab and self.top_p == 1 and self.min_p == 0
+
     def check_vocabulary(self, size: int) -> None:
         """Check that the model has the tokens that logit_bias names. RequestError for one that it has not."""
         if (largest := max(self.logit_bias, default=0)) >= size:

@@ -8,6 +8,9 @@ Models: three of random weights, 256 wide, one for each architecture, so that no
 rows of 576 need many. Each reads the beginnings of ten held-out stories. Kept for each file: the mean KL divergence of the two
 engines on it, how often our first choice is among llama.cpp's two best, and the KL divergence of a quantized file to the F16 one,
 ours and llama.cpp's. For that both run on our reference engine: llama.cpp rounds the inputs of its products too.
+
+SmolLM2 takes half an hour. What a step finds done in FOLDER it leaves, file by file, so a step that was stopped goes on where it
+was; a change of a quantizer wants its files deleted, or a new folder. Models of the record that FOLDER lacks stay in it.
 """
 
 import json
@@ -68,7 +71,9 @@ def quantized(base, folder, imatrix, files=FILES):  # writes FOLDER/{mix}.gguf
     with open_gguf(base) as source:
         for file in files:
             mix, _, steered = file.partition("+")
-            requantize(source, folder / f"{file}.gguf", mix, imatrix if steered else None)
+            if not (folder / f"{file}.gguf").exists():
+                requantize(source, folder / f"{file}.gguf", mix, imatrix if steered else None)
+                print(folder.name, file, file=sys.stderr)
 
 
 def write(folder, names):
@@ -76,7 +81,8 @@ def write(folder, names):
     for name in names:
         where = folder / name
         where.mkdir(parents=True, exist_ok=True)
-        write_base(name, where / "base.gguf")
+        if not (where / "base.gguf").exists():
+            write_base(name, where / "base.gguf")
         llm = LLM(where / "base.gguf", backend="numpy")
         prompts = [llm.tokenizer.encode(story)[: TOKENS.get(name, 48)] for story in held_out]
         (where / "prompts.json").write_text(json.dumps(prompts))
@@ -86,7 +92,6 @@ def write(folder, names):
             means = {n: imatrix.importance(source.tensors[n])[0] for n in imatrix.sums}
         np.savez(where / "imatrix.npz", **means)
         quantized(where / "base.gguf", where, imatrix)
-        print(name, file=sys.stderr)
 
 
 def our_logits(path, prompts):  # -> (tokens of all prompts, vocab) float32
@@ -123,29 +128,37 @@ def rounded(row):
     return {key: value if isinstance(value, bool) else float(f"{value:.4g}") for key, value in row.items()}
 
 
+def measure(where, file, f16, prompts):  # -> what is kept of a file
+    theirs, ours = np.load(where / f"{file}.npy"), our_logits(where / f"{file}.gguf", prompts)
+    of_theirs = np.load(where / f"{file}.llama.npy")  # the file that llama.cpp quantized
+    ours_of_theirs = our_logits(where / f"{file}.llama.gguf", prompts)
+    return {
+        "types_equal": json.loads((where / "types.json").read_text())[file],
+        "kl_of_engines": divergence(theirs, ours), "among_two_best": among_two_best(ours, theirs),
+        "kl_of_engines_on_theirs": divergence(of_theirs, ours_of_theirs),
+        "among_two_best_on_theirs": among_two_best(ours_of_theirs, of_theirs),
+        "kl_to_f16": divergence(f16, ours), "kl_to_f16_of_theirs": divergence(f16, ours_of_theirs),
+    }  # fmt: skip
+
+
 def compare(folder, out):
-    result = {"llama-cpp-python": json.loads((folder / "version.json").read_text()), "models": {}}
+    result = json.loads(out.read_text()) if out.exists() else {"models": {}}
+    result["llama-cpp-python"] = json.loads((folder / "version.json").read_text())
     for where in sorted(path.parent for path in folder.glob("*/prompts.json")):
-        prompts = json.loads((where / "prompts.json").read_text())
-        types, rows = json.loads((where / "types.json").read_text()), {}
+        prompts, done = json.loads((where / "prompts.json").read_text()), where / "rows.json"
+        rows = json.loads(done.read_text()) if done.exists() else {}
         f16 = our_logits(where / "f16.gguf", prompts)
         for file in FILES:
-            theirs, ours = np.load(where / f"{file}.npy"), our_logits(where / f"{file}.gguf", prompts)
-            of_theirs = np.load(where / f"{file}.llama.npy")  # the file that llama.cpp quantized
-            ours_of_theirs = our_logits(where / f"{file}.llama.gguf", prompts)
-            rows[file] = {
-                "types_equal": types[file],
-                "kl_of_engines": divergence(theirs, ours), "among_two_best": among_two_best(ours, theirs),
-                "kl_of_engines_on_theirs": divergence(of_theirs, ours_of_theirs),
-                "among_two_best_on_theirs": among_two_best(ours_of_theirs, of_theirs),
-                "kl_to_f16": divergence(f16, ours), "kl_to_f16_of_theirs": divergence(f16, ours_of_theirs),
-            }  # fmt: skip
-            print(where.name, file, rows[file], file=sys.stderr)
-        result["models"][where.name] = {"tokens": sum(map(len, prompts)), "files": rows}
+            if file not in rows:
+                rows[file] = measure(where, file, f16, prompts)
+                done.write_text(json.dumps(rows))
+                print(where.name, file, rows[file], file=sys.stderr)
+        result["models"][where.name] = {"tokens": sum(map(len, prompts)), "files": {file: rows[file] for file in FILES}}
         if where.name == KEPT:
             result["prompts"] = prompts[:4]
             tokens = sum(map(len, prompts[:4]))
             result["two_best"] = {f: two_best(np.load(where / f"{f}.npy")[:tokens]).tolist() for f in FILES if "+" not in f}
+    result["models"] = {name: result["models"][name] for name in sorted(result["models"])}
     out.write_text(shown(result))
 
 

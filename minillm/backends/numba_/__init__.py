@@ -11,6 +11,7 @@
     layer                     half a layer in one call
     stack                     all layers of a step in one call
     thin                      adapters, within the kernels of layer and stack
+    block_sums                what a draw wants to know of a row of logits
     invariant                 one order of additions for every batch
     team, tasks, atomics      the threads, how they share their work, and what that takes
     compiled                  where machine code is kept between runs
@@ -18,6 +19,7 @@
 
 from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
 from minillm.backends.numba_.batch import AttentionStep
+from minillm.backends.numba_.block_sums import block_sums
 from minillm.backends.numba_.compiled import compiling, ready
 from minillm.backends.numba_.invariant import invariant
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
@@ -28,9 +30,7 @@ from minillm.backends.numba_.team import state
 from minillm.backends.numba_.thin import RoutedLayers as routed_layers
 from minillm.backends.numpy_ import download, empty, most_likely, upload, zeros
 from minillm.layers import rms_norm, rope_angles
-from minillm.memory import keep_freed_memory
 
-keep_freed_memory()
 kv_dtype = "float16"  # half the bytes that a decode step reads
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "add_linear",
     "attention",
     "attention_inputs",
+    "block_sums",
     "compiling",
     "download",
     "embed",

@@ -19,7 +19,7 @@ from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.floats import FloatMatrix
 from minillm.backends.numba_.handles import handle
 from minillm.backends.numba_.multiply import multiply, product_tasks, round_row
-from minillm.backends.numba_.packed import BAND, LAYOUTS, PackedMatrix, pack, unpack_rows
+from minillm.backends.numba_.packed import BAND, PackedMatrix, can_pack, pack, unpack_rows
 from minillm.backends.numba_.plain import linear_plain
 from minillm.backends.numba_.processor import PLAIN
 from minillm.backends.numba_.tasks import begin_rows, new_board, next_rows, worker
@@ -105,10 +105,13 @@ def embed(tokens, table):  # (n,), PackedMatrix or FloatMatrix -> (n, columns) f
 
 
 def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or float32 for a vector
-    """Convert a stored tensor for `linear` and `embed`: packed types and float16 stay what they are, others become float32."""
+    """Convert a stored tensor for `linear` and `embed`: packed types and float16 stay what they are, others become float32.
+
+    So does what has a layout and cannot be packed: MXFP4 with scales near float32's end, which no model has, but a file can.
+    """
     if len(tensor.shape) != 2:
         return as_float32(tensor)
-    if tensor.type.name in LAYOUTS:
+    if can_pack(tensor):
         return pack(tensor)
     if without_kernels("numba", [tensor.type.name]):
         notice(f"numba has no kernels for {tensor.type.name}: such matrices become float32 in memory.")

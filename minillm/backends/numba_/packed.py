@@ -31,6 +31,7 @@ from minillm.formats.affine_blocks import nf4_parts
 from minillm.formats.k_quants import FACTORS
 
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
+LARGEST_POWER = 232  # of e: 2^(232 - 128) times a sum of 32 products, at most 12 · 32767 each, is still a float32
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
             parts = stored_parts(chunk, tensor.type, layout)
             write_records(records[start // BAND : -(-stop // BAND)], layout, stop - start, parts)
     return PackedMatrix(records, layout, (rows, columns))
+
+
+def can_pack(tensor):  # a stored tensor
+    """Whether its type has a layout, and the kernel's sums stay finite: it scales a sum of codes first, and by x's scale last."""
+    layout = LAYOUTS.get(tensor.type.name)
+    if layout is None or layout.scales != POWER:
+        return layout is not None
+    return int(tensor.raw.reshape(-1, tensor.type.bytes)[:, 0].max(initial=0)) <= LARGEST_POWER
 
 
 def stored_parts(chunk, type, layout):  # (blocks, bytes) uint8 -> {field of layout.dtype: (blocks, numbers)}

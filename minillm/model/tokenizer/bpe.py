@@ -46,12 +46,15 @@ class ByteLevelBPE:
         self.vocabulary, self.normalizer = vocabulary, normalizer
         self.pre = canonical(pre)
         self.whole_words = self.pre == "llama-bpe" if ignore_merges is None else ignore_merges
-        ids = {text: i for text, i in vocabulary.ids.items() if i not in vocabulary.control_ids}
-        self.byte_ids = [ids.get(char) for _, char in sorted(BYTE_TO_CHAR.items())]
+        self.byte_ids = [self.text_id(char) for _, char in sorted(BYTE_TO_CHAR.items())]
         self.missing_bytes = {byte for byte, i in enumerate(self.byte_ids) if i is None}
-        self.text_ids = ids
         self.table = merge_table(merges, vocabulary)
         self.words = WordCache(self._encode_word)
+
+    def text_id(self, text: str) -> int | None:
+        """Find a token that plain text may become: no control token."""
+        i = self.vocabulary.ids.get(text)
+        return None if i in self.vocabulary.control_ids else i
 
     def encode(self, text: str, starts: bool = True) -> list[int]:
         """Encode a text without special tokens. starts: not used here, see sentencepiece.py."""
@@ -67,7 +70,7 @@ class ByteLevelBPE:
 
     def _encode_word(self, word: str) -> list[int]:
         data = word.encode()
-        if self.whole_words and (i := self.text_ids.get(byte_symbols(data))) is not None:
+        if self.whole_words and (i := self.text_id(byte_symbols(data))) is not None:
             return [i]
         return merge([i for byte in data if (i := self.byte_ids[byte]) is not None], self.table.get)
 

@@ -7,7 +7,7 @@ are recognized only where the caller asks: a user who could type one could end t
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from minillm.errors import TokenizerError
@@ -45,10 +45,10 @@ class Vocabulary:
     tokens: list[str]
     types: list[int]
     declared: set[int] = field(default_factory=set)
-    reachable: frozenset[str] | set[str] = frozenset()
+    reachable: InitVar[frozenset[str] | set[str]] = frozenset()  # not kept: as many texts as merges
     spaces: str = " "
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, reachable: frozenset[str] | set[str]) -> None:
         if not self.tokens or not all(isinstance(text, str) for text in self.tokens):
             raise TokenizerError(f"tokenizer.ggml.tokens: expected a list of strings, found {_describe(self.tokens)}")
         check_unicode("".join(self.tokens), "tokenizer.ggml.tokens")
@@ -61,7 +61,7 @@ class Vocabulary:
         self.ids = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
         ends = {self.ids[name] for name in END_NAMES if name in self.ids}
         for i in self.declared | ends:
-            if self.types[i] != BYTE and self.tokens[i] not in self.reachable:
+            if self.types[i] != BYTE and self.tokens[i] not in reachable:
                 self.types[i] = self.types[i] if self.types[i] == UNKNOWN else CONTROL
         self.control_ids = {i for i, kind in enumerate(self.types) if kind in (CONTROL, UNKNOWN)}
         if (squares := sum(len(self.tokens[i]) ** 2 for i in self.control_ids)) > MOST_CONTROL:
