@@ -20,7 +20,7 @@ from minillm.backends import WORTH_COMPILING, fitting_backend
 from minillm.bench.machine import kept_machine
 from minillm.bench.quality import compare, predictions
 from minillm.bench.rounds import in_turn
-from minillm.calibration.awq_layers import LayerwiseAWQ
+from minillm.calibration.folding import awq_layer, clip_and_round
 from minillm.calibration.collect import chunks_of, collect
 from minillm.calibration.layers import SITES, quantize_layers
 from minillm.calibration.quantize_file import quantize_file
@@ -85,10 +85,9 @@ for name, made in (("nearest", near), ("GPTQ", clever), ("best of 256", None)):
 
 # %%
 GRID = Grid(3, 64)
-awq = LayerwiseAWQ(GRID)
 WAYS = {  # what quantizes a matrix, and what is done to a layer before
     "nearest": (lambda name, w, x: round_to_nearest(w, GRID), lambda layer: None),
-    "AWQ": (awq.quantize, awq.prepare),
+    "AWQ": (partial(clip_and_round, grid=GRID), partial(awq_layer, grid=GRID)),
     "GPTQ": (lambda name, w, x: gptq(w, x.hessian, GRID), lambda layer: None),
 }
 errors = {way: [layer.errors for layer in quantize_layers(original.transformer, chunks, *WAYS[way], least=0)] for way in WAYS}
@@ -121,7 +120,8 @@ left.set(xlim=(-0.45, 0.45), ylim=(-0.45, 0.45))
 plots.legend(left)
 for i, way in enumerate(WAYS):
     plots.series(right, i, layers, [sum(layer.values()) for layer in errors[way]], way)
-title = plots.finding(f"In 3 bits GPTQ leaves {ratio:.0%} of the error, AWQ {awq_ratio:.0%}", ratio < 0.8 and awq_ratio < 1, counted=True)
+holds = ratio < 0.8 and awq_ratio < 1
+title = plots.finding(f"In 3 bits GPTQ leaves {ratio:.0%} of the error, AWQ {awq_ratio:.0%}", holds, counted=True)
 plots.label(right, title, "layer of tiny", "share of the outputs' energy lost, 7 matrices")
 right.set_xticks(layers)
 right.set_ylim(bottom=0)
