@@ -135,8 +135,9 @@ plots.show(fig)
 # ## Levels: even, normal, floating, best
 #
 # Eight formats of about four bits, in blocks of 64 where the format leaves the choice. Weights: normal ones, and those of `tiny`.
-# Lloyd-Max has its sixteen levels fitted to the weights at hand, over the largest of each block: nobody can do better with such
-# blocks, and no format ships it, as it needs a table for each matrix.
+# Lloyd-Max has its sixteen levels fitted to the weights at hand, over the largest of each block: no table does better with such
+# blocks, and no format ships it, as it needs one for each matrix. It and IQ4_NL use the sign of the scale: the largest weight of a
+# block is always at the same end, so that the other end need not reach as far.
 
 # %%
 IQ4 = np.array(IQ4_NL, np.float32) / 127
@@ -148,7 +149,7 @@ FORMATS = {  # name: quantizer, its levels over the largest magnitude of a block
     "IQ4_NL": (lambda w: quantize_codebook(w, IQ4, signed=True), IQ4),
     "asymmetric": (lambda w: round_to_nearest(w, Grid(4, 64)), None),
     "NVFP4": (quantize_nvfp4, None),
-    "Lloyd-Max": (quantize_lloyd_max, None),
+    "Lloyd-Max": (partial(quantize_lloyd_max, signed=True), None),
 }
 normal = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
 matrices = [getattr(layer, field) for layer in original.transformer.weights.layers for field in FIELDS.values()]
@@ -182,7 +183,7 @@ plots.label(left, title, "relative squared error (10⁻³)", "")
 left.set_xlim(left=0)
 plots.legend(left)
 tables = {name: levels for name, (_, levels) in FORMATS.items() if levels is not None}
-tables["Lloyd-Max, normal"] = quantize_lloyd_max(normal).levels
+tables["Lloyd-Max, normal"] = quantize_lloyd_max(normal, signed=True).levels
 for i, (name, levels) in enumerate(tables.items()):
     right.plot(levels, [i] * len(levels), "|", color="black", markersize=18, markeredgewidth=1.6)
 right.set_yticks(range(len(tables)), list(tables), fontsize=8)
@@ -194,7 +195,8 @@ plots.show(fig)
 
 # %% [markdown]
 # **The gap** between NF4 and Lloyd-Max is that levels at quantiles are used alike, which is not the same as least error; and the
-# largest weight of each block is always at an end. Asymmetric integers and NVFP4 take 4.5 bits.
+# largest weight of each block lies at one of two ends, where a sign in the scale would leave one. Asymmetric integers and NVFP4
+# take 4.5 bits.
 
 # %% [markdown]
 # ## Bits and quality of whole models
