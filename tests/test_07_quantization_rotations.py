@@ -148,6 +148,17 @@ def test_a_rotated_file_is_a_model_that_says_the_same(path_of, name, tmp_path):
         assert file.metadata.keys() >= source.metadata.keys() - {"general.file_type"}
 
 
+def test_a_file_that_cannot_be_rotated_leaves_nothing(path_of, tmp_path):
+    out = tmp_path / "out.gguf"
+    with open_gguf(path_of("llama")) as source:
+        with pytest.raises(MiniLLMError, match="is the file that is read"):
+            rotate_file(source, path_of("llama"))
+        del source.tensors["blk.1.ffn_up.weight"]
+        with pytest.raises(ModelError, match=r"'blk\.1\.ffn_up\.weight' must have shape \(40, 48\), found None"):
+            rotate_file(source, out)
+    assert not out.exists() and list(tmp_path.iterdir()) == []
+
+
 def test_tensors_come_one_by_one(path_of):
     """None is asked for before its turn, and with a matrix its gain alone."""
     model, asked = load_model(path_of("llama"), "numpy")[0], []
