@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from script_help import script
 
 from minillm import LLM
 from minillm.bench import quantization, quantized_files
@@ -168,3 +169,15 @@ def test_what_has_no_table_is_one_line(path, capsys, words, said):
     assert main(["bench", "quantization", "--model", str(path), "--methods", "rtn", "--bits", "4", "--no-speed", *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and said in err
+
+
+def test_kept_figures_are_joined_by_bits_and_never_mixed():
+    kept, made = script("results/quantization.py"), {"model": "m", "parameters": 9, "group": 64, "context": 8, "stride": 8}
+    four = made | {"scored_tokens": 70, "base": {"file_bytes": 1}, "rows": [{"method": "rtn", "bits": 4, "kl": 0.123456789}]}
+    three = four | {"rows": [{"method": "rtn", "bits": 3, "kl": 2.0}]}
+    found = kept.joined(kept.joined({}, four), three)
+    assert [(r["bits"], r["kl"]) for r in found["m"]["rows"]] == [(4, 0.123457), (3, 2.0)]
+    again = kept.joined(found, four | {"rows": [{"method": "rtn", "bits": 4, "kl": 0.5}]})
+    assert [(r["bits"], r["kl"]) for r in again["m"]["rows"]] == [(4, 0.5), (3, 2.0)]
+    with pytest.raises(SystemExit, match="scored_tokens was 70, now 71"):
+        kept.joined(found, four | {"scored_tokens": 71})

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def by_method(recipe: Recipe, source: GGUFFile, path: Path) -> None:
     """Write a file by a method on the affine grid, calibrated on our stories where it needs a text."""
     head = source.tensors["token_embd.weight"].type.name
     recipe = Recipe(recipe.method, recipe.grid, head, recipe.act_order, "stories of tiny's training" if recipe.calibrated else "")
-    quantize_file(source, path, recipe, calibration(source) if recipe.calibrated else [])
+    quantize_file(source, path, recipe, list(calibration(source)) if recipe.calibrated else [])
 
 
 def calibration(source: GGUFFile) -> np.ndarray:  # -> (chunks, context) int64
@@ -91,7 +92,7 @@ def calibration(source: GGUFFile) -> np.ndarray:  # -> (chunks, context) int64
 
 def by_type(kind: str, source: GGUFFile, path: Path) -> None:
     """Write a file whose layers' matrices are of a type of blocks, with their scales where these lie apart."""
-    tensors, type_ = {}, BLOCK_TYPES[kind]
+    tensors, type_ = dict[str, Any](), BLOCK_TYPES[kind]
     for name in sorted(source.tensors, key=layer_of):
         info = source.tensors[name]
         if is_layers_matrix(name) and kind in SCALED:
