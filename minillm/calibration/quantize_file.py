@@ -105,9 +105,10 @@ def layers_by(recipe: Recipe, model: Transformer, chunks: Sequence[Array], progr
         by_columns = partial(gptq, grid=grid, act_order=recipe.act_order)
         return quantize_layers(model, chunks, saying(lambda name, w, inputs: by_columns(w, inputs.hessian)), progress=progress)
     if recipe.method == "awq":
-        from minillm.calibration.folding import awq_layer
+        from minillm.calibration.folding import awq_layer, clip_and_round
 
-        return quantize_layers(model, chunks, saying(nearest), lambda layer: awq_layer(layer, grid), progress)
+        clipped = saying(partial(clip_and_round, grid=grid))
+        return quantize_layers(model, chunks, clipped, lambda layer: awq_layer(layer, grid), progress)
     if recipe.method == "hqq":
         from minillm.quantization.hqq import hqq
 

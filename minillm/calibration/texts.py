@@ -8,6 +8,7 @@ training is for measuring. Which side a story is on follows from its own words: 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from minillm.model import zoo
@@ -34,6 +35,7 @@ class Texts:
         return END_OF_TEXT.join(self.held_out_documents)
 
 
+@lru_cache(maxsize=2)  # unpacking takes seconds; what is kept is no more than the documents asked for
 def story_texts(
     corpus: str | Path | None = None, calibration: int | None = CALIBRATION, measured: int | None = MEASURED
 ) -> Texts:
