@@ -148,6 +148,16 @@ def test_a_singular_hessian_is_damped_more_never_nan(scale):
     assert (found.codes == gptq(weights, h, Grid(4, 32), damping=0.01).codes).all()
 
 
+@pytest.mark.parametrize("seed", [6, 15, 19])
+def test_a_factor_that_rounding_made_is_not_taken(seed):
+    """Two inputs are equal, and Cholesky goes through all the same, by a pivot that is a rounding error: U has 10^8 in it."""
+    weights, inputs = draws.draw(seed, (4, 16), 40)
+    inputs[:, -1 - seed % 3 :] = inputs[:, : 1 + seed % 3]
+    h = hessian(inputs) / np.abs(hessian(inputs)).max()
+    assert np.abs(inverse_factor(h, 0.0)).max() < 1e3
+    assert np.isfinite(gptq(weights, h, Grid(4, 8), damping=0).dense()).all()
+
+
 def test_the_factor_is_that_of_the_inverse():
     h = hessian(draws.draw(6, (1, 24), 60)[1])
     upper = inverse_factor(h, 0.01)

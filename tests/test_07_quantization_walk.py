@@ -15,12 +15,14 @@ from minillm import LLM
 from minillm.calibration.collect import chunks_of, collect
 from minillm.calibration.inputs import Inputs, output_error
 from minillm.calibration.layers import SITES, quantize_layers
+from minillm.calibration.quantize_file import quantize_file
+from minillm.calibration.recipe import Recipe
 from minillm.calibration.streamed import StreamedLayers, streamed_model
 from minillm.errors import MiniLLMError
 from minillm.formats.gguf import open_gguf
 from minillm.model.adapters import FIELDS
 from minillm.model.transformer import Segment
-from minillm.quantization.affine import Grid, round_to_nearest
+from minillm.quantization.affine import AffineMatrix, Grid, round_to_nearest
 from minillm.quantization.gptq import gptq
 
 ORDER = [stem for site in SITES for stem in site]
@@ -84,10 +86,14 @@ def test_a_quantizer_that_loses_nothing_leaves_the_model_as_it_is(tmp_path):
 def test_what_prepare_changes_is_what_is_quantized(tmp_path):
     """A norm's gain halved and the columns behind it doubled: the same function, and each sees the other."""
     model, seen = load(write(tmp_path / "m.gguf")), []
+    floats = inputs_of(model, ids())
 
     def fold(layer):
         assert set(layer.matrices) == set() and not layer.halfway
-        before = {stem: layer.inputs(stem).hessian for stem in ("attn_output", "ffn_down")}
+        before = {stem: layer.inputs(stem).hessian for stem in ("attn_output", "ffn_gate", "ffn_down")}
+        for stem, hessian in before.items():
+            x = floats[layer.name(stem)].astype(np.float64)
+            np.testing.assert_allclose(hessian, 2 / len(x) * x.T @ x, rtol=1e-3, atol=1e-3)
         w = layer.weights
         layer.weights = replace(w, attn_norm=w.attn_norm / 2, q=w.q * 2, k=w.k * 2, v=w.v * 2)
         for stem, hessian in before.items():
@@ -147,9 +153,11 @@ def test_a_streamed_model_has_the_layers_and_the_rows_of_the_file(tmp_path, shap
         assert (out == expected).all()
 
 
-def test_one_layer_of_floats_is_in_memory_at_a_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize("way", ["walk", "rtn", "gptq"])
+def test_one_layer_of_floats_is_in_memory_at_a_time(tmp_path, monkeypatch, way):
+    """When the next one is read, the matrices of the last are gone: those of the file, and those that were made of codes."""
     path, alive = write(tmp_path / "m.gguf", replace(LLAMA, n_layers=4)), []
-    original = StreamedLayers.__getitem__
+    original, dense = StreamedLayers.__getitem__, AffineMatrix.dense
 
     def watched(self, index):
         assert not any(matrix() is not None for matrix in alive), f"layer {index} is read while another is there"
@@ -157,13 +165,21 @@ def test_one_layer_of_floats_is_in_memory_at_a_time(tmp_path, monkeypatch):
         alive.extend(weakref.ref(getattr(layer, name)) for name in FIELDS.values())
         return layer
 
+    def made(self):
+        out = dense(self).copy()
+        alive.append(weakref.ref(out))
+        return out
+
     monkeypatch.setattr(StreamedLayers, "__getitem__", watched)
+    monkeypatch.setattr(AffineMatrix, "dense", made)
     with open_gguf(path) as source:
-        walk = quantize_layers(streamed_model(source), ids(), rough)
-        while (layer := next(walk, None)) is not None:
-            index = layer.index
-            del layer
-    assert index == 3 and len(alive) == 4 * 7
+        if way == "walk":
+            walk = quantize_layers(streamed_model(source), ids(), rough)
+            while (layer := next(walk, None)) is not None:
+                del layer
+        else:
+            quantize_file(source, tmp_path / "new.gguf", Recipe(way, Grid(4, 32)), ids() if way == "gptq" else ())
+    assert len(alive) == 4 * 7 * (1 if way == "rtn" else 2)
 
 
 BAD = {

@@ -97,10 +97,6 @@ class LayersInTurn:
 def layers_by(recipe: Recipe, model: Transformer, chunks: Sequence[Array], progress: Progress) -> Iterator[OpenLayer]:
     """Quantize layer after layer by the method of a recipe."""
     grid = recipe.grid
-
-    def nearest(name: str, weights: Array, inputs: Inputs | None) -> AffineMatrix:
-        return round_to_nearest(weights, grid)
-
     if recipe.method == "gptq":
         by_columns = partial(gptq, grid=grid, act_order=recipe.act_order)
         return quantize_layers(model, chunks, saying(lambda name, w, inputs: by_columns(w, inputs.hessian)), progress=progress)
@@ -113,7 +109,7 @@ def layers_by(recipe: Recipe, model: Transformer, chunks: Sequence[Array], progr
         from minillm.quantization.hqq import hqq
 
         return without_text(model, saying(lambda name, w, inputs: hqq(w, grid)), progress)
-    return without_text(model, saying(nearest), progress)
+    return without_text(model, saying(lambda name, w, inputs: round_to_nearest(w, grid)), progress)
 
 
 def without_text(model: Transformer, quantize: Quantize, progress: Progress) -> Iterator[OpenLayer]:

@@ -72,14 +72,13 @@ def inverse_factor(hessian: Array, damping: float = DAMPING) -> Array:  # (colum
     """Compute U, upper triangular, with H⁻¹ = Uᵀ U, after a share of the mean has been added to the diagonal of H.
 
     No inverse is factored, which rounding may have left indefinite: turned about both axes, the Cholesky factor of H is that of
-    H = R Rᵀ with R upper triangular, and then U = R⁻¹. A column whose input is always 0 stands alone, with the mean on its
-    diagonal: what its weight loses nobody sees. Where H is singular all the same, more is added, at last the mean itself;
-    MiniLLMError where that does not help: it was no sum of squares.
+    H = R Rᵀ with R upper triangular, and then U = R⁻¹. A column whose input is always 0 has nothing but the damping on its
+    diagonal, and stands alone: what its weight loses nobody sees. Where H is singular all the same, more is added, at last the
+    mean itself; MiniLLMError where that does not help: it was no sum of squares.
     """
     mean = np.diagonal(hessian).mean() or 1.0  # no inputs at all: every column for itself, as round_to_nearest does
-    dead = np.diagonal(hessian) == 0
     for share in (damping, *(more for more in MORE if more > damping)):
-        damped = hessian + np.diag(share * mean + np.where(dead, mean, 0))
+        damped = hessian + share * mean * np.eye(len(hessian))
         try:
             upper = np.triu(np.linalg.inv(np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]))
         except np.linalg.LinAlgError:
@@ -100,14 +99,13 @@ def trusted(upper: Array, hessian: Array) -> bool:
 
 
 def checked_hessian(hessian: Array, columns: int) -> Array:  # -> (columns, columns) float64
-    """Refuse what is no Hessian of inputs this wide. Scaled to a mean of about 1, so that no size of inputs overflows."""
+    """Refuse what is no Hessian of inputs this wide."""
     hessian = np.asarray(hessian, np.float64)
     if hessian.shape != (columns, columns):
         raise MiniLLMError(f"the Hessian of {columns:,} columns has shape {(columns, columns)}, found {hessian.shape}.")
     if not np.isfinite(hessian).all():
         bad = np.count_nonzero(~np.isfinite(hessian))
         raise MiniLLMError(f"expected a finite Hessian; found {bad:,} of {hessian.size:,} values NaN or infinite.")
-    largest = np.abs(hessian).max() or 1.0
-    if np.abs(hessian - hessian.T).max() > 1e-6 * largest or np.diagonal(hessian).min() < 0:
+    if np.abs(hessian - hessian.T).max() > 1e-6 * np.abs(hessian).max() or np.diagonal(hessian).min() < 0:
         raise MiniLLMError("a Hessian is symmetric, with squares on its diagonal; found one that is not.")
-    return hessian / largest
+    return hessian
