@@ -3,8 +3,8 @@
 #
 # The lesson ([07_quantization.md](../lessons/07_quantization.md)) claims: what counts is the error of the product, not that of
 # the weight; so GPTQ and AWQ beat rounding where bits are few; evenly spaced levels are not the best, and neither are NF4's;
-# fewer bits make decode faster, and prefill not; and a rotation helps where there are outliers. We round four weights by hand, then
-# whole models.
+# fewer bits make decode faster, and prefill not; and a rotation helps where there are outliers. We round four weights by hand,
+# then whole models.
 
 # %%
 import json
@@ -133,8 +133,8 @@ plots.show(fig)
 #
 # Eight formats of about four bits, in blocks of 64 where the format leaves the choice, on normal weights and those of `tiny`.
 # Lloyd-Max has its sixteen levels fitted to the weights at hand, over the largest of each block: no table does better with such
-# blocks, and no format ships it, as it needs one for each matrix. It and IQ4_NL use the sign of the scale: the largest weight of a
-# block is always at the same end, so that the other end need not reach as far.
+# blocks, and no format ships it, as it needs one for each matrix. It and IQ4_NL use the sign of the scale: the largest weight
+# of a block is always at the same end, so that the other end need not reach as far.
 
 # %%
 IQ4 = np.array(IQ4_NL, np.float32) / 127
@@ -182,7 +182,7 @@ left.set_xlim(left=0)
 plots.legend(left)
 tables = {name: levels for name, (_, levels) in FORMATS.items() if levels is not None}
 tables["Lloyd-Max, normal"] = quantize_lloyd_max(normal, signed=True).levels
-for i, (name, levels) in enumerate(tables.items()):
+for i, levels in enumerate(tables.values()):
     right.plot(levels, [i] * len(levels), "|", color="black", markersize=18, markeredgewidth=1.6)
 right.set_yticks(range(len(tables)), list(tables), fontsize=8)
 right.set_ylim(-0.6, len(tables) - 0.4)
@@ -267,8 +267,8 @@ plots.show(fig)
 # ## TTFT and throughput by format
 #
 # A model of random weights that does not fit into the processor's cache; of each type the same few blocks are repeated, since
-# what they say costs nothing. Off is F16, on are the formats. The ceiling of each is the bandwidth over its own bytes. Three rounds in
-# turn; medians, and the spread.
+# what they say costs nothing. Off is F16, on are the formats. The ceiling of each is the bandwidth over its own bytes. Three
+# rounds in turn; medians, and the spread.
 
 # %% tags=["timing"]
 machine = kept_machine()
@@ -342,7 +342,8 @@ for i, type in enumerate(SPEED_TYPES):
     right.plot([i - 0.42, i + 0.42], [most[type]] * 2, **DASHED, label=None if i else "ceiling: bandwidth / bytes of a token")
     right.vlines(i, min(paces[type]), max(paces[type]), color="0.35", linewidth=2)
     plots.check_ceiling(type, paces[type], [most[type]] * 3)
-plots.label(right, plots.finding(f"Decode in INT4 is {faster:.1f} times as fast as in F16", faster > 1.2), "", "throughput (tokens/s)")
+title = plots.finding(f"Decode in INT4 is {faster:.1f} times as fast as in F16", faster > 1.2)
+plots.label(right, title, "", "throughput (tokens/s)")
 plots.legend(right)
 right.set_ylim(0, 1.25 * max(most.values()))
 right.tick_params(axis="x", labelsize=8)
@@ -361,8 +362,8 @@ for name, value in {
 # ## Outliers, and a rotation
 #
 # What flows into the query matrices of `tiny`: the largest magnitude of each channel, sorted, over the median. Then AWQ's
-# observation, on the matrix with the most uneven inputs: 1% of the columns are spared, chosen by their weights or by their inputs.
-# On the right a matrix whose weights have outliers, because we put them there, and the same matrix rotated.
+# observation, on the matrix with the most uneven inputs: 1% of the columns are spared, chosen by their weights or by their
+# inputs. On the right a matrix whose weights have outliers, because we put them there, and the same matrix rotated.
 
 # %%
 seen = ActivationStatistics()
@@ -405,7 +406,8 @@ for i, layer in enumerate((0, 2, 5)):
     left.plot(range(1, len(sizes) + 1), sizes / np.median(sizes), color=plots.COLOURS[i], linestyle=("-", "--", "-.")[i],
               label=f"layer {layer}")  # fmt: skip
 left.set_xscale("log")
-title = plots.finding(f"The largest channel is {max(uneven.values()):.0f} times the median", max(uneven.values()) < 100, counted=True)
+largest = max(uneven.values())
+title = plots.finding(f"The largest channel is {largest:.0f} times the median", largest < 100, counted=True)
 plots.label(left, title, "channel, sorted by size", "largest magnitude / median")
 plots.legend(left)
 names = [f"{name},\n{'rotated' if turned else 'plain'}" for name, turned in found]
