@@ -244,7 +244,7 @@ for mix in (*PUBLISHED, "iq4_nl", "mxfp4"):
     found[mix] = bits_of(path), judged(path)
 print(f"{'':8}{'bits':>6}{'KL':>9}{'P99':>8}{'perplexity':>12}{'other first choice':>20}")
 for mix, (bits, quality) in found.items():
-    print(f"{mix:8}{bits:6.2f}{quality.kl:9.5f}{quality.worst:8.4f}{quality.perplexity:12.3f}{quality.changed:20.2%}")
+    print(f"{mix:8}{bits:6.2f}{quality.kl:9.5f}{quality.kl_99:8.4f}{quality.perplexity:12.3f}{1 - quality.agreement:20.2%}")
 
 # %% [markdown]
 # Two questions about one size. Does importance help, where bits are few? And what does a second rounding cost?
@@ -262,8 +262,8 @@ print(plots.finding("importance helps two bits, and a second rounding hurts", hu
 quote("f16_ppl", f"{found['f16'][1].perplexity:.3f}")
 quote("q2_ppl", f"{two_bits.perplexity:.3f}")
 quote("q2_kl", f"{two_bits.kl:.3f}")
-quote("q2_changed", f"{two_bits.changed:.0%}")
-quote("q4_changed", f"{direct.changed:.1%}")
+quote("q2_changed", f"{1 - two_bits.agreement:.0%}")
+quote("q4_changed", f"{1 - direct.agreement:.1%}")
 
 # %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm.calibration.collect import collect
-from minillm.calibration.folding import FOLDS, awq_layer, factor, folded, of_values, shared
+from minillm.calibration.folding import FOLDS, awq_layer, clip_and_round, factor, folded, of_values, shared
 from minillm.calibration.inputs import Inputs
 from minillm.calibration.layers import OpenLayer, quantize_layers
 from minillm.calibration.statistics import RULES, ActivationStatistics, Channels, salience, salient
@@ -254,6 +254,29 @@ def test_a_prepared_layer_computes_what_it_did(models):
         model.weights.layers[i] = layer.weights
         assert any((s != 1).any() for s in scales.values()) and layer.weights.q is not weights.q
     check_unchanged(logits(model), expected)
+
+
+def test_clipping_lowers_the_error_and_leaves_queries_and_keys(models):
+    model, grid = models("mixed"), Grid(3, 16)
+    found = []
+    for quantize in (lambda n, w, i: round_to_nearest(w, grid), lambda n, w, i: clip_and_round(n, w, i, grid)):
+        layer = next(quantize_layers(model, chunks(model), quantize, least=1))
+        found.append((layer.errors, layer.matrices))
+    (nearest, rounded), (clipped, cut) = found
+    for stem in ("attn_q", "attn_k"):
+        assert (cut[name := f"blk.0.{stem}.weight"].dense() == rounded[name].dense()).all()
+    assert clipped["blk.0.attn_v.weight"] < 0.97 * nearest["blk.0.attn_v.weight"]
+    assert sum(clipped.values()) < 0.97 * sum(nearest.values())
+
+
+def test_a_layer_that_cannot_be_scaled_is_named(models):
+    model = models("mixed")
+    model.weights.layers[1].down[2, 3] = np.inf
+    x = list(model.ops.embed(chunks(model), model.weights.embedding))
+    with pytest.raises(ModelError, match=r"blk\.1\.ffn_down\.weight.*found 1 of 6,144 NaN"):
+        awq_layer(OpenLayer(1, model.weights.layers[1], x, model), Grid(4, 8))
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.weight.*48 are left over|do not fill rows of 64"):
+        awq_layer(OpenLayer(0, model.weights.layers[0], x, model), Grid(4, 7))
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 200])

@@ -40,8 +40,8 @@ def test_each_weight_takes_the_nearest_of_all_codes(bits, symmetric):
             assert abs(found.dense()[row, column] - weights[row, column]) <= best * (1 + 1e-5)
         for group in np.split(np.arange(48), 3):
             at, wide = found.scales[row, group[0] // 16], np.abs(weights[row, group])
-            spread = 2 * wide.max() / (2**bits - 1 - (bits > 1)) if symmetric else np.ptp(weights[row, group]) / (2**bits - 1)
-            assert at == pytest.approx(spread, rel=0.4 if symmetric and bits == 2 else 1e-3)
+            spread = 2 * wide.max() if symmetric else np.ptp(weights[row, group])
+            assert at == pytest.approx(spread / (2**bits - 1), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "NF4"])

@@ -17,6 +17,7 @@ from minillm.errors import GGUFError
 from minillm.formats import k_quants_write, measures, packing, scale_search, super_blocks
 from minillm.formats.affine_blocks import OURS
 from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize, quantize_q8_0
+from minillm.formats.float_blocks import SCALED
 from minillm.formats.gguf import open_gguf
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def tiny():
 
 def test_every_type_that_is_decoded_is_written_too():
     ours = {name for name, t in BLOCK_TYPES.items() if t.id >= OURS}  # test_07_quantization_blocks.py has these
-    assert {*ALL, *ours} == set(BLOCK_TYPES) == {name for name, t in BLOCK_TYPES.items() if t.quantizable}
+    assert {*ALL, *ours, *SCALED} == set(BLOCK_TYPES) == {name for name, t in BLOCK_TYPES.items() if t.quantizable} | {*SCALED}
 
 
 @pytest.mark.parametrize("type", draws.EXACT)

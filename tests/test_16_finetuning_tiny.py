@@ -10,6 +10,7 @@ from script_help import DATA, script
 from minillm import LLM, SamplingParams
 from minillm.bench import pair
 from minillm.bench import stories as questions
+from minillm.bench.quality import probe
 from minillm.formats.gguf import open_gguf
 from minillm.model import zoo
 from minillm.model.random_model import TINY, random_model
@@ -60,7 +61,7 @@ def test_greedy_tokens_are_those_of_llama_cpp(name, backend):
         until = len(tokens) if clear.all() else int(clear.argmin())
         params = SamplingParams(max_tokens=len(tokens), ignore_eos=True)
         assert llm.generate(ids, params).token_ids[:until] == tokens[:until], prompt
-        chosen = pair.probe(llm, [*ids, *tokens[:-1]])[len(ids) - 1 :].argmax(axis=1)
+        chosen = probe(llm, [*ids, *tokens[:-1]])[len(ids) - 1 :].argmax(axis=1)
         assert (chosen == tokens)[clear].all(), prompt
         ties, count = ties + int((~clear).sum()), count + len(tokens)
     assert count == 256 and ties <= 0.05 * count
@@ -136,7 +137,7 @@ def test_the_models_know_who_is_who(stories, draft):
     assert card.who_is_who(stories, held_out[:30])["probability"] > 0.6 and figures["tiny"]["probability"] > 0.7
     for name in ("Lily", "Tom", "Zoe", "Billy"):
         ids = stories.tokenizer.encode(f"Once upon a time there was a mouse named {name}. A cat lived next door. One day,")
-        says = pair.probe(stories, ids)[-1]
+        says = probe(stories, ids)[-1]
         assert int(says.argmax()) == stories.tokenizer.encode(f" {name}", bos=False)[0]
 
 
@@ -158,9 +159,9 @@ def test_greedy_speculation_says_what_the_target_alone_says(stories, draft):
     while len(text) < len(prompt) + 30:
         proposed, q = [], []
         for _ in range(4):
-            q.append(distribution(pair.probe(draft, text + proposed)[-1], SamplingParams(temperature=0)))
+            q.append(distribution(probe(draft, text + proposed)[-1], SamplingParams(temperature=0)))
             proposed.append(draw(q[-1], rng))
-        p = [distribution(row, SamplingParams(temperature=0)) for row in pair.probe(stories, text + proposed)[len(text) - 1 :]]
+        p = [distribution(row, SamplingParams(temperature=0)) for row in probe(stories, text + proposed)[len(text) - 1 :]]
         text += verify(p, q, proposed, rng)
     assert text[len(prompt) :][: len(alone)] == alone
 

@@ -16,6 +16,7 @@ LINES = {  # command -> command lines that the runner knows to make small
         "minillm quantize IN OUT --method rtn --json", "minillm quantize IN OUT --method gptq --calibration FILE --json",
     ],
     ("imatrix",): ["minillm imatrix --model M --text FILE --out FILE --json"],
+    ("perplexity",): ["minillm perplexity --model M --text FILE --json", "minillm perplexity --against M --text FILE --json"],
     ("backends",): ["minillm backends --json"],
     ("tour",): ["minillm tour --json"],
     ("loadtest",): ["minillm loadtest --url URL --out DIR --json"],

@@ -57,7 +57,7 @@ def who_is_who(llm, documents):  # LLM, [text] -> {what: number}
     """Of places where a story uses one of its names again: how many, and the right name's mean probability there."""
     import numpy as np
 
-    from minillm.bench.pair import probe
+    from minillm.bench.quality import probe
     from minillm.layers import softmax
 
     grid = tomllib.loads((CORPUS.parent / "grid.toml").read_text())

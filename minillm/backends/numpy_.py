@@ -93,4 +93,6 @@ def load_matrix(tensor: Any) -> np.ndarray:  # a stored tensor of shape (d_out, 
     """Convert a stored tensor to the weight that `linear` and `embed` of this backend take."""
     matrix = np.empty(tensor.shape, np.float32)
     dequantize(tensor.raw, tensor.type, tensor.shape, out=matrix)
+    if tensor.scale is not None:
+        matrix *= tensor.scale[:, None]
     return matrix

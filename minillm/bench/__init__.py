@@ -17,6 +17,7 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "kernels": "kernels",
     "busy": "busy",
     "loading": "loading",
+    "quantization": "quantization",
 }
 
 

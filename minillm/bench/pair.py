@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from minillm import terminal
+from minillm.bench.quality import probe
 from minillm.llm import LLM
+from minillm.metrics import perplexity as metrics
 from minillm.model.params import SamplingParams
 from minillm.model.sampling import distribution, draw, log_softmax
-from minillm.model.transformer import Segment
 from minillm.speculative.verify import verify
 
 GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
@@ -32,12 +33,12 @@ GAMMA, NEW_TOKENS, PROMPT_TOKENS = 4, 96, 24
 def surprises(llm: LLM, document: str) -> np.ndarray:  # -> (tokens - 1,) nats: -log p of each token after the first
     """Compute how little the model expected each token of a document, end of text included, as far as the context reaches."""
     ids = np.array([*llm.tokenizer.encode(document), llm.tokenizer.eos_id])[: llm.config.context_length]
-    return -log_softmax(probe(llm, ids[:-1]))[np.arange(len(ids) - 1), ids[1:]]
+    return metrics.losses(log_softmax(probe(llm, ids[:-1])), ids[1:])
 
 
 def perplexity(llm: LLM, documents: Sequence[str]) -> float:
     """Compute perplexity per token over all documents; the first token of each is given."""
-    return math.exp(np.concatenate([surprises(llm, document) for document in documents]).mean())
+    return metrics.perplexity(np.concatenate([surprises(llm, document) for document in documents])).value
 
 
 def bits_per_byte(llm: LLM, documents: Sequence[str]) -> float:
@@ -54,13 +55,7 @@ def by_position(llm: LLM, documents: Sequence[str], edges: Sequence[int]) -> dic
     found = [surprises(llm, document)[: edges[-1]] for document in long]
     if not found:
         return {}
-    return {f"{a} to {b}": math.exp(np.concatenate([costs[a:b] for costs in found]).mean()) for a, b in pairwise(edges)}
-
-
-def probe(llm: LLM, ids: Sequence[int] | np.ndarray) -> np.ndarray:  # LLM, ids -> (len(ids), vocab) float64
-    """Compute the logits after every token."""
-    segment = Segment(np.asarray(ids), 0, llm.transformer.new_cache(len(ids)), "all")
-    return llm.transformer.forward([segment])[0].astype(np.float64)
+    return {f"{a} to {b}": metrics.perplexity(np.concatenate([costs[a:b] for costs in found])).value for a, b in pairwise(edges)}
 
 
 def acceptance(

@@ -20,8 +20,9 @@ from numpy import ndarray as Array
 
 from minillm.calibration.inputs import Inputs
 from minillm.calibration.layers import OpenLayer
-from minillm.errors import ModelError
+from minillm.errors import MiniLLMError, ModelError
 from minillm.model.config import ModelConfig
+from minillm.model.transformer import Transformer
 from minillm.quantization.affine import AffineMatrix, Grid, round_to_nearest
 from minillm.quantization.awq import awq_scales, clip
 
@@ -54,7 +55,11 @@ def awq_layer(layer: OpenLayer, grid: Grid) -> dict[str, Array]:  # -> {stem of 
         inputs = layer.inputs(fold.stem)
         magnitudes = shared(inputs.mean_abs, config) if fold.before == "v" else inputs.mean_abs
         matrices = [getattr(layer.weights, name) for name in fold.matrices]
-        found[fold.stem] = scales = awq_scales(matrices, magnitudes, factor(inputs), grid)
+        try:
+            scales = awq_scales(matrices, magnitudes, factor(inputs), grid)
+        except MiniLLMError as error:
+            raise ModelError(f"{layer.name(fold.stem)} and what shares its inputs: {error}") from None
+        found[fold.stem] = scales
         layer.weights = folded(layer.weights, fold, scales, config)
     return found
 
@@ -92,6 +97,21 @@ def folded(weights: Any, fold: Fold, scales: Array, config: ModelConfig) -> Any:
     if fold.before == "v" and weights.v_bias is not None:
         changed["v_bias"] = weights.v_bias / outputs
     return replace(weights, **changed)
+
+
+def with_outliers(transformer: Transformer, times: float = 20, share: float = 0.02, seed: int = 0) -> Transformer:
+    """Make a model that computes the same and rounds badly: after each norm a share of the columns is so many times as large.
+
+    To show what a method does about outliers, on a model that has none. At least one channel of each norm is enlarged.
+    """
+    config, rng, layers = transformer.config, np.random.default_rng(seed), []
+    for weights in transformer.weights.layers:
+        for fold in (FOLDS[0], FOLDS[2]):
+            scales = np.ones(config.d_model, np.float32)
+            scales[rng.choice(config.d_model, max(1, round(share * config.d_model)), replace=False)] = times
+            weights = folded(weights, fold, scales, config)
+        layers.append(weights)
+    return Transformer(config, replace(transformer.weights, layers=layers), transformer.ops, transformer.kv_dtype)
 
 
 def of_values(scales: Array, config: ModelConfig) -> Array:  # (heads · d_head,) -> (kv_heads · d_head,)

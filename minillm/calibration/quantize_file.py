@@ -103,9 +103,8 @@ def layers_by(recipe: Recipe, model: Transformer, chunks: Sequence[Array], progr
     if recipe.method == "awq":
         from minillm.calibration.folding import awq_layer, clip_and_round
 
-        return quantize_layers(
-            model, chunks, saying(partial(clip_and_round, grid=grid)), lambda layer: awq_layer(layer, grid), progress
-        )
+        clipped = saying(partial(clip_and_round, grid=grid))
+        return quantize_layers(model, chunks, clipped, lambda layer: awq_layer(layer, grid), progress)
     if recipe.method == "hqq":
         from minillm.quantization.hqq import hqq
 

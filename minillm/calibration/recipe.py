@@ -7,7 +7,7 @@ between all tokens: 8 bits (Q8_0) unless told otherwise. Vectors stay float32.
     rtn       no              nothing: each weight takes the nearest step
     hqq       no              the minimum of each group
     gptq      yes             the codes, one column after another
-    awq       yes             scales of columns, folded into what comes before; then as rtn
+    awq       yes             scales of columns, folded into what comes before; limits of groups; then as rtn
 
 A group that does not fill the rows of a matrix is refused, rather than replaced by a smaller one: files of one group and another
 are not to be compared, and nobody would see it. (SmolLM2-135M has rows of 576 = 9 · 64 weights: 32 and 64 fill them, 128 not.)

@@ -69,10 +69,12 @@ def rotated_tensor(name: str, config: ModelConfig, get: Get, r: Array) -> Array:
         return turned(get(name), r, name)
     if stem in GAINS:
         return np.ones_like(get(name), np.float32)
+    # BEGIN SOLUTION ex=07.7
     if kind == "weight" and stem in READS:
         return turned(get(name) * get(".".join((*layer, READS[stem], kind))), r, name)
     if kind == "weight" and stem in WRITES:
         return turned(get(name).T, r, name).T.copy()
+    # END SOLUTION
     return get(name)
 
 

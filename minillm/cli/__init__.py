@@ -15,8 +15,8 @@ from minillm.cores import available_cores
 from minillm.errors import MiniLLMError
 
 COMMANDS = (
-    "tour", "generate", "chat", "download", "inspect", "convert", "quantize", "imatrix", "bench", "serve", "loadtest", "train",
-    "backends", "quiz", "course",
+    "tour", "generate", "chat", "download", "inspect", "convert", "quantize", "imatrix", "perplexity", "bench", "serve",
+    "loadtest", "train", "backends", "quiz", "course",
 )  # fmt: skip
 
 

@@ -213,6 +213,24 @@ def run_loading(args: Namespace, module: ModuleType) -> dict:
     return module.run(model_path(args), ways, args.prompt_tokens, args.rounds)
 
 
+def add_quantization(parser: Parser) -> None:
+    add_model_options(parser, backend=False)
+    parser.add_argument("--methods", metavar="M,M", help="rtn,hqq,gptq,awq,q,k,nf4 …: a wrong one lists them (default: all)")
+    parser.add_argument("--bits", default="8,4,3,2", metavar="N,N", help="of 8, 4, 3 and 2 (default: %(default)s)")
+    parser.add_argument("--group", type=int, default=64, metavar="N", help="weights that share a scale (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, metavar="N", help="of the held-out text (default: all, 52,000)")
+    add_counts(parser, rounds=3)
+    parser.add_argument("--no-speed", action="store_true", help="quality and bytes only")
+
+
+def run_quantization(args: Namespace, module: ModuleType) -> dict:
+    from minillm.bench.quantized_files import ALL
+
+    methods = args.methods.split(",") if args.methods else ALL
+    sizes = numbers("--bits", args.bits), args.group, args.tokens, args.rounds
+    return module.run(model_path(args), methods, *sizes, not args.no_speed)
+
+
 # --- what several of them share -------------------------------------------------------------------------------------------
 
 COUNTS = {
@@ -272,5 +290,6 @@ CHOICES = {  # name -> what it is, its options, its call
     "stories": ("questions about a story with four answers: how many a model has right", add_stories, run_stories),
     "busy": ("what a model keeps of its pace beside other programs, and how even its steps stay", add_busy, run_busy),
     "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
+    "quantization": ("methods × bits: perplexity, KL, size and speed of one model's files", add_quantization, run_quantization),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

@@ -26,6 +26,25 @@ def training_bytes(config: Any, bytes_per_parameter: float = 16) -> float:  # ->
     return config.parameters() * bytes_per_parameter
 
 
+def grid_bits(bits: float, group: int, scale_bits: float = 16, minimum_bits: float = 16) -> float:  # -> bits a weight
+    """Count the bits of a weight whose group shares a scale and a minimum: its code, and its share of both."""
+    return bits + (scale_bits + minimum_bits) / group
+
+
+def affordable_bits(  # -> bits a weight
+    config: Any, memory: float, tokens: float, utilization: float = 0.9, kv_bits: float = 16
+) -> float:
+    """Count the bits that each weight may take, scales included, where `tokens` tokens of KV cache must fit beside the weights.
+
+    memory: bytes of the machine, of which the share `utilization` may be used. kv_bits: of a number in the cache. All parameters
+    are counted alike. Where the cache alone is too large, nothing is left: 0.
+    """
+    # BEGIN SOLUTION ex=07.1
+    left = memory * utilization - tokens * config.kv_bytes_per_token(kv_bits / 8)
+    return max(0.0, 8 * left / config.parameters())
+    # END SOLUTION
+
+
 def nf4_bits(block: int = 64, group: int = 256) -> float:  # -> bits a weight
     """Count the bits of a weight in NF4 with double quantization: the code, a share of an 8-bit scale, and of its float32."""
     return 4 + 8 / block + 32 / (block * group)

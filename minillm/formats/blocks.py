@@ -8,8 +8,8 @@ d, and in some types a minimum m. Eight bits a weight for the integer alone woul
 
 Here is the table of types, with what works on all of them: `dequantize` and `quantize`. Blocks of 32 weights are in
 `legacy_quants.py`, the K types' larger ones in `k_quants.py` and `k_quants_write.py`, types whose integers number the entries
-of a table in `codebook_quants.py`, and types that are ours alone in `affine_blocks.py`. Layouts of all others: ggml's quants
-(`ggml-common.h`, `ggml-quants.c`).
+of a table in `codebook_quants.py`, small floats in `float_blocks.py`, and types that are ours alone in `affine_blocks.py`.
+Layouts of all others: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
 import math
@@ -22,6 +22,7 @@ import numpy as np
 from minillm.errors import GGUFError, MiniLLMError
 from minillm.formats import affine_blocks as affine
 from minillm.formats import codebook_quants as codebooks
+from minillm.formats import float_blocks as floats
 from minillm.formats import k_quants, k_quants_write
 from minillm.formats import legacy_quants as legacy
 from minillm.formats.packing import Importance, to_half
@@ -136,6 +137,8 @@ TYPES = (
     BlockType("IQ4_NL", 20, 32, 18, parts=codebooks.iq4_nl, pack=codebooks.pack_iq4_nl),
     BlockType("BF16", 30, 1, 2, plain=bf16, pack=pack_bf16),
     BlockType("MXFP4", 39, 32, 17, parts=codebooks.mxfp4, pack=codebooks.pack_mxfp4),
+    BlockType("NVFP4", 40, 64, 36, parts=floats.nvfp4),  # written with its scale: float_blocks.py
+    BlockType("FP8_E4M3", affine.OURS + 8, 1, 1, plain=floats.fp8),
     BlockType("NF4", affine.OURS + 4, 64, 34, plain=affine.nf4, pack=affine.pack_nf4),
     *(
         BlockType(
@@ -151,7 +154,7 @@ LISTED = tuple(  # further types of ggml.h: their size is known, so a file that 
         ("Q8_1", 9, 32, 40), ("Q8_K", 15, 256, 292), ("IQ2_XXS", 16, 256, 66), ("IQ2_XS", 17, 256, 74), ("IQ3_XXS", 18, 256, 98),
         ("IQ1_S", 19, 256, 50), ("IQ3_S", 21, 256, 110), ("IQ2_S", 22, 256, 82), ("IQ4_XS", 23, 256, 136),
         ("I8", 24, 1, 1), ("I16", 25, 1, 2), ("I32", 26, 1, 4), ("I64", 27, 1, 8), ("F64", 28, 1, 8), ("IQ1_M", 29, 256, 56),
-        ("TQ1_0", 34, 256, 54), ("TQ2_0", 35, 256, 66), ("NVFP4", 40, 64, 36), ("Q1_0", 41, 128, 18),
+        ("TQ1_0", 34, 256, 54), ("TQ2_0", 35, 256, 66), ("Q1_0", 41, 128, 18),
     )
 )  # fmt: skip
 BLOCK_TYPES = {t.name: t for t in TYPES}

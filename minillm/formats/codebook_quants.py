@@ -5,7 +5,8 @@ small ones; a table puts its entries where the weights are. The value is still a
 integer up and goes on as with any other type:
 
     w = d · table[code]      IQ4_NL   table: sixteen values of -127 … 113, fitted by llama.cpp to trained weights, d: float16
-                             MXFP4    table: the floats of 1 sign, 2 exponent, 1 mantissa bit; d: a power of two, one byte
+                             MXFP4    table: the floats of 1 sign, 2 exponent, 1 mantissa bit (quantization/fp4.py);
+                                      d: a power of two, one byte
 
 Layouts and tables: ggml's quants (`ggml-common.h`, `ggml-quants.c`); MXFP4: OCP Microscaling Formats 1.0 (2023), 5.3.
 """
@@ -15,9 +16,9 @@ import numpy as np
 from minillm.formats.measures import beside, quadratic, relative_size
 from minillm.formats.packing import Importance, Parts, half, pack_planes, planes, to_half
 from minillm.formats.scale_search import MORE_LEVELS, best_scale, keep_better, peak, reciprocal
+from minillm.quantization.fp4 import E2M1, e8m0, encode_e2m1
 
 IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
-E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)  # doubled, so that they are integers
 NIBBLES = (0, 4)  # byte j of 16 holds weight j in its low four bits and weight j + 16 in its high ones
 
 
@@ -31,7 +32,7 @@ def mxfp4(blocks: np.ndarray) -> Parts:
     return E2M1[planes(blocks[:, 1:], 16, NIBBLES, 15)], power(blocks[:, 0:1]), None
 
 
-def power(exponent: np.ndarray) -> np.ndarray:  # (n, 1) uint8 -> (n, 1) float32
+def power(exponent: np.ndarray) -> np.ndarray:  # (...) uint8 -> (...) float32
     """Decode half of an E8M0 scale, 2^(exponent - 128). Its code for NaN, 255, is 2^127 to ggml, and here."""
     return np.ldexp(np.float32(1), exponent.astype(np.int32) - 128)
 
@@ -52,17 +53,9 @@ def pack_mxfp4(rows: np.ndarray, importance: Importance = None) -> np.ndarray:  
     A weight in the middle between two floats takes the smaller. What lies above 6 becomes 6, up to a quarter less.
     """
     blocks = rows.reshape(-1, 32)
-    magnitude = np.abs(blocks)
-    largest = magnitude.max(axis=1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        exponent = np.floor(np.log2(largest.astype(np.float64)).astype(np.float32)) - 2 + 127  # float32's log2, as in C
-    exponent = np.where(largest > 0, np.maximum(exponent, 0), 0).astype(np.uint8)
-    scale, table = power(exponent), E2M1[:8].astype(np.float32)
-    code = np.zeros(blocks.shape, np.uint8)
-    for lower, upper in zip(table[:-1], table[1:], strict=True):
-        code += magnitude > (lower + upper) / 2 * scale
-    code |= ((blocks < 0) & (code > 0)).astype(np.uint8) << 3
-    return np.concatenate([exponent, pack_planes(code, 16, NIBBLES)], axis=1)
+    exponent = e8m0(np.abs(blocks).max(axis=1))
+    code = encode_e2m1(blocks, 2 * power(exponent))
+    return np.concatenate([exponent[:, None], pack_planes(code, 16, NIBBLES)], axis=1)
 
 
 def search_table(x: np.ndarray, weight: np.ndarray, table: np.ndarray) -> np.ndarray:  # (weights, n), (weights, n) -> (n,)

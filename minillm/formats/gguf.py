@@ -29,6 +29,7 @@ import numpy as np
 from minillm.errors import GGUFError
 from minillm.formats import blocks, gguf_split
 from minillm.formats.cursor import Cursor, quoted
+from minillm.formats.float_blocks import SCALED, scale_name
 from minillm.formats.gguf_read import HEADER_BYTES, MAX_DIMS, Part, TensorInfo, map_file, read_part
 
 __all__ = ["MAX_DIMS", "GGUFFile", "TensorInfo", "Verbatim", "map_file", "open_gguf"]
@@ -99,9 +100,16 @@ class GGUFFile:
         """Dequantize the weights of a tensor; `out` as in blocks.dequantize."""
         info = self.tensor(name)
         try:
-            return blocks.dequantize(self.raw(name), info.type, info.shape, out)
+            weights = blocks.dequantize(self.raw(name), info.type, info.shape, out)
         except GGUFError as error:
             raise GGUFError(f"{self.path}: tensor {quoted(name)}: {error}") from None
+        if info.type.name in SCALED and (apart := scale_name(name)) in self.tensors:
+            scale = self.dequantize(apart)
+            if scale.size not in (1, info.shape[0]):
+                expected = f"expected 1 scale or {info.shape[0]:,}, found {scale.size:,}"
+                raise GGUFError(f"{self.path}: tensor {quoted(apart)}: {expected}.")
+            weights *= scale.reshape(-1, *[1] * (len(info.shape) - 1))
+        return weights
 
     def tensor(self, name: str) -> TensorInfo:
         if name not in self.tensors:

@@ -15,6 +15,7 @@ import numpy as np
 
 from minillm.errors import GGUFError, ModelError
 from minillm.formats.blocks import BlockType, dequantize, quantize
+from minillm.formats.float_blocks import SCALED
 from minillm.formats.gguf_write import Streamed
 
 CHUNK = 1 << 19  # weights at a time
@@ -38,6 +39,8 @@ def recode(
     progress: called with the number of weights done since the last call. What chunks() raises is a ModelError with the tensor's
     name: weights that are NaN or infinite, or beyond what the type holds.
     """
+    if source.type.name in SCALED and target != source.type:
+        raise ModelError(f"{source.what}: {source.type.name} has its scales apart, and is not recoded: start from another file.")
     return Streamed(target, source.shape, partial(chunks, source, target, order, progress))
 
 

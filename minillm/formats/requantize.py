@@ -27,6 +27,7 @@ from minillm.errors import GGUFError
 from minillm.formats import blocks
 from minillm.formats.blocks import BlockType
 from minillm.formats.cursor import quoted
+from minillm.formats.float_blocks import SCALED
 from minillm.formats.gguf import GGUFFile, TensorInfo
 from minillm.formats.gguf_write import Streamed, write_gguf
 from minillm.formats.imatrix import ImportanceMatrix
@@ -71,6 +72,9 @@ def requantize(
     for name, type_ in types.items():
         if type_ != source.tensors[name].type and not source.tensors[name].type.decodable:
             raise at(source, name, f"weights of type {source.tensors[name].type.name} are not decoded here.")
+        if type_ != source.tensors[name].type and source.tensors[name].type.name in SCALED:
+            raise at(source, name, f"{source.tensors[name].type.name} has its scales apart, and is not quantized anew here: "
+                                   "start from the file that it was made of.")  # fmt: skip
     threads = min(threads or available_cores(), MOST_THREADS)
     with ThreadPoolExecutor(threads, "quantize") as pool:
 

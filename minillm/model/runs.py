@@ -16,6 +16,7 @@ from minillm.backends import BACKENDS, PACKED
 from minillm.errors import MiniLLMError
 from minillm.formats.blocks import BlockType
 from minillm.formats.expect import excerpt, shown
+from minillm.formats.float_blocks import SCALED, scale_name
 from minillm.formats.gguf import GGUFFile
 from minillm.model.config import ModelConfig
 from minillm.model.random_model import tensor_shapes
@@ -66,9 +67,10 @@ def left_over(gguf: GGUFFile, config: ModelConfig) -> str | None:
     layers = min(config.n_layers, len(gguf.tensors))  # of a million layers that a file claims, one that it lacks will do
     expected = tensor_shapes(replace(config, n_layers=layers))
     names = gguf.tensors.keys()
+    optional = OPTIONAL | {scale_name(name) for name, info in gguf.tensors.items() if info.type.name in SCALED}
     shaped = {name for name in expected.keys() & names if gguf.tensors[name].shape != expected[name]}
     for wrong, what in (
-        (expected.keys() - names, "missing"), (names - expected.keys() - OPTIONAL, "not used"), (shaped, "of another shape")
+        (expected.keys() - names, "missing"), (names - expected.keys() - optional, "not used"), (shaped, "of another shape")
     ):  # fmt: skip
         if wrong:
             return f"{len(wrong):,} tensors are {what}, such as {shown(min(wrong))}"

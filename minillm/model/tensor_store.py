@@ -9,9 +9,12 @@ runs, and says something else than its authors meant. So the loader takes tensor
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from minillm.errors import ModelError
 from minillm.formats.blocks import BLOCK_TYPES
 from minillm.formats.expect import shown
+from minillm.formats.float_blocks import SCALED, scale_name
 from minillm.formats.gguf import GGUFFile
 from minillm.model.weights import StoredTensor
 
@@ -46,7 +49,23 @@ class TensorStore:
         if name not in self.names:
             return None
         self.left.discard(name)
-        return decoded_here(self.read(name), name, self.where)
+        tensor = decoded_here(self.read(name), name, self.where)
+        return tensor._replace(scale=self.scale_of(name, tensor)) if tensor.type.name in SCALED else tensor
+
+    def scale_of(self, name: str, tensor: StoredTensor) -> np.ndarray | None:  # (1,) or (rows,) float32, None where there is none
+        """Read the scales that lie apart from a matrix. ModelError where they are not what they must be."""
+        apart = scale_name(name)
+        if apart not in self.names:
+            return None
+        self.left.discard(apart)
+        stored = self.read(apart)
+        if stored.type.name != "F32" or stored.shape not in ((1,), tensor.shape[:1]):
+            raise ModelError(f"{self.where}: tensor {shown(apart)} must be F32 of 1 number or {tensor.shape[0]:,}, "
+                             f"found {stored.type.name} of shape {stored.shape}.")  # fmt: skip
+        scale = np.array(stored.raw.view("<f4"))
+        if not np.isfinite(scale).all():
+            raise ModelError(f"{self.where}: tensor {shown(apart)} must hold finite numbers, found some that are not.")
+        return scale
 
     def finish(self) -> None:
         """Raise ModelError where a tensor was not used: the model would compute something else than its authors meant."""

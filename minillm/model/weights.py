@@ -27,12 +27,16 @@ ARCHITECTURES = {  # name: RoPE pairs interleaved, bias on q, k, v, norm on q an
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it. done: call it after that."""
+    """A tensor as stored in a file: bytes, block type, shape (rows, columns). A backend converts it. done: call it after that.
+
+    scale: (1,) or (rows,) float32, a factor of its weights, of types whose scales lie apart (formats/float_blocks.py).
+    """
 
     raw: np.ndarray
     type: Any  # BlockType
     shape: tuple[int, ...]
     done: Callable[[], object] = lambda: None
+    scale: np.ndarray | None = None
 
 
 @dataclass(slots=True)

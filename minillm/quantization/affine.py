@@ -87,26 +87,34 @@ def round_to_nearest(weights: np.ndarray, grid: Grid) -> AffineMatrix:  # (rows,
 
 
 def fit(weights: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:  # (rows, columns) -> two (rows, groups) float32
-    """Span each group's weights with its grid: scale and minimum, rounded to float16.
+    """Span each group's weights with its grid: scale and minimum, rounded to float16 (as_half).
 
-    A group of equal weights has scale 0 and is its minimum; a group of zeros is exact on both kinds of grid.
+    Asymmetric: the smallest weight of the group has code 0, the largest grid.top. Symmetric: the range from -absmax to absmax is
+    cut into grid.top steps, and code 2^(bits-1) is exactly 0, so that half a step is lacking above. The minimum is always the
+    weight of code 0. A group of equal weights has scale 0 on an asymmetric grid, and is its minimum.
     """
     groups = weights.reshape(len(weights), grid.groups(weights.shape[1]), -1)
+    # BEGIN SOLUTION ex=07.2
     if grid.symmetric:
-        half = 1 << grid.bits - 1
-        scales = as_half(np.abs(groups).max(axis=2) / np.float32(half - 1 if half > 2 else half - 0.5))
-        return scales, as_half(-half * scales)
-    lowest, highest = groups.min(axis=2), groups.max(axis=2)
-    return as_half((highest - lowest) / np.float32(grid.top)), as_half(lowest)
+        scales = as_half(2 * np.abs(groups).max(axis=2) / np.float32(grid.top))
+        minima = as_half(-(1 << grid.bits - 1) * scales)
+    else:
+        lowest, highest = groups.min(axis=2), groups.max(axis=2)
+        scales = as_half((highest - lowest) / np.float32(grid.top))
+        minima = as_half(lowest)
+    # END SOLUTION
+    return scales, minima
 
 
 def encode(  # (rows, columns), two (rows, groups) -> (rows, columns) uint8
     weights: np.ndarray, scales: np.ndarray, minima: np.ndarray, grid: Grid
 ) -> np.ndarray:
-    """Choose the nearest code of each weight; beyond the ends of the grid, the end."""
+    """Choose the nearest code of each weight; beyond the ends of the grid, the end. Where the scale is 0, all codes are 0."""
     groups = weights.reshape(*scales.shape, -1)
-    step = np.where(scales == 0, np.float32(1), scales)[:, :, None]  # of a group of equal weights, every code is as good
+    # BEGIN SOLUTION ex=07.3
+    step = np.where(scales == 0, np.float32(np.inf), scales)[:, :, None]
     codes = np.clip(np.rint((groups - minima[:, :, None]) / step), 0, grid.top)
+    # END SOLUTION
     return codes.astype(np.uint8).reshape(weights.shape)
 
 

@@ -42,12 +42,14 @@ def awq_scales(  # one (rows, columns) or several, (columns,), (n, columns) -> (
         raise MiniLLMError(f"expected a magnitude for each of {inputs.shape[1]:,} columns, found shape {np.shape(magnitudes)}.")
     if len(inputs) > inputs.shape[1]:
         inputs = np.asarray(np.linalg.qr(inputs, mode="r"))  # RᵀR = XᵀX, with no more rows than columns
+    # BEGIN SOLUTION ex=07.6
     best, least = np.ones(inputs.shape[1], np.float32), np.inf
     for alpha in np.arange(steps + 1) / steps:
         scales = scales_at(magnitudes, alpha)
         error = sum(error_on(w, awq(w, scales, grid).dense() / scales, inputs) for w in matrices)
         if error < least:
             best, least = scales, error
+    # END SOLUTION
     return best
 
 

@@ -24,6 +24,7 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:  # (n, count) uint8 -
     """Pack the codes of each row, each less than 2^bits."""
     if bits == 8:
         return codes
+    # BEGIN SOLUTION ex=07.4
     (n, count), (each, nbytes, kind) = codes.shape, runs_of(bits)
     runs = np.pad(codes, ((0, 0), (0, -count % each))).reshape(n, -1, each)
     words = np.zeros(runs.shape[:2], kind)
@@ -31,6 +32,7 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:  # (n, count) uint8 -
         words |= runs[:, :, i].astype(kind) << bits * i
     stored = words.view(np.uint8).reshape(*words.shape, -1)[:, :, :nbytes]
     return np.ascontiguousarray(stored.reshape(n, -1)[:, : packed_bytes(count, bits)])
+    # END SOLUTION
 
 
 def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:  # (n, bytes) uint8 -> (n, count) uint8

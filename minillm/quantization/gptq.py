@@ -60,8 +60,10 @@ def gptq(  # (rows, columns), (columns, columns) -> AffineMatrix
             code = encode(left[j, :, None].astype(np.float32), scales[:, g], minima[:, g], grid)
             rounded = scales[:, g] * code + minima[:, g]
             codes[:, order[j]] = code[:, 0]
+            # BEGIN SOLUTION ex=07.5
             errors[j - start] = (left[j] - rounded[:, 0]) / upper[j, j]
             left[j + 1 : stop] -= upper[j, j + 1 : stop, None] * errors[j - start]
+            # END SOLUTION
         left[stop:] -= upper[start:stop, stop:].T @ errors
     return AffineMatrix(grid, codes, scales, minima)
 

@@ -22,7 +22,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from minillm.errors import MiniLLMError
+from minillm.quantization.affine import checked
 
 BLOCK = 64  # weights that share a scale
 GROUP = 256  # scales that share a scale
@@ -82,13 +82,7 @@ def quantize_nf4(weights: np.ndarray) -> NF4Matrix:  # (rows, columns) -> NF4Mat
     (nearest): so one large weight makes 63 others coarse, and no more. A block of zeros has absmax 0 and codes of level 0. Two
     codes share a byte as NF4Matrix says. MiniLLMError for other than two axes, no weights at all, NaN and infinity.
     """
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
-        weights = np.asarray(weights, np.float32)
-    if weights.ndim != 2 or weights.size == 0:
-        raise MiniLLMError(f"NF4 packs a matrix of 2 axes with at least 1 weight, found shape {weights.shape}.")
-    if not np.isfinite(weights).all():
-        bad = np.count_nonzero(~np.isfinite(weights))
-        raise MiniLLMError(f"NF4 needs finite weights; found {bad:,} of {weights.size:,} NaN or infinite.")
+    weights = checked(weights)
     # BEGIN SOLUTION ex=16.7
     blocks = np.pad(weights.reshape(-1), (0, -weights.size % BLOCK)).reshape(-1, BLOCK)
     absmax = np.abs(blocks).max(axis=1)

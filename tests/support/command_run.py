@@ -39,6 +39,7 @@ BENCH = {
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
     "stories": ["--items", "4"],
     "loading": ["--ways", "mapped", "--rounds", "1"],
+    "quantization": ["--methods", "rtn,nf4", "--bits", "4", "--tokens", "1024", "--no-speed"],
 }
 SMALL = {
     "tour": ["--out", "tour"],
@@ -48,6 +49,7 @@ SMALL = {
     "serve": ["--port", "0", "--json", "--blocks", "64", "--backend", "numpy"],
     "imatrix": ["--chunks", "1", "--context", "8", "--out", "out.imatrix"],
     "quantize": ["--type", "q4_0"],  # where --method does not say how
+    "perplexity": ["--context", "8"],
 }
 COURSE_OPTIONS = {  # what a released, graded or watched course needs beside the command
     "check": ["--work", "solved"],
@@ -116,7 +118,7 @@ def fill_in(words):  # -> words, each placeholder by its stand-in
     kind = words[1] if words[1:] else ""
     trace = "mooncake.jsonl" if kind == "prefix" else "azure.csv"
     files = {"quiz": "cards.tsv", "train": "data/models/tiny.toml", "inspect": str(ROOT / "data/models/tiny.gguf"),
-             "imatrix": "corpus.txt", "quantize": "tiny.imatrix"}  # fmt: skip
+             "imatrix": "corpus.txt", "perplexity": "corpus.txt", "quantize": "tiny.imatrix"}  # fmt: skip
     stand_ins = {"PROMPT": "Once", "TRACE": trace, "FOLDER": "solved", "NAME": "tiny", "FILE": files.get(words[0], "")}
     stand_ins |= {"03.9": "03.1", "FILE.gguf": files["inspect"], "model.gguf": files["inspect"]}
     if words[0] == "convert":  # a folder that is read is there, one that is written is new

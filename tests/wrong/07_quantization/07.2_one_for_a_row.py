@@ -1,0 +1,8 @@
+"""Gives all groups of a row one range."""
+if grid.symmetric:
+    scales = as_half(2 * np.abs(groups).max(axis=2) / np.float32(grid.top))
+    minima = as_half(-(1 << grid.bits - 1) * scales)
+else:
+    lowest, highest = groups.min(axis=2), groups.max(axis=2)
+    scales = as_half(np.repeat((highest.max(1) - lowest.min(1))[:, None], groups.shape[1], 1) / np.float32(grid.top))
+    minima = as_half(lowest)

@@ -1,0 +1,3 @@
+"""Takes the first scale of a row."""
+step = np.where(scales == 0, np.float32(np.inf), scales)[:, :, None]
+codes = np.clip(np.rint((groups - minima[:, :, None]) / step[:, :1]), 0, grid.top)

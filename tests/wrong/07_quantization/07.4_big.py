@@ -1,0 +1,3 @@
+"""Gives the first code the highest bits."""
+single = codes[:, :, None] >> np.arange(bits, dtype=np.uint8) & np.uint8(1)
+return np.packbits(single[:, :, ::-1].reshape(len(codes), -1), axis=1)

@@ -1,0 +1,2 @@
+"""Rounds to nearest."""
+best = np.ones(inputs.shape[1], np.float32)

@@ -1,0 +1,5 @@
+"""Takes the transpose of R for what writes."""
+if kind == "weight" and stem in READS:
+    return turned(get(name) * get(".".join((*layer, READS[stem], kind))), r, name)
+if kind == "weight" and stem in WRITES:
+    return turned(get(name).T, r.T, name).T.copy()
