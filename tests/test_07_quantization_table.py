@@ -142,7 +142,7 @@ def test_the_command_prints_the_table_and_the_object(path, tmp_path, capsys):
     source = tmp_path / "q4_1.gguf"
     with open_gguf(path) as file:
         requantize(file, source, "q4_1")
-    words = ["bench", "quantization", "--model", str(source), "--methods", "rtn,q_1,nf4", "--bits", "4", "--tokens", "300"]
+    words = ["bench", "quantization", "--model", str(source), "--methods", "rtn,q_1,nf4", "--bits", "4", "--text-tokens", "300"]
     assert main([*words, "--no-speed", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
@@ -162,7 +162,7 @@ def test_the_command_prints_the_table_and_the_object(path, tmp_path, capsys):
         (["--bits", "5"], "2, 3, 4 or 8 bits, found 5"),
         (["--bits", "four"], "--bits takes whole numbers"),
         (["--group", "48"], "groups of a file have 32, 64 or 128 weights, found 48"),
-        (["--tokens", "9"], "a window takes 128 tokens, the text has 9"),
+        (["--text-tokens", "9"], "a window takes 128 tokens, the text has 9"),
     ],
 )
 def test_what_has_no_table_is_one_line(path, capsys, words, said):
