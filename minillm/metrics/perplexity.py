@@ -73,6 +73,7 @@ def windows(count: int, context: int, stride: int) -> Iterator[Window]:
 
 
 def cut(count: int, context: int, stride: int) -> Iterator[Window]:
+    """Cut as `windows` does, and take a text of less than one window as it is."""
     stop = 0
     for start in range(0, count, stride):
         first, stop = max(stop, start + 1), min(start + context, count)
