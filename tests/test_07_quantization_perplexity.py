@@ -145,9 +145,10 @@ def test_the_command_says_what_it_did(tiny_path, tmp_path, capsys, more):
     ("words", "said"),
     [
         (["--context", "96"], "a window takes 96 tokens, the text has"),
-        (["--context", "16", "--stride", "17"], "a stride is 1 to the context, 16 tokens, found 17"),
-        (["--context", "16", "--stride", "0"], "found 0"),
-        (["--context", "1"], "a window takes 2 tokens"),
+        (["--context", "4", "--stride", "5"], "a stride is 1 to the context, 4 tokens, found 5"),
+        (["--context", "4", "--stride", "0"], "found 0"),
+        (["--context", "1"], "a window takes 2 tokens or more"),
+        (["--context", "0"], "found a context of 0"),
         (["--context", "100000"], "--context must be at most"),
         (["--against", "tiny"], "expected 2,048 tokens, the original's, found"),
         (["--text", "nowhere.txt"], "nowhere.txt: the corpus cannot be read"),

@@ -9,7 +9,7 @@ from script_help import script
 
 from minillm import LLM
 from minillm.bench import quantization, quantized_files
-from minillm.bench.quality import score, text_ids
+from minillm.bench.quality import document_windows, score_windows, text_ids
 from minillm.bench.quantized_files import ALL, Way, by_type, fitting, holds_the_source, ways
 from minillm.calibration.recipe import is_layers_matrix
 from minillm.calibration.texts import Texts
@@ -31,7 +31,7 @@ WORDS = "A fox went to the river, and the river said no. The fox came back with 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Texts of a few thousand bytes, which are tokens to these models."""
-    texts = Texts([WORDS * 12], [WORDS[::-1] * 9])
+    texts = Texts([WORDS * 12], [WORDS[::-1] * 9, WORDS[1:60], "A"])
     for module in (quantization, quantized_files):
         monkeypatch.setattr(module, "story_texts", lambda: texts)
     monkeypatch.setattr(quantized_files, "CHUNKS", 2)
@@ -96,7 +96,7 @@ def test_figures_are_those_of_the_weights_and_differences_are_paired(path, tmp_p
     rows = {(r["method"], r["bits"]): r for r in result["rows"]}
     assert set(rows) == {(m, b) for m in ("rtn", "gptq", "hqq", "awq") for b in (8, 3)} | {("fp8", 8)}
     original = LLM(path, "numpy")
-    ids = text_ids(original.tokenizer, WORDS[::-1] * 9)
+    texts = [text_ids(original.tokenizer, text + "<|endoftext|>") for text in (WORDS[::-1] * 9, WORDS[1:60], "A")]
     own = {}
     for b in (8, 3):
         with open_gguf(path) as file:
@@ -104,11 +104,12 @@ def test_figures_are_those_of_the_weights_and_differences_are_paired(path, tmp_p
             for name in filter(is_layers_matrix, tensors):
                 tensors[name] = round_to_nearest(tensors[name], Grid(b, 64)).dense()
             write_gguf(tmp_path / f"{b}.gguf", file.verbatim(), tensors)
-        (own[b],) = score([LLM(tmp_path / f"{b}.gguf", "numpy")], ids, 128, 128, original)
+        (own[b],) = score_windows([LLM(tmp_path / f"{b}.gguf", "numpy")], document_windows(texts, 128), original)
         assert rows["rtn", b]["kl"] == pytest.approx(own[b].quality.kl, rel=1e-4)
         assert rows["rtn", b]["perplexity"] == pytest.approx(own[b].quality.perplexity, rel=1e-6)
         assert "kl_less_rtn" not in rows["rtn", b]
-    assert result["scored_tokens"] == len(own[3].losses) and rows["rtn", 3]["kl"] > 20 * rows["rtn", 8]["kl"] > 0
+    first = sum(len(text) - -(-len(text) // 128) for text in texts)  # of each window, the first token is not scored
+    assert result["scored_tokens"] == len(own[3].losses) == first and rows["rtn", 3]["kl"] > 20 * rows["rtn", 8]["kl"] > 0
     for (method, b), row in rows.items():
         if method != "rtn":
             assert row["kl_less_rtn"] == pytest.approx(row["kl"] - rows["rtn", b]["kl"], abs=1e-9)
@@ -129,7 +130,7 @@ def test_few_files_at_a_time_are_as_good_as_all(path, monkeypatch, tmp_path):
         files.append(tmp_path / f"{kind}.gguf")
         with open_gguf(path) as source:
             by_type(kind, source, files[-1])
-    original, ids = LLM(path, "numpy"), np.arange(3, 203)
+    original, ids = LLM(path, "numpy"), [np.arange(3, 203), np.arange(7, 19)]
     together = quantization.judged(files, ids, original)
     monkeypatch.setattr(quantization, "ROOM", 1)
     apart = quantization.judged(files, ids, original)
@@ -142,7 +143,7 @@ def test_the_command_prints_the_table_and_the_object(path, tmp_path, capsys):
     source = tmp_path / "q4_1.gguf"
     with open_gguf(path) as file:
         requantize(file, source, "q4_1")
-    words = ["bench", "quantization", "--model", str(source), "--methods", "rtn,q_1,nf4", "--bits", "4", "--tokens", "300"]
+    words = ["bench", "quantization", "--model", str(source), "--methods", "rtn,q_1,nf4", "--bits", "4", "--documents", "2"]
     assert main([*words, "--no-speed", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
@@ -162,7 +163,7 @@ def test_the_command_prints_the_table_and_the_object(path, tmp_path, capsys):
         (["--bits", "5"], "2, 3, 4 or 8 bits, found 5"),
         (["--bits", "four"], "--bits takes whole numbers"),
         (["--group", "48"], "groups of a file have 32, 64 or 128 weights, found 48"),
-        (["--tokens", "9"], "a window takes 128 tokens, the text has 9"),
+        (["--documents", "0"], "--documents must be at least 1, found 0"),
     ],
 )
 def test_what_has_no_table_is_one_line(path, capsys, words, said):
@@ -172,7 +173,7 @@ def test_what_has_no_table_is_one_line(path, capsys, words, said):
 
 
 def test_kept_figures_are_joined_by_bits_and_never_mixed():
-    kept, made = script("results/quantization.py"), {"model": "m", "parameters": 9, "group": 64, "context": 8, "stride": 8}
+    kept, made = script("results/quantization.py"), {"model": "m", "parameters": 9, "group": 64, "context": 8, "documents": 8}
     four = made | {"scored_tokens": 70, "base": {"file_bytes": 1}, "rows": [{"method": "rtn", "bits": 4, "kl": 0.123456789}]}
     three = four | {"rows": [{"method": "rtn", "bits": 3, "kl": 2.0}]}
     found = kept.joined(kept.joined({}, four), three)

@@ -14,7 +14,7 @@ from pathlib import Path
 from minillm.files import replacing
 
 KEPT = Path(__file__).with_name("quantization.json")
-SAME = ("parameters", "group", "context", "stride", "scored_tokens")
+SAME = ("parameters", "group", "documents", "context", "scored_tokens")
 DIGITS = 6  # significant
 
 

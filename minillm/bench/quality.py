@@ -5,14 +5,14 @@ of 49,152, those of a text are more than a machine has; so ROWS positions at a t
 each other model, are compared, and forgotten.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from minillm.errors import MiniLLMError
 from minillm.llm import LLM
-from minillm.metrics.perplexity import Quality, Scores, Window, windows
+from minillm.metrics.perplexity import Quality, Scores, Window, cut, windows
 from minillm.model.sampling import log_softmax
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Segment
@@ -41,11 +41,27 @@ def score(
 ) -> list[Scores]:  # fmt: skip
     """Read a text's ids with some models, and with the original that they are compared with, if there is one.
 
+    progress: called after each window. MiniLLMError as `windows` raises it.
+    """
+    return score_windows(llms, ((ids, window) for window in windows(len(ids), context, stride)), original, progress)
+
+
+def document_windows(documents: Iterable[np.ndarray], context: int) -> list[tuple[np.ndarray, Window]]:
+    """Read each document's ids from its beginning, as a model is used. What is longer than a context is several windows."""
+    return [(ids, window) for ids in documents for window in cut(len(ids), context, context)]
+
+
+def score_windows(
+    llms: Sequence[LLM], pieces: Iterable[tuple[np.ndarray, Window]], original: LLM | None = None,
+    progress: Callable[[], Any] = lambda: None,
+) -> list[Scores]:  # fmt: skip
+    """Score windows, each of its text's ids.
+
     Where a model's texts begin with a token of their own (add_bos), so does every window, in place of its first token, as in
-    llama.cpp. progress: called after each window. MiniLLMError as `windows` raises it.
+    llama.cpp.
     """
     scores = [Scores() for _ in llms]
-    for window in windows(len(ids), context, stride):
+    for ids, window in pieces:
         base = Reading(original, ids, window) if original else None
         readings = [Reading(llm, ids, window) for llm in llms]
         for at in range(window.first, window.stop, ROWS):

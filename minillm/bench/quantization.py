@@ -1,9 +1,9 @@
 """Methods × bits in one table: what each costs in quality, what it saves in bytes, what it gains in speed.
 
-Quality is that of the weights alone: all files run on NumPy, in float32, over the same windows of held-out stories, beside the
-original. Every file meets the same tokens, so differences between two are taken token by token, and their errors are those of
-the differences: KL less that of rtn at the same bits. Speed and bytes in memory are Numba's, where weights stay packed; a type
-for which it has no kernels is in float32 there.
+Quality is that of the weights alone: all files run on NumPy, in float32, over the same held-out stories, each from its
+beginning, beside the original. Every file meets the same tokens, so differences between two are taken token by token, and their
+errors are those of the differences: KL less that of rtn at the same bits. Speed and bytes in memory are Numba's, where weights
+stay packed; a type for which it has no kernels is in float32 there.
 
     bits     of the layers' matrices, scales included: exact, from the file       memory   the same, as they lie in memory
     *        the row's grid contains the one that the source was rounded to: it loses nothing, and is not compared
@@ -20,7 +20,7 @@ import numpy as np
 
 from minillm import terminal
 from minillm.backends import without_kernels
-from minillm.bench.quality import score, text_ids
+from minillm.bench.quality import document_windows, score_windows, text_ids
 from minillm.bench.quantized_files import Way, fitting, holds_the_source, ways
 from minillm.bench.rounds import in_turn
 from minillm.bench.steps import decode_seconds, fill, prefill_seconds
@@ -29,22 +29,23 @@ from minillm.calibration.texts import story_texts
 from minillm.errors import MiniLLMError
 from minillm.formats.gguf import open_gguf
 from minillm.llm import LLM
-from minillm.metrics.perplexity import Scores, mean, windows
+from minillm.metrics.perplexity import Scores, mean
 from minillm.model.adapters import FIELDS
 from minillm.model.transformer import Transformer
+from minillm.training.prepare import END_OF_TEXT
 
-CONTEXT = 512
+CONTEXT = 1024  # tokens of a story that are read at once; few are longer
 ROOM = 4 << 30  # bytes of float32 weights in memory at once
 BASE = "as it is"
 
 
 def run(
-    path: Path, methods: Sequence[str], bits: Sequence[int], group: int = 64, tokens: int | None = None, rounds: int = 3,
+    path: Path, methods: Sequence[str], bits: Sequence[int], group: int = 64, documents: int | None = None, rounds: int = 3,
     speed: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make the files, and measure them. tokens: of the held-out text, all by default. speed: whether to measure that as well.
+    """Make the files, and measure them. documents: of the held-out ones, all by default. speed: whether to measure that as well.
 
-    MiniLLMError for methods that there are not, a folder in place of a file, and a text too short for one window.
+    MiniLLMError for methods that there are not, and a folder in place of a file.
     """
     if path.is_dir():
         raise MiniLLMError(f"{path}: expected a .gguf file, found a folder.")
@@ -60,8 +61,8 @@ def run(
             row["holds_the_source"] = holds_the_source(way, source)
         base = about(Way(BASE, 0, "", lambda source, path: None), path)
         original = LLM(path, "numpy")
-        ids = text_ids(original.tokenizer, story_texts().held_out)[:tokens]
-        scores = judged(files, ids, original)
+        told = story_texts().held_out_documents[:documents]
+        scores = judged(files, [text_ids(original.tokenizer, document + END_OF_TEXT) for document in told], original)
         base |= {"perplexity": scores[0].quality.perplexity, "perplexity_error": scores[0].quality.perplexity_error}
         for row, own in zip(found, scores[1:], strict=True):
             row |= asdict(own.quality)
@@ -70,7 +71,7 @@ def run(
             for row, figures in zip([base, *found], paces([path, *files], rounds), strict=True):
                 row |= figures
     config = original.config
-    return {"model": config.name, "parameters": config.parameters(), "group": group, "context": CONTEXT, "stride": CONTEXT,
+    return {"model": config.name, "parameters": config.parameters(), "group": group, "documents": len(told), "context": CONTEXT,
             "scored_tokens": len(scores[0].losses), "base": base, "rows": found}  # fmt: skip
 
 
@@ -88,15 +89,17 @@ def about(way: Way, file: Path) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def judged(files: Sequence[Path], ids: np.ndarray, original: LLM) -> list[Scores]:  # of the original itself, then of each file
+def judged(  # documents: token ids -> of the original itself, then of each file
+    files: Sequence[Path], documents: Sequence[np.ndarray], original: LLM
+) -> list[Scores]:
     """Score files beside the original, as many at a time as memory has room for."""
     at_once = max(1, ROOM // (4 * original.config.parameters()))
     groups = [files[i : i + at_once] for i in range(0, len(files), at_once)] or [[]]
-    count, found = sum(1 for _ in windows(len(ids), CONTEXT, CONTEXT)), list[Scores]()
-    with terminal.bar(count * len(groups), "windows", what="quality") as bar:
+    pieces, found = document_windows(documents, min(CONTEXT, original.config.context_length)), list[Scores]()
+    with terminal.bar(len(pieces) * len(groups), "windows", what="quality") as bar:
         for group in groups:
             llms = [LLM(file, "numpy") for file in group]
-            own, *others = score([original, *llms], ids, CONTEXT, CONTEXT, original, bar.update)
+            own, *others = score_windows([original, *llms], pieces, original, bar.update)
             found += others if found else [own, *others]
     return found
 
@@ -153,7 +156,7 @@ def table(result: dict[str, Any]) -> str:
             row += [f"{r['memory_bits_per_weight']:.2f}", f"{r['prefill_tokens_per_s']:,.0f}", f"{r['decode_tokens_per_s']:,.0f}"]
         rows.append(row)
     lines = [
-        f"{result['model']}: {result['scored_tokens']:,} tokens of held-out stories, windows of {result['context']}; layers' "
+        f"{result['model']}: {result['scored_tokens']:,} tokens of {result['documents']} held-out stories; layers' "
         f"matrices quantized, groups of {result['group']} where a method has them; embedding and head as they are",
         terminal.table(head, rows, "<<"),
     ]

@@ -38,7 +38,7 @@ TYPED = {  # methods that are a type of blocks: bits -> the type's name
 }  # fmt: skip
 ALL = (*METHODS, *TYPED)
 CONTAINS = {"Q4_1": ("Q4_1", "Q5_1", "Q8_0", "INT8_G32"), "Q4_0": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "INT8_G32")}
-CHUNKS, CONTEXT = 32, 512  # of calibration: 16,384 tokens
+CHUNKS, CONTEXT = 16, 512  # of calibration: 8,192 tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,7 @@ def add_quantization(parser: Parser) -> None:
     parser.add_argument("--methods", metavar="M,M", help="rtn,hqq,gptq,awq,q,k,nf4 …: a wrong one lists them (default: all)")
     parser.add_argument("--bits", default="8,4,3,2", metavar="N,N", help="of 8, 4, 3 and 2 (default: %(default)s)")
     parser.add_argument("--group", type=int, default=64, metavar="N", help="weights that share a scale (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, metavar="N", help="of the held-out text (default: all, 52,000)")
+    parser.add_argument("--documents", type=int, metavar="N", help="held-out stories (default: all 200, 52,000 tokens)")
     add_counts(parser, rounds=3)
     parser.add_argument("--no-speed", action="store_true", help="quality and bytes only")
 
@@ -227,7 +227,7 @@ def run_quantization(args: Namespace, module: ModuleType) -> dict:
     from minillm.bench.quantized_files import ALL
 
     methods = args.methods.split(",") if args.methods else ALL
-    sizes = numbers("--bits", args.bits), args.group, args.tokens, args.rounds
+    sizes = numbers("--bits", args.bits), args.group, args.documents, args.rounds
     return module.run(model_path(args), methods, *sizes, not args.no_speed)
 
 

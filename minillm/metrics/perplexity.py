@@ -63,14 +63,17 @@ def windows(count: int, context: int, stride: int) -> Iterator[Window]:
 
     MiniLLMError for a stride that leaves tokens out or is 0, and for fewer tokens than one window.
     """
+    if context < 2:
+        raise MiniLLMError(f"a window takes 2 tokens or more, one to read and one to score, found a context of {context:,}.")
+    if count < context:
+        raise MiniLLMError(f"a window takes {context:,} tokens, the text has {count:,}: give more, or a smaller context.")
     if not 1 <= stride <= context:
         raise MiniLLMError(f"a stride is 1 to the context, {context:,} tokens, found {stride:,}.")
-    if context < 2 or count < context:
-        raise MiniLLMError(f"a window takes {max(context, 2):,} tokens, the text has {count:,}: give more, or a smaller context.")
     return cut(count, context, stride)
 
 
 def cut(count: int, context: int, stride: int) -> Iterator[Window]:
+    """Cut as `windows` does, and take a text of less than one window as it is."""
     stop = 0
     for start in range(0, count, stride):
         first, stop = max(stop, start + 1), min(start + context, count)

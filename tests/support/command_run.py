@@ -39,7 +39,7 @@ BENCH = {
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
     "stories": ["--items", "4"],
     "loading": ["--ways", "mapped", "--rounds", "1"],
-    "quantization": ["--methods", "rtn,nf4", "--bits", "4", "--tokens", "1024", "--no-speed"],
+    "quantization": ["--methods", "rtn,nf4", "--bits", "4", "--documents", "2", "--no-speed"],
 }
 SMALL = {
     "tour": ["--out", "tour"],
