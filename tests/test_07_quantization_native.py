@@ -109,7 +109,7 @@ def test_a_band_is_as_the_picture_has_it(name):
 @pytest.mark.parametrize("name", ["INT3_G64", "INT8_G128", "NF4"])
 def test_loading_makes_no_float_copy_of_a_matrix(name, monkeypatch):
     """A spy on every decoder, and a count of all that NumPy holds meanwhile: rows at a time, beside the packed matrix itself."""
-    rows, columns = 16 * packed.ROWS_AT_A_TIME, 256
+    rows, columns = 16_384, 256
     tensor = stored_matrix(name, rows, columns)
 
     def forbidden(*args, **kwargs):

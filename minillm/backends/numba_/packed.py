@@ -145,7 +145,8 @@ def interleave(codes, bits):  # (bands, 16, blocks, 32) uint8 -> (bands, blocks,
     if bits == 8:  # a lane holds columns 0, 2, 1, 3: & 0x00FF00FF gives the pair 0, 1
         order = codes.reshape(bands, BAND, blocks, 8, 2, 2).swapaxes(-1, -2)
         return np.ascontiguousarray(order.transpose(0, 2, 3, 1, 4, 5)).reshape(bands, blocks, -1)
-    pairs = codes.reshape(bands, BAND, blocks, 16, 2).transpose(0, 2, 3, 1, 4)  # (bands, blocks, pair, row, side)
+    pairs = np.ascontiguousarray(codes).view(np.uint16).reshape(bands, BAND, blocks, 16).transpose(0, 2, 3, 1)
+    pairs = np.ascontiguousarray(pairs).view(np.uint8).reshape(bands, blocks, 16, BAND, 2)  # in the order in which they are read
     low = 2 if bits < 4 else 4  # bits of the first plane
     planes = [halfwords(pairs & (1 << low) - 1, low)]
     if bits > low:
