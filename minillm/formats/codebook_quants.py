@@ -14,7 +14,18 @@ import numpy as np
 
 from minillm.formats.measures import beside, quadratic, relative_size
 from minillm.formats.packing import Importance, Parts, around, half, pack_planes, planes, to_half
-from minillm.formats.scale_search import MORE_LEVELS, best_scale, dot, error_of, keep_better, outweighed, peak, ratio, reciprocal
+from minillm.formats.scale_search import (
+    MORE_LEVELS,
+    OUTWEIGHS,
+    best_scale,
+    dot,
+    error_of,
+    keep_better,
+    outweighed,
+    peak,
+    ratio,
+    reciprocal,
+)
 
 IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)  # doubled, so that they are integers
@@ -42,7 +53,7 @@ def pack_iq4_nl(rows: np.ndarray, importance: Importance = None) -> np.ndarray: 
     weight = quadratic(relative_size(blocks), beside(importance, len(rows), 32))
     x = blocks.T.copy()
     scale = search_table(x, weight.T.copy(), IQ4_NL)
-    if (at := outweighed(x)).size:
+    if (at := outweighed(x, OUTWEIGHS)).size:
         of_columns = np.ones_like(x[:, at]) if importance is None else np.tile(importance.reshape(-1, 32), (len(rows), 1))[at].T
         used = of_columns[np.abs(x[:, at]).argmax(axis=0), np.arange(at.size)] > 0  # else its weight is kept all the same
         scale[at[used]] = scale_for_a_peak(x[:, at[used]], of_columns[:, used], importance is None)

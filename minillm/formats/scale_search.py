@@ -21,6 +21,7 @@ from minillm.formats.packing import as_half
 
 LEVELS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # begin where the largest weight falls this far inside or outside of the largest integer
 MORE_LEVELS = (-1.6, -1.2, *LEVELS, 1.2, 1.6)  # of a search that nothing follows
+OUTWEIGHS = 0.8  # of the sum of squares of a group: its largest weight alone
 FINE_LEVELS = tuple(i / 10 for i in range(-20, 21))  # of a group that one weight outweighs
 
 Found = tuple[np.ndarray, ...]  # an error, and what it is the error of, for each group
@@ -63,19 +64,21 @@ def keep_better(best: Found, found: Found) -> None:
         np.copyto(old, new, where=better)
 
 
-def outweighed(x: np.ndarray) -> np.ndarray:  # (weights, n) or (weights, groups, n) -> (m,) numbers of blocks
-    """Find the blocks of which one weight alone holds more than half of the sum of squares."""
+def outweighed(x: np.ndarray, share: float) -> np.ndarray:  # (weights, n) or (weights, groups, n) -> (m,) numbers of blocks
+    """Find the blocks of which one weight alone holds more than `share` of the sum of squares."""
     square, within = x * x, tuple(range(x.ndim - 1))
-    return np.flatnonzero(2 * square.max(axis=within) > square.sum(axis=within))
+    return np.flatnonzero(square.max(axis=within) > np.float32(share) * square.sum(axis=within))
 
 
-def search_again(best: Found, x: np.ndarray, weight: np.ndarray, search: Callable[[np.ndarray, np.ndarray], Found]) -> None:
-    """Search longer where one weight outweighs all others, and keep what is better.
+def search_again(
+    best: Found, x: np.ndarray, weight: np.ndarray, share: float, search: Callable[[np.ndarray, np.ndarray], Found]
+) -> None:
+    """Search longer in the blocks of which one weight outweighs all others, and keep what is better.
 
     Steps are wide there, and the many small weights share few integers: errors differ much between one dip of the curve and the
     next. Such blocks are rare, so they may take more time.
     """
-    at = outweighed(x)
+    at = outweighed(x, share)
     if at.size:
         found = tuple(old[..., at] for old in best)
         keep_better(found, search(x[..., at], weight[..., at]))
@@ -119,7 +122,7 @@ def search_scale(  # (weights, ...), (weights, ...) -> (...)
 
     best = search(x, weight, MORE_LEVELS if last else LEVELS)
     if last:
-        search_again(best, x, weight, lambda x, weight: search(x, weight, FINE_LEVELS))
+        search_again(best, x, weight, OUTWEIGHS, lambda x, weight: search(x, weight, FINE_LEVELS))
     return best[1]
 
 
@@ -165,5 +168,5 @@ def search_scale_and_minimum(  # (weights, ...), (weights, ...) -> (...), (...)
 
     best = search(x, weight, MORE_LEVELS if last else LEVELS, (0,), 1)
     if last:
-        search_again(best, x, weight, lambda x, weight: search(x, weight, FINE_LEVELS, (0, 0.25, 0.5, 0.75), 4))
+        search_again(best, x, weight, OUTWEIGHS, lambda x, weight: search(x, weight, FINE_LEVELS, (0, 0.25, 0.5, 0.75), 4))
     return best[1], best[2]

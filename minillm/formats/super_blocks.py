@@ -27,6 +27,7 @@ from minillm.formats.packing import Importance, around, as_half
 from minillm.formats.scale_search import dot, error_of, keep_better, nearest, peak, ratio, reciprocal, search_again
 
 BLOCK = 256
+OUTWEIGHS = 0.5  # of the sum of squares of a block: its largest weight alone
 LARGEST = 1e9  # no type reaches further: 65,504, the largest float16, times 128 times 32 is less
 
 
@@ -76,7 +77,7 @@ def search_blocks(blocks: np.ndarray, layout: Layout, importance: Importance) ->
     x = by_group(blocks, layout)
     weight = by_group(layout.measure(relative_size(blocks), importance), layout)
     best = search(x, weight, layout, USUAL)
-    search_again(best, x, weight, lambda x, weight: search(x, weight, layout, MORE))
+    search_again(best, x, weight, OUTWEIGHS, lambda x, weight: search(x, weight, layout, MORE))
     return best
 
 
