@@ -1,19 +1,22 @@
 """What a file may be besides whole and known: tensors of types that no table here has, and models split into several files."""
 
+import hashlib
+import json
 import shutil
 import struct
 import sys
 import tracemalloc
 import types
+from pathlib import Path
 
 import gguf as oracle
 import numpy as np
 import pytest
 from fuzz_gguf import MEGABYTES, SECONDS, fuzz
 from gguf_bytes import Q4_0, build, entry, string, tensor, u32
-from gguf_files import METADATA, TYPES, split_file, write_specimen
+from gguf_files import METADATA, TYPES, llama_split_file, split_file, write_specimen
 
-from minillm import LLM
+from minillm import LLM, SamplingParams
 from minillm.errors import GGUFError, ModelError
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_split import named_parts
@@ -22,6 +25,10 @@ from minillm.model import zoo
 from minillm.model.adapter_files import load_adapter
 from minillm.model.load import stored_bytes
 from minillm.speculative.eagle import load_eagle
+
+HERE = Path(__file__).parent
+TINY = HERE.parent / "data" / "models" / "tiny.gguf"
+SPLIT = json.loads((HERE / "golden" / "split.json").read_text())["parts"]
 
 # --- types that are in no table -------------------------------------------------------------------------------------------
 
@@ -142,6 +149,20 @@ def test_every_tensor_is_where_the_gguf_package_finds_it(tmp_path, types, max_te
                 assert (info.part, info.offset, info.nbytes) == (i, t.data_offset, t.n_bytes)
                 assert file.raw(t.name).tobytes() == t.data.tobytes()
         assert set(file.metadata) == {"general.architecture", *(key for key, *_ in METADATA)}
+
+
+@pytest.mark.parametrize("max_tensors", SPLIT)
+def test_what_llama_cpps_own_tool_splits_opens_and_says_the_same(tmp_path, max_tensors):
+    """Its bytes, by their hash, and then the model in them."""
+    parts = llama_split_file(TINY, tmp_path / "tiny", int(max_tensors))
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in parts} == SPLIT[max_tensors]
+    with open_gguf(TINY) as whole, open_gguf(parts[-1]) as file:
+        said = {key: value for key, value in file.verbatim().items() if not key.startswith("split.")}  # a single part's stay
+        assert list(file.tensors) == list(whole.tensors) and said == whole.verbatim()
+        assert all(file.raw(name).tobytes() == whole.raw(name).tobytes() for name in whole.tensors)
+    greedy = SamplingParams(max_tokens=16, temperature=0)
+    found, expected = (LLM(path, backend="numpy").generate(["Once upon a time"], greedy)[0] for path in (parts[0], TINY))
+    assert found.token_ids == expected.token_ids
 
 
 def test_a_split_model_is_requantized_as_if_it_were_whole(parts, tiny_path, tmp_path):

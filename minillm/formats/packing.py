@@ -10,7 +10,7 @@ them in order. Every function here has its inverse beside it.
 Layouts: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -30,6 +30,13 @@ def as_half(values: np.ndarray) -> np.ndarray:  # float32 -> float32
     if not np.isfinite(found).all():
         raise OverflowError
     return found
+
+
+def around(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Give the nearest float16 numbers, then their neighbours above and below; what is beyond float16 comes as infinity."""
+    near = values.astype(np.float16)
+    for number in (near, np.nextafter(near, np.float16(np.inf)), np.nextafter(near, np.float16(-np.inf))):
+        yield number.astype(np.float32)
 
 
 def to_half(values: np.ndarray) -> np.ndarray:  # n float32 -> (n, 2) uint8

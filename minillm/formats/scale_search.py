@@ -13,12 +13,16 @@ and groups along the others: a sum over each group then adds whole rows of memor
 Source of beginning at several scales: ggml's quants (`make_qx_quants`, `make_qkx3_quants`).
 """
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
 from minillm.formats.packing import as_half
 
 LEVELS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # begin where the largest weight falls this far inside or outside of the largest integer
 MORE_LEVELS = (-1.6, -1.2, *LEVELS, 1.2, 1.6)  # of a search that nothing follows
+OUTWEIGHS = 0.8  # of the sum of squares of a group: its largest weight alone
+FINE_LEVELS = tuple(i / 10 for i in range(-20, 21))  # of a group that one weight outweighs
 
 Found = tuple[np.ndarray, ...]  # an error, and what it is the error of, for each group
 
@@ -60,6 +64,28 @@ def keep_better(best: Found, found: Found) -> None:
         np.copyto(old, new, where=better)
 
 
+def outweighed(x: np.ndarray, share: float) -> np.ndarray:  # (weights, n) or (weights, groups, n) -> (m,) numbers of blocks
+    """Find the blocks of which one weight alone holds more than `share` of the sum of squares."""
+    square, within = x * x, tuple(range(x.ndim - 1))
+    return np.flatnonzero(square.max(axis=within) > np.float32(share) * square.sum(axis=within))
+
+
+def search_again(
+    best: Found, x: np.ndarray, weight: np.ndarray, share: float, search: Callable[[np.ndarray, np.ndarray], Found]
+) -> None:
+    """Search longer in the blocks of which one weight outweighs all others, and keep what is better.
+
+    Steps are wide there, and the many small weights share few integers: errors differ much between one dip of the curve and the
+    next. Such blocks are rare, so they may take more time.
+    """
+    at = outweighed(x, share)
+    if at.size:
+        found = tuple(old[..., at] for old in best)
+        keep_better(found, search(x[..., at], weight[..., at]))
+        for old, new in zip(best, found, strict=True):
+            old[..., at] = new
+
+
 def best_scale(x: np.ndarray, q: np.ndarray, weight: np.ndarray, last: bool = False) -> Found:  # (weights, ...) -> two (...)
     """Fit x ≈ scale · q by least squares in each group, an error squared and times `weight`: Σ weight · (x - scale · q)².
 
@@ -85,11 +111,18 @@ def search_scale(  # (weights, ...), (weights, ...) -> (...)
     x: np.ndarray, weight: np.ndarray, low: int, high: int, last: bool = False
 ) -> np.ndarray:
     """Find a scale for integers from low to high, low below zero and larger: it takes the largest weight, and its sign."""
-    inverse = reciprocal(peak(x))
-    best = np.full_like(inverse, np.inf), np.zeros_like(inverse)
-    for level in MORE_LEVELS if last else LEVELS:
-        q = nearest(x, inverse * np.float32(low - level), low, high)
-        keep_better(best, best_scale(x, q, weight, last))
+
+    def search(x: np.ndarray, weight: np.ndarray, levels: Iterable[float]) -> Found:
+        inverse = reciprocal(peak(x))
+        best = np.full_like(inverse, np.inf), np.zeros_like(inverse)
+        for level in levels:
+            q = nearest(x, inverse * np.float32(low - level), low, high)
+            keep_better(best, best_scale(x, q, weight, last))
+        return best
+
+    best = search(x, weight, MORE_LEVELS if last else LEVELS)
+    if last:
+        search_again(best, x, weight, OUTWEIGHS, lambda x, weight: search(x, weight, FINE_LEVELS))
     return best[1]
 
 
@@ -117,13 +150,23 @@ def search_scale_and_minimum(  # (weights, ...), (weights, ...) -> (...), (...)
     x: np.ndarray, weight: np.ndarray, high: int, last: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find scale and minimum for integers from 0 to high: x ≈ scale · q - minimum."""
-    lowest = np.minimum(x.min(axis=0), np.float32(0))
-    inverse = reciprocal(x.max(axis=0) - lowest)
-    best = best_scale_and_minimum(x, np.zeros_like(x), weight, last)  # if all are equal, and below zero, that is it
-    above = x - lowest
-    for level in MORE_LEVELS if last else LEVELS:
-        q = nearest(above, inverse * np.float32(high + level), 0, high)
-        keep_better(best, best_scale_and_minimum(x, q, weight, last))
-    q = nearest(x + best[2], reciprocal(best[1]), 0, high)  # and once back and forth
-    keep_better(best, best_scale_and_minimum(x, q, weight, last))
+
+    def search(x: np.ndarray, weight: np.ndarray, levels: Iterable[float], shifts: Iterable[float], turns: int) -> Found:
+        lowest = np.minimum(x.min(axis=0), np.float32(0))
+        inverse = reciprocal(x.max(axis=0) - lowest)
+        best = best_scale_and_minimum(x, np.zeros_like(x), weight, last)  # if all are equal, and below zero, that is it
+        above = x - lowest
+        for level in levels:
+            for shift in shifts:  # the lowest weight falls so far above 0
+                per_step = inverse * np.float32(high + level)
+                q = nearest(above + np.float32(shift) * reciprocal(per_step), per_step, 0, high)
+                keep_better(best, best_scale_and_minimum(x, q, weight, last))
+        for _ in range(turns):
+            q = nearest(x + best[2], reciprocal(best[1]), 0, high)  # and back and forth
+            keep_better(best, best_scale_and_minimum(x, q, weight, last))
+        return best
+
+    best = search(x, weight, MORE_LEVELS if last else LEVELS, (0,), 1)
+    if last:
+        search_again(best, x, weight, OUTWEIGHS, lambda x, weight: search(x, weight, FINE_LEVELS, (0, 0.25, 0.5, 0.75), 4))
     return best[1], best[2]

@@ -12,10 +12,10 @@ integers before. Each turn keeps something only if the error *of what will be de
     step each scale and minimum by one              3 × 3 trials a group, each with its nearest q
 
 Since d is rounded to 11 bits, luck matters for a block whose largest weight outweighs all others. Several beginnings, with the
-largest scale one integer lower each time, give several draws. Types without a minimum have all of them 0.
+largest scale one integer lower each time, give several draws; such blocks get more of them, and more turns. Types without a
+minimum have all of them 0.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,12 +23,26 @@ import numpy as np
 
 from minillm.formats import scale_search
 from minillm.formats.measures import Measure, relative_size
-from minillm.formats.packing import Importance, as_half
-from minillm.formats.scale_search import dot, error_of, keep_better, nearest, peak, ratio, reciprocal
+from minillm.formats.packing import Importance, around, as_half
+from minillm.formats.scale_search import dot, error_of, keep_better, nearest, peak, ratio, reciprocal, search_again
 
 BLOCK = 256
-BEGINNINGS = 3  # the largest scale becomes the largest integer, or one less, or two less
+OUTWEIGHS = 0.5  # of the sum of squares of a block: its largest weight alone
 LARGEST = 1e9  # no type reaches further: 65,504, the largest float16, times 128 times 32 is less
+
+
+class Effort(NamedTuple):
+    """How long to search. beginnings: the largest scale becomes the largest integer, or one less, and so on.
+
+    turns: how often a beginning is improved. reach: how far a turn steps scales and minima.
+    """
+
+    beginnings: int
+    turns: int
+    reach: int
+
+
+USUAL, MORE = Effort(3, 1, 1), Effort(8, 4, 2)  # of any block; of one that a single weight outweighs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +76,22 @@ def search_blocks(blocks: np.ndarray, layout: Layout, importance: Importance) ->
         raise OverflowError
     x = by_group(blocks, layout)
     weight = by_group(layout.measure(relative_size(blocks), importance), layout)
+    best = search(x, weight, layout, USUAL)
+    search_again(best, x, weight, OUTWEIGHS, lambda x, weight: search(x, weight, layout, MORE))
+    return best
+
+
+def search(x: np.ndarray, weight: np.ndarray, layout: Layout, effort: Effort) -> Blocks:  # (group, groups, n), twice
+    """Begin several times, improve each beginning by some turns, and the best of them by some more."""
     if layout.minima:
         scale, minimum = scale_search.search_scale_and_minimum(x, weight, layout.q[1])
     else:
         scale = scale_search.search_scale(x, weight, *layout.q)
         minimum = np.zeros_like(scale)
-    best = improve(begin(x, weight, scale, minimum, layout, 0), x, weight, layout)
-    for lower in range(1, BEGINNINGS):
-        keep_better(best, improve(begin(x, weight, scale, minimum, layout, lower), x, weight, layout))
-    return improve(best, x, weight, layout)
+    best = improve(begin(x, weight, scale, minimum, layout, 0), x, weight, layout, effort)
+    for lower in range(1, effort.beginnings):
+        keep_better(best, improve(begin(x, weight, scale, minimum, layout, lower), x, weight, layout, effort))
+    return improve(best, x, weight, layout, effort)
 
 
 def by_group(blocks: np.ndarray, layout: Layout) -> np.ndarray:  # (n, 256) -> (weights of a group, groups, n)
@@ -110,11 +131,13 @@ def rounded(  # (group, groups, n) twice, (groups, n) -> (group, groups, n), (gr
     return q, error_of(raised, q * unit, weight)
 
 
-def improve(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout) -> Blocks:
-    """Take one turn: fit d and dmin, step the scales and minima, take the nearest q again."""
-    d, dmin = fit_units(blocks, x, weight, layout)
-    scale, minimum = step_scales(blocks, x, weight, d, dmin, layout)
-    return decide(x, weight, d, dmin, scale, minimum, layout)
+def improve(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout, effort: Effort = USUAL) -> Blocks:
+    """Take turns: fit d and dmin, step the scales and minima, take the nearest q again."""
+    for _ in range(effort.turns):
+        d, dmin = fit_units(blocks, x, weight, layout)
+        scale, minimum = step_scales(blocks, x, weight, d, dmin, layout, effort.reach)
+        blocks = decide(x, weight, d, dmin, scale, minimum, layout)
+    return blocks
 
 
 def fit_units(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -143,21 +166,15 @@ def fit_units(blocks: Blocks, x: np.ndarray, weight: np.ndarray, layout: Layout)
 
 
 def step_scales(
-    blocks: Blocks, x: np.ndarray, weight: np.ndarray, d: np.ndarray, dmin: np.ndarray, layout: Layout
+    blocks: Blocks, x: np.ndarray, weight: np.ndarray, d: np.ndarray, dmin: np.ndarray, layout: Layout, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Try the integers next to each scale and minimum, each trial with its own nearest q. Returns the best of them."""
     best = np.full_like(blocks.scale, np.inf), blocks.scale.copy(), blocks.minimum.copy()
-    for up in (0, -1, 1) if layout.minima else (0,):
+    steps = sorted(range(-reach, reach + 1), key=abs)  # of equals the first is kept
+    for up in steps if layout.minima else (0,):
         minimum = np.clip(blocks.minimum + np.float32(up), 0, layout.scale[1])
         raised = x + dmin * minimum
-        for more in (0, -1, 1):
+        for more in steps:
             scale = np.clip(blocks.scale + np.float32(more), *layout.scale)
             keep_better(best, (rounded(raised, weight, d * scale, layout)[1], scale, minimum))
     return best[1], best[2]
-
-
-def around(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Give the nearest float16 numbers, then their neighbours above and below; what is beyond float16 comes as infinity."""
-    near = values.astype(np.float16)
-    for number in (near, np.nextafter(near, np.float16(np.inf)), np.nextafter(near, np.float16(-np.inf))):
-        yield number.astype(np.float32)

@@ -13,6 +13,7 @@ SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
 WITH_IMPORTANCE = (*SEARCHED, "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 BLOCK = {"Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256}  # others: 32
 SHAPE = (24, 512)
+HEAVY = 10
 
 
 def uniform(seed, *size):  # -> float64 between 0 and 1, neither of them
@@ -41,6 +42,17 @@ def draws():  # -> {name: float32 array}
     return {name: array.astype(np.float32) for name, array in found.items()}
 
 
+def heavy_draws():  # -> {name: float32 array}
+    """Make sets in which a few blocks have a weight that outweighs all others: t(2), and Cauchy's tail. Half a set each."""
+    found = {}
+    for i in range(HEAVY):
+        u, v = uniform(1000 + i, 12, 512), uniform(2000 + i, 12, 512)
+        sign = np.where(uniform(3000 + i, 12, 512) < 0.5, -1, 1)
+        found[f"t(2) {i}"] = ((2 * u - 1) / np.sqrt(2 * u * (1 - u)) / 40).astype(np.float32)  # its quantiles
+        found[f"Cauchy's tail {i}"] = (sign * (1 / v - 1) / 100).astype(np.float32)
+    return found
+
+
 def zeros():  # -> (4, 256) float32: 0 and -0 in turns, beginning with either, alone and beside larger weights
     found = np.zeros((4, 256))
     found[0, ::2] = found[1, 1::2] = found[2] = found[3, ::2] = -0.0
@@ -48,9 +60,9 @@ def zeros():  # -> (4, 256) float32: 0 and -0 in turns, beginning with either, a
     return found.astype(np.float32)
 
 
-def importance(columns):  # -> (columns,) float32: heavy-tailed, a few columns never used
+def importance(columns, all_used=False):  # -> (columns,) float32: heavy-tailed; a few columns never used, or none
     found = 1 / uniform(80, columns) - 1
-    found[:: columns // 7] = 0
+    found[:: columns // 7] = 1 if all_used else 0
     return found.astype(np.float32)
 
 

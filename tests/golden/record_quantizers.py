@@ -63,12 +63,13 @@ def record():
         for name in sorted(tiny):
             whole.update(quantize(type, tiny[name]).tobytes())
         found["exact"][type]["tiny"] = whole.hexdigest()
+    heavy = draws.heavy_draws()
     for type in draws.WITH_IMPORTANCE:
-        for name, x in [*draws.draws().items(), *draws.samples(tiny)]:
+        for name, x in [*draws.draws().items(), *heavy.items(), *draws.samples(tiny)]:
             row = found["errors"].setdefault(type, {}).setdefault(name, {})
             if type in draws.SEARCHED:
                 row["alone"] = draws.errors(type, x, decoded(type, quantize(type, x)))
-            importance = draws.importance(x.shape[1])
+            importance = draws.importance(x.shape[1], all_used=name in heavy)
             row["importance"] = draws.errors(type, x, decoded(type, quantize(type, x, importance)), importance)
     return found
 

@@ -4,9 +4,13 @@ Nothing here comes from the reader under test. Where the package cannot quantize
 float16 scales set to small numbers, so that weights are finite.
 """
 
+import struct
+from pathlib import Path
+
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
+from gguf_bytes import entry, tensor, u32, u64
 from our_blocks import OURS, random_ours
 
 ARRAY = GGUFValueType.ARRAY
@@ -111,3 +115,22 @@ def split_file(path, stem, max_tensors, small_first=False):  # -> [paths of the 
     writer.write_tensors_to_file()
     writer.close()
     return writer.format_shard_names(writer.path)
+
+
+def llama_split_file(path, stem, max_tensors):  # -> [paths of the parts]
+    """As llama.cpp's own tool splits a file, byte for byte (golden/record_split.py): split.* after the first part's metadata."""
+    whole, tensors = Path(path).read_bytes(), gguf.GGUFReader(path).tensors
+    groups, paths = [tensors[i : i + max_tensors] for i in range(0, len(tensors), max_tensors)], []
+    for number, group in enumerate(groups):
+        values = {"no": (2, "<H", number), "tensors.count": (5, "<i", len(tensors)), "count": (2, "<H", len(groups))}
+        own = b"".join(entry(f"split.{key}", kind, struct.pack(form, value)) for key, (kind, form, value) in values.items())
+        metadata = b"" if number else whole[24 : tensors[0].field.offset]
+        infos, data = b"", b""
+        for t in group:
+            infos += tensor(t.name, t.shape.tolist(), int(t.tensor_type), len(data))
+            data += t.data.tobytes() + bytes(-t.n_bytes % 32)
+        entries = 3 + (0 if number else struct.unpack("<Q", whole[16:24])[0])
+        head = b"GGUF" + u32(3) + u64(len(group)) + u64(entries) + metadata + own + infos
+        paths.append(Path(f"{stem}-{number + 1:05d}-of-{len(groups):05d}.gguf"))
+        paths[-1].write_bytes(head + bytes(-len(head) % 32) + data)
+    return paths
