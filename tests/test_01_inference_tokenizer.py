@@ -466,7 +466,7 @@ def test_importing_the_tokenizer_imports_neither_regex_nor_jinja2():
 
 
 def test_a_tokenizer_keeps_a_vocabulary_and_a_table_of_merges_and_no_more():
-    """268 bytes a merge: one dict from text to id and one of pairs. With a copy of the first, or the texts of merges, 320 or more."""
+    """268 bytes a merge: a dict of texts and one of pairs. A copy of the first, or the texts of merges, make it 320."""
     chars = sorted(BYTE_TO_CHAR.values())
     tokens = chars + [a + b for a in chars for b in chars[:100]]
     merges = [f"{a} {b}" for a in chars for b in chars[:100]]
