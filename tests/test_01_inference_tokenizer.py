@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import tracemalloc
 from functools import lru_cache
 from pathlib import Path
 
@@ -461,3 +462,18 @@ def test_an_id_outside_the_vocabulary_is_refused(i):
 def test_importing_the_tokenizer_imports_neither_regex_nor_jinja2():
     code = "import sys, minillm.model.tokenizer; sys.exit(bool({'regex', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_tokenizer_keeps_a_vocabulary_and_a_table_of_merges_and_no_more():
+    """268 bytes a merge: a dict of texts and one of pairs. A copy of the first, or the texts of merges, make it 320."""
+    chars = sorted(BYTE_TO_CHAR.values())
+    tokens = chars + [a + b for a in chars for b in chars[:100]]
+    merges = [f"{a} {b}" for a in chars for b in chars[:100]]
+    tracemalloc.start()
+    try:
+        made = Tokenizer(tokens, merges=merges)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.decode(made.encode("ab")) == "ab"
+    assert kept / len(merges) < 300

@@ -42,6 +42,10 @@ SHAPES = {
 }
 
 
+def draw_all(rows, params, rngs, ops=NUMBA):
+    return draws.draw_all(rows, rows, params, rngs, ops)
+
+
 class Told:
     """A generator that gives one number, and counts how often it was asked."""
 
@@ -101,7 +105,7 @@ def test_all_rows_together_draw_what_each_draws_alone(shape, vocab):
     rows = np.float32([SHAPES[shape](rng, vocab) for _ in WAYS])
     params = [params_of(way) for way in WAYS]
     mine, alone = ([np.random.default_rng(i) for i in range(len(WAYS))] for _ in range(2))
-    found = draws.draw_all(rows, params, mine, NUMBA)
+    found = draw_all(rows, params, mine)
     for i, token in enumerate(found):
         if token is None:
             assert mine[i].bit_generator.state == np.random.default_rng(i).bit_generator.state, "a number was drawn for nothing"
@@ -140,7 +144,7 @@ def test_at_any_number_the_readable_reference_draws_the_same(seed, vocab, spread
     if levels:
         rows = np.round(rows * levels) / np.float32(levels)
     params, told = [SamplingParams(**own) for own in knobs], [Told(u) for _ in knobs]
-    for row, own, token, told_u in zip(rows, params, draws.draw_all(rows, params, told, NUMBA), told, strict=True):
+    for row, own, token, told_u in zip(rows, params, draw_all(rows, params, told), told, strict=True):
         assert told_u.asked == (token is not None)
         cumulative = np.cumsum(sampling.distribution(row, own))
         if token is not None and np.abs(cumulative - u * cumulative[-1]).min() > 1e-9:
@@ -151,8 +155,8 @@ def test_at_any_number_the_readable_reference_draws_the_same(seed, vocab, spread
 def test_a_row_draws_the_same_alone_and_among_others():
     rows = np.float32([SHAPES["peaked"](np.random.default_rng(i), 6016) for i in range(9)])
     params = [params_of(WAYS[i % len(WAYS)]) for i in range(9)]
-    together = draws.draw_all(rows, params, [np.random.default_rng(i) for i in range(9)], NUMBA)
-    alone = [draws.draw_all(rows[i : i + 1], params[i : i + 1], [np.random.default_rng(i)], NUMBA)[0] for i in range(9)]
+    together = draw_all(rows, params, [np.random.default_rng(i) for i in range(9)])
+    alone = [draw_all(rows[i : i + 1], params[i : i + 1], [np.random.default_rng(i)])[0] for i in range(9)]
     assert together == alone
 
 
@@ -161,18 +165,18 @@ def test_what_cannot_be_drawn_here_is_left_and_no_number_is_spent():
     bad[0, 3], bad[1, 3], bad[2] = np.nan, np.inf, -np.inf
     for way in WAYS:
         told = [Told(0.5) for _ in bad]
-        assert draws.draw_all(bad, [params_of(way)] * 3, told, NUMBA) == [None] * 3 and not any(t.asked for t in told)
+        assert draw_all(bad, [params_of(way)] * 3, told) == [None] * 3 and not any(t.asked for t in told)
     odd = np.zeros((2, 100), np.float32)  # no whole blocks
-    assert draws.draw_all(odd, [params_of({})] * 2, [None] * 2, NUMBA) == [None] * 2
-    assert draws.draw_all(bad, [params_of({})] * 3, [None] * 3, get_backend("numpy")) == [None] * 3
-    assert draws.draw_all(bad[:0], [], [], NUMBA) == []
+    assert draw_all(odd, [params_of({})] * 2, [None] * 2) == [None] * 2
+    assert draw_all(bad, [params_of({})] * 3, [None] * 3, get_backend("numpy")) == [None] * 3
+    assert draw_all(bad[:0], [], []) == []
 
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-300, 1e300])
 def test_any_temperature_draws_a_token_or_leaves_it(temperature):
     rows = np.float32([np.linspace(-3, 3, 128)])
     for way in WAYS:
-        (token,) = draws.draw_all(rows, [SamplingParams(**{**way, "temperature": temperature})], [Told(0.25)], NUMBA)
+        (token,) = draw_all(rows, [SamplingParams(**{**way, "temperature": temperature})], [Told(0.25)])
         assert token is None or temperature > 1 or token == 127
 
 
@@ -192,9 +196,9 @@ def test_the_engine_draws_a_batch_in_one_call_and_answers_as_alone(monkeypatch):
     sizes = []
     choose = draws.draw_all
 
-    def counted(logits, params, rngs, ops):
-        sizes.append(len(params))
-        return choose(logits, params, rngs, ops)
+    def counted(logits, host, params, rngs, ops):
+        sizes.append(sum(own is not None for own in params))
+        return choose(logits, host, params, rngs, ops)
 
     monkeypatch.setattr("minillm.engine.executor.draw_all", counted)
     together = Engine(llm).generate(prompts, asked)

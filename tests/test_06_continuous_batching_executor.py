@@ -16,7 +16,7 @@ PROMPT = [5, 6, 7, 8, 9, 10, 11]
 class Drawing:
     """An answer that asks `rule(sequence, found)` for a token and a reason to end; greedy: it is content with the likeliest."""
 
-    plain = False  # it looks at logits itself
+    plain, rng = False, None  # it looks at logits itself
 
     def __init__(self, sequence, rule, greedy):
         self.sequence, self.rule, self.greedy = sequence, rule, greedy

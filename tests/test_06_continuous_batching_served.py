@@ -352,6 +352,7 @@ def test_a_door_open_to_other_machines_is_said_and_warned_of(tiny_path):
     with Child("--model", tiny_path, "--host", "0.0.0.0") as child:
         assert call(child.port, "GET", "/health")[0] == 200
     assert "other machines can reach it" in child.err and "warning" in child.err
+    assert " on numpy at http://" in child.err or " on numba at http://" in child.err, "it says what auto chose"
 
 
 def test_a_taken_port_is_one_line_and_status_2(tiny_path):

@@ -159,10 +159,20 @@ def test_auto_takes_numpy_for_a_small_model_and_numba_for_a_large_one(mixed_path
     monkeypatch.setenv("MINILLM_CACHE", str(tmp_path))  # where no kernels are kept
     seen = []
     monkeypatch.setattr("minillm.model.load.get_backend", lambda name: seen.append(name) or get_backend(name))
-    for limit in (10**9, 1):
+    for limit, chosen in {10**9: "numpy", 1: "numba"}.items():
         monkeypatch.setattr("minillm.backends.WORTH_COMPILING", limit)
         assert main(["generate", "--model", str(mixed_path), "--max-tokens", "2", "hello"]) == 0
+        assert f" · {chosen} · " in capsys.readouterr().err, "it says what it chose"
     assert seen == ["numpy", "numba"]
+
+
+@pytest.mark.slow
+def test_generate_takes_at_most_three_times_the_bytes_of_the_file(smollm2_path):
+    """Python, NumPy and Numba are a third of it. Compiling takes more, once: the first process does it where need be."""
+    options = ["generate", "--model", smollm2_path, "--max-tokens", 32, "--json", "Once upon a time"]
+    answers = [run_child(*options, MINILLM_BACKEND="numba") for _ in range(2)]
+    peak = json.loads(answers[1].stdout)["peak_rss_bytes"]
+    assert peak <= 3 * smollm2_path.stat().st_size
 
 
 def test_a_child_process_gets_it_from_the_variable(mixed_path):

@@ -250,7 +250,7 @@ print("all ended")
 def test_forked_and_killed_processes_leave_the_workers_of_the_parent_alone(times, while_busy):
     """A child has no workers until it asks for some; what a child did when it was killed is its own."""
     code = CHILDREN.format(tests=os.path.dirname(__file__), times=times, while_busy=while_busy)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert done.stdout == "all ended\n", done.stderr
 
 

@@ -103,7 +103,8 @@ def run(args: Namespace) -> int:
         sampling = default_sampling(llm) if args.generation_config == "auto" else {}
         app = create_app(engine, Served.from_llm(llm, name, pool, args.order == "priority", sampling), options, page)
         port = listener.getsockname()[1]
-        make_server(app, lambda: announce(args, name, port, config, options.api_key)).run(sockets=[listener])
+        shown = f"{name} on {llm.transformer.ops.name}"
+        make_server(app, lambda: announce(args, shown, port, config, options.api_key)).run(sockets=[listener])
     return 0
 
 

@@ -105,15 +105,11 @@ class ModelExecutor:
         answers = [[self.answers[s.request][s.index] for s in share.draws] for share in shares]
         if all(answer.greedy for draws in answers for answer in draws):
             return self.ops.download(self.ops.most_likely(logits))
-        found: list[np.ndarray] = list(self.ops.download(logits))
-        rows = [i for i, draws in enumerate(answers) if len(draws) == 1 and draws[0].plain]
-        if rows:
-            (where,) = self.ops.upload([np.array(rows)])
-            own = [answers[i][0] for i in rows]
-            some = logits if len(rows) == len(found) else logits[where]
-            for i, token in zip(rows, draw_all(some, [a.params for a in own], [a.rng for a in own], self.ops), strict=True):
-                found[i] = found[i] if token is None else np.array(token)
-        return found
+        host = self.ops.download(logits)
+        plain = [draws[0] if len(draws) == 1 and draws[0].plain else None for draws in answers]
+        params, rngs = [answer.params if answer else None for answer in plain], [draws[0].rng for draws in answers]
+        tokens = draw_all(logits, host, params, rngs, self.ops)
+        return [row if token is None else np.array(token) for row, token in zip(host, tokens, strict=True)]
 
     def segment(self, share: Share) -> Segment:
         """Make the transformer's segment of a share. The table is read only: the scheduler owns its blocks."""

@@ -47,31 +47,35 @@ class Rows(NamedTuple):
         return self.blocks.shape[1] * BLOCK_TOKENS
 
 
-def draw_all(logits: Array, params: Params, rngs: Rngs, ops: Ops) -> list[int | None]:  # (n, vocab)
-    """Draw a token for each row of logits on the backend; None for a row that candidates.py has to draw.
+def draw_all(
+    logits: Array, host: np.ndarray, params: Sequence[SamplingParams | None], rngs: Rngs, ops: Ops
+) -> list[int | None]:  # (n, vocab) twice
+    """Draw a token for each row; None for a row that candidates.py has to draw.
 
-    params: with a temperature above 0, and nothing that changes logits. A backend without block_sums draws none.
+    logits: on the backend; host: downloaded. params: with a temperature above 0, and nothing that changes logits; None for a row
+    of which no token is wanted. A backend without block_sums draws none.
     """
     drawn: list[int | None] = [None] * len(params)
-    n, vocab = logits.shape
-    if ops.block_sums is None or n == 0 or vocab % BLOCK_TOKENS:
+    n, vocab = host.shape
+    if ops.block_sums is None or vocab % BLOCK_TOKENS or not any(params):
         return drawn
-    temperature, top_p, limited = np.array([(p.temperature, p.top_p, 0 < p.top_k < vocab) for p in params]).T
-    everything = np.array([p.keeps_all(vocab) for p in params])
-    summed = np.where(everything | ((top_p < 1) & (limited == 0)), temperature, 0.0)
+    wanted, own = np.array([p is not None for p in params]), [p or SamplingParams() for p in params]
+    temperature, top_p, limited = np.array([(p.temperature, p.top_p, 0 < p.top_k < vocab) for p in own]).T
+    everything = np.array([p.keeps_all(vocab) for p in own])
+    summed = np.where(wanted & (everything | ((top_p < 1) & (limited == 0))), temperature, 0.0)
     with np.errstate(all="ignore"):  # rows with NaN, or a temperature of next to nothing, have no sum
         maxima, sums, widths, counts = map(ops.download, ops.block_sums(logits, summed, top_p))
         best, total = maxima.max(axis=1).astype(np.float64), sums.sum(axis=1)
-    rows = Rows(maxima, sums, widths, counts, ops.download(logits).reshape(n, -1, BLOCK_TOKENS), temperature, best, total)
-    good = np.isfinite(best) & np.isfinite(total)
+    rows = Rows(maxima, sums, widths, counts, host.reshape(n, -1, BLOCK_TOKENS), temperature, best, total)
+    good = wanted & np.isfinite(best) & np.isfinite(total)
     chosen = np.flatnonzero(good & everything)
     pairs = list(zip(chosen, draw_from_all(rows, chosen, [rngs[i] for i in chosen.tolist()]), strict=True))
     for i in np.flatnonzero(good & (widths > 0)).tolist():
-        drawn[i] = draw_wide(rows, i, params[i], rngs[i])
+        drawn[i] = draw_wide(rows, i, own[i], rngs[i])
     chosen = np.flatnonzero(good & ~everything & (widths == 0))
-    floor = np.array([floor_of(rows, i, params[i]) for i in chosen.tolist()])
+    floor = np.array([floor_of(rows, i, own[i]) for i in chosen.tolist()])
     for group, ids, x in candidates(rows, chosen, floor):
-        weights, clear = kept(x, [params[i] for i in group.tolist()], total[group], vocab)
+        weights, clear = kept(x, [own[i] for i in group.tolist()], total[group], vocab)
         group, ids, weights = group[clear], ids[clear], weights[clear]
         pairs += zip(group, ids[np.arange(len(ids)), draw(weights, [rngs[i] for i in group.tolist()])], strict=True)
     for row, token in pairs:

@@ -70,7 +70,8 @@ def compile_kernels(transformer: Transformer) -> None:
     cache = transformer.new_cache()
     for n in filter(None, (prompt, 1)):
         logits = transformer.logits([Segment([0] * n, cache.length, cache)])
-    draw_all(logits, [SamplingParams(temperature=1.0)], [np.random.default_rng(0)], transformer.ops)
+    host, ops = transformer.ops.download(logits), transformer.ops
+    draw_all(logits, host, [SamplingParams(temperature=1.0)], [np.random.default_rng(0)], ops)
 
 
 def load_from(path: Path, ops: Ops) -> tuple[Transformer, Tokenizer]:  # path, backend -> (Transformer, Tokenizer)

@@ -78,10 +78,22 @@ def kernel(**options):
             compiled = numba.njit(cache=FOLDER is not None, nogil=True, error_model="numpy", **options)(function)
         finally:
             numba.config.CACHE_DIR = before
+        load = compiled._cache.load_overload
+        compiled._cache.load_overload = lambda *signature: without_bitcode(load(*signature))
         KERNELS.append(compiled)
         return compiled
 
     return decorate
+
+
+def without_bitcode(found):  # a kernel from the folder, or None -> the same
+    """Drop what a kernel brings so that others could be linked to it, which none is here: 10 MB of a process.
+
+    Where Numba keeps it elsewhere, or not at all, nothing happens.
+    """
+    if getattr(getattr(found, "library", None), "_shared_module", None) is not None:
+        found.library._shared_module = None
+    return found
 
 
 def code(signature):
