@@ -60,12 +60,12 @@ class State(NamedTuple):
 
 
 class Next(NamedTuple):
-    """The keys that a thread will read after these: memory is asked for them. count 0: none."""
+    """The keys that a thread will read after these: memory is asked for them. keys 0: none."""
 
     k: Stored
     pages: Pages
     key: int
-    count: int
+    keys: int
 
 
 @njit
@@ -159,7 +159,7 @@ def partial(first, last, q, k, v, pages, mask, state, then):
             if key + KEYS < last:
                 at, n = side_by_side(k, pages, key + KEYS + j, last)
             else:
-                at, n = side_by_side(then.k, then.pages, then.key + j, then.key + then.count)
+                at, n = side_by_side(then.k, then.pages, then.key + j, then.key + then.keys)
             for g in range(k.heads):
                 if key + KEYS < last:
                     ask_for(k.numbers, at + g * n * d, n * d)

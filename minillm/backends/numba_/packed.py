@@ -28,6 +28,7 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.layouts import BAND, BLOCK, HALF, LAYOUT_LIST, LAYOUTS, NIBBLE, POWER, Layout
 from minillm.backends.numba_.simd import number
 from minillm.formats.k_quants import FACTORS
+from minillm.memory import carve
 
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
 
@@ -231,8 +232,5 @@ def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below
 
 
 def aligned(shape, dtype):
-    """Allocate an array that starts on a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    """Allocate an array that starts on a cache line, in memory with large pages where there are any."""
+    return carve(int(np.prod(shape)) * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
