@@ -1,15 +1,21 @@
 """How much memory is left, and an early no to what cannot fit.
 
 An allocation that is too large either fails late or, worse, succeeds and swaps until the machine dies. Where the size is
-known in advance, it is checked here first. And freed memory is kept for the next allocation.
+known in advance, it is checked here first. And freed memory is kept for the next allocation, and what is read all the time lies
+in large pages.
 """
 
 import os
 import sys
+import threading
+
+import numpy as np
 
 from minillm.errors import MiniLLMError
 
 ALWAYS_FITS = 2**28  # bytes; below this it is not worth asking the system
+LARGE = 2**24  # bytes of a block that small arrays share
+CACHE_LINE = 64
 
 
 def available_bytes() -> int | None:
@@ -45,3 +51,27 @@ def keep_freed_memory(size: int = 2**28) -> bool:
     trim_threshold, mmap_threshold, largest = -1, -3, 2**25
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(mallopt(trim_threshold, size)) and bool(mallopt(mmap_threshold, largest))
+
+
+class Carver:
+    """Arrays that live long and are read all the time, side by side in blocks of LARGE bytes.
+
+    A processor looks up the place of every page, and has room for few answers: the matrices of a small model lie in twenty
+    thousand pages of 4 KB. NumPy asks for pages of 2 MB (Linux: MADV_HUGEPAGE) where an array has 4 MB or more, which such
+    matrices have not, so they share an array that has. A block is given back when all arrays in it are.
+    """
+
+    def __init__(self) -> None:
+        self.block, self.used, self.lock = np.empty(0, np.uint8), 0, threading.Lock()
+
+    def carve(self, size: int) -> np.ndarray:  # bytes -> (size,) uint8, not initialized, from a cache line on
+        with self.lock:
+            start = self.used + -(self.block.ctypes.data + self.used) % CACHE_LINE
+            if start + size > len(self.block):
+                self.block = np.empty(max(LARGE, size + CACHE_LINE), np.uint8)
+                start = -self.block.ctypes.data % CACHE_LINE
+            self.used = start + size
+            return self.block[start : self.used]
+
+
+carve = Carver().carve

@@ -3,6 +3,7 @@
 kernel_help.py has the oracle, float64 over weights that the gguf package decoded, and states the tolerance.
 """
 
+import weakref
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from kernel_help import PACKED, check_within, product, rows_first, stored_matrix, values_of
 from our_blocks import OURS
 
-from minillm import LLM, SamplingParams
+from minillm import LLM, SamplingParams, memory
 from minillm.backends import get_backend
 from minillm.backends.numba_ import packed
 from minillm.backends.numba_.layouts import LAYOUTS
@@ -164,3 +165,18 @@ def test_greedy_tokens_are_those_of_numpy(type):
     expected = [answer.token_ids for answer in reference.generate(prompts, params)]
     assert [answer.token_ids for answer in ours.generate(prompts, params)] == expected
     assert [ours.generate(prompt, params).token_ids for prompt in prompts] == expected, "alone as in a batch"
+
+
+def test_matrices_share_large_blocks_and_no_byte():
+    """NumPy asks for large pages where an array has 4 MB: small matrices lie together in one that has."""
+    carver = memory.Carver()
+    arrays = [carver.carve(size) for size in (1, 64, 65, memory.LARGE - 100, 5, memory.LARGE + 7, 300)]
+    assert [len(a) for a in arrays[:3]] == [1, 64, 65] and all(a.ctypes.data % 64 == 0 for a in arrays)
+    blocks = [id(a.base) for a in arrays]
+    assert len(set(blocks)) == 4 and len(set(blocks[:3])) == 1 and blocks[3] == blocks[4]
+    for number, a in enumerate(arrays):
+        a[:] = number
+    assert all((a == number).all() for number, a in enumerate(arrays)), "nobody writes to another's bytes"
+    block = weakref.ref(arrays[3].base)
+    del arrays, a
+    assert block() is None, "a block whose arrays are gone is given back"

@@ -1,17 +1,21 @@
 """Decode: one query, or a few, against a long cache. The work is reading it, so every byte is read once, by some core.
 
-One row of scores has no matrix product in it: each key takes part in one dot product, each value in one multiply-add,
-and then both are done with. The time is the time of the bytes. So the cache is cut along the tokens into splits; a split
-is a contiguous stretch of memory that one core reads from end to end, all heads in turn, for all query heads and queries:
+Each key takes part in one dot product a query, each value in one multiply-add, and then both are done with. The time is the
+time of the bytes. So the cache is cut along the tokens into splits; a split is a contiguous stretch of memory that one core
+reads from end to end, for all query heads and queries:
 
     for each split of the keys, a task of the threads:
         for each tile of 64 keys in it:
-            S = Q·Kᵀ      dots16, sixteen keys at a time, read where they lie
-            P, m, l, acc  online softmax
-            acc += P·V    values read where they lie
+            for each 32 of them, and KV head:    Kᵀ → scratch, S = Q·Kᵀ       memory is asked for the tile's values meanwhile,
+            P, m, l, acc                         online softmax
+            for each 16 of them, and KV head:    acc += P·V                   and here for the keys of the next tile
 
-and at the end the splits' partial results are merged by their log-sum-exp, as in attention/split_kv.py. Where the cuts
-lie depends on the number of keys alone: results do not depend on the number of threads.
+A core can ask for some lines of memory at a time and stops when it asks for more, so it asks for a few between two products.
+
+Rows are queries of one head, those that read the same KV head side by side: a key, once turned, and a value, once loaded, serve
+up to six. A row's sums are the same chain of multiply-adds in any company, so a query gets the same bits alone and among others.
+At the end the splits' partial results are merged by their log-sum-exp, as in attention/split_kv.py. Where the cuts lie depends
+on the number of keys alone: results do not depend on the number of threads.
 
 Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference".
 """
@@ -25,12 +29,15 @@ from numba.extending import register_jitable
 
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.loops import ADD, ADD_AHEAD, AHEAD, FRESH, VECTORS, dots16, outer_products
+from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
-from minillm.backends.numba_.pages import all_there, find, find_all
+from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, find, find_all
 from minillm.backends.numba_.simd import exp2, fma, load, mul, splat, store, sum_of
 from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
 from minillm.backends.numba_.team import launch
+
+TURNED_VECTORS = min(2, VECTORS)  # keys that are turned together, in registers: six rows of scores fill 12 of 32
+TURNED = 16 * TURNED_VECTORS
 
 
 @register_jitable
@@ -41,14 +48,30 @@ def split_keys(n_k):  # -> keys of a split
 
 
 class State(NamedTuple):
-    """The workspace of one thread on one split, as flat arrays. rows: queries × heads."""
+    """The workspace of one thread on one split, as flat arrays. rows: queries × heads, in the order of `row_of`."""
 
     acc: np.ndarray  # rows × d, unfinished
     m: np.ndarray  # rows
     l: np.ndarray  # rows × 16
     s: np.ndarray  # rows × KEYS scores
     side: np.ndarray  # 16 × d, for keys that lie apart
+    turned: np.ndarray  # d × TURNED
     begins: np.ndarray  # where values begin
+
+
+class Next(NamedTuple):
+    """The keys that a thread will read after these: memory is asked for them. keys 0: none."""
+
+    k: Stored
+    pages: Pages
+    key: int
+    keys: int
+
+
+@njit
+def row_of(query, head, queries, group):
+    """Find the row of a query and head: rows of one KV head lie side by side, so that six of them can share a key."""
+    return (head // group * queries + query) * group + head % group
 
 
 @njit
@@ -58,17 +81,24 @@ def room_for(splits, rows, d):  # -> acc, m, l of State, for each split
 
 
 @njit
+def scratch_for(rows, d):  # -> s, side, turned, begins of State
+    s, side, turned = np.empty(rows * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(d * TURNED, np.float32)
+    return s, side, turned, np.empty(KEYS, np.int64)
+
+
+@njit
 def decode_part(number, threads, board, q, k, v, pages, mask, span, acc, m, l):
     """Attend to splits of the keys, each a task."""
     w, (start, stop, size), (n_q, heads, d) = worker(number, threads, board), span, q.shape
-    s, side, begins = np.empty(n_q * heads * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(KEYS + AHEAD, np.int64)
+    s, side, turned, begins = scratch_for(n_q * heads, d)
     open_region(w, len(acc))
     while True:
         split = next_task(w)
         if split < 0:
             return
-        first, state = start + split * size, State(acc[split], m[split], l[split], s, side, begins)
-        partial(first, min(first + size, stop), q, k, v, pages, mask, state)
+        first, state = start + split * size, State(acc[split], m[split], l[split], s, side, turned, begins)
+        last = min(first + size, stop)
+        partial(first, last, q, k, v, pages, mask, state, Next(k, pages, last, min(KEYS, stop - last)))
         complete(w, split)
 
 
@@ -85,10 +115,14 @@ def decode(words, threads, q, k, v, pages, mask, span):
     if not all_there(pages):
         return out, lse, False
     acc, m, l = room_for(splits, rows, d)
-    for i in range(0, rows * d, 16):
-        store(scaled, i, mul(load(q, i), splat(scale)))
+    for i in range(n_q):
+        for h in range(heads):
+            at = row_of(i, h, n_q, heads // k.heads) * d
+            for c in range(0, d, 16):
+                store(scaled, at + c, mul(load(q, (i * heads + h) * d + c), splat(scale)))
     launch(words, job(decode_part, (threads, new_board(threads, splits), scaled, k, v, pages, mask, span, acc, m, l)))
-    merge(acc, m, l, out, lse)
+    for i in range(n_q):
+        merge(acc, m, l, i, n_q, k.heads, out[i], lse[i])
     return out, lse, all_finite(out)
 
 
@@ -102,36 +136,66 @@ def all_finite(x):
 
 
 @njit(error_model="numpy")
-def partial(first, last, q, k, v, pages, mask, state):
-    """Attend for all queries and heads to keys first … last - 1: unfinished acc, m and l."""
-    (n_q, heads, d), final = q.shape, pages.keys
-    acc, m, l, s, side, begins = state.acc, state.m, state.l, state.s, state.side, state.begins
-    group, q = heads // k.heads, q.reshape(-1)
+def partial(first, last, q, k, v, pages, mask, state, then):
+    """Attend for all rows to keys first … last - 1: unfinished acc, m and l. q: (queries, heads, d), in the order of `row_of`."""
+    n_q, heads, d = q.shape
+    acc, m, l, s, begins = state.acc, state.m, state.l, state.s, state.begins
+    group = heads // k.heads
+    rows = n_q * group  # of a KV head
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)
-        for j in range(0, count, 16):
-            n = min(16, count - j)
-            at, together = find(key + j, pages, k)
-            later = find(min(key + j + AHEAD, final - 1), pages, k)[0]
+        find_all(begins, key, count, pages, v)
+        for j in range(0, count, TURNED):
             for g in range(k.heads):
-                heads_of_g, shift = (g * group, (g + 1) * group, heads), g * k.head
-                if together >= n:
-                    scores(s, j, q, n_q, heads_of_g, k.numbers, at + shift, k.row, d, n, later + shift)
-                else:
-                    gather(side, k, key + j, n, g, pages, d)
-                    scores(s, j, q, n_q, heads_of_g, side, 0, d, d, n, 0)
+                turn_keys(state, k, v, key, j, min(TURNED, count - j), g, pages, d)
+                scores(s, j, q, g * rows, rows, state.turned, d)
         for r in range(n_q * heads):
-            position = mask.offset + r // heads
+            position = mask.offset + r % rows // group
             stop = min(last, position + 1) if mask.causal else last
             hide(s, r * KEYS, position - mask.window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
-        find_all(begins, key, min(count + AHEAD, final - key), pages, v)
-        for j in range(min(count + AHEAD, final - key), count + AHEAD):
-            begins[j] = begins[0]
-        for g in range(k.heads):
-            for r in range(g * group, n_q * heads, heads):
-                add_values(acc, r, s, group, v.numbers, g * v.head, begins, d, count)
+        for j in range(0, KEYS, 16):
+            if key + KEYS < last:
+                at, n = side_by_side(k, pages, key + KEYS + j, last)
+            else:
+                at, n = side_by_side(then.k, then.pages, then.key + j, then.key + then.keys)
+            for g in range(k.heads):
+                if key + KEYS < last:
+                    ask_for(k.numbers, at + g * n * d, n * d)
+                else:
+                    ask_for(then.k.numbers, at + g * n * d, n * d)
+                if j < count:
+                    add_values(acc, g * rows, rows, s, j, v.numbers, g * v.head, begins[j:], d, min(16, count - j))
+
+
+@njit(error_model="numpy")
+def side_by_side(stored, pages, key, end):  # -> element, keys
+    """Find up to 16 keys before `end` that lie side by side."""
+    if key >= end:
+        return 0, 0
+    at, together = find(key, pages, stored)
+    return at, min(16, together, end - key)
+
+
+@njit(error_model="numpy")
+def turn_keys(state, k, v, key, first, count, g, pages, d):
+    """Transpose: turned[c, j] = component c of key `key + first + j`. What lies beyond the last is anything, and hidden later.
+
+    Memory is asked for a share of the values of the same tokens.
+    """
+    to, side = state.turned, state.side
+    for j in range(0, count, 16):
+        n, (at, together) = min(16, count - j), find(key + first + j, pages, k)
+        there = n == 16 and together >= 16
+        if not there:
+            gather(side, k, key + first + j, n, g, pages, d)
+        for c in range(0, d, 16):
+            ask_for(v.numbers, state.begins[first + j] + n * (g * d + c), n * 16)
+            if there:
+                transpose16(to, c * TURNED + j, TURNED, k.numbers, at + g * k.head + c, k.row)
+            else:
+                transpose16(to, c * TURNED + j, TURNED, side, c, d)
 
 
 @njit(error_model="numpy")
@@ -144,58 +208,58 @@ def gather(side, k, key, count, g, pages, d):
 
 
 @njit(error_model="numpy")
-def scores(s, j, q, n_q, heads_of_g, k, at, row, d, count, later):
-    """Compute s[r, j …] = q[r] · key, for up to 16 keys side by side and the rows of the heads that read them.
-
-    Memory is asked for the keys from element `later` on, once for all rows.
-    """
-    first, last, heads = heads_of_g
-    for h in range(first, last):
-        for r in range(h, n_q * heads, heads):
-            if count < 16:
-                for i in range(count):
-                    total = splat(ZERO)
-                    for c in range(0, d, 16):
-                        total = fma(load(q, r * d + c), load(k, at + i * row + c), total)
-                    s[r * KEYS + j + i] = sum_of(total)
-            elif r == first and later:
-                dots16(s, r * KEYS + j, q, r * d, k, at, row, d // 16, later, ADD_AHEAD)
-            else:
-                dots16(s, r * KEYS + j, q, r * d, k, at, row, d // 16, 0, FRESH)
+def scores(s, j, q, first, rows, turned, d):
+    """Compute s[r, j …] = q[r] · keys, for the keys that were turned."""
+    r, last = first, first + rows
+    while r < last:
+        at, to = r * d, r * KEYS + j
+        if r + 6 <= last:
+            outer_products(s, to, KEYS, q, at, d, turned, 0, TURNED, d, 6, TURNED_VECTORS, FRESH)
+            r += 6
+        elif r + 3 <= last:
+            outer_products(s, to, KEYS, q, at, d, turned, 0, TURNED, d, 3, TURNED_VECTORS, FRESH)
+            r += 3
+        else:
+            outer_products(s, to, KEYS, q, at, d, turned, 0, TURNED, d, 1, TURNED_VECTORS, FRESH)
+            r += 1
 
 
 @njit(error_model="numpy")
-def add_values(acc, first, p, rows, v, vi, begins, d, count):
-    """Add Σ_j p[r, j] · value j to acc[r] for the rows of a group, three at a time: a value, once loaded, serves them all."""
-    full = d // (16 * VECTORS) * (16 * VECTORS)
-    r = first
-    while r < first + rows:
-        three = r + 3 <= first + rows
+def add_values(acc, first, rows, p, j, v, vi, begins, d, count):
+    """Add Σ_i p[r, j + i] · value j + i to acc[r], six rows at a time: a value, once loaded, serves them all."""
+    full, r, last = d // (16 * VECTORS) * (16 * VECTORS), first, first + rows
+    while r < last:
+        together = 6 if r + 6 <= last else 3 if r + 3 <= last else 1
         for c in range(0, full, 16 * VECTORS):
-            if three and r == first:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD_AHEAD)
-            elif three:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD)
+            if together == 6:
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 6, VECTORS, ADD)
+            elif together == 3:
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 1, VECTORS, ADD)
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 1, VECTORS, ADD)
         for c in range(full, d, 16):
-            if three:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 3, 1, ADD)
+            if together == 6:
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 6, 1, ADD)
+            elif together == 3:
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 3, 1, ADD)
             else:
-                outer_products(acc, r * d + c, d, p, r * KEYS, KEYS, v, vi + c, begins, count, 1, 1, ADD)
-        r += 3 if three else 1
+                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 1, 1, ADD)
+        r += together
 
 
 @njit(error_model="numpy")
-def merge(acc, m, l, out, lse):
-    """Merge the splits' results: each counts by 2^(m_split - m), with m the largest of all."""
-    n_q, heads, d = out.shape
-    for r in range(n_q * heads):
-        top = MINUS_INF
+def merge(acc, m, l, query, queries, kv_heads, out, lse):
+    """Merge the splits' results of one query: each counts by 2^(m_split - m), with m the largest of all.
+
+    acc, m, l: (splits, rows · …), the rows of all queries. out: (heads, d), lse: (heads,).
+    """
+    heads, d = out.shape
+    for h in range(heads):
+        r, top = row_of(query, h, queries, heads // kv_heads), MINUS_INF
         for split in range(len(m)):
             top = max(top, m[split, r])
         top = top if top > MINUS_INF else ZERO  # -inf - -inf would not be a number
-        row, total = out[r // heads, r % heads], splat(ZERO)
+        row, total = out[h], splat(ZERO)
         row[:] = ZERO
         for split in range(len(m)):
             weight = exp2(splat(m[split, r] - top))
@@ -204,7 +268,7 @@ def merge(acc, m, l, out, lse):
                 store(row, c, fma(weight, load(acc[split], r * d + c), load(row, c)))
         l_all = sum_of(total)
         if l_all == ZERO:  # no key was seen
-            lse[r // heads, r % heads] = MINUS_INF
+            lse[h] = MINUS_INF
         else:
             row /= l_all
-            lse[r // heads, r % heads] = (top + np.float32(math.log2(l_all))) * LN2
+            lse[h] = (top + np.float32(math.log2(l_all))) * LN2

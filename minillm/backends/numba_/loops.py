@@ -7,9 +7,6 @@ operands for each. So a loop that keeps a block of sums in registers reads littl
                         for each n: load four vectors of B, then for each of six rows spread one number of A over a
                         vector and multiply-add it to four sums: 24 multiply-adds for 10 loads.
 
-    dots16              sixteen rows of K against one q: sixteen vectors of sums, which a transposition folds into
-                        one vector of sixteen dot products.
-
     transpose16         sixteen rows of sixteen numbers, turned: what was a column lies in one register.
 
 Each is written as a Python function that writes LLVM code: its `for` loops run while compiling, and unroll the block.
@@ -27,9 +24,7 @@ from minillm.backends.numba_.simd import (
     address,
     call,
     constant,
-    interleave,
     load_vector,
-    prefetch,
     splat_scalar,
     store_vector,
     transposed,
@@ -37,8 +32,7 @@ from minillm.backends.numba_.simd import (
 
 I64 = ir.IntType(64)
 VECTORS = 4 if "+avx512f" in FEATURES else 1  # columns of a block of six rows: what 32 registers of 64 bytes hold, or 16 of 32
-FRESH, ADD, ADD_AHEAD = 0, 1, 2  # what C holds before: nothing, or a sum to go on with; and rows of B to be asked for ahead
-AHEAD = 16  # rows of K and V that are asked for before they are needed: the walk over heads hides their order from the machine
+FRESH, ADD = 0, 1  # what C holds before: nothing, or a sum to go on with
 
 
 def loop_with_sums(builder, count, sums, body):  # int64, [vector], (i, [vector]) -> [vector]; -> [vector]
@@ -67,12 +61,12 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
     """C[rows, 16·vectors] = (mode · C) + A[rows, n] · B[n, 16·vectors]; rows, vectors, mode are constants.
 
     ci, ai, bi: elements where the blocks begin in the arrays c, a, b. c_row, a_row, b_row: elements from row to row; b_row
-    may also be an array of int64 that says where each row begins, after bi; with ADD_AHEAD it goes on for AHEAD rows more.
+    may also be an array of int64 that says where each row begins, after bi.
     """
     if not all(isinstance(x, types.IntegerLiteral) for x in (rows, vectors, mode)):
         return None
     n_rows, n_vectors = rows.literal_value, vectors.literal_value
-    adds, ahead = mode.literal_value != FRESH, mode.literal_value == ADD_AHEAD
+    adds = mode.literal_value != FRESH
 
     def emit(context, builder, signature, args):
         c, ci, c_row, a, ai, a_row, b, bi, b_row, n = args[:10]
@@ -89,10 +83,6 @@ def outer_products(typing, c, ci, c_row, a, ai, a_row, b, bi, b_row, n, rows, ve
         def step(k, sums):
             b_k = builder.gep(b0, [b_begins(k)])
             b_vectors = [load_vector(builder, builder.gep(b_k, [I64(LANES * v)]), b_type.dtype) for v in range(n_vectors)]
-            if ahead:
-                later = builder.gep(b0, [b_begins(builder.add(k, I64(AHEAD)))])
-                for v in range(n_vectors):
-                    prefetch(builder, builder.gep(later, [I64(LANES * v)]))
             new = []
             for r in range(n_rows):
                 spread = splat_scalar(builder, builder.load(builder.gep(a_at[r], [k])))
@@ -116,52 +106,6 @@ def row_begins(context, builder, kind, rows):  # -> (int64 -> int64)
     if isinstance(kind, types.Array):
         return lambda k: builder.load(address(context, builder, kind, rows, k))
     return lambda k: builder.mul(rows, k)
-
-
-@intrinsic(prefer_literal=True)
-def dots16(typing, s, si, q, qi, k, ki, k_row, n, later, mode):
-    """s[si + j] = Σ_c q[qi + c] · k[ki + j·k_row + c] for j in 0 … 15, over c in 0 … 16·n - 1.
-
-    mode ADD_AHEAD: ask for the sixteen rows that begin at element `later`, side by side like these; FRESH: do not.
-    """
-    if not isinstance(mode, types.IntegerLiteral):
-        return None
-    ahead = mode.literal_value == ADD_AHEAD
-
-    def emit(context, builder, signature, args):
-        s, si, q, qi, k, ki, k_row, n, later = args[:9]
-        s_type, q_type, k_type = signature.args[0], signature.args[2], signature.args[4]
-        q0, k0 = address(context, builder, q_type, q, qi), address(context, builder, k_type, k, ki)
-        k_at = [builder.gep(k0, [builder.mul(k_row, I64(j))]) for j in range(LANES)]
-        far = builder.sub(later, ki)
-
-        def step(i, sums):
-            c = builder.mul(i, I64(LANES))
-            for p in k_at if ahead else ():
-                prefetch(builder, builder.gep(p, [builder.add(c, far)]))
-            q_c = load_vector(builder, builder.gep(q0, [c]), types.float32)
-            return [
-                call(
-                    builder,
-                    "llvm.fma.v16f32",
-                    F32X16,
-                    q_c,
-                    load_vector(builder, builder.gep(p, [c]), k_type.dtype),
-                    total,
-                )
-                for p, total in zip(k_at, sums, strict=True)
-            ]
-
-        sums = loop_with_sums(builder, n, [constant(0.0)] * LANES, step)
-        half = LANES // 2
-        while half:  # add halves crosswise: 16 vectors become 8, 4, 2, 1, and lane j holds what was in sums[j]
-            sums = [builder.fadd(*interleave(builder, sums[j], sums[j + half], half)) for j in range(half)]
-            half //= 2
-        store_vector(builder, sums[0], address(context, builder, s_type, s, si))
-        return context.get_dummy_value()
-
-    i = types.intp
-    return types.void(s, i, q, i, k, i, i, i, i, mode), emit
 
 
 @intrinsic

@@ -29,6 +29,7 @@ from minillm.backends.numba_.layouts import BAND, BLOCK, HALF, HEAD, LAYOUT_LIST
 from minillm.backends.numba_.simd import number
 from minillm.formats.affine_blocks import nf4_parts
 from minillm.formats.k_quants import FACTORS
+from minillm.memory import carve
 
 ROWS_AT_A_TIME = 1024  # repacked together: the temporaries stay small
 LARGEST_POWER = 232  # of e: 2^(232 - 128) times a sum of 32 products, at most 12 · 32767 each, is still a float32
@@ -244,8 +245,5 @@ def whole_bands(a, bands):  # (rows, n) -> (16 · bands, n), zeros below
 
 
 def aligned(shape, dtype):
-    """Allocate an array that starts on a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    """Allocate an array that starts on a cache line, in memory with large pages where there are any."""
+    return carve(int(np.prod(shape)) * np.dtype(dtype).itemsize).view(dtype).reshape(shape)

@@ -19,6 +19,8 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from minillm.backends.numba_.simd import ask
+
 EVERYTHING = 1 << 40  # keys: more than any sequence has
 FIRST = np.zeros(1, np.int64)
 
@@ -70,6 +72,13 @@ def find_all(begins, key, count, pages, stored):
         for i in range(j, min(j + together, count)):
             begins[i] = at + (i - j) * stored.row
         j += together
+
+
+@njit(error_model="numpy")
+def ask_for(numbers, at, count):
+    """Ask memory for numbers[at … at + count - 1]."""
+    for i in range(at, at + count, 64 // numbers.itemsize):
+        ask(numbers, i)
 
 
 @njit(error_model="numpy")

@@ -7,8 +7,8 @@ work. So the step of a batch is one call per layer, or part of the one call for 
     rows     a row is a token: one query. A sequence that brings several (drafts to verify, a short chunk) has as many rows,
              each of which sees one key more than the one before; a group is rows of one sequence
     items    group 0: keys 0–63, 64–127 │ group 1: 0–63 │ group 2: 0–63, 64–127, 128–191 │ …
-             some of them are a task (tasks.py). An item reads its keys once, and answers all rows of its group while they
-             are in the cache of the core; each is answered as it would be alone, bit for bit
+             some of them are a task (tasks.py). An item reads its keys once, for all rows of its group; each is answered as it
+             would be alone, bit for bit
 """
 
 import math
@@ -21,9 +21,8 @@ from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.decode import State, all_finite, merge, partial, room_for, split_keys
+from minillm.backends.numba_.decode import Next, State, all_finite, merge, partial, room_for, row_of, scratch_for, split_keys
 from minillm.backends.numba_.layer import own_or, rope_row
-from minillm.backends.numba_.loops import AHEAD
 from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.online import KEYS, LOG2E
 from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, find, memory
@@ -63,26 +62,27 @@ class Space(NamedTuple):
     """What the threads write for each other in a step, the same memory in every layer."""
 
     first_item: np.ndarray  # (groups + 1,) of each group, in the list of all
-    first_split: np.ndarray  # (rows + 1,) of each row's results
-    acc: np.ndarray  # (splits, heads · d), as decode.State
+    first_result: np.ndarray  # (groups + 1,) of each group: its items, each for all of its rows
+    group_of: np.ndarray  # (rows,)
+    acc: np.ndarray  # (results, heads · d), as decode.State
     m: np.ndarray
     l: np.ndarray
-    scaled: np.ndarray  # (rows, 1, heads, d) queries
+    scaled: np.ndarray  # (rows, heads, d) queries; those of a group in the order of decode.row_of
     good: np.ndarray  # (1,) 1 as long as all is finite
 
 
 @njit
 def space_of(heads, d, caches):  # -> Space
-    rows, groups, lengths = len(caches.lengths), caches.groups, caches.lengths
-    first_item, first_split = np.zeros(len(groups), np.int64), np.zeros(rows + 1, np.int64)
-    for b in range(rows):
-        first_split[b + 1] = first_split[b] - (-lengths[b] // split_keys(lengths[b]))
+    groups, group_of = caches.groups, np.empty(len(caches.lengths), np.int64)
+    first_item, first_result = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
     for g in range(len(groups) - 1):
-        last = groups[g + 1]  # its last row sees most keys
-        first_item[g + 1] = first_item[g] + first_split[last] - first_split[last - 1]
-    splits, good = first_split[rows], np.ones(1, np.int64)
-    acc, m, l = room_for(splits, heads, d)
-    return Space(first_item, first_split, acc, m, l, np.empty((rows, 1, heads, d), np.float32), good)
+        n_k, rows = caches.lengths[groups[g + 1] - 1], groups[g + 1] - groups[g]  # its last row sees most keys
+        items = -(-n_k // split_keys(n_k))
+        first_item[g + 1], first_result[g + 1] = first_item[g] + items, first_result[g] + items * rows
+        group_of[groups[g] : groups[g + 1]] = g
+    acc, m, l = room_for(first_result[-1], heads, d)
+    scaled, good = np.empty((len(group_of), heads, d), np.float32), np.ones(1, np.int64)
+    return Space(first_item, first_result, group_of, acc, m, l, scaled, good)
 
 
 @njit
@@ -107,24 +107,27 @@ class Scratch(NamedTuple):
 
     s: np.ndarray  # as decode.State
     side: np.ndarray
+    turned: np.ndarray
     begins: np.ndarray
     key: np.ndarray  # (kv_heads · d,)
-    scaled: np.ndarray  # (rows, 1, heads, d) queries: its own where each thread scales all, else those of all
-    lse: np.ndarray  # (1, heads)
+    scaled: np.ndarray  # (rows, heads, d) queries: its own where each thread scales all, else those of all
+    lse: np.ndarray  # (heads,)
 
 
 @njit
 def scratch_of(rotation, rows, space):  # -> Scratch
-    heads, d = rotation.heads, rotation.d
-    s, side, begins = np.empty(heads * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(KEYS + AHEAD, np.int64)
-    scaled = np.empty((rows, 1, heads, d), np.float32) if rows <= SERIAL else space.scaled
-    return Scratch(s, side, begins, np.empty(rotation.kv_heads * d, np.float32), scaled, np.empty((1, heads), np.float32))
+    heads, d, most = rotation.heads, rotation.d, 1
+    for g in range(len(space.first_item) - 1):
+        most = max(most, (space.first_result[g + 1] - space.first_result[g]) // (space.first_item[g + 1] - space.first_item[g]))
+    s, side, turned, begins = scratch_for(most * heads, d)
+    scaled = np.empty((rows, heads, d), np.float32) if rows <= SERIAL else space.scaled
+    return Scratch(s, side, turned, begins, np.empty(rotation.kv_heads * d, np.float32), scaled, np.empty(heads, np.float32))
 
 
 @njit
 def attend(w, kv_heads, caches, layer, space, scratch):
     """Compute the splits of all rows. A region."""
-    first_item, stretch, groups = space.first_item, stretch_of(space, w.threads), caches.groups
+    first_item, stretch = space.first_item, stretch_of(space, w.threads)
     open_region(w, attention_tasks(space, w.threads))
     while True:
         task = next_task(w)
@@ -134,24 +137,43 @@ def attend(w, kv_heads, caches, layer, space, scratch):
         for item in range(task * stretch, min((task + 1) * stretch, first_item[-1])):
             while item >= first_item[g + 1]:
                 g += 1
-            split = item - first_item[g]
-            for b in range(groups[g], groups[g + 1]):
-                if split < space.first_split[b + 1] - space.first_split[b]:
-                    attend_split(b, split, kv_heads, caches, layer, space, scratch)
+            attend_split(g, item - first_item[g], kv_heads, caches, layer, space, scratch)
         complete(w, task)
 
 
 @njit
-def attend_split(b, split, kv_heads, caches, layer, space, scratch):
-    """Compute one split of one row."""
-    n_k, keys, at = caches.lengths[b], split_keys(caches.lengths[b]), space.first_split[b] + split
-    k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
-    v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
-    pages, mask = Pages(caches.tables[b], caches.size, EVERYTHING, n_k), MaskRule(n_k - 1, EVERYTHING, True)
-    state = State(space.acc[at], space.m[at], space.l[at], scratch.s, scratch.side, scratch.begins)
-    partial(split * keys, min(split * keys + keys, n_k), scratch.scaled[b], k, v, pages, mask, state)
-    if not all_finite(state.acc):  # asked here, where nothing is computed twice: a thread that is late merges what it may find
+def attend_split(g, split, kv_heads, caches, layer, space, scratch):
+    """Compute one split, for all rows of a group."""
+    first, last = caches.groups[g], caches.groups[g + 1]
+    n_k, rows = caches.lengths[last - 1], last - first
+    keys, at = split_keys(n_k), space.first_result[g] + split * rows
+    k = stored_at(caches.k_at[first], caches, first, layer, kv_heads)
+    v = stored_at(caches.v_at[first], caches, first, layer, kv_heads)
+    pages, mask = Pages(caches.tables[first], caches.size, EVERYTHING, n_k), MaskRule(n_k - rows, EVERYTHING, True)
+    acc, m, l = space.acc[at : at + rows].reshape(-1), space.m[at : at + rows].reshape(-1), space.l[at : at + rows].reshape(-1)
+    state = State(acc, m, l, scratch.s, scratch.side, scratch.turned, scratch.begins)
+    start, stop = split * keys, min(split * keys + keys, n_k)
+    then = after(g, stop, k, pages, kv_heads, caches, layer)
+    partial(start, stop, scratch.scaled[first:last], k, v, pages, mask, state, then)
+    if not all_finite(acc):  # asked here, where nothing is computed twice: a thread that is late merges what it may find
         space.good[0] = 0
+
+
+@njit
+def after(g, stop, k, pages, kv_heads, caches, layer):  # -> Next
+    """Find what comes after the keys of a split: the next ones of its group, or the first of the next group."""
+    if stop < pages.keys:
+        return Next(k, pages, stop, min(KEYS, pages.keys - stop))
+    if g + 2 < len(caches.groups):
+        return first_keys(g + 1, kv_heads, caches, layer)
+    return Next(k, pages, stop, 0)
+
+
+@njit
+def first_keys(g, kv_heads, caches, layer):  # -> Next
+    first, n_k = caches.groups[g], caches.lengths[caches.groups[g + 1] - 1]
+    k = stored_at(caches.k_at[first], caches, first, layer, kv_heads)
+    return Next(k, Pages(caches.tables[first], caches.size, EVERYTHING, n_k), 0, min(KEYS, n_k))
 
 
 @njit
@@ -161,7 +183,7 @@ def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
     qkv: (rows, q │ k │ v).
     """
     rows, heads, d = len(qkv), rotation.heads, rotation.d
-    start_rows(w, qkv, rotation, caches, layer, scratch)
+    start_rows(w, qkv, rotation, caches, layer, space, scratch)
     attend(w, rotation.kv_heads, caches, layer, space, scratch)
     out3 = out.x.reshape(rows, heads, d)
     begin_rows(w, rows)
@@ -170,20 +192,29 @@ def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
         if first == last:
             return
         for b in range(first, last):
-            own = slice(space.first_split[b], space.first_split[b + 1])
-            merge(space.acc[own], space.m[own], space.l[own], out3[b : b + 1], scratch.lse)
+            merge_row(b, rotation.kv_heads, caches, space, out3[b], scratch.lse)
             if rounds:
                 round_row(out, b)
 
 
 @njit
-def start_rows(w, qkv, rotation, caches, layer, scratch):
+def merge_row(b, kv_heads, caches, space, out, lse):
+    """Merge what was found for row b. out: (heads, d)"""
+    g = space.group_of[b]
+    own, items = slice(space.first_result[g], space.first_result[g + 1]), space.first_item[g + 1] - space.first_item[g]
+    first, last = caches.groups[g], caches.groups[g + 1]
+    acc, m, l = space.acc[own].reshape(items, -1), space.m[own].reshape(items, -1), space.l[own].reshape(items, -1)
+    merge(acc, m, l, b - first, last - first, kv_heads, out, lse)
+
+
+@njit
+def start_rows(w, qkv, rotation, caches, layer, space, scratch):
     """Turn keys to their positions and write them, and the values, to the caches: a region. Turn and scale queries."""
     rows = len(qkv)
     few = rows <= SERIAL
     if few:  # each thread for itself, and who waits for the region has done it meanwhile
         for b in range(rows):
-            scale_query(b, qkv[b], rotation, scratch.scaled)
+            scale_query(b, qkv[b], rotation, caches, space, scratch.scaled)
     open_region(w, 1 if few else row_tasks(rows, w.threads))
     tasks = w.own[TASKS]
     while True:
@@ -192,18 +223,22 @@ def start_rows(w, qkv, rotation, caches, layer, scratch):
             return
         for b in range(task * rows // tasks, (task + 1) * rows // tasks):
             if not few:
-                scale_query(b, qkv[b], rotation, scratch.scaled)
+                scale_query(b, qkv[b], rotation, caches, space, scratch.scaled)
             remember(b, qkv[b], rotation, caches, layer, scratch.key)
         complete(w, task)
 
 
 @njit
-def scale_query(b, row, rotation, scaled):
+def scale_query(b, row, rotation, caches, space, scaled):
     """Turn the query of row b to its position, and scale it."""
-    to, scale = scaled[b].reshape(-1), splat(LOG2E / np.float32(math.sqrt(rotation.d)))
-    rope_row(row, 0, rotation.heads, b, rotation, to, 0)
-    for c in range(0, len(to), 16):
-        store(to, c, mul(load(to, c), scale))
+    first, last = caches.groups[space.group_of[b]], caches.groups[space.group_of[b] + 1]
+    to, scale, d = scaled[first:last].reshape(-1), splat(LOG2E / np.float32(math.sqrt(rotation.d))), rotation.d
+    group = rotation.heads // rotation.kv_heads
+    for head in range(0, rotation.heads, group):
+        at = row_of(b - first, head, last - first, group) * d
+        rope_row(row, head * d, group, b, rotation, to, at)
+        for c in range(at, at + group * d, 16):
+            store(to, c, mul(load(to, c), scale))
 
 
 @njit

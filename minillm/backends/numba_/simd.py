@@ -69,9 +69,9 @@ def load_vector(builder, pointer, dtype):
 
 
 def prefetch(builder, pointer):
-    """Prefetch the cache line of a later load. A hint, harmless wherever it points."""
+    """Prefetch the cache line of a later load, to the second cache. A hint, harmless wherever it points."""
     place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    call(builder, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(2), I32(1))
 
 
 def store_vector(builder, vector, pointer):
@@ -133,6 +133,17 @@ def store(typing, array, i, vector):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, f32x16), emit
+
+
+@intrinsic
+def ask(typing, array, i):
+    """Ask memory for the cache line of element i, and do not wait."""
+
+    def emit(context, builder, signature, args):
+        prefetch(builder, address(context, builder, signature.args[0], *args))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
 
 
 @intrinsic
