@@ -24,7 +24,7 @@ def grid_of(weights, bits, symmetric):  # (rows, group) float32 -> scales, minim
     """The grid of one group, written out anew."""
     if symmetric:
         half = 2 ** (bits - 1)
-        scale = np.float16(np.abs(weights).max(axis=1) / np.float32(half - 1 if bits > 2 else 1.5)).astype(np.float32)
+        scale = np.float16(2 * np.abs(weights).max(axis=1) / np.float32(2**bits - 1)).astype(np.float32)
         return scale, -half * scale
     low, high = weights.min(axis=1), weights.max(axis=1)
     scale = np.float16((high - low) / np.float32(2**bits - 1)).astype(np.float32)

@@ -14,7 +14,7 @@ from fuzz_files import CONFIG, parameters
 from gguf_bytes import build, entry, string, tensor
 from gguf_files import ARRAY, METADATA, random_blocks, split_file, write_gguf, write_specimen
 from golden import tiny_models
-from our_blocks import OURS, write_blocks
+from our_blocks import OURS, UNPACKED, write_blocks
 from test_09_gguf import check_bits
 from test_09_gguf_files import odd_file, with_type
 
@@ -121,7 +121,7 @@ def test_the_command_shows_a_block_of_every_type(tmp_path, capsys, name):
     type = BLOCK_TYPES[name]
     raw = random_blocks(name, (2, 512), np.random.default_rng(3))
     path = tmp_path / "a.gguf"
-    write_blocks(path, name, raw, (2, 512)) if name in OURS else write_gguf(path, [("w", raw, name)])
+    write_blocks(path, name, raw, (2, 512)) if name in (*OURS, *UNPACKED) else write_gguf(path, [("w", raw, name)])
     assert main(["inspect", str(path), "--block", "w", "1"]) == 0
     text = capsys.readouterr().out
     for field in fields_of(type):

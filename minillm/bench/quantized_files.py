@@ -1,7 +1,7 @@
 """Files for the table of methods: one model, its layers' matrices quantized in one way after another, all else left as it is.
 
 A difference between two rows is then one of the method: embedding, head and vectors are the source's own in all of them. Methods
-on the affine grid are those of `minillm quantize --method` (calibration/recipe.py), others are types of blocks:
+on the affine grid are those that `minillm quantize` knows (calibration/recipe.py), others are types of blocks:
 
     rtn hqq gptq awq                 8 4 3 2    codes and grid differ; so many weights share a scale (group)
     nf4 iq4_nl mxfp4 nvfp4 fp8       4, 8       a table of levels, or small floats

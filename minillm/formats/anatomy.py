@@ -22,9 +22,11 @@ from minillm.formats.affine_blocks import AFFINE, affine_name
 from minillm.formats.blocks import BlockType, dequantize
 from minillm.formats.codebook_quants import E2M1, IQ4_NL
 from minillm.formats.cursor import quoted
+from minillm.formats.float_blocks import E4M3, UNSIGNED
 from minillm.formats.gguf import GGUFFile
 from minillm.formats.packing import half, planes, six_bit_scales, spread
 from minillm.quantization.bits import packed_bytes, unpack_bits
+from minillm.quantization.fp4 import LEVELS
 from minillm.quantization.nf4 import BLOCK, nf4_levels
 
 Values = dict[str, np.ndarray]  # name in the line: one number, one for each group, or one for each weight
@@ -90,6 +92,19 @@ def side_by_side(bits: int, count: int) -> Read:
 def levels(raw: np.ndarray) -> Values:  # NF4
     code = unpack_bits(raw, 4, BLOCK)[0]
     return {"code": code, "level": nf4_levels()[code]}
+
+
+def unsigned_scales(raw: np.ndarray) -> Values:  # NVFP4
+    return {"byte": raw[0], "scale": UNSIGNED[raw[0]]}
+
+
+def small_floats(raw: np.ndarray) -> Values:  # NVFP4
+    code = planes(raw, 8, (0, 4), 15)[0]
+    return {"code": code, "value": LEVELS[code]}
+
+
+def eight_bits(raw: np.ndarray) -> Values:  # FP8_E4M3
+    return {"code": raw[0], "w": E4M3[raw[0]]}
 
 
 def two_in_a_byte(raw: np.ndarray) -> Values:  # Q2_K
@@ -175,6 +190,10 @@ ANATOMY: dict[str, tuple[str, Sequence[tuple[str, int, str, Read]]]] = {  # type
     "MXFP4": ("scale · value", [
         ("e", 1, "the scale, a power of two: 2^(e - 127)", power_of_two),
         ("qs", 16, f"floats of 1 bit of sign, 2 of exponent, 1 of mantissa; {HALVES}", looked_up(E2M1 / np.float32(2)))]),
+    "NVFP4": ("scale · value", [
+        ("d", 4, "e4m3 without a sign, for 16 weights each; the tensor NAME.scale has one more for all", unsigned_scales),
+        ("qs", 32, "floats of 1 bit of sign, 2 of exponent, 1 of mantissa; byte j of 8: weights j and j + 8 of 16", small_floats)]),
+    "FP8_E4M3": ("w", [("w", 1, "1 bit of sign, 4 of exponent, 3 of mantissa; the row's scale: NAME.scale", eight_bits)]),
     "NF4": ("d · level", [
         ("d", 2, "float16: the scale, the largest magnitude of the block", number("d")),
         ("qs", BLOCK // 2, "places in NF4's sixteen levels from -1 to 1, two a byte: the low four bits first", levels)]),

@@ -20,6 +20,7 @@ from gguf_mutations import fields_of, mutate
 from minillm.cli import contents
 from minillm.errors import GGUFError
 from minillm.formats import anatomy
+from minillm.formats.affine_blocks import OURS
 from minillm.formats.blocks import BLOCK_TYPES, BlockType
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_layout import sections
@@ -42,7 +43,7 @@ LLAMA = {
 }  # fmt: skip
 SPLIT = "split-00001-of-00003.gguf"
 PARTS = [path.name for path in named_parts(Path(SPLIT))]
-FILES = ("types", "aligned", "metadata", "unknown", *PARTS, "imatrix.gguf", "imatrix.dat")
+FILES = ("types", "own", "aligned", "metadata", "unknown", *PARTS, "imatrix.gguf", "imatrix.dat")
 
 
 def tensor(type, shape, seed=0):  # -> (raw, type, shape): random bytes
@@ -52,8 +53,11 @@ def tensor(type, shape, seed=0):  # -> (raw, type, shape): random bytes
 
 def write_specimens(folder):
     every = {f"blk.{i}.{name.lower()}.weight": tensor(t, ((2, 256), (256,), (1, 2, 256))[i % 3], i)
-             for i, (name, t) in enumerate(BLOCK_TYPES.items())}  # fmt: skip
+             for i, (name, t) in enumerate(BLOCK_TYPES.items()) if t.id < OURS}  # fmt: skip
     write_gguf(folder / "types", METADATA, every)
+    own = [t for t in BLOCK_TYPES.values() if t.id >= OURS]
+    for name, types in (("twin of own", [BlockType("odd", 24, t.weights, t.bytes) for t in own]), ("own", own)):  # 24: I8
+        write_gguf(folder / name, METADATA, {f"odd {i}": tensor(t, (2, 256), i) for i, t in enumerate(types)})
     few = {name: every[name] for name in list(every)[:4]}
     write_gguf(folder / "aligned", METADATA | {"general.alignment": 256}, few)
     write_gguf(folder / "metadata", METADATA | LLAMA, {})

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 from gguf_bytes import entry, tensor, u32, u64
-from our_blocks import OURS, random_ours
+from our_blocks import OURS, UNPACKED, random_ours
 
 ARRAY = GGUFValueType.ARRAY
 TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
@@ -53,7 +53,7 @@ METADATA = (  # key, value, type, type of an array's elements
 
 def random_blocks(type, shape, rng, finite=True):  # -> (rows, bytes of a row) uint8
     """Blocks of random bytes. finite: with scales of about 1/100, otherwise whatever comes, NaN and infinity included."""
-    if type in OURS:
+    if type in (*OURS, *UNPACKED):
         return random_ours(type, shape, rng, finite)
     block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[type]]
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // block, nbytes), dtype=np.uint8)

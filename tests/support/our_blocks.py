@@ -12,10 +12,13 @@ from gguf_bytes import STRING, build, entry, string, tensor
 from minillm.quantization.nf4 import nf4_levels
 
 GRIDS = {f"INT{bits}_G{group}": (bits, group) for bits in (2, 3, 4, 8) for group in (32, 64, 128) if (bits, group) != (4, 32)}
-OURS = ("NF4", *GRIDS)
+OURS = ("NF4", *GRIDS)  # these stay packed on Numba
+UNPACKED = ("FP8_E4M3",)  # and this one becomes floats there: a byte is a weight
 
 
 def sizes(name):  # -> weights of a block, its bytes, where float16 numbers lie
+    if name in UNPACKED:
+        return 1, 1, ()
     if name == "NF4":
         return 64, 2 + 32, (0,)
     bits, group = GRIDS[name]
@@ -23,7 +26,8 @@ def sizes(name):  # -> weights of a block, its bytes, where float16 numbers lie
 
 
 def number_of(name):  # in a file
-    return 0x6D6C0004 if name == "NF4" else 0x6D6C0000 + 256 * GRIDS[name][0] + GRIDS[name][1]
+    own = {"NF4": 4, "FP8_E4M3": 8}
+    return 0x6D6C0000 + (own[name] if name in own else 256 * GRIDS[name][0] + GRIDS[name][1])
 
 
 def random_ours(name, shape, rng, finite=True):  # -> (rows, bytes of a row) uint8
