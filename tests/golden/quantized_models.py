@@ -9,8 +9,9 @@ rows of 576 need many. Each reads the beginnings of ten held-out stories. Kept f
 engines on it, how often our first choice is among llama.cpp's two best, and the KL divergence of a quantized file to the F16 one,
 ours and llama.cpp's. For that both run on our reference engine: llama.cpp rounds the inputs of its products too.
 
-SmolLM2 takes half an hour. What a step finds done in FOLDER it leaves, file by file, so a step that was stopped goes on where it
-was; a change of a quantizer wants its files deleted, or a new folder. Models of the record that FOLDER lacks stay in it.
+SmolLM2 takes half an hour, though only without an imatrix. What a step finds done in FOLDER it leaves, file by file, so a step
+that was stopped goes on where it was; a change of a quantizer wants its files deleted, or a new folder. Models of the record that
+FOLDER lacks stay in it.
 """
 
 import json
@@ -49,6 +50,11 @@ MODELS = (*RANDOM, "tiny", "smollm2-135m")
 TOKENS = {"tiny": 192, "smollm2-135m": 192}  # of each prompt; else 48
 KEPT = "llama"  # of this model, what llama.cpp says is kept too, for a test that quantizes it anew
 FILES = [*mix_models.MIXES, *(f"{mix}+imatrix" for mix in mix_models.MIXES if "_" in mix and mix != "q8_0")]
+FEWER = {"smollm2-135m": list(mix_models.MIXES)}  # every type; what an imatrix does is measured on the small models
+
+
+def files_of(name):
+    return FEWER.get(name, FILES)
 
 
 def write_base(name, path):
@@ -91,7 +97,7 @@ def write(folder, names):
         with open_gguf(where / "base.gguf") as source:
             means = {n: imatrix.importance(source.tensors[n])[0] for n in imatrix.sums}
         np.savez(where / "imatrix.npz", **means)
-        quantized(where / "base.gguf", where, imatrix)
+        quantized(where / "base.gguf", where, imatrix, files_of(name))
 
 
 def our_logits(path, prompts):  # -> (tokens of all prompts, vocab) float32
@@ -156,14 +162,15 @@ def compare(folder, out):
     result["llama-cpp-python"] = json.loads((folder / "version.json").read_text())
     for where in sorted(path.parent for path in folder.glob("*/prompts.json")):
         prompts, done = json.loads((where / "prompts.json").read_text()), where / "rows.json"
+        files = files_of(where.name)
         rows = json.loads(done.read_text()) if done.exists() else {}
         f16 = our_logits(where / "f16.gguf", prompts)
-        for file in FILES:
+        for file in files:
             if file not in rows:
                 rows[file] = measure(where, file, f16, prompts)
                 done.write_text(json.dumps(rows))
                 print(where.name, file, rows[file], file=sys.stderr)
-        result["models"][where.name] = {"tokens": sum(map(len, prompts)), "files": {file: rows[file] for file in FILES}}
+        result["models"][where.name] = {"tokens": sum(map(len, prompts)), "files": {file: rows[file] for file in files}}
         if where.name == KEPT:
             result["prompts"] = prompts[:4]
             tokens = sum(map(len, prompts[:4]))
