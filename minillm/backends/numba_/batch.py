@@ -41,18 +41,18 @@ class AttentionStep(step.AttentionStep):
             cache.make_room(int(count))
         pages = [cache.pages() for cache in caches]
         k, width = pages[0][0], pages[0][0].itemsize
-        k_at, v_at = (np.array([three[i].ctypes.data for three in pages]) for i in (0, 1))
-        apart = np.array([k.strides[0] for k, _, _ in pages])
         tables = np.zeros((len(pages), max(len(table) for _, _, table in pages)), np.int64)
         for row, (_, _, table) in zip(tables, pages, strict=True):
             row[: len(table)] = table
-        size = k.shape[2] if k.shape[1] > 1 else EVERYTHING
-        lengths = np.concatenate([cache.length + 1 + np.arange(n) for cache, n in zip(caches, counts, strict=True)])
-        strides = np.array(k.strides[1:4]) // width
-        per_row = (np.repeat(a, counts, axis=0) for a in (k_at, v_at, apart))
-        self.where = Caches(
-            *per_row, LIKE[width], strides, np.repeat(tables, counts, axis=0), size, lengths, groups_of(lengths, counts)
-        )
+        places = np.array([(k.ctypes.data, v.ctypes.data, k.strides[0]) for k, v, _ in pages]).T.copy()
+        lengths, groups = np.array([cache.length + 1 for cache in caches]), np.arange(len(caches) + 1)
+        if counts.max() > 1:
+            before = np.repeat(counts.cumsum() - counts, counts)  # rows before a row's segment
+            places, tables = np.repeat(places, counts, axis=1), np.repeat(tables, counts, axis=0)
+            lengths = np.repeat(lengths, counts) + np.arange(len(before)) - before
+            groups = groups_of(lengths, counts)
+        size, strides = k.shape[2] if k.shape[1] > 1 else EVERYTHING, np.array(k.strides[1:4]) // width
+        self.where = Caches(*places, LIKE[width], strides, tables, size, lengths, groups)
 
     def indices(self):
         """Return none: the kernels read what `collect` found, and longer segments ask their caches."""
@@ -94,8 +94,7 @@ def groups_of(lengths, counts):  # (rows,), (segments,) -> (groups + 1,)
     """Find where groups begin: with each segment, and where the next row's keys are cut at other places."""
     begins = np.zeros(len(lengths) + 1, bool)
     begins[np.concatenate([[0], np.cumsum(counts)])] = True
-    cuts = [split_keys(int(n)) for n in lengths] if len(lengths) > len(counts) else lengths[:0]
-    begins[1:-1] |= np.diff(cuts) != 0 if len(cuts) else False
+    begins[1:-1] |= np.diff([split_keys(int(n)) for n in lengths]) != 0
     return np.flatnonzero(begins)
 
 

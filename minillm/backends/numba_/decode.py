@@ -32,7 +32,7 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, find, find_all
-from minillm.backends.numba_.simd import exp2, fma, load, mul, splat, store, sum_of
+from minillm.backends.numba_.simd import div, exp2, fma, load, mul, splat, store, sum_of
 from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
 from minillm.backends.numba_.team import launch
 
@@ -156,6 +156,7 @@ def partial(first, last, q, k, v, pages, mask, state, then):
             hide(s, r * KEYS, position - mask.window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
         for j in range(0, KEYS, 16):
+            some = begins[j:]
             if key + KEYS < last:
                 at, n = side_by_side(k, pages, key + KEYS + j, last)
             else:
@@ -166,7 +167,7 @@ def partial(first, last, q, k, v, pages, mask, state, then):
                 else:
                     ask_for(then.k.numbers, at + g * n * d, n * d)
                 if j < count:
-                    add_values(acc, g * rows, rows, s, j, v.numbers, g * v.head, begins[j:], d, min(16, count - j))
+                    add_values(acc, g * rows, rows, s, j, v.numbers, g * v.head, some, d, min(16, count - j))
 
 
 @njit(error_model="numpy")
@@ -251,7 +252,7 @@ def add_values(acc, first, rows, p, j, v, vi, begins, d, count):
 def merge(acc, m, l, query, queries, kv_heads, out, lse):
     """Merge the splits' results of one query: each counts by 2^(m_split - m), with m the largest of all.
 
-    acc, m, l: (splits, rows · …), the rows of all queries. out: (heads, d), lse: (heads,).
+    acc, m, l: (splits, rows · …), the rows of all queries. out: (heads, d), lse: (heads,) or none.
     """
     heads, d = out.shape
     for h in range(heads):
@@ -259,16 +260,18 @@ def merge(acc, m, l, query, queries, kv_heads, out, lse):
         for split in range(len(m)):
             top = max(top, m[split, r])
         top = top if top > MINUS_INF else ZERO  # -inf - -inf would not be a number
-        row, total = out[h], splat(ZERO)
-        row[:] = ZERO
+        total = splat(ZERO)
+        for c in range(0, d, 16):
+            store(out, h * d + c, splat(ZERO))
         for split in range(len(m)):
             weight = exp2(splat(m[split, r] - top))
-            total = fma(weight, load(l[split], 16 * r), total)
+            total = fma(weight, load(l, split * l.shape[1] + 16 * r), total)
             for c in range(0, d, 16):
-                store(row, c, fma(weight, load(acc[split], r * d + c), load(row, c)))
+                part = load(acc, split * acc.shape[1] + r * d + c)
+                store(out, h * d + c, fma(weight, part, load(out, h * d + c)))
         l_all = sum_of(total)
-        if l_all == ZERO:  # no key was seen
-            lse[h] = MINUS_INF
-        else:
-            row /= l_all
-            lse[h] = (top + np.float32(math.log2(l_all))) * LN2
+        if l_all != ZERO:  # else no key was seen
+            for c in range(0, d, 16):
+                store(out, h * d + c, div(load(out, h * d + c), splat(l_all)))
+        if len(lse):
+            lse[h] = (top + np.float32(math.log2(l_all))) * LN2 if l_all != ZERO else MINUS_INF

@@ -24,11 +24,12 @@ from minillm.backends.numba_.handles import handle
 from minillm.backends.numba_.linear import can_fuse, linear, widened
 from minillm.backends.numba_.multiply import multiply, product_tasks, round_row
 from minillm.backends.numba_.packed import BAND
-from minillm.backends.numba_.simd import fma, load, mul, splat, store, sum_of, swiglu16
+from minillm.backends.numba_.simd import add, fma, load, mul, splat, store, sub, sum_of, swiglu16
 from minillm.backends.numba_.tasks import begin_rows, new_board, next_rows, worker
 from minillm.backends.numba_.team import launch, team, threads
 from minillm.backends.numba_.thin import Thin, low_room, routes_of
 
+ONE = np.float32(1)
 Q_K_V = np.array([0, 3, 0])  # multiply.py: matrices of a table of handles, and whether y counts
 GATE_UP, DOWN = np.array([0, 2, 0]), np.array([2, 3, 1])
 
@@ -57,21 +58,29 @@ def norm_row(x, weight, eps, out):
 
 
 @njit
-def rope_row(x, at, heads, t, rotation, out, to):
-    """Apply layers.rope to one token: heads that begin at x[at], to out[to …]. Without rotation they are copied."""
-    d = rotation.d
-    if not rotation.turns:
+def rope_row(x, at, heads, t, rotation, out, to, scale=ONE):
+    """Apply layers.rope to one token, times scale: heads that begin at x[at], to out[to …]. Without rotation they are copied."""
+    d, half = rotation.d, rotation.d // 2
+    if rotation.turns and not rotation.interleaved and half % 16 == 0:
+        factor, angle = splat(scale), t * half
+        for first in range(0, heads * d, d):
+            for i in range(first, first + half, 16):
+                cos, sin = load(rotation.cos, angle + i - first), load(rotation.sin, angle + i - first)
+                a, b = load(x, at + i), load(x, at + i + half)
+                store(out, to + i, mul(sub(mul(a, cos), mul(b, sin)), factor))
+                store(out, to + i + half, mul(add(mul(a, sin), mul(b, cos)), factor))
+    elif rotation.turns:
+        cos, sin = rotation.cos[t], rotation.sin[t]
+        step, apart = (2, 1) if rotation.interleaved else (1, half)
+        for h in range(heads):
+            for i in range(half):
+                first = h * d + i * step
+                a, b = x[at + first], x[at + first + apart]
+                out[to + first] = (a * cos[i] - b * sin[i]) * scale
+                out[to + first + apart] = (a * sin[i] + b * cos[i]) * scale
+    else:
         for i in range(heads * d):
-            out[to + i] = x[at + i]
-        return
-    cos, sin = rotation.cos[t], rotation.sin[t]
-    step, apart = (2, 1) if rotation.interleaved else (1, d // 2)
-    for h in range(heads):
-        for i in range(d // 2):
-            first = h * d + i * step
-            a, b = x[at + first], x[at + first + apart]
-            out[to + first] = a * cos[i] - b * sin[i]
-            out[to + first + apart] = a * sin[i] + b * cos[i]
+            out[to + i] = x[at + i] * scale
 
 
 @njit
@@ -177,7 +186,8 @@ def attention_inputs(x, w, c, cos, sin):
     x = np.ascontiguousarray(x, np.float32)
     n, eps, plain = len(x), np.float32(c.norm_eps), not (c.qk_norm or w.q_bias is not None)
     q, k, v = (np.empty((n, matrix.padded_rows), np.float32) for matrix in matrices)
-    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, cos, sin, c.rope_interleaved, plain)
+    turned = np.ascontiguousarray(cos, np.float32), np.ascontiguousarray(sin, np.float32)
+    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *turned, c.rope_interleaved, plain)
     handles, routes = np.array([handle(matrix) for matrix in matrices], np.int64), routes_of(w.q, w.k, w.v)
     with team() as words:
         inputs(words, threads(), x, w.attn_norm, eps, handles, (q, k, v), rotation, routes)

@@ -29,7 +29,7 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
 from minillm.backends.numba_.pages import all_there, find
-from minillm.backends.numba_.simd import fma, load, number, splat, store, sum_of
+from minillm.backends.numba_.simd import fma, load, mul, number, splat, store, sum_of
 from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
 from minillm.backends.numba_.team import launch
 
@@ -118,8 +118,11 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
     scale = LOG2E / np.float32(math.sqrt(d))
     acc[:], l[:], m[:], q_rows[:] = ZERO, ZERO, MINUS_INF, ZERO
     for r in range(rows):
-        for c in range(d):
-            q_rows[r * d + c] = q[first + r // group, g * group + r % group, c] * scale
+        at = ((first + r // group) * q.shape[1] + g * group + r % group) * d
+        for c in range(0, d // 16 * 16, 16):
+            store(q_rows, r * d + c, mul(load(q, at + c), splat(scale)))
+        for c in range(d // 16 * 16, d):
+            q_rows[r * d + c] = number(q, at + c) * scale
 
     position = offset + first
     stop = min(n_k, offset + last) if causal else n_k
@@ -150,7 +153,10 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
         share = np.float32(1) / total if total != ZERO else ZERO  # a row that saw no key: zeros
         for c in range(0, wide, 16):
             finite = fma(load(acc, r * wide + c), splat(share * ZERO), finite)  # 0 × anything finite stays 0
-        for c in range(d):
+        at = (i * q.shape[1] + h) * d
+        for c in range(0, d // 16 * 16, 16):
+            store(result.out, at + c, mul(load(acc, r * wide + c), splat(share)))
+        for c in range(d // 16 * 16, d):
             result.out[i, h, c] = acc[r * wide + c] * share
         result.lse[i, h] = (m[r] + np.float32(math.log2(total))) * LN2 if total != ZERO else MINUS_INF
     return sum_of(finite) != ZERO

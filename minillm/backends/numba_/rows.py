@@ -26,7 +26,7 @@ from minillm.backends.numba_.layer import own_or, rope_row
 from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.online import KEYS, LOG2E
 from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, find, memory
-from minillm.backends.numba_.simd import load, mul, splat, store, store_as
+from minillm.backends.numba_.simd import load, store_as
 from minillm.backends.numba_.tasks import (
     TASKS,
     TASKS_OF_A_THREAD,
@@ -111,7 +111,7 @@ class Scratch(NamedTuple):
     begins: np.ndarray
     key: np.ndarray  # (kv_heads · d,)
     scaled: np.ndarray  # (rows, heads, d) queries: its own where each thread scales all, else those of all
-    lse: np.ndarray  # (heads,)
+    lse: np.ndarray  # (0,): nobody asks
 
 
 @njit
@@ -121,7 +121,7 @@ def scratch_of(rotation, rows, space):  # -> Scratch
         most = max(most, (space.first_result[g + 1] - space.first_result[g]) // (space.first_item[g + 1] - space.first_item[g]))
     s, side, turned, begins = scratch_for(most * heads, d)
     scaled = np.empty((rows, heads, d), np.float32) if rows <= SERIAL else space.scaled
-    return Scratch(s, side, turned, begins, np.empty(rotation.kv_heads * d, np.float32), scaled, np.empty(heads, np.float32))
+    return Scratch(s, side, turned, begins, np.empty(rotation.kv_heads * d, np.float32), scaled, np.empty(0, np.float32))
 
 
 @njit
@@ -232,13 +232,10 @@ def start_rows(w, qkv, rotation, caches, layer, space, scratch):
 def scale_query(b, row, rotation, caches, space, scaled):
     """Turn the query of row b to its position, and scale it."""
     first, last = caches.groups[space.group_of[b]], caches.groups[space.group_of[b] + 1]
-    to, scale, d = scaled[first:last].reshape(-1), splat(LOG2E / np.float32(math.sqrt(rotation.d))), rotation.d
+    to, scale, d = scaled[first:last].reshape(-1), LOG2E / np.float32(math.sqrt(rotation.d)), rotation.d
     group = rotation.heads // rotation.kv_heads
     for head in range(0, rotation.heads, group):
-        at = row_of(b - first, head, last - first, group) * d
-        rope_row(row, head * d, group, b, rotation, to, at)
-        for c in range(at, at + group * d, 16):
-            store(to, c, mul(load(to, c), scale))
+        rope_row(row, head * d, group, b, rotation, to, row_of(b - first, head, last - first, group) * d, scale)
 
 
 @njit

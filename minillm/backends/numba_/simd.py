@@ -188,8 +188,18 @@ def add(typing, x, y):
 
 
 @intrinsic
+def sub(typing, x, y):
+    return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fsub(*args)
+
+
+@intrinsic
 def mul(typing, x, y):
     return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
+def div(typing, x, y):
+    return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fdiv(*args)
 
 
 @intrinsic

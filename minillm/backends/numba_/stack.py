@@ -75,7 +75,8 @@ def run_layers(x, layers, c, angles, step):  # (tokens, d_model), Layers ... -> 
     if not (step.together and not step.segments and isinstance(base, Layers) and base.whole):
         return reference.run_layers(x, layers, c, angles, step)
     x, model = widened(x, x.shape[1]), Model(base.handles, base.norms, np.float32(c.norm_eps))
-    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *angles, c.rope_interleaved, True)
+    turned = (np.ascontiguousarray(part, np.float32) for part in angles)
+    rotation = Rotation(c.n_heads, c.n_kv_heads, c.d_head, *turned, c.rope_interleaved, True)
     routes = (routed or RoutedLayers(base, ())).routes()
     with team() as words:
         good = decode(words, threads(), x, model, rotation, step.where, routes)
