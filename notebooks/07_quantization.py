@@ -101,8 +101,7 @@ print(plots.finding(f"GPTQ is below rounding in all {len(pairs)} matrices", all(
 
 # %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
-span = np.linspace(-0.45, 0.45, 181)
-x, y = np.meshgrid(span, span)
+x, y = np.meshgrid(np.linspace(-0.45, 0.45, 181), np.linspace(-0.45, 0.45, 181))
 left.contour(x, y, x * x + y * y + 1.6 * x * y, levels=[0.005, 0.0177, 0.05, 0.104, 0.2, 0.4], colors="0.6", linewidths=1)
 step, low = float(near.scales[0, 0]), float(near.minima[0, 0])
 points = [(step * a + low - 0.14, step * b + low - 0.12) for a in range(4) for b in range(4)]
@@ -113,8 +112,8 @@ for made, index, name in ((near, 1, "nearest"), (clever, 2, "GPTQ")):
               linestyle="", label=f"{name}: {codes[0]} {codes[1]}, error {lost(made.codes[0]):.3f}")  # fmt: skip
 title = plots.finding("The nearest codes lie up the slope", lost(near.codes[0]) > 5 * lost(clever.codes[0]), counted=True)
 plots.label(left, title, "error of the second weight", "error of the third weight")
-left.set(xlim=(-0.45, 0.45), ylim=(-0.45, 0.45))
-plots.legend(left)
+left.legend(frameon=False, loc="upper right", fontsize=9)
+left.set(xlim=(-0.45, 0.45), ylim=(-0.45, 0.95))
 for i, way in enumerate(WAYS):
     plots.series(right, i, layers, [sum(layer.values()) for layer in errors[way]], way)
 holds = ratio < 0.8 and awq_ratio < 1
@@ -178,8 +177,8 @@ left.set_yticks(places, [f"{name}, {each[0][1]:.4g} bits" for name, each in made
 share = on_normal["NF4"] / on_normal["Lloyd-Max"] - 1
 title = plots.finding(f"NF4's error is {share:.0%} above the least", 0.03 < share < 0.3, counted=True)
 plots.label(left, title, "relative squared error (10⁻³)", "")
-left.set_xlim(left=0)
-plots.legend(left)
+left.set(xlim=(0, 15), ylim=(-0.6, len(made) - 0.4))
+left.legend(frameon=False, loc="upper right")
 tables = {name: levels for name, (_, levels) in FORMATS.items() if levels is not None}
 tables["Lloyd-Max, normal"] = quantize_lloyd_max(normal, signed=True).levels
 for i, levels in enumerate(tables.values()):
@@ -240,7 +239,7 @@ print(plots.finding("GPTQ and AWQ are below rounding at 3 and 4 bits, by more th
 # %% tags=["drawing"]
 fig, panels = plots.figure(2)
 for axes, name in zip(panels, kept, strict=True):
-    rows = rows_of(name)
+    rows = [row for row in rows_of(name) if row["bits"] < 8]
     for method, index in STYLES.items():
         mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["bits_per_weight"])
         if mine:
@@ -248,7 +247,8 @@ for axes, name in zip(panels, kept, strict=True):
     for row in rows:
         if row["method"] not in STYLES:
             axes.plot(row["bits_per_weight"], row["kl"], ".", color="0.3")
-            axes.annotate(f" {row['method']}", (row["bits_per_weight"], row["kl"]), fontsize=7, va="center")
+            place = ("top", "right") if row["bits_per_weight"] < 4.4 or row["method"] == "k" else ("center", "left")
+            axes.annotate(f" {row['method']} ", (row["bits_per_weight"], row["kl"]), fontsize=7, va=place[0], ha=place[1])
     best = front(rows)
     axes.step([row["bits_per_weight"] for row in best], [row["kl"] for row in best], where="post", color="0.6", linewidth=1,
               zorder=0, label="Pareto front")  # fmt: skip
@@ -257,7 +257,7 @@ for axes, name in zip(panels, kept, strict=True):
     share = three["gptq"] / three["rtn"]
     title = plots.finding(f"{name}: at 3 bits GPTQ has {share:.0%} of rounding's KL", share < 1, counted=True)
     plots.label(axes, title, "bits per weight of the layers' matrices", "KL divergence to the original (nats a token)")
-    plots.legend(axes)
+    axes.legend(frameon=False, loc="upper right")
 plots.show(fig)
 
 # %% [markdown]
@@ -401,7 +401,7 @@ quote("rotation_gain", f"{gain:.0%}")
 
 # %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
-for i, layer in enumerate((0, 2, 5)):
+for i, layer in enumerate(sorted(uneven, key=uneven.get)[::-2]):
     sizes = channels[layer]
     left.plot(range(1, len(sizes) + 1), sizes / np.median(sizes), color=plots.COLOURS[i], linestyle=("-", "--", "-.")[i],
               label=f"layer {layer}")  # fmt: skip
