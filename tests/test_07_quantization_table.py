@@ -49,7 +49,7 @@ def path(tmp_path_factory):
 
 def test_there_is_a_row_for_each_method_and_bits_that_it_can_do(path):
     rows = ways(ALL, [8, 4, 3, 2], 64)
-    grid = {(m, b) for m in ("rtn", "hqq", "gptq", "awq") for b in (8, 4, 3, 2)}
+    grid = {(m, b) for m in ("rtn", "hqq", "gptq", "awq", "sym") for b in (8, 4, 3, 2)}
     typed = {("q", 8), ("q", 4), ("q_1", 4), ("k", 4), ("k", 3), ("k", 2), ("fp8", 8)}
     typed |= {(m, 4) for m in ("iq4_nl", "nf4", "mxfp4", "nvfp4")}
     assert {(way.method, way.bits) for way in rows} == grid | typed and len(rows) == len(grid | typed)
@@ -86,15 +86,16 @@ def test_rows_that_hold_the_grid_of_the_source_are_marked(path, tmp_path):
         assert not any(holds_the_source(way, source) for way in ways(ALL, [8, 4], 32))
     with open_gguf(out) as source:
         marked = {(way.method, way.bits, way.type) for way in ways(ALL, [8, 4], 32) if holds_the_source(way, source)}
-        methods = ("rtn", "hqq", "gptq", "awq")
+        methods = ("rtn", "hqq", "gptq", "awq", "sym")
         assert marked == {(m, 4, "Q4_1") for m in (*methods, "q_1")} | {(m, 8, "INT8_G32") for m in methods} | {("q", 8, "Q8_0")}
         assert not any(holds_the_source(way, source) for way in ways(ALL, [4], 64) if way.type != "Q4_1")
 
 
 def test_figures_are_those_of_the_weights_and_differences_are_paired(path, tmp_path):
-    result = quantization.run(path, ["rtn", "nf4", "fp8", "gptq", "hqq", "awq"], [8, 3], 64, speed=False)
+    result = quantization.run(path, ["rtn", "nf4", "fp8", "gptq", "hqq", "awq", "sym"], [8, 3], 64, speed=False)
     rows = {(r["method"], r["bits"]): r for r in result["rows"]}
-    assert set(rows) == {(m, b) for m in ("rtn", "gptq", "hqq", "awq") for b in (8, 3)} | {("fp8", 8)}
+    assert set(rows) == {(m, b) for m in ("rtn", "gptq", "hqq", "awq", "sym") for b in (8, 3)} | {("fp8", 8)}
+    assert rows["sym", 3]["kl"] > rows["rtn", 3]["kl"]
     original = LLM(path, "numpy")
     texts = [text_ids(original.tokenizer, text + "<|endoftext|>") for text in (WORDS[::-1] * 9, WORDS[1:60], "A")]
     own = {}

@@ -1,9 +1,14 @@
 """Files for the table of methods: one model, its layers' matrices quantized in one way after another, all else left as it is.
 
 A difference between two rows is then one of the method: embedding, head and vectors are the source's own in all of them. Methods
+<<<<<<< HEAD
 on the affine grid are those that `minillm quantize` knows (calibration/recipe.py), others are types of blocks:
+=======
+on the affine grid are those of the command `quantize` (calibration/recipe.py), others are types of blocks:
+>>>>>>> h-meas
 
     rtn hqq gptq awq                 8 4 3 2    codes and grid differ; so many weights share a scale (group)
+    sym                              8 4 3 2    rtn on a grid around 0, which needs no minimum; the file has one all the same
     nf4 iq4_nl mxfp4 nvfp4 fp8       4, 8       a table of levels, or small floats
     q q_1 k                          8 4 3 2    llama.cpp's types, with searched scales
 
@@ -36,7 +41,8 @@ TYPED = {  # methods that are a type of blocks: bits -> the type's name
     "q": {8: "Q8_0", 4: "Q4_0"}, "q_1": {4: "Q4_1"}, "k": {4: "Q4_K", 3: "Q3_K", 2: "Q2_K"}, "iq4_nl": {4: "IQ4_NL"},
     "nf4": {4: "NF4"}, "mxfp4": {4: "MXFP4"}, "nvfp4": {4: "NVFP4"}, "fp8": {8: "FP8_E4M3"},
 }  # fmt: skip
-ALL = (*METHODS, *TYPED)
+SYMMETRIC = "sym"
+ALL = (*METHODS, SYMMETRIC, *TYPED)
 CONTAINS = {"Q4_1": ("Q4_1", "Q5_1", "Q8_0", "INT8_G32"), "Q4_0": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "INT8_G32")}
 CHUNKS, CONTEXT = 16, 512  # of calibration: 8,192 tokens
 
@@ -58,9 +64,9 @@ def ways(methods: Sequence[str], bits: Sequence[int], group: int) -> list[Way]:
     found = []
     for b in bits:
         for name in methods:
-            if name in METHODS:
-                made = partial(by_method, Recipe(name, Grid(b, group)))
-                found.append(Way(name, b, affine_name(b, group), made))
+            if name in (*METHODS, SYMMETRIC):
+                recipe = Recipe("rtn" if name == SYMMETRIC else name, Grid(b, group, name == SYMMETRIC))
+                found.append(Way(name, b, affine_name(b, group), partial(by_method, recipe)))
             elif kind := TYPED[name].get(b):
                 found.append(Way(name, b, kind, partial(by_type, kind)))
     return found

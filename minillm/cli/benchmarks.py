@@ -215,7 +215,7 @@ def run_loading(args: Namespace, module: ModuleType) -> dict:
 
 def add_quantization(parser: Parser) -> None:
     add_model_options(parser, backend=False)
-    parser.add_argument("--methods", metavar="M,M", help="rtn,hqq,gptq,awq,q,k,nf4 …: a wrong one lists them (default: all)")
+    parser.add_argument("--methods", metavar="M,M", help="rtn,sym,hqq,gptq,awq,q,k,nf4 …: a wrong one lists them (default: all)")
     parser.add_argument("--bits", default="8,4,3,2", metavar="N,N", help="of 8, 4, 3 and 2 (default: %(default)s)")
     parser.add_argument("--group", type=int, default=64, metavar="N", help="weights that share a scale (default: %(default)s)")
     parser.add_argument("--documents", type=int, metavar="N", help="held-out stories (default: all 200, 52,000 tokens)")
