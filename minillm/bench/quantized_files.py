@@ -1,11 +1,7 @@
 """Files for the table of methods: one model, its layers' matrices quantized in one way after another, all else left as it is.
 
 A difference between two rows is then one of the method: embedding, head and vectors are the source's own in all of them. Methods
-<<<<<<< HEAD
-on the affine grid are those that `minillm quantize` knows (calibration/recipe.py), others are types of blocks:
-=======
 on the affine grid are those of the command `quantize` (calibration/recipe.py), others are types of blocks:
->>>>>>> h-meas
 
     rtn hqq gptq awq                 8 4 3 2    codes and grid differ; so many weights share a scale (group)
     sym                              8 4 3 2    rtn on a grid around 0, which needs no minimum; the file has one all the same
