@@ -192,7 +192,7 @@ ANATOMY: dict[str, tuple[str, Sequence[tuple[str, int, str, Read]]]] = {  # type
         ("qs", 16, f"floats of 1 bit of sign, 2 of exponent, 1 of mantissa; {HALVES}", looked_up(E2M1 / np.float32(2)))]),
     "NVFP4": ("scale · value", [
         ("d", 4, "e4m3 without a sign, for 16 weights each; the tensor NAME.scale has one more for all", unsigned_scales),
-        ("qs", 32, "floats of 1 bit of sign, 2 of exponent, 1 of mantissa; byte j of 8: weights j and j + 8 of 16", small_floats)]),
+        ("qs", 32, "floats of 1 bit of sign, 2 of exponent, 1 of mantissa; byte j of 8: weights j, j + 8", small_floats)]),
     "FP8_E4M3": ("w", [("w", 1, "1 bit of sign, 4 of exponent, 3 of mantissa; the row's scale: NAME.scale", eight_bits)]),
     "NF4": ("d · level", [
         ("d", 2, "float16: the scale, the largest magnitude of the block", number("d")),
