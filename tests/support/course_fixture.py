@@ -23,7 +23,7 @@ def project(folder):
     skip = shutil.ignore_patterns("__pycache__")
     for part in ("course", "cli"):
         shutil.copytree(PACKAGE / part, folder / "minillm" / part, ignore=skip)
-    for file in ("__main__.py", "errors.py", "files.py", "terminal.py"):
+    for file in ("__main__.py", "cores.py", "errors.py", "files.py", "terminal.py"):
         shutil.copy(PACKAGE / file, folder / "minillm")
     return Course(folder / "minillm", folder)
 
