@@ -270,7 +270,7 @@ plots.label(right, plots.finding(title, max(shares.values()) < 0.6, counted=True
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** between both pictures is the model. SmolLM2's inputs have outliers, those of `tiny` hardly any. So knowing the inputs
+# **The gap** between both pictures is the model. SmolLM2's inputs have outliers, those of `tiny` hardly any. So knowing inputs
 # is worth most in SmolLM2, and AWQ, made for that, comes out first. In `tiny` a bit is worth far more than a method.
 #
 # ## TTFT and throughput by format
