@@ -49,7 +49,7 @@ SMALL = {
     "serve": ["--port", "0", "--json", "--blocks", "64", "--backend", "numpy"],
     "imatrix": ["--chunks", "1", "--context", "8", "--out", "out.imatrix"],
     "quantize": ["--type", "q4_0"],  # where --method does not say how
-    "perplexity": ["--context", "8"],
+    "perplexity": ["--context", "8", "--text", "corpus.txt"],
 }
 COURSE_OPTIONS = {  # what a released, graded or watched course needs beside the command
     "check": ["--work", "solved"],

@@ -42,9 +42,14 @@ def become(arguments, cwd, env, log):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    others = [path for path in sys.path if path and not Path(path).is_relative_to(ROOT)]
+    others = [path for path in sys.path if path and not of_this_checkout(Path(path))]
     sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *others]
     for name in [name for name in sys.modules if name.split(".")[0] == "minillm" or name == __name__]:
         del sys.modules[name]
     sys.argv = list(arguments)
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def of_this_checkout(path):
+    """Whether a path leads to our sources. An environment may lie in the checkout, and its packages stay."""
+    return path.is_relative_to(ROOT) and not path.is_relative_to(sys.prefix)
