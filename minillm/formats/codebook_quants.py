@@ -14,7 +14,7 @@ Layouts and tables: ggml's quants (`ggml-common.h`, `ggml-quants.c`); MXFP4: OCP
 import numpy as np
 
 from minillm.formats.measures import beside, quadratic, relative_size
-from minillm.formats.packing import Importance, Parts, around, half, pack_planes, planes, to_half
+from minillm.formats.packing import NIBBLES, Importance, Parts, around, half, pack_planes, planes, to_half
 from minillm.formats.scale_search import (
     MORE_LEVELS,
     OUTWEIGHS,
@@ -30,7 +30,6 @@ from minillm.formats.scale_search import (
 from minillm.quantization.fp4 import E2M1, e8m0, encode_e2m1
 
 IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
-NIBBLES = (0, 4)  # byte j of 16 holds weight j in its low four bits and weight j + 16 in its high ones
 
 
 def iq4_nl(blocks: np.ndarray) -> Parts:

@@ -15,12 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minillm.formats.packing import Parts, pack_planes, planes
+from minillm.formats.packing import NIBBLES, Parts, pack_planes, planes
 from minillm.quantization.affine import checked
 from minillm.quantization.fp4 import E2M1, quantize_nvfp4
 from minillm.quantization.fp8 import decode_e4m3, encode_e4m3, scale_of
 
-NIBBLES = (0, 4)
 E4M3 = decode_e4m3(np.arange(256, dtype=np.uint8))
 UNSIGNED = np.where(np.arange(256) & 127 == 127, np.where(np.arange(256) < 128, 0, 480), np.abs(E4M3)).astype(np.float32)
 

@@ -14,10 +14,8 @@ Layouts and arithmetic: ggml's quants (`ggml-common.h`, `ggml-quants.c`).
 import numpy as np
 
 from minillm.formats import measures
-from minillm.formats.packing import Importance, Parts, gather, half, pack_planes, planes, spread, to_half
+from minillm.formats.packing import NIBBLES, Importance, Parts, gather, half, pack_planes, planes, spread, to_half
 from minillm.formats.scale_search import nearest, reciprocal, search_scale, search_scale_and_minimum
-
-NIBBLES = (0, 4)  # byte j of 16 holds weight j in its low four bits and weight j + 16 in its high ones
 
 
 def q8_0(blocks: np.ndarray) -> Parts:

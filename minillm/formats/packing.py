@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # (n, weights) ints, (n, groups) scales, (n, groups) minimums
+NIBBLES = (0, 4)  # of a run of 16 bytes: byte j holds weight j in its low four bits and weight j + 16 in its high ones
 Importance = np.ndarray | None  # (columns,) float32: what an error in a column counts, the mean square of its input
 
 
