@@ -5,12 +5,10 @@ environment, arguments and output; what it does to its process ends with it. It 
 minillm/course/exercises/warm.py, for any module and with an exit status. A start takes two thirds of a second less.
 """
 
-import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from minillm.course.exercises import warm
@@ -23,25 +21,13 @@ def run_module(arguments, cwd, env):  # (module, *arguments) -> CompletedProcess
     if not warm.possible():
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, env=env, text=True, **both)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(warm.PRELOAD)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        process = context.Process(target=become, args=(arguments, str(cwd), dict(env), str(log)))
-        process.start()
-        process.join()
-        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        return subprocess.CompletedProcess(["python", "-m", *arguments], process.exitcode, text, "")
+    text, status = warm.forked(become, arguments, cwd, env)
+    return subprocess.CompletedProcess(["python", "-m", *arguments], status, text, "")
 
 
 def become(arguments, cwd, env, log):
     """Be that process, in the fork."""
-    for number, (path, mode) in enumerate([(os.devnull, os.O_RDONLY), (log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)]):
-        os.dup2(os.open(path, mode, 0o600), number)
-    os.dup2(1, 2)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
+    warm.enter(cwd, env, log)
     others = [path for path in sys.path if path and not of_this_checkout(Path(path))]
     sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *others]
     for name in [name for name in sys.modules if name.split(".")[0] == "minillm" or name == __name__]:
