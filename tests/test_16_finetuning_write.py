@@ -35,7 +35,7 @@ def configs(draw):
     interleaved, bias, norm = draw(st.sampled_from(KINDS))
     return ModelConfig(
         n_layers=draw(st.integers(1, 3)), d_model=draw(size), n_heads=kv_heads * draw(st.integers(1, 3)), n_kv_heads=kv_heads,
-        d_head=2 * draw(size), d_ff=draw(size), vocab_size=259 + draw(size), context_length=draw(st.integers(1, 2**31)),
+        d_head=2 * draw(size), d_ff=draw(size), vocab_size=259 + draw(size), context_length=draw(st.integers(1, 2**31 - 1)),
         norm_eps=draw(single), rope_base=draw(single), rope_interleaved=interleaved, qkv_bias=bias, qk_norm=norm,
         rope_scaling=draw(st.none() | st.builds(RopeScaling, st.just("linear"), single)), tied=draw(st.booleans()),
         name=draw(st.text(st.characters(exclude_categories=["Cs"]))),
