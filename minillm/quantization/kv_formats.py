@@ -117,6 +117,10 @@ class KVFormat:
             raise MiniLLMError(f"{self.name} rotates by Hadamard's matrix: heads of a power of two are needed, found {d:,}.")
         return d * self.bits // 8 + 2 * self.halves
 
+    def widths(self, d: int) -> tuple[int, int]:
+        """Count the bytes of a row of keys, and of a row of values: here the same."""
+        return self.width(d), self.width(d)
+
     def rotate(self, x: Array) -> Array:  # (n, heads, d) -> (n, heads, d)
         """Turn queries to the axes in which rows are stored, or an output back from them. For most formats: leave x as it is.
 
