@@ -159,7 +159,7 @@ class KiviCache(QuantizedCache):
         if 0 <= length <= self.length and (to := self.truncatable(length)) != length:
             raise RequestError(
                 f"cannot truncate a {self.format.name} cache of {self.length:,} tokens to {length:,}: those from "
-                f"{max(self.window.first):,} on are kept in full, others as groups of {GROUP}. Truncate to {to:,}, and compute the rest."
+                f"{max(self.window.first):,} on are kept in full, others as groups of {GROUP}. Truncate to {to:,} first."
             )
         self.rows.truncate(length)
         for layer in range(len(self.lengths)):
