@@ -26,6 +26,7 @@ from minillm.quantization.kv_formats import FORMATS
 
 CONFIG = replace(TINY, n_layers=2, n_heads=2, n_kv_heads=2, d_head=8, context_length=150)
 NUMPY = get_backend("numpy")
+NAMES = st.sampled_from([*QUANTIZED, *KIVI, *KIVI])  # there is more to go wrong
 
 
 def rows(rng, n):
@@ -55,7 +56,7 @@ class Tokens:
 class Side(RuleBasedStateMachine):
     """A refusal must change neither content."""
 
-    @initialize(data=st.data(), name=st.sampled_from([*QUANTIZED, *KIVI, *KIVI]), blocks=st.integers(2, 9), seed=st.integers(0, 2**32 - 1))
+    @initialize(data=st.data(), name=NAMES, blocks=st.integers(2, 9), seed=st.integers(0, 2**32 - 1))
     def begin(self, data, name, blocks, seed):
         size = data.draw(st.sampled_from([32, 64] if name in KIVI else [1, 4, 32]))
         blocks *= 1 if name in KIVI else 8
@@ -161,7 +162,7 @@ class Side(RuleBasedStateMachine):
 
 
 TestSide = Side.TestCase
-TestSide.settings = settings(max_examples=70, stateful_step_count=30, deadline=None)
+TestSide.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.parametrize("name", FORMATS)
