@@ -53,17 +53,20 @@ class LLM:
 
     model: a name from the zoo, a path to a .gguf file, "hf:ORG/REPO/FILE.gguf", or a folder with config.json and
     safetensors; or a pair of transformer and tokenizer that are made already, such as `random_model()`.
-    backend: see `minillm backends`. kv_dtype: "float32", or "float16" for caches of half the bytes, rounded.
+    backend: see `minillm backends`. kv: what keys and values are kept in: "float32", "float16" for half the bytes, rounded, or a
+    quantized format (cache/kinds.py): "int8", "int4", "fp8", "rot4", "kivi2", "kivi4". None: float32, or a given pair's own.
     adapters: {name: a PEFT folder, a GGUF adapter, or a training.lora.Adapter}; each request says which it wants, or none.
     Errors: ModelError, GGUFError.
     """
 
     def __init__(
-        self, model: Source = "tiny", backend: str | None = None, kv_dtype: str = "float32", adapters: dict | None = None
+        self, model: Source = "tiny", backend: str | None = None, kv: str | None = None, adapters: dict | None = None
     ) -> None:
         self.source = None if isinstance(model, tuple) else model  # where it came from: default_sampling looks there
-        loaded: tuple[Transformer, Tokenizer] = model if isinstance(model, tuple) else load_model(model, backend, kv_dtype)
+        loaded = model if isinstance(model, tuple) else load_model(model, backend, kv or "float32")
         self.transformer, self.tokenizer = loaded
+        if isinstance(model, tuple) and kv is not None:
+            self.transformer = self.transformer.with_kv(kv)
         self.config = self.transformer.config
         self.tokenizer.pad_to(self.config.vocab_size)
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}
@@ -201,6 +204,7 @@ class Conversation:
         self.reused = min(common, len(ids) - 1)  # the last token must run: its logits choose the answer's first
         if sequence.params.prompt_logprobs is not None:
             self.reused = 0  # and the logits of all positions are wanted
+        self.reused = self.cache.truncatable(self.reused)
         self.cache.truncate(self.reused)
         sequence.cache = self.cache
         try:

@@ -68,7 +68,8 @@ def climb(
     prompt = llm.tokenizer.encode(BEGINNING)
     machine = measure_machine(kernels=compiled is not None)
     ladder = [rung for rung in LADDER if compiled or not rung.kernels]
-    tops = [ceilings(llm.config, machine, len(prompt), NEW_TOKENS, 1, bits if rung.kernels else 32) for rung in ladder]
+    sizes, kv = (llm.config, machine, len(prompt), NEW_TOKENS, 1), llm.transformer.kv
+    tops = [ceilings(*sizes, bits if rung.kernels else 32, kv) for rung in ladder]
     rungs, expected = [], None
     for rung in ladder:
         say(f"measuring: {rung.name}")
@@ -94,6 +95,7 @@ def climb(
     return {
         "model": llm.config.name,
         "parameters": llm.config.parameters(),
+        "kv": kv,
         "rungs": rungs,
         "ceiling": tops[0],
         "machine": machine.json(),

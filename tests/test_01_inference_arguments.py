@@ -141,7 +141,7 @@ class Says:
 
     def __init__(self, transformer, tokens):
         self.transformer, self.config, self.ops = transformer, transformer.config, transformer.ops
-        self.kv_dtype, self.tokens = transformer.kv_dtype, tokens
+        self.kv, self.tokens = transformer.kv, tokens
 
     def new_cache(self, tokens=0):
         return self.transformer.new_cache(tokens)

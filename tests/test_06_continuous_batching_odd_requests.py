@@ -150,7 +150,7 @@ def test_logits_that_are_no_numbers_end_that_request_alone(value):
 
     class Spoiled:
         config, ops = core.executor.transformer.config, core.executor.transformer.ops
-        kv_dtype = core.executor.transformer.kv_dtype
+        kv = core.executor.transformer.kv
         logits = staticmethod(lambda segments: np.concatenate(spoiled(segments)))
 
     core.executor.transformer = Spoiled()

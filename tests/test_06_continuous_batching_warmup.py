@@ -24,7 +24,7 @@ def machine_code():  # Numba's own list for each kernel: one entry for each set 
 kv, invariant, lora = {kv!r}, {invariant!r}, {lora!r}
 shape = replace(TINY, n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, d_head=16, d_ff=96, context_length=256)
 transformer, tokenizer = random_model(shape, backend="numba")
-transformer.kv_dtype = __import__("numpy").dtype(kv)
+transformer.kv = kv
 adapters = dict(a=fresh_adapter(shape, 4, 8.0), b=fresh_adapter(shape, 2, 4.0, seed=1))
 llm = LLM((transformer, tokenizer), adapters=adapters if lora else None)
 parser = argparse.ArgumentParser()

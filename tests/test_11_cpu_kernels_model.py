@@ -109,7 +109,7 @@ GOLDEN = [  # in float16, as the engine does, every third prompt; the rest is sl
 @pytest.mark.parametrize(("prompt", "kv"), GOLDEN)
 def test_smollm2_writes_the_golden_tokens(real, prompt, kv, monkeypatch):
     """Each token after the recorded ones before it is the recorded one, but for the ties above; after a tie the test goes on."""
-    monkeypatch.setattr(real, "kv_dtype", np.dtype(kv))
+    monkeypatch.setattr(real, "kv", kv)
     cache, tokens, parted = real.new_cache(), prompt["ids"], []
     for step, expected in enumerate(prompt["greedy"]):
         found = int(real.forward([Segment(np.array(tokens), cache.length, cache)])[0][-1].argmax())

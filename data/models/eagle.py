@@ -275,7 +275,7 @@ def main():
         from minillm import LLM
 
         args.work.mkdir(parents=True, exist_ok=True)
-        llm = LLM(MODEL, backend="numba", kv_dtype="float16")
+        llm = LLM(MODEL, backend="numba", kv="float16")
         tell(llm, args.work, args.batches)
         if args.tell_only:
             return

@@ -62,6 +62,10 @@ class Ops:
     # linear= in attention_inputs and add_feed_forward, and calls it in place of its own.
     routed_layers: Callable | None = None
     invariant: Callable | None = None  # () -> {name: operation}, with one order of additions for every shape (invariant.py)
+    # Formats of quantized keys and values (quantization/kv_formats.py) that kernels read where they lie, by name; and attention
+    # over them: q in the rows' axes, pages (blocks, size, kv_heads, width) uint8 of k and v, table, n_k, KVFormat -> as attention
+    kv_formats: tuple[str, ...] = ()
+    quantized_attention: Callable | None = None
     flash_attention: Callable | None = None  # q, k, v, causal=, window=, offset= -> out, log-sum-exp (n_q, heads)
     split_kv_attention: Callable | None = None  # q, k, v, splits, causal=, window=, offset= -> as flash_attention
     # logits (n, vocab), temperatures, top_ps (n,) -> of each 64 tokens the largest (n, vocab / 64), and Σ e^((x - best) / t),
@@ -79,7 +83,8 @@ class Ops:
         from minillm.layers import run_layers
 
         paged = paged_attention or self.paged_attention
-        return replace(self, attention=attention, paged_attention=paged, AttentionStep=AttentionStep, run_layers=run_layers)
+        changed = replace(self, attention=attention, paged_attention=paged, AttentionStep=AttentionStep, run_layers=run_layers)
+        return replace(changed, kv_formats=(), quantized_attention=None)
 
 
 REQUIRED = [f.name for f in fields(Ops) if f.default is MISSING and f.name not in ("name", "summary")]

@@ -17,6 +17,8 @@ from minillm.bench.agreement import agreements
 from minillm.bench.machine import Machine
 from minillm.bench.rounds import in_turn
 from minillm.bench.worker import workers
+from minillm.costs.memory import kv_bits
+from minillm.costs.time import decode_time
 from minillm.errors import MiniLLMError
 from minillm.metrics.events import ARRIVED, TOKEN, Event, EventLog, tpot, ttft
 from minillm.model.config import ModelConfig
@@ -115,7 +117,8 @@ def ceilings(
 ) -> dict[str, Any]:
     """Compute the machine's bounds at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
-    read = config.decode_bytes(context, batch, bits_per_weight, bytes_per_value=np.dtype(kv).itemsize) / machine.read_bytes_per_s
+    width, bandwidth = kv_bits(kv, config.d_head), machine.read_bytes_per_s
+    read = decode_time(config, bandwidth, bits_per_weight, context, batch, width)
     peak = machine.peak(kernels=bits_per_weight < 32)
     multiply = batch * config.decode_flops(context) / peak
     return {

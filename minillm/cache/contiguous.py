@@ -110,6 +110,10 @@ class ContiguousCache:
         """Attention of the newest tokens to all that one layer holds."""
         return ops.attention(q, *self.read(layer))
 
+    def truncatable(self, length: int) -> int:
+        """Find the largest length, at most this one, that truncate can go to."""
+        return length
+
     def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone. Frees no memory."""
         if not 0 <= length <= self.length:

@@ -29,7 +29,8 @@ from minillm.memory import refuse_beyond_memory
 class PageStore:
     """Keys and values of all sequences of one model, and the pool that says which blocks are free.
 
-    dtype: float32, or float16 for half the bytes. ops: the backend whose memory it is, NumPy's (the host's) by default.
+    d_head: numbers of a head; a pair where keys and values are of different widths. dtype: float32, or float16 for half the
+    bytes; bytes of a format in quantized.py. ops: the backend whose memory it is, NumPy's (the host's) by default.
     Errors: MiniLLMError where it would not fit in memory.
     """
 
@@ -37,19 +38,19 @@ class PageStore:
         self,
         layers: int,
         kv_heads: int,
-        d_head: int,
+        d_head: int | tuple[int, int],
         num_blocks: int,
         block_size: int,
         dtype: Any = np.float32,
         watermark: int = 0,
         ops: Ops | None = None,
     ) -> None:
-        shape = (layers, num_blocks, block_size, kv_heads, d_head)
-        size = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        shape, widths = (layers, num_blocks, block_size, kv_heads), (d_head, d_head) if isinstance(d_head, int) else d_head
+        size = sum(widths) * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         refuse_beyond_memory(size, f"a pool of {num_blocks:,} blocks of {block_size} tokens")
         self.pool = BlockPool(num_blocks, block_size, watermark)  # after the check: its lists take memory too
         self.ops = ops or ops_of(numpy_)
-        self.k, self.v = self.ops.zeros(shape, dtype), self.ops.zeros(shape, dtype)
+        self.k, self.v = (self.ops.zeros((*shape, width), dtype) for width in widths)
 
     @classmethod
     def for_model(cls, config: Any, num_blocks: int, block_size: int = 16, **options: Any) -> "PageStore":  # a ModelConfig
@@ -63,7 +64,11 @@ class PageStore:
 
     def new_cache(self, blocks: Sequence[int] = (), max_length: int | None = None) -> "PagedCache":
         """Make the cache of a new sequence. blocks: a match of a prefix cache, owned by this sequence from now on."""
-        return PagedCache(self, BlockTable(self.pool, blocks), max_length)
+        return self.cache_of(BlockTable(self.pool, blocks), max_length)
+
+    def cache_of(self, table: BlockTable, max_length: int | None = None, length: int | None = None) -> "PagedCache":
+        """Make a cache over a block table. length: tokens that are there, where the table has room for more already."""
+        return PagedCache(self, table, max_length, length)
 
     def copy(self, pairs: list[tuple[int, int]], source: "PageStore | None" = None) -> None:  # [(from, to)]
         """Copy whole blocks, in every layer, in the order given; from another store where one is named, by way of the host."""
@@ -78,9 +83,12 @@ class PageStore:
 class PagedCache:
     """Keys and values of one sequence, in pages. A protocol.KVCache, with `free` at the end."""
 
-    def __init__(self, store: PageStore, table: BlockTable, max_length: int | None = None) -> None:
+    def __init__(
+        self, store: PageStore, table: BlockTable, max_length: int | None = None, length: int | None = None
+    ) -> None:
         self.store, self.table, self.max_length = store, table, max_length
-        self.lengths = [table.length] * len(store.k)  # per layer: within a step, early layers are ahead of late ones
+        length = table.length if length is None else length
+        self.lengths = [length] * len(store.k)  # per layer: within a step, early layers are ahead of late ones
         self.made: dict = {}  # numbers of the table on the device, with what they were made of: once a step, not once a layer
 
     @property
@@ -148,6 +156,10 @@ class PagedCache:
         if name not in self.made or self.made[name][0] != of:
             self.made[name] = of, self.store.ops.upload([self.numbers(name, span)])[0]
         return self.made[name][1]
+
+    def truncatable(self, length: int) -> int:
+        """Find the largest length, at most this one, that truncate can go to."""
+        return length
 
     def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer, and give back the blocks that held nothing else."""

@@ -55,6 +55,9 @@ class KVCache(Protocol):
     def pages(self) -> tuple[Array, Array, Array]:  # (layers, blocks, block_size, kv_heads, d_head) twice, block numbers
         """Return the memory as pages and a block table, for kernels that read any cache where it lies."""
 
+    def truncatable(self, length: int) -> int:
+        """Find the largest length, at most this one, that truncate can go to: for most caches this one (kivi.py)."""
+
     def truncate(self, length: int) -> None:
         """Drop all tokens from `length` on, in every layer: how a rejected draft is undone."""
 

@@ -113,7 +113,7 @@ def with_outliers(transformer: Transformer, times: float = 20, share: float = 0.
             scales[rng.choice(config.d_model, max(1, round(share * config.d_model)), replace=False)] = times
             weights = folded(weights, fold, scales, config)
         layers.append(weights)
-    return Transformer(config, replace(transformer.weights, layers=layers), transformer.ops, transformer.kv_dtype)
+    return Transformer(config, replace(transformer.weights, layers=layers), transformer.ops, transformer.kv)
 
 
 def with_activation_outliers(transformer: Transformer, times: float = 20, share: float = 0.02, seed: int = 0) -> Transformer:

@@ -137,7 +137,7 @@ def rotate_model(transformer: Transformer, seed: int = 0) -> Transformer:
         return StoredTensor(np.ascontiguousarray(tensor).view(np.uint8).reshape(-1), BLOCK_TYPES["F32"], tensor.shape)
 
     weights = load_weights(untied(config), stored, transformer.ops)
-    return Transformer(untied(config), weights, transformer.ops, transformer.kv_dtype)
+    return Transformer(untied(config), weights, transformer.ops, transformer.kv)
 
 
 def tensors_of(transformer: Transformer) -> Get:

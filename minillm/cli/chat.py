@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import (
+    add_kv_option,
     add_lora_option,
     add_model_options,
     add_sampling_options,
@@ -35,6 +36,7 @@ def configure(parser: Parser) -> None:
     add_model_options(parser)
     add_sampling_options(parser, max_tokens=512, models_own=True)
     add_lora_option(parser)
+    add_kv_option(parser, "float32")
     parser.add_argument("--system", metavar="TEXT", help="a system message")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from minillm.cli.arguments import Parser
+from minillm.costs.memory import KV_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,15 +97,16 @@ def load(args: Namespace) -> "LLM":
     """Load the model that the options name."""
     from minillm.llm import LLM
 
-    kv = (args.kv or "auto") if hasattr(args, "kv") else "float32"
+    kv = (args.kv or "auto") if hasattr(args, "kv") else None
     return or_download(args.model, lambda model: LLM(model, args.backend, kv, getattr(args, "adapters", None)))
 
 
-KV_HELP = "keys and values (default: float16, as other servers keep them, where the backend is numba; else float32)"
+KV_HELP = "keys and values: %(choices)s (default: float16, as other servers keep them, where the backend is numba; else float32)"
 
 
-def add_kv_option(parser: _ActionsContainer) -> None:
-    parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
+def add_kv_option(parser: _ActionsContainer, default: str | None = None) -> None:
+    says = KV_HELP if default is None else "keys and values: %(choices)s (default: %(default)s)"
+    parser.add_argument("--kv", choices=KV_NAMES, default=default, metavar="KIND", help=says)
 
 
 def beside_json(args: Namespace) -> TextIO:  # where what a person reads goes: with --json standard output is for the object alone

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import (
+    add_kv_option,
     add_lora_option,
     add_model_options,
     add_sampling_options,
@@ -24,6 +25,7 @@ def configure(parser: Parser) -> None:
     add_model_options(parser)
     add_sampling_options(parser)
     add_lora_option(parser)
+    add_kv_option(parser, "float32")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template, as a user's message")
     parser.add_argument("--system", metavar="TEXT", help="a system message before it, with --chat")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities of N alternatives per token")

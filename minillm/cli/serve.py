@@ -56,7 +56,7 @@ def configure(parser: Parser) -> None:
         "--kv-memory", metavar="SIZE", help="its size, such as 500M or 2GiB (default: a quarter of the memory, or less)"
     )
     add_kv_option(engine)
-    engine.add_argument("--block-size", type=int, default=16, metavar="N", help="tokens of a block (default: %(default)s)")
+    engine.add_argument("--block-size", type=int, metavar="N", help="tokens of a block (default: 16, with kivi2 and kivi4 32)")
     engine.add_argument("--max-sequences", type=int, default=16, metavar="N", help="in one step (default: %(default)s)")
     budget = engine.add_mutually_exclusive_group()
     budget.add_argument("--max-tokens-per-step", type=int, default=512, metavar="N", help="default: %(default)s")
@@ -128,7 +128,7 @@ def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, Sched
     from minillm.engine.warmup import warm_up
     from minillm.server.metrics_page import MetricsPage, WatchedLog
 
-    config = scheduler_config(args, llm.config, llm.transformer.kv_dtype.itemsize)
+    config = scheduler_config(args, llm.config, llm.transformer.kv)
     if args.tpot_limit is not None:
         config = replace(config, max_tokens_per_step=step_budget(args.tpot_limit, llm, config))
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
@@ -201,19 +201,26 @@ def api_keys(args: Namespace) -> tuple[str, ...] | None:
     return tuple(key.strip() for key, _ in found) or None
 
 
-def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int = 4) -> "SchedulerConfig":
-    """Make the scheduler's limits. Blocks: as given, or a whole context for every sequence, in at most a quarter of memory."""
+def scheduler_config(args: Namespace, model: "ModelConfig", kv: str = "float32") -> "SchedulerConfig":
+    """Make the scheduler's limits. Blocks: as given, or a whole context for every sequence, in at most a quarter of memory.
+
+    What KIVI keeps in full of each sequence is no part of a block, and of the memory it comes off first.
+    """
+    from minillm.cache.kinds import block_size_for, check_kv
+    from minillm.costs.memory import kivi_window_bytes, kv_token_bytes
     from minillm.memory import available_bytes, refuse_beyond_memory
     from minillm.scheduler.scheduler import SchedulerConfig
 
-    if args.block_size < 1:
-        raise MiniLLMError(f"--block-size must be at least 1, found {args.block_size}.")
-    block_bytes = model.kv_bytes_per_token(bytes_per_value) * args.block_size
+    block_size = block_size_for(kv) if args.block_size is None else args.block_size
+    if block_size < 1:
+        raise MiniLLMError(f"--block-size must be at least 1, found {block_size}.")
+    check_kv(kv, model.d_head, block_size)
+    block_bytes, windows = kv_token_bytes(model, kv) * block_size, args.max_sequences * kivi_window_bytes(model, kv)
     blocks = args.blocks
     if args.kv_memory is not None:
-        blocks = size(args.kv_memory) // block_bytes
+        blocks = max(0, size(args.kv_memory) - windows) // block_bytes
     elif blocks is None:
-        wanted = args.max_sequences * -(-model.context_length // args.block_size)
+        wanted = args.max_sequences * -(-model.context_length // block_size)
         blocks = min(wanted, max((available_bytes() or 2**31) // 4, 2**26) // block_bytes)
     if blocks < 1:
         raise MiniLLMError(f"the KV cache needs at least one block of {block_bytes:,} bytes, found {blocks:,} blocks.")
@@ -221,7 +228,7 @@ def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int
     swap = args.preemption == "swap"
     return SchedulerConfig(
         num_blocks=blocks,
-        block_size=args.block_size,
+        block_size=block_size,
         host_blocks=(blocks if args.host_blocks is None else args.host_blocks) if swap else 0,
         max_sequences=args.max_sequences,
         max_tokens_per_step=args.max_tokens_per_step,
@@ -236,15 +243,16 @@ def scheduler_config(args: Namespace, model: "ModelConfig", bytes_per_value: int
 def step_budget(limit: float, llm: "LLM", config: "SchedulerConfig") -> int:  # seconds -> tokens of a step
     """Choose a step's token budget for a limit that the longest step meets: all decodes, a full pool, a long prompt's end."""
     from minillm.bench.machine import measure_machine
+    from minillm.costs.memory import kv_bits
     from minillm.costs.time import largest_chunk, step_time
     from minillm.model.load import bits_per_weight
     from minillm.model.zoo import resolve
 
     model, decodes, compiled = llm.config, config.max_sequences, llm.transformer.ops.name != "numpy"
     bits = bits_per_weight(resolve(llm.source), model) if compiled and isinstance(llm.source, str | os.PathLike) else 32
-    machine, kv_bits = measure_machine(megabytes=256, kernels=compiled), 8 * llm.transformer.kv_dtype.itemsize
+    machine, kv_width = measure_machine(megabytes=256, kernels=compiled), kv_bits(llm.transformer.kv, model.d_head)
     context = min(model.context_length, config.num_blocks * config.block_size // decodes)
-    rest = decodes, context, model.context_length, bits, kv_bits
+    rest = decodes, context, model.context_length, bits, kv_width
     flops, bandwidth = machine.peak(compiled), machine.read_bytes_per_s
     chunk = largest_chunk(model, flops, bandwidth, limit, model.context_length, *rest)
     if not chunk:

@@ -39,7 +39,7 @@ def config_of(name: str) -> "ModelConfig":  # of a preset, or of a model that is
 
 def sizes(name: str, config: "ModelConfig", context: int | None = None) -> dict:  # fit for JSON
     """Compute parameters, bytes of the weights by width, of the cache by token and for a context; and what fits on the cards."""
-    from minillm.costs.memory import kv_tokens
+    from minillm.costs.memory import KV_NAMES, kv_token_bytes, kv_tokens
 
     context = config.context_length if context is None else context
     if context < 1:
@@ -56,6 +56,7 @@ def sizes(name: str, config: "ModelConfig", context: int | None = None) -> dict:
         "context_length": config.context_length,
         "weight_bytes": {width: config.weight_bytes(bits) for width, bits in WIDTHS.items()},
         "kv_bytes_per_token": token,
+        "kv_bytes_per_token_as": {name: kv_token_bytes(config, name) for name in KV_NAMES},
         "context": context,
         "kv_bytes": context * token,
         "usable": USABLE,
@@ -75,6 +76,8 @@ def report(facts: dict) -> Iterator[str]:  # lines
     yield "\n" + table(["weights", *weights], [["", *map(size, weights.values())]])
     token = f"{facts['kv_bytes_per_token'] / 1024:,.4g} KiB a token"
     yield f"\nKV cache, 16-bit: {token}, {size(facts['kv_bytes'])} for {context:,} tokens{trained}"
+    kinds = {name: f"{nbytes / 1024:,.4g}" for name, nbytes in facts["kv_bytes_per_token_as"].items()}
+    yield "\n" + table(["KiB a token", *kinds], [["", *kinds.values()]])
     yield f"\ntokens of KV cache beside the weights = so many contexts of {context:,}"
     rows = []
     for gb, (card, fits) in zip(CARDS, facts["kv_tokens"].items(), strict=True):

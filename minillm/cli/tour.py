@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, TextIO
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import add_model_options, beside_json, model_path, print_json, share_now, tell_share
+from minillm.cli.common import add_kv_option, add_model_options, beside_json, model_path, print_json, share_now, tell_share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,7 @@ HELP = "climb the ladder of optimizations: a story, a table, tour.png and tour.j
 
 def configure(parser: Parser) -> None:
     add_model_options(parser)
+    add_kv_option(parser, "float32")
     parser.add_argument("--out", default=".", metavar="DIR", help="where tour.png and tour.json go (default: here)")
     parser.add_argument("--json", action="store_true", help="print one JSON object; story and table go to standard error")
 
@@ -35,7 +36,7 @@ def run(args: Namespace) -> int:
     from minillm.terminal import say
 
     tour.writable(args.out)
-    llm = LLM(path, "numpy" if args.backend == "auto" else args.backend)
+    llm = LLM(path, "numpy" if args.backend == "auto" else args.backend, args.kv)
     said = beside_json(args)
     tell_story(llm, tour.BEGINNING, SamplingParams(max_tokens=tour.NEW_TOKENS), said)
     print(f"minillm: {MEASURING}", file=sys.stderr, flush=True)
@@ -72,7 +73,7 @@ def kernels(path: "Path", llm: "LLM") -> "tuple[()] | tuple[LLM, float]":  # the
     except MiniLLMError as error:
         print(f"minillm: the rung of compiled kernels is left out: {error}", file=sys.stderr)
         return ()
-    return LLM(path, "numba"), bits_per_weight(path, llm.config)
+    return LLM(path, "numba", llm.transformer.kv), bits_per_weight(path, llm.config)
 
 
 def report_difference(result: dict) -> int:  # exit status

@@ -9,6 +9,36 @@ machine: how much fits, and what share of it is wasted. `config` is a ModelConfi
 import math
 from typing import Any
 
+from minillm.errors import MiniLLMError
+
+KV_NAMES = ("float32", "float16", "int8", "int4", "fp8", "kivi2", "kivi4", "rot4")  # what keys and values may be kept in
+
+
+def kv_bits(name: str, d_head: int, group: int = 32) -> float:  # -> bits a number, the mean of keys and values
+    """Count the bits that a number takes in a KV cache, scales included.
+
+    A row of d_head numbers has a float16 scale (int8, fp8), or a scale and a minimum (int4, rot4). KIVI: so for values, and keys
+    share both along a channel, `group` tokens long. What it keeps in full is of a sequence, not of a token: kivi_window_bytes.
+    """
+    if name in ("float32", "float16"):
+        return float(name.removeprefix("float"))
+    row = {"int8": 8 + 16 / d_head, "fp8": 8 + 16 / d_head, "int4": 4 + 32 / d_head, "rot4": 4 + 32 / d_head}
+    if name in row:
+        return row[name]
+    if name not in KV_NAMES:
+        raise MiniLLMError(f"keys and values are kept in {', '.join(KV_NAMES[:-1])} or {KV_NAMES[-1]}, found {name[:40]!r}.")
+    return int(name.removeprefix("kivi")) + (32 / group + 32 / d_head) / 2
+
+
+def kv_token_bytes(config: Any, name: str) -> int:
+    """Count the bytes that one token adds to a KV cache of this kind, over all layers."""
+    return round(config.kv_bytes_per_token(kv_bits(name, config.d_head) / 8))  # d_head need not be a power of two
+
+
+def kivi_window_bytes(config: Any, name: str, group: int = 32) -> int:
+    """Count the bytes that a sequence keeps in full between steps, at most: KIVI's own group and the one before, in float16."""
+    return (2 * group - 1) * config.kv_bytes_per_token(2) if name.startswith("kivi") else 0
+
 
 def kv_tokens(  # -> tokens
     config: Any, memory: float, utilization: float = 0.9, weight_bits: float = 16, kv_bits: float = 16

@@ -20,6 +20,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from minillm.cache.kinds import block_size_for
 from minillm.engine.answer import Answer, Delta
 from minillm.engine.executor import ModelExecutor
 from minillm.errors import RequestError
@@ -37,9 +38,10 @@ DEFAULT_TOKENS = 8192  # tokens of cache, at least, by default
 MAX_ANSWERS = 128  # to one request
 
 
-def default_config(config: ModelConfig) -> SchedulerConfig:
+def default_config(config: ModelConfig, kv: str = "float32") -> SchedulerConfig:
     """Make a config with room for one request that fills the context, or for many that do not."""
-    return SchedulerConfig(num_blocks=max(config.context_length, DEFAULT_TOKENS) // 16, block_size=16)
+    size = block_size_for(kv)
+    return SchedulerConfig(num_blocks=-(-max(config.context_length, DEFAULT_TOKENS) // size), block_size=size)
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class Engine:
     def __init__(
         self, llm: LLM, config: SchedulerConfig | None = None, *, invariant: bool = False, log: EventLog | None = None
     ) -> None:
-        config = config or default_config(llm.config)
+        config = config or default_config(llm.config, llm.transformer.kv)
         context = min(config.context_length or llm.config.context_length, llm.config.context_length)
         self.llm, self.config, self.context = llm, replace(config, context_length=context), context
         transformer = llm.transformer
@@ -199,6 +201,7 @@ class Engine:
         running = self.running.pop(request)
         self.executor.answers.pop(request)
         self.executor.adapters.pop(request, None)
+        self.executor.windows.drop(request)
         self.scheduled.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)
         if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end

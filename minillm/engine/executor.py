@@ -23,9 +23,11 @@ import numpy as np
 
 from minillm.backends import get_backend
 from minillm.cache.block_table import BlockTable
-from minillm.cache.paged import PagedCache, PageStore
+from minillm.cache.kinds import new_store
+from minillm.cache.paged import PageStore
 from minillm.cache.protocol import Array
 from minillm.engine.answer import Answer, Delta
+from minillm.engine.windows import Windows
 from minillm.model.adapters import LoadedAdapter
 from minillm.model.draws import draw_all
 from minillm.model.generate import compute_logits
@@ -45,7 +47,7 @@ class ModelExecutor:
     """A plan.Executor that runs plans through `transformer`, over pages allocated once.
 
     num_blocks, block_size, host_blocks: as the scheduler has them, so that its numbers are pages here; host_blocks = 0
-    where nothing is swapped. dtype: of keys and values, the transformer's own by default. eos_ids: tokens that end a text.
+    where nothing is swapped. Keys and values are kept as the transformer says (kv). eos_ids: tokens that end a text.
     The engine keeps `answers` and `adapters` for the requests that are under way.
     """
 
@@ -53,16 +55,15 @@ class ModelExecutor:
         self,
         transformer: Transformer,
         num_blocks: int,
-        block_size: int = 16,
+        block_size: int | None = None,
         host_blocks: int = 0,
-        dtype: np.dtype | None = None,
         eos_ids: Collection[int] = (),
     ) -> None:
-        dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
-        self.store = PageStore.for_model(config, num_blocks, block_size, dtype=dtype, ops=self.ops)
-        host = get_backend("numpy")  # memory of the host, whatever the model runs on
-        self.host = PageStore.for_model(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
+        made, host = (transformer.config, transformer.kv), get_backend("numpy")  # memory of the host, whatever the model runs on
+        self.store = new_store(*made, num_blocks, block_size, self.ops)
+        self.host = new_store(*made, host_blocks, block_size, host) if host_blocks else None
+        self.windows = Windows()
         self.answers: dict[int, list[Answer]] = {}  # by request
         self.adapters: dict[int, LoadedAdapter] = {}  # by request, of those that have one
 
@@ -90,14 +91,16 @@ class ModelExecutor:
             return []
         drawing = [share for share in shares if share.draws]
         try:
-            leads = [self.answers[share.sequence.request][0] for share in shares]
-            logits = compute_logits(self.transformer, [self.segment(share) for share in shares], leads)
+            leads, segments = [self.answers[s.sequence.request][0] for s in shares], [self.segment(share) for share in shares]
+            logits = compute_logits(self.transformer, segments, leads)
             found = self.choose(drawing, logits) if drawing else ()
         except Exception as error:
             if len(shares) == 1:
                 outcome.failed[shares[0].sequence.request] = error
                 return []
             return [pair for share in shares for pair in self.forward([share], outcome)]
+        for share, segment, lead in zip(shares, segments, leads, strict=True):
+            self.windows.keep(segment.cache, share, lead)
         return list(zip(drawing, found, strict=True))
 
     def choose(self, shares: list[Share], logits: Array) -> Sequence[np.ndarray]:  # (n, vocab) -> for each: () token, or (vocab,)
@@ -115,8 +118,8 @@ class ModelExecutor:
         """Make the transformer's segment of a share. The table is read only: the scheduler owns its blocks."""
         table = BlockTable(self.store.pool)
         table.blocks, table.length = share.blocks, share.position + len(share.tokens)
-        cache = PagedCache(self.store, table)
-        cache.lengths = [share.position] * len(cache.lengths)
+        cache = self.store.cache_of(table, length=share.position)
+        self.windows.hand_on(cache, share.sequence)
         adapter = self.adapters.get(share.sequence.request)
         return Segment(share.tokens, share.position, cache, "last" if share.draws else "none", adapter)
 

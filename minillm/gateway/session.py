@@ -30,7 +30,8 @@ from functools import partial
 from itertools import accumulate, groupby
 from typing import Any, cast
 
-from minillm.cache.paged import PagedCache, PageStore
+from minillm.cache.kinds import block_size_for, new_store
+from minillm.cache.paged import PagedCache
 from minillm.errors import RequestError
 from minillm.llm import LLM, Completion, completion
 from minillm.metrics.events import EventLog
@@ -109,10 +110,11 @@ class Session:
         ttl_s: float = 300.0,
         min_tokens: int = 64,
         capacity: int = 8192,
-        block_size: int = 16,
+        block_size: int | None = None,
         max_length: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        block_size = block_size_for(llm.transformer.kv) if block_size is None else block_size
         if not (ttl_s > 0 and min_tokens >= 1 and capacity >= block_size >= 1):
             raise RequestError(
                 "a session needs ttl_s above 0, min_tokens of at least 1 and a capacity of at least one block, "
@@ -122,7 +124,8 @@ class Session:
         self.max_blocks = capacity // block_size
         self.max_length = min(max_length or llm.config.context_length, llm.config.context_length)
         request_blocks = -(-self.max_length // block_size)
-        self.store = PageStore.for_model(llm.config, self.max_blocks + request_blocks, block_size, ops=llm.transformer.ops)
+        made = llm.config, llm.transformer.kv, self.max_blocks + request_blocks, block_size, llm.transformer.ops
+        self.store = new_store(*made)
         self.entries: OrderedDict[tuple, CachedPrefix] = OrderedDict()  # by (salt, tokens), least recently used first
         self.last: SessionResponse | None = None
         self.total = Usage()
@@ -203,7 +206,7 @@ class Session:
             return self.store.new_cache(max_length=self.max_length)
         self.touch(entry)
         cache = entry.cache.fork()
-        cache.truncate(min(length, prompt_tokens - 1))
+        cache.truncate(cache.truncatable(min(length, prompt_tokens - 1, cache.length)))
         return cache
 
     def touch(self, entry: CachedPrefix) -> None:
@@ -216,7 +219,7 @@ class Session:
         key = salt, tuple(tokens)
         if key not in self.entries:
             kept = cache.fork()
-            kept.truncate(len(tokens))
+            kept.truncate(kept.truncatable(len(tokens)))  # less where the cache cannot go back to a token: the rest is recomputed
             self.entries[key] = CachedPrefix(salt, tokens, kept, 0.0)
         self.touch(self.entries[key])
         while self.kept_blocks > self.max_blocks:

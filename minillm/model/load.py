@@ -10,6 +10,7 @@ import numpy as np
 
 from minillm.backends import WORTH_COMPILING, fitting_backend, get_backend
 from minillm.backends.ops import Ops
+from minillm.cache.kinds import check_kv, without_kernels
 from minillm.errors import ModelError
 from minillm.formats.expect import from_file, shown
 from minillm.formats.gguf import open_gguf
@@ -23,8 +24,7 @@ from minillm.model.tensor_store import TensorStore
 from minillm.model.tokenizer import Tokenizer
 from minillm.model.transformer import Segment, Transformer
 from minillm.model.weights import StoredTensor, config_from_gguf, load_weights
-
-KV_DTYPES = ("float32", "float16")
+from minillm.terminal import notice
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -38,19 +38,24 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
-    name: str | PathLike, backend: str | None = None, kv_dtype: str = "float32"
+    name: str | PathLike, backend: str | None = None, kv: str = "float32"
 ) -> tuple[Transformer, Tokenizer]:
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 
-    backend: as get_backend; "auto": what fits the model (backends.fitting_backend). kv_dtype: of keys and values; "auto": what
-    the backend prefers.
+    backend: as get_backend; "auto": what fits the model (backends.fitting_backend). kv: what keys and values are kept in
+    (cache/kinds.py); "auto": what the backend prefers.
     """
-    if kv_dtype not in (*KV_DTYPES, "auto"):
-        raise ModelError(f"keys and values are kept in {' or '.join(KV_DTYPES)}, found {kv_dtype!r}.")
+    if kv != "auto":
+        check_kv(kv)  # before a large model is loaded
     path = zoo.resolve(name)
     ops = get_backend(resolve_backend(backend, path))
+    kv = ops.kv_dtype if kv == "auto" else kv
+    if kv not in ("float32", "float16"):
+        check_kv(kv, read_config(path).d_head)
     transformer, tokenizer = load_from(path, ops)
-    transformer.kv_dtype = np.dtype(ops.kv_dtype if kv_dtype == "auto" else kv_dtype)
+    transformer.kv = kv
+    if without_kernels(kv, ops):
+        notice(f"{ops.name} has no kernels for keys and values in {kv}: they become float32 for each step.")
     if ops.compiling:
         with ops.compiling(types_of(path)):
             compile_kernels(transformer)

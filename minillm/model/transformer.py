@@ -10,6 +10,7 @@ run over all tokens of all segments at once, which is why batching pays; only at
                                        look around                                   think alone   (n_layers times)
 """
 
+import copy
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minillm.backends.ops import Ops
-from minillm.cache.contiguous import ContiguousCache
+from minillm.cache.kinds import check_kv, new_cache
 from minillm.cache.protocol import Array, KVCache
 from minillm.errors import MiniLLMError, RequestError
 from minillm.model.adapters import LoadedAdapter, routes, with_adapters, with_rows_on_device
@@ -48,25 +49,30 @@ class Segment:
 class Transformer:
     """A model ready to run: configuration, weights, and the operations `ops` of the backend that made the weights.
 
-    kv_dtype: what new caches keep keys and values in: float32, or float16 for half the bytes and a rounding.
+    kv: what new caches keep keys and values in, by name (cache/kinds.py): float32, or another with fewer bytes and a rounding.
     """
 
-    def __init__(self, config: ModelConfig, weights: Any, ops: Ops, kv_dtype: Any = np.float32) -> None:  # weights.Weights
+    def __init__(self, config: ModelConfig, weights: Any, ops: Ops, kv: str = "float32") -> None:  # weights.Weights
         self.config = config
         self.weights = weights
         weights.layers = ops.prepare_layers(weights.layers)
         self.ops = ops
-        self.kv_dtype = np.dtype(kv_dtype)
+        self.kv = check_kv(kv, config.d_head)
         divisors = weights.rope_divisors
         frequencies = scaled_frequencies(config, None if divisors is None else ops.download(divisors))
         (self.frequencies,) = ops.upload([frequencies])
         self.rope_magnitude = rope_magnitude(config.rope_scaling)
 
-    def new_cache(self, tokens: int = 0) -> ContiguousCache:
+    def with_kv(self, kv: str) -> "Transformer":
+        """Make a model with the same weights whose new caches keep keys and values in something else."""
+        other = copy.copy(self)
+        other.kv = check_kv(kv, self.config.d_head)
+        return other
+
+    def new_cache(self, tokens: int = 0, layers: int | None = None) -> KVCache:
         """Make an empty KV cache of this model's shape, with room for so many tokens, where that is known."""
-        c = self.config
-        cache = ContiguousCache(c.n_layers, c.n_kv_heads, c.d_head, c.context_length, self.kv_dtype, self.ops)
-        cache.make_room(min(tokens, c.context_length))
+        cache = new_cache(self.config, self.kv, self.ops, layers)
+        cache.make_room(min(tokens, self.config.context_length))
         return cache
 
     def forward(self, segments: list[Segment]) -> list[Array]:  # (positions, vocab) float32 each

@@ -77,7 +77,7 @@ class Eagle:
 
     def new_cache(self) -> Any:
         """Make an empty cache for one text: one layer, so a thirtieth of the target's for SmolLM2."""
-        return replace(self.target.new_cache(), layers=1)
+        return self.target.new_cache(layers=1)
 
     def features(self, x: Array) -> Array:  # (n, d_model) of Transformer.hidden -> (n, d_model)
         """Compute the head's input: the target's vectors after its last norm."""

@@ -57,6 +57,7 @@ class MiniLLM:
         import numpy as np
 
         from minillm.model.transformer import Segment
+        from minillm.quantization.kivi import KIVI
 
         start = time.perf_counter()
         if not again:
@@ -64,6 +65,8 @@ class MiniLLM:
             logits = [self.model.forward([Segment(list(p), 0, c)])[0] for p, c in zip(prompts, caches, strict=True)]
             self.prefilled = caches, logits
         caches, logits = self.prefilled
+        if self.kv in KIVI:  # which goes back no further than its window
+            caches = [cache.fork() for cache in caches]
         for cache in caches:
             cache.truncate(len(prompts[0]))
         ends, drawn = [time.perf_counter()], []

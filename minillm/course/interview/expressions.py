@@ -81,7 +81,8 @@ def mix_bits(name: str, mix: str) -> float:  # 'q4_k_m' -> bits a weight, over t
 
 FORMULAS = (
     model, lora_parameters, training_memory, type_bits, mix_bits, math.log, min, max,
-    memory.training_bytes, memory.kv_tokens, memory.nf4_bits, memory.grid_bits, memory.affordable_bits,
+    memory.training_bytes, memory.kv_tokens, memory.kv_bits, memory.kv_token_bytes, memory.nf4_bits,
+    memory.grid_bits, memory.affordable_bits,
     memory.blocks_for, memory.paged_waste, memory.reserved_waste,
     memory.forked_blocks, memory.collision_probability,
     time.prefill_time, time.decode_time, time.decode_ceiling, time.ridge_intensity, time.ridge_batch, time.roofline,
