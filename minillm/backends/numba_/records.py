@@ -42,7 +42,7 @@ class Records:
         return b.bitcast(b.ashr(upper, eight), I32X16)  # with its sign
 
     def four_numbers(self, b, record, four):
-        """Emit what x in 8 bits is multiplied with: codes, or table + offset, unsigned: four bytes a lane, in MASK_ORDER (tile.py)."""
+        """Emit what x in 8 bits is multiplied with: codes, or table + offset, four unsigned bytes a lane, in MASK_ORDER."""
         low, bits, first = self.layout.low_bits, self.layout.bits, 4 * (four // 2) + four % 2
         codes = self.two_pairs(b, record, 0, low, first)
         if bits > low:
