@@ -149,13 +149,13 @@ def test_a_session_answers_as_if_nothing_had_been_kept(base, kv):
 def test_a_conversation_keeps_what_it_can(base, kv):
     llm = with_kv(base, kv)
     talk, params = Conversation(llm), SamplingParams(max_tokens=70, ignore_eos=True)
-    for said in ("hello", "and then"):
+    for said in ("what did the fox do that night in the wood", "and then"):
         "".join(talk.say(said, params))
         assert talk.last.token_ids == llm.generate(talk.last.prompt_token_ids, params).token_ids
-    assert talk.reused > 32
+    assert talk.reused >= 32
     talk.messages[-1]["content"] = "a fox"  # the answer is another: its tokens, and those behind it, are taken back
     "".join(talk.say("go on", params))
-    assert talk.last.token_ids == llm.generate(talk.last.prompt_token_ids, params).token_ids and talk.reused > 32
+    assert talk.last.token_ids == llm.generate(talk.last.prompt_token_ids, params).token_ids and talk.reused >= 32
 
 
 # --- a kernel that reads the rows where they lie ------------------------------------------------------------------------------
