@@ -134,30 +134,28 @@ def test_keys_that_are_no_numbers_end_their_request_alone(kv):
 def test_a_session_answers_as_if_nothing_had_been_kept(base, kv):
     """KIVI's cache goes back to a group, and computes the rest again."""
     llm, rng = with_kv(base, kv), np.random.default_rng(0)
-    manual, params = rng.integers(0, 500, 90).tolist(), SamplingParams(max_tokens=50, ignore_eos=True)
+    manual, params = rng.integers(0, 500, 130).tolist(), SamplingParams(max_tokens=50, ignore_eos=True)
     session = Session(llm)
     for question in (rng.integers(0, 500, n).tolist() for n in (20, 7, 40)):
         found = session.generate([Part(manual, cache=True), Part(question)], params)
         assert found.completion.token_ids == llm.generate(manual + question, params).token_ids
-    assert found.usage.cache_read_tokens == (64 if kv == "kivi4" else 90)
+    assert found.usage.cache_read_tokens == (128 if kv == "kivi4" else 130)
     found = session.generate([Part(manual[:70], cache=True), Part([1, 2, 3])], params)  # a breakpoint within what is kept
     assert found.completion.token_ids == llm.generate([*manual[:70], 1, 2, 3], params).token_ids
     assert found.usage.cache_read_tokens == (64 if kv == "kivi4" else 70)
-    found = session.generate([Part(manual[:40], cache=True), Part([1, 2, 3])], params)
-    assert found.completion.token_ids == llm.generate([*manual[:40], 1, 2, 3], params).token_ids
 
 
 @pytest.mark.parametrize("kv", ["int8", "kivi2"])
 def test_a_conversation_keeps_what_it_can(base, kv):
     llm = with_kv(base, kv)
-    talk, params = Conversation(llm), SamplingParams(max_tokens=40, ignore_eos=True)
-    for said in ("hello", "and then what did the fox do next", "why"):
+    talk, params = Conversation(llm), SamplingParams(max_tokens=70, ignore_eos=True)
+    for said in ("what did the fox do that night in the wood", "and then"):
         "".join(talk.say(said, params))
         assert talk.last.token_ids == llm.generate(talk.last.prompt_token_ids, params).token_ids
-    assert talk.reused > 32
+    assert talk.reused >= 32
     talk.messages[-1]["content"] = "a fox"  # the answer is another: its tokens, and those behind it, are taken back
     "".join(talk.say("go on", params))
-    assert talk.last.token_ids == llm.generate(talk.last.prompt_token_ids, params).token_ids and talk.reused > 32
+    assert talk.last.token_ids == llm.generate(talk.last.prompt_token_ids, params).token_ids and talk.reused >= 32
 
 
 # --- a kernel that reads the rows where they lie ------------------------------------------------------------------------------
