@@ -149,7 +149,7 @@ class Engine:
         self.log_plan(plan)
         outcome = self.executor.execute(plan)
         for delta in outcome.deltas:
-            self.log.add(delta.request, events.TOKEN, index=delta.index)
+            self.log.add(delta.request, events.TOKEN, len(delta.token_ids), delta.index)
         self.log.add(ENGINE, events.STEP, plan.tokens)
         failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
         ended = self.scheduler.update(plan, outcome)
@@ -197,8 +197,7 @@ class Engine:
     def remove(self, request: int, kind: str) -> None:
         """Remove all state of a request; the log keeps its events."""
         running = self.running.pop(request)
-        self.executor.answers.pop(request)
-        self.executor.adapters.pop(request, None)
+        self.executor.forget(request)
         self.scheduled.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)
         if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end

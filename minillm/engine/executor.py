@@ -17,6 +17,7 @@ since keys and values are written to the same slots as before, and only requests
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -31,6 +32,9 @@ from minillm.model.draws import draw_all
 from minillm.model.generate import compute_logits
 from minillm.model.transformer import Segment, Transformer
 from minillm.scheduler.plan import Plan, SequenceId, Share, StepResult
+from minillm.speculative.proposer import Draft, Proposer, Text
+
+NOTHING = Draft()
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class ModelExecutor:
 
     num_blocks, block_size, host_blocks: as the scheduler has them, so that its numbers are pages here; host_blocks = 0
     where nothing is swapped. dtype: of keys and values, the transformer's own by default. eos_ids: tokens that end a text.
+    proposer: drafts up to gamma tokens ahead of each text.
     The engine keeps `answers` and `adapters` for the requests that are under way.
     """
 
@@ -57,6 +62,8 @@ class ModelExecutor:
         host_blocks: int = 0,
         dtype: np.dtype | None = None,
         eos_ids: Collection[int] = (),
+        proposer: Proposer | None = None,
+        gamma: int = 4,
     ) -> None:
         dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
@@ -65,6 +72,8 @@ class ModelExecutor:
         self.host = PageStore.for_model(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
         self.answers: dict[int, list[Answer]] = {}  # by request
         self.adapters: dict[int, LoadedAdapter] = {}  # by request, of those that have one
+        self.proposer, self.gamma = proposer, gamma
+        self.drafts: dict[SequenceId, Draft] = {}  # what was proposed and is not verified yet
 
     def execute(self, plan: Plan) -> ModelOutput:
         """Compute one step: swaps and copies, the forward pass, a token for each sequence that draws."""
@@ -76,15 +85,16 @@ class ModelExecutor:
         outcome = ModelOutput()
         for share, found in self.forward(plan.shares, outcome):
             for sequence in share.draws:
-                self.sample(sequence, found, outcome)
+                self.sample(sequence, share, found, outcome)
         outcome.deltas = [delta for delta in outcome.deltas if delta.request not in outcome.failed]
         for request in outcome.failed:
             for sequence in [s for s in outcome.tokens if s.request == request]:
                 del outcome.tokens[sequence]
                 outcome.finished.pop(sequence, None)
+        self.propose(outcome)
         return outcome
 
-    def forward(self, shares: list[Share], outcome: ModelOutput) -> list[tuple[Share, np.ndarray]]:  # as next_token takes it
+    def forward(self, shares: list[Share], outcome: ModelOutput) -> list[tuple[Share, np.ndarray]]:  # as next_tokens takes it
         """Compute the shares together; where that fails, each alone, and record those that fail alone."""
         if not shares:
             return []
@@ -92,7 +102,7 @@ class ModelExecutor:
         try:
             leads = [self.answers[share.sequence.request][0] for share in shares]
             logits = compute_logits(self.transformer, [self.segment(share) for share in shares], leads)
-            found = self.choose(drawing, logits) if drawing else ()
+            found = self.choose(drawing, logits) if drawing else []
         except Exception as error:
             if len(shares) == 1:
                 outcome.failed[shares[0].sequence.request] = error
@@ -100,16 +110,23 @@ class ModelExecutor:
             return [pair for share in shares for pair in self.forward([share], outcome)]
         return list(zip(drawing, found, strict=True))
 
-    def choose(self, shares: list[Share], logits: Array) -> Sequence[np.ndarray]:  # (n, vocab) -> for each: () token, or (vocab,)
-        """Choose a token for each share that needs no more of its logits, all together; hand on the logits of the others."""
+    def choose(self, shares: list[Share], logits: Array) -> list[np.ndarray]:  # (rows, vocab) -> for each share (rows,) or (rows, vocab)
+        """Choose tokens for shares that need no more of their logits, all together; hand on the logits of the others.
+
+        A share has a row, and one for each of its drafts.
+        """
         answers = [[self.answers[s.request][s.index] for s in share.draws] for share in shares]
+        rows = [slice(end - share.drafts - 1, end) for share, end in zip(shares, accumulate(s.drafts + 1 for s in shares), strict=True)]
         if all(answer.greedy for draws in answers for answer in draws):
-            return self.ops.download(self.ops.most_likely(logits))
-        host = self.ops.download(logits)
-        plain = [draws[0] if len(draws) == 1 and draws[0].plain else None for draws in answers]
-        params, rngs = [answer.params if answer else None for answer in plain], [draws[0].rng for draws in answers]
-        tokens = draw_all(logits, host, params, rngs, self.ops)
-        return [row if token is None else np.array(token) for row, token in zip(host, tokens, strict=True)]
+            tokens = self.ops.download(self.ops.most_likely(logits))
+            return [tokens[own] for own in rows]
+        host, params, rngs = self.ops.download(logits), [], []
+        for share, draws in zip(shares, answers, strict=True):
+            plain = len(draws) == 1 and draws[0].plain and not share.drafts
+            params += [draws[0].params if plain else None] * (share.drafts + 1)
+            rngs += [draws[0].rng] * (share.drafts + 1)
+        drawn = draw_all(logits, host, params, rngs, self.ops)
+        return [host[own] if drawn[own.start] is None else np.array(drawn[own]) for own in rows]
 
     def segment(self, share: Share) -> Segment:
         """Make the transformer's segment of a share. The table is read only: the scheduler owns its blocks."""
@@ -118,18 +135,40 @@ class ModelExecutor:
         cache = PagedCache(self.store, table)
         cache.lengths = [share.position] * len(cache.lengths)
         adapter = self.adapters.get(share.sequence.request)
-        return Segment(share.tokens, share.position, cache, "last" if share.draws else "none", adapter)
+        logits = "all" if share.drafts else "last" if share.draws else "none"
+        return Segment(share.tokens, share.position, cache, logits, adapter)
 
-    def sample(self, sequence: SequenceId, found: np.ndarray, outcome: ModelOutput) -> None:  # token or (vocab,) logits
-        """Sample one token for one sequence; an error here fails its request alone."""
+    def sample(self, sequence: SequenceId, share: Share, found: np.ndarray, outcome: ModelOutput) -> None:
+        """Sample for one sequence, from what `choose` gave its share; an error here fails its request alone."""
         if sequence.request in outcome.failed:
             return
         try:
-            delta = self.answers[sequence.request][sequence.index].next_token(found, self.eos_ids)
+            draft = self.drafts.pop(sequence, NOTHING).cut(share.drafts)
+            delta = self.answers[sequence.request][sequence.index].next_tokens(found, draft, self.eos_ids)
         except Exception as error:
             outcome.failed[sequence.request] = error
             return
         outcome.deltas.append(delta)
-        outcome.tokens[sequence] = delta.token_ids[0]
+        outcome.tokens[sequence] = delta.token_ids
         if delta.finish_reason:
             outcome.finished[sequence] = delta.finish_reason
+
+    def propose(self, outcome: ModelOutput) -> None:
+        """Draft what may follow the text of each sequence that goes on: the next step verifies it."""
+        if self.proposer is None:
+            return
+        going = [sequence for sequence in outcome.tokens if sequence not in outcome.finished]
+        answers = [self.answers[s.request][s.index] for s in going]
+        texts = [Text(s, [*a.prompt_token_ids, *a.token_ids], a.params) for s, a in zip(going, answers, strict=True)]
+        drafts = self.proposer.propose(texts, [self.gamma] * len(texts))
+        self.drafts.update(zip(going, drafts, strict=True))
+        outcome.drafts = {sequence: draft.tokens for sequence, draft in zip(going, drafts, strict=True) if draft.tokens}
+
+    def forget(self, request: int) -> None:
+        """Drop what is kept of a request: it is done."""
+        answers = self.answers.pop(request)
+        self.adapters.pop(request, None)
+        for sequence in (SequenceId(request, i) for i in range(len(answers))):
+            self.drafts.pop(sequence, None)
+            if self.proposer is not None:
+                self.proposer.forget(sequence)
