@@ -32,6 +32,7 @@ from minillm.model.params import SamplingParams, as_int
 from minillm.scheduler.plan import Plan, SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
+from minillm.speculative.proposer import Proposer
 
 DEFAULT_TOKENS = 8192  # tokens of cache, at least, by default
 MAX_ANSWERS = 128  # to one request
@@ -54,11 +55,19 @@ class Engine:
     """Serves requests to one model.
 
     config: the limits and policies of the scheduler. invariant: logits do not depend on the batch, to the bit, and cost
-    more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long.
+    more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long. proposer: of drafts, up to
+    gamma tokens each: a text grows by several tokens a step, and says what it would have said (speculative/).
     """
 
     def __init__(
-        self, llm: LLM, config: SchedulerConfig | None = None, *, invariant: bool = False, log: EventLog | None = None
+        self,
+        llm: LLM,
+        config: SchedulerConfig | None = None,
+        *,
+        invariant: bool = False,
+        log: EventLog | None = None,
+        proposer: Proposer | None = None,
+        gamma: int = 4,
     ) -> None:
         config = config or default_config(llm.config)
         context = min(config.context_length or llm.config.context_length, llm.config.context_length)
@@ -70,7 +79,9 @@ class Engine:
             transformer = invariant_model(transformer)
         self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
         eos_ids = llm.tokenizer.eos_ids
-        self.executor = ModelExecutor(transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids)
+        self.executor = ModelExecutor(
+            transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids, proposer=proposer, gamma=gamma
+        )
         self.log = EventLog() if log is None else log
         self.running: dict[int, RunningRequest] = {}  # by request: accepted and not done
         self.scheduled: set[SequenceId] = set()  # sequences that the scheduler runs

@@ -15,9 +15,9 @@ An error of one request must not end the others. Where a step fails, its shares 
 since keys and values are written to the same slots as before, and only requests that fail alone are aborted.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import cast
 
 import numpy as np
@@ -110,13 +110,13 @@ class ModelExecutor:
             return [pair for share in shares for pair in self.forward([share], outcome)]
         return list(zip(drawing, found, strict=True))
 
-    def choose(self, shares: list[Share], logits: Array) -> list[np.ndarray]:  # (rows, vocab) -> for each share (rows,) or (rows, vocab)
+    def choose(self, shares: list[Share], logits: Array) -> list[np.ndarray]:  # (n, vocab) -> for each share
         """Choose tokens for shares that need no more of their logits, all together; hand on the logits of the others.
 
-        A share has a row, and one for each of its drafts.
+        A share has a row, and one for each of its drafts: (rows,) tokens or (rows, vocab) logits.
         """
         answers = [[self.answers[s.request][s.index] for s in share.draws] for share in shares]
-        rows = [slice(end - share.drafts - 1, end) for share, end in zip(shares, accumulate(s.drafts + 1 for s in shares), strict=True)]
+        rows = [slice(*ends) for ends in pairwise(accumulate((share.drafts + 1 for share in shares), initial=0))]
         if all(answer.greedy for draws in answers for answer in draws):
             tokens = self.ops.download(self.ops.most_likely(logits))
             return [tokens[own] for own in rows]

@@ -2,7 +2,7 @@
 
     schedule_running   running requests continue, the most senior first; where blocks run out, the last is preempted
     admit              preempted requests resume, the most senior first; when none is left, waiting ones enter in their order
-    add_drafts         what is left goes to drafts: so speculation delays nobody and preempts nobody, and ends under load by itself
+    add_drafts         what is left goes to drafts: so speculation delays nobody, preempts nobody, and ends under load by itself
 
     seniority ────────────────────────────────────────────────▶ junior
     running: A  B  C  D     preempted: E  F     waiting: by queue       D is preempted: it goes before E, and resumes before E

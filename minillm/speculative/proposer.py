@@ -35,7 +35,7 @@ class Draft:
 
 @dataclass(slots=True)
 class Text:
-    """A text under way. key: names it from step to step. tokens: the prompt, then what was drawn; the last is not computed yet."""
+    """A text under way. key: its name from step to step. tokens: the prompt, then what was drawn; the last is not computed."""
 
     key: Hashable
     tokens: Sequence[int]
