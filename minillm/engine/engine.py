@@ -32,6 +32,7 @@ from minillm.model.params import SamplingParams, as_int
 from minillm.scheduler.plan import Plan, SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
+from minillm.speculative.adaptive import Adaptive, Fixed
 from minillm.speculative.proposer import Proposer
 
 DEFAULT_TOKENS = 8192  # tokens of cache, at least, by default
@@ -55,8 +56,11 @@ class Engine:
     """Serves requests to one model.
 
     config: the limits and policies of the scheduler. invariant: logits do not depend on the batch, to the bit, and cost
-    more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long. proposer: of drafts, up to
-    gamma tokens each: a text grows by several tokens a step, and says what it would have said (speculative/).
+    more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long.
+
+    proposer: of drafts: a text grows by several tokens a step, and says what it would have said (speculative/). gamma: how many
+    each; None: as many as pay, by acceptance and load. A seed fixes a drawn text for the same proposer and gamma, as drafts take
+    part in the draws; where times decide how many there are, it does not.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class Engine:
         invariant: bool = False,
         log: EventLog | None = None,
         proposer: Proposer | None = None,
-        gamma: int = 4,
+        gamma: int | None = None,
     ) -> None:
         config = config or default_config(llm.config)
         context = min(config.context_length or llm.config.context_length, llm.config.context_length)
@@ -80,8 +84,9 @@ class Engine:
         self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
         eos_ids = llm.tokenizer.eos_ids
         self.executor = ModelExecutor(
-            transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids, proposer=proposer, gamma=gamma
-        )
+            transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids, proposer=proposer,
+            lookahead=Adaptive() if gamma is None else Fixed(gamma),
+        )  # fmt: skip
         self.log = EventLog() if log is None else log
         self.running: dict[int, RunningRequest] = {}  # by request: accepted and not done
         self.scheduled: set[SequenceId] = set()  # sequences that the scheduler runs
@@ -159,6 +164,10 @@ class Engine:
         plan = self.scheduler.schedule()
         self.log_plan(plan)
         outcome = self.executor.execute(plan)
+        for share in plan.shares:
+            if share.drafts and (kept := outcome.tokens.get(share.sequence)):
+                self.log.add(share.sequence.request, events.DRAFTED, share.drafts, share.sequence.index)
+                self.log.add(share.sequence.request, events.ACCEPTED, len(kept) - 1, share.sequence.index)
         for delta in outcome.deltas:
             self.log.add(delta.request, events.TOKEN, len(delta.token_ids), delta.index)
         self.log.add(ENGINE, events.STEP, plan.tokens)

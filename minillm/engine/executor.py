@@ -15,7 +15,8 @@ An error of one request must not end the others. Where a step fails, its shares 
 since keys and values are written to the same slots as before, and only requests that fail alone are aborted.
 """
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import cast
@@ -32,6 +33,7 @@ from minillm.model.draws import draw_all
 from minillm.model.generate import compute_logits
 from minillm.model.transformer import Segment, Transformer
 from minillm.scheduler.plan import Plan, SequenceId, Share, StepResult
+from minillm.speculative.adaptive import Adaptive, Lookahead
 from minillm.speculative.proposer import Draft, Proposer, Text
 
 NOTHING = Draft()
@@ -50,7 +52,7 @@ class ModelExecutor:
 
     num_blocks, block_size, host_blocks: as the scheduler has them, so that its numbers are pages here; host_blocks = 0
     where nothing is swapped. dtype: of keys and values, the transformer's own by default. eos_ids: tokens that end a text.
-    proposer: drafts up to gamma tokens ahead of each text.
+    proposer: drafts ahead of each text, as many tokens as `lookahead` says.
     The engine keeps `answers` and `adapters` for the requests that are under way.
     """
 
@@ -63,7 +65,7 @@ class ModelExecutor:
         dtype: np.dtype | None = None,
         eos_ids: Collection[int] = (),
         proposer: Proposer | None = None,
-        gamma: int = 4,
+        lookahead: Lookahead | None = None,
     ) -> None:
         dtype, config = dtype or transformer.kv_dtype, transformer.config
         self.transformer, self.ops, self.eos_ids = transformer, transformer.ops, eos_ids
@@ -72,7 +74,7 @@ class ModelExecutor:
         self.host = PageStore.for_model(config, host_blocks, block_size, dtype=dtype, ops=host) if host_blocks else None
         self.answers: dict[int, list[Answer]] = {}  # by request
         self.adapters: dict[int, LoadedAdapter] = {}  # by request, of those that have one
-        self.proposer, self.gamma = proposer, gamma
+        self.proposer, self.lookahead = proposer, lookahead or Adaptive()
         self.drafts: dict[SequenceId, Draft] = {}  # what was proposed and is not verified yet
 
     def execute(self, plan: Plan) -> ModelOutput:
@@ -82,6 +84,7 @@ class ModelExecutor:
         if plan.swaps_in:
             self.store.copy(plan.swaps_in, source=self.host)
         self.store.copy(plan.copies)
+        begin = time.perf_counter()
         outcome = ModelOutput()
         for share, found in self.forward(plan.shares, outcome):
             for sequence in share.draws:
@@ -91,7 +94,10 @@ class ModelExecutor:
             for sequence in [s for s in outcome.tokens if s.request == request]:
                 del outcome.tokens[sequence]
                 outcome.finished.pop(sequence, None)
-        self.propose(outcome)
+        if self.proposer is not None:
+            if all(len(share.tokens) == share.drafts + 1 for share in plan.shares):
+                self.lookahead.stepped(plan.tokens, time.perf_counter() - begin)
+            self.propose(self.proposer, outcome)
         return outcome
 
     def forward(self, shares: list[Share], outcome: ModelOutput) -> list[tuple[Share, np.ndarray]]:  # as next_tokens takes it
@@ -101,7 +107,7 @@ class ModelExecutor:
         drawing = [share for share in shares if share.draws]
         try:
             leads = [self.answers[share.sequence.request][0] for share in shares]
-            logits = compute_logits(self.transformer, [self.segment(share) for share in shares], leads)
+            logits = compute_logits(self.transformer, [self.segment(share) for share in shares], leads, self.watch(shares))
             found = self.choose(drawing, logits) if drawing else []
         except Exception as error:
             if len(shares) == 1:
@@ -109,6 +115,17 @@ class ModelExecutor:
                 return []
             return [pair for share in shares for pair in self.forward([share], outcome)]
         return list(zip(drawing, found, strict=True))
+
+    def watch(self, shares: list[Share]) -> Callable[[Array, list[slice]], None] | None:
+        """Show the target's vectors to a proposer that wants to see them."""
+        if (observe := getattr(self.proposer, "observe", None)) is None:
+            return None
+
+        def show(x: Array, slices: list[slice]) -> None:
+            for share, own in zip(shares, slices, strict=True):
+                observe(share.sequence, share.position, x[own])
+
+        return show
 
     def choose(self, shares: list[Share], logits: Array) -> list[np.ndarray]:  # (n, vocab) -> for each share
         """Choose tokens for shares that need no more of their logits, all together; hand on the logits of the others.
@@ -145,6 +162,8 @@ class ModelExecutor:
         try:
             draft = self.drafts.pop(sequence, NOTHING).cut(share.drafts)
             delta = self.answers[sequence.request][sequence.index].next_tokens(found, draft, self.eos_ids)
+            if share.drafts:
+                self.lookahead.verified(sequence, min(len(delta.token_ids), share.drafts), len(delta.token_ids) - 1)
         except Exception as error:
             outcome.failed[sequence.request] = error
             return
@@ -153,14 +172,14 @@ class ModelExecutor:
         if delta.finish_reason:
             outcome.finished[sequence] = delta.finish_reason
 
-    def propose(self, outcome: ModelOutput) -> None:
+    def propose(self, proposer: Proposer, outcome: ModelOutput) -> None:
         """Draft what may follow the text of each sequence that goes on: the next step verifies it."""
-        if self.proposer is None:
-            return
+        begin = time.perf_counter()
         going = [sequence for sequence in outcome.tokens if sequence not in outcome.finished]
         answers = [self.answers[s.request][s.index] for s in going]
         texts = [Text(s, [*a.prompt_token_ids, *a.token_ids], a.params) for s, a in zip(going, answers, strict=True)]
-        drafts = self.proposer.propose(texts, [self.gamma] * len(texts))
+        drafts = proposer.propose(texts, self.lookahead.most(going))
+        self.lookahead.drafted(sum(len(draft.tokens) for draft in drafts), time.perf_counter() - begin)
         self.drafts.update(zip(going, drafts, strict=True))
         outcome.drafts = {sequence: draft.tokens for sequence, draft in zip(going, drafts, strict=True) if draft.tokens}
 
@@ -170,5 +189,6 @@ class ModelExecutor:
         self.adapters.pop(request, None)
         for sequence in (SequenceId(request, i) for i in range(len(answers))):
             self.drafts.pop(sequence, None)
+            self.lookahead.forget(sequence)
             if self.proposer is not None:
                 self.proposer.forget(sequence)

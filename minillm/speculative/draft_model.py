@@ -17,9 +17,7 @@ import numpy as np
 from minillm.errors import ModelError
 from minillm.model.sampling import distribution, draw
 from minillm.model.transformer import Segment, Transformer
-from minillm.speculative.proposer import Draft, Text
-
-DRAWS = 1 << 20  # of the seeds of drafts: an answer's own random numbers must never be those of its drafts
+from minillm.speculative.proposer import Draft, Text, draft_seed
 
 
 @dataclass
@@ -80,8 +78,7 @@ class DraftModel:
             draft.tokens.append(int(row.argmax()))
             return
         if known.rng is None:
-            seed = text.params.seed
-            known.rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(DRAWS, getattr(text.key, "index", 0))))
+            known.rng = np.random.default_rng(draft_seed(text))
         q = distribution(row, text.params)
         draft.tokens.append(draw(q, known.rng))
         draft.q.append(q)

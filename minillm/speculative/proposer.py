@@ -16,6 +16,8 @@ import numpy as np
 
 from minillm.model.params import SamplingParams
 
+DRAWS = 1 << 20  # in the seeds of drafts; answers have small numbers there (engine/answer.py)
+
 
 @dataclass(slots=True)
 class Draft:
@@ -42,8 +44,16 @@ class Text:
     params: SamplingParams
 
 
+def draft_seed(text: Text) -> np.random.SeedSequence:
+    """Make the seed of a text's drafts: an answer's own random numbers must never be those of its drafts.
+
+    What is accepted depends on how likely a draft was; if the number that drew it decides that too, the result is no fair draw.
+    """
+    return np.random.SeedSequence(text.params.seed, spawn_key=(DRAWS, getattr(text.key, "index", 0)))
+
+
 class Proposer(Protocol):
-    """Guesses what comes next."""
+    """Guesses what comes next. One that has `observe` as well is told what the target computed (speculative/draft.py)."""
 
     def propose(self, texts: Sequence[Text], most: Sequence[int]) -> list[Draft]:
         """Draft at most so many tokens for each text."""
