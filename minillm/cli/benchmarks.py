@@ -11,7 +11,8 @@ from argparse import Namespace, _ActionsContainer
 from types import ModuleType
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path
+from minillm.cli.bench_speculation import add_speculation, run_speculation
+from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path, numbers
 from minillm.errors import MiniLLMError
 
 
@@ -267,16 +268,6 @@ def absent(packages: str) -> None:
     print(f"minillm: no peer is installed, so there is none beside us; pip install {packages}", file=sys.stderr)
 
 
-def numbers(option: str, text: str) -> list[int]:  # "1,4,8" -> [1, 4, 8]
-    try:
-        found = [int(n) for n in text.split(",")]
-    except ValueError:
-        raise MiniLLMError(f"{option} takes whole numbers with commas between, found {text!r}.") from None
-    if min(found) < 1:
-        raise MiniLLMError(f"{option} must be at least 1, found {min(found)}.")
-    return found
-
-
 CHOICES = {  # name -> what it is, its options, its call
     "model": ("a model: prefill and decode, beside their ceilings; --batch 1,4,8,16,32: a table", add_model, run_model),
     "attention": ("attention alone, over the number of tokens", add_attention, run_attention),
@@ -291,5 +282,6 @@ CHOICES = {  # name -> what it is, its options, its call
     "busy": ("what a model keeps of its pace beside other programs, and how even its steps stay", add_busy, run_busy),
     "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
     "quantization": ("methods × bits: perplexity, KL, size and speed of one model's files", add_quantization, run_quantization),
+    "speculation": ("drafts beside none: speed-up, acceptance, what the formula says", add_speculation, run_speculation),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

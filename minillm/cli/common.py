@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from minillm.cli.arguments import Parser
+from minillm.errors import MiniLLMError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +106,17 @@ KV_HELP = "keys and values (default: float16, as other servers keep them, where 
 
 def add_kv_option(parser: _ActionsContainer) -> None:
     parser.add_argument("--kv", choices=["float32", "float16"], help=KV_HELP)
+
+
+def numbers(option: str, text: str) -> list[int]:  # "1,4,8" -> [1, 4, 8]
+    """Read whole numbers of at least 1. MiniLLMError where they are others."""
+    try:
+        found = [int(n) for n in text.split(",")]
+    except ValueError:
+        raise MiniLLMError(f"{option} takes whole numbers with commas between, found {text!r}.") from None
+    if min(found) < 1:
+        raise MiniLLMError(f"{option} must be at least 1, found {min(found)}.")
+    return found
 
 
 def beside_json(args: Namespace) -> TextIO:  # where what a person reads goes: with --json standard output is for the object alone

@@ -175,7 +175,8 @@ class ModelExecutor:
     def propose(self, proposer: Proposer, outcome: ModelOutput) -> None:
         """Draft what may follow the text of each sequence that goes on: the next step verifies it."""
         begin = time.perf_counter()
-        going = [sequence for sequence in outcome.tokens if sequence not in outcome.finished]
+        if not (going := [sequence for sequence in outcome.tokens if sequence not in outcome.finished]):
+            return
         answers = [self.answers[s.request][s.index] for s in going]
         texts = [Text(s, [*a.prompt_token_ids, *a.token_ids], a.params) for s, a in zip(going, answers, strict=True)]
         drafts = proposer.propose(texts, self.lookahead.most(going))

@@ -5,7 +5,7 @@ text and the answers before it, for contexts of up to DEPTH tokens. A draft foll
 is the product of the shares on its way, and it ends where that falls below a threshold. So a loop is copied at length, a familiar
 phrase for a few tokens, and what is new not at all.
 
-    after "brown fox":  jumps 8 · runs 1 · . 1        →  jumps, 0.8   then after "fox jumps":  over 8   →  over, 0.8 · 1.0   …
+    after "brown fox":  jumps 8 · runs 1 · . 1        →  jumps, 0.8   then after "fox jumps":  over 8   →  over, 0.8 · 0.9   …
 
 Agents and rewriting repeat earlier answers; chat seldom does. Oliaro et al. 2024, arXiv:2411.04975 (SuffixDecoding). Where they
 keep a suffix tree, here is a table of contexts, which is the same tree with its nodes named by their paths.
@@ -40,23 +40,27 @@ class SuffixCounts:
                     if not followers:
                         del self.counts[context]
 
-    def followers(self, tokens: Sequence[int]) -> Counter[int]:
+    def followers(self, tokens: Sequence[int]) -> tuple[int, Counter[int]]:  # tokens of the context, {token: times}
         """Count what followed the longest end of these tokens that was ever followed by anything."""
         for n in range(min(self.depth, len(tokens)), 0, -1):
             if found := self.counts.get(tuple(tokens[len(tokens) - n :])):
-                return found
-        return Counter()
+                return n, found
+        return 0, Counter()
 
 
 def likely_path(sources: Sequence[SuffixCounts], tokens: Sequence[int], most: int, least: float = LEAST) -> list[int]:
-    """Follow the likeliest token of the first source that knows the longest context, while the chance of it all is `least`."""
+    """Follow the likeliest token of the source that knows the longest context, while the chance of it all is `least`.
+
+    Of several that know as much the first counts. A chance is a share of what was seen, and of 1 / n sightings more that were
+    something else: what followed a context of one token once is no certainty, what followed one of n = 8 nearly is.
+    """
     window, chance, found = list(tokens[-max(source.depth for source in sources) :]), 1.0, list[int]()
     while len(found) < most:
-        followers = next((f for source in sources if (f := source.followers(window))), None)
-        if not followers:
+        n, followers = max((source.followers(window) for source in sources), key=lambda known: known[0])
+        if not n:
             break
         token, times = max(followers.items(), key=lambda item: (item[1], -item[0]))
-        chance *= times / (followers.total() + 1)  # as if one thing more had been seen: once is no certainty
+        chance *= times / (followers.total() + 1 / n)
         if chance < least:
             break
         found.append(token)
