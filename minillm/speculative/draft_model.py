@@ -94,4 +94,4 @@ def first_layers(target: Transformer, layers: int) -> Transformer:
         raise ModelError(f"an early exit is after layer 1 to {target.config.n_layers - 1} of the target, found {layers}.")
     weights = replace(target.weights, layers=list(target.weights.layers[:layers]))
     config = replace(target.config, n_layers=layers, name=f"{target.config.name}, first {layers} layers")
-    return Transformer(config, weights, target.ops, target.kv)
+    return Transformer(config, weights, target.ops, target.ops.kv_dtype)
