@@ -244,6 +244,25 @@ def run_activations(args: Namespace, module: ModuleType) -> dict:
     return module.run(model_path(args), methods, numbers("--outliers", args.outliers), args.documents, args.alpha)
 
 
+def add_precision(parser: Parser) -> None:
+    add_model_options(parser)
+    parser.set_defaults(backend="numba")  # whose kernels are fast at 8 bits
+    parser.add_argument("--activations", default="exact,int8", metavar="A,A", help="exact, int8 (default: %(default)s)")
+    parser.add_argument("--kv", metavar="KIND,KIND", help="keys and values: float32,rot4 …: a wrong one lists them (default: all)")
+    parser.add_argument("--documents", type=int, metavar="N", help="held-out stories (default: all 200, 52,000 tokens)")
+    parser.add_argument("--context", type=int, default=1024, metavar="N", help="tokens of a window (default: %(default)s)")
+    add_counts(parser, prompt_tokens=512)
+    parser.add_argument("--batch", default="1,16,32", metavar="N,N", help="sequences at once (default: %(default)s)")
+    add_counts(parser, rounds=3)
+    parser.add_argument("--no-speed", action="store_true", help="quality and bytes only")
+
+
+def run_precision(args: Namespace, module: ModuleType) -> dict:
+    kvs = args.kv.split(",") if args.kv else module.KV_NAMES
+    sizes = args.documents, args.context, args.prompt_tokens, numbers("--batch", args.batch), args.rounds
+    return module.run(model_path(args), args.activations.split(","), kvs, args.backend, *sizes, not args.no_speed)
+
+
 CHOICES = {  # name -> what it is, its options, its call
     "model": ("a model: prefill and decode, beside their ceilings; --batch 1,4,8,16,32: a table", add_model, run_model),
     "attention": ("attention alone, over the number of tokens", add_attention, run_attention),
@@ -259,5 +278,6 @@ CHOICES = {  # name -> what it is, its options, its call
     "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
     "quantization": ("methods × bits: perplexity, KL, size and speed of one model's files", add_quantization, run_quantization),
     "activations": ("activations in 8 bits: methods × outlier size, how far predictions are", add_activations, run_activations),
+    "precision": ("activations × keys and values in 8 bits and fewer: quality, speed, memory", add_precision, run_precision),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }
