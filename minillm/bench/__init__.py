@@ -20,6 +20,7 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "quantization": "quantization",
     "activations": "activations",
     "precision": "precision",
+    "speculation": "speculation",
 }
 
 
