@@ -176,7 +176,7 @@ def table(result: dict[str, Any]) -> str:
         rows.append(row)
     lines = [
         f"{result['model']}, {result['backend']} backend, layers in {', '.join(result['types'])}: {result['scored_tokens']:,} "
-        f"tokens of {result['documents']} held-out stories in windows of {result['context']:,}; KL by the number of tokens before",
+        f"tokens of {result['documents']} held-out stories in windows of {result['context']:,}; KL by how many tokens are before",
         terminal.table(head, rows, "<<"),
     ]
     if speeds:
