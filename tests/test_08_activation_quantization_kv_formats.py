@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kv_help import f32, half
 
 from minillm.errors import MiniLLMError
 from minillm.quantization.kv_formats import FORMATS
 
 POSITIVE = [(8 + c % 8) * 2.0 ** (c // 8 - 10) if c >= 8 else c * 2.0**-9 for c in range(128)]
 E4M3 = POSITIVE + [-x for x in POSITIVE]
-
-
-def half(value):  # the nearest float16
-    return struct.unpack("<e", struct.pack("<e", value))[0]
-
-
-def f32(value):
-    return struct.unpack("<f", struct.pack("<f", value))[0]
 
 
 def nearest(value, levels):  # index of the nearest level; of two equally near ones, all indices

@@ -19,7 +19,8 @@ from minillm import LLM
 from minillm.attention.flash import flash1_head, flash_attention
 from minillm.attention.split_kv import split_kv_attention
 from minillm.backends import get_backend
-from minillm.cache.paged import PageStore, move_to_store
+from minillm.cache import kinds
+from minillm.cache.paged import move_to_store
 from minillm.cache.prefix import HashPrefixCache
 from minillm.cache.radix import RadixCache
 from minillm.engine.engine import Engine
@@ -133,7 +134,7 @@ ATTENTION = {
 def new_store(llm, prompts, size=8, copies=1):
     """Pages for all of these at once, and some to spare."""
     blocks = sum(-(-(len(p) + NEW) // size) for p in prompts)
-    return PageStore.for_model(llm.config, copies * blocks + 4, size)
+    return kinds.new_store(llm.config, llm.transformer.kv, copies * blocks + 4, size)
 
 
 def go_on(llm, sequences, until=None):
@@ -229,16 +230,16 @@ def preempted(llm, prompts, size=8):
     return go_on(llm, sequences)
 
 
-def session(llm, prompts):
+def session(llm, prompts, size=8, exact=True):
     """A prefix that ends within a block is kept, then read, then read by a prompt that ends with it."""
     out = []
     for prompt in prompts:
         kept = prompt[: max(1, 2 * len(prompt) // 3)]
-        one = Session(llm, min_tokens=1, capacity=256, block_size=8)
+        one = Session(llm, min_tokens=1, capacity=256, block_size=size)
         params = SamplingParams(max_tokens=NEW, ignore_eos=True)
         for rest in ([5, 6, 7], prompt[len(kept) :]):
             answer = one.generate([Part(kept, cache=True), Part(rest)], params)
-        assert answer.usage.cache_read_tokens == min(len(kept), len(prompt) - 1)
+        assert not exact or answer.usage.cache_read_tokens == min(len(kept), len(prompt) - 1)
         out.append(answer.completion.token_ids)
     return out
 
