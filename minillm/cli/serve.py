@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import add_kv_option, add_model_options, load, print_json
+from minillm.cli.common import add_activations_option, add_kv_option, add_model_options, computing, load, print_json
 from minillm.errors import MiniLLMError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def configure(parser: Parser) -> None:
         "--kv-memory", metavar="SIZE", help="its size, such as 500M or 2GiB (default: a quarter of the memory, or less)"
     )
     add_kv_option(engine)
+    add_activations_option(engine)
     engine.add_argument("--block-size", type=int, metavar="N", help="tokens of a block (default: 16, with kivi2 and kivi4 32)")
     engine.add_argument("--max-sequences", type=int, default=16, metavar="N", help="in one step (default: %(default)s)")
     budget = engine.add_mutually_exclusive_group()
@@ -103,7 +104,7 @@ def run(args: Namespace) -> int:
         sampling = default_sampling(llm) if args.generation_config == "auto" else {}
         app = create_app(engine, Served.from_llm(llm, name, pool, args.order == "priority", sampling), options, page)
         port = listener.getsockname()[1]
-        shown = f"{name} on {llm.transformer.ops.name}"
+        shown = f"{name} on {computing(llm)}"
         make_server(app, lambda: announce(args, shown, port, config, options.api_key)).run(sockets=[listener])
     return 0
 
