@@ -1,0 +1,4 @@
+"""Divides twice."""
+changed = {name: getattr(weights, name) * scales for name in fold.matrices}
+before = getattr(weights, fold.before)
+changed[fold.before] = before / np.square(outputs if before.ndim == 1 else outputs[:, None])
