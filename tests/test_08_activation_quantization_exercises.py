@@ -77,7 +77,7 @@ def activations(seed, tokens, columns, large, threshold=6.0):
     for number, column in enumerate(rng.choice(columns, large, replace=False)):
         x[:, column] = rng.uniform(-1, 1, tokens)
         who = slice(None) if number == 1 else rng.integers(0, tokens)
-        x[who, column] = (-1 if number % 2 == 0 else 1) * threshold * rng.uniform(2, 8)
+        x[who, column] = (-1 if number % 2 else 1) * threshold * rng.uniform(2, 8)
     return x.astype(np.float32), rng.standard_normal((3, columns)).astype(np.float32)
 
 
@@ -94,7 +94,7 @@ def check_split(x, w, threshold, told):
     "apart = outlier_columns(x, threshold), one bool a column. x[:, apart] @ w[:, apart].T is the float part.",
     "For ~apart: int8_linear(quantize_int8(x part, 'row'), quantize_int8(w part, 'row'), matmul). Add both parts.",
 ))  # fmt: skip
-@given(tokens=st.integers(2, 5), large=st.integers(1, 3), seed=seeds)
+@given(tokens=st.integers(2, 5), large=st.sampled_from([2, 3, 1]), seed=seeds)
 def test_columns_with_an_outlier_are_multiplied_as_floats_and_the_rest_as_codes(tokens, large, seed):
     check_split(*activations(seed, tokens, 12, large), 6.0, f"{large} of them with outliers")
 

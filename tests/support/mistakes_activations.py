@@ -71,7 +71,6 @@ def split_mistakes(x, w, threshold):  # -> {words: (n, rows)}
     s_x = np.abs(x).max(1, keepdims=True) / np.float32(127)
     return {
         "no column was taken apart": vectorwise(x, w),
-        "the whole product was one of floats": x.astype(np.float64) @ w.T,
         "a column was taken apart only if all tokens are above the threshold: one is enough": split(
             x, w, threshold, (np.abs(x) > threshold).all(0)),
         "negative outliers were overlooked: a magnitude counts": split(x, w, threshold, (x > threshold).any(0)),
@@ -82,6 +81,7 @@ def split_mistakes(x, w, threshold):  # -> {words: (n, rows)}
         "the outlier columns were counted twice: in floats, and in the int8 part as well": large + vectorwise(x, w),
         "only the outlier columns were multiplied": large,
         "the wrong columns were taken apart: those without outliers": split(x, w, threshold, ~apart),
+        "the whole product was one of floats": x.astype(np.float64) @ w.T,
     }  # fmt: skip
 
 
@@ -135,14 +135,14 @@ def rounded_mistakes(x, mantissa):  # -> {words: (n,)}
         return np.where(tie, 2 * a - even, even)
 
     return {
+        "a tie went away from zero: to the even neighbour it goes": rounded(x, mantissa, away),
+        "a tie went towards zero: to the even neighbour it goes": rounded(x, mantissa, inward),
+        "a tie went to the odd neighbour: to the even one it goes": rounded(x, mantissa, odd),
         "the bits were cut off, not rounded": rounded(x, mantissa, np.trunc),
         "numbers were rounded up, whatever was cut off": rounded(x, mantissa, lambda a: np.copysign(np.ceil(np.abs(a)), a)),
         f"one bit too few was kept: {mantissa - 1} in place of {mantissa}": rounded(x, mantissa - 1),
         f"one bit too many was kept: {mantissa + 1} in place of {mantissa}": rounded(x, mantissa + 1),
         "nothing was rounded": x.astype(np.float64),
-        "a tie went away from zero: to the even neighbour it goes": rounded(x, mantissa, away),
-        "a tie went towards zero: to the even neighbour it goes": rounded(x, mantissa, inward),
-        "a tie went to the odd neighbour: to the even one it goes": rounded(x, mantissa, odd),
     }
 
 
