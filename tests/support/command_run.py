@@ -40,6 +40,7 @@ BENCH = {
     "stories": ["--items", "4"],
     "loading": ["--ways", "mapped", "--rounds", "1"],
     "quantization": ["--methods", "rtn,nf4", "--bits", "4", "--documents", "2", "--no-speed"],
+    "activations": ["--methods", "token", "--outliers", "20", "--documents", "2"],
 }
 SMALL = {
     "tour": ["--out", "tour"],
