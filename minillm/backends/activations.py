@@ -53,10 +53,10 @@ def round_blocks(x: Array) -> tuple[Array, Array]:  # (n, columns) -> (n, column
     blocks = np.ascontiguousarray(x, np.float32).reshape(len(x), -1, BLOCK)
     with np.errstate(invalid="ignore", divide="ignore"):
         sizes = np.abs(blocks)
-        top = sizes.max(axis=2, where=sizes == sizes, initial=0)  # noqa: PLR0124, not of NaN
+        top = sizes.max(axis=2, where=~np.isnan(sizes), initial=0)
         inverse = np.where(top > 0, np.float32(TOP) / top, np.float32(0))
         numbers = np.rint(blocks * inverse[..., None])
-        finite = np.isfinite(blocks).all(axis=2)
+        finite = np.isfinite(sizes.max(axis=2))  # NaN is larger than all
         scale = np.where(finite, top * np.float32(1 / TOP), np.float32("nan"))
     codes = np.where(finite[..., None], numbers, 0).astype(np.int8)
     return codes.reshape(x.shape), scale

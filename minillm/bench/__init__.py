@@ -19,6 +19,7 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "loading": "loading",
     "quantization": "quantization",
     "activations": "activations",
+    "speculation": "speculation",
 }
 
 

@@ -150,4 +150,4 @@ def smoothed(transformer: Transformer, seen: ActivationStatistics, alpha: float 
                 matrices = [np.broadcast_to(columns, heads.shape).reshape(1, -1)]
             weights = folded(weights, fold, smoothing_scales(x_max, matrices, alpha), config)
         layers.append(weights)
-    return Transformer(config, replace(transformer.weights, layers=layers), transformer.ops, transformer.kv_dtype)
+    return Transformer(config, replace(transformer.weights, layers=layers), transformer.ops, transformer.kv)

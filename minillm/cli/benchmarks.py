@@ -10,6 +10,7 @@ from argparse import Namespace
 from types import ModuleType
 
 from minillm.cli.arguments import Parser
+from minillm.cli.bench_speculation import add_speculation, run_speculation
 from minillm.cli.benchmark_options import absent, add_counts, add_peers, numbers
 from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path
 from minillm.errors import MiniLLMError
@@ -259,5 +260,6 @@ CHOICES = {  # name -> what it is, its options, its call
     "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
     "quantization": ("methods × bits: perplexity, KL, size and speed of one model's files", add_quantization, run_quantization),
     "activations": ("activations in 8 bits: methods × outlier size, how far predictions are", add_activations, run_activations),
+    "speculation": ("drafts beside none: speed-up, acceptance, what the formula says", add_speculation, run_speculation),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }
