@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 08 · Activation quantization: whole numbers from end to end
 #
-# The lesson ([08_activation_quantization.md](../lessons/08_activation_quantization.md)) claims: one outlier takes the steps of all
-# others; LLM.int8(), SmoothQuant and FP8 are three ways out; a cache of keys and values in few bits holds more requests; keys want
-# a scale for each channel; and 8-bit products make prefill and large batches faster, not a single user. We round one product by
-# hand, then the activations of whole models, then their caches.
+# The lesson ([08_activation_quantization.md](../lessons/08_activation_quantization.md)) claims: one outlier takes the steps of
+# all others; LLM.int8(), SmoothQuant and FP8 are three ways out; a cache of keys and values in few bits holds more requests;
+# keys want a scale for each channel; and 8-bit products make prefill and large batches faster, not a single user. We round one
+# product by hand, then the activations of whole models, then their caches.
 
 # %%
 import tempfile
@@ -23,7 +23,7 @@ from minillm.bench.quality import score, text_ids
 from minillm.bench.rounds import curves, medians
 from minillm.bench.steps import decode_seconds, fill, prefill_seconds
 from minillm.calibration.activations import METHODS
-from minillm.calibration.collect import chunks_of, collect
+from minillm.calibration.collect import collect
 from minillm.calibration.statistics import ActivationStatistics, Channels
 from minillm.calibration.texts import story_texts
 from minillm.costs.memory import kv_bits, kv_token_bytes, kv_tokens
@@ -73,8 +73,8 @@ def e4m3(x):
 halves = smoothing_scales(np.abs(X[0]), W)
 R = hadamard(4).astype(np.float32)
 ways = {
-    "one scale": int8(X, W), "LLM.int8()": llm_int8(X, W), "SmoothQuant": int8(*smooth(X, W, halves)), "rotated": int8(X @ R, W @ R),
-    "FP8, e4m3": e4m3(X) @ e4m3(W).T, "FP8, x alone": e4m3(X) @ W.T,
+    "one scale": int8(X, W), "LLM.int8()": llm_int8(X, W), "SmoothQuant": int8(*smooth(X, W, halves)),
+    "rotated": int8(X @ R, W @ R), "FP8, e4m3": e4m3(X) @ e4m3(W).T, "FP8, x alone": e4m3(X) @ W.T,
 }  # fmt: skip
 print("codes:", quantize_int8(X).codes[0], "and", quantize_int8(W).codes[0], "| SmoothQuant's s:", halves.round(2))
 for name, result in ways.items():
@@ -85,9 +85,9 @@ print(f"static scale, outlier × 1.5: {clipped[0, 0]:.4f}, exact {exact + 6.35 *
 # %% [markdown]
 # ## Error against the size of outliers
 #
-# First without a model: 128 tokens of 1,024 normal numbers, of which 2% of the channels are so many times as large, times a matrix
-# of normal weights. An error is the root mean square of what is wrong, over that of the product. SmoothQuant's statistics are from
-# other tokens. Then `tiny`, with outliers injected behind each norm; in float it computes what it did.
+# First without a model: 128 tokens of 1,024 normal numbers, of which 2% of the channels are so many times as large, times a
+# matrix of normal weights. An error is the root mean square of what is wrong, over that of the product. SmoothQuant's
+# statistics are from other tokens. Then `tiny`, with outliers injected behind each norm; in float it computes what it did.
 
 # %%
 rng = np.random.default_rng(0)
@@ -160,14 +160,14 @@ plots.label(right, title, "", "KL divergence of tiny (nats a token), ± error")
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** between the curves is who pays for an outlier. With one scale all others do: steps grow with the largest. SmoothQuant
-# lets the weights pay a part, LLM.int8() a product in float, and FP8 nobody: its steps are relative, but coarse. In `tiny` LLM.int8()
-# takes apart more than outliers: behind SwiGLU many numbers are above 6.
+# **The gap** between the curves is who pays for an outlier. With one scale all others do: steps grow with the largest.
+# SmoothQuant lets the weights pay a part, LLM.int8() a product in float, and FP8 nobody: its steps are relative, but coarse. In
+# `tiny` LLM.int8() takes apart more than outliers: behind SwiGLU many numbers are above 6.
 #
 # ## Static scales, on another text
 #
-# One scale for each input of a layer's matrices, from a single story. Then 24 others: how many numbers are beyond it, and what share of the squared
-# error that makes.
+# One scale for each input of a layer's matrices, from a single story. Then 24 others: how many numbers are beyond it, and what
+# share of the squared error that makes.
 
 # %%
 INPUTS = ("attn_q", "attn_output", "ffn_gate", "ffn_down")  # of these; k and v, and up, share them
@@ -196,8 +196,8 @@ print(plots.finding("what is clipped is rare, and counts", beyond / numbers < 1e
 #
 # `tiny` reads held-out stories, 512 tokens at a time, and each format is compared with the same model whose cache is float32:
 # KL divergence by the number of tokens before. Its keys have no outlier channels, so we inject some: a pair of channels of each
-# head of keys becomes 20 times as large, and the same pair of queries as many times smaller. No score changes in float. Last the
-# keys of the first layer by themselves, with one channel moved away from zero: what does that cost the other channels?
+# head of keys becomes 20 times as large, and the same pair of queries as many times smaller. No score changes in float. Last
+# the keys of the first layer by themselves, with one channel moved away from zero: what does that cost the other channels?
 
 # %%
 FORMATS, CONTEXT = ("int8", "fp8", "int4", "rot4", "kivi4", "kivi2"), 512
@@ -227,7 +227,7 @@ stressed = judged(with_key_outliers(tiny.transformer, OUTLIER), ("int8", "int4",
 before = np.concatenate([np.arange(1, CONTEXT)] * (len(ids) // CONTEXT))  # tokens that a prediction has seen
 spans = [(before > low) & (before <= high) for low, high in zip(EDGES, EDGES[1:], strict=False)]
 by_context = {kv: [mean(scores[kv].kl[span]) for span in spans] for kv in FORMATS}
-print(f"{len(before):,} predictions; KL by tokens before", *(f"{low + 1}–{high}" for low, high in zip(EDGES, EDGES[1:], strict=False)))
+print(f"{len(before):,} predictions; KL where up to", EDGES[1:], "tokens come before")
 for kv, found in by_context.items():
     print(f"{kv:7}{kv_bits(kv, tiny.config.d_head):7.3g} bits", *(f"{value:9.5f} ± {error:.5f}" for value, error in found),
           f"  other first choice {1 - scores[kv].quality.agreement:.1%}")  # fmt: skip
@@ -284,7 +284,8 @@ for (way, bits), found in key_errors.items():
 # %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
 for i, kv in enumerate(FORMATS):
-    plots.series(left, i, EDGES[1:], [value for value, _ in by_context[kv]], f"{kv}, {kv_bits(kv, tiny.config.d_head):.3g} bits")
+    said, first = f"{kv}, {kv_bits(kv, tiny.config.d_head):.3g} bits", int(kv.startswith("kivi"))  # which has 32 tokens in full
+    plots.series(left, i, EDGES[1 + first :], [value for value, _ in by_context[kv][first:]], said)
 plots.log_scales(left, EDGES[1:])
 last = {kv: found[-1].value for kv, found in by_context.items()}
 holds = last["int8"] == min(last.values()) and last["kivi2"] == max(last.values()) and last["int4"] > 2 * last["kivi4"]
@@ -304,18 +305,19 @@ right.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
 plots.show(fig)
 
 # %% [markdown]
-# **The gap** between 8 bits and 4 is sixteen times smaller steps; between 4 and 2 it is five times, squared. Heads of 32 are short:
-# each row's scale and minimum are a whole bit a number, and a rotation has few channels to spread an outlier over.
+# **The gap** between formats is the size of a step: in 4 bits it is 17 times that of 8, and in 2 bits five times that of 4.
+# Heads of 32 are short: each row's scale and minimum are a whole bit a number, and a rotation has few channels to spread an
+# outlier over.
 #
 # ## TTFT and throughput: exact and int8 activations
 #
-# A model of 100 million random weights in Q8_0, which does not fit into the processor's cache. Off is exact: activations keep 16
-# bits in the product. On they are rounded to 8, and one instruction multiplies four pairs of bytes a lane in place of two pairs
-# of 16 bits: the ceiling of arithmetic is twice as high where the processor has that instruction. The ceiling of bandwidth is the
-# same for both. Three rounds in turn; medians, and the spread.
+# A model of 100 million random weights in Q8_0, which does not fit into the processor's cache. Off is exact: activations keep
+# 16 bits in the product. On they are rounded to 8, and one instruction multiplies four pairs of bytes a lane in place of two
+# pairs of 16 bits: the ceiling of arithmetic is twice as high where the processor has that instruction. The ceiling of
+# bandwidth is the same for both. Three rounds in turn; medians, and the spread.
 
 # %% tags=["timing"]
-LENGTHS, BATCHES, BEFORE, STEPS = (16, 64, 192), (1, 2, 4, 8, 16, 32), 32, 4
+LENGTHS, BATCHES, BEFORE, STEPS = (16, 64, 192), (1, 4, 8, 16, 32), 32, 3
 write_repeated(FOLDER / "random.gguf", SHAPE, "Q8_0")
 backend, machine = fitting_backend(WORTH_COMPILING), kept_machine()
 bytes_at_once = 1.0
@@ -347,8 +349,8 @@ most = {
     kind: [b / step_time(SHAPE, peaks[kind], machine.read_bytes_per_s, b, BEFORE, bits=bits, kv_bits=32) for b in BATCHES]
     for kind in peaks
 }
-print(f"{SHAPE.parameters() / 1e6:.0f} million weights of {bits:.2f} bits on {backend}; {machine.read_bytes_per_s / 1e9:.1f} GB/s, "
-      f"at most {peaks['exact'] / 1e9:.0f} and {peaks['int8'] / 1e9:.0f} GFLOP/s")  # fmt: skip
+print(f"{SHAPE.parameters() / 1e6:.0f} million weights of {bits:.2f} bits on {backend}; "
+      f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {peaks['exact'] / 1e9:.0f} and {peaks['int8'] / 1e9:.0f} GFLOP/s")  # fmt: skip
 for kind in peaks:
     print(f"{kind:6} TTFT (ms)", *(f"{n}: {1e3 * t:.1f}" for n, t in zip(LENGTHS, medians(waits[kind]), strict=True)))
     shares = zip(BATCHES, medians(paces[kind]), most[kind], strict=True)
@@ -395,15 +397,16 @@ plots.show(fig)
 #
 # ## How many more requests fit
 #
-# Llama-3-8B in 4.5 bits on 24 GB: what 90% of the memory leaves for tokens, by format. Then `tiny` under a load: 24 requests of 40
-# tokens, each of which wants 40 more, in a pool of equal bytes. Who finds no block is preempted, and computed again.
+# Llama-3-8B in 4.5 bits on 24 GB: what 90% of the memory leaves for tokens, by format. Then `tiny` under a load: 16 requests of
+# 32 tokens, each of which wants 32 more, in a pool of equal bytes. Who finds no block is preempted, and computed again.
 
 # %%
 LLAMA = preset("llama-3-8b")
-room = {kv: kv_tokens(LLAMA, 24e9, weight_bits=4.5, kv_bits=kv_bits(kv, LLAMA.d_head)) for kv in ("float16", "int8", "int4", "kivi2")}
+stored = {kv: kv_bits(kv, LLAMA.d_head) for kv in ("float16", "int8", "int4", "kivi2")}
+room = {kv: kv_tokens(LLAMA, 24e9, weight_bits=4.5, kv_bits=size) for kv, size in stored.items()}
 print(", ".join(f"{kv} {tokens:,.0f}" for kv, tokens in room.items()), "tokens beside the weights")
-REQUESTS, PROMPT, NEW, BLOCK = 24, 40, 40, 16
-MEMORY = 32 * BLOCK * kv_token_bytes(tiny.config, "float16")
+REQUESTS, PROMPT, NEW, BLOCK = 16, 32, 32, 16
+MEMORY = 20 * BLOCK * kv_token_bytes(tiny.config, "float16")
 
 
 def under_load(kv):
@@ -431,10 +434,11 @@ for kv, (running, again, tokens) in load.items():
 
 # %% tags=["drawing"]
 fig, (left, right) = plots.figure(2)
-plots.bars(left, [f"{kv},\n{kv_bits(kv, LLAMA.d_head):.4g} bits" for kv in room], list(room.values()), "")
+plots.bars(left, [f"{kv},\n{kv_bits(kv, LLAMA.d_head):.4g} bits" for kv in room], [tokens / 1e3 for tokens in room.values()], "")
 more = room["int4"] / room["float16"]
+left.set_ylim(top=1.15 * max(room.values()) / 1e3)
 title = plots.finding(f"int4 holds {more:.1f} times the tokens of float16", more > 3.2, counted=True)
-plots.label(left, title, "Llama-3-8B in 4.5 bits on 24 GB", "tokens of KV cache")
+plots.label(left, title, "Llama-3-8B in 4.5 bits on 24 GB", "tokens of KV cache (thousands)")
 for i, (kv, (running, _, _)) in enumerate(load.items()):
     right.step(range(1, len(running) + 1), running, color=plots.COLOURS[i], linestyle=("-", "--", "-.")[i], where="mid", label=kv)
 fewer = load["int4"][1] < load["float16"][1] and len(load["int4"][0]) < len(load["float16"][0])
@@ -445,7 +449,8 @@ plots.show(fig)
 home.cleanup()
 
 # %% [markdown]
-# **The gap** between 4 times fewer bits and the tokens that fit is scales and minima: 4.25 bits in heads of 128, 5 in those of 32.
+# **The gap** between 4 times fewer bits and the tokens that fit is scales and minima: 4.25 bits in heads of 128, 5 in those of
+# 32.
 #
 # ## Try it
 #
