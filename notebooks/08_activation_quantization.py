@@ -349,8 +349,8 @@ most = {
     kind: [b / step_time(SHAPE, peaks[kind], machine.read_bytes_per_s, b, BEFORE, bits=bits, kv_bits=32) for b in BATCHES]
     for kind in peaks
 }
-print(f"{SHAPE.parameters() / 1e6:.0f} million weights of {bits:.2f} bits on {backend}; "
-      f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {peaks['exact'] / 1e9:.0f} and {peaks['int8'] / 1e9:.0f} GFLOP/s")  # fmt: skip
+print(f"{SHAPE.parameters() / 1e6:.0f} million weights of {bits:.2f} bits on {backend}")
+print(f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {peaks['exact'] / 1e9:.0f} and {peaks['int8'] / 1e9:.0f} GFLOP/s")
 for kind in peaks:
     print(f"{kind:6} TTFT (ms)", *(f"{n}: {1e3 * t:.1f}" for n, t in zip(LENGTHS, medians(waits[kind]), strict=True)))
     shares = zip(BATCHES, medians(paces[kind]), most[kind], strict=True)

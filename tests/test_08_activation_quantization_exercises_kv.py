@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minillm.cache.kinds import new_cache
 from minillm.course.checks import answers, check_close, exercise, run_seed, seeds
 from minillm.model.config import ModelConfig
-from minillm.quantization.kivi import per_channel
+from minillm.quantization.kivi import GROUP, per_channel
 from minillm.quantization.kv_formats import encode_int4
 
 SHAPE = ModelConfig(n_layers=2, d_model=16, n_heads=4, n_kv_heads=2, d_head=8, d_ff=24, vocab_size=300, context_length=128)
@@ -141,8 +141,17 @@ def check_seen(bits, parts, seed):
         with answers(what, "Each group of 32 positions attends on its own: to all sealed groups before, and to itself in full."):
             cache.append(0, k[span].copy(), v[span].copy())
             found = cache.attend(cache.ops, 0, q[span].copy())
-        check_close(found, expected, rtol=2e-3, atol=2e-3, what=what, mistakes=wrong)
+        told = lambda wrong=wrong, expected=expected, found=found, at=at: wrong() | first_alone(expected, found, at)  # noqa: E731
+        check_close(found, expected, rtol=2e-3, atol=2e-3, what=what, mistakes=told)
         at = seen
+
+
+def first_alone(expected, found, at):  # -> {words: what comes out} where queries lie in several groups
+    count = GROUP - at % GROUP
+    if np.shape(found) != expected.shape or count >= len(expected):
+        return {}
+    words = "only the queries of the first group are right: a step may have queries in several groups"
+    return {words: np.concatenate([expected[:count], np.asarray(found)[count:]])}
 
 
 @exercise("08.8", points=2, hint=(

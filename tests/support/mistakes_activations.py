@@ -31,6 +31,8 @@ def product_mistakes(x, w, s_x, s_w):  # -> {words: (n, rows)}
     slips = {
         "the sum was made in int8, where it wraps: int8_matmul makes it in int32": total.astype(np.int8) * s_x * s_w.T,
         "the sum was made in int16, where it wraps: int8_matmul makes it in int32": total.astype(np.int16) * s_x * s_w.T,
+        "the sum was made in float16, which holds all whole numbers up to 2,048 and no more": (
+            x.astype(np.float16) @ w.astype(np.float16).T).astype(np.float64) * s_x * s_w.T,
         "it is the sum of codes: both scales are missing": total * 1.0,
         "the scales of w are missing": total * s_x,
         "the scales of x are missing": total * s_w.T,
@@ -39,7 +41,7 @@ def product_mistakes(x, w, s_x, s_w):  # -> {words: (n, rows)}
         "all tokens got the scale of the first": total * s_x[:1] * s_w.T,
         "all output channels got the scale of the first": total * s_x * s_w[:1].T,
         "the result was rounded to whole numbers": np.rint(total * s_x * s_w.T),
-    }
+    }  # fmt: skip
     if len(x) == len(w):
         slips["the scales stand along the wrong axes: x's belong to rows of the result, w's to its columns"] = total * s_x.T * s_w
         slips["the scales of w stand along the tokens: they belong to the columns of the result"] = total * s_x * s_w
@@ -134,7 +136,10 @@ def rounded_mistakes(x, mantissa):  # -> {words: (n,)}
         tie, even = np.abs(a) % 1 == 0.5, np.rint(a)
         return np.where(tie, 2 * a - even, even)
 
+    nearest = rounded(x, mantissa)
+    carried = np.frexp(nearest)[1] > np.frexp(x.astype(np.float64))[1]
     return {
+        "the carry out of the mantissa was lost: it makes the exponent one more": np.where(carried, nearest / 2, nearest),
         "a tie went away from zero: to the even neighbour it goes": rounded(x, mantissa, away),
         "a tie went towards zero: to the even neighbour it goes": rounded(x, mantissa, inward),
         "a tie went to the odd neighbour: to the even one it goes": rounded(x, mantissa, odd),
@@ -159,7 +164,9 @@ def errors(x, scale, beyond=None, codes=None, power=2):  # (n, columns), number 
 
 def error_mistakes(x, scale):  # -> {words: (2,)}
     plain, all_of_them = errors(x, scale), np.ones(x.shape, bool)
+    wrapped = np.rint(x / scale).astype(np.int64).astype(np.int8)
     return {
+        "codes beyond 127 wrapped in a byte: limit them to ±127 before they become int8": errors(x, scale, codes=wrapped),
         "codes were not limited to ±127: static scales clip": errors(x, scale, codes=steps(x, scale)),
         "what is beyond the calibration's maximum counts, and that is 127 steps, not one": errors(x, scale, np.abs(x) > scale),
         "negative numbers are clipped as well: a magnitude counts": errors(x, scale, x > 127 * scale),

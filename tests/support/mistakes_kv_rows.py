@@ -24,6 +24,12 @@ def channels(keys, bits, axes=0, top=None):  # (tokens, heads, d) -> codes, scal
     return codes, *(a.reshape(shape) if shape else a for a in (scales, minima))
 
 
+def symmetric(keys, bits):  # -> codes, scales, minima
+    top = np.abs(keys).max(axis=0)
+    scales, minima = grid(-top, top, 2**bits - 1)
+    return np.clip(steps(keys - minima.astype(np.float32), scales), 0, 2**bits - 1), scales, minima
+
+
 def channel_mistakes(keys, bits):  # -> {words: codes}, {words: scales}, {words: minima}
     top, (_, scales, minima) = 2**bits - 1, channels(keys, bits)
     full = np.broadcast_to
@@ -32,6 +38,7 @@ def channel_mistakes(keys, bits):  # -> {words: codes}, {words: scales}, {words:
         "all heads share the grid of a channel: each head has its own": channels(keys, bits, (0, 1)),
         "all channels of a head share a grid": channels(keys, bits, (0, 2)),
         "there is one grid for all keys": channels(keys, bits, (0, 1, 2)),
+        "the grid is symmetric: it reaches from a channel's smallest number to its largest": symmetric(keys, bits),
         f"the range was cut into {top + 1} steps: between {top + 1} levels lie {top}": channels(keys, bits, 0, top + 1),
     }
     codes = {said: full(made[0], keys.shape) for said, made in slips.items()}
@@ -40,6 +47,8 @@ def channel_mistakes(keys, bits):  # -> {words: codes}, {words: scales}, {words:
         "the minimum was not taken off": np.clip(steps(w, s), 0, top),
         "the quotient was cut, not rounded": np.clip(
             np.floor((w - minima.astype(np.float32)) / np.where(s == 0, np.inf, s)), 0, top),
+        "a range of 0 was divided by: a constant channel has codes of 0": np.where(
+            scales == 0, np.where(keys > minima, top, 0), channels(keys, bits)[0]),
         "codes are counted from the top": top - channels(keys, bits)[0],
     }  # fmt: skip
     shaped = {said: made for said, made in slips.items() if np.broadcast_shapes(made[1].shape, keys.shape) == keys.shape}
@@ -70,6 +79,7 @@ def row_mistakes(x):  # -> {words: bytes}
     scale, minimum = grid(x.min(-1, keepdims=True), x.max(-1, keepdims=True), 15)
     d = x.shape[-1] // 2
     low, high, wide = codes[..., :d], codes[..., d:], nibbles(x, 16)
+    long_codes, long_numbers = long(x)
     top = np.abs(x).max(-1, keepdims=True)
     even_scale, even_minimum = grid(-top, top, 15)
     even = np.clip(steps(x - even_minimum.astype(np.float32), even_scale), 0, 15).astype(int)
@@ -83,6 +93,8 @@ def row_mistakes(x):  # -> {words: bytes}
         "the first half of the row has the high bits: it has the low ones": join(high, low),
         "each code has a byte of its own: two share one": np.concatenate([codes, numbers], -1),
         "the range was cut into 16 steps: between 16 levels lie 15": join(wide[0][..., :d], wide[0][..., d:], wide[1]),
+        "the range was cut into 31 steps, so codes run into their neighbours: four bits count to 15": np.concatenate(
+            [(long_codes[..., :d] | long_codes[..., d:] << 4) & 255, long_numbers], -1),
         "minimum and scale are swapped: the scale comes first": join(low, high, tail(minimum, scale)),
         "the minimum is not stored": join(low, high, tail(scale)),
         "the grid is symmetric: it reaches from the smallest number to the largest": join(
@@ -90,6 +102,11 @@ def row_mistakes(x):  # -> {words: bytes}
         "all rows share one grid": join(*one_grid(x)),
         "the high bits are lost": join(low, 0 * high),
     }  # fmt: skip
+
+
+def long(x):  # -> codes of five bits, the numbers' bytes
+    scale, minimum = grid(x.min(-1, keepdims=True), x.max(-1, keepdims=True), 31)
+    return np.clip(steps(x - minimum.astype(np.float32), scale), 0, 31).astype(int), tail(scale, minimum)
 
 
 def one_grid(x):
@@ -134,6 +151,7 @@ def seen(q, k, v, bits, first):  # -> (n_q, heads, d)
 
 def seen_mistakes(q, k, v, bits, first):  # -> {words: (n_q, heads, d)}
     last = len(k) - 1
+    last_group = last // GROUP * GROUP
     return {
         "the window is off by one: the last token of a group saw its own group sealed": seen_from(
             q, k, v, bits, first, lambda p: (p + 1) // GROUP * GROUP),
@@ -147,6 +165,13 @@ def seen_mistakes(q, k, v, bits, first):  # -> {words: (n_q, heads, d)}
         "the group before was seen in full: it is kept so for drafts, and queries see it sealed": seen_from(
             q, k, v, bits, first, lambda p: max(0, p // GROUP - 1) * GROUP),
         "only the own group was seen": seen_own(q, k, v, first),
+        "queries saw sealed groups that come after their own": seen_rows(q, k, v, bits, first, lambda p, group, last: (
+            range(last_group), range(group, p + 1))),
+        "queries saw tokens that come after them: a group's own tokens end at `last`": seen_rows(
+            q, k, v, bits, first, lambda p, group, last: (range(group), range(group, p + 1 + len(k) - last))),
+        "the own group stands before the sealed ones: the mask hides the newest tokens, and those stand last": seen_rows(
+            q, k, v, bits, first, lambda p, group, last: (
+                range(max(0, min(group, group - last + 1 + p))), range(group, min(last, p + 1 + group)))),
     }  # fmt: skip
 
 
@@ -155,4 +180,20 @@ def seen_own(q, k, v, first):
     for i in range(len(q)):
         at = (first + i) // GROUP * GROUP
         out[i] = seen_from(q[i : i + 1], k[at : first + i + 1], v[at : first + i + 1], 4, first + i - at, lambda p: 0)[0]
+    return out
+
+
+def seen_rows(q, k, v, bits, first, shown):  # shown(p, group, last): positions that p sees sealed, and in full
+    whole = len(k) // GROUP * GROUP
+    kept = [half(x).astype(np.float32) for x in (k, v)]
+    codes = sealed(kept[0][:whole], kept[1][:whole], bits) if whole else kept
+    out, ratio = np.zeros(q.shape), q.shape[1] // k.shape[1]
+    for i, head in np.ndindex(len(q), q.shape[1]):
+        p = first + i
+        group = p // GROUP * GROUP
+        a, b = map(list, shown(p, group, min(len(k), group + GROUP)))
+        keys, values = (np.concatenate([codes[j][a, head // ratio], kept[j][b, head // ratio]]) for j in (0, 1))
+        scores = keys @ q[i, head].astype(np.float64) / np.sqrt(q.shape[2])
+        weights = np.exp(scores - scores.max())
+        out[i, head] = weights @ values / weights.sum()
     return out
