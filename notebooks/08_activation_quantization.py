@@ -365,7 +365,10 @@ def gain_of(found, at):
 shorter, many, one = gain_of(waits, -1), gain_of(paces, -1), gain_of(paces, 0)
 for name, value in {
     "prompt": LENGTHS[-1], "prefill_ratio": f"{shorter:.0%}", "large_batch": BATCHES[-1], "large_ratio": f"{many:.2f}",
-    "one_ratio": f"{one:.2f}", "prefill_share": f"{floors['int8'][-1] / medians(waits['int8'])[-1]:.0%}",
+    "one_ratio": f"{one:.2f}", "millions": f"{SHAPE.parameters() / 1e6:.0f}",
+    "gflop": f"{SHAPE.prefill_flops(LENGTHS[-1]) / 1e9:.0f}",
+    "peak exact": f"{peaks['exact'] / 1e9:.0f}", "floor exact": f"{1e3 * floors['exact'][-1]:.0f}",
+    "floor int8": f"{1e3 * floors['int8'][-1]:.0f}", "prefill_share": f"{floors['int8'][-1] / medians(waits['int8'])[-1]:.0%}",
     "exact_share": f"{floors['exact'][-1] / medians(waits['exact'])[-1]:.0%}",
 }.items():  # fmt: skip
     quote(name, value)
