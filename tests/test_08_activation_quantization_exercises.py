@@ -145,8 +145,8 @@ def check_folds(seed, folds):
 
 @exercise("08.3", points=2, hint=(
     "x wᵀ = (x / s)(w · s)ᵀ. What makes x, and how does it make x / s without a division at run time?",
-    "`changed` names the arrays that replace those of weights: each matrix of the fold times scales, along its columns.",
-    "changed[fold.before] = getattr(weights, fold.before) / outputs: a norm's gain is a vector.",
+    "`changed` names the arrays that replace those of weights: each of `matrices` times scales, along its columns.",
+    "changed[fold.before] = before / outputs: a norm's gain is a vector.",
 ))  # fmt: skip
 @given(seed=seeds)
 def test_a_norm_is_divided_and_all_matrices_behind_it_are_multiplied(seed):

@@ -91,9 +91,9 @@ def folded(weights: Any, fold: Fold, scales: Array, config: ModelConfig) -> Any:
         found = f"shape {scales.shape}, {scales.min(initial=1)} to {scales.max(initial=1)}"
         raise ModelError(f"{fold.stem}: expected {columns:,} finite scales above 0, found {found}.")
     outputs = of_values(scales, config) if fold.before == "v" else scales
+    matrices, before = {name: getattr(weights, name) for name in fold.matrices}, getattr(weights, fold.before)
     # BEGIN SOLUTION ex=08.3
-    changed = {name: getattr(weights, name) * scales for name in fold.matrices}
-    before = getattr(weights, fold.before)
+    changed = {name: matrix * scales for name, matrix in matrices.items()}
     changed[fold.before] = before / (outputs if before.ndim == 1 else outputs[:, None])
     # END SOLUTION
     if fold.before == "v" and weights.v_bias is not None:

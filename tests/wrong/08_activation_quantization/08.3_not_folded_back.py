@@ -1,2 +1,2 @@
 """Multiplies the weights, and divides nothing."""
-changed = {name: getattr(weights, name) * scales for name in fold.matrices}
+changed = {name: matrix * scales for name, matrix in matrices.items()}

@@ -1,4 +1,3 @@
 """Divides the weights and multiplies the norm."""
-changed = {name: getattr(weights, name) / scales for name in fold.matrices}
-before = getattr(weights, fold.before)
+changed = {name: matrix / scales for name, matrix in matrices.items()}
 changed[fold.before] = before * (outputs if before.ndim == 1 else outputs[:, None])

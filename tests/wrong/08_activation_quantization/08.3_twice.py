@@ -1,4 +1,3 @@
 """Divides twice."""
-changed = {name: getattr(weights, name) * scales for name in fold.matrices}
-before = getattr(weights, fold.before)
+changed = {name: matrix * scales for name, matrix in matrices.items()}
 changed[fold.before] = before / np.square(outputs if before.ndim == 1 else outputs[:, None])
