@@ -118,6 +118,10 @@ def named(counts, mistakes):  # -> words
     return f": that is what comes out when {did}" if likely[did] > 1e-3 else ""
 
 
+def likely_law(p):  # (n,) -> (n, n)
+    return np.tile(np.eye(len(p))[p.argmax()], (len(p), 1))
+
+
 def kept(a, b, x, y, z):
     """Drafts a, b; x in the place of a, y in that of b, and z behind both. -> the text"""
     return (x,) if x != a else (a, y) if y != b else (a, b, z)
@@ -150,10 +154,38 @@ def text_mistakes(p, q):  # -> {words: {text: probability}}
         "the token behind the drafts is drawn from the last draft's p: that was before it": texts(p, q, bonus=p[1]),
         "the token behind the drafts is drawn from q: it is the target's": texts(p, q, bonus=q[1]),
         "the token behind the drafts is the likeliest: it is a draw": texts(p, q, bonus=likeliest),
+        "only the target's first choice is kept, or put in place: that is right for a greedy request alone": texts(
+            p, q, first=likely_law(p[0]), second=likely_law(p[1])),
         "p is taken one place too late": texts(p, q, first=law(p[1], q[0]), second=law(p[2], q[1])),
         "p of the first place is taken for all": texts(p, q, second=law(p[0], q[1])),
         "q of the first place is taken for all": texts(p, q, second=law(p[1], q[0])),
     }  # fmt: skip
+
+
+def greedy_mistakes(text, proposed, right):  # -> {words: tokens}
+    """Of a greedy target, which says `text`; so many drafts are right."""
+    kept_, whole = tuple(text[: right + 1]), right == len(proposed)
+    return {
+        "the token that follows a draft kept whole is left out": kept_[:-1] if whole else kept_,
+        "the replacement of a rejected draft is left out": kept_ if whole else kept_[:-1],
+        "the rejected draft stays, before its replacement": kept_ if whole else (*proposed[: right + 1], text[right]),
+        "it goes on after a rejection: what follows was said after another text": tuple(text),
+        "after a rejection one more token is drawn: the replacement is that token": kept_ if whole else (*kept_, text[-1]),
+        "a rejected draft is kept, and its replacement left out": kept_ if whole else tuple(proposed[: right + 1]),
+        "a draft is kept whole or not at all": kept_ if whole else tuple(text[:1]),
+        "all drafts are kept": (*proposed, text[-1]),
+        "the token behind the drafts is drawn where the last draft stands: the target's p[-1] is one place further": (
+            (*proposed, text[-2]) if whole else kept_),
+        "p is taken one place too late": by_place(text, proposed, lambda i: i + 1),
+        "p of the first place is taken for all": by_place(text, proposed, lambda i: 0),
+    }  # fmt: skip
+
+
+def by_place(text, proposed, place):
+    for i, token in enumerate(proposed):
+        if token != text[place(i)]:
+            return (*proposed[:i], text[place(i)])
+    return (*proposed, text[-1])
 
 
 # --- 10.4 ---------------------------------------------------------------------------------------------------------------
@@ -193,6 +225,7 @@ def lookup_mistakes(text, most, longest, shortest):  # -> {words: [tokens]}
         "the shortest length is left out": found_after(text, most, longest, shortest + 1),
         "a match may not touch the last tokens: only the last place itself is none": [] if apart is None else text[apart:][:most],
         "one token too few is returned": found_after(text, most - 1, longest, shortest),
+        "a match at the very beginning of the text is left out": found_after(text[1:], most, longest, shortest),
         "the latest place is left out": found_after(*given, ends=lambda n: range(1, n - 1)),
     }  # fmt: skip
 
