@@ -207,7 +207,8 @@ def test_texts_come_as_often_as_the_rule_says(case):
 @exercise("10.3", points=1, hint="No drafts: a plain step. What is returned then, and from which p?")
 def test_without_a_draft_it_is_a_plain_step():
     found = [checked([np.eye(5)[token]], [], [], chance(9)) for token in range(5)]
-    assert found == [(0,), (1,), (2,), (3,), (4,)], f"no drafts, and a target that says 0, then 1 …: one token each, found {found}"
+    told = f"no drafts, and a target that says 0, then 1 …: one token each, found {found}"
+    assert found == [(0,), (1,), (2,), (3,), (4,)], told
 
 
 # --- 10.4 ---------------------------------------------------------------------------------------------------------------

@@ -255,6 +255,7 @@ def taken_mistakes(sequences, free, watermark, left, size):  # -> {words: [draft
     given = sequences, free, watermark, left, size
     right, first = drafts_taken(*given), next((i for i, n in enumerate(drafts_taken(*given)) if n), len(sequences))
     return {
+        "none are noted: share.drafts is how many of its tokens are guesses": [0] * len(sequences),
         "the tokens that are left of the step are not asked for (self.left)": drafts_taken(*given, budget=True),
         "what one share took is still left for the next (self.left)": drafts_taken(*given, spent=True),
         "the pool's blocks are not asked for": drafts_taken(*given, blocks=True),
@@ -265,5 +266,5 @@ def taken_mistakes(sequences, free, watermark, left, size):  # -> {words: [draft
         "the last get theirs first: the shares come in order": drafts_taken(sequences[::-1], *given[1:])[::-1],
         "each gets the same part of what is left": drafts_taken(
             [(a, min(b, left // len(sequences)), c) for a, b, c in sequences], *given[1:]),
-        "nobody gets any": [0] * len(sequences),
+        "each gets one at most": drafts_taken([(a, min(b, 1), c) for a, b, c in sequences], *given[1:]),
     }  # fmt: skip
