@@ -373,22 +373,24 @@ floor = prefill_time(SHAPE, PROMPT, CARD["flops"])
 left.axhline(1e3 * floor, **DASHED, label="floor: FLOPs of the prompt / FLOP/s")
 top = expected_tokens(ALPHA, GAMMA) / decode_time(SHAPE, CARD["bandwidth"], context=PROMPT)
 plots.ceiling(middle, top, "ceiling: tokens a check / a step alone")
-most = SEATS / step_time(SHAPE, **CARD, batch=SEATS, context=PROMPT)
-plots.ceiling(right, most, f"ceiling: {SEATS} tokens / a full step")
+answer, full_step = 150, step_time(SHAPE, **CARD, batch=SEATS, context=PROMPT)
+capacity = answer / (floor + answer * full_step / SEATS)
+plots.ceiling(right, capacity, "ceiling: a prompt, and a share of full steps")
 for i, way in enumerate(WAYS):
     plots.series(left, i, RATES, [1e3 * wait for wait in waits[way]], way)
     plots.series(middle, i, RATES, paces[way], way)
     plots.series(right, i, RATES, through[way], way)
     plots.check_floor(way, waits[way], [floor] * len(RATES))
-    plots.check_ceiling(way, through[way], [most] * len(RATES))
+    plots.check_ceiling(way, through[way], [capacity] * len(RATES))
 for axes, where in ((left, "upper left"), (middle, "upper right"), (right, "lower right")):
     axes.set_xticks(RATES)
     axes.legend(frameon=False, loc=where, fontsize=9)
 left.set_yscale("log")
-middle.set_ylim(0, top * 1.25)
+middle.set_ylim(0, top * 1.5)
+right.set_ylim(0, capacity * 1.2)
 x = "offered load (requests/s)"
 late = waits[f"γ = {GAMMA}"][3] / waits["off"][3]
-title = plots.finding(f"At {RATES[3]} a second fixed drafts have {late:.1f} times the TTFT", late > 1.5, counted=True)
+title = plots.finding(f"Fixed drafts: {late:.1f} times the TTFT", late > 1.5, counted=True)
 plots.label(left, title, x, "median TTFT (ms)")
 quote("sim_late", f"{late:.1f}")
 quote("sim_late_at", RATES[3])
@@ -396,7 +398,7 @@ pays = gain > 1.5 and paces[f"γ = {GAMMA}"][-1] < paces["off"][-1]
 title = plots.finding(f"A reader's pace: {gain:.1f} times, then less", pays, counted=True)
 plots.label(middle, title, x, "pace, 1 / TPOT (tokens/s)")
 lost = 1 - through[f"γ = {GAMMA}"][-1] / through["off"][-1]
-plots.label(right, plots.finding(f"Fixed drafts lose {lost:.0%} of the capacity", lost > 0.08, counted=True), x,
+plots.label(right, plots.finding(f"Fixed drafts lose {lost:.0%} of capacity", lost > 0.08, counted=True), x,
             "throughput (tokens/s)")  # fmt: skip
 quote("sim_lost", f"{lost:.0%}")
 plots.show(fig)
