@@ -37,8 +37,18 @@ def speculative_speedup(alpha: float, gamma: int, cost: float, check: float = 1)
 
 
 def best_gamma(alpha: float, cost: float, extra: float = 0, most: int = 64) -> int:  # -> drafts, 0: none pays
-    """Find the number of drafts that brings the largest speed-up. extra: what a token more adds to a check: v = 1 + γ extra."""
-    return max(range(most + 1), key=lambda gamma: (speculative_speedup(alpha, gamma, cost, 1 + gamma * extra), -gamma))
+    """Find the number of drafts, 0 to `most`, that brings the largest speed-up; the smallest of equals.
+
+    cost: of a draft (c), in decode steps of the target. extra: what a token more adds to a check: v = 1 + γ extra. The γ-th draft
+    is kept if it and all before it are: it adds α^γ to the expected tokens, of which no drafts at all bring one.
+    """
+    # BEGIN SOLUTION ex=10.1
+    tokens, speed_ups = 0.0, []
+    for gamma in range(most + 1):
+        tokens += alpha**gamma
+        speed_ups.append(speed_up(tokens, gamma, cost, 1 + gamma * extra))
+    return speed_ups.index(max(speed_ups))
+    # END SOLUTION
 
 
 def check_cost(  # -> decode steps

@@ -106,8 +106,9 @@ class Scheduler:
             if sequence is None or sequence.table is None:
                 continue
             if share.drafts:
-                sequence.table.truncate(share.position + len(result.tokens[share.sequence]))
-            self.commit(sequence, share, result.tokens.get(share.sequence, []))
+                self.roll_back(sequence, share, result.tokens[share.sequence])
+            else:
+                self.commit(sequence, share, [])
             for drawn in share.draws:
                 sequence, tokens = self.sequences[drawn], result.tokens[drawn]
                 sequence.tokens += tokens
@@ -119,6 +120,17 @@ class Scheduler:
         if ended:
             self.running = [group for group in self.running if group.live]
         return ended
+
+    def roll_back(self, sequence: Sequence, share: Share, drawn: list[int]) -> None:
+        """Take what was rejected out of a sequence's table, then let the prefix cache have what stays (commit).
+
+        share: its tokens were computed from share.position on: the sequence's last one, then share.drafts guesses. drawn: what
+        came out, the guesses that were kept and one token more. That one is not computed; the next step feeds it.
+        """
+        # BEGIN SOLUTION ex=10.5
+        sequence.table.truncate(share.position + len(drawn))
+        self.commit(sequence, share, drawn)
+        # END SOLUTION
 
     def commit(self, sequence: Sequence, share: Share, drawn: list[int]) -> None:
         """Commit blocks that a share has filled to the prefix cache, and fork the group where the prompt ends.

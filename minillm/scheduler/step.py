@@ -120,12 +120,16 @@ class PlanBuilder:
     def add_drafts(self) -> None:
         """Let decodes verify their drafts, as far as the step has tokens, and the pool blocks above its watermark.
 
-        Of drafts and one token more that follows them, none may go beyond max_tokens.
+        The shares come in order, and each takes the first n of its sequence.drafts: as many as self.left allows; as the pool
+        can give blocks for (table.blocks_for(n), pool.can_allocate, which knows the watermark); and as leave room for the one
+        token that follows them (sequence.room: tokens that it may still draw). For n > 0 the table grows by n, and the share
+        says so: its tokens (a new list), a copy of its blocks, its number of drafts. What it took is no longer left.
         """
         for share in self.plan.shares:
             sequence = self.scheduler.sequences[share.sequence]
             if not sequence.drafts or share.draws != (share.sequence,) or len(share.tokens) != 1:
                 continue
+            # BEGIN SOLUTION ex=10.6
             table, n = sequence.table, min(len(sequence.drafts), sequence.room - 1, self.left)
             while n > 0 and not self.pool.can_allocate(table.blocks_for(n)):
                 n -= 1
@@ -134,6 +138,7 @@ class PlanBuilder:
                 share.tokens = share.tokens + sequence.drafts[:n]
                 share.blocks, share.drafts = table.blocks.copy(), n
                 self.left -= n
+            # END SOLUTION
 
     def admit(self, decode: bool = True, prefill: bool = True, whole: bool = False) -> None:
         """Admit groups while there is room: those that would decode (swapped ones), those with a prompt to compute, or both.

@@ -22,11 +22,13 @@ def lookup(tokens: Sequence[int], most: int, longest: int = LONGEST, shortest: i
     match may run into the end of the text itself: then it is shorter.
     """
     text = list(tokens)
+    # BEGIN SOLUTION ex=10.4
     for n in range(min(longest, len(text) - 1), shortest - 1, -1):
         for start in range(len(text) - n - 1, -1, -1):
             if text[start : start + n] == text[len(text) - n :]:
                 return text[start + n : start + n + most]
     return []
+    # END SOLUTION
 
 
 class NgramIndex:

@@ -23,12 +23,15 @@ def accept_or_replace(  # (vocab,), (vocab,), token -> token
 ) -> int:
     """Accept a token that was drawn from q, or draw another in its place: what comes out is distributed as p.
 
-    It is the token itself exactly where it was accepted: where it is rejected, p(token) < q(token), so nothing of it is left.
+    rng.random() is a uniform number; draw(distribution, rng) takes one more. What comes out is the token itself exactly where it
+    was accepted: where it is rejected, p(token) < q(token), so nothing of it is left.
     """
+    # BEGIN SOLUTION ex=10.2
     if rng.random() * q[token] < p[token]:
         return token
     left = np.maximum(p - q, 0)
     return draw(left / left.sum(), rng)
+    # END SOLUTION
 
 
 def one_hot(token: int, vocab: int) -> np.ndarray:  # -> (vocab,)
@@ -41,8 +44,14 @@ def one_hot(token: int, vocab: int) -> np.ndarray:  # -> (vocab,)
 def verify(  # [(vocab,)] γ + 1 of them, [(vocab,)], [token], Generator -> [token]
     p: Sequence[np.ndarray], q: Sequence[np.ndarray], proposed: Sequence[int], rng: np.random.Generator
 ) -> list[int]:
-    """Rejection sampling: return the accepted draft tokens, and one more from the target."""
+    """Rejection sampling of a whole draft: return the accepted tokens, and one more from the target.
+
+    q[i] is what proposed[i] was drawn from, p[i] what the target says there; p has one entry more, after the last draft. Each
+    draft is judged in order by accept_or_replace, and none that follows a rejected one: p knew another text there.
+    """
+    # BEGIN SOLUTION ex=10.3
     for i, token in enumerate(proposed):
         if (found := accept_or_replace(p[i], q[i], token, rng)) != token:
             return [*proposed[:i], found]
     return [*proposed, draw(p[-1], rng)]
+    # END SOLUTION

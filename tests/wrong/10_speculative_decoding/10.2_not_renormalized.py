@@ -1,0 +1,5 @@
+"""Draws from a residual that does not sum to one."""
+if rng.random() * q[token] < p[token]:
+    return token
+left = np.maximum(p - q, 0)
+return int(min(np.searchsorted(np.cumsum(left), rng.random(), side="right"), len(p) - 1))

@@ -1,0 +1,5 @@
+"""Stops at a rejected draft, and forgets its replacement."""
+for i, token in enumerate(proposed):
+    if (found := accept_or_replace(p[i], q[i], token, rng)) != token:
+        return list(proposed[:i])
+return [*proposed, draw(p[-1], rng)]

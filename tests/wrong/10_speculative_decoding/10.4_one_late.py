@@ -1,0 +1,6 @@
+"""Skips the first token that followed."""
+for n in range(min(longest, len(text) - 1), shortest - 1, -1):
+    for start in range(len(text) - n - 1, -1, -1):
+        if text[start : start + n] == text[len(text) - n :]:
+            return text[start + n + 1 : start + n + 1 + most]
+return []

@@ -1,0 +1,6 @@
+"""Takes the shortest match."""
+for n in range(shortest, min(longest, len(text) - 1) + 1):
+    for start in range(len(text) - n - 1, -1, -1):
+        if text[start : start + n] == text[len(text) - n :]:
+            return text[start + n : start + n + most]
+return []

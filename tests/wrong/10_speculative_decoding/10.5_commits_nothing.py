@@ -1,0 +1,2 @@
+"""Gives the prefix cache nothing."""
+sequence.table.truncate(share.position + len(drawn))

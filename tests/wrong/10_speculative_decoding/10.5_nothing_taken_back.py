@@ -1,0 +1,2 @@
+"""Leaves rejected drafts in the table."""
+self.commit(sequence, share, drawn)

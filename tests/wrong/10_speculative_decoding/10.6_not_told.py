@@ -1,0 +1,9 @@
+"""Does not say that the tokens are guesses."""
+table, n = sequence.table, min(len(sequence.drafts), sequence.room - 1, self.left)
+while n > 0 and not self.pool.can_allocate(table.blocks_for(n)):
+    n -= 1
+if n > 0:
+    table.append(n)
+    share.tokens = share.tokens + sequence.drafts[:n]
+    share.blocks = table.blocks.copy()
+    self.left -= n

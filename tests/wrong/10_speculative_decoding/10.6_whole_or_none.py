@@ -1,0 +1,9 @@
+"""Takes no drafts where not all of them find blocks."""
+table, n = sequence.table, min(len(sequence.drafts), sequence.room - 1, self.left)
+if n > 0 and not self.pool.can_allocate(table.blocks_for(n)):
+    n = 0
+if n > 0:
+    table.append(n)
+    share.tokens = share.tokens + sequence.drafts[:n]
+    share.blocks, share.drafts = table.blocks.copy(), n
+    self.left -= n
