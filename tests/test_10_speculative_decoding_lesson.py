@@ -1,6 +1,8 @@
 """Lesson 10 follows four words by hand, and one server on paper: what stands there is what the code computes."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,15 @@ def test_the_server_on_paper():
         assert said in LESSON and f"{speculative_speedup(0.7, gamma, 0.05, check):.1f}" == said.split()[-1]
     assert best_gamma(0.5, 0.5) == 0 and best_gamma(0.7, 0.1) == 4 and best_gamma(0.7, 0.3) == 2
     assert "At α = 0.7 and c = 0.1 it is 4, at c = 0.3 it is 2." in LESSON
+
+
+def test_kept_figures_are_what_the_notebook_asks_for():
+    """Each row is there once by the names that join runs; and each ratio of a round is beside their median."""
+    folder = Path(__file__).parents[1] / "data" / "results"
+    script = runpy.run_path(str(folder / "speculation.py"))
+    for result in json.loads((folder / "speculation.json").read_text(encoding="utf-8")).values():
+        assert all(key in result for key in script["SAME"])
+        names = [tuple(row[key] for key in script["LISTS"]["rows"]) for row in result["rows"]]
+        assert len(names) == len(set(names)) and {("stories", "eagle", 4, 1), ("copying", "ngram", 4, 1)} <= set(names)
+        for row in result["rows"]:
+            assert len(row["speed_ups"]) == result["rounds"] and min(row["speed_ups"]) <= row["speed_up"] <= max(row["speed_ups"])
