@@ -28,7 +28,8 @@ NEW_TOKENS = 48
 class Rung:
     """One way to generate. measure(llm, prompt) -> token ids and their EventLog.
 
-    kernels: the rung runs on the compiled backend, over the weights as the file packs them.
+    kernels: the rung runs on the compiled backend, over the weights as the file packs them. activations: "int8" for the rung that
+    rounds them; it may give other tokens, and is there only where a model loaded so is given.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Rung:
     idea: str
     measure: Callable
     kernels: bool = False
+    activations: str = "exact"
 
 
 def generation(**options: Any) -> Callable:  # -> a rung's measure
@@ -55,25 +57,29 @@ LADDER = (
     Rung("no cache", "01_inference", "every token computes the whole sequence again", generation(use_cache=False)),
     Rung("KV cache", "02_kv_cache", "keys and values are kept; a token costs one token", generation()),
     Rung("Numba kernels", "11_cpu_kernels", "weights are read as they are packed, by compiled code", generation(), kernels=True),
+    Rung("8-bit activations", "08_activation_quantization", "bytes times bytes, faster, inexact", generation(), True, "int8"),
 )
 
 
 def climb(
-    llm: LLM, say: Callable[[str], Any] = lambda text: None, compiled: LLM | None = None, bits: float = 32
+    llm: LLM, say: Callable[[str], Any] = lambda text: None, compiled: LLM | None = None, bits: float = 32,
+    rounding: LLM | None = None,
 ) -> dict[str, Any]:
     """Measure every rung. A rung whose tokens differ raises nothing; the table reports it.
 
     compiled: the same model on the compiled backend; without it, its rungs are left out. bits: what its weights take each.
+    rounding: the same with 8-bit activations.
     """
     prompt = llm.tokenizer.encode(BEGINNING)
     machine = measure_machine(kernels=compiled is not None)
-    ladder = [rung for rung in LADDER if compiled or not rung.kernels]
+    climbers = {(False, "exact"): llm, (True, "exact"): compiled, (True, "int8"): rounding}
+    ladder = [rung for rung in LADDER if climbers[rung.kernels, rung.activations]]
     sizes, kv = (llm.config, machine, len(prompt), NEW_TOKENS, 1), llm.transformer.kv
-    tops = [ceilings(*sizes, bits if rung.kernels else 32, kv) for rung in ladder]
+    tops = [ceilings(*sizes, bits if rung.kernels else 32, kv, rung.activations) for rung in ladder]
     rungs, expected = [], None
     for rung in ladder:
         say(f"measuring: {rung.name}")
-        climber = compiled if compiled and rung.kernels else llm
+        climber = climbers[rung.kernels, rung.activations] or llm
         climber.generate(prompt, SamplingParams(max_tokens=2))  # threads wake and code is loaded: that is not of the rung
         token_ids, log = rung.measure(climber, prompt)
         expected = expected or token_ids
@@ -83,6 +89,7 @@ def climb(
                 "name": rung.name,
                 "lesson": rung.lesson,
                 "idea": rung.idea,
+                "activations": rung.activations,
                 "same_tokens": token_ids == expected,
                 "token_times_s": [round(t - start, 6) for t in times],
                 **summary(log, 0),
@@ -108,7 +115,7 @@ def table(result: dict[str, Any]) -> str:
     head = ["", "TTFT", "TPOT", "decode", "of ceiling", "speed-up", "same tokens"]
     rows = [
         [r["name"], f"{r['ttft_s'] * 1e3:,.0f} ms", f"{r['tpot_s'] * 1e3:,.1f} ms", f"{r['decode_tokens_per_s']:,.1f} tokens/s",
-         f"{r['share_of_ceiling']:.0%}", f"{r['speedup']:.1f}x", "yes" if r["same_tokens"] else "NO: a bug"]
+         f"{r['share_of_ceiling']:.0%}", f"{r['speedup']:.1f}x", same(r)]
         for r in result["rungs"]
     ]  # fmt: skip
     lines = [terminal.table(head, rows, "<>>>>><")]
@@ -117,6 +124,11 @@ def table(result: dict[str, Any]) -> str:
     each = ", ".join(f"{top:,.1f} tokens/s at {bits:.3g} bits a weight" for bits, top in tops.items())
     lines.append(f"Ceiling: this machine's {speed:,.1f} GB/s over the bytes that a token must read: {each}.")
     return "\n".join(lines)
+
+
+def same(rung: dict[str, Any]) -> str:
+    """Say whether a rung gave the tokens of the first. One that rounds may give others."""
+    return "yes" if rung["same_tokens"] else "NO: a bug" if rung["activations"] == "exact" else "no: inexact"
 
 
 def picture(result: dict[str, Any]) -> Any:  # -> Figure

@@ -1,5 +1,6 @@
 """Proposers by name, an EAGLE head in the engine, what a server counts, and what is refused."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,10 @@ from engine_help import SMALL, drain, engine, greedy, prompts, small
 from speculative_help import Counting
 
 from minillm import LLM
+from minillm.cli import main
 from minillm.cli.arguments import Parser
 from minillm.cli.serve import build, configure
+from minillm.cli.speculation import check_speculate
 from minillm.errors import GGUFError, MiniLLMError, ModelError
 from minillm.metrics.events import ACCEPTED, DRAFTED
 from minillm.model.random_model import random_model
@@ -110,10 +113,36 @@ def test_the_options_of_serve_reach_the_engine_and_its_metrics_page():
     assert build(options(), llm)[0].engine.executor.proposer is None
 
 
-@pytest.mark.parametrize("given", [("--draft-tokens", "3"), ("--speculate", "ngram", "--draft-tokens", "0")])
-def test_draft_tokens_alone_or_none_are_refused(given):
-    with pytest.raises(MiniLLMError, match="--draft-tokens goes with --speculate and is at least 1"):
-        build(options(*given), small())
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(("--draft-tokens", "3"), "give both"), (("--speculate", "ngram", "--draft-tokens", "0"), "at least 1, found 0")],
+)
+def test_draft_tokens_alone_or_none_are_refused(given, said):
+    with pytest.raises(MiniLLMError, match=said):
+        check_speculate(options(*given))
+
+
+def test_generate_with_drafts_gives_the_text_without_them(capsys):
+    """And says how many drafts were kept."""
+    prompt = "Once upon a time there was a little girl. Once upon a time"
+    asked = ["generate", prompt, "--max-tokens", "40", "--temperature", "0", "--json"]
+    found = []
+    for more in ([], ["--speculate", "ngram", "--draft-tokens", "3"]):
+        assert main([*asked, "--backend", "numpy", *more]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, drafted = found
+    assert drafted["token_ids"] == plain["token_ids"] and drafted["text"] == plain["text"]
+    assert 0 < drafted["accepted_tokens"] <= drafted["draft_tokens"] and "draft_tokens" not in plain
+
+
+def test_a_stream_of_the_engine_can_be_left_early():
+    llm, ended = small(), []
+    made = engine(llm, proposer=PromptLookup(), gamma=3)
+    pieces = made.stream([7, 8, 9] * 5, greedy(30), ended.append)
+    next(pieces)
+    pieces.close()
+    assert ended[0].finish_reason == "cancelled" and not made.has_work and not made.executor.drafts
+    assert "".join(made.stream([7, 8, 9] * 5, greedy(30), ended.append)) == ended[1].text and len(ended[1].token_ids) == 30
 
 
 def test_a_page_counts_drafts():

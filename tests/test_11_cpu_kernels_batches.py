@@ -68,7 +68,7 @@ def test_a_row_gives_medians_of_ratios_within_rounds():
     assert row["ratios_spread"] == {"to llama.cpp": [2.0, 4.0]} and row["share_of_ceiling"] == 0.5
     engines = {name: {"load_s": 1.0, "peak_rss_bytes": 5e6} for name in ("minillm", "llama.cpp")}
     sizes = {"prompt_tokens": 512, "new_tokens": 32, "threads": 2, "rounds": 3, "bits_per_weight": 5.0}
-    names = {"model": "m", "backend": "numba", "kv": "float16", "machine": MACHINE.json()}
+    names = {"model": "m", "backend": "numba", "kv": "float16", "activations": "exact", "machine": MACHINE.json()}
     text = batches.table({**names, **sizes, "rows": [row], "engines": engines, "agreement": {}})
     assert "3.00 (2.00 to 4.00)" in text and "50%  bandwidth" in text
 

@@ -19,6 +19,8 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "loading": "loading",
     "quantization": "quantization",
     "activations": "activations",
+    "kv": "kv",
+    "precision": "precision",
     "speculation": "speculation",
 }
 

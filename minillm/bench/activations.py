@@ -13,7 +13,6 @@ Injected outliers lie in the norms' gains. QuaRot folds those into the weights b
 `rotated`, which turns the activations themselves, shows what a rotation does about an outlier.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -68,7 +67,7 @@ def run(
             sizes.append({"times": times} | models.outliers())
             scores: dict[str, Scores] = {}
             for group in groups:
-                made = [with_transformer(llm, models.make(name)) for name in group]
+                made = [LLM((models.make(name), llm.tokenizer)) for name in group]
                 scores |= zip(group, score_windows(made, pieces, llm, bar.update), strict=True)
             rows += [{"method": name, "times": times} | figures(name, scores) for name in names]
     return {"model": llm.config.name, "parameters": llm.config.parameters(), "alpha": alpha, "documents": len(told),
@@ -125,13 +124,6 @@ class Models:
 def behind_norm(name: str) -> bool:  # "blk.3.ffn_down.weight"
     """Whether what flows into a matrix comes from a norm, where outliers were injected; else from attention or SwiGLU."""
     return name.split(".")[-2] not in ("attn_output", "ffn_down")
-
-
-def with_transformer(llm: LLM, transformer: Transformer) -> LLM:
-    """Make an LLM of the same tokenizer with another model."""
-    made = copy.copy(llm)
-    made.transformer = transformer
-    return made
 
 
 def figures(name: str, scores: dict[str, Scores]) -> dict[str, Any]:

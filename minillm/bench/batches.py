@@ -23,7 +23,8 @@ from minillm.terminal import say
 
 def compare_batches(
     path: str | Path, config: ModelConfig, measure: Callable[[], Machine], engines: Sequence[str], prompt_tokens: int,
-    new_tokens: int, batches: Sequence[int], rounds: int, threads: int, backend: str | None, bits: float, kv: str
+    new_tokens: int, batches: Sequence[int], rounds: int, threads: int, backend: str | None, bits: float, kv: str,
+    activations: str = "exact",
 ) -> dict[str, Any]:
     """-> {"rows": [one per piece of work], …}, ready for JSON. bits: stored bits per weight, as our backend reads them.
 
@@ -33,7 +34,7 @@ def compare_batches(
     one = Prompts(config.vocab_size, 1, prompt_tokens)
     machine, found = measure(), []
     peak: dict[str, int] = {}
-    with workers(engines, path, threads, backend=backend, kv=kv) as asked:
+    with workers(engines, path, threads, backend=backend, kv=kv, activations=activations) as asked:
         for name, worker in asked.items():
             worker.ask(prompts=[one(name)[0][:8]], steps=1)  # warm up: first-use costs are not speed
 
@@ -62,7 +63,7 @@ def compare_batches(
         agreed = agreement.agreements(asked, path, config.context_length)
     machine, rows = machine.better(measure()), []
     for what, batch, speeds_of in found:
-        top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv)
+        top = ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv, activations)
         rows.append(row(what, batch, speeds_of, top[f"{what}_tokens_per_s"], top[f"{what}_bound"]))
     told = ("load_s", "precision")
     loads = {n: {key: w.loaded[key] for key in told} | {"peak_rss_bytes": peak[n]} for n, w in asked.items()}
@@ -71,6 +72,7 @@ def compare_batches(
         "model": config.name,
         "backend": backend,
         "kv": kv,
+        "activations": activations,
         "bits_per_weight": bits,
         **sizes,
         "rows": rows,
@@ -112,12 +114,12 @@ def table(result: dict[str, Any]) -> str:
                 row.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
         rows.append([*row, f"{piece['ceiling_tokens_per_s']:,.0f}", f"{piece['share_of_ceiling']:.0%}", piece["bound"]])
     lines = [
-        f"{r['model']}, {r['backend']} backend, keys and values in {r['kv']}: "
+        f"{r['model']}, {r['backend']} backend, {r['activations']} activations, keys and values in {r['kv']}: "
         f"{r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, "
         f"{r['threads']} threads, medians of {r['rounds']} rounds (lowest to highest)",
         terminal.table(head, rows, "<" + ">" * (len(head) - 2) + "<"),
     ]
-    peak = max(m["flops_per_s"], m["kernel_flops_per_s"]) if r["bits_per_weight"] < 32 else m["flops_per_s"]
+    peak = Machine(**m).peak(r["bits_per_weight"] < 32, r["activations"])
     flops, bandwidth = f"{peak / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
     lines.append(
         f"The roofline is {flops} of the fastest instruction in use over the FLOPs, or {bandwidth} over the bytes of a step at "

@@ -26,7 +26,8 @@ from minillm.model.config import ModelConfig
 
 def compare(
     path: str | Path, config: ModelConfig, measure: Callable[[], Machine], engines: Sequence[str], prompt_tokens: int,
-    new_tokens: int, batch: int, rounds: int, threads: int, backend: str | None = None, bits: float = 32, kv: str = "float32"
+    new_tokens: int, batch: int, rounds: int, threads: int, backend: str | None = None, bits: float = 32, kv: str = "float32",
+    activations: str = "exact",
 ) -> dict[str, Any]:
     """Run all engines over the same prompts. -> dict of figures, ratios to the first engine, and ceilings at `bits` a weight.
 
@@ -34,7 +35,7 @@ def compare(
     """
     check_sizes(config, prompt_tokens, new_tokens, batch, rounds)
     draw, machine = Prompts(config.vocab_size, batch, prompt_tokens), measure()
-    with workers(engines, path, threads, backend=backend, kv=kv) as asked:
+    with workers(engines, path, threads, backend=backend, kv=kv, activations=activations) as asked:
         for name, worker in asked.items():
             worker.ask(prompts=[p[:8] for p in draw(name)], steps=1)  # warm up: first-use costs are not speed
 
@@ -51,11 +52,12 @@ def compare(
         "batch": batch,
         "threads": threads,
         "kv": kv,
+        "activations": activations,
         "rounds": rounds,
         "engines": {name: figures(results[name], asked[name].loaded) for name in engines},
         "ratios": {f"to {peer}": ratios(results[engines[0]], results[peer]) for peer in engines[1:]},
         "agreement": agreed,
-        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv),
+        "ceiling": ceilings(config, machine, prompt_tokens, new_tokens, batch, bits, kv, activations),
         "machine": machine.json(),
     }
 
@@ -113,13 +115,13 @@ def ratios(  # -> median over rounds of our speed over theirs
 
 def ceilings(
     config: ModelConfig, machine: Machine, prompt_tokens: int, new_tokens: int, batch: int, bits_per_weight: float = 32,
-    kv: str = "float32"
+    kv: str = "float32", activations: str = "exact",
 ) -> dict[str, Any]:
     """Compute the machine's bounds at these widths of weights, keys and values: the slower of bytes and FLOPs."""
     context = prompt_tokens + new_tokens // 2
     width, bandwidth = kv_bits(kv, config.d_head), machine.read_bytes_per_s
     read = decode_time(config, bandwidth, bits_per_weight, context, batch, width)
-    peak = machine.peak(kernels=bits_per_weight < 32)
+    peak = machine.peak(bits_per_weight < 32, activations)
     multiply = batch * config.decode_flops(context) / peak
     return {
         "prefill_tokens_per_s": prompt_tokens * peak / config.prefill_flops(prompt_tokens),

@@ -25,13 +25,16 @@ BUSY_BELOW = 0.85  # of the cores' time: with less, figures say more about the o
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured ceilings. flops_per_s: of float32 products; kernel_flops_per_s: of the compiled kernels, 0 where unknown."""
+    """Measured ceilings. flops_per_s: of float32 products; kernel_flops_per_s: of the compiled kernels, int8_flops_per_s: of
+    theirs with activations in 8 bits; 0 where unknown.
+    """
 
     read_bytes_per_s: float
     flops_per_s: float
     cores: int
     cpu: str
     kernel_flops_per_s: float = 0.0
+    int8_flops_per_s: float = 0.0
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,9 +44,10 @@ class Machine:
         best = {name: max(getattr(self, name), getattr(other, name)) for name in self.__slots__ if name.endswith("_per_s")}
         return replace(self, **best)
 
-    def peak(self, kernels: bool) -> float:  # -> FLOP/s that bound a run
+    def peak(self, kernels: bool, activations: str = "exact") -> float:  # -> FLOP/s that bound a run
         """Return the peak FLOP/s. kernels: of the compiled backend; a float32 product's is possible at least."""
-        return max(self.flops_per_s, self.kernel_flops_per_s) if kernels else self.flops_per_s
+        found = [self.flops_per_s, *[self.kernel_flops_per_s] * kernels]
+        return max(found + [self.int8_flops_per_s] * (kernels and activations == "int8"))
 
 
 def measure_machine(megabytes: int = 512, n: int = 2048, kernels: bool = False) -> Machine:
@@ -51,17 +55,20 @@ def measure_machine(megabytes: int = 512, n: int = 2048, kernels: bool = False) 
     import numpy as np
 
     square = np.ones((n, n), np.float32)
-    peak = 0.0
+    peak = small = 0.0
     if kernels:
         from minillm.bench.peak import kernel_flops_per_s
 
-        peak = max(kernel_flops_per_s(available_cores(), best_of).values())
+        found = kernel_flops_per_s(available_cores(), best_of)
+        small = found.pop("bytes")
+        peak = max(found.values())
     return Machine(
         read_bytes_per_s=bandwidth(megabytes),
         flops_per_s=2 * n**3 / best_of(lambda: square @ square),
         cores=available_cores(),
         cpu=cpu_name(),
         kernel_flops_per_s=peak,
+        int8_flops_per_s=small,
     )
 
 

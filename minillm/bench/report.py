@@ -21,6 +21,7 @@ def table(result: dict[str, Any]) -> str:
     flops, bandwidth = f"{c['flops_per_s'] / 1e9:,.0f} GFLOP/s", f"{m['read_bytes_per_s'] / 1e9:,.1f} GB/s"
     how = "float32 products" if c["flops_per_s"] == m["flops_per_s"] else "the kernels' own instruction"
     about = f"{r['model']}: {r['prompt_tokens']} prompt tokens, {r['new_tokens']} new, batch {r['batch']}, {r['threads']} threads"
+    about += "" if r["activations"] == "exact" else f", {r['activations']} activations"
     said = (
         f"The ceiling is {flops} of {how} over the prompt's FLOPs, and {bandwidth} over the bytes of a step at "
         f"{c['bits_per_weight']:.4g} bits a weight, both measured in this run."

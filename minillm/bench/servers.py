@@ -45,11 +45,13 @@ def send(url, load, vocab_size, seed):  # -> the report of a load test
     return found
 
 
-def run(path, load, rounds, peers=(), backend="auto", kv=None, threads=None):  # path, Load, int, [name] -> dict, ready for JSON
+def run(  # path, Load, int, [name] -> dict, ready for JSON
+    path, load, rounds, peers=(), backend="auto", kv=None, threads=None, activations="exact"
+):
     """Measure ours and `peers` in turn."""
     config, threads = read_config(path), threads or available_cores()
-    backend = resolve_backend(backend, path) or "numpy"
-    ours = {"backend": backend, "kv": kv or get_backend(backend).kv_dtype}
+    backend = resolve_backend(backend, path, activations) or "numpy"
+    ours = {"backend": backend, "kv": kv or get_backend(backend).kv_dtype, "activations": activations}
     if load.new_tokens < 2:
         raise MiniLLMError(f"--new-tokens must be at least 2 for a time per token, found {load.new_tokens}.")
     if (tokens := load.prompt_tokens + load.new_tokens) > config.context_length:

@@ -98,13 +98,15 @@ def run(llm: LLM, batch: int = 16, steps: int = 40) -> dict[str, Any]:
     return {"model": llm.config.name, "batch": batch, "engine": engine, "sampling": drawn, "invariant": invariant}
 
 
-def beside_peers(path, wanted, load, rounds, backend, kv, threads):  # names with commas between, (int, …) -> dict, [peer]
+def beside_peers(  # names with commas between, (int, …) -> dict, [peer]
+    path, wanted, load, rounds, backend, kv, threads, activations="exact"
+):
     """Measure our server and others' under one load."""
     from minillm.bench import servers
     from minillm.bench.peers import SERVERS, chosen
 
     peers = chosen(wanted, SERVERS)
-    return servers.run(path, servers.Load(*load), rounds, peers, backend, kv, threads), peers
+    return servers.run(path, servers.Load(*load), rounds, peers, backend, kv, threads, activations), peers
 
 
 def table(result: dict[str, Any]) -> str:

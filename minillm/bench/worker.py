@@ -24,7 +24,7 @@ from minillm.bench.peers.environments import command, python_with
 from minillm.errors import MiniLLMError
 from minillm.terminal import say
 
-OURS = ("minillm",)
+OURS = "minillm", "exact"
 THREAD_VARIABLES = tuple(f"{library}_NUM_THREADS" for library in ("OPENBLAS", "MKL", "OMP", "NUMBA"))
 THREAD_VARIABLES += ("VECLIB_MAXIMUM_THREADS",)  # Apple's BLAS
 

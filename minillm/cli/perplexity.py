@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import add_model_options, beside_json, load, print_json
+from minillm.cli.common import add_activations_option, add_model_options, beside_json, computing, load, print_json
 
 if TYPE_CHECKING:
     from minillm.llm import LLM
@@ -24,6 +24,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="tokens of a window (default: 512, or what the model can)")
     parser.add_argument("--stride", type=int, metavar="N", help="tokens from window to window (default: half the context)")
     parser.add_argument("--against", metavar="M", help="the original: compare with what this model predicts")
+    add_activations_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
 
 
@@ -38,7 +39,7 @@ def run(args: Namespace) -> int:
     text = read_corpus(args.text) if args.text else story_texts().held_out
     llm = load(args)
     most = llm.config.context_length
-    original = load(Namespace(**vars(args) | {"model": args.against})) if args.against else None
+    original = load(Namespace(**vars(args) | {"model": args.against, "activations": "exact"})) if args.against else None
     if original:
         check_vocabularies(llm, original, text)
         most = min(most, original.config.context_length)
@@ -58,7 +59,7 @@ def report(args: Namespace, llm: "LLM", original: "LLM | None", sizes: dict[str,
     from minillm.metrics.perplexity import perplexity, perplexity_ratio
 
     value, error = perplexity(scores.losses)
-    result: dict[str, Any] = {"model": llm.config.name, "backend": llm.transformer.ops.name}
+    result: dict[str, Any] = {"model": llm.config.name, "backend": computing(llm)}
     result["text"] = args.text or "held-out stories"
     result |= sizes | {"scored_tokens": len(scores.losses), "perplexity": value, "perplexity_error": error}
     lines = [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import add_activations_option, add_kv_option, add_model_options, computing, load, print_json
+from minillm.cli.speculation import add_speculate_options, check_speculate, speculation
 from minillm.errors import MiniLLMError
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ def configure(parser: Parser) -> None:
     engine.add_argument(
         "--batch-invariant", action="store_true", help="logits that do not depend on the rest of the batch, to the bit; slower"
     )
-    engine.add_argument("--speculate", metavar="P", help="guess ahead: ngram, suffix, draft:MODEL, self, eagle (default: not)")
-    engine.add_argument("--draft-tokens", type=int, metavar="N", help="so many ahead (default: as many as pay, as measured)")
+    add_speculate_options(engine)
     engine.add_argument(
         "--max-queue", type=int, default=256, metavar="N", help="requests that may wait; more get 429 (default: %(default)s)"
     )
@@ -97,6 +97,7 @@ def run(args: Namespace) -> int:
     from minillm.model.defaults import default_sampling
 
     options, args.adapters = limits(args), adapters(args)
+    check_speculate(args)
     raise_file_limit()
     listener = bind(args.host, args.port)  # before the model is loaded: a port that is taken should not cost minutes
     with listener:
@@ -130,16 +131,12 @@ def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, Sched
     from minillm.engine.engine import Engine
     from minillm.engine.warmup import warm_up
     from minillm.server.metrics_page import MetricsPage, WatchedLog
-    from minillm.speculative.proposers import make_proposer
 
     config = scheduler_config(args, llm.config, llm.transformer.kv)
     if args.tpot_limit is not None:
         config = replace(config, max_tokens_per_step=step_budget(args.tpot_limit, llm, config))
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
-    if args.draft_tokens is not None and (args.speculate is None or args.draft_tokens < 1):
-        raise MiniLLMError(f"--draft-tokens goes with --speculate and is at least 1, found {args.draft_tokens}.")
-    proposer = make_proposer(args.speculate, llm.transformer, llm.tokenizer) if args.speculate else None
-    engine = Engine(llm, config, invariant=args.batch_invariant, log=log, proposer=proposer, gamma=args.draft_tokens)
+    engine = Engine(llm, config, invariant=args.batch_invariant, log=log, **speculation(args, llm))
     with ThreadPoolExecutor(1) as passing:  # no request should wait for a compiler; a thread: see load_model
         passing.submit(warm_up, engine).result()
     log.page = page

@@ -9,7 +9,16 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, TextIO
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import add_kv_option, add_model_options, beside_json, model_path, print_json, share_now, tell_share
+from minillm.cli.common import (
+    add_activations_option,
+    add_kv_option,
+    add_model_options,
+    beside_json,
+    model_path,
+    print_json,
+    share_now,
+    tell_share,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +33,7 @@ HELP = "climb the ladder of optimizations: a story, a table, tour.png and tour.j
 def configure(parser: Parser) -> None:
     add_model_options(parser)
     add_kv_option(parser, "float32")
+    add_activations_option(parser)
     parser.add_argument("--out", default=".", metavar="DIR", help="where tour.png and tour.json go (default: here)")
     parser.add_argument("--json", action="store_true", help="print one JSON object; story and table go to standard error")
 
@@ -40,7 +50,7 @@ def run(args: Namespace) -> int:
     said = beside_json(args)
     tell_story(llm, tour.BEGINNING, SamplingParams(max_tokens=tour.NEW_TOKENS), said)
     print(f"minillm: {MEASURING}", file=sys.stderr, flush=True)
-    compiled, before = kernels(path, llm), share_now()
+    compiled, before = kernels(path, llm, args.activations), share_now()
     result = tour.climb(llm, say, *compiled)
     say("")
     result["cpu_share"] = tell_share(before)
@@ -49,7 +59,8 @@ def run(args: Namespace) -> int:
     print(f"\nPicture: {png}   Data: {data}   Next: minillm generate \"Once upon a time\"", file=said)
     if args.json:
         print_json(result)
-    return 0 if all(r["same_tokens"] for r in result["rungs"]) else report_difference(result)
+    exact = [r for r in result["rungs"] if r["activations"] == "exact"]
+    return 0 if all(r["same_tokens"] for r in exact) else report_difference(exact)
 
 
 def tell_story(llm: "LLM", beginning: str, params: "SamplingParams", said: TextIO) -> None:
@@ -62,7 +73,9 @@ def tell_story(llm: "LLM", beginning: str, params: "SamplingParams", said: TextI
     print(" …\n", flush=True, file=said)
 
 
-def kernels(path: "Path", llm: "LLM") -> "tuple[()] | tuple[LLM, float]":  # the model on Numba, its bits per weight; or nothing
+def kernels(  # -> the model on Numba, its bits per weight, the same with 8-bit activations or None; or nothing
+    path: "Path", llm: "LLM", activations: str
+) -> "tuple[()] | tuple[LLM, float, LLM | None]":
     from minillm.backends import get_backend
     from minillm.errors import MiniLLMError
     from minillm.llm import LLM
@@ -73,10 +86,12 @@ def kernels(path: "Path", llm: "LLM") -> "tuple[()] | tuple[LLM, float]":  # the
     except MiniLLMError as error:
         print(f"minillm: the rung of compiled kernels is left out: {error}", file=sys.stderr)
         return ()
-    return LLM(path, "numba", llm.transformer.kv), bits_per_weight(path, llm.config)
+    kv = llm.transformer.kv
+    rounding = None if activations == "exact" else LLM(path, "numba", kv, activations=activations)
+    return LLM(path, "numba", kv), bits_per_weight(path, llm.config), rounding
 
 
-def report_difference(result: dict) -> int:  # exit status
-    wrong = [r["name"] for r in result["rungs"] if not r["same_tokens"]]
-    print(f"minillm: {', '.join(wrong)} gave other tokens than {result['rungs'][0]['name']}", file=sys.stderr)
+def report_difference(rungs: list[dict]) -> int:  # exit status
+    wrong = [r["name"] for r in rungs if not r["same_tokens"]]
+    print(f"minillm: {', '.join(wrong)} gave other tokens than {rungs[0]['name']}", file=sys.stderr)
     return 1

@@ -16,7 +16,7 @@ enter at once (Yu et al. 2022, Orca). What happens is written to one event log, 
 Not for several threads at once: `async_engine` puts a thread boundary around it.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -248,3 +248,24 @@ class Engine:
             for request in asked:
                 self.cancel(request)
                 self.awaited.pop(request, None)
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, on_finish: Callable[[Completion], object] | None = None,
+        **options: Any,
+    ) -> Iterator[str]:  # fmt: skip
+        """Yield the text of an answer as it is made, as LLM.stream does. on_finish: called with its Completion, also where the
+        caller stops early (finish_reason "cancelled")."""
+        request = self.add(prompt, params, **options)
+        answer = self.running[request].answers[0]
+        try:
+            while request in self.running:
+                for delta in self.step():
+                    if delta.request == request:
+                        if delta.error is not None:
+                            raise delta.error
+                        if delta.text:
+                            yield delta.text
+        finally:
+            self.cancel(request)
+            if on_finish:
+                on_finish(completion(answer, self.log, answer.index))

@@ -43,6 +43,9 @@ BENCH = {
                     "--rounds", "1", "--workloads", "copying"],
     "quantization": ["--methods", "rtn,nf4", "--bits", "4", "--documents", "2", "--no-speed"],
     "activations": ["--methods", "token", "--outliers", "20", "--documents", "2"],
+    "kv": ["--outliers", "20", "--documents", "1"],
+    "precision": ["--kv", "float32,rot4", "--documents", "1", "--context", "64", "--prompt-tokens", "8", "--batch", "1",
+                  "--rounds", "1", "--backend", "numpy"],
 }
 SMALL = {
     "tour": ["--out", "tour"],

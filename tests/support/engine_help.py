@@ -14,9 +14,9 @@ SMALL = replace(TINY, n_layers=2, d_model=96, n_heads=6, n_kv_heads=2, d_head=16
 
 
 @cache
-def small(backend="numpy"):
+def small(backend="numpy", kv=None):
     """A model of a few thousand weights; its 512 tokens are bytes and names."""
-    return LLM(random_model(SMALL, backend=backend))
+    return LLM(random_model(SMALL, backend=backend), kv=kv)
 
 
 def engine(llm=None, invariant=False, log=None, proposer=None, gamma=4, **config):

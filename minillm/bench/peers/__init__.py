@@ -30,6 +30,7 @@ class Engine:
 TORCH = ("torch", "transformers", "gguf"), "torch transformers gguf accelerate"
 ENGINES = {
     "minillm": Engine("models", "MiniLLM", again=True),
+    "exact": Engine("models", "Exact", again=True),
     "llama.cpp": Engine("models", "LlamaCpp", ("llama_cpp",), "llama-cpp-python", again=True),
     "transformers": Engine("models", "Transformers", *TORCH),
     "OpenVINO": Engine("openvino_genai", "OpenVino", ("openvino_genai",), "openvino-genai"),

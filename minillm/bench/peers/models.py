@@ -42,6 +42,7 @@ class MiniLLM:
     threads: int
     backend: str | None = None
     kv: str = "float32"
+    activations: str = "exact"
     model: Any = field(init=False)
     precision: str = field(init=False)
     prefilled: tuple = ()
@@ -49,8 +50,8 @@ class MiniLLM:
     def __post_init__(self) -> None:
         from minillm.model.load import load_model
 
-        self.model, _ = load_model(self.path, self.backend, self.kv)
-        packed = "activations rounded to 16 bits beside packed weights, " if self.backend == "numba" else ""
+        self.model, _ = load_model(self.path, self.backend, self.kv, self.activations)
+        packed = rounding(self.backend, self.activations)
         self.precision = f"float32, {packed}keys and values in {self.kv}"
 
     def run(self, prompts: Sequence[Sequence[int]], steps: int, again: bool = False) -> Timing:  # [[token]], int -> Timing
@@ -76,6 +77,21 @@ class MiniLLM:
             ends.append(time.perf_counter())
         drawn.append([np.argmax(row, axis=-1) for row in logits])
         return timing(start, ends, [np.concatenate(of_one) for of_one in zip(*drawn, strict=True)])
+
+
+class Exact(MiniLLM):
+    """The same with exact activations: what 8-bit ones are measured beside."""
+
+    def __post_init__(self) -> None:
+        self.activations = "exact"
+        super().__post_init__()
+
+
+def rounding(backend: str | None, activations: str) -> str:
+    """Say how x is rounded before products."""
+    if activations == "exact" and backend != "numba":
+        return ""
+    return f"activations rounded to {8 if activations == 'int8' else 16} bits beside packed weights, "
 
 
 @dataclass

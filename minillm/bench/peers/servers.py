@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from minillm.bench.peers import SERVERS
 from minillm.bench.peers.environments import command, python_with
+from minillm.bench.peers.models import rounding
 from minillm.bench.peers.vllm_cpu import VARIABLES, cores
 from minillm.bench.worker import THREAD_VARIABLES, bfloat16_folder
 from minillm.errors import MiniLLMError
@@ -47,7 +48,7 @@ class Running:
 def minillm(path, port, threads, load, ours):  # -> command, variables, its precision
     options = {"model": path, "port": port, "threads": threads, "max-sequences": load.concurrency, **ours}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    packed = "activations rounded to 16 bits beside packed weights, " if ours["backend"] == "numba" else ""
+    packed = rounding(ours["backend"], ours["activations"])
     return command(sys.executable, "minillm", "serve", *words), {}, f"float32, {packed}keys and values in {ours['kv']}"
 
 
