@@ -102,10 +102,9 @@ def test_the_options_of_serve_reach_the_engine_and_its_metrics_page():
     front, page, _ = build(options("--speculate", "ngram", "--draft-tokens", "3"), llm)
     made = front.engine
     assert isinstance(made.executor.proposer, PromptLookup) and made.executor.lookahead.gamma == 3
-    made.add([7, 8, 9] * 5, greedy(30))
+    request = made.add([7, 8, 9] * 5, greedy(30))
     drain(made)
-    drafted = sum(e.tokens for e in made.log.events if e.kind == DRAFTED)
-    accepted = sum(e.tokens for e in made.log.events if e.kind == ACCEPTED)
+    drafted, accepted = (sum(e.tokens for e in made.log.events_of(request) if e.kind == kind) for kind in (DRAFTED, ACCEPTED))
     text = page.render(front.stats()).decode()
     assert 0 < accepted < drafted
     assert f"minillm_spec_decode_num_draft_tokens_total {drafted}.0" in text

@@ -90,10 +90,12 @@ def folded(weights: Any, fold: Fold, scales: Array, config: ModelConfig) -> Any:
     if scales.shape != (columns,) or not (np.isfinite(scales) & (scales > 0)).all():
         found = f"shape {scales.shape}, {scales.min(initial=1)} to {scales.max(initial=1)}"
         raise ModelError(f"{fold.stem}: expected {columns:,} finite scales above 0, found {found}.")
-    changed = {name: getattr(weights, name) * scales for name in fold.matrices}
     outputs = of_values(scales, config) if fold.before == "v" else scales
-    before = getattr(weights, fold.before)
+    matrices, before = {name: getattr(weights, name) for name in fold.matrices}, getattr(weights, fold.before)
+    # BEGIN SOLUTION ex=08.3
+    changed = {name: matrix * scales for name, matrix in matrices.items()}
     changed[fold.before] = before / (outputs if before.ndim == 1 else outputs[:, None])
+    # END SOLUTION
     if fold.before == "v" and weights.v_bias is not None:
         changed["v_bias"] = weights.v_bias / outputs
     return replace(weights, **changed)

@@ -103,8 +103,10 @@ def round_by_bits(x: np.ndarray, mantissa: int) -> np.ndarray:  # (...) float32 
         raise MiniLLMError(f"a mantissa is rounded to 1 to 22 bits, found {mantissa}.")
     x = np.asarray(x, np.float32)
     bits, drop = x.view(np.uint32), np.uint32(23 - mantissa)
+    # BEGIN SOLUTION ex=08.5
     half = (np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1)
     rounded = (bits + half + (bits >> drop & np.uint32(1))) >> drop << drop
+    # END SOLUTION
     return np.where(np.isfinite(x), rounded.view(np.float32), x)
 
 

@@ -106,8 +106,10 @@ def int8_linear(  # (n, columns), (rows, columns) -> (n, rows) float32
         if matrix.scales.shape[1] != 1:
             raise MiniLLMError(f"int8: scales must be the same along the sum, expected {who}'s of shape (rows, 1) or (1, 1), "
                                f"found {matrix.scales.shape}: fold those of columns into what comes before.")  # fmt: skip
+    # BEGIN SOLUTION ex=08.1
     sums = matmul(x.codes, w.codes)
     return (sums * x.scales.astype(np.float64) * w.scales.T).astype(np.float32)
+    # END SOLUTION
 
 
 def static_scales(  # (n, columns) each -> (1, 1) or (1, columns) float32
@@ -136,8 +138,10 @@ def static_errors(x: np.ndarray, scales: np.ndarray) -> tuple[float, float]:  # 
 
     A value is clipped if it is beyond 127 steps. 0 and 0 for zeros. MiniLLMError as int8_codes raises it.
     """
+    # BEGIN SOLUTION ex=08.6
     wrong = np.square(checked(x) - Int8Matrix(int8_codes(x, scales), scales).dense(), dtype=np.float64)
     clipped = np.abs(x) > TOP * scales
+    # END SOLUTION
     whole = float(np.square(x, dtype=np.float64).sum())
     return (float(wrong[clipped].sum()) / whole, float(wrong[~clipped].sum()) / whole) if whole else (0.0, 0.0)
 

@@ -33,15 +33,17 @@ GROUP = 32  # tokens that share the scales of their keys
 
 
 def per_channel(keys: Array, bits: int) -> tuple[Array, Array, Array]:
-    """(tokens, heads, d) float32 -> codes (tokens, heads, d) uint8, scales and minima (heads, d) float32
+    """Quantize the keys of a group: each channel of each head on a grid from its smallest number to its largest.
 
-    Quantize the keys of a group: each channel of each head on a grid from its smallest number to its largest. Scale and minimum
-    are float16, rounded before the codes are chosen; a constant channel has scale 0 and codes 0. x ≈ scale · code + minimum
+    (tokens, heads, d) float32 -> codes (tokens, heads, d) uint8, scales and minima (heads, d) float32. x ≈ scale · code + minimum
+    Scale and minimum are float16, rounded before the codes are chosen; a constant channel has scale 0 and codes 0.
     """
     top = np.float32(2**bits - 1)
+    # BEGIN SOLUTION ex=08.4
     lowest, highest = keys.min(axis=0), keys.max(axis=0)
     scales, minima = as_half((highest - lowest) / top), as_half(lowest)
     codes = np.clip(np.rint((keys - minima) / never_zero(scales)), 0, top)
+    # END SOLUTION
     return codes.astype(np.uint8), scales, minima
 
 

@@ -1,0 +1,2 @@
+"""Forgets the scales of the weights."""
+return (matmul(x.codes, w.codes) * x.scales).astype(np.float32)

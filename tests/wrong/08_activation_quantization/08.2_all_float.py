@@ -1,0 +1,2 @@
+"""Multiplies floats."""
+return x @ w.T

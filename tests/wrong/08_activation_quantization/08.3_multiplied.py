@@ -1,0 +1,3 @@
+"""Multiplies what comes before as well."""
+changed = {name: matrix * scales for name, matrix in matrices.items()}
+changed[fold.before] = before * (outputs if before.ndim == 1 else outputs[:, None])

@@ -1,0 +1,4 @@
+"""Does not take the minimum off."""
+lowest, highest = keys.min(axis=0), keys.max(axis=0)
+scales, minima = as_half((highest - lowest) / top), as_half(lowest)
+codes = np.clip(np.rint(keys / never_zero(scales)), 0, top)

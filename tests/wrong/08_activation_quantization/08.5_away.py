@@ -1,0 +1,3 @@
+"""Lets ties go away from zero."""
+half = np.uint32(1) << (drop - np.uint32(1))
+rounded = (bits + half) >> drop << drop

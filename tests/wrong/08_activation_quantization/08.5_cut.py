@@ -1,0 +1,2 @@
+"""Cuts the bits off."""
+rounded = bits >> drop << drop

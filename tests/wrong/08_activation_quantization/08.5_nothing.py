@@ -1,0 +1,2 @@
+"""Rounds nothing."""
+rounded = bits.copy()

@@ -1,0 +1,2 @@
+"""Rounds up."""
+rounded = (bits + (np.uint32(1) << drop) - np.uint32(1)) >> drop << drop

@@ -1,0 +1,3 @@
+"""Swaps both."""
+wrong = np.square(checked(x) - Int8Matrix(int8_codes(x, scales), scales).dense(), dtype=np.float64)
+clipped = np.abs(x) <= TOP * scales
