@@ -58,9 +58,18 @@ class EagleText:
     features: Array  # (n, d_model)
     rng: np.random.Generator | None = None
 
+    def kept(self, tokens: Sequence[int]) -> tuple[Array, Sequence[int]]:  # (n, d_model), (n,) ids: none where it cannot guess
+        """Take the features of tokens that are there to stay, and the tokens behind them; they are not given again."""
+        count = len(tokens) - 1 - self.start
+        if not 0 < count <= len(self.features):
+            return self.features[:0], []
+        found, behind = self.features[:count], tokens[self.start + 1 :]
+        self.start, self.features = self.start + count, self.features[count:]
+        return found, behind
+
 
 class EagleProposer:
-    """A Proposer with a head. It sees the target at work (observe), and takes one text after the other.
+    """A Proposer with a head. It sees the target at work (observe); all texts share each of its passes.
 
     A text whose beginning came from the prefix cache has features from there on only: the head begins there too.
     """
@@ -77,22 +86,38 @@ class EagleProposer:
             known.features = np.concatenate([known.features[: position - known.start], features])
 
     def propose(self, texts: Sequence[Text], most: Sequence[int]) -> list[Draft]:
-        """See Proposer."""
-        return [self.draft(text, n) for text, n in zip(texts, most, strict=True)]
+        """Tell the head what was kept since the last time, and let it guess on: one pass for that, then one for each token."""
+        drafts, context = [Draft() for _ in texts], self.head.config.context_length
+        limits = [min(n, context - len(text.tokens)) for n, text in zip(most, texts, strict=True)]
+        told = {i: self.texts[text.key].kept(text.tokens) for i, text in enumerate(texts) if text.key in self.texts}
+        ahead = self.ahead({i: kept for i, kept in told.items() if len(kept[1])}, texts)
+        true = {i: self.texts[texts[i].key].cache.length for i in ahead}
+        while ahead := {i: feature for i, feature in ahead.items() if len(drafts[i].tokens) < limits[i]}:
+            for i, row in zip(ahead, self.head.logits(np.stack([*ahead.values()])), strict=True):
+                self.extend(drafts[i], row, texts[i])
+            going = {i: feature for i, feature in ahead.items() if len(drafts[i].tokens) < limits[i]}
+            ahead = self.ahead({i: (feature[None], drafts[i].tokens[-1:]) for i, feature in going.items()}, texts)
+        for i, length in true.items():
+            self.texts[texts[i].key].cache.truncate(length)
+        return drafts
 
-    def draft(self, text: Text, most: int) -> Draft:
-        """Tell the head what was kept since the last time, and let it guess on."""
-        known = self.texts.get(text.key)
-        count = len(text.tokens) - 1 - known.start if known else 0  # features of tokens that are there to stay
-        if known is None or not 0 < count <= len(known.features):
-            return Draft()
-        if known.rng is None:
-            known.rng = np.random.default_rng(draft_seed(text))
-        features, tokens = known.features[:count], text.tokens[known.start + 1 :]
-        known.start, known.features = known.start + count, known.features[count:]
-        most = min(most, self.head.config.context_length - len(text.tokens))
-        proposed, q = draft(self.head, features, tokens, known.cache, text.params.temperature, max(most, 1), known.rng)
-        return Draft(proposed, q if text.params.temperature > 0 else []).cut(max(most, 0))
+    def ahead(self, told: dict[int, tuple[Array, Sequence[int]]], texts: Sequence[Text]) -> dict[int, Array]:
+        """Run the head over features and tokens of some texts, by number. -> for each, the feature that it guesses last."""
+        if not told:
+            return {}
+        features, tokens = zip(*told.values(), strict=True)
+        guessed = self.head.guess_batch(np.concatenate(features), tokens, [self.texts[texts[i].key].cache for i in told])
+        return dict(zip(told, guessed[np.cumsum([len(ids) for ids in tokens]) - 1], strict=True))
+
+    def extend(self, draft: Draft, row: np.ndarray, text: Text) -> None:  # (vocab,) logits
+        """Add a token to a draft: the likeliest, or one drawn at the request's temperature, with its distribution."""
+        if text.params.temperature == 0:
+            draft.tokens.append(int(row.argmax()))
+            return
+        known = self.texts[text.key]
+        known.rng = known.rng or np.random.default_rng(draft_seed(text))
+        draft.q.append(distribution(row, SamplingParams(temperature=text.params.temperature)))
+        draft.tokens.append(draw(draft.q[-1], known.rng))
 
     def forget(self, key: Hashable) -> None:
         """See Proposer."""

@@ -13,6 +13,7 @@ How it is trained, and the papers: training/eagle.py. The file is GGUF with name
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,20 @@ class Eagle:
         self, features: Array, tokens: Sequence[int], cache: Any
     ) -> Array:
         """Predict the next features. features[i], true or predicted, is of the position before tokens[i]."""
-        ops, n, ids = self.target.ops, len(tokens), np.asarray(tokens, np.int64)
-        both = np.concatenate([ops.embed(ids, self.target.weights.embedding), features], axis=1)
-        step = ops.AttentionStep(ops, [Segment(ids, cache.length, cache)], [slice(0, n)])
-        positions = np.arange(cache.length, cache.length + n)
+        return self.guess_batch(features, [tokens], [cache])
+
+    def guess_batch(  # (n, d_model), [ids], [cache] -> (n, d_model)
+        self, features: Array, tokens: Sequence[Sequence[int]], caches: Sequence[Any]
+    ) -> Array:
+        """The same for several texts in one pass: each with its tokens, n in all, and its cache; features in that order."""
+        ops, ends = self.target.ops, accumulate(map(len, tokens), initial=0)
+        segments = [Segment(np.asarray(ids, np.int64), c.length, c) for ids, c in zip(tokens, caches, strict=True)]
+        embedded = ops.embed(np.concatenate([s.tokens for s in segments]), self.target.weights.embedding)
+        step = ops.AttentionStep(ops, segments, [slice(*pair) for pair in pairwise(ends)])
+        positions = np.concatenate([np.arange(s.position, s.position + len(s.tokens)) for s in segments])
         angles = ops.rope_angles(positions, self.target.frequencies, self.target.rope_magnitude)
-        return ops.run_layers(ops.linear(both, self.fc), self.layers, self.config, angles, step)
+        x = ops.linear(np.concatenate([embedded, features], axis=1), self.fc)
+        return ops.run_layers(x, self.layers, self.config, angles, step)
 
     def logits(self, guessed: Array) -> Array:  # (n, d_model) -> (n, vocab)
         """Apply the target's LM head to a predicted feature; -inf for tokens that are not in the short vocabulary."""
