@@ -56,17 +56,22 @@ class LLM:
     backend: see `minillm backends`. kv: what keys and values are kept in: "float32", "float16" for half the bytes, rounded, or a
     quantized format (cache/kinds.py): "int8", "int4", "fp8", "rot4", "kivi2", "kivi4". None: float32, or a given pair's own.
     adapters: {name: a PEFT folder, a GGUF adapter, or a training.lora.Adapter}; each request says which it wants, or none.
+    activations: "exact", or "int8": rounded to 8 bits before products with packed weights, faster on numba (exact where None).
     Errors: ModelError, GGUFError.
     """
 
     def __init__(
-        self, model: Source = "tiny", backend: str | None = None, kv: str | None = None, adapters: dict | None = None
+        self, model: Source = "tiny", backend: str | None = None, kv: str | None = None, adapters: dict | None = None,
+        activations: str | None = None,
     ) -> None:
         self.source = None if isinstance(model, tuple) else model  # where it came from: default_sampling looks there
-        loaded = model if isinstance(model, tuple) else load_model(model, backend, kv or "float32")
+        loaded = model if isinstance(model, tuple) else load_model(model, backend, kv or "float32", activations or "exact")
         self.transformer, self.tokenizer = loaded
         if isinstance(model, tuple) and kv is not None:
             self.transformer = self.transformer.with_kv(kv)
+        if activations not in (None, self.transformer.ops.activations):
+            held = self.transformer.ops.activations
+            raise RequestError(f"activations are chosen when weights are loaded; these are {held!r}, not {activations!r}.")
         self.config = self.transformer.config
         self.tokenizer.pad_to(self.config.vocab_size)
         self.adapters = {name: self.load_adapter(source) for name, source in (adapters or {}).items()}

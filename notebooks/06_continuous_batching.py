@@ -244,7 +244,7 @@ def simulate(requests, cost=seconds_of, **limits):
         drawn = [sequence for share in plan.shares for sequence in share.draws]
         for sequence in drawn:
             log.add(sequence.request, TOKEN)
-        for sequence in scheduler.update(plan, StepResult(dict.fromkeys(drawn, 0))):
+        for sequence in scheduler.update(plan, StepResult({sequence: [0] for sequence in drawn})):
             log.add(sequence.request, FINISHED)
     return log
 

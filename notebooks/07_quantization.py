@@ -9,35 +9,23 @@
 # %%
 import json
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 import minillm
-from minillm import LLM, SamplingParams, plots
-from minillm.backends import WORTH_COMPILING, fitting_backend
+from minillm import LLM, plots
+from minillm.bench.block_types import SHAPE, measure_types, throughput_panel, ttft_panel
 from minillm.bench.machine import kept_machine
-from minillm.bench.rounds import in_turn
 from minillm.calibration.collect import chunks_of, collect
 from minillm.calibration.folding import awq_layer, clip_and_round
 from minillm.calibration.layers import quantize_layers
 from minillm.calibration.statistics import ActivationStatistics, salience
 from minillm.calibration.texts import story_texts
 from minillm.course.notebooks.figures import quote
-from minillm.formats.blocks import BLOCK_TYPES, quantize
 from minillm.formats.codebook_quants import IQ4_NL
-from minillm.formats.gguf_write import write_gguf
-from minillm.metrics.events import EventLog, tpot
 from minillm.model.adapters import FIELDS
-from minillm.model.config import ModelConfig
-from minillm.model.generate import generate_tokens
-from minillm.model.load import bits_per_weight
-from minillm.model.random_model import byte_metadata, random_tensor, tensor_shapes
-from minillm.model.transformer import Segment
-from minillm.model.write import model_metadata
 from minillm.quantization.affine import Grid, round_to_nearest
 from minillm.quantization.fp4 import LEVELS, quantize_fp4, quantize_mxfp4, quantize_nvfp4
 from minillm.quantization.gptq import gptq
@@ -45,7 +33,6 @@ from minillm.quantization.lloyd_max import quantize_codebook, quantize_lloyd_max
 from minillm.quantization.nf4 import nf4_levels
 from minillm.quantization.rotations import rotation
 
-DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 home = tempfile.TemporaryDirectory()
 FOLDER = Path(home.name)
 texts = story_texts()
@@ -280,86 +267,29 @@ plots.show(fig)
 # rounds in turn; medians, and the spread.
 
 # %% tags=["timing"]
-machine = kept_machine()
-shape = ModelConfig(n_layers=16, d_model=768, n_heads=12, n_kv_heads=4, d_head=64, d_ff=2560, vocab_size=512, context_length=1024,
-                    tied=True, name="random weights")  # fmt: skip
-SPEED_TYPES, LENGTHS, NEW = ("F16", "INT8_G64", "INT4_G64", "NF4", "INT3_G64", "INT2_G64"), (16, 64, 192), 10
-
-
-def repeated(type, size):
-    """A tensor of this type: 32 rows, quantized, again and again."""
-    if len(size) == 1:
-        return np.ones(size, np.float32)
-    rows = quantize(random_tensor("some rows", (32, size[1]), 0), BLOCK_TYPES[type])
-    return np.tile(rows, size[0] // 32), BLOCK_TYPES[type], size
-
-
-backend = fitting_backend(WORTH_COMPILING)
-speakers, width = {}, {}
+SPEED_TYPES = ("F16", "INT8_G64", "INT4_G64", "NF4", "INT3_G64", "INT2_G64")
+speeds = measure_types(FOLDER, SPEED_TYPES, lengths=(16, 64, 192))
+machine, prompt = kept_machine(), speeds.lengths[-1]
+peak = machine.peak(speeds.backend != "numpy")
+print(f"{SHAPE.parameters() / 1e6:.0f} million weights on {speeds.backend}; "
+      f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {peak / 1e9:.0f} GFLOP/s")  # fmt: skip
 for type in SPEED_TYPES:
-    path = FOLDER / f"random-{type}.gguf"
-    tensors = {name: repeated(type, size) for name, size in tensor_shapes(shape).items()}
-    write_gguf(path, model_metadata(shape, byte_metadata(shape.vocab_size)), tensors)
-    speakers[type], width[type] = LLM(str(path), backend), bits_per_weight(path, shape)
-print(f"{shape.parameters() / 1e6:.0f} million weights on {backend}; "
-      f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {machine.peak(backend != 'numpy') / 1e9:.0f} GFLOP/s")  # fmt: skip
-
-
-def ttft_s(type, n):
-    transformer = speakers[type].transformer
-    ids, start = np.random.default_rng(n).integers(0, 256, n), time.perf_counter()
-    transformer.forward([Segment(ids, 0, transformer.new_cache(n), "last")])
-    return time.perf_counter() - start
-
-
-def pace(type):
-    """Tokens a second of one sequence, after the first."""
-    llm, log = speakers[type], EventLog()
-    sequence = llm.sequence(0, list(range(32)), SamplingParams(max_tokens=NEW, ignore_eos=True))
-    for _ in generate_tokens(llm.transformer, (), [sequence], log):
-        pass
-    return 1 / tpot(log, 0)
-
-
-for type in SPEED_TYPES:  # warms up
-    ttft_s(type, LENGTHS[0]), pace(type)
-waits = in_turn([(type, n) for n in LENGTHS for type in SPEED_TYPES], 3, lambda case: ttft_s(*case))
-paces = {type: sorted(runs) for type, runs in in_turn(SPEED_TYPES, 3, pace).items()}
-most = {t: machine.read_bytes_per_s / shape.decode_bytes(32 + NEW // 2, 1, width[t], 4) for t in SPEED_TYPES}
-for type in SPEED_TYPES:
-    speed = median(paces[type])
-    print(f"{type:9}{width[type]:7.3f} bits{speed:8.1f} tokens/s, {speed / most[type]:4.0%} of {most[type]:6.1f}; "
-          f"TTFT of {LENGTHS[-1]} tokens {1e3 * median(waits[type, LENGTHS[-1]]):6.0f} ms")  # fmt: skip
+    pace, most = speeds.pace(type), speeds.most[type]
+    print(f"{type:9}{speeds.bits[type]:7.3f} bits{pace:8.1f} tokens/s, {pace / most:4.0%} of {most:6.1f}; "
+          f"TTFT of {prompt} tokens {1e3 * speeds.wait(type):6.0f} ms")  # fmt: skip
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
-shown = ("F16", "INT8_G64", "INT4_G64", "NF4")
-curves = {type: (LENGTHS, [median(waits[type, n]) for n in LENGTHS]) for type in shown}
-floor = [shape.prefill_flops(n) / machine.peak(backend != "numpy") for n in LENGTHS]
-longer = median(waits["INT4_G64", LENGTHS[-1]]) / median(waits["INT8_G64", LENGTHS[-1]])
-faster = median(paces["INT4_G64"]) / median(paces["F16"])
-fewer = width["INT8_G64"] / width["INT4_G64"]
+longer = speeds.wait("INT4_G64") / speeds.wait("INT8_G64")
+faster = speeds.pace("INT4_G64") / speeds.pace("F16")
+fewer = speeds.bits["INT8_G64"] / speeds.bits["INT4_G64"]
 title = plots.finding(f"{fewer:.1f} times fewer bits than INT8, {longer:.2f} times its TTFT", longer > 1.5 / fewer)
-plots.ttft_plot(left, curves, title, bound=(LENGTHS, floor, "floor: prefill FLOPs / peak FLOP/s"))
-for type in shown:
-    for n in LENGTHS:
-        left.vlines(n, *(1e3 * edge(waits[type, n]) for edge in (min, max)), color="0.35", linewidth=2)
-plots.bars(right, SPEED_TYPES, [median(paces[type]) for type in SPEED_TYPES], "")
-for text in right.texts:
-    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
-for i, type in enumerate(SPEED_TYPES):
-    right.plot([i - 0.42, i + 0.42], [most[type]] * 2, **DASHED, label=None if i else "ceiling: bandwidth / bytes of a token")
-    right.vlines(i, min(paces[type]), max(paces[type]), color="0.35", linewidth=2)
-    plots.check_ceiling(type, paces[type], [most[type]] * 3)
-title = plots.finding(f"Decode in INT4 is {faster:.1f} times as fast as in F16", faster > 1.2)
-plots.label(right, title, "", "throughput (tokens/s)")
-plots.legend(right)
-right.set_ylim(0, 1.25 * max(most.values()))
-right.tick_params(axis="x", labelsize=8)
+ttft_panel(left, speeds, ("F16", "INT8_G64", "INT4_G64", "NF4"), title)
+throughput_panel(right, speeds, plots.finding(f"Decode in INT4 is {faster:.1f} times as fast as in F16", faster > 1.2))
 plots.show(fig)
-floats = median(waits["NF4", LENGTHS[-1]]) / median(waits["INT8_G64", LENGTHS[-1]])
+floats = speeds.wait("NF4") / speeds.wait("INT8_G64")
 for name, value in {
-    "prompt": LENGTHS[-1], "ttft_ratio": f"{longer:.2f}", "nf4_ratio": f"{floats:.1f}", "pace_ratio": f"{faster:.1f}",
+    "prompt": prompt, "ttft_ratio": f"{longer:.2f}", "nf4_ratio": f"{floats:.1f}", "pace_ratio": f"{faster:.1f}",
 }.items():  # fmt: skip
     quote(name, value)
 
@@ -395,10 +325,10 @@ mean = {rule: np.mean([rules[rule] / rules["none"] for rules in spared.values()]
 print("error left, of none spared:", *(f"{rule} {quote(f'spared {rule}', f'{share:.0%}')}" for rule, share in mean.items()))
 
 weights = original.transformer.weights.layers[0].gate
-width_ = weights.shape[1]
-turn = rotation(width_, 0).astype(np.float32)
+width = weights.shape[1]
+turn = rotation(width, 0).astype(np.float32)
 injected = weights.copy()
-injected[:, np.random.default_rng(0).choice(width_, 3, replace=False)] *= 20
+injected[:, np.random.default_rng(0).choice(width, 3, replace=False)] *= 20
 cases = {"as it is": weights, "outliers injected": injected}
 found = {}
 for name, w in cases.items():

@@ -7,19 +7,16 @@
 
 # %%
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 import minillm
-from minillm import LLM, SamplingParams, plots
-from minillm.backends import WORTH_COMPILING, fitting_backend
+from minillm import LLM, plots
 from minillm.bench import loading
+from minillm.bench.block_types import SHAPE, measure_types, throughput_panel, ttft_panel
 from minillm.bench.machine import kept_machine
 from minillm.bench.quality import compare, predictions
-from minillm.bench.rounds import in_turn
 from minillm.calibration.importance import importance_matrix
 from minillm.course.notebooks.figures import quote
 from minillm.formats import gguf_plot
@@ -27,17 +24,9 @@ from minillm.formats.anatomy import lines, walk
 from minillm.formats.blocks import BLOCK_TYPES, dequantize, quantize
 from minillm.formats.gguf import open_gguf
 from minillm.formats.gguf_layout import sections
-from minillm.formats.gguf_write import write_gguf
 from minillm.formats.requantize import requantize
 from minillm.formats.scale_search import peak, search_scale
-from minillm.metrics.events import EventLog, tpot
-from minillm.model.config import ModelConfig
-from minillm.model.generate import generate_tokens
-from minillm.model.load import bits_per_weight
 from minillm.model.presets import preset
-from minillm.model.random_model import byte_metadata, random_tensor, tensor_shapes
-from minillm.model.transformer import Segment
-from minillm.model.write import model_metadata
 from minillm.model.zoo import resolve
 from minillm.training.data import read_corpus, split
 from minillm.training.prepare import END_OF_TEXT
@@ -302,85 +291,29 @@ plots.show(fig)
 # on are the block types. The ceiling of each is the bandwidth over its own bytes. Three rounds in turn; medians, and the spread.
 
 # %% tags=["timing"]
-machine = kept_machine()
-shape = ModelConfig(n_layers=16, d_model=768, n_heads=12, n_kv_heads=4, d_head=64, d_ff=2560, vocab_size=512, context_length=1024,
-                    tied=True, name="random weights")  # fmt: skip
-SPEED_TYPES, LENGTHS, NEW = ("F16", "Q8_0", "Q4_0", "Q4_K", "MXFP4", "Q2_K"), (16, 64, 192), 10
-
-
-def repeated(type, size):
-    """A tensor of this type: 32 rows, quantized, again and again."""
-    if len(size) == 1:
-        return np.ones(size, np.float32)
-    rows = quantize(random_tensor("some rows", (32, size[1]), 0), BLOCK_TYPES[type])
-    return np.tile(rows, size[0] // 32), BLOCK_TYPES[type], size
-
-
-backend = fitting_backend(WORTH_COMPILING)
-speakers, width = {}, {}
+SPEED_TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K", "MXFP4", "Q2_K")
+speeds = measure_types(FOLDER, SPEED_TYPES, lengths=(16, 64, 192))
+machine, prompt = kept_machine(), speeds.lengths[-1]
+peak = machine.peak(speeds.backend != "numpy")
+print(f"{SHAPE.parameters() / 1e6:.0f} million weights on {speeds.backend}; "
+      f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {peak / 1e9:.0f} GFLOP/s")  # fmt: skip
 for type in SPEED_TYPES:
-    path = FOLDER / f"random-{type}.gguf"
-    tensors = {name: repeated(type, size) for name, size in tensor_shapes(shape).items()}
-    write_gguf(path, model_metadata(shape, byte_metadata(shape.vocab_size)), tensors)
-    speakers[type], width[type] = LLM(str(path), backend), bits_per_weight(path, shape)
-print(f"{shape.parameters() / 1e6:.0f} million weights on {backend}; "
-      f"{machine.read_bytes_per_s / 1e9:.1f} GB/s, at most {machine.peak(backend != 'numpy') / 1e9:.0f} GFLOP/s")  # fmt: skip
-
-
-def ttft_s(type, n):
-    transformer = speakers[type].transformer
-    ids, start = np.random.default_rng(n).integers(0, 256, n), time.perf_counter()
-    transformer.forward([Segment(ids, 0, transformer.new_cache(n), "last")])
-    return time.perf_counter() - start
-
-
-def pace(type):
-    """Tokens a second of one sequence, after the first."""
-    llm, log = speakers[type], EventLog()
-    sequence = llm.sequence(0, list(range(32)), SamplingParams(max_tokens=NEW, ignore_eos=True))
-    for _ in generate_tokens(llm.transformer, (), [sequence], log):
-        pass
-    return 1 / tpot(log, 0)
-
-
-for type in SPEED_TYPES:  # warms up
-    ttft_s(type, LENGTHS[0]), pace(type)
-waits = in_turn([(type, n) for n in LENGTHS for type in SPEED_TYPES], 3, lambda case: ttft_s(*case))
-paces = {type: sorted(runs) for type, runs in in_turn(SPEED_TYPES, 3, pace).items()}
-most = {t: machine.read_bytes_per_s / shape.decode_bytes(32 + NEW // 2, 1, width[t], 4) for t in SPEED_TYPES}
-for type in SPEED_TYPES:
-    speed, files = median(paces[type]), (FOLDER / f"random-{type}.gguf").stat().st_size / 1e6
-    print(f"{type:6}{width[type]:7.3f} bits{files:6.0f} MB{speed:8.1f} tokens/s, {speed / most[type]:4.0%} of {most[type]:6.1f}; "
-          f"TTFT of {LENGTHS[-1]} tokens {1e3 * median(waits[type, LENGTHS[-1]]):6.0f} ms")  # fmt: skip
+    pace, most = speeds.pace(type), speeds.most[type]
+    print(f"{type:6}{speeds.bits[type]:7.3f} bits{speeds.file_bytes[type] / 1e6:6.0f} MB{pace:8.1f} tokens/s, "
+          f"{pace / most:4.0%} of {most:6.1f}; TTFT of {prompt} tokens {1e3 * speeds.wait(type):6.0f} ms")  # fmt: skip
 
 # %% tags=["timing", "drawing"]
 fig, (left, right) = plots.figure(2)
-shown = ("F16", "Q8_0", "Q4_K", "Q2_K")
-curves = {type: (LENGTHS, [median(waits[type, n]) for n in LENGTHS]) for type in shown}
-floor = [shape.prefill_flops(n) / machine.peak(backend != "numpy") for n in LENGTHS]
-longer = median(waits["Q2_K", LENGTHS[-1]]) / median(waits["Q8_0", LENGTHS[-1]])
-faster, two_bits_faster = (median(paces[a]) / median(paces[b]) for a, b in (("Q4_K", "F16"), ("Q2_K", "Q8_0")))
-fewer = width["Q8_0"] / width["Q2_K"]
+longer = speeds.wait("Q2_K") / speeds.wait("Q8_0")
+faster, two_bits_faster = (speeds.pace(a) / speeds.pace(b) for a, b in (("Q4_K", "F16"), ("Q2_K", "Q8_0")))
+fewer = speeds.bits["Q8_0"] / speeds.bits["Q2_K"]
 title = plots.finding(f"{fewer:.1f} times fewer bits than Q8_0, {longer:.2f} times its TTFT", longer > 2 / fewer)
-plots.ttft_plot(left, curves, title, bound=(LENGTHS, floor, "floor: prefill FLOPs / peak FLOP/s"))
-for type in shown:
-    for n in LENGTHS:
-        left.vlines(n, *(1e3 * edge(waits[type, n]) for edge in (min, max)), color="0.35", linewidth=2)
-plots.bars(right, SPEED_TYPES, [median(paces[type]) for type in SPEED_TYPES], "")
-for text in right.texts:
-    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
-for i, type in enumerate(SPEED_TYPES):
-    right.plot([i - 0.42, i + 0.42], [most[type]] * 2, **DASHED, label=None if i else "ceiling: bandwidth / bytes of a token")
-    right.vlines(i, min(paces[type]), max(paces[type]), color="0.35", linewidth=2)
-    plots.check_ceiling(type, paces[type], [most[type]] * 3)
-title = plots.finding(f"Decode in Q4_K is {faster:.1f} times as fast as in F16", faster > 1.2)
-plots.label(right, title, "", "throughput (tokens/s)")
-plots.legend(right)
-right.set_ylim(0, 1.25 * max(most.values()))
+ttft_panel(left, speeds, ("F16", "Q8_0", "Q4_K", "Q2_K"), title)
+throughput_panel(right, speeds, plots.finding(f"Decode in Q4_K is {faster:.1f} times as fast as in F16", faster > 1.2))
 plots.show(fig)
-shares = {type: median(paces[type]) / most[type] for type in SPEED_TYPES}
+shares = {type: speeds.pace(type) / speeds.most[type] for type in SPEED_TYPES}
 for name, value in {
-    "prompt": LENGTHS[-1], "ttft_ratio": f"{longer:.2f}", "q2_pace": f"{two_bits_faster:.1f}", "q4_pace": f"{faster:.1f}",
+    "prompt": prompt, "ttft_ratio": f"{longer:.2f}", "q2_pace": f"{two_bits_faster:.1f}", "q4_pace": f"{faster:.1f}",
     "f16_share": f"{shares['F16']:.0%}", "q2_share": f"{shares['Q2_K']:.0%}",
 }.items():  # fmt: skip
     quote(name, value)

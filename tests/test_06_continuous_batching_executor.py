@@ -24,8 +24,8 @@ class Drawing:
     def unscored(self, position, count):
         return range(0)
 
-    def next_token(self, found, eos_ids):
-        token, reason = self.rule(self.sequence, found)
+    def next_tokens(self, found, draft, eos_ids):
+        token, reason = self.rule(self.sequence, found[0])
         return Delta(*self.sequence, "", [token], [], reason)
 
 
@@ -53,10 +53,10 @@ BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_a_prompt_in_chunks_and_then_decode_in_blocks_that_lie_anywhere(backend):
     one = executor(backend)
     assert one.execute(Plan([Share(A, PROMPT[:3], 0, [9])])).tokens == {}
-    assert one.execute(Plan([Share(A, PROMPT[3:], 3, [9, 2], (A,))])).tokens == {A: likeliest(PROMPT, backend)}
+    assert one.execute(Plan([Share(A, PROMPT[3:], 3, [9, 2], (A,))])).tokens == {A: [likeliest(PROMPT, backend)]}
     more = [*PROMPT, likeliest(PROMPT, backend)]
     for i in range(4):
-        (token,) = one.execute(Plan([Share(A, more[-1:], 7 + i, [9, 2, 0][: 2 + (7 + i) // 8], (A,))])).tokens.values()
+        ((token,),) = one.execute(Plan([Share(A, more[-1:], 7 + i, [9, 2, 0][: 2 + (7 + i) // 8], (A,))])).tokens.values()
         assert token == likeliest(more, backend)
         more.append(token)
     untouched = sorted({*range(12)} - {9, 2, 0})
@@ -73,7 +73,7 @@ def test_prefill_and_decode_share_a_step(backend):
         Plan([Share(A, [3], 7, [1, 0], (A,)), Share(B, [40, 41, 42], 0, [4], (B, C)), Share(SequenceId(3, 0), [9, 9], 0, [5])])
     )
     first = likeliest([40, 41, 42], backend)
-    assert outcome.tokens == {A: likeliest(more, backend), B: first, C: first} and not outcome.failed
+    assert outcome.tokens == {A: [likeliest(more, backend)], B: [first], C: [first]} and not outcome.failed
 
 
 @BACKENDS
@@ -81,7 +81,7 @@ def test_decode_of_many_together_with_shared_blocks(backend):
     one = executor(backend)
     one.execute(Plan([Share(B, [1, 2, 3, 4], 0, [6])]))
     outcome = one.execute(Plan([Share(B, [5], 4, [6, 1], (B,)), Share(C, [9], 4, [6, 3], (C,))]))
-    assert outcome.tokens == {B: likeliest([1, 2, 3, 4, 5], backend), C: likeliest([1, 2, 3, 4, 9], backend)}
+    assert outcome.tokens == {B: [likeliest([1, 2, 3, 4, 5], backend)], C: [likeliest([1, 2, 3, 4, 9], backend)]}
 
 
 def test_logits_are_computed_only_where_a_token_is_drawn():
@@ -117,7 +117,7 @@ def test_a_copied_block_is_written_by_its_new_owner_alone():
     one = executor()
     one.execute(Plan([Share(B, [1, 2], 0, [6])]))
     outcome = one.execute(Plan([Share(B, [3], 2, [6], (B,)), Share(C, [4], 2, [2], (C,))], copies=[(6, 2)]))
-    assert outcome.tokens == {B: likeliest([1, 2, 3]), C: likeliest([1, 2, 4])}
+    assert outcome.tokens == {B: [likeliest([1, 2, 3])], C: [likeliest([1, 2, 4])]}
 
 
 def test_a_sequence_goes_to_the_host_and_comes_back_elsewhere():
@@ -125,7 +125,7 @@ def test_a_sequence_goes_to_the_host_and_comes_back_elsewhere():
     one.execute(Plan([Share(A, PROMPT, 0, [1, 2])]))
     one.execute(Plan([Share(B, [1] * 8, 0, [1, 2])], swaps_out=[(1, 5), (2, 0)]))
     outcome = one.execute(Plan([Share(A, [4], 7, [8, 3], (A,))], swaps_in=[(5, 8), (0, 3)]))
-    assert outcome.tokens == {A: likeliest([*PROMPT, 4])}
+    assert outcome.tokens == {A: [likeliest([*PROMPT, 4])]}
 
 
 def test_no_host_memory_is_taken_where_nothing_is_swapped():
@@ -141,7 +141,7 @@ def test_each_answer_draws_from_its_row_and_says_why_it_ends():
 
     outcome = executor(rule=rule).execute(Plan([Share(B, [1, 2], 0, [6], (B, C)), Share(A, [4], 0, [0], (A,))]))
     assert asked == [(B, (512,)), (C, (512,)), (A, (512,))]
-    assert outcome.tokens == {B: 3, C: 4, A: 3} and outcome.finished == {C: "stop"}
+    assert outcome.tokens == {B: [3], C: [4], A: [3]} and outcome.finished == {C: "stop"}
     assert [(d.request, d.index, d.token_ids) for d in outcome.deltas] == [(2, 0, [3]), (2, 1, [4]), (1, 0, [3])]
 
 
@@ -155,7 +155,7 @@ def test_answers_that_are_all_greedy_are_given_tokens_and_one_that_is_not_gives_
 
     one = executor(backend, rule, greedy=True)
     plan = Plan([Share(A, PROMPT, 0, [1, 2], (A,)), Share(B, [3, 4], 0, [0], (B, C))])
-    right = {A: likeliest(PROMPT, backend), **dict.fromkeys((B, C), likeliest([3, 4], backend))}
+    right = {A: [likeliest(PROMPT, backend)], **dict.fromkeys((B, C), [likeliest([3, 4], backend)])}
     assert one.execute(plan).tokens == right and shapes == [()] * 3
     shapes.clear()
     one.answers[2][1].greedy = False
@@ -178,7 +178,7 @@ def test_who_cannot_choose_fails_with_its_request_and_no_token_of_it_is_left():
     outcome = executor(rule=rule).execute(
         Plan([Share(B, [1, 2], 0, [6], (B, C, SequenceId(2, 2))), Share(A, [4], 0, [0], (A,))])
     )
-    assert outcome.tokens == {A: 1} and outcome.finished == {A: "stop"} and [*outcome.failed] == [2]
+    assert outcome.tokens == {A: [1]} and outcome.finished == {A: "stop"} and [*outcome.failed] == [2]
     assert [d.request for d in outcome.deltas] == [1], "and no delta: its readers are told of the error alone"
     assert asked == [B, C, A], "the third of a request that has failed is not asked"
 
@@ -200,7 +200,7 @@ def test_a_failed_forward_is_tried_again_share_by_share_and_the_good_ones_come_o
             copies=[(1, 9)],
         )
     )
-    assert outcome.tokens == {A: likeliest([*PROMPT, 4], backend)}
+    assert outcome.tokens == {A: [likeliest([*PROMPT, 4], backend)]}
     assert [*outcome.failed] == [2] and isinstance(outcome.failed[2], FloatingPointError)
     assert [len(s) for s in one.transformer.steps] == [3, 1, 1, 1]
 
@@ -211,4 +211,4 @@ def test_keys_that_are_not_numbers_fail_the_one_who_has_them():
     one.execute(Plan([Share(A, PROMPT, 0, [1, 2]), Share(B, [1, 2], 0, [6])]))
     one.store.k[:, 6, 0] = np.nan
     outcome = one.execute(Plan([Share(A, [4], 7, [1, 2], (A,)), Share(B, [3], 2, [6], (B,))]))
-    assert outcome.tokens == {A: likeliest([*PROMPT, 4])} and [*outcome.failed] == [2]
+    assert outcome.tokens == {A: [likeliest([*PROMPT, 4])]} and [*outcome.failed] == [2]

@@ -105,7 +105,7 @@ def test_the_last_answer_left_is_recomputed_in_one_go():
         plan = scheduler.schedule()
         found.append(shown(plan))
         drawn = [id for share in plan.shares for id in share.draws]
-        scheduler.update(plan, StepResult(dict.fromkeys(drawn, 5), {id: why for id, why in finished.items() if id in drawn}))
+        scheduler.update(plan, StepResult({id: [5] for id in drawn}, {id: why for id, why in finished.items() if id in drawn}))
     assert found == ["0:4 1:4", *["0:1 1:1"] * 4, *["0:1"] * 4, "1:9", "1:1", "1:1", "1:1"]
 
 
@@ -155,7 +155,7 @@ def test_a_cancelled_id_may_come_again_while_the_old_plan_is_out():
     plan = scheduler.schedule()
     scheduler.cancel(0)
     scheduler.add(request(0))
-    assert scheduler.update(plan, StepResult({SequenceId(0, 0): 5})) == {}
+    assert scheduler.update(plan, StepResult({SequenceId(0, 0): [5]})) == {}
     share = scheduler.schedule().shares[0]
     assert (share.position, share.tokens) == (0, request(0).prompt), "the new one has drawn nothing"
 
@@ -168,15 +168,15 @@ def test_every_plan_is_answered_before_the_next():
     with pytest.raises(RuntimeError, match="update"):
         scheduler.schedule()
     with pytest.raises(RuntimeError, match="not the plan"):
-        scheduler.update(Plan(shares=plan.shares), StepResult({SequenceId(0, 0): 5}))
-    assert scheduler.update(plan, StepResult({SequenceId(0, 0): 5})) == {(0, 0): "length"}
+        scheduler.update(Plan(shares=plan.shares), StepResult({SequenceId(0, 0): [5]}))
+    assert scheduler.update(plan, StepResult({SequenceId(0, 0): [5]})) == {(0, 0): "length"}
 
 
 def test_the_executor_may_end_a_sequence_before_its_length():
     scheduler = Scheduler(SchedulerConfig(**ROOMY))
     scheduler.add(request(0, 4, 3, n=2))
     first, second = SequenceId(0, 0), SequenceId(0, 1)
-    assert scheduler.update(scheduler.schedule(), StepResult({first: 5, second: 6}, {second: "stop"})) == {second: "stop"}
+    assert scheduler.update(scheduler.schedule(), StepResult({first: [5], second: [6]}, {second: "stop"})) == {second: "stop"}
     plan = scheduler.schedule()
     assert [(share.sequence, share.tokens, share.position) for share in plan.shares] == [(first, [5], 4)] and not plan.copies
 
@@ -188,7 +188,7 @@ def test_the_executor_may_end_a_sequence_before_its_length():
 def test_a_step_costs_what_runs_and_not_what_waits(policy, order):
     def step(scheduler):
         plan = scheduler.schedule()
-        scheduler.update(plan, StepResult({id: 1 for share in plan.shares for id in share.draws}))
+        scheduler.update(plan, StepResult({id: [1] for share in plan.shares for id in share.draws}))
 
     def lines(waiting):
         scheduler = Scheduler(SchedulerConfig(**(ROOMY | {"policy": policy, "order": order})))

@@ -8,7 +8,7 @@ import pytest
 from script_help import script
 
 from minillm import LLM
-from minillm.bench import quantization, quantized_files
+from minillm.bench import kept, quantization, quantized_files
 from minillm.bench.quality import document_windows, score_windows, text_ids
 from minillm.bench.quantized_files import ALL, Way, by_type, fitting, holds_the_source, ways
 from minillm.calibration.recipe import is_layers_matrix
@@ -174,12 +174,17 @@ def test_what_has_no_table_is_one_line(path, capsys, words, said):
 
 
 def test_kept_figures_are_joined_by_bits_and_never_mixed():
-    kept, made = script("results/quantization.py"), {"model": "m", "parameters": 9, "group": 64, "context": 8, "documents": 8}
+    our, made = script("results/quantization.py"), {"model": "m", "parameters": 9, "group": 64, "context": 8, "documents": 8}
+
+    def joined(kept_, result):
+        return kept.joined(kept_, result, our.SAME, our.LISTS, "quantization.json")
+
     four = made | {"scored_tokens": 70, "base": {"file_bytes": 1}, "rows": [{"method": "rtn", "bits": 4, "kl": 0.123456789}]}
-    three = four | {"rows": [{"method": "rtn", "bits": 3, "kl": 2.0}]}
-    found = kept.joined(kept.joined({}, four), three)
+    three = four | {"base": {"kl": 0}, "rows": [{"method": "rtn", "bits": 3, "kl": 2.0}]}
+    found = joined(joined({}, four), three)
     assert [(r["bits"], r["kl"]) for r in found["m"]["rows"]] == [(4, 0.123457), (3, 2.0)]
-    again = kept.joined(found, four | {"rows": [{"method": "rtn", "bits": 4, "kl": 0.5}]})
+    assert found["m"]["base"] == {"file_bytes": 1, "kl": 0}
+    again = joined(found, four | {"rows": [{"method": "rtn", "bits": 4, "kl": 0.5}]})
     assert [(r["bits"], r["kl"]) for r in again["m"]["rows"]] == [(4, 0.5), (3, 2.0)]
-    with pytest.raises(SystemExit, match="scored_tokens was 70, now 71"):
-        kept.joined(found, four | {"scored_tokens": 71})
+    with pytest.raises(SystemExit, match="scored_tokens was 70, now 71: another measurement; .* from quantization.json"):
+        joined(found, four | {"scored_tokens": 71})

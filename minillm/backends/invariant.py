@@ -54,9 +54,9 @@ def invariant_ops(ops: Ops) -> Ops:
     return changed.with_attention(changed.attention, changed.paged_attention)
 
 
-def reference() -> dict[str, Callable]:  # -> {name: operation}
+def reference(linear: Callable = layers.linear) -> dict[str, Callable]:  # -> {name: operation}
     """Replace NumPy's operations: its product adds up in another order for another number of rows, and so does its attention."""
-    linear = partial(row_by_row, layers.linear)
+    linear = partial(row_by_row, linear)
     return {
         "linear": linear,
         "add_linear": lambda x, h, weight: x + linear(h, weight),

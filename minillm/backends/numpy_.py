@@ -12,6 +12,7 @@ import numpy as np
 from minillm import layers as reference
 from minillm.attention.naive import attention
 from minillm.attention.paged import paged_attention
+from minillm.backends.activations import reference as rounding  # the module's name is one of Ops' fields
 from minillm.backends.blas import libraries
 from minillm.backends.invariant import reference as invariant
 from minillm.backends.step import AttentionStep
@@ -38,6 +39,7 @@ __all__ = [
     "download",
     "embed",
     "empty",
+    "int8_activations",
     "invariant",
     "linear",
     "load_matrix",
@@ -96,3 +98,8 @@ def load_matrix(tensor: Any) -> np.ndarray:  # a stored tensor of shape (d_out, 
     if tensor.scale is not None:
         matrix *= tensor.scale[:, None]
     return matrix
+
+
+def int8_activations() -> dict:  # -> {name: operation}
+    """Return the operations that round x to 8 bits before products with matrices that a file keeps packed."""
+    return rounding(load_matrix)

@@ -62,6 +62,9 @@ class Ops:
     # linear= in attention_inputs and add_feed_forward, and calls it in place of its own.
     routed_layers: Callable | None = None
     invariant: Callable | None = None  # () -> {name: operation}, with one order of additions for every shape (invariant.py)
+    # () -> {name: operation}, with x rounded to 8 bits before products with packed matrices (activations.py)
+    int8_activations: Callable | None = None
+    activations: str = "exact"  # or "int8"
     # Formats of quantized keys and values (quantization/kv_formats.py) that kernels read where they lie, by name; and attention
     # over them: q in the rows' axes, pages (blocks, size, kv_heads, width) uint8 of k and v, table, n_k, KVFormat -> as attention
     kv_formats: tuple[str, ...] = ()

@@ -18,6 +18,8 @@ BENCHMARKS = {  # minillm bench NAME -> the module here: its run(…) -> result,
     "busy": "busy",
     "loading": "loading",
     "quantization": "quantization",
+    "activations": "activations",
+    "speculation": "speculation",
 }
 
 

@@ -44,14 +44,23 @@ def collect(
 
 def watched(transformer: Transformer, visit: Visitor) -> Transformer:
     """Make a model of the same weights that shows the inputs of its products."""
-    ops = transformer.ops
-    if ops.name != "numpy":
-        raise ModelError(f"inputs of matrices are collected on the numpy backend, found a model on {ops.name}.")
-    names = matrix_names(transformer)
+    ops, names = transformer.ops, matrix_names(transformer)
 
     def linear(x: Array, weight: Any, bias: Array | None = None) -> Array:
         visit(names[id(weight)], x)
         return ops.linear(x, weight, bias)
+
+    return with_linear(transformer, linear)
+
+
+def with_linear(transformer: Transformer, linear: Callable[..., Array]) -> Transformer:
+    """Make a model of the same weights whose products are computed by another function: linear(x, weight, bias=None).
+
+    ModelError for a model on another backend than numpy.
+    """
+    ops = transformer.ops
+    if ops.name != "numpy":
+        raise ModelError(f"products are watched or replaced on the numpy backend, found a model on {ops.name}.")
 
     def attention_inputs(x: Array, w: Any, c: Any, cos: Array, sin: Array) -> tuple[Array, Array, Array]:
         return ops.attention_inputs(x, w, c, cos, sin, linear=linear)

@@ -100,9 +100,11 @@ def folded(weights: Any, fold: Fold, scales: Array, config: ModelConfig) -> Any:
 
 
 def with_outliers(transformer: Transformer, times: float = 20, share: float = 0.02, seed: int = 0) -> Transformer:
-    """Make a model that computes the same and rounds badly: after each norm a share of the columns is so many times as large.
+    """Make a model that computes the same and rounds badly: behind each norm a share of the weights' columns is so many times as
+    large, and what flows into them as many times smaller.
 
-    To show what a method does about outliers, on a model that has none. At least one channel of each norm is enlarged.
+    To show what a method does about outliers, on a model that has none. At least one channel of each norm is enlarged. Large
+    models have outliers in the activations: with_activation_outliers.
     """
     config, rng, layers = transformer.config, np.random.default_rng(seed), []
     for weights in transformer.weights.layers:
@@ -112,6 +114,14 @@ def with_outliers(transformer: Transformer, times: float = 20, share: float = 0.
             weights = folded(weights, fold, scales, config)
         layers.append(weights)
     return Transformer(config, replace(transformer.weights, layers=layers), transformer.ops, transformer.kv)
+
+
+def with_activation_outliers(transformer: Transformer, times: float = 20, share: float = 0.02, seed: int = 0) -> Transformer:
+    """Make a model that computes the same, and in whose activations a share of the channels is so many times as large.
+
+    They are behind each norm. The weights that take them are as many times smaller.
+    """
+    return with_outliers(transformer, 1 / times, share, seed)
 
 
 def of_values(scales: Array, config: ModelConfig) -> Array:  # (heads · d_head,) -> (kv_heads · d_head,)

@@ -6,11 +6,12 @@
 A new one is a pair of these with its row in CHOICES, and a row of the registry in bench/ that names its module.
 """
 
-import sys
-from argparse import Namespace, _ActionsContainer
+from argparse import Namespace
 from types import ModuleType
 
 from minillm.cli.arguments import Parser
+from minillm.cli.bench_speculation import add_speculation, run_speculation
+from minillm.cli.benchmark_options import absent, add_counts, add_peers, numbers
 from minillm.cli.common import add_kv_option, add_model_options, add_threads_option, load, model_path
 from minillm.errors import MiniLLMError
 
@@ -231,50 +232,17 @@ def run_quantization(args: Namespace, module: ModuleType) -> dict:
     return module.run(model_path(args), methods, *sizes, not args.no_speed)
 
 
-# --- what several of them share -------------------------------------------------------------------------------------------
-
-COUNTS = {
-    "prompt_tokens": "tokens of each prompt",
-    "new_tokens": "tokens decoded after it",
-    "batch": "sequences at once",
-    "rounds": "how often they take turns",
-    "requests": "requests, or prompts",
-    "heads": "query heads",
-    "d_head": "components of a head",
-}
+def add_activations(parser: Parser) -> None:
+    add_model_options(parser, backend=False)
+    parser.add_argument("--methods", metavar="M,M", help="static,token,smooth_static …: a wrong one lists them (default: all)")
+    parser.add_argument("--outliers", default="1,10,20,50", metavar="N,N", help="times as large, 1: none (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="migration strength (default: %(default)s)")
+    parser.add_argument("--documents", type=int, metavar="N", help="held-out stories (default: all 200, 52,000 tokens)")
 
 
-def add_counts(parser: Parser, **defaults: int) -> None:  # name=default
-    """Add options that take a whole number from 1 up."""
-    for name, default in defaults.items():
-        option, says = "--" + name.replace("_", "-"), f"{COUNTS[name]} (default: %(default)s)"
-        parser.add_argument(option, type=int, default=default, metavar="N", help=says)
-
-
-def add_peers(parser: _ActionsContainer, which: str, by_name: bool = False) -> None:
-    """Add --peers, and where to find them. by_name: it may say which; None then means that it was not given, "" all."""
-    if by_name:
-        says = f"also measure {which}, where installed; or only these, which must be: --peers openvino,vllm"
-        parser.add_argument("--peers", nargs="?", const="", metavar="NAME,NAME", help=says)
-    else:
-        parser.add_argument("--peers", action="store_true", help=f"also measure {which}, where installed")
-    where = "folder of a virtual environment, or its python, that holds peers; may be repeated (also: MINILLM_PEERS, as in PATH)"
-    parser.add_argument("--peer-python", action="append", default=[], metavar="PATH", help=where)
-
-
-def absent(packages: str) -> None:
-    """Warn where --peers has none, and measure ourselves only."""
-    print(f"minillm: no peer is installed, so there is none beside us; pip install {packages}", file=sys.stderr)
-
-
-def numbers(option: str, text: str) -> list[int]:  # "1,4,8" -> [1, 4, 8]
-    try:
-        found = [int(n) for n in text.split(",")]
-    except ValueError:
-        raise MiniLLMError(f"{option} takes whole numbers with commas between, found {text!r}.") from None
-    if min(found) < 1:
-        raise MiniLLMError(f"{option} must be at least 1, found {min(found)}.")
-    return found
+def run_activations(args: Namespace, module: ModuleType) -> dict:
+    methods = args.methods.split(",") if args.methods else list(module.METHODS)
+    return module.run(model_path(args), methods, numbers("--outliers", args.outliers), args.documents, args.alpha)
 
 
 CHOICES = {  # name -> what it is, its options, its call
@@ -291,5 +259,7 @@ CHOICES = {  # name -> what it is, its options, its call
     "busy": ("what a model keeps of its pace beside other programs, and how even its steps stay", add_busy, run_busy),
     "loading": ("from a file to the first token, cold and warm; what is shared between two processes", add_loading, run_loading),
     "quantization": ("methods × bits: perplexity, KL, size and speed of one model's files", add_quantization, run_quantization),
+    "activations": ("activations in 8 bits: methods × outlier size, how far predictions are", add_activations, run_activations),
+    "speculation": ("drafts beside none: speed-up, acceptance, what the formula says", add_speculation, run_speculation),
     "kernels": ("products with packed weights, from the naive loop on; the crossovers", add_kernels, run_kernels),
 }

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import (
+    add_activations_option,
     add_kv_option,
     add_lora_option,
     add_model_options,
     add_sampling_options,
     chosen_adapter,
+    computing,
     load,
     pace,
     sampling_given,
@@ -37,6 +39,7 @@ def configure(parser: Parser) -> None:
     add_sampling_options(parser, max_tokens=512, models_own=True)
     add_lora_option(parser)
     add_kv_option(parser, "float32")
+    add_activations_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
 
 
@@ -72,7 +75,7 @@ def run(args: Namespace) -> int:
             print(" [stopped]", end="")
         told = ""
         if asked and talk.last:
-            told = f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics, llm.transformer.ops.name)}]"
+            told = f"\n[{talk.reused:,} tokens from the cache · {pace(talk.last.metrics, computing(llm))}]"
         print(told, file=sys.stderr)
         print(flush=True)
     return 0

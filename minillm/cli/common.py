@@ -98,7 +98,8 @@ def load(args: Namespace) -> "LLM":
     from minillm.llm import LLM
 
     kv = (args.kv or "auto") if hasattr(args, "kv") else None
-    return or_download(args.model, lambda model: LLM(model, args.backend, kv, getattr(args, "adapters", None)))
+    rest = getattr(args, "adapters", None), getattr(args, "activations", None)
+    return or_download(args.model, lambda model: LLM(model, args.backend, kv, *rest))
 
 
 KV_HELP = "keys and values: %(choices)s (default: float16, as other servers keep them, where the backend is numba; else float32)"
@@ -107,6 +108,11 @@ KV_HELP = "keys and values: %(choices)s (default: float16, as other servers keep
 def add_kv_option(parser: _ActionsContainer, default: str | None = None) -> None:
     says = KV_HELP if default is None else "keys and values: %(choices)s (default: %(default)s)"
     parser.add_argument("--kv", choices=KV_NAMES, default=default, metavar="KIND", help=says)
+
+
+def add_activations_option(parser: _ActionsContainer) -> None:
+    says = "what weights are multiplied with: exact, or int8, rounded to 8 bits: faster on numba, inexact (default: %(default)s)"
+    parser.add_argument("--activations", choices=["exact", "int8"], default="exact", help=says)
 
 
 def beside_json(args: Namespace) -> TextIO:  # where what a person reads goes: with --json standard output is for the object alone
@@ -133,6 +139,12 @@ def tell_share(before: float) -> float:  # the lower of the shares before and af
     if line := busy(share):
         print(f"minillm: {line}.", file=sys.stderr)
     return round(share, 3)
+
+
+def computing(llm: "LLM") -> str:  # words
+    """Say what computes: the backend, and what is inexact about it."""
+    ops = llm.transformer.ops
+    return ops.name if ops.activations == "exact" else f"{ops.name} with {ops.activations} activations"
 
 
 def pace(metrics: dict, backend: str) -> str:  # one line

@@ -6,11 +6,13 @@ from dataclasses import asdict
 
 from minillm.cli.arguments import Parser
 from minillm.cli.common import (
+    add_activations_option,
     add_kv_option,
     add_lora_option,
     add_model_options,
     add_sampling_options,
     chosen_adapter,
+    computing,
     load,
     pace,
     print_json,
@@ -26,6 +28,7 @@ def configure(parser: Parser) -> None:
     add_sampling_options(parser)
     add_lora_option(parser)
     add_kv_option(parser, "float32")
+    add_activations_option(parser)
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template, as a user's message")
     parser.add_argument("--system", metavar="TEXT", help="a system message before it, with --chat")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities of N alternatives per token")
@@ -51,7 +54,7 @@ def run(args: Namespace) -> int:
                 print(piece, end="", flush=True)
     finally:
         if finished and not args.json:
-            print(f"\n[{pace(finished[0].metrics, llm.transformer.ops.name)}]", file=sys.stderr)
+            print(f"\n[{pace(finished[0].metrics, computing(llm))}]", file=sys.stderr)
     if args.json:
         values = asdict(finished[0])
         metrics = values.pop("metrics")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minillm.cli.arguments import Parser
-from minillm.cli.common import add_kv_option, add_model_options, load, print_json
+from minillm.cli.common import add_activations_option, add_kv_option, add_model_options, computing, load, print_json
 from minillm.errors import MiniLLMError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def configure(parser: Parser) -> None:
         "--kv-memory", metavar="SIZE", help="its size, such as 500M or 2GiB (default: a quarter of the memory, or less)"
     )
     add_kv_option(engine)
+    add_activations_option(engine)
     engine.add_argument("--block-size", type=int, metavar="N", help="tokens of a block (default: 16, with kivi2 and kivi4 32)")
     engine.add_argument("--max-sequences", type=int, default=16, metavar="N", help="in one step (default: %(default)s)")
     budget = engine.add_mutually_exclusive_group()
@@ -74,6 +75,8 @@ def configure(parser: Parser) -> None:
     engine.add_argument(
         "--batch-invariant", action="store_true", help="logits that do not depend on the rest of the batch, to the bit; slower"
     )
+    engine.add_argument("--speculate", metavar="P", help="guess ahead: ngram, suffix, draft:MODEL, self, eagle (default: not)")
+    engine.add_argument("--draft-tokens", type=int, metavar="N", help="so many ahead (default: as many as pay, as measured)")
     engine.add_argument(
         "--max-queue", type=int, default=256, metavar="N", help="requests that may wait; more get 429 (default: %(default)s)"
     )
@@ -103,7 +106,7 @@ def run(args: Namespace) -> int:
         sampling = default_sampling(llm) if args.generation_config == "auto" else {}
         app = create_app(engine, Served.from_llm(llm, name, pool, args.order == "priority", sampling), options, page)
         port = listener.getsockname()[1]
-        shown = f"{name} on {llm.transformer.ops.name}"
+        shown = f"{name} on {computing(llm)}"
         make_server(app, lambda: announce(args, shown, port, config, options.api_key)).run(sockets=[listener])
     return 0
 
@@ -127,12 +130,16 @@ def build(args: Namespace, llm: "LLM") -> "tuple[AsyncEngine, MetricsPage, Sched
     from minillm.engine.engine import Engine
     from minillm.engine.warmup import warm_up
     from minillm.server.metrics_page import MetricsPage, WatchedLog
+    from minillm.speculative.proposers import make_proposer
 
     config = scheduler_config(args, llm.config, llm.transformer.kv)
     if args.tpot_limit is not None:
         config = replace(config, max_tokens_per_step=step_budget(args.tpot_limit, llm, config))
     log, page = WatchedLog(keep_last=KEEP), MetricsPage()
-    engine = Engine(llm, config, invariant=args.batch_invariant, log=log)
+    if args.draft_tokens is not None and (args.speculate is None or args.draft_tokens < 1):
+        raise MiniLLMError(f"--draft-tokens goes with --speculate and is at least 1, found {args.draft_tokens}.")
+    proposer = make_proposer(args.speculate, llm.transformer, llm.tokenizer) if args.speculate else None
+    engine = Engine(llm, config, invariant=args.batch_invariant, log=log, proposer=proposer, gamma=args.draft_tokens)
     with ThreadPoolExecutor(1) as passing:  # no request should wait for a compiler; a thread: see load_model
         passing.submit(warm_up, engine).result()
     log.page = page

@@ -5,7 +5,8 @@ the same whatever runs beside it, and its n answers differ. It survives preempti
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from minillm.model.candidates import sample
 from minillm.model.generate import SequenceState
 from minillm.model.logprobs import TokenLogprob, token_logprob
 from minillm.model.params import SamplingParams
-from minillm.model.sampling import NOT_FINITE
+from minillm.model.sampling import NOT_FINITE, distribution
+from minillm.speculative.proposer import Draft
+from minillm.speculative.verify import accept_or_replace, one_hot
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,14 @@ class Delta:
     error: Exception | None = None
     stop_reason: str | int | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
+
+
+def joined(one: Delta, other: Delta) -> Delta:
+    """Join two deltas of an answer that follow each other."""
+    return replace(
+        other, text=one.text + other.text, token_ids=one.token_ids + other.token_ids, logprobs=one.logprobs + other.logprobs,
+        prompt_logprobs=one.prompt_logprobs,
+    )  # fmt: skip
 
 
 def sampling_state(
@@ -82,15 +93,38 @@ class Answer(SequenceState):
         early = len(self.token_ids) < self.params.min_tokens
         return self.params.logprobs is None and not (self.params.changes_logits or early)
 
-    def next_token(self, found: np.ndarray, eos_ids: Collection[int]) -> Delta:  # (vocab,) logits, or () a token, -1: none
-        """Sample the next token. The cost depends on the vocabulary, never on the length of the text so far."""
+    def next_tokens(  # (1 + drafts, vocab) logits, or (1 + drafts,) tokens
+        self, found: np.ndarray, draft: Draft, eos_ids: Collection[int]
+    ) -> Delta:
+        """Verify a draft: keep its tokens up to the first that is rejected, and add one more. An end within it is the end.
+
+        A token counts as used as soon as it is kept, so that penalties are those of a text that grew token by token.
+        """
+        delta = self.next_token(found[0], eos_ids, *draft.at(0))
+        for i in range(1, len(found)):
+            if delta.finish_reason or delta.token_ids[-1] != draft.tokens[i - 1]:
+                break
+            delta = joined(delta, self.next_token(found[i], eos_ids, *draft.at(i)))
+        return delta
+
+    def next_token(
+        self, found: np.ndarray, eos_ids: Collection[int], draft: int | None = None, q: np.ndarray | None = None
+    ) -> Delta:  # (vocab,) logits, or () a token, -1: none
+        """Sample the next token. The cost depends on the vocabulary, never on the length of the text so far.
+
+        draft: a guess at it, drawn from q, (vocab,), or not drawn at all: it is what comes out as often as the target says it.
+        """
         if np.ndim(found) == 0:
             if found < 0:
                 raise RequestError(NOT_FINITE.format("no finite number"))
             return self.delta(int(found), [], eos_ids)
         seen = () if self.used is None else np.flatnonzero(self.used)
-        forbidden = self.forbidden(eos_ids)
-        token = sample(found, self.params, self.rng, seen, counts=self.counts, forbidden=forbidden)
+        shaped: dict[str, Any] = {"counts": self.counts, "forbidden": self.forbidden(eos_ids)}
+        if draft is None:
+            token = sample(found, self.params, self.rng, seen, **shaped)
+        else:
+            p = distribution(found, self.params, seen, **shaped)
+            token = accept_or_replace(p, one_hot(draft, len(p)) if q is None else q, draft, self.rng)
         if self.used is not None:
             self.used[token] = True
         logprobs = [] if self.params.logprobs is None else [token_logprob(found, token, self.params.logprobs)]

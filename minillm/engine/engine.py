@@ -33,6 +33,8 @@ from minillm.model.params import SamplingParams, as_int
 from minillm.scheduler.plan import Plan, SequenceId
 from minillm.scheduler.request import Request
 from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
+from minillm.speculative.adaptive import Adaptive, Fixed
+from minillm.speculative.proposer import Proposer
 
 DEFAULT_TOKENS = 8192  # tokens of cache, at least, by default
 MAX_ANSWERS = 128  # to one request
@@ -57,10 +59,21 @@ class Engine:
 
     config: the limits and policies of the scheduler. invariant: logits do not depend on the batch, to the bit, and cost
     more (backends/invariant.py). log: an EventLog; one with keep_last where the engine runs for long.
+
+    proposer: of drafts: a text grows by several tokens a step, and says what it would have said (speculative/). gamma: how many
+    each; None: as many as pay, by acceptance and load. A seed fixes a drawn text for the same proposer and gamma, as drafts take
+    part in the draws; where times decide how many there are, it does not.
     """
 
     def __init__(
-        self, llm: LLM, config: SchedulerConfig | None = None, *, invariant: bool = False, log: EventLog | None = None
+        self,
+        llm: LLM,
+        config: SchedulerConfig | None = None,
+        *,
+        invariant: bool = False,
+        log: EventLog | None = None,
+        proposer: Proposer | None = None,
+        gamma: int | None = None,
     ) -> None:
         config = config or default_config(llm.config, llm.transformer.kv)
         context = min(config.context_length or llm.config.context_length, llm.config.context_length)
@@ -72,7 +85,10 @@ class Engine:
             transformer = invariant_model(transformer)
         self.scheduler, host = Scheduler(self.config), config.host_blocks if config.preemption == "swap" else 0
         eos_ids = llm.tokenizer.eos_ids
-        self.executor = ModelExecutor(transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids)
+        self.executor = ModelExecutor(
+            transformer, config.num_blocks, config.block_size, host, eos_ids=eos_ids, proposer=proposer,
+            lookahead=Adaptive() if gamma is None else Fixed(gamma),
+        )  # fmt: skip
         self.log = EventLog() if log is None else log
         self.running: dict[int, RunningRequest] = {}  # by request: accepted and not done
         self.scheduled: set[SequenceId] = set()  # sequences that the scheduler runs
@@ -150,8 +166,12 @@ class Engine:
         plan = self.scheduler.schedule()
         self.log_plan(plan)
         outcome = self.executor.execute(plan)
+        for share in plan.shares:
+            if share.drafts and (kept := outcome.tokens.get(share.sequence)):
+                self.log.add(share.sequence.request, events.DRAFTED, share.drafts, share.sequence.index)
+                self.log.add(share.sequence.request, events.ACCEPTED, len(kept) - 1, share.sequence.index)
         for delta in outcome.deltas:
-            self.log.add(delta.request, events.TOKEN, index=delta.index)
+            self.log.add(delta.request, events.TOKEN, len(delta.token_ids), delta.index)
         self.log.add(ENGINE, events.STEP, plan.tokens)
         failures = [delta for request, error in outcome.failed.items() for delta in self.fail(request, error)]
         ended = self.scheduler.update(plan, outcome)
@@ -199,9 +219,7 @@ class Engine:
     def remove(self, request: int, kind: str) -> None:
         """Remove all state of a request; the log keeps its events."""
         running = self.running.pop(request)
-        self.executor.answers.pop(request)
-        self.executor.adapters.pop(request, None)
-        self.executor.windows.drop(request)
+        self.executor.forget(request)
         self.scheduled.difference_update(SequenceId(request, i) for i in range(len(running.answers)))
         self.log.add(request, kind)
         if request in self.awaited and kind == events.FINISHED:  # now: a log with keep_last may know it no longer in the end

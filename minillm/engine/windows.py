@@ -6,7 +6,7 @@ starts, a prefix that was found, a request that is computed again. A swapped req
 the common prompt ends takes what the prompt's computation left there.
 """
 
-from minillm.cache.kivi import KiviCache, Window
+from minillm.cache.kivi import KiviCache, Window, open_group
 from minillm.cache.protocol import KVCache
 from minillm.engine.answer import Answer
 from minillm.errors import MiniLLMError
@@ -40,6 +40,12 @@ class Windows:
             known[share.sequence.index] = cache.window
             if cache.length == len(answer.prompt_token_ids):
                 known[PROMPT] = cache.window.copy()
+
+    def truncate(self, sequence: SequenceId, length: int) -> None:
+        """Take rejected drafts out of what was kept: from position `length` on."""
+        if (window := self.of.get(sequence.request, {}).get(sequence.index)) is not None:
+            for layer in range(len(window.first)):
+                window.keep(layer, open_group(length) - GROUP, length)
 
     def drop(self, request: int) -> None:
         """Forget a request that is done."""

@@ -28,6 +28,7 @@ ARRIVED, TOKEN, FINISHED = "arrived", "token", "finished"  # FINISHED: once a re
 SCHEDULED, PREEMPTED = "scheduled", "preempted"  # got a place in a step (anew after each preemption); lost it
 CANCELLED, REFUSED, FAILED = "cancelled", "refused", "failed"  # other ends: by its user, before it began, by an error
 CACHED = "cached"  # tokens: of the prompt, found in the prefix cache
+DRAFTED, ACCEPTED = "drafted", "accepted"  # tokens: guessed ahead of a text, and of these those that were kept; 0 perhaps
 PROMPT_USAGE, USAGE = "prompt_usage", "usage"  # tokens of prompt and of all answers, as a server reports them to a client
 STEP, ENGINE = "step", -1  # a step of the engine was computed; tokens: how many. It belongs to no request, but to ENGINE
 ENDS = frozenset({FINISHED, CANCELLED, REFUSED, FAILED})

@@ -6,7 +6,7 @@ together decode as one batch.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,12 +159,20 @@ def prefill(transformer: Transformer, sequence: SequenceState, chunk: int = PREF
     return transformer.ops.download(compute_logits(transformer, [sequence.segment(pending)], [sequence]))[-1]
 
 
-def compute_logits(transformer: Transformer, segments: list[Segment], sequences: Sequence[SequenceState]) -> Array:
-    """Run the forward pass -> (positions wanted, vocab); score the prompts of sequences that want it, each with its segment."""
+def compute_logits(
+    transformer: Transformer, segments: list[Segment], sequences: Sequence[SequenceState],
+    watch: Callable[[Array, list[slice]], None] | None = None,
+) -> Array:  # -> (positions wanted, vocab)
+    """Run the forward pass; score the prompts of sequences that want it, each with its segment.
+
+    watch: called with the vectors of all tokens after the last layer, and where those of each segment are.
+    """
     spans = [s.unscored(segment.position, len(segment.tokens)) for s, segment in zip(sequences, segments, strict=True)]
-    if not any(spans):
+    if not any(spans) and watch is None:
         return transformer.logits(segments)
     x, slices = transformer.hidden(segments)
+    if watch is not None:
+        watch(x, slices)
     for sequence, segment, where, span in zip(sequences, segments, slices, spans, strict=True):
         rows = [where.start + position - segment.position for position in span]
         tokens = sequence.prompt_token_ids[span.start + 1 : span.stop + 1]

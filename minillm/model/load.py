@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.backends import WORTH_COMPILING, fitting_backend, get_backend
+from minillm.backends.activations import with_activations
 from minillm.backends.ops import Ops
 from minillm.cache.kinds import check_kv, without_kernels
 from minillm.errors import ModelError
@@ -37,18 +38,18 @@ def read_config(path: Path) -> ModelConfig:
         return config_from_gguf(gguf)
 
 
-def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
-    name: str | PathLike, backend: str | None = None, kv: str = "float32"
+def load_model(  # str or path, str, str, str -> (Transformer, Tokenizer)
+    name: str | PathLike, backend: str | None = None, kv: str = "float32", activations: str = "exact"
 ) -> tuple[Transformer, Tokenizer]:
     """Load a model by name or path. Weights are read once; the file is closed again where the backend copies them.
 
     backend: as get_backend; "auto": what fits the model (backends.fitting_backend). kv: what keys and values are kept in
-    (cache/kinds.py); "auto": what the backend prefers.
+    (cache/kinds.py); "auto": what the backend prefers. activations: "exact", or "int8": rounded (backends/activations.py).
     """
     if kv != "auto":
         check_kv(kv)  # before a large model is loaded
     path = zoo.resolve(name)
-    ops = get_backend(resolve_backend(backend, path))
+    ops = with_activations(get_backend(resolve_backend(backend, path, activations)), activations)
     kv = ops.kv_dtype if kv == "auto" else kv
     if kv not in ("float32", "float16"):
         check_kv(kv, read_config(path).d_head)
@@ -57,16 +58,18 @@ def load_model(  # str or path, str, str -> (Transformer, Tokenizer)
     if without_kernels(kv, ops):
         notice(f"{ops.name} has no kernels for keys and values in {kv}: they become float32 for each step.")
     if ops.compiling:
-        with ops.compiling(types_of(path)):
+        with ops.compiling(types_of(path, activations)):
             compile_kernels(transformer)
     return transformer, tokenizer
 
 
-def resolve_backend(backend: str | None, path: Path) -> str | None:  # name, "auto" or None, path -> name or None
+def resolve_backend(  # name, "auto" or None, path, str -> name or None
+    backend: str | None, path: Path, activations: str = "exact"
+) -> str | None:
     """Resolve "auto" to a backend for the model at a path."""
     if backend != "auto":
         return backend
-    return fitting_backend(stored_bytes(path), types_of(path), matrix_types(path))
+    return fitting_backend(stored_bytes(path), types_of(path, activations), matrix_types(path))
 
 
 def compile_kernels(transformer: Transformer) -> None:
@@ -126,14 +129,15 @@ def stored_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.exists())  # a part that is not there is missed where it is opened
 
 
-def types_of(path: Path) -> str:
-    """Name the types of a model's matrices: for each such name a backend that compiles has kernels of its own.
+def types_of(path: Path, activations: str = "exact") -> str:
+    """Name what kernels a model needs: the types of its matrices, for each of which a backend that compiles has its own, and x.
 
     For a large model nobody asks whether they are kept.
     """
-    if path.is_dir():
-        return "a folder's"
-    return "a large file's" if stored_bytes(path) >= WORTH_COMPILING else ", ".join(matrix_types(path))
+    types = "a folder's" if path.is_dir() else ", ".join(matrix_types(path))
+    if not path.is_dir() and stored_bytes(path) >= WORTH_COMPILING:
+        types = "a large file's"
+    return types if activations == "exact" else f"{types}, {activations}"
 
 
 def matrix_types(path: Path) -> list[str]:

@@ -28,6 +28,7 @@ class Share:
     position: of the first token; so many are computed and in the blocks already. blocks: the whole block table, with room
     for the new tokens. draws: sequences that draw a token from the logits of the last one. None of a prompt's chunks but
     the last draws any; the end of a prompt draws one for each of the request's n answers; a decode step draws its own.
+    drafts: so many tokens at the end are guesses, to be verified: what comes out is those that are kept, and one more.
     """
 
     sequence: SequenceId
@@ -35,6 +36,7 @@ class Share:
     position: int
     blocks: list[int]
     draws: tuple[SequenceId, ...] = ()
+    drafts: int = 0
 
 
 @dataclass(slots=True)
@@ -59,10 +61,15 @@ class Plan:
 
 @dataclass(slots=True)
 class StepResult:
-    """The tokens a step sampled, one for each sequence in the draws of its plan; and why some end with it ("stop", "length")."""
+    """The tokens a step sampled for each sequence in the draws of its plan; and why some end with it ("stop", "length").
 
-    tokens: dict[SequenceId, int] = field(default_factory=dict)
+    tokens: one each; of a share with drafts those that were kept, and one more. drafts: what is proposed to follow them, if
+    anything. The next step verifies as much of it as it has room for.
+    """
+
+    tokens: dict[SequenceId, list[int]] = field(default_factory=dict)
     finished: dict[SequenceId, str] = field(default_factory=dict)
+    drafts: dict[SequenceId, list[int]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -41,12 +41,22 @@ class Request:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One answer in the making. tokens: the prompt, then the drawn tokens. table: None while nothing of it is computed."""
+    """One answer in the making. tokens: the prompt, then the drawn tokens. table: None while nothing of it is computed.
+
+    drafts: guesses at the tokens that follow, for the next step to verify. They are nobody's text yet.
+    """
 
     id: SequenceId
     group: "SequenceGroup"
     tokens: list[int]
     table: BlockTable = None  # type: ignore[assignment]  # it is there while anything of the sequence is computed
+    drafts: list[int] = field(default_factory=list)
+
+    @property
+    def room(self) -> int:
+        """Tokens that it may still draw."""
+        request = self.group.request
+        return len(request.prompt) + request.max_tokens - len(self.tokens)
 
     @property
     def target(self) -> int:

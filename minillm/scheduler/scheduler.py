@@ -87,13 +87,15 @@ class Scheduler:
         self.ended.clear()
         step = PlanBuilder(self)
         POLICIES[self.config.policy](step)
+        step.add_drafts()
         self.planned = step.plan if step.plan.shares else None
         return step.plan
 
     def update(self, plan: Plan, result: StepResult) -> dict[SequenceId, str]:  # the reasons of all that ended in this step
         """Record the tokens that a step drew. Free sequences that end: as the result says, or for their length ("length").
 
-        Requests cancelled since the plan was made are ignored. Full blocks are given to the prefix cache.
+        Requests cancelled since the plan was made are ignored. Drafts that were rejected leave their table; then full blocks are
+        given to the prefix cache.
         """
         if plan.shares and plan is not self.planned:
             raise RuntimeError("this is not the plan that schedule() gave last.")
@@ -103,25 +105,29 @@ class Scheduler:
             sequence = self.sequences.get(share.sequence)
             if sequence is None or sequence.table is None:
                 continue
-            self.commit(sequence, share)
+            if share.drafts:
+                sequence.table.truncate(share.position + len(result.tokens[share.sequence]))
+            self.commit(sequence, share, result.tokens.get(share.sequence, []))
             for drawn in share.draws:
-                sequence, token = self.sequences[drawn], result.tokens[drawn]
-                request = sequence.group.request
-                sequence.tokens.append(token)
-                self.queue.charge(request.user, 1)
-                length = len(sequence.tokens) - len(request.prompt) >= request.max_tokens
-                if reason := result.finished.get(drawn) or ("length" if length else None):
+                sequence, tokens = self.sequences[drawn], result.tokens[drawn]
+                sequence.tokens += tokens
+                sequence.drafts = result.drafts.get(drawn, [])
+                self.queue.charge(sequence.group.request.user, len(tokens))
+                if reason := result.finished.get(drawn) or ("length" if sequence.room <= 0 else None):
                     ended[drawn] = reason
                     self.finish(sequence)
         if ended:
             self.running = [group for group in self.running if group.live]
         return ended
 
-    def commit(self, sequence: Sequence, share: Share) -> None:
-        """Commit blocks that a share has filled to the prefix cache, and fork the group where the prompt ends."""
+    def commit(self, sequence: Sequence, share: Share, drawn: list[int]) -> None:
+        """Commit blocks that a share has filled to the prefix cache, and fork the group where the prompt ends.
+
+        drawn: tokens that follow those of the sequence; drafts that were kept are among them, and computed.
+        """
         group, table, size = sequence.group, sequence.table, self.config.block_size
         if self.cache and table.length // size > share.position // size:
-            self.cache.commit(sequence.tokens[: table.length], table.blocks, group.request.salt)
+            self.cache.commit((sequence.tokens + drawn)[: table.length], table.blocks, group.request.salt)
         if not group.forked and table.length == len(group.request.prompt):
             group.fork()  # after the commit: a block that others share cannot be exchanged for the one in the cache
 

@@ -2,6 +2,7 @@
 
     schedule_running   running requests continue, the most senior first; where blocks run out, the last is preempted
     admit              preempted requests resume, the most senior first; when none is left, waiting ones enter in their order
+    add_drafts         what is left goes to drafts: so speculation delays nobody, preempts nobody, and ends under load by itself
 
     seniority ────────────────────────────────────────────────▶ junior
     running: A  B  C  D     preempted: E  F     waiting: by queue       D is preempted: it goes before E, and resumes before E
@@ -115,6 +116,24 @@ class PlanBuilder:
                 draws = (sequence.id,) if sequence.group.forked else tuple(s.id for s in sequence.group.live)
             tokens = sequence.tokens[position : table.length]
             self.plan.shares.append(Share(sequence.id, tokens, position, table.blocks.copy(), draws))
+
+    def add_drafts(self) -> None:
+        """Let decodes verify their drafts, as far as the step has tokens, and the pool blocks above its watermark.
+
+        Of drafts and one token more that follows them, none may go beyond max_tokens.
+        """
+        for share in self.plan.shares:
+            sequence = self.scheduler.sequences[share.sequence]
+            if not sequence.drafts or share.draws != (share.sequence,) or len(share.tokens) != 1:
+                continue
+            table, n = sequence.table, min(len(sequence.drafts), sequence.room - 1, self.left)
+            while n > 0 and not self.pool.can_allocate(table.blocks_for(n)):
+                n -= 1
+            if n > 0:
+                table.append(n)  # no copies: the block of the last token is its own, as that token has just got a slot
+                share.tokens = share.tokens + sequence.drafts[:n]
+                share.blocks, share.drafts = table.blocks.copy(), n
+                self.left -= n
 
     def admit(self, decode: bool = True, prefill: bool = True, whole: bool = False) -> None:
         """Admit groups while there is room: those that would decode (swapped ones), those with a prompt to compute, or both.

@@ -16,7 +16,21 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from minillm.metrics.events import ARRIVED, CACHED, ENDS, FINISHED, PREEMPTED, TOKEN, EventLog, answers, e2e, tpot, ttft
+from minillm.metrics.events import (
+    ACCEPTED,
+    ARRIVED,
+    CACHED,
+    DRAFTED,
+    ENDS,
+    FINISHED,
+    PREEMPTED,
+    TOKEN,
+    EventLog,
+    answers,
+    e2e,
+    tpot,
+    ttft,
+)
 
 STEPS = (1, 2, 5)
 TTFT_BUCKETS = [round(d * 10.0**k, 6) for k in range(-3, 3) for d in STEPS]  # 1 ms to 500 s
@@ -51,6 +65,8 @@ class MetricsPage:
             TOKEN: counter("generation_tokens", "Tokens generated"),
             ARRIVED: counter("prompt_tokens", "Tokens of prompts that arrived"),
             CACHED: counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache, so not computed"),
+            DRAFTED: counter("spec_decode_num_draft_tokens", "Tokens guessed ahead, and verified"),
+            ACCEPTED: counter("spec_decode_num_accepted_tokens", "Of these, tokens that were kept"),
         }
         self.preemptions = counter("preemptions", "Times that a sequence lost its place to another")
         self.histograms = (

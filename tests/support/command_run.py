@@ -39,7 +39,10 @@ BENCH = {
     "training": ["--prompt-tokens", "8", "--batch", "1", "--rounds", "1"],
     "stories": ["--items", "4"],
     "loading": ["--ways", "mapped", "--rounds", "1"],
+    "speculation": ["--model", "tiny", "--backend", "numpy", "--proposers", "ngram", "--gammas", "2", "--new-tokens", "4",
+                    "--rounds", "1", "--workloads", "copying"],
     "quantization": ["--methods", "rtn,nf4", "--bits", "4", "--documents", "2", "--no-speed"],
+    "activations": ["--methods", "token", "--outliers", "20", "--documents", "2"],
 }
 SMALL = {
     "tour": ["--out", "tour"],

@@ -19,10 +19,10 @@ def small(backend="numpy"):
     return LLM(random_model(SMALL, backend=backend))
 
 
-def engine(llm=None, invariant=False, log=None, **config):
+def engine(llm=None, invariant=False, log=None, proposer=None, gamma=4, **config):
     """An engine of small blocks; num_blocks and the rest as SchedulerConfig has them."""
     config = {"num_blocks": 64, "block_size": 4, **config}
-    return Engine(llm or small(), SchedulerConfig(**config), invariant=invariant, log=log)
+    return Engine(llm or small(), SchedulerConfig(**config), invariant=invariant, log=log, proposer=proposer, gamma=gamma)
 
 
 def prompts(count, seed=0, longest=20):

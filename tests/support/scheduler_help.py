@@ -11,6 +11,7 @@ from minillm.scheduler.plan import Plan, SequenceId, StepResult
 from minillm.scheduler.scheduler import Request, Scheduler, SchedulerConfig
 
 VOCABULARY = 3
+NOBODYS = VOCABULARY  # a token that nobody draws
 
 
 def follow(fact, token):
@@ -54,7 +55,7 @@ def most_blocks(request, size):
 class ModelOfAnExecutor:
     """Carries out plans in two lists of slots, and checks each plan against what may be asked of an executor."""
 
-    def __init__(self, scheduler, stops=0):
+    def __init__(self, scheduler, stops=0, guesses=None):
         config = scheduler.config
         self.scheduler, self.size, self.stops = scheduler, config.block_size, stops
         self.device = [None] * config.num_blocks * self.size
@@ -63,7 +64,8 @@ class ModelOfAnExecutor:
         self.tokens = {}  # SequenceId -> prompt and what was drawn, of those that have not ended
         self.computed = {}  # SequenceId -> tokens whose facts are in the blocks; None: a new life begins
         self.outcome, self.gone = {}, {}  # SequenceId -> reason, tokens; of those that have ended
-        self.steps = self.fed = self.preempted = 0
+        self.steps = self.fed = self.preempted = self.kept = self.rejected = 0
+        self.guesses = guesses  # (sequence, length of its text) -> drafts that are right, and after those so many that are wrong
 
     def add(self, request):
         self.scheduler.add(request)
@@ -132,11 +134,28 @@ class ModelOfAnExecutor:
             held = [self.device[slot] for slot in self.slots(share, 0)]
             assert held == self.facts(share), f"{share.sequence} does not read its own past: another sequence wrote to it"
             for id in share.draws:
-                token, stop = draw(held[-1], id.index, self.stops)
-                result.tokens[id] = token
-                if stop:
-                    result.finished[id] = "stop"
+                result.tokens[id] = []
+                for i in range(share.drafts + 1):
+                    token, stop = draw(held[len(held) - share.drafts - 1 + i], id.index, self.stops)
+                    result.tokens[id].append(token)
+                    if stop:
+                        result.finished[id] = "stop"
+                    if stop or i == share.drafts or token != share.tokens[1 + i]:
+                        break
+                self.kept += len(result.tokens[id]) - 1
+                self.rejected += share.drafts - len(result.tokens[id]) + 1
+                if self.guesses is not None and id not in result.finished:
+                    result.drafts[id] = self.guess(id, share, result.tokens[id])
         return result
+
+    def guess(self, id, share, drawn):
+        """What may follow: the truth, up to where it is to be wrong."""
+        known = (self.tokens.get(id) or self.gone[id]) + drawn
+        right, wrong = self.guesses(id, len(known))
+        salt = self.requests[id.request].salt
+        for _ in range(right):
+            known = [*known, draw(facts_of(known, salt)[-1], id.index, self.stops)[0]]
+        return known[len(known) - right :] + [NOBODYS] * wrong if right else [NOBODYS] * wrong
 
     def slots(self, share, start):
         end = share.position + len(share.tokens)
@@ -163,7 +182,10 @@ class ModelOfAnExecutor:
         assert all(pool.refs[block] == 1 for block in fresh), f"{id} writes to a block that others own"
         known, prompt = self.tokens[id], len(self.requests[id.request].prompt)
         live = tuple(other for other in self.tokens if other.request == id.request)
-        assert share.tokens == known[position:end], f"{id} computes other tokens than come next"
+        end -= share.drafts
+        assert share.tokens[: end - position] == known[position:end], f"{id} computes other tokens than come next"
+        assert not share.drafts or share.draws == (id,), f"{id} has drafts, and is not in a decode of its own"
+        assert end + share.drafts < prompt + self.requests[id.request].max_tokens, f"{id} has drafts beyond its end"
         if self.computed[id] is None:
             assert id == live[0], "the lead computes the prompt for all"
             assert position % self.size == 0 and (self.scheduler.cache or not position), "a life begins at 0, or after a hit"
@@ -185,13 +207,13 @@ class ModelOfAnExecutor:
             live = [other for other in self.tokens if other.request == id.request]
             if end == len(self.requests[id.request].prompt):
                 self.computed.update({other: end for other in live if self.computed[other] is None})
-            self.computed[id] = end
+            self.computed[id] = position_after(share, result)
             for drawn in share.draws:
-                self.tokens[drawn].append(result.tokens[drawn])
+                self.tokens[drawn] += result.tokens[drawn]
         for id, reason in ended.items():
             request, tokens = self.requests[id.request], self.tokens[id]
             assert (tokens[len(request.prompt) :], reason) == answer(request, id.index, self.stops), f"{id}: a wrong answer"
-            assert self.computed[id] == len(tokens) - 1, "the token drawn last is never fed"
+            assert self.computed[id] == len(tokens) - 1, "the token drawn last is never fed, or was a draft"
             self.end(id, reason)
         for id, tokens in self.tokens.items():
             assert len(tokens) - len(self.requests[id.request].prompt) < self.requests[id.request].max_tokens, (
@@ -199,9 +221,14 @@ class ModelOfAnExecutor:
             )
 
 
-def loop(stops=0, **config):  # -> ModelOfAnExecutor
+def position_after(share, result):
+    """Where a sequence goes on: behind what was computed and kept."""
+    return share.position + (len(result.tokens[share.sequence]) if share.drafts else len(share.tokens))
+
+
+def loop(stops=0, guesses=None, **config):  # -> ModelOfAnExecutor
     """A scheduler with this configuration, and an executor for it."""
-    return ModelOfAnExecutor(Scheduler(SchedulerConfig(**config)), stops)
+    return ModelOfAnExecutor(Scheduler(SchedulerConfig(**config)), stops, guesses)
 
 
 def request(id, prompt=4, max_tokens=3, **more):

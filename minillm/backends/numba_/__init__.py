@@ -23,7 +23,7 @@ from minillm.backends.numba_.block_sums import block_sums
 from minillm.backends.numba_.compiled import compiling, ready
 from minillm.backends.numba_.invariant import invariant
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
-from minillm.backends.numba_.linear import add_linear, embed, linear, load_matrix
+from minillm.backends.numba_.linear import add_linear, embed, int8_activations, linear, load_matrix
 from minillm.backends.numba_.stack import Layers as prepare_layers
 from minillm.backends.numba_.stack import run_layers
 from minillm.backends.numba_.team import state
@@ -45,6 +45,7 @@ __all__ = [
     "embed",
     "empty",
     "flash_attention",
+    "int8_activations",
     "invariant",
     "kv_dtype",
     "linear",

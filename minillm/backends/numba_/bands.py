@@ -11,7 +11,7 @@ A band's records are read once for up to eight tokens; with more tokens, once fr
 multiplied as eight, which takes less time than four, two and one: an Operand and its result have room (`with_room`).
 
 The code of float matrices (floats.py) has the same signature, so kernels call it likewise. It alone reads x as it is, where the
-code here reads codes: `rounds` says which, 0 or 1, so that a kernel rounds only for a matrix that wants it.
+code here reads codes: `rounds` says which, 0 or their bits, so that a kernel rounds only for a matrix that wants it.
 """
 
 from functools import lru_cache
@@ -40,11 +40,14 @@ class MatrixHandle(NamedTuple):
     blocks: int  # in a band
     record_bytes: int
     bands: int  # of 16 rows; 0: there is no such matrix
-    rounds: int  # 1: it is multiplied with rounded x, 0: with x as it is
+    rounds: int  # bits that x is rounded to, 16 or 8; 0: it is multiplied with x as it is
 
 
 class Operand(NamedTuple):
-    """The operand of a product: x, and the same rounded to 16 bits in blocks of 32 columns (linear.round_row)."""
+    """The operand of a product: x, and the same rounded in blocks of 32 columns (multiply.round_row).
+
+    For 16 bits; rounded to 8, codes are bytes in the first half of the room, and sums float32 (tile.round_block).
+    """
 
     x: np.ndarray  # (n, columns) float32
     codes: np.ndarray  # (with_room(n), columns) int16
@@ -86,13 +89,14 @@ def new_operand(n, columns):  # -> Operand, yet to be filled
 
 
 @lru_cache
-def bands_times_tokens(layout):  # number of a layout -> what has `.address`
+def bands_times_tokens(layout, x_bits=16):  # number of a layout, 16 or 8 -> what has `.address`
     """Compile the code for a layout: bands first … last - 1 times all tokens. Every argument is a number or an address."""
+    on_unit, width = MATRIX_UNIT and x_bits == 16, x_bits // 8
 
     @code(SIGNATURE)
     def run(first, last, add, records, blocks, record_bytes, rows, x, scales, sums, parts, n, y, stride):
         columns, before = 32 * blocks, 0
-        if MATRIX_UNIT and n >= TILE:
+        if on_unit and n >= TILE:
             before = n // TILE * TILE
             bands_on_matrix_unit(layout, first, last, add, records, blocks, parts, scales, sums, before, y, stride)
             if before == n:
@@ -101,19 +105,19 @@ def bands_times_tokens(layout):  # number of a layout -> what has `.address`
             at = records + band * blocks * record_bytes
             t = before
             while t < n:
-                c, s, u = x + 2 * columns * t, scales + 4 * blocks * t, sums + 8 * blocks * t
+                c, s, u = x + width * columns * t, scales + 4 * blocks * t, sums + 8 * blocks * t
                 place = y + 4 * (t * stride + 16 * band)
                 if t + TOKENS <= n:
-                    band_times_tokens(TOKENS, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    band_times_tokens(TOKENS, layout, x_bits, add, at, blocks, c, s, u, columns, place, stride)
                     t += TOKENS
                 elif t + 4 <= n:
-                    band_times_tokens(4, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    band_times_tokens(4, layout, x_bits, add, at, blocks, c, s, u, columns, place, stride)
                     t += 4
                 elif t + 2 <= n:
-                    band_times_tokens(2, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    band_times_tokens(2, layout, x_bits, add, at, blocks, c, s, u, columns, place, stride)
                     t += 2
                 else:
-                    band_times_tokens(1, layout, add, at, blocks, c, s, u, columns, place, stride)
+                    band_times_tokens(1, layout, x_bits, add, at, blocks, c, s, u, columns, place, stride)
                     t += 1
 
     return run
@@ -151,7 +155,7 @@ def bands_times(first, last, add, handle, h, row, rows, to, stride):
     to: address of the matrix's first row of the first token's result; stride: numbers from token to token there.
     """
     columns = h.x.shape[1]
-    x, codes = h.x.ctypes.data + 4 * row * columns, h.codes.ctypes.data + 2 * row * columns
+    x, codes = h.x.ctypes.data + 4 * row * columns, h.codes.ctypes.data + handle.rounds // 8 * row * columns
     scale, sums = h.scale.ctypes.data + columns // 8 * row, h.sums.ctypes.data + columns // 4 * row
     parts = h.parts.ctypes.data + 4 * row * columns
     records, blocks, record_bytes = handle.records, handle.blocks, handle.record_bytes

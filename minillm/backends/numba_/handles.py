@@ -10,5 +10,5 @@ def handle(matrix):  # PackedMatrix or FloatMatrix -> MatrixHandle
     if isinstance(matrix, PackedMatrix) and matrix.layout.levels:
         return MatrixHandle(levels.bands_times_tokens(matrix.number).address, *matrix.place, rounds=0)
     if isinstance(matrix, PackedMatrix):
-        return MatrixHandle(bands_times_tokens(matrix.number).address, *matrix.place, rounds=1)
+        return MatrixHandle(bands_times_tokens(matrix.number, matrix.x_bits).address, *matrix.place, rounds=matrix.x_bits)
     return MatrixHandle(floats.bands_times_tokens(matrix.width).address, *matrix.place, rounds=0)

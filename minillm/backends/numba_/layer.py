@@ -94,7 +94,7 @@ def norm_rows(w, x, norm, eps, h, rounds):
         for t in range(first, last):
             norm_row(x[t], norm, eps, h.x[t])
             if rounds:
-                round_row(h, t)
+                round_row(h, t, rounds)
 
 
 @njit
@@ -111,16 +111,16 @@ def gate_rows(w, pair, gated, rounds):
             for c in range(0, d, 16):
                 swiglu16(row, c, d + c, to)
             if rounds:
-                round_row(gated, t)
+                round_row(gated, t, rounds)
 
 
 @njit
-def any_rounds(handles, which):
-    """Whether any of these matrices wants x rounded."""
-    wanted = False
+def rounding(handles, which):  # -> 16, 8 or 0
+    """Return the bits that these matrices want x rounded to: the packed among them want the same, 0 where there is none."""
+    bits = 0
     for matrix in range(which[0], which[1]):
-        wanted |= handle_at(handles, matrix).rounds != 0
-    return wanted
+        bits = max(bits, handle_at(handles, matrix).rounds)
+    return bits
 
 
 @njit
@@ -133,7 +133,7 @@ def own_or(shared):  # Operand -> Operand
 def inputs_part(number, threads, board, x, norm, eps, handles, rotation, routes, h, y, outputs):
     w, n, (q, k, v) = worker(number, threads, board), len(x), outputs
     h, thin = own_or(h), Thin(routes.runs, routes.handles[0], low_room(routes))
-    norm_rows(w, x, norm, eps, h, any_rounds(handles, Q_K_V))
+    norm_rows(w, x, norm, eps, h, rounding(handles, Q_K_V))
     multiply(w, Q_K_V, handles, thin, h, y)
     begin_rows(w, n)
     while True:
@@ -162,7 +162,7 @@ def feed_forward_part(number, threads, board, x, norm, eps, handles, routes, h, 
     """y += down(swiglu(gate(norm(x)), up(norm(x)))) of all tokens."""
     w, h, gated = worker(number, threads, board), own_or(h), own_or(gated)
     thin = Thin(routes.runs, routes.handles[0], low_room(routes))
-    norm_rows(w, x, norm, eps, h, any_rounds(handles, GATE_UP))
+    norm_rows(w, x, norm, eps, h, rounding(handles, GATE_UP))
     multiply(w, GATE_UP, handles, thin, h, pair)
     gate_rows(w, pair, gated, handle_at(handles, 2).rounds)
     multiply(w, DOWN, handles, thin, gated, y)

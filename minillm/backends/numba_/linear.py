@@ -2,14 +2,18 @@
 
     x[t, c] ≈ x_scale[t, c / 32] · q[t, c]        q: int16, so the error is at most 2^-16 of the block's largest x
 
+A matrix can be loaded to be multiplied with x in 8 bits, which is faster and no longer exact (backends/activations.py).
 Float weights (floats.py) take x as it is. This is the front door for one matrix; the kernels of a layer (layer.py) and of a
 step (stack.py) multiply by several in a region, with the same parts (multiply.py).
 """
+
+from functools import partial
 
 import numpy as np
 from numba import njit
 
 from minillm.backends import without_kernels
+from minillm.backends.activations import rounded
 from minillm.backends.adapted import Adapted, wide
 from minillm.backends.numba_ import floats
 from minillm.backends.numba_.atomics import job
@@ -35,14 +39,15 @@ FRESH.flags.writeable = ADD.flags.writeable = False  # of the type that constant
 @njit
 def times_tokens_part(number, threads, board, which, handles, routes, h, y):
     w, h = worker(number, threads, board), operand(h.x) if len(h.x) <= SERIAL else h
-    if handle_at(handles, 0).rounds:
+    bits = handle_at(handles, 0).rounds
+    if bits:
         begin_rows(w, len(y))
         while True:
             first, last = next_rows(w, len(y))
             if first == last:
                 break
             for t in range(first, last):
-                round_row(h, t)
+                round_row(h, t, bits)
     thin = Thin(routes.runs, routes.handles[0], low_room(routes))
     multiply(w, which, handles, thin, h, y)
 
@@ -81,8 +86,9 @@ def add_linear(x, h, weight):  # (n, rows), (n, columns), PackedMatrix or FloatM
 
 
 def plain(x, weight):  # (n, columns), PackedMatrix, or Adapted -> (n, rows)
-    """Compute linear on the portable path."""
-    y = linear_plain(x, wide(weight))
+    """Compute linear on the portable path, which multiplies floats: 8 bits of x as well, rounded and made floats again."""
+    matrix = wide(weight)
+    y = linear_plain(rounded(x) if matrix.x_bits == 8 and not matrix.layout.levels else x, matrix)
     for rows, a, b in weight.parts if isinstance(weight, Adapted) else ():
         y[rows] += linear(linear(x[rows], a), b)
     return y
@@ -99,12 +105,17 @@ def widened(x, columns):  # (n, d) -> (n, columns), a copy with room at the end 
     return y
 
 
+def int8_activations():  # -> {name: operation}
+    """Return what changes where x is rounded to 8 bits: how matrices are loaded, since each knows what it is multiplied with."""
+    return {"load_matrix": partial(load_matrix, x_bits=8)}
+
+
 def embed(tokens, table):  # (n,), PackedMatrix or FloatMatrix -> (n, columns) float32
     """Look up rows of the table, as layers.embed."""
     return (unpack_rows if isinstance(table, PackedMatrix) else floats.rows_of)(table, np.asarray(tokens))
 
 
-def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or float32 for a vector
+def load_matrix(tensor, x_bits=16):  # a stored tensor, 16 or 8 -> PackedMatrix, FloatMatrix, or float32 for a vector
     """Convert a stored tensor for `linear` and `embed`: packed types and float16 stay what they are, others become float32.
 
     So does what has a layout and cannot be packed: MXFP4 with scales near float32's end, which no model has, but a file can.
@@ -112,7 +123,7 @@ def load_matrix(tensor):  # a stored tensor -> PackedMatrix, FloatMatrix, or flo
     if len(tensor.shape) != 2:
         return as_float32(tensor)
     if can_pack(tensor):
-        return pack(tensor)
+        return pack(tensor, x_bits)
     if without_kernels("numba", [tensor.type.name]):
         notice(f"numba has no kernels for {tensor.type.name}: such matrices become float32 in memory.")
     return floats.pack_floats(tensor)

@@ -42,10 +42,10 @@ def product_tasks(threads):
 
 
 @njit
-def round_row(h, t):
-    """Round token t of an Operand: x -> codes, scale, sums; and parts, where there is room for them."""
-    x, codes, scale, sums, splits = h.x[t], h.codes[t], h.scale[t], h.sums[t], len(h.parts) > 0
+def round_row(h, t, bits=16):
+    """Round token t of an Operand to 16 or 8 bits: x -> codes, scale, sums; and parts, where there is room for them."""
+    x, scale, sums, splits = h.x[t], h.scale[t], h.sums[t], len(h.parts) > 0 and bits == 16
     for block in range(len(scale)):
-        round_block(x, 32 * block, codes, scale, sums, block)
+        round_block(x, 32 * block, bits, h.codes, len(x) * t + 32 * block, scale, sums, block)
         if splits:
-            split_block(codes, h.parts[t], block)
+            split_block(h.codes[t], h.parts[t], block)

@@ -45,6 +45,7 @@ class PackedMatrix:
     records: np.ndarray
     layout: Layout
     shape: tuple[int, int]
+    x_bits: int = 16  # what x is rounded to before it is multiplied, 16 or 8; with levels x stays as it is
 
     @property
     def nbytes(self):
@@ -74,7 +75,7 @@ class PackedMatrix:
         return raw, raw.view(np.uint16), sizes, l.bits, l.span, l.values, l.scales, l.minima
 
 
-def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedMatrix
+def pack(tensor, x_bits=16):  # a stored tensor (rows, columns) of a packed type, 16 or 8 -> PackedMatrix
     """Repack a tensor of a file. Rows beyond the last full band are filled with scale 0."""
     layout, (rows, columns) = LAYOUTS[tensor.type.name], tensor.shape
     bands, blocks = -(-rows // BAND), columns // BLOCK
@@ -86,7 +87,7 @@ def pack(tensor):  # a stored tensor (rows, columns) of a packed type -> PackedM
         with np.errstate(invalid="ignore", over="ignore"):  # scales of an untrusted file may be inf or NaN
             parts = stored_parts(chunk, tensor.type, layout)
             write_records(records[start // BAND : -(-stop // BAND)], layout, stop - start, parts)
-    return PackedMatrix(records, layout, (rows, columns))
+    return PackedMatrix(records, layout, (rows, columns), x_bits)
 
 
 def can_pack(tensor):  # a stored tensor

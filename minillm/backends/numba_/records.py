@@ -14,6 +14,7 @@ from minillm.backends.numba_.processor import FEATURES
 from minillm.backends.numba_.simd import F32X16, I32, I32X16, LANES, call, constant
 
 I8, I16, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+BYTES_I8 = ir.VectorType(I8, 4 * LANES)
 HALVES_I16 = ir.VectorType(I16, 2 * LANES)
 
 
@@ -22,6 +23,7 @@ class Records:
 
     def __init__(self, layout):
         self.layout, self.groups = layout, layout.groups
+        self.offset = -min(layout.table) if layout.table else layout.offset  # of what four_numbers gives
 
     def numbers(self, b, record, pair):
         """Emit what is multiplied: the codes, or what the table says of them. Two a lane.
@@ -38,6 +40,27 @@ class Records:
         eight = ir.Constant(HALVES_I16, [8] * 2 * LANES)
         upper = found if pair % 4 > 1 else b.shl(found, eight)
         return b.bitcast(b.ashr(upper, eight), I32X16)  # with its sign
+
+    def four_numbers(self, b, record, four):
+        """Emit what x in 8 bits is multiplied with: codes, or table + offset, four unsigned bytes a lane, in MASK_ORDER."""
+        low, bits, first = self.layout.low_bits, self.layout.bits, 4 * (four // 2) + four % 2
+        codes = self.two_pairs(b, record, 0, low, first)
+        if bits > low:
+            codes = b.or_(codes, b.shl(self.two_pairs(b, record, 64 * low, bits - low, first), constant(low, I32)))
+        if self.layout.table is None:
+            return codes
+        table = [value + self.offset for value in self.layout.table]
+        if "+avx512bw" in FEATURES:
+            values = ir.Constant(BYTES_I8, table * 4)
+            return b.bitcast(call(b, "llvm.x86.avx512.pshuf.b.512", BYTES_I8, values, b.bitcast(codes, BYTES_I8)), I32X16)
+        return b.bitcast(look_up_bytes(b, table, codes), I32X16)
+
+    def two_pairs(self, b, record, offset, bits, pair):
+        """Emit the codes of a pair, and above them those of the pair after the next. In four bits a single mask does both."""
+        if bits == 4:
+            return field(b, self.word(b, record, offset + 64 * (pair // 4)), 4 * (pair % 4), 0x0F0F)
+        low, high = (self.plane(b, record, offset, bits, p) for p in (pair, pair + 2))
+        return b.or_(low, b.shl(high, constant(8, I32)))
 
     def codes(self, b, record, pair):
         """Emit two unsigned codes a lane, as 16-bit halves: those of columns 2·pair and 2·pair + 1."""

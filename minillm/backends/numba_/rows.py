@@ -178,7 +178,7 @@ def first_keys(g, kv_heads, caches, layer):  # -> Next
 
 @njit
 def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
-    """Turn queries and keys, extend the caches, attend: to out.x, rounded where the next matrix wants it.
+    """Turn queries and keys, extend the caches, attend: to out.x, rounded to so many bits where the next matrix wants it.
 
     qkv: (rows, q │ k │ v).
     """
@@ -194,7 +194,7 @@ def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
         for b in range(first, last):
             merge_row(b, rotation.kv_heads, caches, space, out3[b], scratch.lse)
             if rounds:
-                round_row(out, b)
+                round_row(out, b, rounds)
 
 
 @njit
@@ -256,7 +256,7 @@ def remember(b, row, rotation, caches, layer, key):
 @njit
 def batch_part(number, threads, board, qkv, rotation, caches, layer, space, out):
     w, scratch, found = worker(number, threads, board), scratch_of(rotation, len(qkv), space), own_or(out)
-    attend_rows(w, qkv, rotation, caches, layer, space, scratch, found, False)
+    attend_rows(w, qkv, rotation, caches, layer, space, scratch, found, 0)
     if len(qkv) <= SERIAL and number == 0:
         out.x[:] = found.x
 

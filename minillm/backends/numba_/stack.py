@@ -24,7 +24,7 @@ from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.bands import Operand, handle_at, new_operand, with_room
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.handles import handle
-from minillm.backends.numba_.layer import Rotation, any_rounds, gate_rows, norm_rows, own_or
+from minillm.backends.numba_.layer import Rotation, gate_rows, norm_rows, own_or, rounding
 from minillm.backends.numba_.linear import can_fuse, widened
 from minillm.backends.numba_.multiply import multiply, product_tasks
 from minillm.backends.numba_.packed import BAND
@@ -104,11 +104,11 @@ def decode_part(number, threads, board, x, model, rotation, caches, routes, spac
     qkv, pair, scratch, low = rooms.qkv, rooms.pair, scratch_of(rotation, len(x), space), low_room(routes)
     for i in range(len(model.handles)):
         handles, norms, thin = model.handles[i], model.norms[i], Thin(routes.runs, routes.handles[i], low)
-        norm_rows(w, x, norms[0], model.eps, h, any_rounds(handles, Q_K_V))
+        norm_rows(w, x, norms[0], model.eps, h, rounding(handles, Q_K_V))
         multiply(w, Q_K_V, handles, thin, h, qkv)
         attend_rows(w, qkv, rotation, caches, i, space, scratch, found, handle_at(handles, O[0]).rounds)
         multiply(w, O, handles, thin, found, x)
-        norm_rows(w, x, norms[1], model.eps, h, any_rounds(handles, GATE_UP))
+        norm_rows(w, x, norms[1], model.eps, h, rounding(handles, GATE_UP))
         multiply(w, GATE_UP, handles, thin, h, pair)
         gate_rows(w, pair, gated, handle_at(handles, DOWN[0]).rounds)
         multiply(w, DOWN, handles, thin, gated, x)

@@ -23,7 +23,7 @@ from numba import njit
 
 from minillm.backends.numba_.atomics import call_job, fetch_add, look, nanoseconds, nap, pause, put
 from minillm.backends.numba_.compiled import FOLDER, kernel
-from minillm.backends.numba_.processor import MATRIX_UNIT
+from minillm.backends.numba_.processor import MATRIX_UNIT, VNNI
 
 JOB, CODE, ARGS, INSIDE, THREADS = 0, 8, 9, 16, 24  # where they stand in the words of a team, apart by a cache line
 SPIN_NS = 1_000_000  # a worker looks for the next job all the time: longer than Python takes from one step to the next
@@ -162,6 +162,7 @@ def state():  # -> dict
     return {
         "threads": threads(),
         "matrix_unit": MATRIX_UNIT,
+        "vpdpbusd": VNNI,
         "compiled_kernels": kept,
         "kernel_folder": str(FOLDER) if FOLDER else None,
     }

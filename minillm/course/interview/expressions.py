@@ -91,7 +91,8 @@ FORMULAS = (
     attention.attention_scores_bytes, attention.attention_flops, attention.standard_traffic, attention.flash1_traffic,
     attention.flash2_traffic, attention.rescale,
     prices.break_even_reuses, prices.reusable, prices.cached_price,
-    speculation.expected_tokens, speculation.speculative_speedup,
+    speculation.expected_tokens, speculation.speculative_speedup, speculation.best_gamma, speculation.check_cost,
+    speculation.crossover_batch,
 )  # fmt: skip
 OF_A_MODEL = [f for f in FORMULAS if hasattr(f, "__code__") and f.__code__.co_varnames[0] == "config"]
 NAMES = {f.__name__: named(f) if f in OF_A_MODEL else f for f in FORMULAS} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
