@@ -39,7 +39,7 @@ from minillm.backends.numba_.online import MINUS_INF, ZERO
 from minillm.backends.numba_.simd import add, div, fma, load, max_of, maximum, mul, splat, store, store_as, sub, sum_of
 from minillm.quantization.fp8 import LARGEST
 
-FORMATS = {"int8": INT8, "int4": INT4, "fp8": FP8, "rot4": ROT4}
+KV_FORMATS = ("int8", "int4", "fp8", "rot4")  # that kernels read
 FLOATS = 0  # Stored.format of numbers
 MOST, MOST_E4M3 = np.float32(65504), np.float32(LARGEST)  # of float16, of e4m3
 
@@ -168,7 +168,7 @@ def encode(x, d, format, rows):
     return encode_tokens(0, len(x) // d, x, d, format, rows, np.empty(d, np.float32), np.empty(d, np.uint8))
 
 
-def encode_rows(format, x):  # KVFormat, (n, heads, d) -> (n, heads, width) uint8
+def encode_kv(x, format):  # (n, heads, d), KVFormat -> (n, heads, width) uint8
     """Compute format.encode."""
     n, heads, d = x.shape
     if d % 16 == 0:
@@ -176,6 +176,21 @@ def encode_rows(format, x):  # KVFormat, (n, heads, d) -> (n, heads, width) uint
         if encode(np.ascontiguousarray(x, np.float32).reshape(-1), d, format.number, rows.reshape(-1)):
             return rows
     return format.encode(x)  # which says what is wrong
+
+
+@kernel()
+def turn_all(x, d):
+    """Turn heads of d numbers, one after the other in x, flat, in place."""
+    turn_heads(x, 0, len(x) // d, d, ROT4)
+
+
+def rotated(x, format):  # (n, heads, d), KVFormat -> (n, heads, d)
+    """Compute format.rotate."""
+    if not format.rotated or x.shape[2] % 16:
+        return format.rotate(x)
+    turned = np.array(x, np.float32, order="C")
+    turn_all(turned.reshape(-1), x.shape[2])
+    return turned
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------
@@ -205,16 +220,19 @@ def scale_at(rows, at, d, format):  # -> scale, minimum
 
 
 @njit(error_model="numpy")
-def turn_rows(to, ti, to_row, rows, begins, bi, at, d, format, scales, j, minima):
-    """Transpose the codes of 16 rows: to[ti + c·to_row + i] = code c of the row at begins[bi + i] + at. -> scales[j + i], minima[j + i]"""
+def turn_rows(to, ti, to_row, rows, begins, bi, at, d, format, numbers, j, apart):
+    """Transpose the codes of 16 rows: to[ti + c·to_row + i] = code c of the row at begins[bi + i] + at.
+
+    Their scales go to numbers[j + i], their minima, where there are any, to numbers[j + apart + i].
+    """
     half = d // 2
     if four_bits(format):
-        store(scales, j, halves_of(rows, begins, bi, at + half))
-        store(minima, j, halves_of(rows, begins, bi, at + half + 2))
+        store(numbers, j, halves_of(rows, begins, bi, at + half))
+        store(numbers, j + apart, halves_of(rows, begins, bi, at + half + 2))
     elif format == FP8:
-        store(scales, j, mul(halves_of(rows, begins, bi, at + d), splat(FP8_FACTOR)))
+        store(numbers, j, mul(halves_of(rows, begins, bi, at + d), splat(FP8_FACTOR)))
     else:
-        store(scales, j, halves_of(rows, begins, bi, at + d))
+        store(numbers, j, halves_of(rows, begins, bi, at + d))
     if not in_registers(d, format):
         for i in range(16):
             for c in range(d):

@@ -37,11 +37,12 @@ class Pages(NamedTuple):
 class Stored(NamedTuple):
     """Keys, or values, as kernels read them: flat memory, and the elements from one block, token and head to the next."""
 
-    numbers: np.ndarray  # float32, or the bits of float16
+    numbers: np.ndarray  # float32, the bits of float16, or bytes of rows
     block: int
     row: int
     head: int
     heads: int  # how many
+    format: int  # of rows (kv_rows.py), 0 of floats
 
 
 class MaskRule(NamedTuple):
