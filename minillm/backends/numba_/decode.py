@@ -30,7 +30,7 @@ from numba.extending import register_jitable
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.kv_rows import width_of
-from minillm.backends.numba_.kv_tiles import TURNED, add_tile, find_keys, side_by_side, sum_queries, tile_scores
+from minillm.backends.numba_.kv_tiles import TURNED, add_tile, codes_room, find_keys, prepare, side_by_side, tile_scores
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, find_all
 from minillm.backends.numba_.simd import div, exp2, fma, load, mul, splat, store, sum_of
@@ -55,8 +55,10 @@ class State(NamedTuple):
     side: np.ndarray  # 16 × d, for keys that lie apart, or values that were codes
     turned: np.ndarray  # d × TURNED
     begins: np.ndarray  # where values begin
-    key_begins: np.ndarray  # where keys begin, of rows of codes
-    numbers: np.ndarray  # of rows of codes: scales and minima of TURNED keys; a query's sum for each row
+    key_begins: np.ndarray  # where keys begin
+    numbers: np.ndarray  # kv_tiles.py: of rows of codes, as are the last two
+    digits: np.ndarray
+    starts: np.ndarray
 
 
 class Next(NamedTuple):
@@ -81,9 +83,9 @@ def room_for(splits, rows, d):  # -> acc, m, l of State, for each split
 
 
 @njit
-def scratch_for(rows, d):  # -> s, side, turned, begins, key_begins, numbers of State
+def scratch_for(rows, d):  # -> s, side, turned, … starts of State
     s, side, turned = np.empty(rows * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(d * TURNED, np.float32)
-    return s, side, turned, np.empty(KEYS, np.int64), np.empty(KEYS, np.int64), np.empty(2 * TURNED + rows, np.float32)
+    return s, side, turned, np.empty(KEYS, np.int64), np.empty(KEYS, np.int64), *codes_room(rows, d)
 
 
 @njit
@@ -142,11 +144,12 @@ def partial(first, last, q, k, v, pages, mask, state, then):
     acc, m, l, s, begins = state.acc, state.m, state.l, state.s, state.begins
     group = heads // k.heads
     rows, width = n_q * group, width_of(k, d)  # rows: of a KV head
-    sum_queries(k, q, state.numbers)
+    prepare(k, q, state)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)
         find_all(begins, key, count, pages, v)
+        begins[count:] = begins[count - 1]
         find_keys(state.key_begins, key, count, pages, k)
         for j in range(0, count, TURNED):
             for g in range(k.heads):
@@ -167,7 +170,7 @@ def partial(first, last, q, k, v, pages, mask, state, then):
                 else:
                     ask_for(then.k.numbers, at + g * n * width, n * width)
                 if j < count:
-                    add_tile(state, v, g, rows, j, min(16, count - j), d)
+                    add_tile(state, v, g, rows, j, count, d)
 
 
 @njit(error_model="numpy")

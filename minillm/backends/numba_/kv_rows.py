@@ -220,19 +220,21 @@ def scale_at(rows, at, d, format):  # -> scale, minimum
 
 
 @njit(error_model="numpy")
-def turn_rows(to, ti, to_row, rows, begins, bi, at, d, format, numbers, j, apart):
-    """Transpose the codes of 16 rows: to[ti + c·to_row + i] = code c of the row at begins[bi + i] + at.
-
-    Their scales go to numbers[j + i], their minima, where there are any, to numbers[j + apart + i].
-    """
-    half = d // 2
+def read_scales(rows, begins, bi, at, d, format, numbers, j, apart):
+    """Read the scales of 16 rows to numbers[j …], and their minima, where there are any, to numbers[j + apart …]."""
     if four_bits(format):
-        store(numbers, j, halves_of(rows, begins, bi, at + half))
-        store(numbers, j + apart, halves_of(rows, begins, bi, at + half + 2))
+        store(numbers, j, halves_of(rows, begins, bi, at + d // 2))
+        store(numbers, j + apart, halves_of(rows, begins, bi, at + d // 2 + 2))
     elif format == FP8:
         store(numbers, j, mul(halves_of(rows, begins, bi, at + d), splat(FP8_FACTOR)))
     else:
         store(numbers, j, halves_of(rows, begins, bi, at + d))
+
+
+@njit(error_model="numpy")
+def turn_rows(to, ti, to_row, rows, begins, bi, at, d, format):
+    """Transpose the codes of 16 rows: to[ti + c·to_row + i] = code c of the row at begins[bi + i] + at."""
+    half = d // 2
     if not in_registers(d, format):
         for i in range(16):
             for c in range(d):

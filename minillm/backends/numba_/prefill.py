@@ -27,7 +27,7 @@ from numba.extending import overload
 
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.kv_rows import decode_row, four_bits, of_rows, turn_rows
+from minillm.backends.numba_.kv_rows import decode_row, four_bits, of_rows, read_scales, turn_rows
 from minillm.backends.numba_.kv_tiles import find_keys
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
@@ -181,7 +181,8 @@ def transpose_codes(scratch, k, key, count, g, pages, d):
     to, numbers = scratch.k, scratch.numbers
     find_keys(scratch.begins, key, count, pages, k)
     for j in range(0, KEYS, 16):
-        turn_rows(to, j, KEYS, k.numbers, scratch.begins, j, g * k.head, d, k.format, numbers, j, KEYS)
+        turn_rows(to, j, KEYS, k.numbers, scratch.begins, j, g * k.head, d, k.format)
+        read_scales(k.numbers, scratch.begins, j, g * k.head, d, k.format, numbers, j, KEYS)
         factor, least = load(numbers, j), load(numbers, KEYS + j) if four_bits(k.format) else splat(ZERO)
         for at in range(j, j + d * KEYS, KEYS):
             store(to, at, fma(load(to, at), factor, least))

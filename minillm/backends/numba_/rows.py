@@ -113,6 +113,8 @@ class Scratch(NamedTuple):
     begins: np.ndarray
     key_begins: np.ndarray
     numbers: np.ndarray
+    digits: np.ndarray
+    starts: np.ndarray
     key: np.ndarray  # (2 · kv_heads · d,): of a row to be remembered, and its value
     codes: np.ndarray  # (d,)
     scaled: np.ndarray  # (rows, heads, d) queries: its own where each thread scales all, else those of all
@@ -157,7 +159,10 @@ def attend_split(g, split, kv_heads, caches, layer, space, scratch):
     v = stored_at(caches.v_at[first], caches, first, layer, kv_heads)
     pages, mask = Pages(caches.tables[first], caches.size, EVERYTHING, n_k), MaskRule(n_k - rows, EVERYTHING, True)
     acc, m, l = space.acc[at : at + rows].reshape(-1), space.m[at : at + rows].reshape(-1), space.l[at : at + rows].reshape(-1)
-    state = State(acc, m, l, scratch.s, scratch.side, scratch.turned, scratch.begins, scratch.key_begins, scratch.numbers)
+    turned, begins, key_begins = scratch.turned, scratch.begins, scratch.key_begins
+    state = State(
+        acc, m, l, scratch.s, scratch.side, turned, begins, key_begins, scratch.numbers, scratch.digits, scratch.starts
+    )
     start, stop = split * keys, min(split * keys + keys, n_k)
     then = after(g, stop, k, pages, kv_heads, caches, layer)
     partial(start, stop, scratch.scaled[first:last], k, v, pages, mask, state, then)
