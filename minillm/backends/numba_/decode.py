@@ -32,7 +32,7 @@ from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.kv_rows import width_of
 from minillm.backends.numba_.kv_tiles import TURNED, add_tile, codes_room, find_keys, prepare, side_by_side, tile_scores
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
-from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, find_all
+from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, borrowed, find_all
 from minillm.backends.numba_.simd import div, exp2, fma, load, mul, splat, store, sum_of
 from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
 from minillm.backends.numba_.team import launch
@@ -82,25 +82,51 @@ def room_for(splits, rows, d):  # -> acc, m, l of State, for each split
     return np.empty((splits, rows * d), np.float32), m, l
 
 
+class Room(NamedTuple):
+    """The arrays of a thread of which State has views."""
+
+    s: np.ndarray
+    side: np.ndarray
+    turned: np.ndarray
+    begins: np.ndarray
+    key_begins: np.ndarray
+    numbers: np.ndarray
+    digits: np.ndarray
+    starts: np.ndarray
+
+
 @njit
-def scratch_for(rows, d):  # -> s, side, turned, … starts of State
+def room_of(rows, d):  # -> Room
     s, side, turned = np.empty(rows * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(d * TURNED, np.float32)
-    return s, side, turned, np.empty(KEYS, np.int64), np.empty(KEYS, np.int64), *codes_room(rows, d)
+    return Room(s, side, turned, np.empty(KEYS, np.int64), np.empty(KEYS, np.int64), *codes_room(rows, d))
+
+
+@njit(forceinline=True)
+def state_of(acc, m, l, room):  # -> State, for as long as its caller keeps these arrays
+    acc, m, l, s, side, turned = borrowed(acc), borrowed(m), borrowed(l), borrowed(room.s), borrowed(room.side), borrowed(room.turned)
+    begins, key_begins, numbers = borrowed(room.begins), borrowed(room.key_begins), borrowed(room.numbers)
+    return State(acc, m, l, s, side, turned, begins, key_begins, numbers, borrowed(room.digits), borrowed(room.starts))
+
+
+@njit(forceinline=True)
+def lent(stored):  # Stored -> Stored
+    return Stored(borrowed(stored.numbers), stored.block, stored.row, stored.head, stored.heads, stored.format)
 
 
 @njit
 def decode_part(number, threads, board, q, k, v, pages, mask, span, acc, m, l):
     """Attend to splits of the keys, each a task."""
     w, (start, stop, size), (n_q, heads, d) = worker(number, threads, board), span, q.shape
-    scratch = scratch_for(n_q * heads, d)
+    room = room_of(n_q * heads, d)
+    prepare(k, q, state_of(acc[0], m[0], l[0], room))
     open_region(w, len(acc))
     while True:
         split = next_task(w)
         if split < 0:
             return
-        first, state = start + split * size, State(acc[split], m[split], l[split], *scratch)
-        last = min(first + size, stop)
-        partial(first, last, q, k, v, pages, mask, state, Next(k, pages, last, min(KEYS, stop - last)))
+        first, state = start + split * size, state_of(acc[split], m[split], l[split], room)
+        last, keys, values = min(first + size, stop), lent(k), lent(v)
+        partial(first, last, borrowed(q), keys, values, pages, mask, state, Next(keys, pages, last, min(KEYS, stop - last)))
         complete(w, split)
 
 
@@ -139,12 +165,14 @@ def all_finite(x):
 
 @njit(error_model="numpy")
 def partial(first, last, q, k, v, pages, mask, state, then):
-    """Attend for all rows to keys first … last - 1: unfinished acc, m and l. q: (queries, heads, d), in the order of `row_of`."""
+    """Attend for all rows to keys first … last - 1: unfinished acc, m and l. q: (queries, heads, d), in the order of `row_of`.
+
+    `prepare` must have been called with k, q and the arrays of the state.
+    """
     n_q, heads, d = q.shape
     acc, m, l, s, begins = state.acc, state.m, state.l, state.s, state.begins
     group = heads // k.heads
     rows, width = n_q * group, width_of(k, d)  # rows: of a KV head
-    prepare(k, q, state)
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)

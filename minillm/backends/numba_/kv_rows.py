@@ -219,7 +219,7 @@ def scale_at(rows, at, d, format):  # -> scale, minimum
     return half_at(rows, at + d) * (FP8_FACTOR if format == FP8 else np.float32(1)), ZERO
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def read_scales(rows, begins, bi, at, d, format, numbers, j, apart):
     """Read the scales of 16 rows to numbers[j …], and their minima, where there are any, to numbers[j + apart …]."""
     if four_bits(format):

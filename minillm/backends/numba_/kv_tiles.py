@@ -19,6 +19,7 @@ from minillm.backends.numba_.online import KEYS, ZERO
 from minillm.backends.numba_.pages import ask_for, find, find_all
 from minillm.backends.numba_.simd import add, fma, load, max_of, maximum, mul, splat, store, sub, sum_of
 
+INLINE = {"forceinline": True, "error_model": "numpy"}
 ONE, TINY = np.float32(1), np.float32(1e-30)  # a query below is nothing
 TURNED_VECTORS = min(2, VECTORS)  # keys that are turned together, in registers: six rows of scores fill 12 of 32
 TURNED = 16 * TURNED_VECTORS
@@ -101,7 +102,7 @@ def tile_scores(state, q, k, v, key, first, count, g, rows, pages):
     """
 
 
-@overload(tile_scores)
+@overload(tile_scores, jit_options=INLINE)
 def tile_scores_for(state, q, k, v, key, first, count, g, rows, pages):
     return scores_of_codes if of_rows(k) else scores_of_numbers
 
@@ -134,7 +135,7 @@ def scores_of_codes(state, q, k, v, key, first, count, g, rows, pages):
                 store(s, at, mul(load(s, at), scale))
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def dot_rows(state, j, first, rows, all_rows, k, g, d):
     """Compute the scores of sixteen keys, from key j of the tile on, in steps of each row."""
     s, digits, starts, begins, apart, half = state.s, state.digits, state.starts, state.key_begins, DIGITS * all_rows, d // 2
@@ -212,7 +213,7 @@ def add_tile(state, v, g, rows, j, count, d):
     many less j are there."""
 
 
-@overload(add_tile)
+@overload(add_tile, jit_options=INLINE)
 def add_tile_for(state, v, g, rows, j, count, d):
     return add_rows if of_rows(v) else add_numbers
 
@@ -253,7 +254,7 @@ def adding(kind):
     """Make add_values for codes."""
     wide = max(1, VECTORS // 2) if kind == INT4 else VECTORS  # vectors of bytes, at most
 
-    @njit(error_model="numpy")
+    @njit(error_model="numpy", forceinline=True)
     def add_codes(acc, first, rows, p, j, v, vi, begins, d, count):
         """Add Σ_i p[r, j + i] · codes of row j + i to acc[r], six rows at a time."""
         size = d // 2 if kind == INT4 else d

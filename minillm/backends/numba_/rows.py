@@ -21,12 +21,13 @@ from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.decode import Next, State, all_finite, merge, partial, room_for, row_of, scratch_for, split_keys
+from minillm.backends.numba_.decode import Next, Room, all_finite, merge, partial, room_for, room_of, row_of, split_keys, state_of
 from minillm.backends.numba_.kv_rows import turn_heads, write
+from minillm.backends.numba_.kv_tiles import prepare
 from minillm.backends.numba_.layer import own_or, rope_row
 from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.online import KEYS, LOG2E
-from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, find, memory
+from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, borrowed, find, memory
 from minillm.backends.numba_.simd import load, store
 from minillm.backends.numba_.tasks import (
     TASKS,
@@ -107,14 +108,7 @@ def stored_at(address, caches, b, layer, kv_heads):  # -> Stored
 class Scratch(NamedTuple):
     """The workspace of one thread."""
 
-    s: np.ndarray  # as decode.State
-    side: np.ndarray
-    turned: np.ndarray
-    begins: np.ndarray
-    key_begins: np.ndarray
-    numbers: np.ndarray
-    digits: np.ndarray
-    starts: np.ndarray
+    room: Room
     key: np.ndarray  # (2 · kv_heads · d,): of a row to be remembered, and its value
     codes: np.ndarray  # (d,)
     scaled: np.ndarray  # (rows, heads, d) queries: its own where each thread scales all, else those of all
@@ -126,16 +120,15 @@ def scratch_of(rotation, rows, space):  # -> Scratch
     heads, d, most = rotation.heads, rotation.d, 1
     for g in range(len(space.first_item) - 1):
         most = max(most, (space.first_result[g + 1] - space.first_result[g]) // (space.first_item[g + 1] - space.first_item[g]))
-    room = scratch_for(most * heads, d)
     scaled = np.empty((rows, heads, d), np.float32) if rows <= SERIAL else space.scaled
     key, codes = np.empty(2 * rotation.kv_heads * d, np.float32), np.empty(d, np.uint8)
-    return Scratch(*room, key, codes, scaled, np.empty(0, np.float32))
+    return Scratch(room_of(most * heads, d), key, codes, scaled, np.empty(0, np.float32))
 
 
 @njit
 def attend(w, kv_heads, caches, layer, space, scratch):
     """Compute the splits of all rows. A region."""
-    first_item, stretch = space.first_item, stretch_of(space, w.threads)
+    first_item, stretch, ready = space.first_item, stretch_of(space, w.threads), -1
     open_region(w, attention_tasks(space, w.threads))
     while True:
         task = next_task(w)
@@ -145,27 +138,28 @@ def attend(w, kv_heads, caches, layer, space, scratch):
         for item in range(task * stretch, min((task + 1) * stretch, first_item[-1])):
             while item >= first_item[g + 1]:
                 g += 1
-            attend_split(g, item - first_item[g], kv_heads, caches, layer, space, scratch)
+            attend_split(g, item - first_item[g], kv_heads, caches, layer, space, scratch, g != ready)
+            ready = g
         complete(w, task)
 
 
 @njit
-def attend_split(g, split, kv_heads, caches, layer, space, scratch):
-    """Compute one split, for all rows of a group."""
+def attend_split(g, split, kv_heads, caches, layer, space, scratch, new):
+    """Compute one split, for all rows of a group; new: its queries are not those of this thread's last one."""
     first, last = caches.groups[g], caches.groups[g + 1]
     n_k, rows = caches.lengths[last - 1], last - first
     keys, at = split_keys(n_k), space.first_result[g] + split * rows
     k = stored_at(caches.k_at[first], caches, first, layer, kv_heads)
     v = stored_at(caches.v_at[first], caches, first, layer, kv_heads)
-    pages, mask = Pages(caches.tables[first], caches.size, EVERYTHING, n_k), MaskRule(n_k - rows, EVERYTHING, True)
+    pages = Pages(borrowed(caches.tables[first]), caches.size, EVERYTHING, n_k)
+    mask = MaskRule(n_k - rows, EVERYTHING, True)
     acc, m, l = space.acc[at : at + rows].reshape(-1), space.m[at : at + rows].reshape(-1), space.l[at : at + rows].reshape(-1)
-    turned, begins, key_begins = scratch.turned, scratch.begins, scratch.key_begins
-    state = State(
-        acc, m, l, scratch.s, scratch.side, turned, begins, key_begins, scratch.numbers, scratch.digits, scratch.starts
-    )
+    state, q = state_of(acc, m, l, scratch.room), borrowed(scratch.scaled[first:last])
+    if new:
+        prepare(k, q, state)
     start, stop = split * keys, min(split * keys + keys, n_k)
     then = after(g, stop, k, pages, kv_heads, caches, layer)
-    partial(start, stop, scratch.scaled[first:last], k, v, pages, mask, state, then)
+    partial(start, stop, q, k, v, pages, mask, state, then)
     if not all_finite(acc):  # asked here, where nothing is computed twice: a thread that is late merges what it may find
         space.good[0] = 0
 
@@ -184,7 +178,7 @@ def after(g, stop, k, pages, kv_heads, caches, layer):  # -> Next
 def first_keys(g, kv_heads, caches, layer):  # -> Next
     first, n_k = caches.groups[g], caches.lengths[caches.groups[g + 1] - 1]
     k = stored_at(caches.k_at[first], caches, first, layer, kv_heads)
-    return Next(k, Pages(caches.tables[first], caches.size, EVERYTHING, n_k), 0, min(KEYS, n_k))
+    return Next(k, Pages(borrowed(caches.tables[first]), caches.size, EVERYTHING, n_k), 0, min(KEYS, n_k))
 
 
 @njit
