@@ -86,7 +86,7 @@ def quantized_attention(q, k_pages, v_pages, table, n_k, format):
     """
     width = format.width(q.shape[2])
     if k_pages.shape[3] != width or v_pages.shape[3] != width:
-        raise MiniLLMError(f"attention: {format.name} keeps {q.shape[2]} numbers in {width} bytes, pages of k have {k_pages.shape}.")
+        raise MiniLLMError(f"attention: {format.name} keeps {q.shape[2]} numbers in {width} bytes; found pages {k_pages.shape}.")
     check_pages(q, *(np.broadcast_to(ONE, (*pages.shape[:3], q.shape[2])) for pages in (k_pages, v_pages)), table, n_k)
     out = over_pages(rotated(q, format), k_pages, v_pages, table, n_k, format.number)
     return rotated(out, format)

@@ -117,7 +117,7 @@ def groups_of(lengths, counts):  # (rows,), (segments,) -> (groups + 1,)
 
 
 def can_batch(caches):
-    """Whether there are caches of one shape, of floats or of rows that kernels read, with heads of whole registers, none twice."""
+    """Whether there are caches of one shape, of floats or rows that kernels read, with heads of whole registers, none twice."""
     if not caches or not all(hasattr(cache, "pages") for cache in caches):
         return False
     kinds = set()

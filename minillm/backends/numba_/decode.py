@@ -103,7 +103,8 @@ def room_of(rows, d):  # -> Room
 
 @njit(forceinline=True)
 def state_of(acc, m, l, room):  # -> State, for as long as its caller keeps these arrays
-    acc, m, l, s, side, turned = borrowed(acc), borrowed(m), borrowed(l), borrowed(room.s), borrowed(room.side), borrowed(room.turned)
+    acc, m, l, s = borrowed(acc), borrowed(m), borrowed(l), borrowed(room.s)
+    side, turned = borrowed(room.side), borrowed(room.turned)
     begins, key_begins, numbers = borrowed(room.begins), borrowed(room.key_begins), borrowed(room.numbers)
     return State(acc, m, l, s, side, turned, begins, key_begins, numbers, borrowed(room.digits), borrowed(room.starts))
 

@@ -9,7 +9,8 @@ they then lie, by shifts:
     16 rows × 4 numbers   →   4 registers of 16 rows      byte b of each:  x << (24 - 8b) >> 24      nibble n:  x >> 4n & 15
 
 e4m3 is a float16 with a smaller exponent: its bits, moved to where those of a float16 are, are a number 2^-8 times as large
-(also where it is subnormal). The caller's scale makes up for it: FP8_FACTOR. The rounding of each format: quantization/kv_formats.py.
+(also where it is subnormal). The caller's scale makes up for it: FP8_FACTOR. Rounding of each format:
+quantization/kv_formats.py.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Products with codes that stay in registers: scores of sixteen rows of keys, and sums of rows of values.
 
-A number q of a query is a whole number of 24 bits times a scale that its row shares, as exact as float32 makes the sum of products.
+A number q of a query is a whole number of 24 bits times a scale that its row shares, as exact as float32 makes a sum of them.
 Its three bytes, digits from -128 to 127, meet the codes of the keys four at a time (vpdpbusd), in sums of 32 bits that are exact:
 
     q ≈ step · (65536 a + 256 b + c)                  q · code = step · (65536 Σ a·code + 256 Σ b·code + Σ c·code)
@@ -92,8 +92,8 @@ def put_starts(typing, starts, i, words, wi, apart, count):
 def code_scores(typing, s, si, s_row, words, wi, apart, high, starts, ui, array, begins, bi, at, chunks, kind, rows):
     """s[si + r·s_row + j] = Σ_c q_r[c] · code c of the row at array[begins[bi + j] + at], in steps of q_r, for 16 j and r < rows.
 
-    words, from wi on, and starts, from ui on: as above, of these rows; apart: from word to word of a digit; high: where those begin
-    that belong to high nibbles. chunks: of 16 bytes. kind: INT8 or INT4, and rows, are constants.
+    words, from wi on, and starts, from ui on: as above, of these rows; apart: from word to word of a digit; high: to those
+    of high nibbles. chunks: of 16 bytes. kind: INT8 or INT4, and rows, are constants.
     """
     if not all(isinstance(x, types.IntegerLiteral) for x in (kind, rows)):
         return None
@@ -101,7 +101,8 @@ def code_scores(typing, s, si, s_row, words, wi, apart, high, starts, ui, array,
 
     def emit(context, builder, signature, args):
         s, si, s_row, words, wi, apart, high, starts, ui, array, begins, bi, at, chunks = args[:14]
-        base, begin = address(context, builder, signature.args[9], array, at), address(context, builder, signature.args[10], begins, bi)
+        base = address(context, builder, signature.args[9], array, at)
+        begin = address(context, builder, signature.args[10], begins, bi)
         places = [builder.gep(base, [builder.load(builder.gep(begin, [I64(j)]))]) for j in range(LANES)]
         first = address(context, builder, signature.args[7], starts, ui)
         q = address(context, builder, signature.args[3], words, wi)

@@ -1,7 +1,7 @@
 """Rows of a quantized KV cache in kernels: encoded where they are appended, read where they lie.
 
     write      float32 of a head  →  [rot4: turned]  →  scale, minimum  →  codes  →  d + 2, or d/2 + 4 bytes in a page
-    keys       rows of 16 tokens, or 32  →  codes, turned: q · k = scale · (q · codes) + minimum · Σ q, so scale and minimum come last
+    keys       rows of 16 tokens, or 32  →  codes, turned; q · k = scale · (q · codes) + minimum · Σ q, scale and minimum last
     values     rows of 16 tokens  →  float32 in scratch that stays in the nearest cache, for all queries of the group
 
 The bytes are those of quantization/kv_formats.py, where the formats are told: the same operations on float32 in the same order.
@@ -51,7 +51,7 @@ def of_rows(stored):  # Numba's type of a Stored -> bool
 
 @njit
 def four_bits(format):
-    return format == INT4 or format == ROT4
+    return format in (INT4, ROT4)
 
 
 @njit
@@ -132,7 +132,8 @@ def encode_row(to, place, x, at, d, format, codes):
         scale, minimum, end = as_half((top - bottom) / np.float32(15)), as_half(bottom), place + d // 2
         put_half(to, end + 2, minimum)
     else:
-        scale, minimum, end = as_half((max(top, -bottom) + ZERO) / (MOST_E4M3 if format == FP8 else np.float32(127))), ZERO, place + d
+        largest = MOST_E4M3 if format == FP8 else np.float32(127)
+        scale, minimum, end = as_half((max(top, -bottom) + ZERO) / largest), ZERO, place + d
     put_half(to, end, scale)
     step = splat(scale if scale != ZERO else np.float32(np.inf))
     for c in range(0, d, 16):
