@@ -163,13 +163,13 @@ def test_a_conversation_keeps_what_it_can(base, kv):
 
 @pytest.mark.parametrize("name", ["int4", "rot4"])
 @pytest.mark.parametrize("paged", [False, True])
-def test_a_backends_own_attention_gets_rows_in_pages_and_queries_in_their_axes(base, name, paged):
+def test_a_backends_own_attention_gets_rows_in_pages_and_plain_queries(base, name, paged):
     seen = []
 
     def attention(q, k, v, table, n_k, made):
         seen.append((k.dtype, k.shape[1:], n_k, made.name, made.number))
         used = [pages[list(table)].reshape(-1, *pages.shape[2:])[:n_k] for pages in (k, v)]
-        return base.transformer.ops.attention(q, *map(made.decode, used))
+        return made.rotate(base.transformer.ops.attention(made.rotate(q), *map(made.decode, used)))
 
     model = with_kv(base, name).transformer
     plain, ids = model.forward([Segment([*range(21)], 0, model.new_cache())])[0], [*range(21)]

@@ -37,7 +37,7 @@ def packed(config, dtype=np.float32, types=MIX):
         return StoredTensor(values.view(np.uint8).reshape(-1), BLOCK_TYPES[kind], shapes[name])
 
     ops = get_backend("numba")
-    return Transformer(config, load_weights(config, tensor, ops), ops, dtype)
+    return Transformer(config, load_weights(config, tensor, ops), ops, np.dtype(dtype).name)
 
 
 CONFIG = SMALL.__class__(**{f: getattr(SMALL, f) for f in SMALL.__dataclass_fields__} | {"d_model": 96, "n_heads": 6})

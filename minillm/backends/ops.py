@@ -66,9 +66,11 @@ class Ops:
     int8_activations: Callable | None = None
     activations: str = "exact"  # or "int8"
     # Formats of quantized keys and values (quantization/kv_formats.py) that kernels read where they lie, by name; and attention
-    # over them: q in the rows' axes, pages (blocks, size, kv_heads, width) uint8 of k and v, table, n_k, KVFormat -> as attention
+    # over them: q, pages (blocks, size, kv_heads, width) uint8 of k and v, table, n_k, KVFormat -> as attention. encode_kv:
+    # k or v (n, kv_heads, d), KVFormat -> (n, kv_heads, width) uint8, the bytes of KVFormat.encode
     kv_formats: tuple[str, ...] = ()
     quantized_attention: Callable | None = None
+    encode_kv: Callable | None = None
     flash_attention: Callable | None = None  # q, k, v, causal=, window=, offset= -> out, log-sum-exp (n_q, heads)
     split_kv_attention: Callable | None = None  # q, k, v, splits, causal=, window=, offset= -> as flash_attention
     # logits (n, vocab), temperatures, top_ps (n,) -> of each 64 tokens the largest (n, vocab / 64), and Σ e^((x - best) / t),

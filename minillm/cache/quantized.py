@@ -104,16 +104,19 @@ class QuantizedCache:
 
     def append(self, layer: int, k: Array, v: Array) -> None:  # (n, kv_heads, d_head) twice
         """Encode the keys and values of n new tokens, and add the rows to one layer."""
-        self.rows.append(layer, *self.on_host(self.format.encode, k, v))
+        if self.ops.encode_kv and self.format.name in self.ops.kv_formats:
+            rows = [self.ops.encode_kv(x, self.format) for x in (k, v)]
+        else:
+            rows = self.on_host(self.format.encode, k, v)
+        self.rows.append(layer, *rows)
 
     def attend(self, ops: Ops, layer: int, q: Array) -> Array:  # (n_q, heads, d) -> (n_q, heads, d)
         """Attention of the newest tokens to all that one layer holds: over its rows, or else by way of floats."""
-        (turned,) = self.on_host(self.format.rotate, q)
         if ops.quantized_attention and self.format.name in ops.kv_formats:
             k, v, table = self.pages()
-            out = ops.quantized_attention(turned, k[layer], v[layer], table, self.lengths[layer], self.format)
-        else:
-            out = ops.attention(turned, *self.on_host(self.format.decode, *self.rows.read(layer)))
+            return ops.quantized_attention(q, k[layer], v[layer], table, self.lengths[layer], self.format)
+        (turned,) = self.on_host(self.format.rotate, q)
+        out = ops.attention(turned, *self.on_host(self.format.decode, *self.rows.read(layer)))
         return self.on_host(self.format.rotate, out)[0]
 
     def read(self, layer: int) -> tuple[Array, Array]:  # (length, kv_heads, d_head) twice

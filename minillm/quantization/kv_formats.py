@@ -18,15 +18,14 @@ Ashkboos et al. 2024, arXiv:2404.00456 (QuaRot). Groups of tokens instead of row
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy import ndarray as Array
 
+from minillm.attention.hadamard import walsh_hadamard
 from minillm.errors import MiniLLMError
 from minillm.quantization.affine import as_half
 from minillm.quantization.fp8 import LARGEST, decode_e4m3, encode_e4m3
-from minillm.quantization.rotations import hadamard
 
 HALF = np.dtype("<f2")  # how scales and minima are stored
 
@@ -58,6 +57,7 @@ def decode_fp8(rows: Array) -> Array:  # (..., d + 2) uint8 -> (..., d) float32
 
 def encode_int4(x: Array) -> Array:  # (..., d) float32 -> (..., d/2 + 4) uint8
     """Quantize each row on an asymmetric grid of 16 steps, from its smallest number to its largest. d is even."""
+    x = x + np.float32(0)  # -0 becomes 0: else it is chance which of the two is the minimum
     # BEGIN SOLUTION ex=08.7
     lowest, highest = x.min(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True)
     scale, minimum = as_half((highest - lowest) / np.float32(15)), as_half(lowest)
@@ -91,11 +91,6 @@ def taken_apart(rows: Array, count: int) -> list[Array]:  # (..., width) uint8 -
     return [codes, *np.split(halves, count, axis=-1)]
 
 
-@lru_cache
-def turn(d: int) -> Array:  # -> (d, d) float32: symmetric, its own inverse
-    return hadamard(d).astype(np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class KVFormat:
     """A format of rows. number: what kernels know it by. bits: of a code. halves: float16 numbers of a row. rotated: by H.
@@ -126,9 +121,9 @@ class KVFormat:
     def rotate(self, x: Array) -> Array:  # (n, heads, d) -> (n, heads, d)
         """Turn queries to the axes in which rows are stored, or an output back from them. For most formats: leave x as it is.
 
-        One product for each token, of one shape: so no bit depends on which tokens come along.
+        Sums of two numbers, in one order: no bit depends on which tokens come along, nor on who computes it.
         """
-        return x @ turn(x.shape[-1]) if self.rotated else x
+        return walsh_hadamard(x) if self.rotated else x
 
     def encode(self, x: Array) -> Array:  # (n, heads, d) -> (n, heads, width) uint8
         """Quantize the keys or values of n tokens."""

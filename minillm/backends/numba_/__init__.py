@@ -3,6 +3,8 @@
     simd, loops               the vocabulary: sixteen numbers at a time, and inner loops that stay in registers
     online, prefill, decode   attention, after attention/flash.py; `attention` is its front door
     rows, batch               attention of all short segments of a step in one call
+    kv_codes, kv_rows         quantized keys and values: codes in registers; rows of bytes, written and read
+    kv_tiles                  scores and sums of a tile, over numbers or over rows
     pages                     where the keys and values lie: in the blocks of a table, or in one piece
     packed, layouts           how weights lie in memory so that a register holds sixteen rows; what of, for each type
     tile, records, bands      weights times tokens: the innermost step, what it reads, the loop around it
@@ -17,11 +19,19 @@
     compiled                  where machine code is kept between runs
 """
 
-from minillm.backends.numba_.attention import attention, flash_attention, paged_attention, split_kv_attention
+from minillm.backends.numba_.attention import (
+    attention,
+    flash_attention,
+    paged_attention,
+    quantized_attention,
+    split_kv_attention,
+)
 from minillm.backends.numba_.batch import AttentionStep
 from minillm.backends.numba_.block_sums import block_sums
 from minillm.backends.numba_.compiled import compiling, ready
 from minillm.backends.numba_.invariant import invariant
+from minillm.backends.numba_.kv_rows import KV_FORMATS as kv_formats
+from minillm.backends.numba_.kv_rows import encode_kv
 from minillm.backends.numba_.layer import add_feed_forward, attention_inputs
 from minillm.backends.numba_.linear import add_linear, embed, int8_activations, linear, load_matrix
 from minillm.backends.numba_.stack import Layers as prepare_layers
@@ -44,15 +54,18 @@ __all__ = [
     "download",
     "embed",
     "empty",
+    "encode_kv",
     "flash_attention",
     "int8_activations",
     "invariant",
     "kv_dtype",
+    "kv_formats",
     "linear",
     "load_matrix",
     "most_likely",
     "paged_attention",
     "prepare_layers",
+    "quantized_attention",
     "ready",
     "rms_norm",
     "rope_angles",

@@ -15,11 +15,14 @@ from minillm.attention.paged import check_blocks, check_pages
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.backends.numba_.crossover import FEW_ROWS
 from minillm.backends.numba_.decode import decode, split_keys
+from minillm.backends.numba_.kv_rows import FLOATS, rotated
 from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, one_block
 from minillm.backends.numba_.prefill import Result, prefill, queries_per_tile
 from minillm.backends.numba_.team import team, threads
+from minillm.errors import MiniLLMError
 from minillm.memory import refuse_beyond_memory
 
+ONE = np.ones(1, np.float32)
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
 
 
@@ -72,13 +75,31 @@ def paged_attention(q, k_pages, v_pages, table, n_k):
     float32 or float16. What is in a page beyond n_k is never looked at.
     """
     check_pages(q, k_pages, v_pages, table, n_k)
+    return over_pages(q, k_pages, v_pages, table, n_k, FLOATS)
+
+
+def quantized_attention(q, k_pages, v_pages, table, n_k, format):
+    """(n_q, heads, d), (blocks, size, kv_heads, width) uint8 twice, block numbers, int, KVFormat -> (n_q, heads, d)
+
+    paged_attention over rows of bytes, which are read where they lie. Of a format that turns rows, queries are turned likewise
+    and outputs back.
+    """
+    width = format.width(q.shape[2])
+    if k_pages.shape[3] != width or v_pages.shape[3] != width:
+        raise MiniLLMError(f"attention: {format.name} keeps {q.shape[2]} numbers in {width} bytes; found pages {k_pages.shape}.")
+    check_pages(q, *(np.broadcast_to(ONE, (*pages.shape[:3], q.shape[2])) for pages in (k_pages, v_pages)), table, n_k)
+    out = over_pages(rotated(q, format), k_pages, v_pages, table, n_k, format.number)
+    return rotated(out, format)
+
+
+def over_pages(q, k_pages, v_pages, table, n_k, format):
     (n_q, heads, d), (blocks, block_size, kv_heads, _) = q.shape, k_pages.shape
     pages = Pages(np.ascontiguousarray(table, np.int64), block_size, blocks, n_k)
     rule = MaskRule(n_k - n_q, EVERYTHING, True)
     if size := split_size(n_q, heads, d, n_k, kv_heads):
-        out, _, good = by_splits(q, k_pages, v_pages, pages, rule, (0, n_k, size))
+        out, _, good = by_splits(q, k_pages, v_pages, pages, rule, (0, n_k, size), format)
     else:
-        out, _, good = by_tiles(q, k_pages, v_pages, pages, rule)
+        out, _, good = by_tiles(q, k_pages, v_pages, pages, rule, format)
     if not good:
         check_blocks(table, blocks)
         check_finite(out, q=q)
@@ -92,7 +113,7 @@ def split_size(n_q, heads, d, n_k, kv_heads):  # -> keys, or None
     return None
 
 
-def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
+def by_tiles(q, k, v, pages, mask, format=FLOATS):  # -> out, log-sum-exp, whether all is well
     """Run the kernel of prefill: the threads share tiles of queries and heads."""
     (n_q, heads, _), kv_heads = q.shape, k.shape[2]
     refuse_beyond_memory(q.nbytes + 4 * n_q * heads, f"attention: the output for q of shape {q.shape}")
@@ -100,26 +121,27 @@ def by_tiles(q, k, v, pages, mask):  # -> out, log-sum-exp, whether all is well
     queries = max(1, min(queries_per_tile(group), -(-n_q * kv_heads // (2 * count))))  # two tiles a thread, or more
     result = Result(np.empty(q.shape, np.float32), np.empty((n_q, heads), np.float32), np.zeros(1, bool))
     with team() as words:
-        prefill(words, count, queries, as_float32(q), flat(k), flat(v), pages, mask, result)
+        prefill(words, count, queries, as_float32(q), flat(k, format), flat(v, format), pages, mask, result)
     return result.out, result.lse, not result.bad.any()
 
 
-def by_splits(q, k, v, pages, mask, span):  # -> out, log-sum-exp, whether all is well
+def by_splits(q, k, v, pages, mask, span, format=FLOATS):  # -> out, log-sum-exp, whether all is well
     """Run the kernel of decode: the threads share stretches of keys."""
     with team() as words:
-        return decode(words, threads(), as_float32(q), flat(k), flat(v), pages, mask, span)
+        return decode(words, threads(), as_float32(q), flat(k, format), flat(v, format), pages, mask, span)
 
 
 def as_float32(q):
     return np.ascontiguousarray(q, np.float32)
 
 
-def flat(cache):  # (blocks, size, kv_heads, d) -> Stored, over the same memory
+def flat(cache, format=FLOATS):  # (blocks, size, kv_heads, d or width) -> Stored, over the same memory
     """View k or v as the kernels read them: flat memory, and float16 as uint16, since Numba has none on the CPU.
 
-    Copied only if rows are not contiguous, strides are negative or odd, or the type is another one.
+    format: of rows of bytes, KVFormat.number. Copied only if rows are not contiguous, strides are negative or odd, or the type
+    is another one.
     """
-    if cache.dtype != FLOAT32 and cache.dtype != FLOAT16:
+    if format == FLOATS and cache.dtype != FLOAT32 and cache.dtype != FLOAT16:
         cache = cache.astype(FLOAT32)
     (blocks, size, kv_heads, d), width, strides = cache.shape, cache.itemsize, cache.strides
     if not cache.flags.c_contiguous and (strides[3] != width or min(strides) < 0 or any(s % width for s in strides)):
@@ -129,4 +151,4 @@ def flat(cache):  # (blocks, size, kv_heads, d) -> Stored, over the same memory
     else:
         steps = block, row, head = tuple(stride // width for stride in strides[:3])
         line = as_strided(cache, ((blocks - 1) * block + (size - 1) * row + (kv_heads - 1) * head + d,), (width,))
-    return Stored(line.view(np.uint16) if cache.dtype == FLOAT16 else line, *steps, kv_heads)
+    return Stored(line.view(np.uint16) if cache.dtype == FLOAT16 else line, *steps, kv_heads, format)

@@ -11,12 +11,15 @@ from minillm.attention.shapes import check_finite
 from minillm.backends import step
 from minillm.backends.numba_.crossover import SHORT
 from minillm.backends.numba_.decode import split_keys
+from minillm.backends.numba_.kv_rows import FLOATS, KV_FORMATS
 from minillm.backends.numba_.layer import Rotation
 from minillm.backends.numba_.pages import EVERYTHING
 from minillm.backends.numba_.rows import Caches, attend_batch
 from minillm.backends.numba_.team import team, threads
+from minillm.errors import MiniLLMError
 
-LIKE = {4: np.empty(0, np.float32), 2: np.empty(0, np.uint16)}  # by the bytes of a number in a cache; Numba knows no float16
+# By the bytes of a number in a cache; Numba knows no float16. One byte: rows of codes.
+LIKE = {4: np.empty(0, np.float32), 2: np.empty(0, np.uint16), 1: np.empty(0, np.uint8)}
 
 
 class AttentionStep(step.AttentionStep):
@@ -52,7 +55,9 @@ class AttentionStep(step.AttentionStep):
             lengths = np.repeat(lengths, counts) + np.arange(len(before)) - before
             groups = groups_of(lengths, counts)
         size, strides = k.shape[2] if k.shape[1] > 1 else EVERYTHING, np.array(k.strides[1:4]) // width
-        self.where = Caches(*places, LIKE[width], strides, tables, size, lengths, groups)
+        self.format = getattr(caches[0], "format", None)
+        number = self.format.number if self.format else FLOATS
+        self.where = Caches(*places, LIKE[width], strides, tables, size, lengths, groups, number)
 
     def indices(self):
         """Return none: the kernels read what `collect` found, and longer segments ask their caches."""
@@ -74,12 +79,25 @@ class AttentionStep(step.AttentionStep):
         for segment in self.batched:
             segment.cache.lengths[layer] += len(segment.tokens)
         if not good:
-            check_finite(out, q=q, k=k, v=v)
+            self.refuse(out, *mine)
         if every:
             return out
         looked_up = super().attend(layer, q, k, v)
         looked_up[self.rows] = out
         return looked_up
+
+    def refuse(self, out=None, q=None, k=None, v=None):
+        """Raise what is wrong with what a kernel found to be so: inputs are None where they never were in Python."""
+        if q is not None:
+            for x in (k, v) if self.format else ():
+                self.format.encode(x)
+            check_finite(out, q=q, k=k, v=v)
+        if self.format:
+            raise MiniLLMError(
+                f"a KV cache in {self.format.name} takes finite numbers, and ranges within float16's: a key or value has others, "
+                "or attention overflowed float32."
+            )
+        check_finite(np.full(1, np.nan))
 
     def done(self):
         """Note that all layers have been attended to, in one call (stack.py)."""
@@ -99,12 +117,15 @@ def groups_of(lengths, counts):  # (rows,), (segments,) -> (groups + 1,)
 
 
 def can_batch(caches):
-    """Whether there are caches, of one shape, in float32 or float16, with heads of whole registers, and none of them twice."""
+    """Whether there are caches of one shape, of floats or rows that kernels read, with heads of whole registers, none twice."""
     if not caches or not all(hasattr(cache, "pages") for cache in caches):
         return False
     kinds = set()
-    for k, _, _ in (cache.pages() for cache in caches):
+    for cache in caches:
+        k, format = cache.pages()[0], getattr(cache, "format", None)
         blocks = k.shape[1:3] + k.strides[:2] if k.shape[1] > 1 else ()  # a cache of one block may be of any length
-        kinds.add((k.dtype.str, k.shape[0], *k.shape[3:], *k.strides[2:], blocks))
-    dtype, _, _, d, *_ = next(iter(kinds))
-    return len(kinds) == 1 and dtype in ("<f4", "<f2") and d % 16 == 0 and len(set(map(id, caches))) == len(caches)
+        kinds.add((k.dtype.str, k.shape[0], *k.shape[3:], *k.strides[2:], blocks, format))
+    dtype, _, _, d, *_, format = next(iter(kinds))
+    if format:
+        d = (d - 2 * format.halves) * 8 // format.bits if format.name in KV_FORMATS else 1
+    return len(kinds) == 1 and dtype in ("<f4", "<f2", "|u1") and d % 16 == 0 and len(set(map(id, caches))) == len(caches)

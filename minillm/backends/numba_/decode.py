@@ -29,15 +29,13 @@ from numba.extending import register_jitable
 
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
-from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
+from minillm.backends.numba_.kv_rows import width_of
+from minillm.backends.numba_.kv_tiles import TURNED, add_tile, codes_room, find_keys, prepare, side_by_side, tile_scores
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
-from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, find, find_all
+from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, borrowed, find_all
 from minillm.backends.numba_.simd import div, exp2, fma, load, mul, splat, store, sum_of
 from minillm.backends.numba_.tasks import complete, new_board, next_task, open_region, worker
 from minillm.backends.numba_.team import launch
-
-TURNED_VECTORS = min(2, VECTORS)  # keys that are turned together, in registers: six rows of scores fill 12 of 32
-TURNED = 16 * TURNED_VECTORS
 
 
 @register_jitable
@@ -54,9 +52,13 @@ class State(NamedTuple):
     m: np.ndarray  # rows
     l: np.ndarray  # rows × 16
     s: np.ndarray  # rows × KEYS scores
-    side: np.ndarray  # 16 × d, for keys that lie apart
+    side: np.ndarray  # 16 × d, for keys that lie apart, or values that were codes
     turned: np.ndarray  # d × TURNED
     begins: np.ndarray  # where values begin
+    key_begins: np.ndarray  # where keys begin
+    numbers: np.ndarray  # kv_tiles.py: of rows of codes, as are the last two
+    digits: np.ndarray
+    starts: np.ndarray
 
 
 class Next(NamedTuple):
@@ -80,25 +82,52 @@ def room_for(splits, rows, d):  # -> acc, m, l of State, for each split
     return np.empty((splits, rows * d), np.float32), m, l
 
 
+class Room(NamedTuple):
+    """The arrays of a thread of which State has views."""
+
+    s: np.ndarray
+    side: np.ndarray
+    turned: np.ndarray
+    begins: np.ndarray
+    key_begins: np.ndarray
+    numbers: np.ndarray
+    digits: np.ndarray
+    starts: np.ndarray
+
+
 @njit
-def scratch_for(rows, d):  # -> s, side, turned, begins of State
+def room_of(rows, d):  # -> Room
     s, side, turned = np.empty(rows * KEYS, np.float32), np.empty(16 * d, np.float32), np.empty(d * TURNED, np.float32)
-    return s, side, turned, np.empty(KEYS, np.int64)
+    return Room(s, side, turned, np.empty(KEYS, np.int64), np.empty(KEYS, np.int64), *codes_room(rows, d))
+
+
+@njit(forceinline=True)
+def state_of(acc, m, l, room):  # -> State, for as long as its caller keeps these arrays
+    acc, m, l, s = borrowed(acc), borrowed(m), borrowed(l), borrowed(room.s)
+    side, turned = borrowed(room.side), borrowed(room.turned)
+    begins, key_begins, numbers = borrowed(room.begins), borrowed(room.key_begins), borrowed(room.numbers)
+    return State(acc, m, l, s, side, turned, begins, key_begins, numbers, borrowed(room.digits), borrowed(room.starts))
+
+
+@njit(forceinline=True)
+def lent(stored):  # Stored -> Stored
+    return Stored(borrowed(stored.numbers), stored.block, stored.row, stored.head, stored.heads, stored.format)
 
 
 @njit
 def decode_part(number, threads, board, q, k, v, pages, mask, span, acc, m, l):
     """Attend to splits of the keys, each a task."""
     w, (start, stop, size), (n_q, heads, d) = worker(number, threads, board), span, q.shape
-    s, side, turned, begins = scratch_for(n_q * heads, d)
+    room = room_of(n_q * heads, d)
+    prepare(k, q, state_of(acc[0], m[0], l[0], room))
     open_region(w, len(acc))
     while True:
         split = next_task(w)
         if split < 0:
             return
-        first, state = start + split * size, State(acc[split], m[split], l[split], s, side, turned, begins)
-        last = min(first + size, stop)
-        partial(first, last, q, k, v, pages, mask, state, Next(k, pages, last, min(KEYS, stop - last)))
+        first, state = start + split * size, state_of(acc[split], m[split], l[split], room)
+        last, keys, values = min(first + size, stop), lent(k), lent(v)
+        partial(first, last, borrowed(q), keys, values, pages, mask, state, Next(keys, pages, last, min(KEYS, stop - last)))
         complete(w, split)
 
 
@@ -137,115 +166,40 @@ def all_finite(x):
 
 @njit(error_model="numpy")
 def partial(first, last, q, k, v, pages, mask, state, then):
-    """Attend for all rows to keys first … last - 1: unfinished acc, m and l. q: (queries, heads, d), in the order of `row_of`."""
+    """Attend for all rows to keys first … last - 1: unfinished acc, m and l. q: (queries, heads, d), in the order of `row_of`.
+
+    `prepare` must have been called with k, q and the arrays of the state.
+    """
     n_q, heads, d = q.shape
     acc, m, l, s, begins = state.acc, state.m, state.l, state.s, state.begins
     group = heads // k.heads
-    rows = n_q * group  # of a KV head
+    rows, width = n_q * group, width_of(k, d)  # rows: of a KV head
     acc[:], l[:], m[:] = ZERO, ZERO, MINUS_INF
     for key in range(first, last, KEYS):
         count = min(KEYS, last - key)
         find_all(begins, key, count, pages, v)
+        begins[count:] = begins[count - 1]
+        find_keys(state.key_begins, key, count, pages, k)
         for j in range(0, count, TURNED):
             for g in range(k.heads):
-                turn_keys(state, k, v, key, j, min(TURNED, count - j), g, pages, d)
-                scores(s, j, q, g * rows, rows, state.turned, d)
+                tile_scores(state, q, k, v, key, j, min(TURNED, count - j), g, rows, pages)
         for r in range(n_q * heads):
             position = mask.offset + r % rows // group
             stop = min(last, position + 1) if mask.causal else last
             hide(s, r * KEYS, position - mask.window + 1 - key, stop - key)
             online_softmax(s, r * KEYS, m, l, acc, r, d)
         for j in range(0, KEYS, 16):
-            some = begins[j:]
             if key + KEYS < last:
                 at, n = side_by_side(k, pages, key + KEYS + j, last)
             else:
                 at, n = side_by_side(then.k, then.pages, then.key + j, then.key + then.keys)
             for g in range(k.heads):
                 if key + KEYS < last:
-                    ask_for(k.numbers, at + g * n * d, n * d)
+                    ask_for(k.numbers, at + g * n * width, n * width)
                 else:
-                    ask_for(then.k.numbers, at + g * n * d, n * d)
+                    ask_for(then.k.numbers, at + g * n * width, n * width)
                 if j < count:
-                    add_values(acc, g * rows, rows, s, j, v.numbers, g * v.head, some, d, min(16, count - j))
-
-
-@njit(error_model="numpy")
-def side_by_side(stored, pages, key, end):  # -> element, keys
-    """Find up to 16 keys before `end` that lie side by side."""
-    if key >= end:
-        return 0, 0
-    at, together = find(key, pages, stored)
-    return at, min(16, together, end - key)
-
-
-@njit(error_model="numpy")
-def turn_keys(state, k, v, key, first, count, g, pages, d):
-    """Transpose: turned[c, j] = component c of key `key + first + j`. What lies beyond the last is anything, and hidden later.
-
-    Memory is asked for a share of the values of the same tokens.
-    """
-    to, side = state.turned, state.side
-    for j in range(0, count, 16):
-        n, (at, together) = min(16, count - j), find(key + first + j, pages, k)
-        there = n == 16 and together >= 16
-        if not there:
-            gather(side, k, key + first + j, n, g, pages, d)
-        for c in range(0, d, 16):
-            ask_for(v.numbers, state.begins[first + j] + n * (g * d + c), n * 16)
-            if there:
-                transpose16(to, c * TURNED + j, TURNED, k.numbers, at + g * k.head + c, k.row)
-            else:
-                transpose16(to, c * TURNED + j, TURNED, side, c, d)
-
-
-@njit(error_model="numpy")
-def gather(side, k, key, count, g, pages, d):
-    """Gather up to 16 keys of one head, which lie in several blocks, side by side."""
-    for j in range(count):
-        at = find(key + j, pages, k)[0] + g * k.head
-        for c in range(0, d, 16):
-            store(side, j * d + c, load(k.numbers, at + c))
-
-
-@njit(error_model="numpy")
-def scores(s, j, q, first, rows, turned, d):
-    """Compute s[r, j …] = q[r] · keys, for the keys that were turned."""
-    r, last = first, first + rows
-    while r < last:
-        at, to = r * d, r * KEYS + j
-        if r + 6 <= last:
-            outer_products(s, to, KEYS, q, at, d, turned, 0, TURNED, d, 6, TURNED_VECTORS, FRESH)
-            r += 6
-        elif r + 3 <= last:
-            outer_products(s, to, KEYS, q, at, d, turned, 0, TURNED, d, 3, TURNED_VECTORS, FRESH)
-            r += 3
-        else:
-            outer_products(s, to, KEYS, q, at, d, turned, 0, TURNED, d, 1, TURNED_VECTORS, FRESH)
-            r += 1
-
-
-@njit(error_model="numpy")
-def add_values(acc, first, rows, p, j, v, vi, begins, d, count):
-    """Add Σ_i p[r, j + i] · value j + i to acc[r], six rows at a time: a value, once loaded, serves them all."""
-    full, r, last = d // (16 * VECTORS) * (16 * VECTORS), first, first + rows
-    while r < last:
-        together = 6 if r + 6 <= last else 3 if r + 3 <= last else 1
-        for c in range(0, full, 16 * VECTORS):
-            if together == 6:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 6, VECTORS, ADD)
-            elif together == 3:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 3, VECTORS, ADD)
-            else:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 1, VECTORS, ADD)
-        for c in range(full, d, 16):
-            if together == 6:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 6, 1, ADD)
-            elif together == 3:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 3, 1, ADD)
-            else:
-                outer_products(acc, r * d + c, d, p, r * KEYS + j, KEYS, v, vi + c, begins, count, 1, 1, ADD)
-        r += together
+                    add_tile(state, v, g, rows, j, count, d)
 
 
 @njit(error_model="numpy")

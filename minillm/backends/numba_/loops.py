@@ -42,7 +42,7 @@ def loop_with_sums(builder, count, sums, body):  # int64, [vector], (i, [vector]
     builder.branch(head)
     builder.position_at_end(head)
     i = builder.phi(I64)
-    carried = [builder.phi(F32X16) for _ in sums]
+    carried = [builder.phi(total.type) for total in sums]
     builder.cbranch(builder.icmp_signed("<", i, count), inside, after)
     builder.position_at_end(inside)
     new = body(i, carried)

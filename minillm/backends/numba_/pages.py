@@ -37,11 +37,12 @@ class Pages(NamedTuple):
 class Stored(NamedTuple):
     """Keys, or values, as kernels read them: flat memory, and the elements from one block, token and head to the next."""
 
-    numbers: np.ndarray  # float32, or the bits of float16
+    numbers: np.ndarray  # float32, the bits of float16, or bytes of rows
     block: int
     row: int
     head: int
     heads: int  # how many
+    format: int  # of rows (kv_rows.py), 0 of floats
 
 
 class MaskRule(NamedTuple):
@@ -105,3 +106,12 @@ def pointer(typing, address, like):
 def memory(address, like):
     """View all memory from an address on as a flat array."""
     return carray(pointer(address, like), (EVERYTHING,))
+
+
+@njit(error_model="numpy")
+def borrowed(x):
+    """View a contiguous array without a count of who uses it: whoever lends it keeps it meanwhile.
+
+    An array that is passed on is counted up and down, by a call each; and a tile of keys takes a microsecond.
+    """
+    return carray(pointer(x.ctypes.data, x), x.shape)

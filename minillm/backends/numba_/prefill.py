@@ -23,9 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.kv_rows import decode_row, four_bits, of_rows, read_scales, turn_rows
+from minillm.backends.numba_.kv_tiles import find_keys
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax, padded
 from minillm.backends.numba_.pages import all_there, find
@@ -51,6 +54,8 @@ class Scratch(NamedTuple):
     k: np.ndarray  # d × KEYS: keys, turned
     v: np.ndarray  # KEYS × padded d
     s: np.ndarray  # BLOCK × KEYS scores
+    begins: np.ndarray  # KEYS: where keys begin, of rows of codes
+    numbers: np.ndarray  # 2 × KEYS: their scales and minima
 
 
 class Result(NamedTuple):
@@ -66,7 +71,8 @@ def new_scratch(queries, group, d):  # -> Scratch
     """Make the workspace of a thread. Each array begins at a cache line: a vector across two lines is two loads."""
     rows, wide = -(-queries * group // BLOCK) * BLOCK, padded(d)
     q, acc, l, m = aligned(rows * d), aligned(rows * wide), aligned(rows * 16), aligned(rows)
-    return Scratch(q, acc, l, m, aligned(d * KEYS), aligned(KEYS * wide), aligned(BLOCK * KEYS))
+    k, v, s, numbers = aligned(d * KEYS), aligned(KEYS * wide), aligned(BLOCK * KEYS), aligned(2 * KEYS)
+    return Scratch(q, acc, l, m, k, v, s, np.empty(KEYS, np.int64), numbers)
 
 
 @njit
@@ -129,7 +135,7 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
     start = max(0, position - window + 1) // KEYS * KEYS
     for key in range(start, stop, KEYS):
         count = min(KEYS, stop - key)
-        transpose_keys(scratch.k, k, key, count, g, pages, d)
+        transpose_keys(scratch, k, key, count, g, pages, d)
         copy_values(scratch.v, v, key, count, g, pages, d)
         for b in range(blocks):
             top, bottom = position + b * BLOCK // group, position + (min(b * BLOCK + BLOCK, rows) - 1) // group
@@ -162,9 +168,28 @@ def query_tile(first, last, g, q, k, v, pages, mask, result, scratch):
     return sum_of(finite) != ZERO
 
 
-@njit(error_model="numpy")
-def transpose_keys(to, k, key, count, g, pages, d):
-    """Transpose: to[c, j] = component c of key `key + j`, as float32: lanes become keys. Zeros where there is no key."""
+def transpose_keys(scratch, k, key, count, g, pages, d):
+    """Transpose: scratch.k[c, j] = component c of key `key + j`, as float32: lanes become keys. Finite where there is no key."""
+
+
+@overload(transpose_keys)
+def transpose_keys_for(scratch, k, key, count, g, pages, d):
+    return transpose_codes if of_rows(k) else transpose_numbers
+
+
+def transpose_codes(scratch, k, key, count, g, pages, d):
+    to, numbers = scratch.k, scratch.numbers
+    find_keys(scratch.begins, key, count, pages, k)
+    for j in range(0, KEYS, 16):
+        turn_rows(to, j, KEYS, k.numbers, scratch.begins, j, g * k.head, d, k.format)
+        read_scales(k.numbers, scratch.begins, j, g * k.head, d, k.format, numbers, j, KEYS)
+        factor, least = load(numbers, j), load(numbers, KEYS + j) if four_bits(k.format) else splat(ZERO)
+        for at in range(j, j + d * KEYS, KEYS):
+            store(to, at, fma(load(to, at), factor, least))
+
+
+def transpose_numbers(scratch, k, key, count, g, pages, d):
+    to = scratch.k
     if count < KEYS:
         to[:] = ZERO
     j = 0
@@ -192,11 +217,28 @@ def copy_values(to, v, key, count, g, pages, d):
         at, together = find(key + j, pages, v)
         base, end = at + g * v.head, j + min(together, count - j)
         while j < end:
-            for c in range(0, d // 16 * 16, 16):
-                store(to, j * wide + c, load(v.numbers, base + c))
-            for c in range(d // 16 * 16, d):
-                to[j * wide + c] = number(v.numbers, base + c)
+            copy_head(to, j * wide, v, base, d)
             j, base = j + 1, base + v.row
+
+
+def copy_head(to, ti, v, at, d):
+    """Copy one value of a head, as float32."""
+
+
+@overload(copy_head)
+def copy_head_for(to, ti, v, at, d):
+    return copy_codes if of_rows(v) else copy_numbers
+
+
+def copy_codes(to, ti, v, at, d):
+    decode_row(to, ti, v.numbers, at, d, v.format)
+
+
+def copy_numbers(to, ti, v, at, d):
+    for c in range(0, d // 16 * 16, 16):
+        store(to, ti + c, load(v.numbers, at + c))
+    for c in range(d // 16 * 16, d):
+        to[ti + c] = number(v.numbers, at + c)
 
 
 @njit(error_model="numpy")

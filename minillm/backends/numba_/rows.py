@@ -21,12 +21,14 @@ from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
-from minillm.backends.numba_.decode import Next, State, all_finite, merge, partial, room_for, row_of, scratch_for, split_keys
+from minillm.backends.numba_.decode import Next, Room, all_finite, merge, partial, room_for, room_of, row_of, split_keys, state_of
+from minillm.backends.numba_.kv_rows import turn_heads, write
+from minillm.backends.numba_.kv_tiles import prepare
 from minillm.backends.numba_.layer import own_or, rope_row
 from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.online import KEYS, LOG2E
-from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, find, memory
-from minillm.backends.numba_.simd import load, store_as
+from minillm.backends.numba_.pages import EVERYTHING, MaskRule, Pages, Stored, borrowed, find, memory
+from minillm.backends.numba_.simd import load, store
 from minillm.backends.numba_.tasks import (
     TASKS,
     TASKS_OF_A_THREAD,
@@ -45,7 +47,7 @@ STRETCH = 8  # items of a task: the next one's first keys have been asked for wh
 
 
 class Caches(NamedTuple):
-    """The caches of a step as the kernels see them, the same for all layers. One entry for each row, but for five."""
+    """The caches of a step as the kernels see them, the same for all layers. One entry for each row, but for six."""
 
     k_at: np.ndarray  # addresses of the first layer's keys
     v_at: np.ndarray
@@ -56,6 +58,7 @@ class Caches(NamedTuple):
     size: int  # tokens of a block
     lengths: np.ndarray  # tokens, the row's own included
     groups: np.ndarray  # (groups + 1,) first row of each
+    format: int  # of their rows, as Stored
 
 
 class Space(NamedTuple):
@@ -99,17 +102,15 @@ def attention_tasks(space, threads):
 def stored_at(address, caches, b, layer, kv_heads):  # -> Stored
     """View the keys, or values, of one layer of row b's sequence. address: of its first layer's."""
     block, row, head = caches.strides
-    return Stored(memory(address + layer * caches.apart[b], caches.like), block, row, head, kv_heads)
+    return Stored(memory(address + layer * caches.apart[b], caches.like), block, row, head, kv_heads, caches.format)
 
 
 class Scratch(NamedTuple):
     """The workspace of one thread."""
 
-    s: np.ndarray  # as decode.State
-    side: np.ndarray
-    turned: np.ndarray
-    begins: np.ndarray
-    key: np.ndarray  # (kv_heads · d,)
+    room: Room
+    key: np.ndarray  # (2 · kv_heads · d,): of a row to be remembered, and its value
+    codes: np.ndarray  # (d,)
     scaled: np.ndarray  # (rows, heads, d) queries: its own where each thread scales all, else those of all
     lse: np.ndarray  # (0,): nobody asks
 
@@ -119,15 +120,15 @@ def scratch_of(rotation, rows, space):  # -> Scratch
     heads, d, most = rotation.heads, rotation.d, 1
     for g in range(len(space.first_item) - 1):
         most = max(most, (space.first_result[g + 1] - space.first_result[g]) // (space.first_item[g + 1] - space.first_item[g]))
-    s, side, turned, begins = scratch_for(most * heads, d)
     scaled = np.empty((rows, heads, d), np.float32) if rows <= SERIAL else space.scaled
-    return Scratch(s, side, turned, begins, np.empty(rotation.kv_heads * d, np.float32), scaled, np.empty(0, np.float32))
+    key, codes = np.empty(2 * rotation.kv_heads * d, np.float32), np.empty(d, np.uint8)
+    return Scratch(room_of(most * heads, d), key, codes, scaled, np.empty(0, np.float32))
 
 
 @njit
 def attend(w, kv_heads, caches, layer, space, scratch):
     """Compute the splits of all rows. A region."""
-    first_item, stretch = space.first_item, stretch_of(space, w.threads)
+    first_item, stretch, ready = space.first_item, stretch_of(space, w.threads), -1
     open_region(w, attention_tasks(space, w.threads))
     while True:
         task = next_task(w)
@@ -137,24 +138,28 @@ def attend(w, kv_heads, caches, layer, space, scratch):
         for item in range(task * stretch, min((task + 1) * stretch, first_item[-1])):
             while item >= first_item[g + 1]:
                 g += 1
-            attend_split(g, item - first_item[g], kv_heads, caches, layer, space, scratch)
+            attend_split(g, item - first_item[g], kv_heads, caches, layer, space, scratch, g != ready)
+            ready = g
         complete(w, task)
 
 
 @njit
-def attend_split(g, split, kv_heads, caches, layer, space, scratch):
-    """Compute one split, for all rows of a group."""
+def attend_split(g, split, kv_heads, caches, layer, space, scratch, new):
+    """Compute one split, for all rows of a group; new: its queries are not those of this thread's last one."""
     first, last = caches.groups[g], caches.groups[g + 1]
     n_k, rows = caches.lengths[last - 1], last - first
     keys, at = split_keys(n_k), space.first_result[g] + split * rows
     k = stored_at(caches.k_at[first], caches, first, layer, kv_heads)
     v = stored_at(caches.v_at[first], caches, first, layer, kv_heads)
-    pages, mask = Pages(caches.tables[first], caches.size, EVERYTHING, n_k), MaskRule(n_k - rows, EVERYTHING, True)
+    pages = Pages(borrowed(caches.tables[first]), caches.size, EVERYTHING, n_k)
+    mask = MaskRule(n_k - rows, EVERYTHING, True)
     acc, m, l = space.acc[at : at + rows].reshape(-1), space.m[at : at + rows].reshape(-1), space.l[at : at + rows].reshape(-1)
-    state = State(acc, m, l, scratch.s, scratch.side, scratch.turned, scratch.begins)
+    state, q = state_of(acc, m, l, scratch.room), borrowed(scratch.scaled[first:last])
+    if new:
+        prepare(k, q, state)
     start, stop = split * keys, min(split * keys + keys, n_k)
     then = after(g, stop, k, pages, kv_heads, caches, layer)
-    partial(start, stop, scratch.scaled[first:last], k, v, pages, mask, state, then)
+    partial(start, stop, q, k, v, pages, mask, state, then)
     if not all_finite(acc):  # asked here, where nothing is computed twice: a thread that is late merges what it may find
         space.good[0] = 0
 
@@ -173,7 +178,7 @@ def after(g, stop, k, pages, kv_heads, caches, layer):  # -> Next
 def first_keys(g, kv_heads, caches, layer):  # -> Next
     first, n_k = caches.groups[g], caches.lengths[caches.groups[g + 1] - 1]
     k = stored_at(caches.k_at[first], caches, first, layer, kv_heads)
-    return Next(k, Pages(caches.tables[first], caches.size, EVERYTHING, n_k), 0, min(KEYS, n_k))
+    return Next(k, Pages(borrowed(caches.tables[first]), caches.size, EVERYTHING, n_k), 0, min(KEYS, n_k))
 
 
 @njit
@@ -199,12 +204,13 @@ def attend_rows(w, qkv, rotation, caches, layer, space, scratch, out, rounds):
 
 @njit
 def merge_row(b, kv_heads, caches, space, out, lse):
-    """Merge what was found for row b. out: (heads, d)"""
+    """Merge what was found for row b, and turn it back to the axes of the model. out: (heads, d)"""
     g = space.group_of[b]
     own, items = slice(space.first_result[g], space.first_result[g + 1]), space.first_item[g + 1] - space.first_item[g]
     first, last = caches.groups[g], caches.groups[g + 1]
     acc, m, l = space.acc[own].reshape(items, -1), space.m[own].reshape(items, -1), space.l[own].reshape(items, -1)
     merge(acc, m, l, b - first, last - first, kv_heads, out, lse)
+    turn_heads(out.reshape(-1), 0, len(out), out.shape[1], caches.format)
 
 
 @njit
@@ -224,7 +230,8 @@ def start_rows(w, qkv, rotation, caches, layer, space, scratch):
         for b in range(task * rows // tasks, (task + 1) * rows // tasks):
             if not few:
                 scale_query(b, qkv[b], rotation, caches, space, scratch.scaled)
-            remember(b, qkv[b], rotation, caches, layer, scratch.key)
+            if not remember(b, qkv[b], rotation, caches, layer, scratch):
+                space.good[0] = 0
         complete(w, task)
 
 
@@ -235,22 +242,28 @@ def scale_query(b, row, rotation, caches, space, scaled):
     to, scale, d = scaled[first:last].reshape(-1), LOG2E / np.float32(math.sqrt(rotation.d)), rotation.d
     group = rotation.heads // rotation.kv_heads
     for head in range(0, rotation.heads, group):
-        rope_row(row, head * d, group, b, rotation, to, row_of(b - first, head, last - first, group) * d, scale)
+        at = row_of(b - first, head, last - first, group) * d
+        rope_row(row, head * d, group, b, rotation, to, at, scale)
+        turn_heads(to, at, group, d, caches.format)
 
 
 @njit
-def remember(b, row, rotation, caches, layer, key):
-    """Turn the key of row b to its position, and write it and the value to the cache. key: room for one."""
-    heads, kv_heads, d = rotation.heads, rotation.kv_heads, rotation.d
+def remember(b, row, rotation, caches, layer, scratch):
+    """Turn the key of row b to its position, and write it and the value to the cache. Returns whether they could be encoded."""
+    heads, kv_heads, d, both = rotation.heads, rotation.kv_heads, rotation.d, scratch.key
     k = stored_at(caches.k_at[b], caches, b, layer, kv_heads)
     v = stored_at(caches.v_at[b], caches, b, layer, kv_heads)
-    newest, value = caches.lengths[b] - 1, (heads + kv_heads) * d
+    newest, wide = caches.lengths[b] - 1, kv_heads * d
     place = find(newest, Pages(caches.tables[b], caches.size, EVERYTHING, newest + 1), k)[0]
-    rope_row(row, heads * d, kv_heads, b, rotation, key, 0)
+    rope_row(row, heads * d, kv_heads, b, rotation, both, 0)
+    for c in range(0, wide, 16):
+        store(both, wide + c, load(row, heads * d + wide + c))
+    turn_heads(both, 0, 2 * kv_heads, d, caches.format)
+    good = True
     for g in range(kv_heads):
-        for c in range(0, d, 16):
-            store_as(k.numbers, place + g * k.head + c, load(key, g * d + c))
-            store_as(v.numbers, place + g * v.head + c, load(row, value + g * d + c))
+        good &= write(k, place + g * k.head, both, g * d, d, scratch.codes)
+        good &= write(v, place + g * v.head, both, wide + g * d, d, scratch.codes)
+    return good
 
 
 @njit
