@@ -22,6 +22,11 @@ def sums(x, w):  # (n, columns), (rows, columns) int8 -> (n, rows) int64
     return x.astype(np.int64) @ w.astype(np.int64).T
 
 
+def sums_in_float16(x, w):
+    with np.errstate(over="ignore"):
+        return (x.astype(np.float16) @ w.astype(np.float16).T).astype(np.float64)
+
+
 def product(x, w, s_x, s_w):  # codes and scales (n, 1) or (1, 1), (rows, 1) or (1, 1) -> (n, rows)
     return sums(x, w) * s_x.astype(np.float64) * s_w.astype(np.float64).T
 
@@ -31,8 +36,7 @@ def product_mistakes(x, w, s_x, s_w):  # -> {words: (n, rows)}
     slips = {
         "the sum was made in int8, where it wraps: int8_matmul makes it in int32": total.astype(np.int8) * s_x * s_w.T,
         "the sum was made in int16, where it wraps: int8_matmul makes it in int32": total.astype(np.int16) * s_x * s_w.T,
-        "the sum was made in float16, which holds all whole numbers up to 2,048 and no more": (
-            x.astype(np.float16) @ w.astype(np.float16).T).astype(np.float64) * s_x * s_w.T,
+        "the sum was made in float16, which holds all whole numbers up to 2,048 and no more": sums_in_float16(x, w) * s_x * s_w.T,
         "it is the sum of codes: both scales are missing": total * 1.0,
         "the scales of w are missing": total * s_x,
         "the scales of x are missing": total * s_w.T,
