@@ -145,6 +145,13 @@ def test_speed_is_measured_beside_the_base_in_the_same_rounds(capsys):
     assert 0 < low <= row["ttft_s"] <= high
 
 
+def test_rows_joined_without_speed_have_empty_cells(table):
+    speed = {"ttft_s": 0.5, "decode_tokens_per_s": [7.0, 8.0], "faster_than_base": {"ttft": 1.5, "1": 1.0, "16": 2.0}}
+    rows = [table["rows"][0] | speed, *table["rows"][1:]]
+    text = precision.table({**table, "batches": [1, 16], "rows": rows}).splitlines()
+    assert "batch 16" in text[1] and "500.0 ms (1.50×)" in text[2] and "/s (" not in "".join(text[3:8])
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

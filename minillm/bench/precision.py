@@ -159,7 +159,7 @@ def paces(  # -> {row: medians over the rounds, and ratios to exact / float32}
 
 
 def table(result: dict[str, Any]) -> str:
-    speeds = "ttft_s" in result["rows"][0]
+    speeds = any("ttft_s" in r for r in result["rows"])  # of some, where runs were joined (bench/kept.py)
     spans = [(part["from"], part["to"]) for part in result["rows"][0]["by_context"]]
     head = ["activations", "kv", "KL (nats)", *(f"{a} to {b - 1}" for a, b in spans), "same choice", "kv/token", "weights"]
     head += ["TTFT", *(f"batch {batch}" for batch in result["batches"])] if speeds else []
@@ -168,7 +168,9 @@ def table(result: dict[str, Any]) -> str:
         row = [r["activations"], r["kv"] + " *" * (not r["kernels"]), f"{r['kl']:.6f} ± {r['kl_error']:.6f}"]
         row += [f"{part['kl']:.6f}" for part in r["by_context"]]
         row += [f"{r['agreement']:.2%}", f"{r['kv_bytes_per_token']:,} B", f"{r['weight_bytes'] / 1e6:,.1f} MB"]
-        if speeds:
+        if speeds and "ttft_s" not in r:
+            row += [""] * (1 + len(result["batches"]))
+        elif speeds:
             gain = r["faster_than_base"]
             row.append(f"{r['ttft_s'] * 1e3:,.1f} ms ({gain['ttft']:.2f}×)")
             of_batches = zip(result["batches"], r["decode_tokens_per_s"], strict=True)
