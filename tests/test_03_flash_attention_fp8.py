@@ -10,10 +10,10 @@ from hypothesis.extra.numpy import arrays
 
 from minillm.attention.flash3 import flash3_attention, quantize_tiles, update_fp8
 from minillm.attention.fp8_error import fp8_error_table, outliers, report
-from minillm.attention.hadamard import random_signs, rotate, rotate_back, walsh_hadamard
 from minillm.course.checks import check_close, draws, seeds
 from minillm.errors import MiniLLMError
 from minillm.quantization.fp8 import decode_e4m3, encode_e4m3, round_e4m3, scale_of
+from minillm.quantization.hadamard import random_signs, rotate, rotate_back, walsh_hadamard
 
 E4M3 = ml_dtypes.float8_e4m3fn
 CODES = np.arange(256, dtype=np.uint8)

@@ -55,7 +55,7 @@ def model_of(config, kinds, backend="numba", dtype=np.float32):
         return StoredTensor(values.view(np.uint8).reshape(-1), BLOCK_TYPES[kind], shapes[name])
 
     ops = get_backend(backend)
-    return Transformer(config, load_weights(config, tensor, ops), ops, dtype)
+    return Transformer(config, load_weights(config, tensor, ops), ops, np.dtype(dtype).name)
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ Shah et al. 2024, arXiv:2407.08608, §3.3. What it gains is measured in fp8_erro
 import numpy as np
 from numpy import ndarray as Array
 
-from minillm.attention.hadamard import random_signs, rotate
 from minillm.attention.mask import Mask, tiles
 from minillm.attention.online_softmax import divide, finite, fresh_state, log_sum_exp
 from minillm.attention.shapes import check_block, check_finite, check_shapes
 from minillm.errors import MiniLLMError
 from minillm.quantization.fp8 import round_e4m3, scale_of
+from minillm.quantization.hadamard import random_signs, rotate
 
 P_SCALE = np.float32(256)  # the largest power of two below 448: multiplying by it rounds nothing
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray as Array
 
-from minillm.attention.hadamard import walsh_hadamard
 from minillm.errors import MiniLLMError
 from minillm.quantization.affine import as_half
 from minillm.quantization.fp8 import LARGEST, decode_e4m3, encode_e4m3
+from minillm.quantization.hadamard import walsh_hadamard
 
 HALF = np.dtype("<f2")  # how scales and minima are stored
 

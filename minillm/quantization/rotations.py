@@ -12,7 +12,7 @@ C is Hartley's matrix (cos + sin) / √odd, the real cousin of Fourier's: orthog
 entry is above √2 times the root mean square. Random signs are for rows that look like a row of H, which would become one spike.
 
 QuaRot: Ashkboos et al. 2024, arXiv:2404.00456; the idea: Chee et al. 2023, arXiv:2307.13304. One vector rotated fast:
-attention/hadamard.py.
+quantization/hadamard.py.
 """
 
 import numpy as np

@@ -29,8 +29,9 @@ from numba.extending import register_jitable
 
 from minillm.backends.numba_.atomics import job
 from minillm.backends.numba_.compiled import kernel
+from minillm.backends.numba_.kv_queries import TURNED, prepare
 from minillm.backends.numba_.kv_rows import width_of
-from minillm.backends.numba_.kv_tiles import TURNED, add_tile, codes_room, find_keys, prepare, side_by_side, tile_scores
+from minillm.backends.numba_.kv_tiles import add_tile, codes_room, find_keys, side_by_side, tile_scores
 from minillm.backends.numba_.online import KEYS, LN2, LOG2E, MINUS_INF, ZERO, hide, online_softmax
 from minillm.backends.numba_.pages import Pages, Stored, all_there, ask_for, borrowed, find_all
 from minillm.backends.numba_.simd import div, exp2, fma, load, mul, splat, store, sum_of

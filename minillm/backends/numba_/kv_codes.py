@@ -224,7 +224,7 @@ def put_bytes(builder, whole, place):  # <16 x i32>
 
 @intrinsic
 def turned16(typing, x):
-    """Compute the first four passes of attention.hadamard.walsh_hadamard: sums and differences of lanes 1, 2, 4 and 8 apart."""
+    """First four passes of quantization.hadamard.walsh_hadamard: sums and differences of lanes 1, 2, 4 and 8 apart."""
 
     def emit(context, builder, signature, args):
         (x,) = args

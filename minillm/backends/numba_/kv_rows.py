@@ -73,7 +73,7 @@ def width_for(stored, d):
 
 @njit(error_model="numpy")
 def turn(x, at, d):
-    """Compute attention.hadamard.walsh_hadamard of x[at … at + d - 1], in place: same operations, same bits."""
+    """Compute quantization.hadamard.walsh_hadamard of x[at … at + d - 1], in place: same operations, same bits."""
     for c in range(0, d, 16):
         store(x, at + c, turned16(load(x, at + c)))
     half = 16

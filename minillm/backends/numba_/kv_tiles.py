@@ -7,22 +7,22 @@ Each step comes in two kinds, one for numbers and one for rows of codes (kv_rows
 compiling, so that kernels over numbers hold nothing of the other.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numba.extending import overload
 
 from minillm.backends.numba_.kv_codes import FP8, INT4, INT8
-from minillm.backends.numba_.kv_dots import DIGITS, DOTS, LARGEST_WHOLE, code_scores, outer_codes, put_digits, put_starts
+from minillm.backends.numba_.kv_dots import DIGITS, code_scores, outer_codes
+from minillm.backends.numba_.kv_queries import TURNED, TURNED_VECTORS, by_dots
 from minillm.backends.numba_.kv_rows import decode_row, four_bits, in_registers, of_rows, read_scales, row_bytes, turn_rows
 from minillm.backends.numba_.loops import ADD, FRESH, VECTORS, outer_products, transpose16
 from minillm.backends.numba_.online import KEYS, ZERO
 from minillm.backends.numba_.pages import ask_for, find, find_all
-from minillm.backends.numba_.simd import add, fma, load, max_of, maximum, mul, splat, store, sub, sum_of
+from minillm.backends.numba_.simd import add, fma, load, mul, splat, store, sum_of
 
-INLINE = {"forceinline": True, "error_model": "numpy"}
-ONE, TINY = np.float32(1), np.float32(1e-30)  # a query below is nothing
-TURNED_VECTORS = min(2, VECTORS)  # keys that are turned together, in registers: six rows of scores fill 12 of 32
-TURNED = 16 * TURNED_VECTORS
+INLINE: Any = {"forceinline": True, "error_model": "numpy"}
 
 
 @njit(error_model="numpy")
@@ -57,42 +57,6 @@ def codes_room(rows, d):  # -> numbers, digits, starts of State
     starts: kv_dots.py."""
     numbers = np.empty(2 * TURNED + 18 * rows, np.float32)
     return numbers, np.empty(DIGITS * rows * d // 4 + 16, np.uint32), np.empty(DIGITS * rows + 16, np.int32)
-
-
-@njit
-def by_dots(d, format):
-    """Whether keys are read as whole numbers."""
-    return DOTS and format != FP8 and in_registers(d, format)
-
-
-def prepare(k, q, state):
-    """Compute what rows of codes want to know of the queries."""
-
-
-@overload(prepare)
-def prepare_for(k, q, state):
-    return prepare_rows if of_rows(k) else (lambda k, q, state: None)
-
-
-def prepare_rows(k, q, state):
-    rows, d, numbers, digits, starts = q.shape[0] * q.shape[1], q.shape[2], state.numbers, state.digits, state.starts
-    apart, dots, sums, steps = DIGITS * rows, by_dots(d, k.format), 2 * TURNED, 2 * TURNED + rows
-    for r in range(rows):
-        total, most = splat(ZERO), splat(ZERO)
-        for c in range(r * d, r * d + d, 16):
-            some = load(q, c)
-            total, most = add(total, some), maximum(maximum(some, sub(splat(ZERO), some)), most)
-        numbers[sums + r], top = sum_of(total), max_of(most)
-        numbers[steps + r] = top / LARGEST_WHOLE if dots else ONE
-        if dots:
-            factor = LARGEST_WHOLE / top if top > TINY else ZERO
-            for c in range(0, d, 16):
-                put_digits(digits, c // 4 * apart + DIGITS * r, apart, load(q, r * d + c), factor)
-    if dots:
-        starts[:] = 0
-        if k.format == INT8:
-            for i in range(0, apart, 16):
-                put_starts(starts, i, digits, i, apart, d // 4)
 
 
 def tile_scores(state, q, k, v, key, first, count, g, rows, pages):

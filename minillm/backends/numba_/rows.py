@@ -22,8 +22,8 @@ from minillm.backends.numba_.bands import operand
 from minillm.backends.numba_.compiled import kernel
 from minillm.backends.numba_.crossover import SERIAL
 from minillm.backends.numba_.decode import Next, Room, all_finite, merge, partial, room_for, room_of, row_of, split_keys, state_of
+from minillm.backends.numba_.kv_queries import prepare
 from minillm.backends.numba_.kv_rows import turn_heads, write
-from minillm.backends.numba_.kv_tiles import prepare
 from minillm.backends.numba_.layer import own_or, rope_row
 from minillm.backends.numba_.multiply import round_row
 from minillm.backends.numba_.online import KEYS, LOG2E
