@@ -86,10 +86,14 @@ class EagleProposer:
             known.features = np.concatenate([known.features[: position - known.start], features])
 
     def propose(self, texts: Sequence[Text], most: Sequence[int]) -> list[Draft]:
-        """Tell the head what was kept since the last time, and let it guess on: one pass for that, then one for each token."""
+        """Tell the head what was kept since the last time, and let it guess on: one pass for that, then one for each token.
+
+        A text that gets no drafts costs no pass: its features wait.
+        """
         drafts, context = [Draft() for _ in texts], self.head.config.context_length
         limits = [min(n, context - len(text.tokens)) for n, text in zip(most, texts, strict=True)]
-        told = {i: self.texts[text.key].kept(text.tokens) for i, text in enumerate(texts) if text.key in self.texts}
+        asked = [(i, text) for i, text in enumerate(texts) if limits[i] > 0 and text.key in self.texts]
+        told = {i: self.texts[text.key].kept(text.tokens) for i, text in asked}
         ahead = self.ahead({i: kept for i, kept in told.items() if len(kept[1])}, texts)
         true = {i: self.texts[texts[i].key].cache.length for i in ahead}
         while ahead := {i: feature for i, feature in ahead.items() if len(drafts[i].tokens) < limits[i]}:
