@@ -233,6 +233,7 @@ for name, row in {"copying": fastest("copying", 1), "stories": fastest("stories"
 worst = min(smol.values(), key=lambda r: r["speed_up"])
 slowest = quote("smol_worst", f"{worst['speed_up']:.2f}")
 print(f"the slowest: {worst['proposer']} on {worst['workload']}, {worst['batch']} at a time, γ {worst['gamma']}: {slowest} times")
+quote("smol_worst_adaptive", f"{min(r['speed_up'] for r in smol.values() if r['gamma'] == 'adaptive'):.2f}")
 quote("smol_batch", most)
 quote("smol_alpha", f"{smol['copying', 'ngram', GAMMA, 1]['acceptance']:.0%}")
 quote("smol_alpha_stories", f"{smol['stories', 'ngram', GAMMA, 1]['acceptance']:.0%}")
