@@ -254,7 +254,8 @@ def test_every_type_is_in_a_pair():
 def test_code_is_made_for_the_types_that_a_model_has_and_no_others(monkeypatch):
     made, real = set(), {"levels": levels.bands_times_tokens, "records": handles.bands_times_tokens}
     for name, module in (("levels", levels), ("records", handles)):
-        monkeypatch.setattr(module, "bands_times_tokens", lambda number, f=real[name]: made.add(number) or f(number))
+        watched = lambda number, *bits, f=real[name]: made.add(number) or f(number, *bits)  # noqa: E731
+        monkeypatch.setattr(module, "bands_times_tokens", watched)
     greedy(model_of(SOON, "numba"), [1, 2, 3])
     assert made == {packed.LAYOUT_LIST.index(LAYOUTS[name]) for name in SOON}
 

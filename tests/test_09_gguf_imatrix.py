@@ -224,7 +224,7 @@ def test_a_visitor_sees_each_matrix_once_a_chunk_and_the_model_stays_as_it_was(t
 
 def test_another_backend_is_refused(tiny_path):
     transformer = LLM(tiny_path, backend="numba").transformer
-    with pytest.raises(ModelError, match="collected on the numpy backend, found a model on numba"):
+    with pytest.raises(ModelError, match="watched or replaced on the numpy backend, found a model on numba"):
         collect(transformer, [[1]], print)
 
 

@@ -25,6 +25,10 @@ def project(folder):
         shutil.copytree(PACKAGE / part, folder / "minillm" / part, ignore=skip)
     for file in ("__main__.py", "cores.py", "errors.py", "files.py", "terminal.py"):
         shutil.copy(PACKAGE / file, folder / "minillm")
+    (folder / "minillm" / "costs").mkdir(exist_ok=True)
+    for file in ("__init__.py", "memory.py"):  # names of formats, which the options of commands list; exercises are not its own
+        lines = (PACKAGE / "costs" / file).read_text().splitlines(keepends=True)
+        (folder / "minillm" / "costs" / file).write_text("".join(line for line in lines if " SOLUTION" not in line))
     return Course(folder / "minillm", folder)
 
 
