@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from scheduler_help import request, schedule, started
+from scheduler_help import attempt, request, schedule, started
 
 from minillm.cache.block_pool import BlockPool
 from minillm.cache.block_table import BlockTable
@@ -24,16 +24,6 @@ from minillm.scheduler.scheduler import Scheduler, SchedulerConfig
 from minillm.scheduler.step import PlanBuilder, allocate_table, split_budget
 
 SIZE = 4  # tokens of a block
-
-
-def attempt(what, call):
-    """call(); what it raises becomes a failure with words. What is not written yet stays a TODO."""
-    try:
-        return call()
-    except NotImplementedError:
-        raise
-    except Exception as error:
-        pytest.fail(f"{what}, it raised {type(error).__name__}: {error}")
 
 
 def group(prompt=4, n=1, id=0, drawn=0, **more):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scheduler_help import NOBODYS, loop, request
+from scheduler_help import NOBODYS, attempt, loop, request
 
 from minillm.cache.block_table import BlockTable
 from minillm.course.checks import check_close, exercise
@@ -15,16 +15,6 @@ from minillm.scheduler.step import PlanBuilder
 
 SIZE = 4  # tokens of a block
 ROOMY = {"num_blocks": 100, "block_size": SIZE, "max_sequences": 4, "max_tokens_per_step": 64, "watermark": 0}
-
-
-def attempt(what, call):
-    """call(); what it raises becomes a failure with words. What is not written yet stays a TODO."""
-    try:
-        return call()
-    except NotImplementedError:
-        raise
-    except Exception as error:
-        pytest.fail(f"{what}, it raised {type(error).__name__}: {error}")
 
 
 def guessing(right, wrong, *requests, **config):

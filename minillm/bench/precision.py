@@ -12,7 +12,7 @@ with 8-bit activations. Speed is measured in turn, round by round; ratios are th
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -118,16 +118,12 @@ def about(row: Row, model: Transformer) -> dict[str, Any]:
     """Count bytes: of a token's keys and values, of what a sequence keeps in full beside them, of all weights in memory."""
     activations, kv = row
     weights: list[Any] = [model.weights.embedding, model.weights.head, model.weights.norm]
-    weights += [array for layer in model.weights.layers for array in vars_of(layer)]
+    weights += [array for layer in model.weights.layers for array in (getattr(layer, field.name) for field in fields(layer))]
     return {
         "activations": activations, "kv": kv, "kernels": not without_kernels(kv, model.ops),
         "kv_bytes_per_token": kv_token_bytes(model.config, kv), "kv_window_bytes": kivi_window_bytes(model.config, kv),
         "weight_bytes": sum({id(array): array.nbytes for array in weights if array is not None}.values()),
     }  # fmt: skip
-
-
-def vars_of(layer: Any) -> list[Any]:  # a LayerWeights -> its arrays
-    return [getattr(layer, name) for name in layer.__slots__] if hasattr(layer, "__slots__") else list(vars(layer).values())
 
 
 def paces(  # -> {row: medians over the rounds, and ratios to exact / float32}

@@ -28,6 +28,7 @@ from minillm.model import zoo
 from minillm.model.params import SamplingParams
 from minillm.scheduler.config import SchedulerConfig
 from minillm.speculative.adaptive import Adaptive, Fixed
+from minillm.speculative.proposer import Draft
 from minillm.speculative.proposers import make_proposer
 
 PROMPT, RUN = 24, 4  # tokens of a story's beginning; tokens that make a copy
@@ -79,8 +80,6 @@ class Nothing:
     """A proposer of nothing: so that steps without drafts are timed like the others."""
 
     def propose(self, texts: Sequence[Any], most: Sequence[int]) -> list[Any]:
-        from minillm.speculative.proposer import Draft
-
         return [Draft() for _ in texts]
 
     def forget(self, key: Any) -> None:

@@ -8,8 +8,6 @@ from minillm.cli.benchmark_options import numbers
 from minillm.cli.common import add_kv_option, add_model_options, load
 from minillm.errors import MiniLLMError
 
-WORKLOADS = ("stories", "copying")
-
 
 def add_speculation(parser: Parser) -> None:
     """Add what to measure: proposers, fixed numbers of drafts, batches."""
@@ -19,7 +17,7 @@ def add_speculation(parser: Parser) -> None:
     parser.add_argument("--proposers", default="ngram,suffix,eagle", metavar="P,P", help=f"{names} (default: %(default)s)")
     parser.add_argument("--gammas", default="2,4", metavar="N,N", help="fixed numbers of drafts beside adaptive ones, or none")
     parser.add_argument("--batches", default="1", metavar="N,N", help="requests at a time (default: %(default)s)")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), metavar="W,W", help="texts (default: %(default)s)")
+    parser.add_argument("--workloads", metavar="W,W", help="texts: stories, copying (default: both)")
     parser.add_argument("--new-tokens", type=int, default=96, metavar="N", help="of each answer (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often they take turns (default: %(default)s)")
 
@@ -30,6 +28,5 @@ def run_speculation(args: Namespace, module: ModuleType) -> dict:
     proposers = [name for name in args.proposers.split(",") if name]
     if not proposers:
         raise MiniLLMError("--proposers names none: there is nothing to compare.")
-    return module.run(
-        load(args), proposers, gammas, numbers("--batches", args.batches), args.new_tokens, args.rounds, args.workloads.split(",")
-    )
+    workloads = module.WORKLOADS if args.workloads is None else args.workloads.split(",")
+    return module.run(load(args), proposers, gammas, numbers("--batches", args.batches), args.new_tokens, args.rounds, workloads)

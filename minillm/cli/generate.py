@@ -43,7 +43,6 @@ def configure(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     from minillm.bench.machine import peak_rss_bytes
-    from minillm.engine.engine import Engine
     from minillm.llm import Completion
     from minillm.metrics.events import EventLog
 
@@ -60,6 +59,8 @@ def run(args: Namespace) -> int:
     log = EventLog()
     try:
         if drafts := speculation(args, llm):
+            from minillm.engine.engine import Engine
+
             engine = Engine(llm, log=log, **drafts)
             pieces = engine.stream(prompt, params, finished.append, truncate=args.truncate, adapter=adapter)
         else:

@@ -114,14 +114,10 @@ class EagleProposer:
         return dict(zip(told, guessed[np.cumsum([len(ids) for ids in tokens]) - 1], strict=True))
 
     def extend(self, draft: Draft, row: np.ndarray, text: Text) -> None:  # (vocab,) logits
-        """Add a token to a draft: the likeliest, or one drawn at the request's temperature, with its distribution."""
-        if text.params.temperature == 0:
-            draft.tokens.append(int(row.argmax()))
-            return
+        """Add a token to a draft: the head knows the request's temperature, and none of its other wishes."""
         known = self.texts[text.key]
         known.rng = known.rng or np.random.default_rng(draft_seed(text))
-        draft.q.append(distribution(row, SamplingParams(temperature=text.params.temperature)))
-        draft.tokens.append(draw(draft.q[-1], known.rng))
+        draft.add(row, SamplingParams(temperature=text.params.temperature), known.rng)
 
     def forget(self, key: Hashable) -> None:
         """See Proposer."""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from minillm.errors import ModelError
-from minillm.model.sampling import distribution, draw
 from minillm.model.transformer import Segment, Transformer
 from minillm.speculative.proposer import Draft, Text, draft_seed
 
@@ -25,8 +24,8 @@ class DraftText:
     """What the draft model knows of a text."""
 
     cache: Any
+    rng: np.random.Generator
     tokens: list[int] = field(default_factory=list)  # whose keys and values are in the cache
-    rng: np.random.Generator | None = None
 
 
 class DraftModel:
@@ -38,7 +37,10 @@ class DraftModel:
         self.model, self.texts = draft, dict[Hashable, DraftText]()
 
     def propose(self, texts: Sequence[Text], most: Sequence[int]) -> list[Draft]:
-        """Draw drafts as the request draws: greedily, or at its temperature. All texts share each pass."""
+        """Draw drafts as the request draws: greedily, or from its distribution. All texts share each pass.
+
+        Penalties of what was used are left out: any distribution is right as long as it is the one that was drawn from.
+        """
         drafts = [Draft() for _ in texts]
         known = [self.rewound(text) for text in texts]
         context = self.model.config.context_length
@@ -46,14 +48,14 @@ class DraftModel:
             segments = [self.segment(known[i], [*texts[i].tokens, *drafts[i].tokens]) for i in going]
             logits = self.model.ops.download(self.model.logits(segments))
             for row, i in zip(logits, going, strict=True):
-                self.extend(drafts[i], row, texts[i], known[i])
+                drafts[i].add(row, texts[i].params, known[i].rng)
         return drafts
 
     def rewound(self, text: Text) -> DraftText:
         """Go back to where what is in the cache and the text part; at least its last token is computed again."""
         known = self.texts.get(text.key)
         if known is None:
-            known = self.texts[text.key] = DraftText(self.model.new_cache())
+            known = self.texts[text.key] = DraftText(self.model.new_cache(), np.random.default_rng(draft_seed(text)))
         same = 0
         for ours, theirs in zip(known.tokens, text.tokens[:-1], strict=False):
             if ours != theirs:
@@ -68,20 +70,6 @@ class DraftModel:
         new, position = tokens[len(known.tokens) :], len(known.tokens)
         known.tokens += new
         return Segment(new, position, known.cache)
-
-    def extend(self, draft: Draft, row: np.ndarray, text: Text, known: DraftText) -> None:  # (vocab,) logits
-        """Add a token to a draft: the likeliest, or one drawn from the request's distribution, which is kept with it.
-
-        Penalties of what was used are left out: any distribution is right as long as it is the one that was drawn from.
-        """
-        if text.params.temperature == 0:
-            draft.tokens.append(int(row.argmax()))
-            return
-        if known.rng is None:
-            known.rng = np.random.default_rng(draft_seed(text))
-        q = distribution(row, text.params)
-        draft.tokens.append(draw(q, known.rng))
-        draft.q.append(q)
 
     def forget(self, key: Hashable) -> None:
         """See Proposer."""

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from minillm.model.params import SamplingParams
+from minillm.model.sampling import distribution, draw
 
 DRAWS = 1 << 20  # in the seeds of drafts; answers have small numbers there (engine/answer.py)
 
@@ -29,6 +30,14 @@ class Draft:
     def at(self, i: int) -> tuple[int | None, np.ndarray | None]:
         """Give token i and what it was drawn from; nothing after the last."""
         return (self.tokens[i] if i < len(self.tokens) else None), (self.q[i] if i < len(self.q) else None)
+
+    def add(self, logits: np.ndarray, params: SamplingParams, rng: np.random.Generator) -> None:  # (vocab,)
+        """Add a token: the likeliest where params are greedy, else one drawn as they say, with what it was drawn from."""
+        if params.temperature == 0:
+            self.tokens.append(int(logits.argmax()))
+            return
+        self.q.append(distribution(logits, params))
+        self.tokens.append(draw(self.q[-1], rng))
 
     def cut(self, n: int) -> "Draft":
         """Keep the first n tokens."""

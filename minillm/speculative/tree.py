@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.costs.speculation import acceptance_rate
 from minillm.layers import softmax
 from minillm.model.sampling import draw
 
@@ -82,7 +83,7 @@ def acceptance(p: np.ndarray, q: np.ndarray, width: int) -> float:  # -> 0 … 1
     """Compute the chance that one of so many siblings is kept. What is left of p does not depend on which were rejected."""
     none = 1.0
     for _ in range(width):
-        none *= 1 - float(np.minimum(p, q).sum())
+        none *= 1 - acceptance_rate(p, q)
         _, p = rounds(p, q, [int(q.argmax())])
     return 1 - none
 

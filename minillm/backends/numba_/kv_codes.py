@@ -31,6 +31,7 @@ from minillm.backends.numba_.simd import (
     splat_scalar,
     store_vector,
 )
+from minillm.backends.numba_.tile import BYTES, I64, SHORTS
 from minillm.quantization.fp8 import LARGEST, decode_e4m3
 
 INT8, INT4, FP8, ROT4 = 1, 2, 3, 4  # KVFormat.number
@@ -39,13 +40,11 @@ FP8_FACTOR = np.float32(256)
 E4M3 = decode_e4m3(np.arange(256, dtype=np.uint8)) / FP8_FACTOR  # one by one
 E4M3.flags.writeable = False  # of the type that constants of kernels have
 
-I8X16, I16X16 = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(ir.IntType(16), LANES)
-I64 = ir.IntType(64)
 
 
 def as_e4m3(builder, words):  # <16 x i16>, bytes with their sign carried on -> <16 x float> / FP8_FACTOR
     """Move sign, exponent and mantissa to their places in a float16: s seeee mmm 0…0, with the copy of s taken out."""
-    moved = builder.and_(builder.shl(words, ir.Constant(I16X16, [7] * LANES)), ir.Constant(I16X16, [0xBFFF] * LANES))
+    moved = builder.and_(builder.shl(words, ir.Constant(SHORTS, [7] * LANES)), ir.Constant(SHORTS, [0xBFFF] * LANES))
     return builder.fpext(builder.bitcast(moved, ir.VectorType(ir.HalfType(), LANES)), F32X16)
 
 
@@ -58,9 +57,9 @@ def load_codes(typing, array, i, kind):
 
     def emit(context, builder, signature, args):
         place = address(context, builder, signature.args[0], *args[:2])
-        codes = builder.load(builder.bitcast(place, I8X16.as_pointer()), align=1)
+        codes = builder.load(builder.bitcast(place, BYTES.as_pointer()), align=1)
         if value == FP8:
-            return as_e4m3(builder, builder.sext(codes, I16X16))
+            return as_e4m3(builder, builder.sext(codes, SHORTS))
         if value == INT8:
             return builder.sitofp(builder.sext(codes, I32X16), F32X16)
         whole = builder.zext(codes, I32X16)
@@ -117,7 +116,7 @@ def turn_codes(typing, to, ti, to_row, high, array, begins, bi, at, kind):
                     store_vector(builder, builder.sitofp(other, F32X16), builder.gep(row, [high]))
                     continue
                 code = builder.ashr(builder.shl(word, constant(24 - 8 * byte, I32)), constant(24, I32))
-                found = as_e4m3(builder, builder.trunc(code, I16X16)) if value == FP8 else builder.sitofp(code, F32X16)
+                found = as_e4m3(builder, builder.trunc(code, SHORTS)) if value == FP8 else builder.sitofp(code, F32X16)
                 store_vector(builder, found, row)
         return context.get_dummy_value()
 
@@ -137,7 +136,7 @@ def halves_of(typing, array, begins, bi, at):
         array, begins, bi, at = args
         base = address(context, builder, signature.args[0], array, at)
         begin = address(context, builder, signature.args[1], begins, bi)
-        found = ir.Constant(I16X16, ir.Undefined)
+        found = ir.Constant(SHORTS, ir.Undefined)
         for j in range(LANES):
             place = builder.gep(base, [builder.load(builder.gep(begin, [I64(j)]))])
             word = builder.load(builder.bitcast(place, ir.IntType(16).as_pointer()), align=1)
@@ -219,7 +218,7 @@ def put_e4m3(typing, array, i, x):
 
 
 def put_bytes(builder, whole, place):  # <16 x i32>
-    builder.store(builder.trunc(whole, I8X16), builder.bitcast(place, I8X16.as_pointer()), align=1)
+    builder.store(builder.trunc(whole, BYTES), builder.bitcast(place, BYTES.as_pointer()), align=1)
 
 
 @intrinsic

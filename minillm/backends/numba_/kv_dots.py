@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from minillm.backends.numba_.kv_codes import FP8, I8X16, I16X16, INT4, INT8, as_e4m3, turned_words
+from minillm.backends.numba_.kv_codes import FP8, INT4, INT8, as_e4m3, turned_words
 from minillm.backends.numba_.loops import loop_with_sums, row_begins
 from minillm.backends.numba_.processor import VNNI
 from minillm.backends.numba_.simd import (
@@ -36,11 +36,11 @@ from minillm.backends.numba_.simd import (
     splat_scalar,
     store_vector,
 )
-from minillm.backends.numba_.tile import dot_fours, splat_int
+from minillm.backends.numba_.tile import BYTES, I64, SHORTS, dot_fours, splat_int
 
 DOTS = VNNI  # else floats are faster
 DIGITS, LARGEST_WHOLE = 3, np.float32(127 * 65536)
-I64, FOUR = ir.IntType(64), ir.VectorType(I32, 4)
+FOUR = ir.VectorType(I32, 4)
 
 
 @intrinsic
@@ -58,7 +58,7 @@ def put_digits(typing, words, i, apart, x, factor):
             whole = builder.ashr(builder.sub(whole, digit), constant(8, I32))
             digits.insert(0, digit)
         for n, digit in enumerate(digits):
-            four = builder.bitcast(builder.trunc(digit, I8X16), FOUR)
+            four = builder.bitcast(builder.trunc(digit, BYTES), FOUR)
             for w in range(4):
                 place = builder.gep(to, [builder.add(builder.mul(apart, I64(w)), I64(n))])
                 builder.store(builder.extract_element(four, I32(w)), place)
@@ -181,9 +181,9 @@ def outer_codes(typing, c, ci, c_row, a, ai, a_row, array, at, begins, n, high, 
 
 
 def unpacked(builder, places, kind):  # pointers -> [<16 x float>]: of all low nibbles first
-    codes = [builder.load(builder.bitcast(place, I8X16.as_pointer()), align=1) for place in places]
+    codes = [builder.load(builder.bitcast(place, BYTES.as_pointer()), align=1) for place in places]
     if kind == FP8:
-        return [as_e4m3(builder, builder.sext(code, I16X16)) for code in codes]
+        return [as_e4m3(builder, builder.sext(code, SHORTS)) for code in codes]
     if kind == INT8:
         return [builder.sitofp(builder.sext(code, I32X16), F32X16) for code in codes]
     whole = [builder.zext(code, I32X16) for code in codes]
